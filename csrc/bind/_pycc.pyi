@@ -1,0 +1,97 @@
+"""The compiled module: addresses and sizes that pycc.ops has checked."""
+
+version: str
+compiler: str
+flags: str
+simd: str
+max_neighbours: int
+cuda: str | None
+head_axes_bytes: int  # CUDA builds only
+
+class PasteSizes:
+    def __init__(
+        self,
+        images: int,
+        channels: int,
+        height: int,
+        width: int,
+        patch_height: int,
+        patch_width: int,
+        patches: int,
+    ) -> None: ...
+
+def density_map_cpu(
+    map: int,
+    pixels: int,
+    sigma: int,
+    count: int,
+    height: int,
+    width: int,
+    stride: int,
+    truncate: float,
+    boundary: int,
+    threads: int,
+) -> None: ...
+def density_map_cuda(
+    map: int,
+    axes: int,
+    pixels: int,
+    sigma: int,
+    count: int,
+    height: int,
+    width: int,
+    stride: int,
+    truncate: float,
+    boundary: int,
+    stream: int,
+) -> None: ...
+def adaptive_sigma_cpu(
+    sigma: int, points: int, count: int, neighbours: int, beta: float, threads: int
+) -> None: ...
+def adaptive_sigma_cuda(
+    sigma: int, points: int, count: int, neighbours: int, beta: float, stream: int
+) -> None: ...
+def paste_patch_cpu(
+    out: int,
+    images: int,
+    patch: int,
+    mask: int,
+    top_left: int,
+    transform: int,
+    sizes: PasteSizes,
+    sampling: int,
+    threads: int,
+) -> None: ...
+def paste_patch_cuda(
+    out: int,
+    images: int,
+    patch: int,
+    mask: int,
+    top_left: int,
+    transform: int,
+    sizes: PasteSizes,
+    sampling: int,
+    stream: int,
+) -> None: ...
+def paste_patch_backward_cpu(
+    grad_patch: int,
+    grad_out: int,
+    patch: int,
+    mask: int,
+    top_left: int,
+    transform: int,
+    sizes: PasteSizes,
+    sampling: int,
+    threads: int,
+) -> None: ...
+def paste_patch_backward_cuda(
+    grad_patch: int,
+    grad_out: int,
+    patch: int,
+    mask: int,
+    top_left: int,
+    transform: int,
+    sizes: PasteSizes,
+    sampling: int,
+    stream: int,
+) -> None: ...

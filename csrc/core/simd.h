@@ -1,0 +1,10 @@
+// One binary for every x86-64: the loader picks the widest clone of a function that the CPU runs.
+#pragma once
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
+#define PYCC_SIMD __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#define PYCC_SIMD_NAME "x86-64-v4, x86-64-v3, default"
+#else
+#define PYCC_SIMD
+#define PYCC_SIMD_NAME "default"
+#endif

@@ -1,0 +1,118 @@
+#include "../core/cuda.cuh"
+#include "density.h"
+
+namespace pycc {
+namespace {
+
+constexpr int kTile = 32;  // a block sums a tile of kTile x kTile cells
+constexpr int kRows = 8;   // with kTile x kRows threads
+constexpr int kThreads = kTile * kRows;
+constexpr int kBatch = 16;  // heads whose weights are in shared memory at a time
+
+struct ExpTap {
+    double sigma;
+    __device__ double operator()(std::int64_t offset) const { return gaussian_tap(offset, sigma); }
+};
+
+__global__ void axes_kernel(HeadAxes* __restrict__ axes, const std::int64_t* __restrict__ pixels,
+                            const double* __restrict__ sigma, std::int64_t count,
+                            std::int64_t height, std::int64_t width, double truncate,
+                            Boundary boundary) {
+    const std::int64_t n = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+    if (n >= count) return;
+    const ExpTap tap{sigma[n]};
+    const std::int64_t radius = kernel_radius(sigma[n], truncate);
+    axes[n] = {make_axis(pixels[2 * n], radius, height, boundary, tap),
+               make_axis(pixels[2 * n + 1], radius, width, boundary, tap)};
+}
+
+// Every cell receives the heads that reach its tile in their order, as on the CPU.
+__global__ void __launch_bounds__(kThreads)
+    density_kernel(float* __restrict__ map, const HeadAxes* __restrict__ axes,
+                   const double* __restrict__ sigma, std::int64_t count, std::int64_t rows,
+                   std::int64_t cols, std::int64_t stride, Boundary boundary) {
+    __shared__ std::int64_t hits[kThreads];
+    __shared__ int warp_hits[kThreads / 32 + 1];
+    __shared__ float weights[kBatch][2][kTile];
+    const int thread = static_cast<int>(threadIdx.y) * kTile + static_cast<int>(threadIdx.x);
+    const int lane = thread % 32, warp = thread / 32;
+    const std::int64_t left = std::int64_t{blockIdx.x} * kTile;
+    const std::int64_t top = std::int64_t{blockIdx.y} * kTile;
+    float sums[kTile / kRows] = {};
+
+    for (std::int64_t first = 0; first < count; first += kThreads) {
+        // Which of the next heads reach this tile, kept in order.
+        bool reaches = false;
+        if (first + thread < count) {
+            const Cells y = reached_cells(axes[first + thread].y, stride);
+            const Cells x = reached_cells(axes[first + thread].x, stride);
+            reaches =
+                y.first < top + kTile && y.last > top && x.first < left + kTile && x.last > left;
+        }
+        const unsigned int votes = __ballot_sync(0xFFFFFFFFU, reaches);
+        if (lane == 0) warp_hits[warp + 1] = __popc(votes);
+        __syncthreads();
+        if (thread == 0) {
+            warp_hits[0] = 0;
+            for (int w = 0; w < kThreads / 32; ++w) warp_hits[w + 1] += warp_hits[w];
+        }
+        __syncthreads();
+        if (reaches) {
+            hits[warp_hits[warp] + __popc(votes & ((1U << lane) - 1U))] = first + thread;
+        }
+        __syncthreads();
+        const int found = warp_hits[kThreads / 32];
+
+        for (int batch = 0; batch < found; batch += kBatch) {
+            const int heads = found - batch < kBatch ? found - batch : kBatch;
+            for (int task = thread; task < heads * 2 * kTile; task += kThreads) {
+                const int head = task / (2 * kTile), side = task / kTile % 2, at = task % kTile;
+                const std::int64_t n = hits[batch + head];
+                const Axis axis = side == 0 ? axes[n].y : axes[n].x;
+                const std::int64_t cell = (side == 0 ? top : left) + at;
+                weights[head][side][at] =
+                    cell < axis.size / stride
+                        ? cell_weight(cell, stride, axis, boundary, ExpTap{sigma[n]})
+                        : 0.0F;
+            }
+            __syncthreads();
+            for (int head = 0; head < heads; ++head) {
+                const float across = weights[head][1][threadIdx.x];
+                for (int i = 0; i < kTile / kRows; ++i) {
+                    sums[i] += weights[head][0][static_cast<int>(threadIdx.y) + i * kRows] * across;
+                }
+            }
+            __syncthreads();
+        }
+    }
+    const std::int64_t col = left + threadIdx.x;
+    for (int i = 0; i < kTile / kRows; ++i) {
+        const std::int64_t row = top + threadIdx.y + i * kRows;
+        if (row < rows && col < cols) map[row * cols + col] = sums[i];
+    }
+}
+
+}  // namespace
+
+void density_map_cuda(float* map, HeadAxes* axes, const std::int64_t* pixels, const double* sigma,
+                      std::int64_t count, std::int64_t height, std::int64_t width,
+                      std::int64_t stride, double truncate, Boundary boundary,
+                      cudaStream_t stream) {
+    const std::int64_t rows = height / stride, cols = width / stride;
+    if (rows == 0 || cols == 0) return;
+    if (rows > std::int64_t{65535} * kTile) {
+        throw std::invalid_argument("density_map: on CUDA at most 2097120 rows of cells, got " +
+                                    std::to_string(rows));
+    }
+    if (count > 0) {
+        axes_kernel<<<blocks_for(count, 128), 128, 0, stream>>>(axes, pixels, sigma, count, height,
+                                                                width, truncate, boundary);
+        check_launch("density_map axes");
+    }
+    const dim3 grid(blocks_for(cols, kTile), blocks_for(rows, kTile));
+    density_kernel<<<grid, dim3(kTile, kRows), 0, stream>>>(map, axes, sigma, count, rows, cols,
+                                                            stride, boundary);
+    check_launch("density_map");
+}
+
+}  // namespace pycc

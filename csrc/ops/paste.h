@@ -1,0 +1,240 @@
+// Pasting a patch into images under a small similarity transform, with its gradient.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "../core/device.h"
+
+#if defined(PYCC_CUDA)
+#include <cuda_runtime.h>
+#endif
+
+namespace pycc {
+
+enum class Sampling : int { single = 0, nested = 1 };
+
+// What places the patch in one image.
+struct Placement {
+    std::int64_t top, left;  // of the untransformed patch; of the zoomed one when nested
+    double cosine, sine;     // of the counter-clockwise angle
+    double zoom, brightness;
+};
+
+PYCC_HD Placement make_placement(const std::int64_t* top_left /* [2] */,
+                                 const double* transform /* [4] cosine, sine, zoom, brightness */) {
+    return {top_left[0], top_left[1], transform[0], transform[1], transform[2], transform[3]};
+}
+
+// A rectangle of pixels: rows [top, bottom), columns [left, right).
+struct Box {
+    std::int64_t top, bottom, left, right;
+};
+
+PYCC_HD Box intersect(const Box& a, const Box& b) {
+    return {a.top > b.top ? a.top : b.top, a.bottom < b.bottom ? a.bottom : b.bottom,
+            a.left > b.left ? a.left : b.left, a.right < b.right ? a.right : b.right};
+}
+
+// Two neighbouring samples of one axis and the weight of the second.
+struct Pair {
+    std::int64_t low, high;
+    double weight;
+};
+
+PYCC_HD Pair bilinear_pair(double at, std::int64_t size) {
+    const double clamped = fmin(fmax(at, 0.0), static_cast<double>(size - 1));
+    const auto low = static_cast<std::int64_t>(floor(clamped));
+    return {low, low + 1 < size ? low + 1 : low, clamped - static_cast<double>(low)};
+}
+
+PYCC_HD std::int64_t zoomed_side(std::int64_t side, double zoom) {
+    return static_cast<std::int64_t>(rint(static_cast<double>(side) * zoom));  // half to even
+}
+
+// Where sample i of a zoomed axis looks in the original axis: corners onto corners.
+PYCC_HD double zoom_source(std::int64_t i, std::int64_t side, std::int64_t zoomed) {
+    if (zoomed <= 1) return 0.0;
+    return static_cast<double>(i) * static_cast<double>(side - 1) / static_cast<double>(zoomed - 1);
+}
+
+// The geometry of one image: from a pixel of the image to the patch pixels that it blends.
+class Warp {
+  public:
+    static constexpr int kMaxTaps = 16;
+
+    PYCC_HD Warp(const Placement& placement, std::int64_t height, std::int64_t width,
+                 Sampling sampling)
+        : place_(placement), height_(height), width_(width), sampling_(sampling) {
+        const bool nested = sampling == Sampling::nested;
+        side_y_ = nested ? zoomed_side(height, placement.zoom) : height;
+        side_x_ = nested ? zoomed_side(width, placement.zoom) : width;
+        centre_y_ = 0.5 * static_cast<double>(side_y_ - 1);
+        centre_x_ = 0.5 * static_cast<double>(side_x_ - 1);
+    }
+
+    // Pixels of the image that the warped patch may cover.
+    PYCC_HD Box footprint() const {
+        if (sampling_ == Sampling::nested) {
+            return {place_.top, place_.top + side_y_, place_.left, place_.left + side_x_};
+        }
+        const double half_y = 0.5 * static_cast<double>(height_);
+        const double half_x = 0.5 * static_cast<double>(width_);
+        return around(centre_y_, centre_x_, half_y, half_x, place_.zoom);
+    }
+
+    // Pixels of the image whose value may depend on patch pixel (v, u).
+    PYCC_HD Box dependents(std::int64_t v, std::int64_t u) const {
+        if (sampling_ == Sampling::single) {
+            return around(static_cast<double>(v), static_cast<double>(u), 1.0, 1.0, place_.zoom);
+        }
+        const double step_y = step(height_, side_y_), step_x = step(width_, side_x_);
+        return intersect(footprint(),
+                         around(static_cast<double>(v) * step_y, static_cast<double>(u) * step_x,
+                                step_y + 1.0, step_x + 1.0, 1.0));
+    }
+
+    // Whether pixel (y, x) of the image lies inside the warped mask ([height,width], or null: all).
+    PYCC_HD bool covers(std::int64_t y, std::int64_t x, const std::uint8_t* mask) const {
+        double row, col;
+        if (sampling_ == Sampling::nested) {
+            const std::int64_t i = y - place_.top, j = x - place_.left;
+            if (i < 0 || i >= side_y_ || j < 0 || j >= side_x_) return false;
+            row = zoom_source(i, height_, side_y_), col = zoom_source(j, width_, side_x_);
+        } else {
+            rotate(y, x, place_.zoom, row, col);
+        }
+        auto v = static_cast<std::int64_t>(floor(row + 0.5));
+        auto u = static_cast<std::int64_t>(floor(col + 0.5));
+        if (sampling_ == Sampling::nested) {  // the last sample may overshoot by one rounding unit
+            v = v < height_ ? v : height_ - 1, u = u < width_ ? u : width_ - 1;
+        }
+        if (v < 0 || v >= height_ || u < 0 || u >= width_) return false;
+        return mask == nullptr || mask[v * width_ + u] != 0;
+    }
+
+    // The patch pixels (flat indices) that pixel (y, x) blends and their weights; returns how many.
+    PYCC_HD int taps(std::int64_t y, std::int64_t x, const std::uint8_t* mask,
+                     std::int64_t* index /* [16] */, double* weight /* [16] */) const {
+        double row, col;
+        if (sampling_ == Sampling::single) {
+            rotate(y, x, place_.zoom, row, col);
+            return blend(row, col, 1.0, nullptr, index, weight, 0);
+        }
+        rotate(y, x, 1.0, row, col);
+        if (row < 0.0 || row > static_cast<double>(side_y_ - 1) || col < 0.0 ||
+            col > static_cast<double>(side_x_ - 1)) {
+            return 0;  // a sample outside the zoomed patch is 0 outright
+        }
+        const Pair rows = bilinear_pair(row, side_y_), cols = bilinear_pair(col, side_x_);
+        int count = 0;
+        for (int corner = 0; corner < 4; ++corner) {
+            const bool high_row = corner >= 2, high_col = corner % 2 == 1;
+            const double share = (high_row ? rows.weight : 1.0 - rows.weight) *
+                                 (high_col ? cols.weight : 1.0 - cols.weight);
+            if (share == 0.0) continue;
+            const double v = zoom_source(high_row ? rows.high : rows.low, height_, side_y_);
+            const double u = zoom_source(high_col ? cols.high : cols.low, width_, side_x_);
+            count = blend(v, u, share, mask, index, weight, count);
+        }
+        return count;
+    }
+
+    PYCC_HD const Placement& placement() const { return place_; }
+
+  private:
+    // Position in the (zoomed) patch that pixel (y, x) of the image samples.
+    PYCC_HD void rotate(std::int64_t y, std::int64_t x, double zoom, double& row,
+                        double& col) const {
+        const double dy = static_cast<double>(y - place_.top) - centre_y_;
+        const double dx = static_cast<double>(x - place_.left) - centre_x_;
+        row = centre_y_ + (place_.cosine * dy + place_.sine * dx) / zoom;
+        col = centre_x_ + (place_.cosine * dx - place_.sine * dy) / zoom;
+    }
+
+    // Appends the four bilinear taps at (row, col) of the patch, in `share` of the whole.
+    PYCC_HD int blend(double row, double col, double share, const std::uint8_t* mask,
+                      std::int64_t* index, double* weight, int count) const {
+        const Pair rows = bilinear_pair(row, height_), cols = bilinear_pair(col, width_);
+        for (int corner = 0; corner < 4; ++corner) {
+            const bool high_row = corner >= 2, high_col = corner % 2 == 1;
+            const double value = share * ((high_row ? rows.weight : 1.0 - rows.weight) *
+                                          (high_col ? cols.weight : 1.0 - cols.weight));
+            const std::int64_t at =
+                (high_row ? rows.high : rows.low) * width_ + (high_col ? cols.high : cols.low);
+            if (value == 0.0 || (mask != nullptr && mask[at] == 0)) continue;
+            index[count] = at;
+            weight[count++] = value;
+        }
+        return count;
+    }
+
+    // Image pixels whose rotated position lies within (half_y, half_x) of (row, col), generously.
+    PYCC_HD Box around(double row, double col, double half_y, double half_x, double zoom) const {
+        const double c = place_.cosine, s = place_.sine;
+        const double dy = row - centre_y_, dx = col - centre_x_;
+        const double y = centre_y_ + zoom * (c * dy - s * dx);
+        const double x = centre_x_ + zoom * (c * dx + s * dy);
+        const double reach_y = zoom * (fabs(c) * half_y + fabs(s) * half_x) + 1.0;
+        const double reach_x = zoom * (fabs(c) * half_x + fabs(s) * half_y) + 1.0;
+        return {place_.top + static_cast<std::int64_t>(floor(y - reach_y)),
+                place_.top + static_cast<std::int64_t>(ceil(y + reach_y)) + 1,
+                place_.left + static_cast<std::int64_t>(floor(x - reach_x)),
+                place_.left + static_cast<std::int64_t>(ceil(x + reach_x)) + 1};
+    }
+
+    PYCC_HD static double step(std::int64_t side, std::int64_t zoomed) {
+        if (side <= 1) return static_cast<double>(zoomed);  // one pixel feeds the whole axis
+        return static_cast<double>(zoomed) / static_cast<double>(side - 1);
+    }
+
+    Placement place_;
+    std::int64_t height_, width_;  // of the patch
+    Sampling sampling_;
+    std::int64_t side_y_, side_x_;  // of the zoomed patch when nested
+    double centre_y_, centre_x_;
+};
+
+PYCC_HD float brightened(float value, double brightness) {
+    return static_cast<float>(fmin(fmax(static_cast<double>(value) + brightness, 0.0), 1.0));
+}
+
+// Whether the clip to [0,1] lets the gradient of a patch value through.
+PYCC_HD bool unclipped(float value, double brightness) {
+    const double shifted = static_cast<double>(value) + brightness;
+    return shifted >= 0.0 && shifted <= 1.0;
+}
+
+struct PasteSizes {
+    std::int64_t images, channels, height, width;  // of the images
+    std::int64_t patch_height, patch_width;
+    std::int64_t patches;  // 1 (one for all) or `images`
+};
+
+// out = images with the warped patch inside the warped mask; out may be images itself.
+void paste_patch_cpu(float* out /* [N,C,H,W] */, const float* images /* [N,C,H,W] */,
+                     const float* patch /* [N or 1,C,p,q] */,
+                     const std::uint8_t* mask /* [p,q] or null */,
+                     const std::int64_t* top_left /* [N,2] (y, x) */,
+                     const double* transform /* [N,4] cosine, sine, zoom, brightness */,
+                     const PasteSizes& sizes, Sampling sampling, int threads) noexcept;
+
+// Gradient of each image's patch, to be summed over the images where they share one.
+void paste_patch_backward_cpu(float* grad_patch /* [N,C,p,q], overwritten */,
+                              const float* grad_out /* [N,C,H,W] */, const float* patch,
+                              const std::uint8_t* mask, const std::int64_t* top_left,
+                              const double* transform, const PasteSizes& sizes, Sampling sampling,
+                              int threads) noexcept;
+
+#if defined(PYCC_CUDA)
+void paste_patch_cuda(float* out, const float* images, const float* patch, const std::uint8_t* mask,
+                      const std::int64_t* top_left, const double* transform,
+                      const PasteSizes& sizes, Sampling sampling, cudaStream_t stream);
+
+void paste_patch_backward_cuda(float* grad_patch, const float* grad_out, const float* patch,
+                               const std::uint8_t* mask, const std::int64_t* top_left,
+                               const double* transform, const PasteSizes& sizes, Sampling sampling,
+                               cudaStream_t stream);
+#endif
+
+}  // namespace pycc

@@ -1,0 +1,51 @@
+#include "../core/cuda.cuh"
+#include "sigma.h"
+
+namespace pycc {
+namespace {
+
+constexpr int kThreads = 256;
+
+// One thread a point; all points stream through shared memory.
+__global__ void __launch_bounds__(kThreads)
+    sigma_kernel(float* __restrict__ sigma, const double* __restrict__ points, std::int64_t count,
+                 int wanted, double beta) {
+    __shared__ double2 tile[kThreads];
+    const std::int64_t n = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
+    const double x = n < count ? points[2 * n] : 0.0, y = n < count ? points[2 * n + 1] : 0.0;
+    double squared[kMaxNeighbours];
+    for (int k = 0; k < wanted; ++k) squared[k] = HUGE_VAL;
+    for (std::int64_t first = 0; first < count; first += kThreads) {
+        const std::int64_t other = first + threadIdx.x;
+        __syncthreads();
+        if (other < count) tile[threadIdx.x] = {points[2 * other], points[2 * other + 1]};
+        __syncthreads();
+        const std::int64_t left = count - first;
+        for (int i = 0; i < (left < kThreads ? static_cast<int>(left) : kThreads); ++i) {
+            if (first + i == n) continue;
+            const double dx = tile[i].x - x, dy = tile[i].y - y;
+            const double distance = dx * dx + dy * dy;
+            if (distance >= squared[wanted - 1]) continue;
+            int slot = wanted - 1;
+            for (; slot > 0 && squared[slot - 1] > distance; --slot)
+                squared[slot] = squared[slot - 1];
+            squared[slot] = distance;
+        }
+    }
+    if (n >= count) return;
+    double sum = 0.0;
+    for (int k = 0; k < wanted; ++k) sum += sqrt(squared[k]);
+    sigma[n] = static_cast<float>(beta * (sum / wanted));
+}
+
+}  // namespace
+
+void adaptive_sigma_cuda(float* sigma, const double* points, std::int64_t count, int neighbours,
+                         double beta, cudaStream_t stream) {
+    const int wanted = static_cast<int>(neighbours < count - 1 ? neighbours : count - 1);
+    sigma_kernel<<<blocks_for(count, kThreads), kThreads, 0, stream>>>(sigma, points, count, wanted,
+                                                                       beta);
+    check_launch("adaptive_sigma");
+}
+
+}  // namespace pycc

@@ -1,0 +1,17 @@
+"""The only door to native code: kernels on CPU and CUDA, each with a twin in pure torch."""
+
+from pycc.ops._native import info, reference
+from pycc.ops.density import density_map, density_map_reference
+from pycc.ops.paste import paste_patch, paste_patch_reference
+from pycc.ops.sigma import adaptive_sigma, adaptive_sigma_reference
+
+__all__ = [
+    "adaptive_sigma",
+    "adaptive_sigma_reference",
+    "density_map",
+    "density_map_reference",
+    "info",
+    "paste_patch",
+    "paste_patch_reference",
+    "reference",
+]

@@ -1,0 +1,230 @@
+"""Density maps: one truncated Gaussian a head."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pycc.ops import _check, _native
+
+_OP = "density_map"
+BOUNDARIES = ("clip", "renormalize", "reflect")
+_MAX_RADIUS = 1 << 20
+_MAX_SIDE = 1 << 30
+
+
+@dataclass(frozen=True)
+class _Heads:
+    """The heads inside the image, ready for a kernel."""
+
+    pixels: Tensor  # [K,2] int64 (y, x)
+    sigma: Tensor  # [K] float64
+    height: int
+    width: int
+    boundary: int
+
+
+def _checked(
+    points: Tensor,
+    sigma: float | Tensor,
+    shape: Sequence[int],
+    truncate: float,
+    boundary: str,
+    stride: int,
+) -> _Heads:
+    _check.points(_OP, points)
+    if len(shape) != 2:
+        raise ValueError(f"{_OP}: shape must be (H, W), got {list(shape)}")
+    height = _check.integer(_OP, "H of shape", shape[0], 0, _MAX_SIDE)
+    width = _check.integer(_OP, "W of shape", shape[1], 0, _MAX_SIDE)
+    _check.integer(_OP, "stride", stride, 1, _MAX_SIDE)
+    code = _check.choice(_OP, "boundary", boundary, BOUNDARIES)
+    if not 0.0 < truncate < float("inf"):
+        raise ValueError(f"{_OP}: truncate must be finite and above 0, got {truncate}")
+    if isinstance(sigma, Tensor):
+        _check.shaped(_OP, "sigma", sigma, f"a float or [{len(points)}]", (len(points),))
+        _check.typed(_OP, "sigma", sigma, torch.float32, torch.float64)
+        _check.on_device(_OP, "sigma", sigma, points.device, "points")
+        widths = sigma.detach().to(torch.float64)
+    else:
+        widths = torch.full((len(points),), sigma, dtype=torch.float64, device=points.device)
+    if not bool(((widths >= 0.0) & (truncate * widths < _MAX_RADIUS)).all()):
+        raise ValueError(
+            f"{_OP}: sigma must be at least 0 with truncate * sigma below {_MAX_RADIUS}, got "
+            f"{widths.min().item():g} to {widths.max().item():g}"
+        )
+    x, y = points.detach().to(torch.float64).unbind(1)
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    outside = len(points) - int(inside.sum())
+    if outside:
+        warnings.warn(
+            f"{_OP}: {outside} of {len(points)} points lie outside the {height}x{width} image "
+            "and are dropped",
+            stacklevel=3,
+        )
+    pixels = torch.stack([y[inside], x[inside]], dim=1).to(torch.int64).contiguous()
+    return _Heads(pixels, widths[inside].contiguous(), height, width, code)
+
+
+def density_map(
+    points: Tensor,
+    sigma: float | Tensor,
+    shape: Sequence[int],
+    *,
+    truncate: float = 4.0,
+    boundary: str = "clip",
+    stride: int = 1,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Sum of one Gaussian a head, centred on the pixel that holds the head.
+
+    Args:
+        points: [N,2] head annotations (x, y), float32 or float64, in pixels. Points outside the
+            image are dropped and counted in a warning.
+        sigma: width in pixels, one for all or [N]; 0 is a dot.
+        shape: (H, W) of the image, in pixels.
+        truncate: the window of a head reaches int(truncate * sigma + 0.5) pixels from its centre;
+            its taps are normalised to a sum of 1 (as in scipy.ndimage.gaussian_filter).
+        boundary: what becomes of the mass beyond the image: ``clip`` loses it (the published
+            geometry-adaptive maps), ``renormalize`` spreads it over the window that is inside, so
+            that every head keeps mass 1, ``reflect`` mirrors it back (half-sample symmetric).
+        stride: sums blocks of stride x stride pixels; the rows and columns left over are dropped.
+        out: where to put the map: [H // stride, W // stride] float32, contiguous, overwritten.
+
+    Returns:
+        [H // stride, W // stride] float32, people per cell.
+
+    Raises:
+        ValueError, TypeError: a bad argument, before anything is written.
+    """
+    if _native.use_reference():
+        return density_map_reference(
+            points, sigma, shape, truncate=truncate, boundary=boundary, stride=stride, out=out
+        )
+    heads = _checked(points, sigma, shape, truncate, boundary, stride)
+    if out is not None:
+        cells = (heads.height // stride, heads.width // stride)
+        _check.output(_OP, out, cells, points.device)
+        _fill(
+            out,
+            heads.pixels,
+            heads.sigma,
+            heads.height,
+            heads.width,
+            stride,
+            truncate,
+            heads.boundary,
+        )
+        return out
+    density: Tensor = _density_map(
+        heads.pixels, heads.sigma, heads.height, heads.width, stride, truncate, heads.boundary
+    )
+    return density
+
+
+def density_map_reference(
+    points: Tensor,
+    sigma: float | Tensor,
+    shape: Sequence[int],
+    *,
+    truncate: float = 4.0,
+    boundary: str = "clip",
+    stride: int = 1,
+    out: Tensor | None = None,
+) -> Tensor:
+    """The twin of :func:`density_map` in pure torch: a product of two matrices of axis weights."""
+    heads = _checked(points, sigma, shape, truncate, boundary, stride)
+    cells = (heads.height // stride, heads.width // stride)
+    if out is not None:
+        _check.output(_OP, out, cells, points.device)
+    density = torch.zeros(cells, dtype=torch.float64, device=points.device)
+    block = 256
+    for first in range(0, len(heads.pixels), block):
+        pixels, widths = heads.pixels[first : first + block], heads.sigma[first : first + block]
+        rows, cols = (
+            _axis_weights(pixels[:, axis], widths, size, truncate, boundary, stride)
+            for axis, size in enumerate((heads.height, heads.width))
+        )
+        density += rows.T @ cols
+    result = density.to(torch.float32)
+    return result if out is None else out.copy_(result)
+
+
+def _axis_weights(
+    centre: Tensor, sigma: Tensor, size: int, truncate: float, boundary: str, stride: int
+) -> Tensor:
+    """Weights [n, size // stride] of one axis of n heads, float64."""
+    radius = (truncate * sigma + 0.5).to(torch.int64)
+    reach = int(radius.max())
+    offset = torch.arange(-reach, reach + 1, device=centre.device)
+    taps = torch.exp(-0.5 * (offset / sigma.clamp_min(1e-300)[:, None]).square())
+    taps = torch.where(offset == 0, 1.0, taps)
+    taps = torch.where(offset.abs() <= radius[:, None], taps, 0.0)
+    at = centre[:, None] + offset
+    inside = (at >= 0) & (at < size)
+    counted = torch.where(inside, taps, 0.0) if boundary == "renormalize" else taps
+    taps = taps / counted.sum(1, keepdim=True)
+    if boundary == "reflect":
+        turned = at.remainder(2 * size)
+        at = torch.minimum(turned, 2 * size - 1 - turned)
+    else:
+        taps, at = torch.where(inside, taps, 0.0), at.clamp(0, size - 1)
+    pixels = torch.zeros(len(centre), size, dtype=torch.float64, device=centre.device)
+    pixels.scatter_add_(1, at, taps)
+    whole = size // stride
+    return pixels[:, : whole * stride].reshape(len(centre), whole, stride).sum(2)
+
+
+def _fill(
+    out: Tensor,
+    pixels: Tensor,
+    sigma: Tensor,
+    height: int,
+    width: int,
+    stride: int,
+    truncate: float,
+    boundary: int,
+) -> None:
+    device = pixels.device
+    run = _native.kernel(_OP, device)
+    heads = (pixels.data_ptr(), sigma.data_ptr(), len(pixels), height, width, stride, truncate)
+    if device.type == "cuda":
+        scratch = torch.empty(
+            len(pixels) * _native.module().head_axes_bytes, dtype=torch.uint8, device=device
+        )
+        run(out.data_ptr(), scratch.data_ptr(), *heads, boundary, _native.launch(device))
+    else:
+        run(out.data_ptr(), *heads, boundary, _native.launch(device))
+
+
+@torch.library.custom_op("pycc::density_map", mutates_args=())
+def _density_map(
+    pixels: Tensor,
+    sigma: Tensor,
+    height: int,
+    width: int,
+    stride: int,
+    truncate: float,
+    boundary: int,
+) -> Tensor:
+    cells = (height // stride, width // stride)
+    density = torch.empty(cells, dtype=torch.float32, device=pixels.device)
+    _fill(density, pixels, sigma, height, width, stride, truncate, boundary)
+    return density
+
+
+@_density_map.register_fake
+def _(
+    pixels: Tensor,
+    sigma: Tensor,
+    height: int,
+    width: int,
+    stride: int,
+    truncate: float,
+    boundary: int,
+) -> Tensor:
+    return pixels.new_empty((height // stride, width // stride), dtype=torch.float32)

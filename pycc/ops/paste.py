@@ -1,0 +1,408 @@
+"""Pasting an adversarial patch into images, differentiably."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pycc.ops import _check, _native
+
+_OP = "paste_patch"
+SAMPLINGS = ("single", "nested")
+_MAX_ZOOM = 1000.0
+_MAX_OFFSET = 1 << 30
+
+
+@dataclass(frozen=True)
+class _Paste:
+    """Checked arguments; ``patch`` is [N or 1,C,p,q], ``transform`` [N,4]."""
+
+    images: Tensor
+    patch: Tensor
+    mask: Tensor | None  # [p,q] uint8
+    top_left: Tensor  # [N,2] int64
+    transform: Tensor  # [N,4] float64: cosine, sine, zoom, brightness
+    nested: bool
+
+
+def _per_image(name: str, value: float | Tensor, count: int) -> Tensor:
+    if isinstance(value, Tensor):
+        _check.shaped(_OP, name, value, f"a float or [{count}]", (count,))
+        tensor = value.detach().to(torch.float64)
+    else:
+        tensor = torch.full((count,), value, dtype=torch.float64)
+    return _check.finite(_OP, name, tensor)
+
+
+def _checked(
+    images: Tensor,
+    patch: Tensor,
+    top_left: Tensor,
+    mask: Tensor | None,
+    angle: float | Tensor,
+    zoom: float | Tensor,
+    brightness: float | Tensor,
+    sampling: str,
+    *dtypes: torch.dtype,
+) -> _Paste:
+    _check.shaped(_OP, "images", images, "[N,C,H,W]", (None,) * 4)
+    _check.typed(_OP, "images", images, *dtypes)
+    count, channels, device = images.shape[0], images.shape[1], images.device
+    _check.is_tensor(_OP, "patch", patch, "[C,p,q] or [N,C,p,q]")
+    batch = patch.unsqueeze(0) if patch.ndim == 3 else patch
+    if (
+        batch.ndim != 4
+        or batch.shape[1] != channels
+        or (patch.ndim == 4 and batch.shape[0] != count)
+    ):
+        raise ValueError(
+            f"{_OP}: patch must be [{channels},p,q] or [{count},{channels},p,q] for images "
+            f"{list(images.shape)}, got {list(patch.shape)}"
+        )
+    _check.typed(_OP, "patch", patch, images.dtype)
+    _check.on_device(_OP, "patch", patch, device, "images")
+    sides = list(batch.shape[2:])
+    if mask is not None:
+        _check.shaped(_OP, "mask", mask, f"{sides} like the patch", sides)
+        _check.on_device(_OP, "mask", mask, device, "images")
+        if mask.dtype != torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
+            raise ValueError(f"{_OP}: mask must hold 0 and 1 only")
+        mask = mask.detach().to(torch.uint8).contiguous()
+    _check.shaped(_OP, "top_left", top_left, f"[{count},2] (y, x)", (count, 2))
+    _check.typed(_OP, "top_left", top_left, torch.int64, torch.int32)
+    if bool((top_left.abs() > _MAX_OFFSET).any()):
+        raise ValueError(f"{_OP}: top_left must be within ±{_MAX_OFFSET}")
+    zooms = _per_image("zoom", zoom, count)
+    if not bool(((zooms > 0) & (zooms <= _MAX_ZOOM)).all()):
+        raise ValueError(f"{_OP}: zoom must be above 0 and at most {_MAX_ZOOM:g}")
+    _check.choice(_OP, "sampling", sampling, SAMPLINGS)
+    # On the host, so that sine and cosine are the same to the bit on every device.
+    radians = _per_image("angle", angle, count).cpu() * (math.pi / 180.0)
+    columns = [radians.cos(), radians.sin(), zooms.cpu()]
+    columns.append(_per_image("brightness", brightness, count).cpu())
+    return _Paste(
+        images,
+        batch,
+        mask,
+        top_left.detach().to(device, torch.int64).contiguous(),
+        torch.stack(columns, dim=1).to(device),
+        sampling == "nested",
+    )
+
+
+def paste_patch(
+    images: Tensor,
+    patch: Tensor,
+    *,
+    top_left: Tensor,
+    mask: Tensor | None = None,
+    angle: float | Tensor = 0.0,
+    zoom: float | Tensor = 1.0,
+    brightness: float | Tensor = 0.0,
+    sampling: str = "single",
+    out: Tensor | None = None,
+) -> Tensor:
+    """Paste a patch, brightened, zoomed and rotated about its centre, into every image.
+
+    A pixel of the image becomes the warped patch where it lies inside the warped mask and keeps its
+    bits elsewhere; what falls outside the image is cut off. Differentiable in images and patch.
+
+    Args:
+        images: [N,C,H,W] float32.
+        patch: [C,p,q] for all images or [N,C,p,q], float32; brightened, then clipped to [0,1].
+        top_left: [N,2] int (y, x) of the patch before it is transformed (``single``) or of the
+            zoomed patch's box (``nested``); may reach beyond the image.
+        mask: [p,q] of 0 and 1; None is the whole patch.
+        angle: degrees counter-clockwise, one or [N].
+        zoom: factor on the side, one or [N].
+        brightness: added to the patch, one or [N].
+        sampling: ``single`` is one affine bilinear pass with the mask by nearest neighbour;
+            ``nested`` zooms, then rotates, in two bilinear passes, with the mask zoomed but not
+            rotated: the circle transform of the code published with APAM (Wu et al.,
+            arXiv 2104.10868), where the patch's side becomes round(p * zoom).
+        out: where to put the result: [N,C,H,W] float32, contiguous; may be ``images`` itself (then
+            only the patch's pixels are written) but not overlap it otherwise. What is returned
+            shares its memory and carries the gradient.
+
+    Returns:
+        [N,C,H,W] float32.
+
+    Raises:
+        ValueError, TypeError: a bad argument, before anything is written.
+    """
+    if _native.use_reference():
+        return paste_patch_reference(
+            images,
+            patch,
+            top_left=top_left,
+            mask=mask,
+            angle=angle,
+            zoom=zoom,
+            brightness=brightness,
+            sampling=sampling,
+            out=out,
+        )
+    paste = _checked(
+        images, patch, top_left, mask, angle, zoom, brightness, sampling, torch.float32
+    )
+    arguments = (paste.mask, paste.top_left, paste.transform, paste.nested)
+    if out is None:
+        pasted: Tensor = _paste_patch(paste.images, paste.patch, *arguments)
+        return pasted
+    _checked_out(out, images)
+    filled: Tensor = _PasteInto.apply(out.detach(), paste.images, paste.patch, *arguments)
+    return filled
+
+
+def _checked_out(out: Tensor, images: Tensor) -> None:
+    _check.output(_OP, out, images.shape, images.device)
+    if out.data_ptr() == images.data_ptr() and images.is_contiguous():
+        if images.requires_grad:
+            raise ValueError(f"{_OP}: out may be images only where images need no gradient")
+        return
+    begin, end = out.data_ptr(), out.data_ptr() + out.nbytes
+    low = images.data_ptr()
+    extent = sum((n - 1) * s for n, s in zip(images.shape, images.stride(), strict=True)) + 1
+    high = low + extent * images.element_size()
+    if images.numel() and begin < high and low < end:
+        raise ValueError(f"{_OP}: out must be images itself or not overlap it")
+
+
+def _fill(
+    out: Tensor,
+    images: Tensor,
+    patch: Tensor,
+    mask: Tensor | None,
+    top_left: Tensor,
+    transform: Tensor,
+    nested: bool,
+) -> None:
+    images, patch = images.contiguous(), patch.contiguous()
+    _native.kernel(_OP, images.device)(
+        out.data_ptr(),
+        images.data_ptr(),
+        patch.data_ptr(),
+        0 if mask is None else mask.data_ptr(),
+        top_left.data_ptr(),
+        transform.data_ptr(),
+        _native.module().PasteSizes(*images.shape, *patch.shape[2:], patch.shape[0]),
+        int(nested),
+        _native.launch(images.device),
+    )
+
+
+@torch.library.custom_op("pycc::paste_patch", mutates_args=())
+def _paste_patch(
+    images: Tensor,
+    patch: Tensor,
+    mask: Tensor | None,
+    top_left: Tensor,
+    transform: Tensor,
+    nested: bool,
+) -> Tensor:
+    out = torch.empty_like(images, memory_format=torch.contiguous_format)
+    _fill(out, images, patch, mask, top_left, transform, nested)
+    return out
+
+
+@_paste_patch.register_fake
+def _(
+    images: Tensor,
+    patch: Tensor,
+    mask: Tensor | None,
+    top_left: Tensor,
+    transform: Tensor,
+    nested: bool,
+) -> Tensor:
+    return torch.empty_like(images, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("pycc::paste_patch_backward", mutates_args=())
+def _paste_patch_backward(
+    grad: Tensor,
+    patch: Tensor,
+    mask: Tensor | None,
+    top_left: Tensor,
+    transform: Tensor,
+    nested: bool,
+) -> Tensor:
+    """Gradient [N,C,p,q] of each image's patch."""
+    grad, patch = grad.contiguous(), patch.contiguous()
+    shape = (len(grad), *patch.shape[1:])
+    grad_patch = torch.empty(shape, dtype=grad.dtype, device=grad.device)
+    _native.kernel(f"{_OP}_backward", grad.device)(
+        grad_patch.data_ptr(),
+        grad.data_ptr(),
+        patch.data_ptr(),
+        0 if mask is None else mask.data_ptr(),
+        top_left.data_ptr(),
+        transform.data_ptr(),
+        _native.module().PasteSizes(*grad.shape, *patch.shape[2:], patch.shape[0]),
+        int(nested),
+        _native.launch(grad.device),
+    )
+    return grad_patch
+
+
+@_paste_patch_backward.register_fake
+def _(
+    grad: Tensor,
+    patch: Tensor,
+    mask: Tensor | None,
+    top_left: Tensor,
+    transform: Tensor,
+    nested: bool,
+) -> Tensor:
+    return grad.new_empty((grad.shape[0], *patch.shape[1:]))
+
+
+def _gradients(
+    grad: Tensor, saved: tuple[Tensor, ...], nested: bool, wanted: tuple[bool, ...]
+) -> tuple[Tensor | None, Tensor | None]:
+    patch, mask, top_left, transform = saved
+    grad_images = grad_patch = None
+    if wanted[0]:  # what lies under the mask does not reach the result: paste zeros there
+        unlit = transform * transform.new_tensor([1.0, 1.0, 1.0, 0.0])
+        zeros = patch.new_zeros((1, *patch.shape[1:]))
+        grad_images = _paste_patch(grad, zeros, mask, top_left, unlit, nested)
+    if wanted[1]:
+        grad_patch = _paste_patch_backward(grad, patch, mask, top_left, transform, nested)
+        if patch.shape[0] != grad.shape[0]:
+            grad_patch = grad_patch.sum(0, keepdim=True)
+    return grad_images, grad_patch
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, patch, mask, top_left, transform, ctx.nested = inputs
+    ctx.save_for_backward(patch, mask, top_left, transform)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    both = _gradients(grad, ctx.saved_tensors, ctx.nested, ctx.needs_input_grad[:2])
+    return (*both, None, None, None, None)
+
+
+_paste_patch.register_autograd(_backward, setup_context=_setup_context)
+
+
+class _PasteInto(torch.autograd.Function):
+    """``pycc::paste_patch`` into a buffer that is given."""
+
+    @staticmethod
+    def forward(ctx: Any, out: Tensor, *inputs: Any) -> Tensor:
+        _fill(out, *inputs)
+        ctx.mark_dirty(out)
+        _setup_context(ctx, inputs, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        both = _gradients(grad, ctx.saved_tensors, ctx.nested, ctx.needs_input_grad[1:3])
+        return (None, *both, None, None, None, None)
+
+
+def paste_patch_reference(
+    images: Tensor,
+    patch: Tensor,
+    *,
+    top_left: Tensor,
+    mask: Tensor | None = None,
+    angle: float | Tensor = 0.0,
+    zoom: float | Tensor = 1.0,
+    brightness: float | Tensor = 0.0,
+    sampling: str = "single",
+    out: Tensor | None = None,
+) -> Tensor:
+    """The twin of :func:`paste_patch` in pure torch; takes float64 too."""
+    dtypes = (torch.float32, torch.float64)
+    paste = _checked(images, patch, top_left, mask, angle, zoom, brightness, sampling, *dtypes)
+    if out is not None:
+        _checked_out(out, images)
+    warp = _warp_nested if paste.nested else _warp_single
+    pasted = []
+    for n, image in enumerate(paste.images):
+        values = paste.patch[n if len(paste.patch) > 1 else 0]
+        brightened = (values + paste.transform[n, 3].to(values.dtype)).clamp(0.0, 1.0)
+        inside, warped = warp(image, brightened, paste, n)
+        pasted.append(torch.where(inside, warped, image))
+    result = torch.stack(pasted) if pasted else images.clone()
+    return result if out is None else out.detach().copy_(result)
+
+
+def _rotated(
+    image: Tensor, paste: _Paste, n: int, sides: tuple[int, int], zoom: Tensor | float
+) -> tuple[Tensor, Tensor]:
+    """Rows and columns [H,W] of the (zoomed) patch that the pixels of image n sample."""
+    cosine, sine = paste.transform[n, 0], paste.transform[n, 1]
+    centre = [0.5 * (side - 1) for side in sides]
+    axes = []
+    for axis, size in enumerate(image.shape[1:]):
+        index = torch.arange(size, dtype=torch.float64, device=image.device)
+        axes.append(index - paste.top_left[n, axis] - centre[axis])
+    dy, dx = axes[0][:, None], axes[1][None, :]
+    return (
+        centre[0] + (cosine * dy + sine * dx) / zoom,
+        centre[1] + (cosine * dx - sine * dy) / zoom,
+    )
+
+
+def _bilinear(values: Tensor, row: Tensor, col: Tensor) -> Tensor:
+    """values [C,p,q] at (row, col) [...] -> [C,...]; positions are clamped to the patch."""
+    height, width = values.shape[1:]
+    row, col = row.clamp(0, height - 1), col.clamp(0, width - 1)
+    top, left = row.floor().long(), col.floor().long()
+    bottom, right = (top + 1).clamp_max(height - 1), (left + 1).clamp_max(width - 1)
+    down, across = (row - top).to(values.dtype), (col - left).to(values.dtype)
+    upper = values[:, top, left] * (1 - across) + values[:, top, right] * across
+    lower = values[:, bottom, left] * (1 - across) + values[:, bottom, right] * across
+    return upper * (1 - down) + lower * down
+
+
+def _under_mask(row: Tensor, col: Tensor, height: int, width: int, mask: Tensor | None) -> Tensor:
+    """Whether the patch pixels nearest to (row, col) exist and are in the mask."""
+    v, u = (row + 0.5).floor().long(), (col + 0.5).floor().long()
+    inside = (v >= 0) & (v < height) & (u >= 0) & (u < width)
+    if mask is None:
+        return inside
+    return inside & mask.bool()[v.clamp(0, height - 1), u.clamp(0, width - 1)]
+
+
+def _warp_single(image: Tensor, values: Tensor, paste: _Paste, n: int) -> tuple[Tensor, Tensor]:
+    height, width = values.shape[1:]
+    if height == 0 or width == 0:
+        return torch.zeros_like(image[0], dtype=torch.bool), image
+    row, col = _rotated(image, paste, n, (height, width), paste.transform[n, 2])
+    return _under_mask(row, col, height, width, paste.mask), _bilinear(values, row, col)
+
+
+def _warp_nested(image: Tensor, values: Tensor, paste: _Paste, n: int) -> tuple[Tensor, Tensor]:
+    height, width = values.shape[1:]
+    if paste.mask is not None:
+        values = values * paste.mask
+    zoom = float(paste.transform[n, 2])
+    sides = (round(height * zoom), round(width * zoom))
+    if min(sides) == 0 or min(height, width) == 0:
+        return torch.zeros_like(image[0], dtype=torch.bool), image
+
+    def sources(axis: int) -> Tensor:
+        index = torch.arange(sides[axis], dtype=torch.float64, device=image.device)
+        return index * (values.shape[1 + axis] - 1) / max(sides[axis] - 1, 1)
+
+    zoomed = _bilinear(values, sources(0)[:, None], sources(1)[None, :])
+    row, col = _rotated(image, paste, n, sides, 1.0)
+    within = (row >= 0) & (row <= sides[0] - 1) & (col >= 0) & (col <= sides[1] - 1)
+    warped = torch.where(within, _bilinear(zoomed, row, col), 0.0)
+
+    i, j = (
+        torch.arange(size, device=image.device) - paste.top_left[n, axis]
+        for axis, size in enumerate(image.shape[1:])
+    )
+    boxed = ((i >= 0) & (i < sides[0]))[:, None] & ((j >= 0) & (j < sides[1]))[None, :]
+    v = (sources(0) + 0.5).floor().long().clamp_max(height - 1)[i.clamp(0, sides[0] - 1)]
+    u = (sources(1) + 0.5).floor().long().clamp_max(width - 1)[j.clamp(0, sides[1] - 1)]
+    covered = boxed if paste.mask is None else boxed & paste.mask.bool()[v[:, None], u[None, :]]
+    return covered, warped

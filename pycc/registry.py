@@ -1,0 +1,44 @@
+"""Named things: one registry lists what tests, command lines and documentation enumerate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """A mapping from public names to things of one kind, filled by a decorator.
+
+    >>> models: Registry[type] = Registry("model")
+    >>> @models.register("mcnn")
+    ... class Mcnn: ...
+    >>> models.names()
+    ['mcnn']
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Register what is decorated under ``name``; ValueError if the name is taken."""
+        if name in self._entries:
+            raise ValueError(f"{self.kind} {name!r} is registered twice")
+
+        def add(entry: T) -> T:
+            self._entries[name] = entry
+            return entry
+
+        return add
+
+    def names(self) -> list[str]:
+        """All names, in the order of registration."""
+        return list(self._entries)
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._entries:
+            known = ", ".join(self._entries)
+            raise ValueError(f"unknown {self.kind} {name!r}; known: {known}")
+        return self._entries[name]

@@ -1,0 +1,48 @@
+"""What every floor agrees on: a counter and a sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+@runtime_checkable
+class Counter(Protocol):
+    """A crowd counter: all that attacks, defenses and certificates know of a model.
+
+    Calling it maps images [N,3,H,W] (float32, RGB in [0,1]) to a density map [N,1,h,w] in people
+    per cell, so that ``density.sum((1, 2, 3))`` is the count. Colour conversion, normalisation and
+    output scale live inside.
+    """
+
+    @property
+    def stride(self) -> int:
+        """Pixels per cell: the map of an [H,W] image is [H // stride, W // stride]."""
+
+    @property
+    def receptive_field(self) -> int | None:
+        """Side, in pixels, of the square that one cell depends on; None where it is unbounded."""
+
+    def __call__(self, images: Tensor, /) -> Tensor:
+        """Density [N,1,h,w] of images [N,3,H,W]."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One annotated image."""
+
+    name: str
+    """Unique within its data set; the stem of its file where there is one."""
+    image: Tensor
+    """[3,H,W] float32, RGB in [0,1]."""
+    points: Tensor
+    """[N,2] float64, head annotations (x, y) in pixels of this image."""
+    mask: Tensor | None = None
+    """[H,W] bool, the region of interest, or None where the whole image counts."""
+
+    @property
+    def count(self) -> int:
+        """Number of annotated heads."""
+        return len(self.points)
