@@ -154,7 +154,9 @@ def paste_patch(
         pasted: Tensor = _paste_patch(paste.images, paste.patch, *arguments)
         return pasted
     _checked_out(out, images)
-    filled: Tensor = _PasteInto.apply(out.detach(), paste.images, paste.patch, *arguments)
+    filled: Tensor = _PasteInto.apply(  # type: ignore[no-untyped-call]
+        out.detach(), paste.images, paste.patch, *arguments
+    )
     return filled
 
 
@@ -300,7 +302,7 @@ class _PasteInto(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         both = _gradients(grad, ctx.saved_tensors, ctx.nested, ctx.needs_input_grad[1:3])
         return (None, *both, None, None, None, None)
 
@@ -329,7 +331,7 @@ def paste_patch_reference(
         brightened = (values + paste.transform[n, 3].to(values.dtype)).clamp(0.0, 1.0)
         inside, warped = warp(image, brightened, paste, n)
         pasted.append(torch.where(inside, warped, image))
-    result = torch.stack(pasted) if pasted else images.clone()
+    result = torch.stack(pasted) if pasted else images + 0.0 * paste.patch.sum()  # keeps a graph
     return result if out is None else out.detach().copy_(result)
 
 

@@ -1,0 +1,82 @@
+"""The compiled kernels are there, and they are the ones that run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import pycc
+from pycc import ops
+from pycc.ops import _native
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SCRIPT = """
+import torch, pycc, pycc.ops, _pycc
+assert _pycc.version == pycc.__version__
+called = []
+real = pycc.ops._native._module
+class Spy:
+    def __getattr__(self, name):
+        called.append(name)
+        return getattr(real, name)
+pycc.ops._native._module = Spy()
+points = torch.tensor([[1.0, 2.0], [4.0, 5.0]])
+pycc.ops.density_map(points, pycc.ops.adaptive_sigma(points), (8, 8))
+pycc.ops.paste_patch(torch.zeros(1, 3, 8, 8), torch.ones(3, 2, 2), top_left=torch.tensor([[1, 1]]))
+print(sorted(name for name in called if name.endswith("_cpu")))
+"""
+COMPILED = "['adaptive_sigma_cpu', 'density_map_cpu', 'paste_patch_cpu']"
+
+
+@pytest.mark.parametrize("folder", ["root", "elsewhere"])
+def test_the_compiled_kernels_run_from_any_folder(folder: str, tmp_path: Path) -> None:
+    """Python started in the repository's root finds the sources; elsewhere, what was installed."""
+    where = ROOT if folder == "root" else tmp_path
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], cwd=where, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == COMPILED
+
+
+def test_info_says_what_is_compiled() -> None:
+    facts = ops.info()
+    assert facts["compiled"] is True
+    assert facts["running"] == "compiled"
+    assert facts["version"] == pycc.__version__
+    assert facts["threads"] == torch.get_num_threads()
+    with ops.reference():
+        assert ops.info()["running"] == "reference"
+    assert ops.info()["running"] == "compiled"
+
+
+def test_without_the_module_the_twins_run_only_when_asked(monkeypatch) -> None:
+    monkeypatch.setattr(_native, "_module", None)
+    monkeypatch.setattr(_native, "_why_missing", "pycc: the compiled module is missing")
+    points = torch.rand(4, 2)
+    with pytest.raises(ImportError, match="compiled module is missing"):
+        ops.density_map(points, 1.0, (5, 5))
+    with ops.reference():
+        assert ops.density_map(points, 1.0, (5, 5)).shape == (5, 5)
+
+
+def test_an_old_module_is_refused(monkeypatch) -> None:
+    monkeypatch.setattr(pycc, "__version__", "99.0")
+    module, why = _native._load()
+    assert module is None
+    assert "99.0" in why
+    assert "pip install ." in why
+
+
+def test_tensors_on_other_devices_are_refused() -> None:
+    with pytest.raises(ValueError, match="must be on cpu or cuda, got meta"):
+        _native.kernel("density_map", torch.device("meta"))
+    if ops.info()["cuda"] is None:
+        with pytest.raises(ValueError, match="built without CUDA"):
+            _native.kernel("density_map", torch.device("cuda"))
+    assert _native.module().max_neighbours == ops.sigma._MAX_NEIGHBOURS
