@@ -1,0 +1,123 @@
+"""The one timer of all benchmarks: warm-up, synchronise, median; and where results are kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+import pycc
+import pycc.ops
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def seconds(work: Callable[[], object], *, budget: float = 1.0, most: int = 200) -> float:
+    """Median wall time of a call, over as many calls as fit the budget (at least 3)."""
+    synchronise = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    times: list[float] = []
+    work()
+    while len(times) < 3 or (sum(times) < budget and len(times) < most):
+        synchronise()
+        start = time.perf_counter()
+        work()
+        synchronise()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison: a kernel, one way of doing the same without it, and the target ratio."""
+
+    subject: str
+    kernel: str
+    kernel_seconds: float
+    baseline: str
+    baseline_seconds: float
+    target: float | None = None
+    note: str = ""
+
+    @property
+    def ratio(self) -> float:
+        return self.baseline_seconds / self.kernel_seconds
+
+
+def machine() -> dict[str, str | int]:
+    model = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = (line for line in cpuinfo.read_text().splitlines() if "model name" in line)
+        model = next(lines, ":" + model).split(":", 1)[1].strip()
+    facts: dict[str, str | int] = {"cpu": model, "cores": os.cpu_count() or 0}
+    if torch.cuda.is_available():
+        facts["gpu"] = torch.cuda.get_device_name()
+    return facts
+
+
+def commit() -> str:
+    run = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--exclude=*"],
+        capture_output=True,
+        text=True,
+        cwd=RESULTS.parent,
+        check=False,
+    )
+    return run.stdout.strip() or "unknown"
+
+
+def _time(value: float) -> str:
+    if value < 1e-3:
+        return f"{value * 1e6:.0f} us"
+    return f"{value * 1e3:.2f} ms" if value < 1 else f"{value:.2f} s"
+
+
+def table(rows: Sequence[Row]) -> str:
+    lines = [
+        "| subject | kernel | time | against | its time | ratio | target |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        target = "" if row.target is None else f"≥ {row.target:,g}"
+        note = f" ({row.note})" if row.note else ""
+        lines.append(
+            f"| {row.subject} | {row.kernel} | {_time(row.kernel_seconds)} | {row.baseline}{note} "
+            f"| {_time(row.baseline_seconds)} | {row.ratio:,.2f} | {target} |"
+        )
+    return "\n".join(lines)
+
+
+def store(name: str, rows: Sequence[Row]) -> Path:
+    """Write ``bench/results/NAME.json``; says how each ratio moved since the one before."""
+    path = RESULTS / f"{name}.json"
+    if path.exists():
+        before = {
+            (row["subject"], row["kernel"], row["baseline"]): row["ratio"]
+            for row in json.loads(path.read_text())["rows"]
+        }
+        for row in rows:
+            old = before.get((row.subject, row.kernel, row.baseline))
+            if old and not 0.8 < row.ratio / old < 1.25:
+                print(
+                    f"{row.subject}, {row.kernel} against {row.baseline}: "
+                    f"ratio {old:,.2f} before, {row.ratio:,.2f} now"
+                )
+    content = {
+        "machine": machine(),
+        "threads": torch.get_num_threads(),
+        "commit": commit(),
+        "versions": {"pycc": pycc.__version__, "torch": torch.__version__},
+        "kernels": pycc.ops.info(),
+        "rows": [{**asdict(row), "ratio": row.ratio} for row in rows],
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    return path
