@@ -1,0 +1,75 @@
+"""Annotated crowd images: published data sets, own folders and built-in scenes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pycc.data import shanghaitech, synthetic
+from pycc.data.dataset import Dataset, OnError, builtin, formats, listing
+from pycc.data.density import density, downsample
+from pycc.data.folder import Folder
+from pycc.data.images import load_image, quantize, save_image
+
+__all__ = [
+    "Dataset",
+    "density",
+    "downsample",
+    "load_image",
+    "open",
+    "quantize",
+    "save_image",
+    "shanghaitech",
+    "synthetic",
+]
+
+
+def open(
+    path_or_name: str | os.PathLike[str],
+    *,
+    split: str = "test",
+    on_error: OnError = "raise",
+    limit: int | None = None,
+    **options: Any,
+) -> Dataset:
+    """Open a data set: a folder in a known layout, or a built-in one by name (``"synthetic"``).
+
+    Folders: ShanghaiTech as published (a part, or one split of it), or any folder of images with
+    points in CSV or JSON. Whether every image has its annotation is checked at once; contents are
+    read as samples are asked for, and a broken one raises ValueError then. With
+    ``on_error="skip"`` all is read at once and what is broken is left out, with a warning each.
+    ``limit`` keeps the first samples (of those that are whole). Options go to built-in data sets:
+    ``seed``, ``shape``, ``heads``, ``count`` for the scenes. Raises ValueError naming the file or
+    argument that is wrong.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"open: limit must be at least 1, got {limit}")
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"open: on_error must be 'raise' or 'skip', got {on_error!r}")
+    if isinstance(path_or_name, str) and path_or_name in builtin.names():
+        return builtin[path_or_name](split=split, limit=limit, **options)
+    if options:
+        raise ValueError(f"open: folders take no option, got {', '.join(options)}")
+    try:
+        return _open_folder(Path(path_or_name), split, on_error, limit)
+    except OSError as error:
+        raise ValueError(f"{error.filename}: cannot read: {error.strerror}") from error
+
+
+def _open_folder(root: Path, split: str, on_error: OnError, limit: int | None) -> Dataset:
+    if not root.exists():
+        known = ", ".join(builtin.names())
+        raise ValueError(f"{root}: no such folder; built-in data sets: {known}")
+    if not listing(root):
+        raise ValueError(f"{root}: the folder is empty")
+    known_layouts = [formats[name] for name in formats.names() if formats[name].recognises(root)]
+    layout = known_layouts[0] if known_layouts else Folder()
+    samples = layout.open(root, split=split, on_error=on_error)
+    if on_error == "skip":
+        samples = samples.usable(limit)
+    elif limit is not None:
+        samples = samples.first(limit)
+    if not len(samples):
+        raise ValueError(f"{root}: no sample can be read")
+    return samples

@@ -1,0 +1,108 @@
+"""A plain folder of images, each with its points in CSV or JSON."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pycc.data.dataset import (
+    IMAGE_SUFFIXES,
+    OnError,
+    PairedFiles,
+    by_name,
+    listing,
+    pair_up,
+    read_bytes,
+)
+
+_POINT_SUFFIXES = (".csv", ".json")
+
+
+class Folder:
+    """Images ``NAME.jpg`` (or .png, …) with ``NAME.csv`` or ``NAME.json`` beside or in ``points/``.
+
+    CSV: x,y per row, in pixels, after an optional header ``x,y``; JSON: a list of [x, y], or
+    ``{"points": [[x, y], …]}``. Such a folder is one split: it serves as whichever is asked for.
+    """
+
+    def open(self, root: Path, *, split: str, on_error: OnError) -> PairedFiles:
+        """All of the folder's images, in numeric order."""
+        files = listing(root)
+        if (root / "points").is_dir():
+            files += listing(root / "points")
+        images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+        annotations = [path for path in files if path.suffix.lower() in _POINT_SUFFIXES]
+        if not images and not annotations:
+            raise ValueError(f"{root}: neither images nor a known layout of folders in it")
+        pairs = pair_up(by_name(images), by_name(annotations), on_error)
+        return PairedFiles(root.resolve().name, pairs, read_points)
+
+
+def read_points(path: Path) -> NDArray[np.float64]:
+    """Points [N,2] (x, y) of a CSV or JSON file; ValueError naming the file and what is wrong."""
+    try:
+        text = read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected UTF-8 text: {error.reason}") from error
+    rows = _json(path, text) if path.suffix.lower() == ".json" else _csv(path, text)
+    points = np.array(rows, np.float64).reshape(-1, 2)
+    if not np.isfinite(points).all():
+        first = int(np.argmin(np.isfinite(points).all(1)))
+        raise ValueError(f"{path}: point {first + 1} must be finite, got {points[first].tolist()}")
+    return points
+
+
+def _csv(path: Path, text: str) -> list[tuple[float, float]]:
+    points: list[tuple[float, float]] = []
+    reader = csv.reader(text.splitlines())
+    header_allowed = True
+    try:
+        for row in reader:
+            cells = [cell.strip() for cell in row]
+            if not any(cells):
+                continue
+            if not (header_allowed and [cell.lower() for cell in cells] == ["x", "y"]):
+                points.append(_row(path, reader.line_num, cells))
+            header_allowed = False
+    except csv.Error as error:
+        raise ValueError(f"{path}: line {reader.line_num}: {error}") from error
+    return points
+
+
+def _row(path: Path, line: int, cells: list[str]) -> tuple[float, float]:
+    try:
+        x, y = (float(cell) for cell in cells)
+    except ValueError as error:
+        got = ",".join(cells)[:60]
+        raise ValueError(f"{path}: line {line}: expected two numbers x,y, got {got!r}") from error
+    return x, y
+
+
+def _json(path: Path, text: str) -> list[tuple[float, float]]:
+    try:
+        content: Any = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not a JSON file: {error}") from error
+    if isinstance(content, dict):
+        content = content.get("points")
+    if not isinstance(content, list):
+        raise ValueError(f'{path}: expected a list of [x, y] or {{"points": [[x, y], …]}}')
+    points = []
+    for number, point in enumerate(content, start=1):
+        if not (isinstance(point, list) and len(point) == 2 and all(map(_is_number, point))):
+            got = json.dumps(point)[:60]
+            raise ValueError(f"{path}: point {number}: expected [x, y], got {got}")
+        try:
+            points.append((float(point[0]), float(point[1])))
+        except OverflowError as error:
+            raise ValueError(f"{path}: point {number}: number too large") from error
+    return points
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,121 @@
+"""Pictures in and out: any common file becomes RGB in [0,1], and 8-bit PNG goes back."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+_ORIENTATION = 0x0112
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+"""What Pillow raises on broken files."""
+
+
+def load_image(path: str | os.PathLike[str]) -> Tensor:
+    """Picture of a file as RGB [3,H,W], float32 in [0,1].
+
+    EXIF orientation is applied. Grey, palette, CMYK and 1-bit pictures become RGB; transparent ones
+    are laid on white. 16-bit grey keeps its 16 bits; of 16-bit colour the upper 8 are used. Raises
+    ValueError naming the file if it is missing, broken, truncated or of values without known range.
+    """
+    with _opened(Path(path)) as picture:
+        pixels = _rgb(ImageOps.exif_transpose(picture))
+    return torch.from_numpy(pixels)
+
+
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(H, W) of what ``load_image`` gives, from the file's header alone."""
+    with _opened(Path(path)) as picture:
+        width, height = picture.size
+        turned = picture.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
+    return (width, height) if turned else (height, width)
+
+
+def quantize(image: Tensor) -> Tensor:
+    """What an 8-bit file keeps of values in [0,1]: the nearest k/255 (others are clipped), float32.
+
+    Any shape and device; equals, bit for bit, what ``load_image`` reads of a saved image.
+    """
+    steps = (image.detach().to(torch.float32).clamp(0.0, 1.0) * 255.0).round()
+    # The divisor is a tensor: by a plain number CUDA multiplies with its rounded reciprocal.
+    return steps / torch.full((), 255.0, device=steps.device)
+
+
+def save_image(path: str | os.PathLike[str], image: Tensor) -> None:
+    """Write [3,H,W], values in [0,1], as an 8-bit PNG: ``load_image`` gives ``quantize(image)``.
+
+    The file appears whole or not at all. ValueError for another shape or values that are not
+    finite; OSError if it cannot be written.
+    """
+    if image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
+        raise ValueError(f"save_image: image must be [3,H,W], got {list(image.shape)}")
+    if not bool(torch.isfinite(image).all()):
+        raise ValueError("save_image: image must be finite, got NaN or infinity")
+    levels = (quantize(image) * 255.0).round().to(torch.uint8).permute(1, 2, 0)
+    target = Path(path)
+    draft = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        with draft.open("wb") as stream:
+            Image.fromarray(levels.cpu().contiguous().numpy()).save(stream, format="PNG")
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The opened picture; whatever breaks while it is read becomes a ValueError with its name."""
+    try:
+        with Image.open(path) as picture:
+            yield picture
+    except _BROKEN as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        reason = " ".join(reason.replace(f" {str(path)!r}", "").split())
+        raise ValueError(f"{path}: cannot read the image: {reason}") from error
+
+
+def _rgb(picture: Image.Image) -> NDArray[np.float32]:
+    """RGB [3,H,W] in [0,1] of a picture of any mode."""
+    if picture.mode == "I" or picture.mode.startswith("I;16"):
+        grey = np.asarray(picture)
+        return _repeat(grey, 65535)
+    if picture.mode == "F":
+        return _repeat(np.asarray(picture), 1)
+    if "A" in picture.getbands() or "a" in picture.getbands() or "transparency" in picture.info:
+        pixels = _planes(picture.convert("RGBA"))
+        return np.asarray(pixels[:3] * pixels[3:] + (1.0 - pixels[3:]), np.float32)
+    return _planes(picture.convert("RGB"))
+
+
+def _planes(picture: Image.Image) -> NDArray[np.float32]:
+    pixels = np.asarray(picture).transpose(2, 0, 1)
+    return np.ascontiguousarray(pixels).astype(np.float32) / np.float32(255.0)
+
+
+def _repeat(grey: NDArray[np.generic], top: int) -> NDArray[np.float32]:
+    """Three equal planes [3,H,W] of values that must lie in [0, top]."""
+    values = grey.astype(np.float64) / top
+    if not bool(((values >= 0.0) & (values <= 1.0)).all()):
+        raise ValueError(f"grey values must lie in 0…{top}")
+    return np.repeat(values.astype(np.float32)[None], 3, axis=0)
