@@ -1,0 +1,142 @@
+"""What every counter of this package shares: the protocol, its checks, a loss, the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from pycc.registry import Registry
+
+
+class CounterModel(nn.Module):
+    """A network as published, wrapped so that it counts people in RGB images of [0,1].
+
+    ``net`` is the published network in its own input convention; its state-dict keys are the
+    published ones without the prefix of the training wrapper. A counter is the composition
+    ``density(net(preprocess(images)))``. A new model sets ``name`` and ``minimum_side``, passes
+    its network and geometry to ``__init__``, and overrides ``preprocess``, ``density``, ``loss``,
+    ``options`` and ``recognise`` where the defaults do not fit.
+    """
+
+    name: ClassVar[str] = ""
+    """Public name, the one under which the class is registered."""
+    minimum_side: ClassVar[int] = 1
+    """Smallest height and width, in pixels, that give a map of at least one cell."""
+    adjustable: ClassVar[frozenset[str]] = frozenset()
+    """Options that do not belong to the weights and may be changed when these are loaded."""
+
+    def __init__(
+        self, net: nn.Module, *, stride: int, receptive_field: int | None, scale: float = 1.0
+    ) -> None:
+        super().__init__()
+        if stride < 1:
+            raise ValueError(f"{self.name}: stride must be at least 1, got {stride}")
+        if receptive_field is not None and receptive_field < 1:
+            raise ValueError(
+                f"{self.name}: receptive_field must be at least 1 or None, got {receptive_field}"
+            )
+        self.net = net
+        self.scale = float(scale)
+        self._stride = int(stride)
+        self._receptive_field = receptive_field
+
+    @property
+    def stride(self) -> int:
+        """Pixels per cell: the map of an [H,W] image is [H // stride, W // stride]."""
+        return self._stride
+
+    @property
+    def receptive_field(self) -> int | None:
+        """Side in pixels of the square, centred on its cell, that one cell depends on, or None.
+
+        Cell (i, j) covers the pixels ``stride*i … stride*i + stride - 1`` and likewise j; the
+        square sticks out by at most ``(receptive_field - stride) / 2`` on each side. None where
+        no such bound holds.
+        """
+        return self._receptive_field
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """Images [N,3,H,W], RGB in [0,1], in the network's own convention; differentiable."""
+        return images
+
+    def density(self, output: object) -> Tensor:
+        """Map [N,1,h,w] in people per cell from what the network returned (here: ×``scale``)."""
+        if not isinstance(output, Tensor):
+            raise ValueError(
+                f"{self.name}: the network must return one tensor, got {type(output).__name__}"
+            )
+        if output.ndim == 3:
+            output = output.unsqueeze(1)
+        if output.ndim != 4 or output.shape[1] != 1:
+            raise ValueError(
+                f"{self.name}: the network must return [N,1,h,w] or [N,h,w], "
+                f"got {list(output.shape)}"
+            )
+        return output if self.scale == 1.0 else output * self.scale
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Density map [N,1,h,w], people per cell, of images [N,3,H,W] (RGB in [0,1]).
+
+        The sum over a map is the count. Raises ValueError for another rank, number of channels or
+        element type, for an image smaller than ``minimum_side``, and for a network whose output
+        contradicts ``stride``; TypeError for something that is not a tensor.
+        """
+        self._check_images(images)
+        density = self.density(self.net(self.preprocess(images)))
+        height, width = images.shape[-2:]
+        for size, cells in ((height, density.shape[2]), (width, density.shape[3])):
+            # Networks differ in whether a last, incomplete cell is kept.
+            if not size // self._stride <= cells <= -(-size // self._stride):
+                raise ValueError(
+                    f"{self.name}: stride {self._stride} gives {height // self._stride}x"
+                    f"{width // self._stride} cells for an image of {height}x{width} pixels, "
+                    f"the network returned {density.shape[2]}x{density.shape[3]}"
+                )
+        return density
+
+    def loss(self, images: Tensor, target: Tensor) -> Tensor:
+        """Training loss (a scalar) of images [N,3,H,W] for density target [N,1,h,w], per cell.
+
+        Here the mean over cells of the squared error, as MCNN and DA-Net are trained; a model with
+        another published loss overrides this. Raises ValueError for a target of another shape.
+        """
+        density = self(images)
+        if target.shape != density.shape:
+            raise ValueError(
+                f"{self.name}.loss: target must be {list(density.shape)} like the density map, "
+                f"got {list(target.shape)}"
+            )
+        return nn.functional.mse_loss(density, target)
+
+    def options(self) -> dict[str, object]:
+        """What ``create(name, **options)`` needs to build this counter again; JSON values only."""
+        return {}
+
+    @classmethod
+    def recognise(cls, state: Mapping[str, Tensor]) -> dict[str, object] | None:
+        """Options under which ``state`` (published keys, no prefix) is this model's, or None."""
+        return None
+
+    def _check_images(self, images: Tensor) -> None:
+        if not isinstance(images, Tensor):
+            raise TypeError(f"{self.name}: images must be a tensor, got {type(images).__name__}")
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(
+                f"{self.name}: images must be [N,3,H,W] (RGB in [0,1]), got {list(images.shape)}"
+            )
+        expected = next((p.dtype for p in self.parameters() if p.is_floating_point()), None)
+        if not images.is_floating_point() or (expected and images.dtype != expected):
+            wanted = expected or torch.float32
+            raise ValueError(f"{self.name}: images must be {wanted} in [0,1], got {images.dtype}")
+        if min(images.shape[2:]) < self.minimum_side:
+            raise ValueError(
+                f"{self.name}: images must be at least {self.minimum_side}x{self.minimum_side} "
+                f"pixels, got {images.shape[2]}x{images.shape[3]}"
+            )
+
+
+MODELS: Registry[type[CounterModel]] = Registry("model")
+"""Every published counter by its public name; filled by the imports of ``pycc.models``."""

@@ -1,0 +1,68 @@
+"""Any user network as a counter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from pycc.models.base import CounterModel
+
+
+class Wrapped(CounterModel):
+    """A network from elsewhere as a counter; made by ``wrap``."""
+
+    name = "wrap"
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        preprocess: Callable[[Tensor], Tensor] | None,
+        scale: float,
+        stride: int,
+        receptive_field: int | None,
+    ) -> None:
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"wrap: module must be an nn.Module, got {type(module).__name__}")
+        if preprocess is not None and not callable(preprocess):
+            raise TypeError(f"wrap: preprocess must be callable, got {type(preprocess).__name__}")
+        super().__init__(module, stride=stride, receptive_field=receptive_field, scale=scale)
+        self._preprocess = preprocess
+        self.train(module.training)
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """The network's input: what the function given to ``wrap`` makes of images [N,3,H,W]."""
+        return images if self._preprocess is None else self._preprocess(images)
+
+
+def wrap(
+    module: nn.Module,
+    *,
+    preprocess: Callable[[Tensor], Tensor] | None = None,
+    scale: float = 1.0,
+    stride: int,
+    receptive_field: int | None = None,
+) -> CounterModel:
+    """A counter made of a user's network.
+
+    ``module`` maps what ``preprocess`` returns to a density map [N,1,h,w] or [N,h,w];
+    ``preprocess`` maps images [N,3,H,W] (RGB in [0,1]) to the network's own convention and must
+    be differentiable for white-box attacks (None: the network takes such images). ``scale`` turns
+    the network's output into people per cell (1/100 for a network trained on density x100).
+    ``stride`` is pixels per cell; ``receptive_field`` the side in pixels of the square, centred
+    on its cell, that a cell depends on, None where unknown or unbounded
+    (``pycc.models.verify.measure_receptive_field`` measures it). The mode (train or eval) stays
+    the module's.
+
+    Raises TypeError for a module or function of the wrong type, and ValueError, when the counter
+    is called, for a network that returns a tuple, another shape, or a map that contradicts
+    ``stride``.
+    """
+    return Wrapped(
+        module,
+        preprocess=preprocess,
+        scale=scale,
+        stride=stride,
+        receptive_field=receptive_field,
+    )

@@ -1,0 +1,89 @@
+"""User networks as counters."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pycc import models
+from pycc.types import Counter
+
+
+class Pooled(nn.Module):
+    """Blocks of 8 x 8 pixels, averaged; the sum over channels is the answer."""
+
+    def __init__(self, answer: str = "map") -> None:
+        super().__init__()
+        self.answer = answer
+        self.weight = nn.Parameter(torch.ones(1, 3, 8, 8) / 64)
+
+    def forward(self, x: Tensor) -> object:
+        density = nn.functional.conv2d(x, self.weight, stride=8)
+        if self.answer == "squeezed":
+            return density[:, 0]
+        if self.answer == "tuple":
+            return density, density
+        if self.answer == "two channels":
+            return torch.cat([density, density], 1)
+        return density
+
+
+def test_scale_and_preprocess() -> None:
+    counter = models.wrap(Pooled(), preprocess=lambda x: 255 * x, scale=0.01, stride=8)
+    assert isinstance(counter, Counter)
+    images = torch.full((2, 3, 16, 24), 0.5)
+    torch.testing.assert_close(counter(images), torch.full((2, 1, 2, 3), 3 * 0.5 * 255 * 0.01))
+    assert (counter.stride, counter.receptive_field) == (8, None)
+
+
+def test_a_map_without_channel_gets_one() -> None:
+    images = torch.rand(2, 3, 16, 24)
+    squeezed = models.wrap(Pooled("squeezed"), stride=8)(images)
+    assert torch.equal(squeezed, models.wrap(Pooled(), stride=8)(images))
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ("tuple", "wrap: the network must return one tensor, got tuple"),
+        ("two channels", r"must return \[N,1,h,w\] or \[N,h,w\], got \[1, 2, 2, 3\]"),
+    ],
+)
+def test_other_answers_are_refused(answer: str, message: str) -> None:
+    counter = models.wrap(Pooled(answer), stride=8)
+    with pytest.raises(ValueError, match=message):
+        counter(torch.rand(1, 3, 16, 24))
+
+
+def test_a_wrong_stride_is_noticed() -> None:
+    counter = models.wrap(Pooled(), stride=4)
+    with pytest.raises(ValueError, match=r"stride 4 gives 4x6 cells .* returned 2x3"):
+        counter(torch.rand(1, 3, 16, 24))
+
+
+def test_wrong_arguments() -> None:
+    with pytest.raises(TypeError, match=r"must be an nn\.Module, got function"):
+        models.wrap(lambda x: x, stride=1)
+    with pytest.raises(TypeError, match="preprocess must be callable"):
+        models.wrap(Pooled(), preprocess=255.0, stride=8)
+    with pytest.raises(ValueError, match="stride must be at least 1, got 0"):
+        models.wrap(Pooled(), stride=0)
+    with pytest.raises(ValueError, match="receptive_field must be at least 1 or None, got 0"):
+        models.wrap(Pooled(), stride=8, receptive_field=0)
+
+
+def test_mode_and_parameters_are_the_modules() -> None:
+    module = Pooled().eval()
+    counter = models.wrap(module, stride=8)
+    assert not counter.training
+    assert list(counter.parameters()) == list(module.parameters())
+    counter.train()
+    assert module.training
+
+
+def test_gradients_reach_the_image_through_preprocess() -> None:
+    counter = models.wrap(Pooled(), preprocess=lambda x: (x - 0.5) / 0.25, stride=8)
+    images = torch.rand(1, 3, 16, 16, requires_grad=True)
+    counter(images).sum().backward()
+    torch.testing.assert_close(images.grad, torch.full_like(images, 4 / 64))
