@@ -1,0 +1,134 @@
+"""Everything that can be wrong with the input, found before any work is done."""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pycc.attack.base import Attack
+from pycc.attack.window import Place
+from pycc.run import fingerprint
+from pycc.types import Sample
+
+
+@dataclass(frozen=True)
+class Item:
+    """What is known of one image without holding it."""
+
+    index: int
+    """Its position in the data set."""
+    name: str
+    shape: tuple[int, int]
+    """(height, width)."""
+    truth: int
+    """Annotated heads inside the image and its region of interest."""
+    places: tuple[Place, ...]
+    """Where each attack's patch goes."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """All images of a run, checked, and a fingerprint of their content."""
+
+    items: tuple[Item, ...]
+    fingerprint: str
+
+
+def survey(samples: Sequence[Sample], attacks: Sequence[Attack], *, seed: int) -> Survey:
+    """Load every image once and check it, and that every patch fits.
+
+    ValueError for an empty data set, a name that occurs twice, an image that is no RGB image of
+    [0,1], or a patch that does not fit.
+    """
+    items: list[Item] = []
+    seen: set[str] = set()
+    digests: list[tuple[str, str]] = []
+    for index, sample in enumerate(each(samples)):
+        _check(sample)
+        if sample.name in seen:
+            raise ValueError(f"attack: names of samples must be unique, got {sample.name!r} twice")
+        seen.add(sample.name)
+        height, width = sample.image.shape[1:]
+        try:
+            places = tuple(a.place((height, width), seed=seed, image=index) for a in attacks)
+            for attack, place in zip(attacks, places, strict=True):
+                attack.mask(place.side)
+        except ValueError as error:
+            raise ValueError(f"{sample.name}: {error}") from None
+        truth = len(counted_points(sample))
+        items.append(Item(index, sample.name, (height, width), truth, places))
+        digests.append((sample.name, _digest(sample)))
+    if not items:
+        raise ValueError("attack: expected at least one sample, got none")
+    return Survey(tuple(items), fingerprint(digests))
+
+
+def each(samples: Sequence[Sample]) -> Iterator[Sample]:
+    """The samples in order, by position: one at a time in memory."""
+    return (samples[index] for index in range(len(samples)))
+
+
+def counted_points(sample: Sample) -> Tensor:
+    """The head annotations [M,2] (x, y) that count: inside the image and its region of interest.
+
+    Points outside the image are dropped with a warning that counts them.
+    """
+    height, width = sample.image.shape[1:]
+    x, y = sample.points.unbind(1)
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    points = sample.points[inside]
+    if len(points) < len(sample.points):
+        dropped = len(sample.points) - len(points)
+        warnings.warn(f"{sample.name}: {dropped} points outside the image dropped", stacklevel=2)
+    if sample.mask is not None:
+        column, row = points.long().unbind(1)
+        points = points[sample.mask[row, column]]
+    return points
+
+
+def _check(sample: Sample) -> None:
+    image, points, mask = sample.image, sample.points, sample.mask
+    if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.float32:
+        raise ValueError(
+            f"{sample.name}: image must be [3,H,W] float32, got {list(image.shape)} {image.dtype}"
+        )
+    if image.numel() == 0 or not bool(((image >= 0) & (image <= 1)).all()):
+        raise ValueError(f"{sample.name}: image must hold values of [0,1]")
+    if points.ndim != 2 or points.shape[1] != 2 or not bool(torch.isfinite(points).all()):
+        raise ValueError(
+            f"{sample.name}: points must be [N,2] (x, y) and finite, got {list(points.shape)}"
+        )
+    if mask is not None and (mask.dtype != torch.bool or mask.shape != image.shape[1:]):
+        raise ValueError(
+            f"{sample.name}: mask must be {list(image.shape[1:])} bool, "
+            f"got {list(mask.shape)} {mask.dtype}"
+        )
+
+
+def _digest(sample: Sample) -> str:
+    content: list[tuple[str, Tensor | str]] = [("image", sample.image), ("points", sample.points)]
+    if sample.mask is not None:
+        content.append(("mask", sample.mask))
+    return fingerprint(content)
+
+
+class Shelf:
+    """Samples by position, the last used kept in memory up to ``budget`` bytes."""
+
+    def __init__(self, samples: Sequence[Sample], budget: int = 1 << 28) -> None:
+        self._samples = samples
+        self._budget = budget
+        self._kept: OrderedDict[int, Sample] = OrderedDict()
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self._kept.pop(index, None) or self._samples[index]
+        self._kept[index] = sample
+        held = sum(s.image.nbytes for s in self._kept.values())
+        while held > self._budget and len(self._kept) > 1:
+            held -= self._kept.popitem(last=False)[1].image.nbytes
+        return sample

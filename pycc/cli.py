@@ -1,0 +1,209 @@
+"""What all commands share: flags, one-line errors, warnings, progress."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+import types
+import typing
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields
+from importlib.util import find_spec
+from typing import Any, NoReturn, TextIO
+
+import torch
+
+DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
+"""Exit codes: done; a gate or certificate failed; bad usage or input; stopped by the keyboard."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are raised, so that bad usage ends like bad input: in one line.
+
+    Flags that are not given leave no attribute behind: what was asked for is told from defaults.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(argument_default=argparse.SUPPRESS, allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage."""
+        raise ValueError(message)
+
+
+def number(text: str) -> int | float:
+    """An int where it is written as one, else a float: 20 is pixels, 0.02 a share."""
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
+def pair(text: str) -> tuple[str, Any]:
+    """NAME=VALUE; the value is read as JSON where it is JSON, else as it stands."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def add_fields(group: argparse._ArgumentGroup, flags: type[Any]) -> None:
+    """One flag for each field of a dataclass.
+
+    The type comes from the annotation; ``help``, ``choices`` and ``metavar`` from the field's
+    metadata. With ``many`` the flag has the field's plural as name and takes several values.
+    """
+    hints = typing.get_type_hints(flags)
+    for entry in fields(flags):
+        options = dict(entry.metadata)
+        many = options.pop("many", False)
+        text = str(options.pop("help"))
+        if entry.default not in (None, MISSING) and not many:
+            shown = f"{entry.default:.4g}" if isinstance(entry.default, float) else entry.default
+            text += f" (default: {shown})"
+        options |= _conversion(hints[entry.name])
+        name = "--" + entry.name.replace("_", "-") + ("s" if many else "")
+        if many:
+            options |= {"nargs": "+", "metavar": entry.name.upper()}
+        group.add_argument(name, help=text.replace("%", "%%"), **options)
+
+
+def _conversion(annotation: Any) -> dict[str, Any]:
+    """How argparse reads a field of this type."""
+    kinds = [annotation]
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        kinds = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
+    if kinds == [int, float]:
+        return {"type": number}
+    (kind,) = kinds
+    if kind is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if typing.get_origin(kind) is tuple:
+        inner = typing.get_args(kind)
+        return {"type": inner[0], "nargs": len(inner)}
+    if typing.get_origin(kind) is dict:
+        return {"type": pair, "action": "append", "metavar": "NAME=VALUE"}
+    return {"type": kind}
+
+
+def command(work: Callable[[], int], *, stopped: Callable[[], str] = str) -> int:
+    """Run a command's work and turn its end into an exit code.
+
+    Bad input (ValueError, OSError, a missing library) is one line on stderr and exit code 2; a
+    keyboard interrupt is 130 with what ``stopped`` says; a warning is one line, said once.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = _Warnings().show
+        try:
+            return work()
+        except (ValueError, OSError, ImportError) as error:
+            say(f"error: {_reason(error)}")
+            return BAD_INPUT
+        except KeyboardInterrupt:
+            say(f"stopped{stopped()}")
+            return STOPPED
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """One line on stderr."""
+    print(" ".join(text.split()), file=stream or sys.stderr, flush=True)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__
+
+
+class _Warnings:
+    """Says each user warning once, in one line; those about code are for its authors."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def show(
+        self,
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        """In place of ``warnings.showwarning``."""
+        text = str(message)
+        if issubclass(category, UserWarning) and text not in self._said:
+            self._said.add(text)
+            say(f"warning: {text}")
+
+
+def device(name: str) -> torch.device:
+    """The device of this name; ValueError if there is none."""
+    try:
+        found = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"--device: expected cpu or cuda[:N], got {name!r}") from None
+    if found.type not in ("cpu", "cuda"):
+        raise ValueError(f"--device: expected cpu or cuda[:N], got {name!r}")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"--device: expected a device that is there, got {name!r}")
+    return found
+
+
+def check_same(stored: Mapping[str, Any], given: Mapping[str, Any], folder: str) -> None:
+    """Refuse flags that contradict the settings of the run that is resumed; names the first."""
+    for name, value in given.items():
+        now = json.loads(json.dumps(value))
+        if stored.get(name) != now:
+            raise ValueError(
+                f"--resume {folder}: a resumed run keeps its settings; "
+                f"--{name.replace('_', '-')} was {stored.get(name)!r}, got {now!r}"
+            )
+
+
+class Progress:
+    """How far a command is, with rate and time left: a bar on a terminal, else plain lines."""
+
+    def __init__(self, unit: str, stream: TextIO | None = None, *, every: float = 10.0) -> None:
+        self._unit = unit
+        self._stream = stream or sys.stderr
+        self._every = every
+        self._start = self._last = time.monotonic()
+        self._bar: Any = None
+        if self._stream.isatty() and find_spec("tqdm") is not None:
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                file=self._stream,
+                total=1.0,
+                bar_format="{percentage:3.0f}%|{bar}| {elapsed}<{remaining}, {postfix}",
+            )
+
+    def __call__(self, done: float, total: float, label: str, /) -> None:
+        """Tell that ``done`` of ``total`` units are through; ``label`` says what goes on."""
+        now = time.monotonic()
+        share = min(1.0, done / total) if total > 0 else 1.0
+        rate = done / max(now - self._start, 1e-9)
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"{rate:.2f} {self._unit}/s, {label}", refresh=False)
+            self._bar.update(share - self._bar.n)
+        elif now - self._last >= self._every:
+            self._last = now
+            left = round((total - done) / max(rate, 1e-9))
+            clock = f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}"
+            say(
+                f"{100 * share:.0f} %, {rate:.2f} {self._unit}/s, {clock} left: {label}",
+                self._stream,
+            )
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,132 @@
+"""A picture of each image of an attack run: clean, attacked, and what the counter saw."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pycc.run import Record, read_records, write_atomic
+
+_MOST_COLUMNS = 5
+"""The clean image and the four published sizes."""
+
+
+def missing_library() -> str | None:
+    """How to install what pictures need, or None where it is there."""
+    if find_spec("matplotlib") is None:
+        return "pictures need matplotlib: pip install 'pycc[plot]'"
+    return None
+
+
+def draw(
+    folder: str | Path, *, drawn: Callable[[int, int], None] | None = None, redo: bool = False
+) -> list[Path]:
+    """Draw a picture for each image of the run in ``folder`` into its ``pictures`` folder.
+
+    Above the clean image and the attacked ones, below their density maps in one colour scale, the
+    counts in the titles; of more than four sizes the largest patches. Pictures that exist are kept
+    unless ``redo``. Needs the saved images and maps; an image without them is left out.
+    ``drawn(done, total)`` is called after each. ValueError without matplotlib.
+    """
+    reason = missing_library()
+    if reason is not None:
+        raise ValueError(reason)
+    folder = Path(folder)
+    by_image: dict[int, list[Record]] = {}
+    for record in read_records(folder):
+        if "file" in record:
+            by_image.setdefault(record["index"], []).append(record)
+    made: list[Path] = []
+    for done, records in enumerate(by_image.values(), start=1):
+        panels = [panel for record in records if (panel := _panel(folder, record)) is not None]
+        if panels:
+            panels = panels[:1] + sorted(panels[1:], key=lambda p: p["area"])[1 - _MOST_COLUMNS :]
+            name = records[0]["file"].removesuffix(f".{records[0]['condition']}")
+            path = folder / "pictures" / f"{name}.png"
+            if redo or not path.exists():
+                _draw(panels, path)
+            made.append(path)
+        if drawn is not None:
+            drawn(done, len(by_image))
+    return made
+
+
+def _panel(folder: Path, record: Record) -> dict[str, Any] | None:
+    """What one column shows; None where the run did not keep it."""
+    image = folder / "images" / f"{record['file']}.png"
+    cells = folder / "maps" / f"{record['file']}.npz"
+    if not (image.exists() and cells.exists()):
+        return None
+    with Image.open(image) as opened:
+        pixels = np.asarray(opened.convert("RGB"))
+    with np.load(cells) as stored:
+        density: NDArray[np.float32] = stored["density"]
+    return {**record, "pixels": pixels, "density": density}
+
+
+def _draw(panels: list[dict[str, Any]], path: Path) -> None:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import PowerNorm
+    from matplotlib.figure import Figure
+
+    height, width = panels[0]["pixels"].shape[:2]
+    column = 4.0
+    row = column * height / width
+    figure = Figure(
+        figsize=(column * len(panels) + 0.9, 2 * row + 1.1), dpi=110, layout="constrained"
+    )
+    axes = figure.subplots(2, len(panels), squeeze=False)
+    # One scale for all maps, and its root: an attacked map may peak a hundred times higher, and
+    # the clean one must stay visible beside it.
+    top = max(float(np.quantile(panel["density"], 0.999)) for panel in panels)
+    norm = PowerNorm(0.5, 0.0, max(top, 1e-6), clip=True)
+    for (above, below), panel in zip(axes.T, panels, strict=True):
+        frame = (0, panel["width"], panel["height"], 0)
+        above.imshow(panel["pixels"], extent=frame)
+        above.set_title(_title(panel, panels[0]), fontsize=11)
+        cells_high, cells_wide = panel["density"].shape
+        stride = round(panel["width"] / cells_wide)
+        covered = (0, cells_wide * stride, cells_high * stride, 0)
+        below.imshow(
+            panel["density"], extent=covered, norm=norm, cmap="inferno", interpolation="nearest"
+        )
+        below.set_title(f"density map: {panel['count']:,.1f} people", fontsize=11)
+        if "top_left" in panel:
+            y, x = panel["top_left"]
+            side = panel["side"]
+            edge = np.array([(x, y), (x + side, y), (x + side, y + side), (x, y + side), (x, y)])
+            below.plot(*edge.T, color="#35d0ff", linewidth=1.0)
+        for axis in (above, below):
+            axis.set_xlim(0, panel["width"])
+            axis.set_ylim(panel["height"], 0)
+            axis.set_axis_off()
+    scale = ScalarMappable(norm, "inferno")
+    ticks = norm.inverse(np.linspace(0, 1, 6))
+    bar = figure.colorbar(
+        scale, ax=axes[1, :].tolist(), shrink=0.9, pad=0.01, ticks=ticks, format="%.2g"
+    )
+    bar.set_label("people per cell (root scale)")
+    figure.suptitle(
+        f"{panels[0]['image']}: {panels[0]['truth']:,} people annotated", fontsize=13, x=0.5
+    )
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", metadata={"Software": None})
+    path.parent.mkdir(exist_ok=True)
+    write_atomic(path, stream.getvalue())
+
+
+def _title(panel: dict[str, Any], clean: dict[str, Any]) -> str:
+    if panel["condition"] == "none":
+        return f"clean: counted {panel['count']:,.1f}"
+    share = ""
+    if clean["condition"] == "none" and clean["count"] > 0:
+        share = f" ({100 * (panel['count'] / clean['count'] - 1):+,.0f} %)"
+    name = panel["condition"].upper()
+    return f"{name}, {panel['side']} pixels: counted {panel['count']:,.1f}{share}"

@@ -1,0 +1,365 @@
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pycc import attack, metrics
+from pycc.attack import APAM
+from pycc.attack.cells import cell_density, cell_weight
+from pycc.attack.survey import counted_points
+from pycc.data import load_image, quantize
+from pycc.run import RESULTS, SUMMARY, Run
+from pycc.types import Sample
+
+ATTACKS = [APAM(size=6, steps=2), APAM(size=0.2, steps=2, shape="disc")]
+
+
+@pytest.fixture
+def samples(sample) -> list[Sample]:
+    """Two of one shape, whose windows batch together, and one of another with a region."""
+    return [sample(0), sample(1), sample(2, shape=(61, 83), region=True)]
+
+
+def test_every_condition_of_every_image_is_measured(samples, tiny) -> None:
+    done = attack.run(ATTACKS, tiny(), samples)
+    found = [(r["index"], r["condition"], r["size"]) for r in done.records]
+    wanted = [(i, "none", None) for i in range(3)]
+    wanted += [(i, c, s) for i in range(3) for c in ("grey", "noise", "apam") for s in (6, 0.2)]
+    assert sorted(found, key=str) == sorted(wanted, key=str)
+    assert [row["condition"] for row in done.summary["rows"]] == [
+        "none", "grey", "noise", "apam", "grey", "noise", "apam",
+    ]  # fmt: skip
+    assert done.summary["images"] == 3
+
+
+def test_counts_are_those_of_the_stored_images(tmp_path: Path, samples, tiny) -> None:
+    counter = tiny()
+    done = attack.run(ATTACKS, counter, samples, out=tmp_path / "run")
+    counter.eval()
+    checked = 0
+    for record in done.records:
+        if record["condition"] not in ("none", "apam"):
+            continue
+        image = load_image(tmp_path / "run" / "images" / f"{record['file']}.png")
+        with torch.no_grad():
+            density = counter(image[None]).double()
+        weight = cell_weight(samples[record["index"]], record["cells"], 4)
+        assert record["count"] == float((density * weight).sum())
+        checked += 1
+    assert checked == 9
+
+
+def test_an_attacked_image_differs_from_the_clean_one_inside_the_patch_only(
+    tmp_path: Path, samples, tiny
+) -> None:
+    done = attack.run(ATTACKS, tiny(), samples, out=tmp_path / "run")
+    for record in done.records:
+        if record["condition"] != "apam":
+            continue
+        clean = samples[record["index"]].image
+        image = load_image(tmp_path / "run" / "images" / f"{record['file']}.png")
+        with Image.open(tmp_path / "run" / "patches" / f"{record['file']}.png") as opened:
+            picture = np.asarray(opened.convert("RGBA")) / 255
+        y, x = record["top_left"]
+        side = record["side"]
+        mask = torch.from_numpy(picture[..., 3]) > 0
+        inside = torch.zeros(clean.shape[1:], dtype=torch.bool)
+        inside[y : y + side, x : x + side] = mask
+        assert torch.equal(image[:, ~inside], quantize(clean)[:, ~inside])
+        pasted = image[:, y : y + side, x : x + side]
+        expected = torch.from_numpy(picture[..., :3]).permute(2, 0, 1).float()
+        assert torch.allclose(pasted[:, mask], expected[:, mask], atol=1e-6)
+        assert record["area"] == pytest.approx(float(inside.float().mean()))
+
+
+def test_rounding_in_memory_gives_the_same_numbers(tmp_path: Path, samples, tiny) -> None:
+    runs = [
+        attack.run(ATTACKS, tiny(), samples, out=tmp_path / "files"),
+        attack.run(ATTACKS, tiny(), samples, out=tmp_path / "bare", save_images=False),
+        attack.run(ATTACKS, tiny(), samples),
+    ]
+    assert runs[0].records == runs[1].records == runs[2].records
+    assert not (tmp_path / "bare" / "images").exists()
+
+
+def test_the_summary_is_what_the_measures_say(samples, tiny) -> None:
+    done = attack.run(ATTACKS, tiny(), samples)
+    clean = [r["count"] for r in done.records if r["condition"] == "none"]
+    for row in done.summary["rows"]:
+        group = sorted(
+            (
+                r
+                for r in done.records
+                if (r["condition"], r["size"]) == (row["condition"], row["size"])
+            ),
+            key=lambda r: r["index"],
+        )
+        counts, truth = [r["count"] for r in group], [r["truth"] for r in group]
+        assert row["mae"] == metrics.mae(truth, counts)
+        assert row["rmse"] == metrics.rmse(truth, counts)
+        assert row["bias"] == metrics.bias(truth, counts)
+        assert row["error_rate"] == metrics.error_rate(clean, counts).percent
+        if row["condition"] == "noise":
+            assert row["gain_over_noise"] == 0
+
+
+def test_an_optimised_patch_beats_noise(samples, tiny) -> None:
+    strong = APAM(size=24, steps=15, step_size=16 / 255, objective="over")
+    rows = attack.run(strong, tiny(), samples).summary["rows"]
+    count = {row["condition"]: row["mean_count"] for row in rows}
+    assert count["apam"] > 1.1 * max(count["noise"], count["grey"], count["none"])
+
+
+def test_a_planted_weakness_is_found(sample) -> None:
+    """A counter that adds 100 people where a corner of the image turns red."""
+
+    class Planted(torch.nn.Module):
+        stride, receptive_field = 4, 4
+
+        def forward(self, images: Tensor) -> Tensor:
+            red = images[:, :1] * (1 - images[:, 1:2]) * (1 - images[:, 2:])
+            return torch.nn.functional.avg_pool2d(red, 4) * 100 / 4
+
+    flat = Sample("flat", torch.full((3, 32, 32), 0.5), sample().points[:1] * 0 + 5)
+    planted = APAM(size=8, steps=60, step_size=0.05, objective="over", transform="none")
+    rows = attack.run(planted, Planted(), [flat]).summary["rows"]
+    count = {row["condition"]: row["mean_count"] for row in rows}
+    assert count["apam"] == pytest.approx(count["none"] + 100 * (1 - 0.125), rel=1e-3)
+
+
+def test_no_attack_counts_only(samples, tiny) -> None:
+    done = attack.run((), tiny(), samples)
+    assert [row["condition"] for row in done.summary["rows"]] == ["none"]
+    assert len(done.records) == 3
+
+
+def test_cells_outside_the_region_do_not_count(sample, tiny) -> None:
+    whole, part = sample(0), sample(0, region=True)
+    counted = attack.run((), tiny(), [part]).records[0]
+    counter = tiny().eval()
+    with torch.no_grad():
+        density = counter(whole.image[None])[0, 0].double()
+    # The region is rows 5…63 and columns 30…79; a cell of 4 pixels counts by its share.
+    rows = torch.tensor([0.0, 0.75] + [1.0] * 14, dtype=torch.float64)
+    columns = torch.tensor([0.0] * 7 + [0.5] + [1.0] * 12, dtype=torch.float64)
+    expected = float((density * rows[:, None] * columns[None]).sum())
+    assert counted["count"] == pytest.approx(expected, rel=1e-6)
+    x, y = whole.points.unbind(1)
+    assert counted["truth"] == int(((x >= 30) & (y >= 5)).sum())
+    assert 0 < counted["truth"] < whole.count
+
+
+def test_a_patch_outside_the_region_changes_no_loss(sample, tiny, scenes) -> None:
+    attack_ = APAM(size=6, location="given", top_left=(0, 0), transform="none", smoothness=0.0)
+    cut, side = scenes(attack_, tiny(), [sample(0, region=True)])
+    patch = attack_.optimise(tiny().eval(), cut, side, seed=0, step_done=lambda _: None)
+    assert torch.equal(patch, attack_.start(cut, side, 0))
+
+
+def test_cell_weight_of_an_incomplete_last_cell() -> None:
+    mask = torch.ones(10, 9, dtype=torch.bool)
+    one = Sample("a", torch.zeros(3, 10, 9), torch.zeros(0, 2), mask)
+    assert torch.equal(cell_weight(one, (3, 3), 4), torch.ones(3, 3))
+    assert torch.equal(cell_weight(one, (2, 2), 4), torch.ones(2, 2))
+
+
+@pytest.mark.parametrize("cells", [(15, 20), (16, 21), (15, 21), (16, 20)])
+def test_density_keeps_every_head_whatever_the_map_keeps(cells, sample) -> None:
+    one = sample(2, shape=(61, 83), heads=7)
+    density = cell_density(one, cells, 4)
+    assert tuple(density.shape) == cells
+    assert float(density.min()) >= 0
+    if cells == (16, 21):
+        assert float(density.sum()) == pytest.approx(7, rel=1e-5)
+    else:
+        assert 6 < float(density.sum()) <= 7 + 1e-5
+
+
+def test_an_image_without_heads(tiny, sample) -> None:
+    done = attack.run(APAM(size=6, steps=2), tiny(), [sample(heads=0)])
+    assert {r["truth"] for r in done.records} == {0}
+
+
+def test_points_outside_are_dropped_with_a_warning(tiny, sample) -> None:
+    one = sample()
+    points = torch.cat([one.points, torch.tensor([[80.0, 3.0], [-0.1, 3.0]])])
+    with pytest.warns(UserWarning, match="2 points outside"):
+        assert len(counted_points(Sample("x", one.image, points))) == 9
+
+
+def test_the_counter_is_left_as_it_was(samples, tiny) -> None:
+    counter = tiny()
+    counter.train()
+    counter.net[0].eval()
+    counter.net[3].weight.requires_grad_(False)
+    before = {name: value.clone() for name, value in counter.state_dict().items()}
+    attack.run(ATTACKS[0], counter, samples)
+    assert counter.training
+    assert counter.net[6].training
+    assert not counter.net[0].training
+    assert not counter.net[3].weight.requires_grad
+    assert counter.net[0].weight.requires_grad
+    assert all(parameter.grad is None for parameter in counter.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in counter.state_dict().items())
+
+
+def test_a_counter_need_not_be_a_module(samples, tiny) -> None:
+    class Plain:
+        stride, receptive_field = 4, 20
+
+        def __init__(self) -> None:
+            self.inner = tiny().eval()
+
+        def __call__(self, images: Tensor) -> Tensor:
+            return self.inner(images)
+
+    assert attack.run(ATTACKS, Plain(), samples).records == (
+        attack.run(ATTACKS, tiny(), samples).records
+    )
+
+
+def test_threads_and_order_of_sizes_do_not_change_patches(samples, tiny) -> None:
+    forth = attack.run(ATTACKS, tiny(), samples).records
+    back = attack.run(ATTACKS[::-1], tiny(), samples).records
+    assert sorted(map(str, forth)) == sorted(map(str, back))
+
+
+class Killed(BaseException):
+    """Not caught by anything on the way."""
+
+
+def test_a_run_stopped_at_any_result_resumes_to_the_same_bytes(
+    tmp_path: Path, samples, tiny, monkeypatch
+) -> None:
+    whole = tmp_path / "whole"
+    attack.run(ATTACKS, tiny(), samples, out=whole)
+    lines = len((whole / RESULTS).read_bytes().splitlines())
+    append = Run.append
+    for last in range(lines):
+        folder = tmp_path / f"stopped-{last}"
+
+        def stop(run: Run, record, last: int = last) -> None:
+            if len(run.records) == last:
+                raise Killed
+            append(run, record)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Run, "append", stop)
+            with pytest.raises(Killed):
+                attack.run(ATTACKS, tiny(), samples, out=folder)
+        assert not (folder / SUMMARY).exists()
+        with (folder / RESULTS).open("ab") as file:
+            file.write(b'{"condition": "apam", "cou')
+        attack.run(ATTACKS, tiny(), samples, out=folder, resume=True)
+        for name in (RESULTS, SUMMARY):
+            assert (folder / name).read_bytes() == (whole / name).read_bytes()
+    for file in sorted((whole / "images").iterdir()):
+        assert (folder / "images" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_a_finished_run_resumes_without_work(tmp_path: Path, samples, tiny) -> None:
+    first = attack.run(ATTACKS, tiny(), samples, out=tmp_path / "run")
+    told: list[float] = []
+    again = attack.run(
+        ATTACKS, tiny(), samples, out=tmp_path / "run", resume=True,
+        progress=lambda done, total, label: told.append(total),
+    )  # fmt: skip
+    assert told == []
+    assert again.summary == first.summary
+
+
+@pytest.mark.parametrize("change", ["data", "weights", "seed", "attacks.0.steps", "save_images"])
+def test_a_resumed_run_refuses_other_settings_data_and_weights(
+    change: str, tmp_path: Path, samples, tiny
+) -> None:
+    attack.run(ATTACKS[0], tiny(), samples, out=tmp_path / "run")
+    before = (tmp_path / "run" / RESULTS).read_bytes()
+    chosen, counter, options = ATTACKS[0], tiny(), {}
+    if change == "data":
+        samples = [*samples[:2], Sample("scene 2", samples[2].image * 0.5, samples[2].points)]
+    if change == "weights":
+        counter.net[0].bias.data += 1e-3
+    if change == "seed":
+        options = {"seed": 1}
+    if change == "save_images":
+        options = {"save_images": False}
+    if change == "attacks.0.steps":
+        chosen = APAM(size=6, steps=3)
+    with pytest.raises(ValueError, match=rf"keeps its settings, data and weights; .*{change} was"):
+        attack.run(chosen, counter, samples, out=tmp_path / "run", resume=True, **options)
+    assert (tmp_path / "run" / RESULTS).read_bytes() == before
+
+
+def test_resume_needs_a_folder(samples, tiny) -> None:
+    with pytest.raises(ValueError, match="resume needs the run folder"):
+        attack.run(ATTACKS, tiny(), samples, resume=True)
+
+
+def test_progress_reaches_its_total(samples, tiny) -> None:
+    told: list[tuple[float, float, str]] = []
+    attack.run(ATTACKS, tiny(), samples, progress=lambda *state: told.append(state))
+    done = [state[0] for state in told]
+    assert done == sorted(done)
+    assert done[-1] == pytest.approx(told[-1][1])
+    assert any("step 2 of 2" in label for _, _, label in told)
+
+
+def test_bad_input_leaves_nothing_behind(tmp_path: Path, samples, sample, tiny) -> None:
+    image, points = samples[0].image, samples[0].points
+    bad = {
+        "at least one sample": [],
+        "unique, got 'scene 0' twice": [samples[0], samples[0]],
+        "scene 7: APAM: size 70 must give": [samples[0], sample(7)],
+        r"x: image must be \[3,H,W\]": [Sample("x", image[:1], points)],
+        "x: image must hold values": [Sample("x", image * 2, points)],
+        "x: points must be": [Sample("x", image, points * float("nan"))],
+        "x: mask must be": [Sample("x", image, points, torch.ones(3, 3, dtype=torch.bool))],
+    }
+    for says, broken in bad.items():
+        chosen = APAM(size=70) if "size 70" in says else ATTACKS[0]
+        usable = [sample(0, shape=(80, 80)), *broken[1:]] if "size 70" in says else broken
+        with pytest.raises(ValueError, match=says):
+            attack.run(chosen, tiny(), usable, out=tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
+def test_two_attacks_of_one_size_are_refused(samples, tiny) -> None:
+    with pytest.raises(ValueError, match="must differ in name or size"):
+        attack.run([ATTACKS[0], APAM(size=6, steps=9)], tiny(), samples)
+
+
+def test_a_counter_that_contradicts_its_stride_is_told(samples, tiny) -> None:
+    counter = tiny()
+    counter.stride = 3
+    with pytest.raises(ValueError, match="scene 0: a map of stride 3 must have 21 cells"):
+        attack.run(ATTACKS[0], counter, samples)
+
+
+def test_a_counter_of_nonsense_is_told(samples, tiny) -> None:
+    counter = tiny()
+    counter.net[7].bias.data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="scene 0: the counter's map must be finite"):
+        attack.run(ATTACKS[0], counter, samples)
+
+
+def test_the_manifest_says_what_was_done(tmp_path: Path, samples, tiny) -> None:
+    attack.run(ATTACKS, tiny(), samples, seed=3, out=tmp_path / "run", manifest={"command": ["x"]})
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["seed"] == 3
+    assert manifest["command"] == ["x"]
+    assert [a["size"] for a in manifest["attacks"]] == [6, 0.2]
+    assert set(manifest["fingerprints"]) == {"data", "weights"}
+    assert manifest["environment"]["ops"]["running"] in ("compiled", "reference")
+
+
+def test_no_warning_escapes(samples, tiny) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        attack.run(ATTACKS, tiny(), samples)

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pycc.report import summarise, table
+
+
+def record(index: int, condition: str, size: Any, count: float, truth: int = 100) -> dict:
+    return {
+        "index": index, "condition": condition, "size": size, "count": count, "truth": truth,
+        "area": 0.0 if size is None else 0.01,
+    }  # fmt: skip
+
+
+RECORDS = [
+    record(0, "none", None, 90.0),
+    record(0, "grey", 20, 80.0),
+    record(0, "noise", 20, 95.0),
+    record(1, "none", None, 120.0),
+    record(1, "grey", 20, 110.0),
+    record(1, "noise", 20, 125.0),
+    record(0, "apam", 20, 300.0),
+    record(1, "apam", 20, 180.0),
+]
+
+
+def test_by_hand() -> None:
+    summary = summarise(RECORDS)
+    assert summary["images"] == 2
+    none, grey, noise, apam = summary["rows"]
+    assert (none["condition"], none["size"], none["mae"], none["bias"]) == ("none", None, 15, 5)
+    assert none["gain_over_noise"] is None
+    assert none["error_rate"] == 0
+    assert (grey["mae"], noise["mae"], apam["mae"]) == (15, 15, 140)
+    assert apam["gain_over_noise"] == 125
+    assert apam["rmse"] == pytest.approx(((200**2 + 80**2) / 2) ** 0.5)
+    assert apam["mean_count"] == 240
+    assert apam["error_rate"] == pytest.approx(100 * (210 / 90 + 60 / 120) / 2)
+    assert apam["area"] == pytest.approx(1.0)
+
+
+def test_order_of_results_does_not_matter() -> None:
+    mixed = [RECORDS[0], *RECORDS[:0:-1]]
+    rows = {(r["condition"], r["size"]): r for r in summarise(mixed)["rows"]}
+    assert rows == {(r["condition"], r["size"]): r for r in summarise(RECORDS)["rows"]}
+
+
+def test_sizes_keep_the_order_in_which_they_were_asked_for() -> None:
+    records = [record(0, "none", None, 1.0)]
+    records += [record(0, name, size, 2.0) for size in (0.16, 20) for name in ("noise", "apam")]
+    rows = [(row["size"], row["condition"]) for row in summarise(records)["rows"]]
+    assert rows == [(None, "none"), (0.16, "noise"), (0.16, "apam"), (20, "noise"), (20, "apam")]
+
+
+def test_undefined_error_rates_are_told() -> None:
+    records = [record(0, "none", None, 0.0), record(0, "apam", 20, 7.0)]
+    summary = summarise(records)
+    assert [row["error_rate"] for row in summary["rows"]] == [None, None]
+    assert [row["error_rate_undefined"] for row in summary["rows"]] == [1, 1]
+    text = table(summary)
+    assert "error rate undefined on 1 image: the clean prediction is 0" in text
+    assert "nan" not in text
+    assert "inf" not in text
+
+
+def test_the_table_is_aligned() -> None:
+    lines = table(summarise(RECORDS)).splitlines()
+    assert lines[0].split() == [
+        "patch", "size", "MAE", "RMSE", "bias", "mean", "count", "error", "rate", "%", "gain",
+        "over", "noise", "area", "%",
+    ]  # fmt: skip
+    assert set(lines[1]) == {"-"}
+    assert len({len(line) for line in lines[:6]}) == 1
+    assert lines[5].split() == [
+        "apam", "20", "140.0", "152.3", "140.0", "240.0", "141.7", "125.0", "1.000",
+    ]  # fmt: skip
+
+
+def test_no_results_give_an_empty_table() -> None:
+    assert summarise([]) == {"images": 0, "rows": []}
+    assert "images: 0" in table(summarise([]))

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from pycc import run as runs
+from pycc.run import Run
+
+
+def record(index: int, condition: str = "none", size: float | None = None, **more) -> dict:
+    return {"index": index, "condition": condition, "size": size, **more}
+
+
+def started(path: Path, count: int = 3) -> Run:
+    run = Run.create(path, {"seed": 1})
+    for index in range(count):
+        run.append(record(index, count=index / 3))
+    return run
+
+
+def test_a_record_is_on_the_disk_when_append_returns(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "a" / "b", {"seed": 1, "sizes": (1, 2)})
+    for index in range(3):
+        run.append(record(index, count=1 / 3))
+        lines = (tmp_path / "a" / "b" / runs.RESULTS).read_text().splitlines()
+        assert [json.loads(line) for line in lines] == run.records
+        assert len(lines) == index + 1
+    assert runs.read_manifest(tmp_path / "a" / "b") == {"seed": 1, "sizes": [1, 2]}
+    run.close()
+
+
+def test_a_known_result_is_not_written_twice(tmp_path: Path) -> None:
+    run = started(tmp_path / "run")
+    run.append(record(1, count=5.0))
+    run.append(record(1, "apam", 0.02))
+    assert [r["index"] for r in run.records] == [0, 1, 2, 1]
+    assert run.has(index=1, condition="apam", size=0.02)
+    assert not run.has(index=1, condition="apam", size=0.04)
+    assert run.has(index=2, condition="none")
+    run.close()
+
+
+def test_a_run_in_memory_gives_what_a_folder_gives(tmp_path: Path) -> None:
+    here, there = Run.create(None, {}), Run.create(tmp_path / "run", {})
+    for run in (here, there):
+        run.append(record(0, top_left=(1, 2), count=0.1))
+        run.finish({"rows": []})
+    assert here.records == there.records == runs.read_records(tmp_path / "run")
+    assert here.file("x.png") is None
+    there.close()
+
+
+def test_every_torn_line_is_cut_off(tmp_path: Path) -> None:
+    started(tmp_path / "run").close()
+    file = tmp_path / "run" / runs.RESULTS
+    whole = file.read_bytes()
+    for length in range(len(whole) + 1):
+        file.write_bytes(whole[:length])
+        kept = whole[:length].count(b"\n")
+        assert len(runs.read_records(tmp_path / "run")) == kept
+        with_rest = Run.resume(tmp_path / "run")
+        assert len(with_rest.records) == kept
+        for index in range(3):
+            with_rest.append(record(index, count=index / 3))
+        with_rest.close()
+        assert file.read_bytes() == whole
+
+
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+    started(tmp_path / "run").close()
+    file = tmp_path / "run" / runs.RESULTS
+    file.write_text("{}\nnonsense\n{}\n")
+    with pytest.raises(ValueError, match=r"results\.jsonl: expected a JSON object in line 2"):
+        Run.resume(tmp_path / "run")
+
+
+def test_two_writers_are_refused(tmp_path: Path) -> None:
+    run = started(tmp_path / "run")
+    with pytest.raises(ValueError, match="one in use"):
+        Run.resume(tmp_path / "run")
+    run.close()
+    Run.resume(tmp_path / "run").close()
+    with pytest.raises(ValueError, match="closed"):
+        run.append(record(9))
+
+
+def test_a_folder_with_files_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="new or empty folder"):
+        Run.create(tmp_path, {})
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_places_that_cannot_be_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below" / "it"):
+        with pytest.raises(NotADirectoryError, match="no folder"):
+            runs.check_new(path)
+    runs.check_new(tmp_path / "new" / "deep")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="everything is writable for root")
+def test_a_folder_that_is_not_writable(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(PermissionError, match="not writable"):
+        runs.check_new(tmp_path / "run")
+
+
+def test_resume_of_what_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected a run folder"):
+        Run.resume(tmp_path)
+    (tmp_path / runs.MANIFEST).write_text("{ not JSON")
+    with pytest.raises(ValueError, match="expected JSON"):
+        Run.resume(tmp_path)
+    (tmp_path / runs.MANIFEST).write_text("[1]")
+    with pytest.raises(ValueError, match="expected a JSON object, got list"):
+        Run.resume(tmp_path)
+
+
+def test_values_that_are_not_json_are_refused_before_the_file_is_touched(tmp_path: Path) -> None:
+    run = started(tmp_path / "run")
+    with pytest.raises(ValueError, match="JSON"):
+        run.append(record(5, count=float("nan")))
+    assert len(runs.read_records(tmp_path / "run")) == 3
+    run.close()
+
+
+def test_summary_bytes_depend_on_its_content_alone(tmp_path: Path) -> None:
+    for name, summary in (("a", {"x": 1, "y": [0.1]}), ("b", {"y": [0.1], "x": 1})):
+        run = Run.create(tmp_path / name, {})
+        run.finish(summary)
+        run.close()
+    first, second = ((tmp_path / n / runs.SUMMARY).read_bytes() for n in ("a", "b"))
+    assert first == second
+
+
+def test_an_atomic_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch) -> None:
+    file = tmp_path / "a.json"
+    runs.write_atomic(file, b"old")
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="No space"):
+        runs.write_atomic(file, b"new")
+    assert file.read_bytes() == b"old"
+
+
+def test_fingerprint_sees_names_types_shapes_and_values() -> None:
+    x = torch.arange(6.0)
+    prints = {
+        runs.fingerprint(items)
+        for items in (
+            [("x", x)],
+            [("y", x)],
+            [("x", x.double())],
+            [("x", x.reshape(2, 3))],
+            [("x", x + 1e-6)],
+            [("x", x), ("x", x)],
+            [("x", "text")],
+            [("x", x[:0])],
+        )
+    }
+    assert len(prints) == 8
+    strided = torch.stack([x, x], 1)[:, 0]
+    assert runs.fingerprint([("x", strided)]) == runs.fingerprint([("x", x)])
+
+
+def test_differences_name_what_differs() -> None:
+    before = {"a": 1, "b": {"c": [1, 2]}, "d": None}
+    now = {"a": 1, "b": {"c": [1, 3]}, "e": 2}
+    assert runs.differences(before, now) == ["b.c.1 was 2, is 3", "e was None, is 2"]
+    assert runs.differences(before, before) == []
+
+
+def test_environment_says_what_numbers_may_depend_on() -> None:
+    facts = runs.environment()
+    assert facts["threads"] == torch.get_num_threads()
+    assert torch.__version__.startswith(facts["torch"])
+    json.dumps(facts)
