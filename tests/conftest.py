@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from numpy.lib.npyio import NpzFile
 
 import pycc.ops
+
+# A loaded machine is no failure, and a failure should come again.
+settings.register_profile("pycc", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("pycc")
 
 _REPOSITORY = Path(__file__).resolve().parents[1]
 _SHARED = Path(os.environ.get("PYCC_SHARED", _REPOSITORY.parent / "shared"))
@@ -40,3 +45,11 @@ def device(request: pytest.FixtureRequest) -> torch.device:
         if not torch.cuda.is_available():
             pytest.skip("no CUDA device")
     return torch.device(request.param)
+
+
+@pytest.fixture
+def with_threads() -> Iterator[Callable[[int], None]]:
+    """Sets the number of threads; restored afterwards."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)

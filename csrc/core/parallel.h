@@ -3,7 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <system_error>
+#include <exception>
 #include <thread>
 #include <vector>
 
@@ -11,24 +11,35 @@ namespace pycc {
 
 // Calls body(begin, end) on disjoint ranges that cover [0, count), each at least `grain` long, on
 // at most `threads` threads. A thread costs about 40 us: choose `grain` for 0.2 ms of work or more.
-// What body computes for an index must not depend on the range it came in.
+// What body computes for an index must not depend on the range it came in. An exception of body
+// arrives here once all threads are done.
 template <class Body>
-void parallel_for(std::int64_t count, std::int64_t grain, int threads, const Body& body) noexcept {
+void parallel_for(std::int64_t count, std::int64_t grain, int threads, const Body& body) {
     const std::int64_t ranges =
         std::clamp<std::int64_t>(count / std::max<std::int64_t>(grain, 1), 1, std::max(threads, 1));
     const auto bound = [&](std::int64_t range) { return count * range / ranges; };
+    std::vector<std::exception_ptr> thrown(static_cast<std::size_t>(ranges));
+    const auto guarded = [&](std::int64_t begin, std::int64_t end, std::int64_t range) noexcept {
+        try {
+            body(begin, end);
+        } catch (...) {
+            thrown[static_cast<std::size_t>(range)] = std::current_exception();
+        }
+    };
     std::vector<std::thread> workers;
+    workers.reserve(static_cast<std::size_t>(ranges - 1));
     std::int64_t started = 0;
     try {
-        workers.reserve(static_cast<std::size_t>(ranges - 1));
         for (; started < ranges - 1; ++started) {
-            workers.emplace_back(
-                [&body, begin = bound(started), end = bound(started + 1)] { body(begin, end); });
+            workers.emplace_back(guarded, bound(started), bound(started + 1), started);
         }
-    } catch (const std::system_error&) {  // no thread to be had: the rest runs here
+    } catch (const std::exception&) {  // no thread to be had: the rest runs here
     }
-    body(bound(started), count);
+    guarded(bound(started), count, started);
     for (auto& worker : workers) worker.join();
+    for (const auto& exception : thrown) {
+        if (exception) std::rethrow_exception(exception);
+    }
 }
 
 }  // namespace pycc

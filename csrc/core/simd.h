@@ -1,7 +1,8 @@
 // One binary for every x86-64: the loader picks the widest clone of a function that the CPU runs.
+// The build defines PYCC_TARGET_CLONES where compiler and C library can do that.
 #pragma once
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
+#if defined(PYCC_TARGET_CLONES)
 #define PYCC_SIMD __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #define PYCC_SIMD_NAME "x86-64-v4, x86-64-v3, default"
 #else

@@ -68,8 +68,7 @@ std::vector<std::int64_t> balanced_bands(const std::vector<std::int64_t>& work,
 
 void density_map_cpu(float* map, const std::int64_t* pixels, const double* sigma,
                      std::int64_t count, std::int64_t height, std::int64_t width,
-                     std::int64_t stride, double truncate, Boundary boundary,
-                     int threads) noexcept {
+                     std::int64_t stride, double truncate, Boundary boundary, int threads) {
     const std::int64_t rows = height / stride, cols = width / stride;
     if (rows == 0 || cols == 0) return;
 

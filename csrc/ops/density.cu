@@ -60,8 +60,8 @@ __global__ void __launch_bounds__(kThreads)
         if (reaches) {
             hits[warp_hits[warp] + __popc(votes & ((1U << lane) - 1U))] = first + thread;
         }
-        __syncthreads();
-        const int found = warp_hits[kThreads / 32];
+        // Counted by the barrier, not read from memory that a faster warp may have moved on.
+        const int found = __syncthreads_count(reaches);
 
         for (int batch = 0; batch < found; batch += kBatch) {
             const int heads = found - batch < kBatch ? found - batch : kBatch;

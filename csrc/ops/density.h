@@ -101,7 +101,7 @@ void density_map_cpu(float* map /* [height/stride, width/stride], overwritten */
                      const std::int64_t* pixels /* [count,2] (y, x) inside the image */,
                      const double* sigma /* [count] */, std::int64_t count, std::int64_t height,
                      std::int64_t width, std::int64_t stride, double truncate, Boundary boundary,
-                     int threads) noexcept;
+                     int threads);
 
 #if defined(PYCC_CUDA)
 struct HeadAxes {

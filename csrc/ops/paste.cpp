@@ -34,25 +34,12 @@ PYCC_SIMD void paste_range(std::int64_t begin, std::int64_t end, float* out, con
                            const std::uint8_t* mask, const std::int64_t* top_left,
                            const double* transform, const PasteSizes& sizes,
                            Sampling sampling) noexcept {
-    const std::int64_t plane = sizes.height * sizes.width;
-    const std::int64_t patch_plane = sizes.patch_height * sizes.patch_width;
+    const std::int64_t image_size = sizes.channels * sizes.height * sizes.width;
+    const std::int64_t patch_size = sizes.channels * sizes.patch_height * sizes.patch_width;
     for_covered(begin, end, mask, top_left, transform, sizes, sampling,
                 [&](std::int64_t n, const Warp& warp, std::int64_t y, std::int64_t x) {
-                    std::int64_t index[Warp::kMaxTaps];
-                    double weight[Warp::kMaxTaps];
-                    const int taps = warp.taps(y, x, mask, index, weight);
-                    const double brightness = warp.placement().brightness;
-                    const float* source =
-                        patch + (sizes.patches > 1 ? n : 0) * sizes.channels * patch_plane;
-                    float* target = out + n * sizes.channels * plane + y * sizes.width + x;
-                    for (std::int64_t c = 0; c < sizes.channels; ++c) {
-                        double sum = 0.0;
-                        for (int k = 0; k < taps; ++k) {
-                            const float value = source[c * patch_plane + index[k]];
-                            sum += weight[k] * static_cast<double>(brightened(value, brightness));
-                        }
-                        target[c * plane] = static_cast<float>(sum);
-                    }
+                    const float* source = patch + (sizes.patches > 1 ? n : 0) * patch_size;
+                    paste_pixel(out + n * image_size, source, mask, warp, y, x, sizes);
                 });
 }
 
@@ -89,7 +76,7 @@ std::int64_t image_grain(const PasteSizes& sizes) {
 
 void paste_patch_cpu(float* out, const float* images, const float* patch, const std::uint8_t* mask,
                      const std::int64_t* top_left, const double* transform, const PasteSizes& sizes,
-                     Sampling sampling, int threads) noexcept {
+                     Sampling sampling, int threads) {
     if (out != images) {
         constexpr std::int64_t kGrain = 1 << 20;  // floats, about 0.5 ms
         parallel_for(sizes.images * sizes.channels * sizes.height * sizes.width, kGrain, threads,
@@ -107,7 +94,7 @@ void paste_patch_cpu(float* out, const float* images, const float* patch, const 
 void paste_patch_backward_cpu(float* grad_patch, const float* grad_out, const float* patch,
                               const std::uint8_t* mask, const std::int64_t* top_left,
                               const double* transform, const PasteSizes& sizes, Sampling sampling,
-                              int threads) noexcept {
+                              int threads) {
     const std::int64_t patch_size = sizes.channels * sizes.patch_height * sizes.patch_width;
     parallel_for(
         sizes.images, image_grain(sizes), threads, [&](std::int64_t begin, std::int64_t end) {

@@ -26,19 +26,7 @@ __global__ void paste_kernel(float* __restrict__ out, const float* __restrict__ 
              i += std::int64_t{gridDim.x} * kThreads) {
             const std::int64_t y = box.top + i / box_width, x = box.left + i % box_width;
             if (!warp.covers(y, x, mask)) continue;
-            std::int64_t index[Warp::kMaxTaps];
-            double weight[Warp::kMaxTaps];
-            const int taps = warp.taps(y, x, mask, index, weight);
-            float* target = out + n * sizes.channels * plane + y * sizes.width + x;
-            for (std::int64_t c = 0; c < sizes.channels; ++c) {
-                double sum = 0.0;
-                for (int k = 0; k < taps; ++k) {
-                    const float value = source[c * patch_plane + index[k]];
-                    sum += weight[k] *
-                           static_cast<double>(brightened(value, warp.placement().brightness));
-                }
-                target[c * plane] = static_cast<float>(sum);
-            }
+            paste_pixel(out + n * sizes.channels * plane, source, mask, warp, y, x, sizes);
         }
     }
 }

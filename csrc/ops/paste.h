@@ -195,14 +195,20 @@ class Warp {
     double centre_y_, centre_x_;
 };
 
-PYCC_HD float brightened(float value, double brightness) {
-    return static_cast<float>(fmin(fmax(static_cast<double>(value) + brightness, 0.0), 1.0));
+// The brightened patch value before it is clipped to [0,1].
+PYCC_HD float shifted(float value, double brightness) {
+    return value + static_cast<float>(brightness);
+}
+
+PYCC_HD float brightened(float value, double brightness) {  // NaN stays NaN
+    const float sum = shifted(value, brightness);
+    return sum < 0.0F ? 0.0F : (sum > 1.0F ? 1.0F : sum);
 }
 
 // Whether the clip to [0,1] lets the gradient of a patch value through.
 PYCC_HD bool unclipped(float value, double brightness) {
-    const double shifted = static_cast<double>(value) + brightness;
-    return shifted >= 0.0 && shifted <= 1.0;
+    const float sum = shifted(value, brightness);
+    return sum >= 0.0F && sum <= 1.0F;
 }
 
 struct PasteSizes {
@@ -211,20 +217,38 @@ struct PasteSizes {
     std::int64_t patches;  // 1 (one for all) or `images`
 };
 
+// Writes pixel (y, x) of all channels of an image: what the warp blends from the patch.
+PYCC_HD void paste_pixel(float* image /* [C,H,W] */, const float* patch /* [C,p,q] */,
+                         const std::uint8_t* mask /* [p,q] or null */, const Warp& warp,
+                         std::int64_t y, std::int64_t x, const PasteSizes& sizes) {
+    std::int64_t index[Warp::kMaxTaps];
+    double weight[Warp::kMaxTaps];
+    const int taps = warp.taps(y, x, mask, index, weight);
+    for (std::int64_t c = 0; c < sizes.channels; ++c) {
+        const float* values = patch + c * sizes.patch_height * sizes.patch_width;
+        double sum = 0.0;
+        for (int k = 0; k < taps; ++k) {
+            const float value = brightened(values[index[k]], warp.placement().brightness);
+            sum += weight[k] * static_cast<double>(value);
+        }
+        image[(c * sizes.height + y) * sizes.width + x] = static_cast<float>(sum);
+    }
+}
+
 // out = images with the warped patch inside the warped mask; out may be images itself.
 void paste_patch_cpu(float* out /* [N,C,H,W] */, const float* images /* [N,C,H,W] */,
                      const float* patch /* [N or 1,C,p,q] */,
                      const std::uint8_t* mask /* [p,q] or null */,
                      const std::int64_t* top_left /* [N,2] (y, x) */,
                      const double* transform /* [N,4] cosine, sine, zoom, brightness */,
-                     const PasteSizes& sizes, Sampling sampling, int threads) noexcept;
+                     const PasteSizes& sizes, Sampling sampling, int threads);
 
 // Gradient of each image's patch, to be summed over the images where they share one.
 void paste_patch_backward_cpu(float* grad_patch /* [N,C,p,q], overwritten */,
                               const float* grad_out /* [N,C,H,W] */, const float* patch,
                               const std::uint8_t* mask, const std::int64_t* top_left,
                               const double* transform, const PasteSizes& sizes, Sampling sampling,
-                              int threads) noexcept;
+                              int threads);
 
 #if defined(PYCC_CUDA)
 void paste_patch_cuda(float* out, const float* images, const float* patch, const std::uint8_t* mask,

@@ -66,32 +66,6 @@ class Tree {
     std::vector<Node> nodes_;
 };
 
-// The smallest `wanted` squared distances seen so far, ascending.
-class Nearest {
-  public:
-    explicit Nearest(int wanted) : wanted_(wanted) { reset(); }
-    void reset() {
-        std::fill(squared_, squared_ + wanted_, std::numeric_limits<double>::infinity());
-    }
-    double worst() const { return squared_[wanted_ - 1]; }
-    void offer(double squared) {
-        if (squared >= worst()) return;
-        int slot = wanted_ - 1;
-        for (; slot > 0 && squared_[slot - 1] > squared; --slot)
-            squared_[slot] = squared_[slot - 1];
-        squared_[slot] = squared;
-    }
-    double mean_distance() const {
-        double sum = 0.0;
-        for (int i = 0; i < wanted_; ++i) sum += std::sqrt(squared_[i]);
-        return sum / wanted_;
-    }
-
-  private:
-    int wanted_;
-    double squared_[kMaxNeighbours];
-};
-
 double squared_to_box(const Node& node, double x, double y) {
     const double dx = std::max({node.low_x - x, 0.0, x - node.high_x});
     const double dy = std::max({node.low_y - y, 0.0, y - node.high_y});

@@ -13,8 +13,7 @@ __global__ void __launch_bounds__(kThreads)
     __shared__ double2 tile[kThreads];
     const std::int64_t n = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
     const double x = n < count ? points[2 * n] : 0.0, y = n < count ? points[2 * n + 1] : 0.0;
-    double squared[kMaxNeighbours];
-    for (int k = 0; k < wanted; ++k) squared[k] = HUGE_VAL;
+    Nearest nearest(wanted);
     for (std::int64_t first = 0; first < count; first += kThreads) {
         const std::int64_t other = first + threadIdx.x;
         __syncthreads();
@@ -24,18 +23,11 @@ __global__ void __launch_bounds__(kThreads)
         for (int i = 0; i < (left < kThreads ? static_cast<int>(left) : kThreads); ++i) {
             if (first + i == n) continue;
             const double dx = tile[i].x - x, dy = tile[i].y - y;
-            const double distance = dx * dx + dy * dy;
-            if (distance >= squared[wanted - 1]) continue;
-            int slot = wanted - 1;
-            for (; slot > 0 && squared[slot - 1] > distance; --slot)
-                squared[slot] = squared[slot - 1];
-            squared[slot] = distance;
+            nearest.offer(dx * dx + dy * dy);
         }
     }
     if (n >= count) return;
-    double sum = 0.0;
-    for (int k = 0; k < wanted; ++k) sum += sqrt(squared[k]);
-    sigma[n] = static_cast<float>(beta * (sum / wanted));
+    sigma[n] = static_cast<float>(beta * nearest.mean_distance());
 }
 
 }  // namespace

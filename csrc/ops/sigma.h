@@ -1,7 +1,10 @@
 // Geometry-adaptive kernel widths: the mean distance from each head to its nearest others.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
+
+#include "../core/device.h"
 
 #if defined(PYCC_CUDA)
 #include <cuda_runtime.h>
@@ -10,6 +13,33 @@
 namespace pycc {
 
 constexpr int kMaxNeighbours = 32;
+
+// The smallest `wanted` squared distances seen so far, ascending.
+class Nearest {
+  public:
+    PYCC_HD explicit Nearest(int wanted) : wanted_(wanted) { reset(); }
+    PYCC_HD void reset() {
+        for (int k = 0; k < wanted_; ++k) squared_[k] = HUGE_VAL;
+    }
+    PYCC_HD double worst() const { return squared_[wanted_ - 1]; }
+    PYCC_HD void offer(double squared) {
+        if (squared >= worst()) return;
+        int slot = wanted_ - 1;
+        for (; slot > 0 && squared_[slot - 1] > squared; --slot) {
+            squared_[slot] = squared_[slot - 1];
+        }
+        squared_[slot] = squared;
+    }
+    PYCC_HD double mean_distance() const {
+        double sum = 0.0;
+        for (int k = 0; k < wanted_; ++k) sum += sqrt(squared_[k]);
+        return sum / wanted_;
+    }
+
+  private:
+    int wanted_;
+    double squared_[kMaxNeighbours];
+};
 
 // sigma[i] = beta * mean distance from point i to its nearest `neighbours` others (all others if
 // fewer). Exact: a k-d tree finds them. 2 <= count, 1 <= neighbours <= kMaxNeighbours.

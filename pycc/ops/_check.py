@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
+from typing import SupportsIndex
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,13 +49,6 @@ def on_device(op: str, name: str, tensor: Tensor, device: torch.device, other: s
     return tensor
 
 
-def finite(op: str, name: str, tensor: Tensor) -> Tensor:
-    """``tensor``, which must hold no NaN and no infinity."""
-    if not bool(torch.isfinite(tensor).all()):
-        raise ValueError(f"{op}: {name} must be finite, got NaN or infinity")
-    return tensor
-
-
 def choice(op: str, name: str, value: str, choices: Sequence[str]) -> int:
     """The index of ``value`` among ``choices``."""
     if value not in choices:
@@ -63,17 +59,99 @@ def choice(op: str, name: str, value: str, choices: Sequence[str]) -> int:
 
 def integer(op: str, name: str, value: object, low: int, high: int) -> int:
     """``value`` as an integer within [low, high]."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         raise TypeError(f"{op}: {name} must be an int, got {type(value).__name__}")
-    if not low <= value <= high:
-        raise ValueError(f"{op}: {name} must be within [{low}, {high}], got {value}")
-    return value
+    number = operator.index(value)
+    if not low <= number <= high:
+        raise ValueError(f"{op}: {name} must be within [{low}, {high}], got {number}")
+    return number
+
+
+def number(op: str, name: str, value: object, low: float, high: float) -> float:
+    """``value`` as a float within [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise TypeError(f"{op}: {name} must be a number, got {type(value).__name__}")
+    if isinstance(value, np.complexfloating) or not low <= value <= high:
+        raise ValueError(f"{op}: {name} must be within [{low:g}, {high:g}], got {value}")
+    return float(value)
+
+
+def number_each(
+    op: str, name: str, value: object, count: int, low: float, high: float, device: torch.device
+) -> Tensor:
+    """``value``, a number or [count], as float64 [count] on ``device`` within [low, high]."""
+    if not isinstance(value, Tensor):
+        single = number(op, name, value, low, high)
+        return torch.full((count,), single, dtype=torch.float64, device=device)
+    shaped(op, name, value, f"a number or [{count}]", (count,))
+    typed(op, name, value, torch.float32, torch.float64)
+    here = not_meta(op, name, value).detach().to(device, torch.float64)
+    if not bool(((here >= low) & (here <= high)).all()):
+        raise ValueError(
+            f"{op}: {name} must be finite and within [{low:g}, {high:g}], got "
+            f"{here.min().item():g} to {here.max().item():g}"
+        )
+    return here
+
+
+def pair(op: str, name: str, value: object, expected: str, high: int) -> tuple[int, int]:
+    """``value`` as two integers within [0, high]."""
+    if not isinstance(value, Sequence | np.ndarray) or isinstance(value, str):
+        raise TypeError(f"{op}: {name} must be {expected}, got {type(value).__name__}")
+    if len(value) != 2:
+        raise ValueError(f"{op}: {name} must be {expected}, got {list(value)}")
+    first, second = (integer(op, f"{name}[{i}]", part, 0, high) for i, part in enumerate(value))
+    return first, second
+
+
+MAX_COORDINATE = 2.0**30
 
 
 def points(op: str, value: object) -> Tensor:
-    """Head annotations [N,2] (x, y), float32 or float64 and finite."""
+    """Head annotations [N,2] (x, y), float32 or float64 and within ±2^30 pixels."""
     tensor = shaped(op, "points", value, "[N,2] (x, y)", (None, 2))
-    return finite(op, "points", typed(op, "points", tensor, torch.float32, torch.float64))
+    typed(op, "points", tensor, torch.float32, torch.float64)
+    not_meta(op, "points", tensor)
+    if not bool((tensor.abs() <= MAX_COORDINATE).all()):
+        raise ValueError(f"{op}: points must be finite and within ±2^30 pixels")
+    return tensor
+
+
+def not_meta(op: str, name: str, tensor: Tensor) -> Tensor:
+    """``tensor``, which must hold values."""
+    if tensor.is_meta:
+        raise ValueError(f"{op}: {name} must hold values, got a meta tensor")
+    return tensor
+
+
+def raw(
+    op: str,
+    name: str,
+    tensor: Tensor,
+    dtype: torch.dtype,
+    sizes: Sequence[int | None],
+    device: torch.device,
+) -> Tensor:
+    """``tensor`` as plain memory for a kernel: of this dtype, shape and device, contiguous."""
+    expected = str([size if size is not None else "any" for size in sizes])
+    shaped(op, name, tensor, expected, sizes)
+    typed(op, name, tensor, dtype)
+    on_device(op, name, tensor, device, "the other tensors")
+    return tensor.resolve_neg().contiguous()
+
+
+def overlap(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors may share memory."""
+    if first.numel() == 0 or second.numel() == 0 or first.device != second.device:
+        return False
+    (begin, end), (low, high) = (_memory(tensor) for tensor in (first, second))
+    return begin < high and low < end
+
+
+def _memory(tensor: Tensor) -> tuple[int, int]:
+    """First address of a tensor's memory and the one after the last."""
+    reach = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.data_ptr(), tensor.data_ptr() + (reach + 1) * tensor.element_size()
 
 
 def output(op: str, out: object, shape: Sequence[int], device: torch.device) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from contextvars import ContextVar
 from types import ModuleType
 from typing import Any
 
@@ -31,45 +32,54 @@ def _load() -> tuple[ModuleType | None, str]:
     return _pycc, ""
 
 
+def _asked_in_environment() -> bool:
+    asked = os.environ.get("PYCC_OPS", "")
+    if asked not in ("", "compiled", "reference"):
+        raise ValueError(f"PYCC_OPS must be compiled or reference, got {asked!r}")
+    return asked == "reference"
+
+
 _module, _why_missing = _load()
-_reference = os.environ.get("PYCC_OPS", "") == "reference"
+_at_start: bool = _asked_in_environment()
+_reference = ContextVar("pycc.ops.reference", default=_at_start)
 
 
 def use_reference() -> bool:
-    """Whether the pure-torch twins have been asked for."""
-    return _reference
+    """Whether the pure-torch twins have been asked for, in this thread."""
+    return _reference.get()
 
 
 @contextlib.contextmanager
 def reference() -> Iterator[None]:
     """Run the pure-torch twins of all ops instead of the compiled kernels, inside the block."""
-    global _reference
-    before, _reference = _reference, True
+    token = _reference.set(True)
     try:
         yield
     finally:
-        _reference = before
+        _reference.reset(token)
 
 
-def kernel(op: str, device: torch.device) -> Any:
-    """The compiled function of ``op`` for ``device``; ImportError or ValueError if not there."""
+def run(op: str, device: torch.device, *arguments: Any) -> None:
+    """Run the compiled ``op`` on ``device``; ImportError or ValueError where it is not there.
+
+    The kernel's last argument is added here: the number of threads on the CPU, the current stream
+    of the device on CUDA.
+    """
     if _module is None:
         raise ImportError(_why_missing)
-    if device.type not in ("cpu", "cuda"):
+    if device.type == "cpu":
+        getattr(_module, f"{op}_cpu")(*arguments, torch.get_num_threads())
+    elif device.type != "cuda":
         raise ValueError(f"{op}: tensors must be on cpu or cuda, got {device.type}")
-    if device.type == "cuda" and _module.cuda is None:
+    elif _module.cuda is None:
         raise ValueError(
             f"{op}: a tensor is on {device}, but pycc was built without CUDA; rebuild where nvcc "
             "is found (PYCC_CUDA=ON), or use the twins with `with pycc.ops.reference():`"
         )
-    return getattr(_module, f"{op}_{device.type}")
-
-
-def launch(device: torch.device) -> int:
-    """Last argument of a kernel: the number of threads on the CPU, the current stream on CUDA."""
-    if device.type == "cuda":
-        return int(torch.cuda.current_stream(device).cuda_stream)
-    return torch.get_num_threads()
+    else:
+        with torch.cuda.device(device):
+            stream = torch.cuda.current_stream(device).cuda_stream
+            getattr(_module, f"{op}_cuda")(*arguments, stream)
 
 
 def module() -> Any:
@@ -83,7 +93,7 @@ def info() -> dict[str, str | int | bool | None]:
     """What is compiled and what runs: version, compiler, flags, SIMD clones, CUDA or not."""
     facts: dict[str, str | int | bool | None] = {
         "compiled": _module is not None,
-        "running": "reference" if _reference else "compiled",
+        "running": "reference" if use_reference() else "compiled",
         "threads": torch.get_num_threads(),
     }
     for name in ("version", "compiler", "flags", "simd", "cuda"):

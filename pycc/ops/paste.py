@@ -13,7 +13,7 @@ from pycc.ops import _check, _native
 
 _OP = "paste_patch"
 SAMPLINGS = ("single", "nested")
-_MAX_ZOOM = 1000.0
+_MAX_ZOOM, _MAX_ANGLE, _MAX_SHIFT = 1000.0, 1e6, 1e6
 _MAX_OFFSET = 1 << 30
 
 
@@ -27,15 +27,6 @@ class _Paste:
     top_left: Tensor  # [N,2] int64
     transform: Tensor  # [N,4] float64: cosine, sine, zoom, brightness
     nested: bool
-
-
-def _per_image(name: str, value: float | Tensor, count: int) -> Tensor:
-    if isinstance(value, Tensor):
-        _check.shaped(_OP, name, value, f"a float or [{count}]", (count,))
-        tensor = value.detach().to(torch.float64)
-    else:
-        tensor = torch.full((count,), value, dtype=torch.float64)
-    return _check.finite(_OP, name, tensor)
 
 
 def _checked(
@@ -74,16 +65,20 @@ def _checked(
         mask = mask.detach().to(torch.uint8).contiguous()
     _check.shaped(_OP, "top_left", top_left, f"[{count},2] (y, x)", (count, 2))
     _check.typed(_OP, "top_left", top_left, torch.int64, torch.int32)
-    if bool((top_left.abs() > _MAX_OFFSET).any()):
+    _check.not_meta(_OP, "top_left", top_left)
+    if bool(((top_left < -_MAX_OFFSET) | (top_left > _MAX_OFFSET)).any()):
         raise ValueError(f"{_OP}: top_left must be within ±{_MAX_OFFSET}")
-    zooms = _per_image("zoom", zoom, count)
-    if not bool(((zooms > 0) & (zooms <= _MAX_ZOOM)).all()):
-        raise ValueError(f"{_OP}: zoom must be above 0 and at most {_MAX_ZOOM:g}")
     _check.choice(_OP, "sampling", sampling, SAMPLINGS)
     # On the host, so that sine and cosine are the same to the bit on every device.
-    radians = _per_image("angle", angle, count).cpu() * (math.pi / 180.0)
-    columns = [radians.cos(), radians.sin(), zooms.cpu()]
-    columns.append(_per_image("brightness", brightness, count).cpu())
+    host = torch.device("cpu")
+    radians = _check.number_each(_OP, "angle", angle, count, -_MAX_ANGLE, _MAX_ANGLE, host)
+    radians = radians * (math.pi / 180.0)
+    columns = [
+        radians.cos(),
+        radians.sin(),
+        _check.number_each(_OP, "zoom", zoom, count, 1 / _MAX_ZOOM, _MAX_ZOOM, host),
+        _check.number_each(_OP, "brightness", brightness, count, -_MAX_SHIFT, _MAX_SHIFT, host),
+    ]
     return _Paste(
         images,
         batch,
@@ -110,6 +105,8 @@ def paste_patch(
 
     A pixel of the image becomes the warped patch where it lies inside the warped mask and keeps its
     bits elsewhere; what falls outside the image is cut off. Differentiable in images and patch.
+    The checks read ``top_left``, a mask that is not bool and the transform: on the CPU they cost no
+    synchronisation with a CUDA device. Draw them outside of what is compiled.
 
     Args:
         images: [N,C,H,W] float32.
@@ -125,8 +122,8 @@ def paste_patch(
             rotated: the circle transform of the code published with APAM (Wu et al.,
             arXiv 2104.10868), where the patch's side becomes round(p * zoom).
         out: where to put the result: [N,C,H,W] float32, contiguous; may be ``images`` itself (then
-            only the patch's pixels are written) but not overlap it otherwise. What is returned
-            shares its memory and carries the gradient.
+            only the patch's pixels are written) but overlap neither it nor the patch otherwise.
+            What is returned shares its memory and carries the gradient.
 
     Returns:
         [N,C,H,W] float32.
@@ -153,25 +150,50 @@ def paste_patch(
     if out is None:
         pasted: Tensor = _paste_patch(paste.images, paste.patch, *arguments)
         return pasted
-    _checked_out(out, images)
+    _checked_out(out, paste)
     filled: Tensor = _PasteInto.apply(  # type: ignore[no-untyped-call]
         out.detach(), paste.images, paste.patch, *arguments
     )
     return filled
 
 
-def _checked_out(out: Tensor, images: Tensor) -> None:
+def _checked_out(out: Tensor, paste: _Paste) -> None:
+    images = paste.images
     _check.output(_OP, out, images.shape, images.device)
+    if _check.overlap(out, paste.patch):
+        raise ValueError(f"{_OP}: out must not overlap the patch")
     if out.data_ptr() == images.data_ptr() and images.is_contiguous():
         if images.requires_grad:
             raise ValueError(f"{_OP}: out may be images only where images need no gradient")
-        return
-    begin, end = out.data_ptr(), out.data_ptr() + out.nbytes
-    low = images.data_ptr()
-    extent = sum((n - 1) * s for n, s in zip(images.shape, images.stride(), strict=True)) + 1
-    high = low + extent * images.element_size()
-    if images.numel() and begin < high and low < end:
+    elif _check.overlap(out, images):
         raise ValueError(f"{_OP}: out must be images itself or not overlap it")
+
+
+def _memory(
+    image_shape: torch.Size,
+    patch: Tensor,
+    mask: Tensor | None,
+    top_left: Tensor,
+    transform: Tensor,
+    device: torch.device,
+) -> tuple[list[Tensor], list[int], Any]:
+    """Patch and geometry as plain memory: the tensors, their addresses, and the sizes."""
+    count, channels = image_shape[:2]
+    _check.shaped(_OP, "patch", patch, "[N or 1,C,p,q]", (None,) * 4)
+    sides = list(patch.shape[2:])
+    patches = 1 if len(patch) == 1 else count
+    tensors = [
+        _check.raw(_OP, "patch", patch, torch.float32, (patches, channels, None, None), device),
+        _check.raw(_OP, "top_left", top_left, torch.int64, (count, 2), device),
+        _check.raw(_OP, "transform", transform, torch.float64, (count, 4), device),
+    ]
+    addresses = [tensor.data_ptr() for tensor in tensors]
+    if mask is None:
+        addresses.insert(1, 0)
+    else:
+        tensors.append(_check.raw(_OP, "mask", mask, torch.uint8, sides, device))
+        addresses.insert(1, tensors[-1].data_ptr())
+    return tensors, addresses, _native.module().PasteSizes(*image_shape, *sides, patches)
 
 
 def _fill(
@@ -183,18 +205,11 @@ def _fill(
     transform: Tensor,
     nested: bool,
 ) -> None:
-    images, patch = images.contiguous(), patch.contiguous()
-    _native.kernel(_OP, images.device)(
-        out.data_ptr(),
-        images.data_ptr(),
-        patch.data_ptr(),
-        0 if mask is None else mask.data_ptr(),
-        top_left.data_ptr(),
-        transform.data_ptr(),
-        _native.module().PasteSizes(*images.shape, *patch.shape[2:], patch.shape[0]),
-        int(nested),
-        _native.launch(images.device),
-    )
+    device = images.device
+    images = _check.raw(_OP, "images", images, torch.float32, (None,) * 4, device)
+    kept, addresses, sizes = _memory(images.shape, patch, mask, top_left, transform, device)
+    _native.run(_OP, device, out.data_ptr(), images.data_ptr(), *addresses, sizes, int(nested))
+    del kept  # alive until here: the kernel has read their memory, or is queued to
 
 
 @torch.library.custom_op("pycc::paste_patch", mutates_args=())
@@ -233,20 +248,21 @@ def _paste_patch_backward(
     nested: bool,
 ) -> Tensor:
     """Gradient [N,C,p,q] of each image's patch."""
-    grad, patch = grad.contiguous(), patch.contiguous()
+    device = grad.device
+    grad = _check.raw(_OP, "grad", grad, torch.float32, (None,) * 4, device)
+    kept, addresses, sizes = _memory(grad.shape, patch, mask, top_left, transform, device)
     shape = (len(grad), *patch.shape[1:])
-    grad_patch = torch.empty(shape, dtype=grad.dtype, device=grad.device)
-    _native.kernel(f"{_OP}_backward", grad.device)(
+    grad_patch = torch.empty(shape, dtype=torch.float32, device=device)
+    _native.run(
+        f"{_OP}_backward",
+        device,
         grad_patch.data_ptr(),
         grad.data_ptr(),
-        patch.data_ptr(),
-        0 if mask is None else mask.data_ptr(),
-        top_left.data_ptr(),
-        transform.data_ptr(),
-        _native.module().PasteSizes(*grad.shape, *patch.shape[2:], patch.shape[0]),
+        *addresses,
+        sizes,
         int(nested),
-        _native.launch(grad.device),
     )
+    del kept
     return grad_patch
 
 
@@ -323,7 +339,7 @@ def paste_patch_reference(
     dtypes = (torch.float32, torch.float64)
     paste = _checked(images, patch, top_left, mask, angle, zoom, brightness, sampling, *dtypes)
     if out is not None:
-        _checked_out(out, images)
+        _checked_out(out, paste)
     warp = _warp_nested if paste.nested else _warp_single
     pasted = []
     for n, image in enumerate(paste.images):
@@ -376,7 +392,7 @@ def _under_mask(row: Tensor, col: Tensor, height: int, width: int, mask: Tensor 
 def _warp_single(image: Tensor, values: Tensor, paste: _Paste, n: int) -> tuple[Tensor, Tensor]:
     height, width = values.shape[1:]
     if height == 0 or width == 0:
-        return torch.zeros_like(image[0], dtype=torch.bool), image
+        return torch.zeros_like(image[0], dtype=torch.bool), image + 0.0 * values.sum()
     row, col = _rotated(image, paste, n, (height, width), paste.transform[n, 2])
     return _under_mask(row, col, height, width, paste.mask), _bilinear(values, row, col)
 
@@ -388,7 +404,7 @@ def _warp_nested(image: Tensor, values: Tensor, paste: _Paste, n: int) -> tuple[
     zoom = float(paste.transform[n, 2])
     sides = (round(height * zoom), round(width * zoom))
     if min(sides) == 0 or min(height, width) == 0:
-        return torch.zeros_like(image[0], dtype=torch.bool), image
+        return torch.zeros_like(image[0], dtype=torch.bool), image + 0.0 * values.sum()
 
     def sources(axis: int) -> Tensor:
         index = torch.arange(sides[axis], dtype=torch.float64, device=image.device)

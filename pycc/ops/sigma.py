@@ -9,6 +9,8 @@ from pycc.ops import _check, _native
 
 _OP = "adaptive_sigma"
 _MAX_NEIGHBOURS = 32
+_MAX_SIGMA = 1e9
+"""Largest beta and single: with coordinates within ±2^30 no result is infinite."""
 
 
 def _checked(
@@ -17,8 +19,7 @@ def _checked(
     """Points as float64, and the answer where it needs no neighbour."""
     _check.points(_OP, points)
     _check.integer(_OP, "neighbours", neighbours, 1, _MAX_NEIGHBOURS)
-    if not 0.0 <= beta < float("inf"):
-        raise ValueError(f"{_OP}: beta must be finite and at least 0, got {beta}")
+    _check.number(_OP, "beta", beta, 0.0, _MAX_SIGMA)
     if len(points) == 0:
         return points, torch.zeros(0, dtype=torch.float32, device=points.device)
     if len(points) == 1:
@@ -27,8 +28,7 @@ def _checked(
                 f"{_OP}: one point has no neighbour; pass single=, the sigma of a lone head "
                 "(published: (H + W) / 8)"
             )
-        if not 0.0 <= single < float("inf"):
-            raise ValueError(f"{_OP}: single must be finite and at least 0, got {single}")
+        _check.number(_OP, "single", single, 0.0, _MAX_SIGMA)
         return points, torch.full((1,), single, dtype=torch.float32, device=points.device)
     return points.detach().to(torch.float64).contiguous(), None
 
@@ -47,7 +47,8 @@ def adaptive_sigma(
         single: sigma of the only head where N is 1.
 
     Returns:
-        [N] float32, in pixels: beta times the mean distance. Never NaN or infinite.
+        [N] float32, in pixels: beta times the mean distance. Never NaN or infinite. Not
+        differentiable.
 
     Raises:
         ValueError: a bad argument, or one point and no ``single``.
@@ -84,15 +85,12 @@ def adaptive_sigma_reference(
 
 @torch.library.custom_op("pycc::adaptive_sigma", mutates_args=())
 def _adaptive_sigma(points: Tensor, neighbours: int, beta: float) -> Tensor:
+    points = _check.raw(_OP, "points", points, torch.float64, (None, 2), points.device)
+    _check.integer(_OP, "neighbours", neighbours, 1, _MAX_NEIGHBOURS)
+    _check.integer(_OP, "N", len(points), 2, 1 << 40)
     sigma = torch.empty(len(points), dtype=torch.float32, device=points.device)
-    _native.kernel(_OP, points.device)(
-        sigma.data_ptr(),
-        points.data_ptr(),
-        len(points),
-        neighbours,
-        beta,
-        _native.launch(points.device),
-    )
+    pointers = (sigma.data_ptr(), points.data_ptr())
+    _native.run(_OP, points.device, *pointers, len(points), neighbours, beta)
     return sigma
 
 

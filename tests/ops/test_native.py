@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -75,8 +77,29 @@ def test_an_old_module_is_refused(monkeypatch) -> None:
 
 def test_tensors_on_other_devices_are_refused() -> None:
     with pytest.raises(ValueError, match="must be on cpu or cuda, got meta"):
-        _native.kernel("density_map", torch.device("meta"))
+        _native.run("density_map", torch.device("meta"))
     if ops.info()["cuda"] is None:
         with pytest.raises(ValueError, match="built without CUDA"):
-            _native.kernel("density_map", torch.device("cuda"))
+            _native.run("density_map", torch.device("cuda"))
     assert _native.module().max_neighbours == ops.sigma._MAX_NEIGHBOURS
+
+
+def test_the_twins_are_asked_for_by_thread() -> None:
+    with ops.reference(), ThreadPoolExecutor(1) as pool:
+        assert pool.submit(ops.info).result()["running"] == "compiled"
+
+
+@pytest.mark.parametrize(("value", "expected"), [("reference", "reference"), ("", "compiled")])
+def test_the_environment_asks_for_the_twins(value: str, expected: str) -> None:
+    code = "import pycc.ops; print(pycc.ops.info()['running'])"
+    environment = {**os.environ, "PYCC_OPS": value}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == expected
+
+
+def test_a_misspelt_environment_is_refused(monkeypatch) -> None:
+    monkeypatch.setenv("PYCC_OPS", "refrence")
+    with pytest.raises(ValueError, match="PYCC_OPS must be compiled or reference, got 'refrence'"):
+        _native._asked_in_environment()

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -180,44 +180,49 @@ def test_gradcheck_of_the_twin(sampling: str, lead: tuple[int, ...]) -> None:
     )
 
 
-def test_threads_do_not_matter() -> None:
-    images, before = noise(5, 3, 200, 210), torch.get_num_threads()
-    results = []
-    try:
-        for threads in (1, 2, 5):
-            torch.set_num_threads(threads)
-            patch = noise(5, 3, 80, 70, seed=1).requires_grad_()
-            places = torch.tensor([[10, 10], [150, 150], [-30, 5], [0, 0], [60, 60]])
-            pasted = paste_patch(images, patch, top_left=places, angle=31.0, zoom=1.2)
-            pasted.backward(images)
-            results.append((pasted.detach(), patch.grad))
-    finally:
-        torch.set_num_threads(before)
+def test_threads_do_not_matter(with_threads) -> None:
+    images, results = noise(5, 3, 200, 210), []
+    for threads in (1, 2, 5):
+        with_threads(threads)
+        patch = noise(5, 3, 80, 70, seed=1).requires_grad_()
+        places = torch.tensor([[10, 10], [150, 150], [-30, 5], [0, 0], [60, 60]])
+        pasted = paste_patch(images, patch, top_left=places, angle=31.0, zoom=1.2)
+        pasted.backward(images)
+        results.append((pasted.detach(), patch.grad))
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_cuda_agrees_with_the_cpu(sampling: str, device: torch.device) -> None:
-    images, upstream = noise(3, 3, 60, 70), noise(3, 3, 60, 70, seed=5)
-    places = torch.tensor([[3, 4], [-5, 50], [40, 20]])
+@given(problem=problems())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_cuda_agrees_with_the_cpu_to_the_bit(problem, device: torch.device) -> None:
+    upstream = noise(*problem["images"].shape, seed=5)
     results = []
     for where in ("cpu", device):
-        patch = noise(3, 3, 17, 21, seed=2).to(where).requires_grad_()
-        pasted = paste_patch(
-            images.to(where),
-            patch,
-            top_left=places.to(where),
-            angle=25.0,
-            zoom=1.4,
-            brightness=0.1,
-            sampling=sampling,
-        )
+        there = {
+            name: value.to(where) if isinstance(value, Tensor) else value
+            for name, value in problem.items()
+        }
+        leaves = {name: there[name].clone().requires_grad_() for name in ("images", "patch")}
+        pasted = paste_patch(**{**there, **leaves})
         pasted.backward(upstream.to(where))
-        results.append((pasted.detach().cpu(), patch.grad.cpu()))
+        results.append([t.cpu() for t in (pasted.detach(), *(v.grad for v in leaves.values()))])
     assert torch.equal(results[0][0], results[1][0])
     assert torch.equal(results[0][1], results[1][1])
+    torch.testing.assert_close(results[0][2], results[1][2], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("op", [paste_patch, paste_patch_reference])
+def test_the_clip_is_float32_and_keeps_nan(op) -> None:
+    """0.6 + 0.4 is 1 in float32: unclipped. A patch that diverged must not look like black."""
+    patch = torch.tensor([[[float("nan"), 0.6, 0.7]]], requires_grad=True)
+    place = torch.zeros(1, 2, dtype=torch.long)
+    pasted = op(torch.zeros(1, 1, 1, 3), patch, top_left=place, brightness=0.4)
+    assert pasted[0, 0, 0, 0].isnan()
+    assert pasted[0, 0, 0, 1:].tolist() == [1.0, 1.0]
+    pasted[..., 1:].sum().backward()
+    assert patch.grad[0, 0].tolist() == [0.0, 1.0, 0.0]
 
 
 PLACE = torch.zeros(2, 2, dtype=torch.long)
@@ -237,25 +242,75 @@ PLACE = torch.zeros(2, 2, dtype=torch.long)
         ({"top_left": PLACE + (1 << 40)}, ValueError, "top_left must be within"),
         ({"mask": torch.ones(4, 5)}, ValueError, r"mask must be \[4, 4\] like the patch"),
         ({"mask": torch.full((4, 4), 0.5)}, ValueError, "mask must hold 0 and 1 only"),
-        ({"zoom": 0.0}, ValueError, "zoom must be above 0"),
+        ({"top_left": PLACE - 2**63}, ValueError, "top_left must be within"),
+        ({"top_left": PLACE.to("meta")}, ValueError, "top_left must hold values"),
+        ({"patch": noise(3, 4, 4).to("meta")}, ValueError, "patch must be on the device"),
+        ({"mask": torch.ones(4, 4, device="meta")}, ValueError, "mask must be on the device"),
+        ({"zoom": 0.0}, ValueError, "zoom must be within"),
+        ({"angle": "left"}, TypeError, "angle must be a number, got str"),
+        ({"angle": 10**400}, ValueError, "angle must be within"),
+        ({"angle": torch.zeros(2, device="meta")}, ValueError, "angle must hold values"),
         ({"zoom": torch.tensor([1.0, float("nan")])}, ValueError, "zoom must be finite"),
-        ({"angle": torch.zeros(3)}, ValueError, r"angle must be a float or \[2\]"),
-        ({"brightness": float("inf")}, ValueError, "brightness must be finite"),
+        ({"angle": torch.zeros(3)}, ValueError, r"angle must be a number or \[2\]"),
+        ({"brightness": float("inf")}, ValueError, "brightness must be within"),
         ({"sampling": "bicubic"}, ValueError, "sampling must be one of 'single', 'nested'"),
         ({"out": torch.zeros(2, 3, 8, 9)}, ValueError, r"out must be \[2, 3, 8, 8\]"),
         ({"out": torch.zeros(2, 3, 8, 8).requires_grad_()}, ValueError, "out must not require"),
     ],
 )
-def test_bad_arguments(change, error, message) -> None:
-    arguments = {"images": noise(2, 3, 8, 8), "patch": noise(3, 4, 4), "top_left": PLACE, **change}
+@pytest.mark.parametrize("op", [paste_patch, paste_patch_reference])
+def test_bad_arguments_change_nothing(op, change, error, message) -> None:
+    arguments = {
+        "images": noise(2, 3, 8, 8),
+        "patch": noise(3, 4, 4),
+        "top_left": PLACE,
+        "out": torch.zeros(2, 3, 8, 8),
+    }
+    arguments.update(change)
     with pytest.raises(error, match=f"paste_patch: .*{message}"):
-        paste_patch(**arguments)
+        op(**arguments)
+    assert not arguments["out"].any()
 
 
-def test_out_may_not_overlap_the_images() -> None:
+@pytest.mark.parametrize("op", [paste_patch, paste_patch_reference])
+def test_out_may_not_overlap_what_is_read(op) -> None:
     memory = noise(3, 1, 8, 8)
     with pytest.raises(ValueError, match="images itself or not overlap"):
-        paste_patch(memory[:2], noise(1, 2, 2), top_left=PLACE, out=memory[1:])
+        op(memory[:2], noise(1, 2, 2), top_left=PLACE, out=memory[1:])
+    with pytest.raises(ValueError, match="out must not overlap the patch"):
+        op(noise(2, 1, 8, 8), memory[1, :, :4, :4], top_left=PLACE, out=memory[:2])
+    leaf = noise(2, 1, 8, 8).requires_grad_()
+    with pytest.raises(ValueError, match=r"out must not require|images need no gradient"):
+        op(leaf, noise(1, 2, 2), top_left=PLACE, out=leaf)
+    with pytest.raises(ValueError, match="images need no gradient"):
+        op(leaf, noise(1, 2, 2), top_left=PLACE, out=leaf.detach())
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_the_twin_fills_out(in_place: bool) -> None:
+    images, patch = noise(2, 1, 8, 8), noise(1, 3, 3)
+    expected = paste_patch_reference(images, patch, top_left=PLACE)
+    buffer = images if in_place else torch.empty_like(images)
+    assert torch.equal(paste_patch_reference(images, patch, top_left=PLACE, out=buffer), expected)
+    assert torch.equal(buffer, expected)
+
+
+def test_views_are_read_right() -> None:
+    images, patch = noise(2, 3, 9, 8), noise(3, 5, 4, seed=1)
+    mask = torch.rand(5, 4) < 0.5
+    expected = paste_patch(images, patch, top_left=PLACE + 1, mask=mask, angle=20.0)
+    got = paste_patch(
+        images.to(memory_format=torch.channels_last),
+        patch.transpose(1, 2).contiguous().transpose(1, 2),
+        top_left=(PLACE + 1).T.contiguous().T,
+        mask=mask.T.contiguous().T,
+        angle=20.0,
+    )
+    assert torch.equal(got, expected)
+    negative = torch.complex(torch.zeros_like(patch), -patch).conj().imag  # a lazy negation
+    assert negative.is_neg()
+    negated = paste_patch(images, negative, top_left=PLACE + 1, mask=mask, angle=20.0)
+    assert torch.equal(negated, expected)
 
 
 @pytest.mark.parametrize("mask", [None, torch.ones(4, 4, dtype=torch.uint8)])
@@ -291,3 +346,38 @@ def test_it_compiles_into_one_graph() -> None:
         function(noise(2, 3, 8, 8), patch).backward()
         gradients.append(patch.grad)
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": noise(2, 3, 8, 8).double()}, "images must be float32"),
+        ({"patch": noise(3, 3, 4, 4)}, "patch must be"),
+        ({"patch": noise(1, 2, 4, 4)}, "patch must be"),
+        ({"mask": torch.ones(4, 5, dtype=torch.uint8)}, "mask must be"),
+        ({"mask": torch.ones(4, 4)}, "mask must be uint8"),
+        ({"top_left": PLACE[:1]}, "top_left must be"),
+        ({"transform": torch.ones(2, 4)}, "transform must be float64"),
+    ],
+)
+def test_the_registered_op_checks_before_it_hands_out_pointers(change, message) -> None:
+    arguments = {
+        "images": noise(2, 3, 8, 8),
+        "patch": noise(1, 3, 4, 4),
+        "mask": None,
+        "top_left": PLACE,
+        "transform": torch.tensor([[1.0, 0.0, 1.0, 0.0]] * 2).double(),
+        "nested": False,
+    }
+    torch.ops.pycc.paste_patch(**arguments)
+    with pytest.raises(ValueError, match=message):
+        torch.ops.pycc.paste_patch(**{**arguments, **change})
+
+
+def test_the_registered_op_reads_a_transposed_mask_right() -> None:
+    mask = (noise(4, 4) < 0.5).to(torch.uint8)
+    arguments = (PLACE, torch.tensor([[1.0, 0.0, 1.0, 0.0]] * 2).double(), False)
+    images, patch = noise(2, 3, 8, 8), noise(1, 3, 4, 4)
+    expected = torch.ops.pycc.paste_patch(images, patch, mask, *arguments)
+    got = torch.ops.pycc.paste_patch(images, patch, mask.T.contiguous().T, *arguments)
+    assert torch.equal(got, expected)
