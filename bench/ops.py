@@ -1,6 +1,6 @@
 """Speed of the kernels against their twins, the usual Python ways and the machine's limit.
 
-    python bench/ops.py [--quick] [--no-store]
+    python bench/ops.py [--no-store]
 
 Ratios are of one run on one machine. Both sides are first checked to compute the same thing.
 """
@@ -72,14 +72,21 @@ def adaptive(count: int, target: float) -> list[Row]:
             baselines.published_head(array[i], widths[i], SHAPE)
 
     subject = f"density 768x1024, adaptive, {count:,} heads"
-    name, time = "density_map", seconds(kernel)
+    name, time, size = "density_map", seconds(kernel), buffer.nbytes
     published_time = seconds(published, budget=2.0) / len(sample) * count
     note = f"{len(sample)} heads timed, scaled to {count:,}"
     return [
-        Row(subject, name, time, "windowed numpy", seconds(windowed), target),
-        Row(subject, name, time, "gaussian_filter a head", published_time, 10_000, note),
-        Row(subject, name, time, "twin", seconds(twin)),
-        Row(subject, name, time, "limit: fill of the map", seconds(lambda: buffer.fill_(0.5))),
+        Row(subject, name, time, "windowed numpy", seconds(windowed), target, bytes=size),
+        Row(subject, name, time, "gaussian_filter a head", published_time, 10_000, note, size),
+        Row(subject, name, time, "twin", seconds(twin), bytes=size),
+        Row(
+            subject,
+            name,
+            time,
+            "limit: fill of the map",
+            seconds(lambda: buffer.fill_(0.5)),
+            bytes=size,
+        ),
     ]
 
 
@@ -94,18 +101,18 @@ def fixed(count: int, target: float) -> list[Row]:
     def windowed() -> np.ndarray:
         return baselines.windowed(array, widths, SHAPE)
 
+    def twin() -> Tensor:
+        return density_map_reference(points, sigma, SHAPE)
+
     check(kernel(), windowed(), 1e-5)
+    check(kernel(), twin(), 1e-5)
     subject = f"density 768x1024, sigma 15, {count:,} heads"
-    time = seconds(kernel)
+    name, time, size = "density_map", seconds(kernel), buffer.nbytes
+    limit = seconds(lambda: buffer.fill_(0.5))
     return [
-        Row(subject, "density_map", time, "windowed numpy", seconds(windowed), target),
-        Row(
-            subject,
-            "density_map",
-            time,
-            "limit: fill of the map",
-            seconds(lambda: buffer.fill_(0.5)),
-        ),
+        Row(subject, name, time, "windowed numpy", seconds(windowed), target, bytes=size),
+        Row(subject, name, time, "twin", seconds(twin), bytes=size),
+        Row(subject, name, time, "limit: fill of the map", limit, bytes=size),
     ]
 
 
@@ -117,18 +124,17 @@ def neighbours(count: int) -> list[Row]:
         return adaptive_sigma(points)
 
     check(kernel(), baselines.neighbour_widths(array), 1e-6)
-    time = seconds(kernel)
+    name, time, size = "adaptive_sigma", seconds(kernel), points.nbytes + 4 * count
     subject = f"adaptive sigma, {count:,} heads"
-    return [
-        Row(
-            subject,
-            "adaptive_sigma",
-            time,
-            "cKDTree",
-            seconds(lambda: baselines.neighbour_widths(array)),
-        ),
-        Row(subject, "adaptive_sigma", time, "budget of 0.2 s", 0.2, 1.0),
+    tree = seconds(lambda: baselines.neighbour_widths(array))
+    rows = [
+        Row(subject, name, time, "cKDTree", tree, bytes=size),
+        Row(subject, name, time, "budget of 0.2 s", 0.2, 1.0, bytes=size),
     ]
+    if count <= 3000:  # the twin compares all pairs
+        twin = seconds(lambda: adaptive_sigma_reference(points))
+        rows.append(Row(subject, name, time, "twin", twin, bytes=size))
+    return rows
 
 
 def paste() -> list[Row]:
@@ -170,27 +176,25 @@ def paste() -> list[Row]:
         raise SystemExit("out= changes the result")
 
     subject = "paste 81x81 into 8x3x768x1024, forward + backward"
-    composite_time, twin_time = seconds(composite, budget=4.0), seconds(twin, budget=4.0)
-    fresh_time, into_time = seconds(fresh), seconds(into)
-    limit = seconds(lambda: buffer.copy_(images))
-    place_time = seconds(lambda: run(paste_patch, top_left=places, out=images, **transform))
+    whole, box = 2 * images.nbytes, 4 * 8 * patch.nbytes  # copied; read and written both ways
+    other, usual = seconds(composite, budget=4.0), "affine_grid + grid_sample"
+    new, name = seconds(fresh), "paste_patch"
+    filled = seconds(into)
+    placed = seconds(lambda: run(paste_patch, top_left=places, out=images, **transform))
     return [
-        Row(subject, "paste_patch", fresh_time, "affine_grid + grid_sample", composite_time, 10),
-        Row(
-            subject, "paste_patch out=", into_time, "affine_grid + grid_sample", composite_time, 50
-        ),
+        Row(subject, name, new, usual, other, 10, bytes=whole + box),
+        Row(subject, f"{name} out=", filled, usual, other, 50, bytes=whole + box),
+        Row(subject, f"{name} out=images", placed, usual, other, bytes=box),
+        Row(subject, name, new, "twin", seconds(twin, budget=4.0), bytes=whole + box),
+        Row(subject, name, new, "limit: clone of the images", seconds(images.clone), bytes=whole),
         Row(
             subject,
-            "paste_patch out=images",
-            place_time,
-            "affine_grid + grid_sample",
-            composite_time,
+            f"{name} out=",
+            filled,
+            "limit: copy of the images",
+            seconds(lambda: buffer.copy_(images)),
+            bytes=whole,
         ),
-        Row(subject, "paste_patch", fresh_time, "twin", twin_time),
-        Row(
-            subject, "paste_patch", fresh_time, "limit: clone of the images", seconds(images.clone)
-        ),
-        Row(subject, "paste_patch out=", into_time, "limit: copy of the images", limit),
     ]
 
 

@@ -45,6 +45,8 @@ class Row:
     baseline_seconds: float
     target: float | None = None
     note: str = ""
+    bytes: int = 0
+    """What the kernel has to read and write at least."""
 
     @property
     def ratio(self) -> float:
@@ -82,14 +84,15 @@ def _time(value: float) -> str:
 
 def table(rows: Sequence[Row]) -> str:
     lines = [
-        "| subject | kernel | time | against | its time | ratio | target |",
-        "|---|---|---|---|---|---|---|",
+        "| subject | kernel | time | GB/s | against | its time | ratio | target |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         target = "" if row.target is None else f"≥ {row.target:,g}"
         note = f" ({row.note})" if row.note else ""
         lines.append(
-            f"| {row.subject} | {row.kernel} | {_time(row.kernel_seconds)} | {row.baseline}{note} "
+            f"| {row.subject} | {row.kernel} | {_time(row.kernel_seconds)} "
+            f"| {row.bytes / row.kernel_seconds / 1e9:,.2f} | {row.baseline}{note} "
             f"| {_time(row.baseline_seconds)} | {row.ratio:,.2f} | {target} |"
         )
     return "\n".join(lines)

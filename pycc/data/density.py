@@ -53,9 +53,13 @@ def density(
     ``svishwa_window`` writes 255 into one pixel; here it is a head like any other, unless
     ``published_single_head`` asks for the original. Recipes that drop heads outside the image warn
     and count them. Raises ValueError for points that are not finite or not [N,2], an empty shape or
-    an unknown recipe.
+    an unknown recipe, TypeError for points that are no tensor.
     """
     make = recipes[recipe]
+    if not isinstance(points, Tensor):
+        raise TypeError(f"density: points must be a tensor [N,2], got {type(points).__name__}")
+    if len(shape) != 2:
+        raise ValueError(f"density: shape must be (H, W), got {tuple(shape)}")
     height, width = shape
     if height < 1 or width < 1:
         raise ValueError(f"density: shape must be positive, got {height} x {width}")

@@ -76,6 +76,8 @@ def _csv(path: Path, text: str) -> list[tuple[float, float]]:
 
 def _row(path: Path, line: int, cells: list[str]) -> tuple[float, float]:
     try:
+        if any("_" in cell for cell in cells):  # Python's digit separator is no CSV
+            raise ValueError("_")
         x, y = (float(cell) for cell in cells)
     except ValueError as error:
         got = ",".join(cells)[:60]

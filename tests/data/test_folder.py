@@ -78,6 +78,7 @@ def test_points_are_read(tmp_path: Path, name: str, text: str, points: list) -> 
         ("a.csv", "y,x\n1,2\n", "line 1: expected two numbers x,y, got 'y,x'"),
         ("a.csv", "1,2\n3,four\n", "line 2: expected two numbers x,y, got '3,four'"),
         ("a.csv", "1;2\n", "line 1: expected two numbers x,y, got '1;2'"),
+        ("a.csv", "1_0,2\n", "line 1: expected two numbers x,y, got '1_0,2'"),
         ("a.csv", "1,2,3\n", "line 1: expected two numbers"),
         ("a.csv", "1,\n", "line 1: expected two numbers"),
         ("a.csv", "1,2\nnan,3\n", "point 2 must be finite, got [nan, 3.0]"),
