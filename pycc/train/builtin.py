@@ -35,7 +35,9 @@ _CONTRAST = 64.0
 """Grey levels that count as one unit for the first convolutions (about a picture's contrast)."""
 _SHAPES = ((480, 640), (480, 640), (384, 512), (480, 640), (768, 1024), (320, 480))
 """Sizes of the training scenes, in turn."""
+_HELD_OUT_SHAPE = (480, 640)
 _AVERAGING = 0.998
+"""Share of the running mean of the weights, which is what gets validated, that a step keeps."""
 _EVALUATED = ("validation_scenes", "test_scenes")
 
 
@@ -196,7 +198,7 @@ def train_step(
 
 
 def held_out(
-    seed: int, split: str, count: int, shape: tuple[int, int] = (480, 640)
+    seed: int, split: str, count: int, shape: tuple[int, int] = _HELD_OUT_SHAPE
 ) -> Iterator[Sample]:
     """The first ``count`` scenes of a split, of one shape."""
     return (scene(seed, index, shape=shape, split=split) for index in range(count))
@@ -366,7 +368,7 @@ def finish(training: Training, out: Path) -> Report:
         "minutes": round(training.seconds / 60.0, 1),
         "threads": torch.get_num_threads(),
         "validation_relative_error": training.best,
-        "test": asdict(report),
+        "test": {**asdict(report), "seed": recipe.seed, "split": "test", "shape": _HELD_OUT_SHAPE},
     }
     models.save(counter, out, passport=passport)
     return report
