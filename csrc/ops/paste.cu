@@ -25,14 +25,37 @@ __global__ void paste_kernel(float* __restrict__ out, const float* __restrict__ 
         for (std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x; i < pixels;
              i += std::int64_t{gridDim.x} * kThreads) {
             const std::int64_t y = box.top + i / box_width, x = box.left + i % box_width;
-            if (!warp.covers(y, x, mask)) continue;
             paste_pixel(out + n * sizes.channels * plane, source, mask, warp, y, x, sizes);
         }
     }
 }
 
-// One thread a patch pixel gathers from the image pixels that blend it, in the order in which the
-// CPU scatters: the same sums to the bit, without atomics.
+// What patch pixel `at` of channel c gets from image n: gathered from the image pixels that blend
+// it, in the order in which the CPU scatters.
+__device__ float gather(std::int64_t at, std::int64_t c, std::int64_t n, const float* grad_out,
+                        const std::uint8_t* mask, const std::int64_t* top_left,
+                        const double* transform, const PasteSizes& sizes, Sampling sampling) {
+    const Warp warp(make_placement(top_left + 2 * n, transform + 4 * n), sizes.patch_height,
+                    sizes.patch_width, sampling);
+    const Box box = intersect(warp.dependents(at / sizes.patch_width, at % sizes.patch_width),
+                              {0, sizes.height, 0, sizes.width});
+    const float* source = grad_out + (n * sizes.channels + c) * sizes.height * sizes.width;
+    float sum = 0.0F;
+    for (std::int64_t y = box.top; y < box.bottom; ++y) {
+        for (std::int64_t x = box.left; x < box.right; ++x) {
+            std::int64_t index[Warp::kMaxTaps];
+            double weight[Warp::kMaxTaps];
+            const int taps = warp.taps(y, x, mask, index, weight);
+            for (int k = 0; k < taps; ++k) {
+                if (index[k] == at)
+                    sum += static_cast<float>(weight[k]) * source[y * sizes.width + x];
+            }
+        }
+    }
+    return sum;
+}
+
+// One thread a patch pixel: the same sums as on the CPU, to the bit, without atomics.
 __global__ void paste_backward_kernel(float* __restrict__ grad_patch,
                                       const float* __restrict__ grad_out,
                                       const float* __restrict__ patch,
@@ -40,35 +63,20 @@ __global__ void paste_backward_kernel(float* __restrict__ grad_patch,
                                       const std::int64_t* __restrict__ top_left,
                                       const double* __restrict__ transform, PasteSizes sizes,
                                       Sampling sampling) {
-    const std::int64_t plane = sizes.height * sizes.width;
-    const std::int64_t patch_plane = sizes.patch_height * sizes.patch_width;
-    const std::int64_t work = sizes.images * sizes.channels * patch_plane;
+    const std::int64_t plane = sizes.patch_height * sizes.patch_width;
+    const std::int64_t work = sizes.patches * sizes.channels * plane;
     for (std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x; i < work;
          i += std::int64_t{gridDim.x} * kThreads) {
-        const std::int64_t at = i % patch_plane, c = (i / patch_plane) % sizes.channels;
-        const std::int64_t n = i / (patch_plane * sizes.channels);
-        const Warp warp(make_placement(top_left + 2 * n, transform + 4 * n), sizes.patch_height,
-                        sizes.patch_width, sampling);
-        const Box box = intersect(warp.dependents(at / sizes.patch_width, at % sizes.patch_width),
-                                  {0, sizes.height, 0, sizes.width});
-        const float* source = grad_out + (n * sizes.channels + c) * plane;
-        float sum = 0.0F;
-        for (std::int64_t y = box.top; y < box.bottom; ++y) {
-            for (std::int64_t x = box.left; x < box.right; ++x) {
-                if (!warp.covers(y, x, mask)) continue;
-                std::int64_t index[Warp::kMaxTaps];
-                double weight[Warp::kMaxTaps];
-                const int taps = warp.taps(y, x, mask, index, weight);
-                for (int k = 0; k < taps; ++k) {
-                    if (index[k] == at) {
-                        sum += static_cast<float>(weight[k]) * source[y * sizes.width + x];
-                    }
-                }
-            }
+        const std::int64_t at = i % plane, c = (i / plane) % sizes.channels;
+        const std::int64_t own = i / (plane * sizes.channels);
+        const std::int64_t end = sizes.patches > 1 ? own + 1 : sizes.images;
+        float total = 0.0F;
+        for (std::int64_t n = own; n < end; ++n) {
+            const float sum =
+                gather(at, c, n, grad_out, mask, top_left, transform, sizes, sampling);
+            total += unclipped(patch[i], transform[4 * n + 3]) ? sum : 0.0F;
         }
-        const float* values = patch + (sizes.patches > 1 ? n : 0) * sizes.channels * patch_plane;
-        grad_patch[i] =
-            unclipped(values[c * patch_plane + at], warp.placement().brightness) ? sum : 0.0F;
+        grad_patch[i] = total;
     }
 }
 
@@ -102,7 +110,7 @@ void paste_patch_backward_cuda(float* grad_patch, const float* grad_out, const f
                                const double* transform, const PasteSizes& sizes, Sampling sampling,
                                cudaStream_t stream) {
     const std::int64_t work =
-        sizes.images * sizes.channels * sizes.patch_height * sizes.patch_width;
+        sizes.patches * sizes.channels * sizes.patch_height * sizes.patch_width;
     if (work == 0) return;
     const std::int64_t most = std::int64_t{1} << 30;
     paste_backward_kernel<<<blocks_for(work < most ? work : most, kThreads), kThreads, 0, stream>>>(

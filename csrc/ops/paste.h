@@ -43,7 +43,8 @@ struct Pair {
 };
 
 PYCC_HD Pair bilinear_pair(double at, std::int64_t size) {
-    const double clamped = fmin(fmax(at, 0.0), static_cast<double>(size - 1));
+    const double last = static_cast<double>(size - 1);
+    const double clamped = at < 0.0 ? 0.0 : (at > last ? last : at);
     const auto low = static_cast<std::int64_t>(floor(clamped));
     return {low, low + 1 < size ? low + 1 : low, clamped - static_cast<double>(low)};
 }
@@ -94,33 +95,23 @@ class Warp {
                                 step_y + 1.0, step_x + 1.0, 1.0));
     }
 
-    // Whether pixel (y, x) of the image lies inside the warped mask ([height,width], or null: all).
-    PYCC_HD bool covers(std::int64_t y, std::int64_t x, const std::uint8_t* mask) const {
-        double row, col;
-        if (sampling_ == Sampling::nested) {
-            const std::int64_t i = y - place_.top, j = x - place_.left;
-            if (i < 0 || i >= side_y_ || j < 0 || j >= side_x_) return false;
-            row = zoom_source(i, height_, side_y_), col = zoom_source(j, width_, side_x_);
-        } else {
-            rotate(y, x, place_.zoom, row, col);
-        }
-        auto v = static_cast<std::int64_t>(floor(row + 0.5));
-        auto u = static_cast<std::int64_t>(floor(col + 0.5));
-        if (sampling_ == Sampling::nested) {  // the last sample may overshoot by one rounding unit
-            v = v < height_ ? v : height_ - 1, u = u < width_ ? u : width_ - 1;
-        }
-        if (v < 0 || v >= height_ || u < 0 || u >= width_) return false;
-        return mask == nullptr || mask[v * width_ + u] != 0;
-    }
-
-    // The patch pixels (flat indices) that pixel (y, x) blends and their weights; returns how many.
+    // The patch pixels (flat indices) that pixel (y, x) of the image blends and their weights;
+    // returns how many, or -1 where the pixel lies outside the warped mask ([height,width] or
+    // null).
     PYCC_HD int taps(std::int64_t y, std::int64_t x, const std::uint8_t* mask,
                      std::int64_t* index /* [16] */, double* weight /* [16] */) const {
         double row, col;
         if (sampling_ == Sampling::single) {
             rotate(y, x, place_.zoom, row, col);
+            if (!masked(nearest(row), nearest(col), mask)) return -1;
             return blend(row, col, 1.0, nullptr, index, weight, 0);
         }
+        const std::int64_t i = y - place_.top, j = x - place_.left;
+        if (i < 0 || i >= side_y_ || j < 0 || j >= side_x_) return -1;
+        // The last sample may overshoot by one rounding unit.
+        const std::int64_t v = nearest(zoom_source(i, height_, side_y_));
+        const std::int64_t u = nearest(zoom_source(j, width_, side_x_));
+        if (!masked(v < height_ ? v : height_ - 1, u < width_ ? u : width_ - 1, mask)) return -1;
         rotate(y, x, 1.0, row, col);
         if (row < 0.0 || row > static_cast<double>(side_y_ - 1) || col < 0.0 ||
             col > static_cast<double>(side_x_ - 1)) {
@@ -143,6 +134,15 @@ class Warp {
     PYCC_HD const Placement& placement() const { return place_; }
 
   private:
+    PYCC_HD static std::int64_t nearest(double at) {
+        return static_cast<std::int64_t>(floor(at + 0.5));
+    }
+
+    PYCC_HD bool masked(std::int64_t v, std::int64_t u, const std::uint8_t* mask) const {
+        if (v < 0 || v >= height_ || u < 0 || u >= width_) return false;
+        return mask == nullptr || mask[v * width_ + u] != 0;
+    }
+
     // Position in the (zoomed) patch that pixel (y, x) of the image samples.
     PYCC_HD void rotate(std::int64_t y, std::int64_t x, double zoom, double& row,
                         double& col) const {
@@ -217,13 +217,15 @@ struct PasteSizes {
     std::int64_t patches;  // 1 (one for all) or `images`
 };
 
-// Writes pixel (y, x) of all channels of an image: what the warp blends from the patch.
+// Writes pixel (y, x) of all channels of an image: what the warp blends from the patch, if
+// anything.
 PYCC_HD void paste_pixel(float* image /* [C,H,W] */, const float* patch /* [C,p,q] */,
                          const std::uint8_t* mask /* [p,q] or null */, const Warp& warp,
                          std::int64_t y, std::int64_t x, const PasteSizes& sizes) {
     std::int64_t index[Warp::kMaxTaps];
     double weight[Warp::kMaxTaps];
     const int taps = warp.taps(y, x, mask, index, weight);
+    if (taps < 0) return;
     for (std::int64_t c = 0; c < sizes.channels; ++c) {
         const float* values = patch + c * sizes.patch_height * sizes.patch_width;
         double sum = 0.0;
@@ -243,7 +245,8 @@ void paste_patch_cpu(float* out /* [N,C,H,W] */, const float* images /* [N,C,H,W
                      const double* transform /* [N,4] cosine, sine, zoom, brightness */,
                      const PasteSizes& sizes, Sampling sampling, int threads);
 
-// Gradient of each image's patch, to be summed over the images where they share one.
+// Gradient of each image's patch; where the images share one (sizes.patches is 1), the sum over
+// them is left in the first.
 void paste_patch_backward_cpu(float* grad_patch /* [N,C,p,q], overwritten */,
                               const float* grad_out /* [N,C,H,W] */, const float* patch,
                               const std::uint8_t* mask, const std::int64_t* top_left,
@@ -255,10 +258,10 @@ void paste_patch_cuda(float* out, const float* images, const float* patch, const
                       const std::int64_t* top_left, const double* transform,
                       const PasteSizes& sizes, Sampling sampling, cudaStream_t stream);
 
-void paste_patch_backward_cuda(float* grad_patch, const float* grad_out, const float* patch,
-                               const std::uint8_t* mask, const std::int64_t* top_left,
-                               const double* transform, const PasteSizes& sizes, Sampling sampling,
-                               cudaStream_t stream);
+void paste_patch_backward_cuda(float* grad_patch /* [N or 1,C,p,q], overwritten */,
+                               const float* grad_out, const float* patch, const std::uint8_t* mask,
+                               const std::int64_t* top_left, const double* transform,
+                               const PasteSizes& sizes, Sampling sampling, cudaStream_t stream);
 #endif
 
 }  // namespace pycc

@@ -247,12 +247,13 @@ def _paste_patch_backward(
     transform: Tensor,
     nested: bool,
 ) -> Tensor:
-    """Gradient [N,C,p,q] of each image's patch."""
+    """Gradient [N or 1,C,p,q] of the patch, summed over the images that share one."""
     device = grad.device
     grad = _check.raw(_OP, "grad", grad, torch.float32, (None,) * 4, device)
     kept, addresses, sizes = _memory(grad.shape, patch, mask, top_left, transform, device)
-    shape = (len(grad), *patch.shape[1:])
-    grad_patch = torch.empty(shape, dtype=torch.float32, device=device)
+    # On the CPU, the images that share a patch are scattered apart and summed into the first.
+    rows = len(patch) if device.type == "cuda" else max(len(grad), len(patch))
+    grad_patch = torch.empty((rows, *patch.shape[1:]), dtype=torch.float32, device=device)
     _native.run(
         f"{_OP}_backward",
         device,
@@ -263,7 +264,7 @@ def _paste_patch_backward(
         int(nested),
     )
     del kept
-    return grad_patch
+    return grad_patch[: len(patch)]
 
 
 @_paste_patch_backward.register_fake
@@ -275,7 +276,7 @@ def _(
     transform: Tensor,
     nested: bool,
 ) -> Tensor:
-    return grad.new_empty((grad.shape[0], *patch.shape[1:]))
+    return grad.new_empty(patch.shape)
 
 
 def _gradients(
@@ -289,8 +290,6 @@ def _gradients(
         grad_images = _paste_patch(grad, zeros, mask, top_left, unlit, nested)
     if wanted[1]:
         grad_patch = _paste_patch_backward(grad, patch, mask, top_left, transform, nested)
-        if patch.shape[0] != grad.shape[0]:
-            grad_patch = grad_patch.sum(0, keepdim=True)
     return grad_images, grad_patch
 
 
