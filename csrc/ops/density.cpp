@@ -20,31 +20,81 @@ class Taps {
         for (std::int64_t i = 0; i <= radius; ++i) {
             taps_[static_cast<std::size_t>(i)] = gaussian_tap(i, sigma);
         }
+        scale_ = make_axis(0, radius, 1, Boundary::clip, *this).scale;
     }
     double operator()(std::int64_t offset) const { return taps_[static_cast<std::size_t>(offset)]; }
 
+    Axis axis(std::int64_t centre, std::int64_t size, Boundary boundary) const {
+        const auto radius = static_cast<std::int64_t>(taps_.size()) - 1;
+        if (boundary == Boundary::renormalize) {
+            return make_axis(centre, radius, size, boundary, *this);
+        }
+        return {centre, radius, size, scale_};  // the same for every head of this sigma
+    }
+
   private:
     double sigma_ = -1.0;
+    double scale_ = 1.0;
     std::vector<double> taps_;
 };
+
+constexpr std::int64_t kBlock = 16;  // floats that a SIMD loop takes at once
 
 void fill_weights(std::vector<float>& weights, const Cells& cells, std::int64_t stride,
                   const Axis& axis, Boundary boundary, const Taps& taps) {
     weights.resize(static_cast<std::size_t>(cells.last - cells.first));
+    float* weight = weights.data();
+    if (stride == 1 && boundary != Boundary::reflect) {  // a cell is a pixel, its weight a tap
+        const std::int64_t middle = std::clamp(axis.centre, cells.first, cells.last);
+        for (std::int64_t i = cells.first; i < middle; ++i) {
+            *weight++ = static_cast<float>(taps(axis.centre - i) * axis.scale);
+        }
+        for (std::int64_t i = middle; i < cells.last; ++i) {
+            *weight++ = static_cast<float>(taps(i - axis.centre) * axis.scale);
+        }
+        return;
+    }
     for (std::int64_t cell = cells.first; cell < cells.last; ++cell) {
-        weights[static_cast<std::size_t>(cell - cells.first)] =
-            cell_weight(cell, stride, axis, boundary, taps);
+        *weight++ = cell_weight(cell, stride, axis, boundary, taps);
     }
 }
 
-PYCC_SIMD void add_outer(float* map /* [rows, pitch] */, std::int64_t pitch,
-                         const float* column /* [rows] */, std::int64_t rows,
-                         const float* row /* [cols] */, std::int64_t cols) noexcept {
+// Widens a row of weights by zeros so that it starts and ends at whole blocks of the map's row.
+Cells widen_to_blocks(std::vector<float>& weights, const Cells& cells, std::int64_t cols) {
+    const std::int64_t first = cells.first / kBlock * kBlock;
+    const std::int64_t last = std::min((cells.last + kBlock - 1) / kBlock * kBlock, cols);
+    weights.insert(weights.begin(), static_cast<std::size_t>(cells.first - first), 0.0F);
+    weights.resize(static_cast<std::size_t>(last - first), 0.0F);
+    return {first, last};
+}
+
+PYCC_SIMD void add_outer(float* __restrict__ map /* [rows, pitch] */, std::int64_t pitch,
+                         const float* __restrict__ column /* [rows] */, std::int64_t rows,
+                         const float* __restrict__ row /* [cols] */, std::int64_t cols) noexcept {
+    const std::int64_t whole = cols / kBlock * kBlock;
     for (std::int64_t i = 0; i < rows; ++i) {
         float* target = map + i * pitch;
         const float factor = column[i];
-        for (std::int64_t j = 0; j < cols; ++j) target[j] += factor * row[j];
+        for (std::int64_t j = 0; j < whole; j += kBlock) {
+            for (std::int64_t k = j; k < j + kBlock; ++k) target[k] += factor * row[k];
+        }
+        for (std::int64_t j = whole; j < cols; ++j) target[j] += factor * row[j];
     }
+}
+
+// The heads by the row of their pixel, those of a row in their order: neighbours in the map follow
+// each other, so that what is added to stays in the cache.
+std::vector<std::int64_t> by_row(const std::int64_t* pixels /* [count,2] */, std::int64_t count,
+                                 std::int64_t height) {
+    std::vector<std::int64_t> place(static_cast<std::size_t>(height + 1), 0);
+    for (std::int64_t n = 0; n < count; ++n) ++place[static_cast<std::size_t>(pixels[2 * n] + 1)];
+    for (std::size_t y = 1; y < place.size(); ++y) place[y] += place[y - 1];
+    std::vector<std::int64_t> order(static_cast<std::size_t>(count));
+    for (std::int64_t n = 0; n < count; ++n) {
+        std::int64_t& next = place[static_cast<std::size_t>(pixels[2 * n])];
+        order[static_cast<std::size_t>(next++)] = n;
+    }
+    return order;
 }
 
 // Cuts the map's rows into bands of equal work; bands[b] is the first row of band b.
@@ -95,24 +145,27 @@ void density_map_cpu(float* map, const std::int64_t* pixels, const double* sigma
         total / kWorkPerThread, 1, std::min<std::int64_t>(std::max(threads, 1), rows));
     const auto first_row = balanced_bands(work, bands);
 
+    const auto order = by_row(pixels, count, height);
+
     parallel_for(bands, 1, threads, [&](std::int64_t band_begin, std::int64_t band_end) {
         const std::int64_t top = first_row[static_cast<std::size_t>(band_begin)];
         const std::int64_t bottom = first_row[static_cast<std::size_t>(band_end)];
         std::fill(map + top * cols, map + bottom * cols, 0.0F);
         Taps taps;
         std::vector<float> column, row;
-        for (std::int64_t n = 0; n < count; ++n) {
+        for (const std::int64_t n : order) {
             const auto radius = kernel_radius(sigma[n], truncate);
             Cells y = reached_cells({pixels[2 * n], radius, height, 1.0}, stride);
             y = {std::max(y.first, top), std::min(y.last, bottom)};
             if (y.first >= y.last) continue;
             taps.prepare(sigma[n], truncate);
-            const Axis y_axis = make_axis(pixels[2 * n], radius, height, boundary, taps);
-            const Axis x_axis = make_axis(pixels[2 * n + 1], radius, width, boundary, taps);
-            const Cells x = reached_cells(x_axis, stride);
+            const Axis y_axis = taps.axis(pixels[2 * n], height, boundary);
+            const Axis x_axis = taps.axis(pixels[2 * n + 1], width, boundary);
+            Cells x = reached_cells(x_axis, stride);
             if (x.first >= x.last) continue;
             fill_weights(column, y, stride, y_axis, boundary, taps);
             fill_weights(row, x, stride, x_axis, boundary, taps);
+            x = widen_to_blocks(row, x, cols);
             add_outer(map + y.first * cols + x.first, cols, column.data(), y.last - y.first,
                       row.data(), x.last - x.first);
         }

@@ -26,7 +26,7 @@ __global__ void axes_kernel(HeadAxes* __restrict__ axes, const std::int64_t* __r
                make_axis(pixels[2 * n + 1], radius, width, boundary, tap)};
 }
 
-// Every cell receives the heads that reach its tile in their order, as on the CPU.
+// Every cell receives the heads that reach its tile in their order: the same bits in every run.
 __global__ void __launch_bounds__(kThreads)
     density_kernel(float* __restrict__ map, const HeadAxes* __restrict__ axes,
                    const double* __restrict__ sigma, std::int64_t count, std::int64_t rows,

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "../core/memory.h"
 #include "../core/parallel.h"
 #include "../core/simd.h"
 
@@ -64,6 +65,8 @@ void paste_patch_cpu(float* out, const float* images, const float* patch, const 
     const std::int64_t image_size = sizes.channels * sizes.height * sizes.width;
     const std::int64_t patch_size = sizes.channels * sizes.patch_height * sizes.patch_width;
     if (out != images) {
+        expect_large_write(out,
+                           static_cast<std::size_t>(sizes.images * image_size) * sizeof(float));
         constexpr std::int64_t kGrain = 1 << 20;  // floats, about 0.5 ms
         parallel_for(sizes.images * image_size, kGrain, threads,
                      [&](std::int64_t begin, std::int64_t end) {

@@ -22,21 +22,27 @@ struct Node {
     std::int64_t right;                   // right child (the left one follows); 0 for a leaf
 };
 
-constexpr std::int64_t kLeafSize = 8;
+// Leaves of 5 to 8 points, or more where more neighbours are wanted than such a leaf may hold.
+std::int64_t leaf_size(int wanted) {
+    return std::max<std::int64_t>(8, 2 * wanted + 2);
+}
 
 class Tree {
   public:
-    Tree(const double* points, std::int64_t count) {
+    Tree(const double* points, std::int64_t count, std::int64_t leaf) : leaf_(leaf) {
         points_.reserve(static_cast<std::size_t>(count));
         for (std::int64_t i = 0; i < count; ++i) {
             points_.push_back({points[2 * i], points[2 * i + 1], i});
         }
-        nodes_.reserve(static_cast<std::size_t>(4 * count / kLeafSize + 1));
+        nodes_.reserve(static_cast<std::size_t>(4 * count / leaf + 1));
         build(0, count);
+        for (const Point& p : points_) x_.push_back(p.x), y_.push_back(p.y);
     }
 
     const std::vector<Node>& nodes() const { return nodes_; }
     const Point& point(std::int64_t i) const { return points_[static_cast<std::size_t>(i)]; }
+    const double* x() const { return x_.data(); }
+    const double* y() const { return y_.data(); }
 
   private:
     std::int64_t build(std::int64_t begin, std::int64_t end) {
@@ -49,7 +55,7 @@ class Tree {
         }
         const auto id = static_cast<std::int64_t>(nodes_.size());
         nodes_.push_back(node);
-        if (end - begin > kLeafSize) {
+        if (end - begin > leaf_) {
             const std::int64_t middle = (begin + end) / 2;
             const bool by_x = node.high_x - node.low_x >= node.high_y - node.low_y;
             std::nth_element(
@@ -62,8 +68,10 @@ class Tree {
         return id;
     }
 
+    std::int64_t leaf_;
     std::vector<Point> points_;
     std::vector<Node> nodes_;
+    std::vector<double> x_, y_;  // of the points, apart for SIMD
 };
 
 double squared_to_box(const Node& node, double x, double y) {
@@ -72,34 +80,74 @@ double squared_to_box(const Node& node, double x, double y) {
     return dx * dx + dy * dy;
 }
 
-// Distances to the points of a leaf, but for the query itself.
+// Offers the distances from point `query` to the points of a leaf, but for itself.
 void scan(const Tree& tree, const Node& leaf, std::int64_t query, Nearest& nearest) {
-    const Point& q = tree.point(query);
-    for (std::int64_t i = leaf.begin; i < leaf.end; ++i) {
-        if (i == query) continue;
-        const double dx = tree.point(i).x - q.x, dy = tree.point(i).y - q.y;
-        nearest.offer(dx * dx + dy * dy);
+    constexpr std::int64_t kAtOnce = 8;
+    const double qx = tree.x()[query], qy = tree.y()[query];
+    double squared[kAtOnce];
+    for (std::int64_t first = leaf.begin; first < leaf.end; first += kAtOnce) {
+        const std::int64_t count = std::min(kAtOnce, leaf.end - first);
+        for (std::int64_t i = 0; i < count; ++i) {
+            const double dx = tree.x()[first + i] - qx, dy = tree.y()[first + i] - qy;
+            squared[i] = dx * dx + dy * dy;
+        }
+        for (std::int64_t i = 0; i < count; ++i) {
+            if (first + i != query) nearest.offer(squared[i]);
+        }
     }
 }
 
-// All points of the tree but those of `home`, which have been seen; `home` holds the query.
-void search(const Tree& tree, std::int64_t home, std::int64_t query, Nearest& nearest) {
+double squared_between(const Node& a, const Node& b) {
+    const double dx = std::max({a.low_x - b.high_x, 0.0, b.low_x - a.high_x});
+    const double dy = std::max({a.low_y - b.high_y, 0.0, b.low_y - a.high_y});
+    return dx * dx + dy * dy;
+}
+
+// The leaves, but `home`, that may hold a neighbour of a point of `home`: those nearer to its box
+// than `reach` (squared), nearest subtrees first.
+void leaves_within(const Tree& tree, std::int64_t home, double reach,
+                   std::vector<std::int64_t>& found) {
     const auto& nodes = tree.nodes();
-    const Point& q = tree.point(query);
+    const Node& own = nodes[static_cast<std::size_t>(home)];
     std::int64_t stack[128];  // depth <= 2 log2(count)
     int top = 0;
     stack[top++] = 0;
+    found.clear();
     while (top > 0) {
         const std::int64_t id = stack[--top];
         const Node& node = nodes[static_cast<std::size_t>(id)];
-        if (id == home || squared_to_box(node, q.x, q.y) >= nearest.worst()) continue;
+        if (id == home || squared_between(node, own) >= reach) continue;
         if (node.right == 0) {
-            scan(tree, node, query, nearest);
+            found.push_back(id);
             continue;
         }
-        const bool near_left = query < nodes[static_cast<std::size_t>(node.right)].begin;
+        const bool near_left = own.begin < nodes[static_cast<std::size_t>(node.right)].begin;
         stack[top++] = near_left ? node.right : id + 1;
         stack[top++] = near_left ? id + 1 : node.right;
+    }
+}
+
+// sigma of the points of one leaf: first among themselves, which bounds how far others may be.
+void leaf_sigma(float* sigma, const Tree& tree, std::int64_t home, double beta,
+                std::vector<Nearest>& nearest, std::vector<std::int64_t>& others) {
+    const auto& nodes = tree.nodes();
+    const Node& leaf = nodes[static_cast<std::size_t>(home)];
+    double reach = 0.0;
+    for (std::int64_t i = leaf.begin; i < leaf.end; ++i) {
+        Nearest& own = nearest[static_cast<std::size_t>(i - leaf.begin)];
+        own.reset();
+        scan(tree, leaf, i, own);
+        reach = std::max(reach, own.worst());
+    }
+    leaves_within(tree, home, reach, others);
+    for (std::int64_t i = leaf.begin; i < leaf.end; ++i) {
+        Nearest& own = nearest[static_cast<std::size_t>(i - leaf.begin)];
+        const Point& q = tree.point(i);
+        for (const std::int64_t id : others) {
+            const Node& other = nodes[static_cast<std::size_t>(id)];
+            if (squared_to_box(other, q.x, q.y) < own.worst()) scan(tree, other, i, own);
+        }
+        sigma[q.index] = static_cast<float>(beta * own.mean_distance());
     }
 }
 
@@ -107,26 +155,21 @@ void search(const Tree& tree, std::int64_t home, std::int64_t query, Nearest& ne
 
 void adaptive_sigma_cpu(float* sigma, const double* points, std::int64_t count, int neighbours,
                         double beta, int threads) {
-    const Tree tree(points, count);
+    const int wanted = static_cast<int>(std::min<std::int64_t>(neighbours, count - 1));
+    const Tree tree(points, count, leaf_size(wanted));
     std::vector<std::int64_t> leaves;
     for (std::size_t id = 0; id < tree.nodes().size(); ++id) {
         if (tree.nodes()[id].right == 0) leaves.push_back(static_cast<std::int64_t>(id));
     }
-    const int wanted = static_cast<int>(std::min<std::int64_t>(neighbours, count - 1));
     constexpr std::int64_t kLeavesPerThread = 64;  // about 0.2 ms
     parallel_for(static_cast<std::int64_t>(leaves.size()), kLeavesPerThread, threads,
                  [&](std::int64_t begin, std::int64_t end) {
-                     Nearest nearest(wanted);
+                     std::vector<Nearest> nearest(static_cast<std::size_t>(leaf_size(wanted)),
+                                                  Nearest(wanted));
+                     std::vector<std::int64_t> others;
                      for (std::int64_t n = begin; n < end; ++n) {
-                         const std::int64_t home = leaves[static_cast<std::size_t>(n)];
-                         const Node& leaf = tree.nodes()[static_cast<std::size_t>(home)];
-                         for (std::int64_t i = leaf.begin; i < leaf.end; ++i) {
-                             nearest.reset();
-                             scan(tree, leaf, i, nearest);
-                             search(tree, home, i, nearest);
-                             sigma[tree.point(i).index] =
-                                 static_cast<float>(beta * nearest.mean_distance());
-                         }
+                         leaf_sigma(sigma, tree, leaves[static_cast<std::size_t>(n)], beta, nearest,
+                                    others);
                      }
                  });
 }

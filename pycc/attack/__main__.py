@@ -23,7 +23,7 @@ _SIZES = (0.02, 0.04, 0.08, 0.16)
 """The published sizes as shares of the width: 20, 40, 81 and 163 of 1024 pixels."""
 
 _QUICK = {
-    "limit": 8,
+    "limit": 6,
     "steps": 25,
     "step_size": 16 / 255,
     "decay": "cosine",

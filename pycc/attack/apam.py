@@ -61,8 +61,10 @@ class APAM:
     divided by the number of cells there: the balance of the two is the paper's.
 
     The gradient is taken through the transform; each step and image draws its own. The final patch
-    is judged without transform, in the 8-bit image as reloaded. Paper: ``step_size`` 2/255 (not
-    given there; that of momentum attacks), ``momentum`` and the number of steps are not given.
+    is judged without transform, in the 8-bit image as reloaded. The paper states neither step
+    size, momentum nor number of steps; 2/255 and 0.9 are those of the momentum attacks it builds
+    on. Its density target also punishes people counted where none stand: to move the count as far
+    as possible, use the objectives ``over`` and ``under``.
 
     Raises ValueError for a field out of range.
     """
@@ -71,7 +73,7 @@ class APAM:
 
     size: int | float = _flag(
         0.08,
-        "sides of the patches: pixels, or with a point a share of the image's width",
+        "side of the patch: pixels, or with a point a share of the image's width",
         many=True,
     )
     shape: str = _flag("square", "the patch's shape", choices=patches.shapes.names())

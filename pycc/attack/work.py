@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -100,7 +101,8 @@ class Work:
         batches = []
         for (_, (height, width)), items in groups.items():
             most = max(1, _BATCH_PIXELS // (height * width))
-            batches += [items[start : start + most] for start in range(0, len(items), most)]
+            even = math.ceil(len(items) / math.ceil(len(items) / most))
+            batches += [items[start : start + even] for start in range(0, len(items), even)]
         return batches
 
     def _known(self, item: Item, number: int) -> bool:

@@ -44,8 +44,8 @@ def _checked(
     if isinstance(sigma, Tensor):
         _check.on_device(_OP, "sigma", sigma, points.device, "points")
     widths = _check.number_each(_OP, "sigma", sigma, len(points), 0.0, 1e300, points.device)
-    x, y = points.detach().to(torch.float64).unbind(1)
-    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    places = points.detach().to(torch.float64)
+    inside = ((places >= 0) & (places < places.new_tensor([width, height]))).all(1)
     outside = len(points) - int(inside.sum())
     if outside:
         warnings.warn(
@@ -53,14 +53,14 @@ def _checked(
             "and are dropped",
             stacklevel=4 if _native.use_reference() else 3,
         )
-    widths = widths[inside].contiguous()
-    if not bool((truncate * widths < _MAX_RADIUS).all()):
+        places, widths = places[inside], widths[inside]
+    widest = widths.max().item() if len(widths) else 0.0
+    if truncate * widest >= _MAX_RADIUS:
         raise ValueError(
-            f"{_OP}: truncate * sigma must be below {_MAX_RADIUS} pixels, got "
-            f"{truncate * widths.max().item():g}"
+            f"{_OP}: truncate * sigma must be below {_MAX_RADIUS} pixels, got {truncate * widest:g}"
         )
-    pixels = torch.stack([y[inside], x[inside]], dim=1).to(torch.int64).contiguous()
-    return _Heads(pixels, widths, height, width, code)
+    pixels = places.flip(1).to(torch.int64)
+    return _Heads(pixels.contiguous(), widths.contiguous(), height, width, code)
 
 
 def density_map(
