@@ -95,8 +95,9 @@ def _conversion(annotation: Any) -> dict[str, Any]:
 def command(work: Callable[[], int], *, stopped: Callable[[], str] = str) -> int:
     """Run a command's work and turn its end into an exit code.
 
-    Bad input (ValueError, OSError, a missing library) is one line on stderr and exit code 2; a
-    keyboard interrupt is 130 with what ``stopped`` says; a warning is one line, said once.
+    Bad input (ValueError, OSError, a missing library) and a lack of memory are one line on stderr
+    and exit code 2; a keyboard interrupt is 130 with what ``stopped`` says; a warning is one line,
+    said once.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("always")
@@ -105,6 +106,9 @@ def command(work: Callable[[], int], *, stopped: Callable[[], str] = str) -> int
             return work()
         except (ValueError, OSError, ImportError) as error:
             say(f"error: {_reason(error)}")
+            return BAD_INPUT
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            say(f"error: out of memory: {str(error).splitlines()[0] if str(error) else 'torch'}")
             return BAD_INPUT
         except KeyboardInterrupt:
             say(f"stopped{stopped()}")

@@ -54,8 +54,8 @@ class Run:
             return cls(None, manifest)
         check_new(path)
         folder = Path(path)
+        run = cls(folder, manifest)  # refuses a manifest that is no JSON before anything is made
         folder.mkdir(parents=True, exist_ok=True)
-        run = cls(folder, manifest)
         write_json(folder / MANIFEST, run.manifest)
         run._open()
         return run
@@ -70,7 +70,14 @@ class Run:
         run = cls(folder, read_manifest(folder))
         run._open()
         whole = cut_torn_line(folder / RESULTS)
-        for record in parse_records(whole, folder / RESULTS):
+        for number, record in enumerate(parse_records(whole, folder / RESULTS), start=1):
+            missing = [field for field in cls.key if field not in record]
+            if missing:
+                run.close()
+                raise ValueError(
+                    f"{folder / RESULTS}: expected {', '.join(cls.key)} in line {number}, "
+                    f"got no {missing[0]}"
+                )
             run._remember(record)
         return run
 
@@ -138,7 +145,8 @@ def check_new(path: str | os.PathLike[str]) -> None:
     ValueError if it holds anything; OSError if it, or the folder it would lie in, is not writable.
     """
     folder = Path(path)
-    if folder.is_dir() and any(folder.iterdir()):
+    begun = f".{MANIFEST}.part"  # left by a process that was killed before it had a run
+    if folder.is_dir() and any(entry.name != begun for entry in folder.iterdir()):
         raise ValueError(
             f"{folder}: expected a new or empty folder for the run, got one that holds files; "
             "to continue a run use --resume"

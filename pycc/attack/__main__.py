@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -29,9 +30,9 @@ _QUICK = {
     "decay": "cosine",
     "objective": "over",
 }
-"""What holds without --data: strong within a minute or so on two cores. Few steps reach as far as
-many of the published 2/255 because they start eight times as long and shrink to nothing. The
-count is raised outright: the paper's target, ten times the true density, also punishes people
+"""What holds for the built-in scenes: strong within a minute or so on two cores. Few steps reach as
+far as many of the published 2/255 because they start eight times as long and shrink to nothing.
+The count is raised outright: the paper's target, ten times the true density, also punishes people
 counted where none stand, and noise alone raises this counter's count by more than it allows."""
 
 
@@ -69,6 +70,10 @@ class Settings:
     save_images: bool = field(
         default=True, metadata={"help": "keep the attacked images; they are counted as read back"}
     )
+    threads: int | None = field(
+        default=None,
+        metadata={"help": "threads (default: torch's, as many as cores); sums depend on it"},
+    )
     pictures: bool | None = field(
         default=None, metadata={"help": "draw a picture an image (default: if matplotlib is there)"}
     )
@@ -97,12 +102,8 @@ class _Command:
     def work(self) -> int:
         """Everything: read the flags, check the input, attack, draw, print the table."""
         chosen = _given(self.argv)
-        control = {name: chosen.pop(name, None) for name in ("out", "resume", "threads")}
+        control = {name: chosen.pop(name, None) for name in ("out", "resume")}
         settings = self._settings(chosen, control["resume"], control["out"])
-        if control["threads"] is not None:
-            if control["threads"] < 1:
-                raise ValueError(f"--threads must be at least 1, got {control['threads']}")
-            torch.set_num_threads(control["threads"])
         chosen_attacks = _attacks(settings)
         counter = _counter(settings)
         samples = data.open(
@@ -130,10 +131,10 @@ class _Command:
             )
         finally:
             progress.close()
+        print(report.table(done.summary))
+        print(f"run folder: {self.folder}", flush=True)
         if settings["pictures"]:
             self._draw(self.folder)
-        print(report.table(done.summary))
-        print(f"run folder: {self.folder}")
         return cli.DONE
 
     def _draw(self, folder: Path) -> None:
@@ -149,6 +150,7 @@ class _Command:
         """All settings of the run, and its folder, checked as far as nothing needs loading."""
         if resume is None:
             settings, self.note = _complete(chosen)
+            settings["threads"] = _set_threads(settings["threads"])
             if out is None:
                 out = f"runs/attack-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
             runs.check_new(out)
@@ -158,13 +160,19 @@ class _Command:
             raise ValueError(f"--resume {resume}: expected no other --out, got {out}")
         self.folder = Path(resume)
         manifest = runs.read_manifest(resume)
-        stored = manifest.get("settings")
+        stored, environment = manifest.get("settings"), manifest.get("environment")
         if manifest.get("kind") != "attack" or not isinstance(stored, dict):
             raise ValueError(f"--resume {resume}: expected a run of this command, got another")
+        if stored.keys() != _names(stored.get("attack")):
+            raise ValueError(
+                f"--resume {resume}: expected the settings of this version of the command, "
+                "got others in its manifest"
+            )
         cli.check_same(stored, chosen, resume)
+        _set_threads(stored["threads"])  # before the environments are compared
         now = runs.environment()
-        before = {name: manifest.get("environment", {}).get(name) for name in now}
-        for difference in runs.differences(before, now):
+        before = environment if isinstance(environment, dict) else {}
+        for difference in runs.differences({name: before.get(name) for name in now}, now):
             warnings.warn(f"--resume {resume}: {difference}; last digits may differ", stacklevel=2)
         return stored
 
@@ -175,7 +183,7 @@ def _parser(attack: str | None) -> cli.Parser:
         prog="python -m pycc.attack",
         description="Attack a crowd counter with adversarial patches and print what it then "
         "counts, beside grey and noise patches of the same size and place.",
-        epilog="Without --data: the built-in scenes and counter, with "
+        epilog="Without --data, on the built-in scenes, the defaults are "
         + ", ".join(f"{name} {_short(value)}" for name, value in _QUICK.items())
         + ". Exit codes: 0 done, 2 bad usage or input.",
     )
@@ -186,10 +194,19 @@ def _parser(attack: str | None) -> cli.Parser:
     control = parser.add_argument_group("run")
     control.add_argument("--out", metavar="RUN", help="run folder (default: runs/attack-TIME)")
     control.add_argument("--resume", metavar="RUN", help="continue the run in this folder")
-    control.add_argument("--threads", type=int, help="threads (default: as many as cores)")
     if attack is not None:
         cli.add_fields(parser.add_argument_group(f"attack {attack}"), attacks[attack])
     return parser
+
+
+def _set_threads(threads: int | None) -> int:
+    """Set the number of threads, or leave it at None; returns what it then is."""
+    if threads is not None:
+        most = 4 * (os.cpu_count() or 1)
+        if not isinstance(threads, int) or not 1 <= threads <= most:
+            raise ValueError(f"--threads must be within [1, {most}], got {threads!r}")
+        torch.set_num_threads(threads)
+    return torch.get_num_threads()
 
 
 def _short(value: object) -> str:
@@ -219,6 +236,14 @@ def _given(argv: list[str]) -> dict[str, Any]:
     return given
 
 
+def _names(attack: object) -> set[str]:
+    """The settings of a run of this attack, or of ``none``."""
+    names = {"attack", *(entry.name for entry in fields(Settings))}
+    if isinstance(attack, str) and attack != "none":
+        names |= {entry.name for entry in fields(attacks[attack])} - {"size"} | {"sizes"}
+    return names
+
+
 def _complete(given: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """Flags that were given and defaults for the others; and what the user should be told."""
     settings: dict[str, Any] = {"attack": attacks.names()[0], **_defaults(Settings)}
@@ -227,7 +252,7 @@ def _complete(given: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
         settings |= _defaults(attacks[name])
         del settings["size"]
         settings["sizes"] = list(_SIZES)
-    if "data" not in given:
+    if given.get("data", settings["data"]) == settings["data"]:
         settings |= {key: value for key, value in _QUICK.items() if key in settings}
     settings |= given
     if name == "none":

@@ -15,7 +15,7 @@ from torch.nn import functional
 from pycc import ops
 from pycc.attack import patch as patches
 from pycc.attack.base import Scenes, attacks
-from pycc.attack.objective import Aim, objectives
+from pycc.attack.objective import MEANS, Aim, objectives
 from pycc.attack.window import Box, Place
 from pycc.data import load_image
 from pycc.random import Stream
@@ -57,8 +57,9 @@ class APAM:
 
     |.|_1 over one patch; where g is 0, q only decays. L = J + smoothness * S: J is the objective
     (``pycc.attack.objective``) and S the sum of squared differences of neighbouring patch pixels
-    (eq. 6). The paper's J sums over cells while the density objective here is a mean, so S is
-    divided by the number of cells there: the balance of the two is the paper's.
+    (eq. 6). The paper's J is half a sum over cells; where the objective here is a mean over cells,
+    S is divided by their number too, or it would outweigh J by orders of magnitude and the patch
+    would turn flat. The balance of the two is then the paper's up to the factor of a half.
 
     The gradient is taken through the transform; each step and image draws its own. The final patch
     is judged without transform, in the 8-bit image as reloaded. The paper states neither step
@@ -105,13 +106,15 @@ class APAM:
     )
 
     def __post_init__(self) -> None:
+        if isinstance(self.size, np.integer):
+            object.__setattr__(self, "size", int(self.size))
         fits = isinstance(self.size, int) or self.size <= 1
         self._check("size", self.size > 0 and fits, "pixels above 0 or a share of (0,1]")
         self._check("steps", self.steps >= 0, "at least 0")
         self._check("step_size", 0 < self.step_size <= 1, "in (0,1]")
         self._check("momentum", 0 <= self.momentum <= 1, "in [0,1]")
-        self._check("smoothness", 0 <= self.smoothness < math.inf, "at least 0 and finite")
-        self._check("factor", math.isfinite(self.factor), "finite")
+        self._check("smoothness", 0 <= self.smoothness <= 1e6, "in [0,1e6]")
+        self._check("factor", abs(self.factor) <= 1e6, "within ±1e6")
         self._check("beta", 0 < self.beta <= 1, "in (0,1]")
         for entry in fields(self):
             choices = entry.metadata.get("choices")
@@ -259,7 +262,8 @@ class APAM:
         change = counter(attacked) - scenes.clean
         loss = objectives[self.objective](change, scenes, Aim(self.factor, self.target_count))
         if self.smoothness:
-            loss = loss + self.smoothness * patches.roughness(patch, mask) / scenes.cells
+            penalty = self.smoothness * patches.roughness(patch, mask)
+            loss = loss + (penalty / scenes.cells if self.objective in MEANS else penalty)
         if not torch.isfinite(loss).all():
             raise ValueError(f"APAM: the loss must be finite, got {loss.tolist()}")
         (gradient,) = torch.autograd.grad(loss.sum(), patch)

@@ -53,7 +53,7 @@ def run(
     labels = [(a.name, a.size) for a in chosen]
     if len(set(labels)) < len(labels):
         raise ValueError(f"attack: attacks must differ in name or size, got {labels}")
-    found = survey(samples, chosen, seed=seed)
+    found = survey(samples, chosen, counter.stride, seed=seed)
     asked = {
         "seed": seed,
         "attacks": [{"name": a.name, **a.settings()} for a in chosen],
@@ -74,8 +74,11 @@ def run(
     else:
         facts = {"kind": "attack", "environment": {**environment(), "ops": ops.info()}}
         log = Run.create(out, {**(manifest or {}), **facts, **asked})
+    exact = torch.backends.cudnn.flags(
+        enabled=True, deterministic=True, benchmark=False, allow_tf32=False
+    )
     try:
-        with frozen(counter), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
+        with frozen(counter), exact:
             Work(chosen, counter, Shelf(samples), found, seed, log, progress).do()
     finally:
         log.close()

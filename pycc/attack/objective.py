@@ -35,6 +35,9 @@ class Objective(Protocol):
 
 objectives: Registry[Objective] = Registry("objective")
 
+MEANS = frozenset({"density"})
+"""Objectives that are a mean over the image's cells; the others are in people, a sum over cells."""
+
 
 def _gained(change: Tensor, scenes: Scenes) -> Tensor:
     """[N]: people that the patch adds to the count, inside the region of interest."""

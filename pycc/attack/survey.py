@@ -39,11 +39,13 @@ class Survey:
     fingerprint: str
 
 
-def survey(samples: Sequence[Sample], attacks: Sequence[Attack], *, seed: int) -> Survey:
+def survey(
+    samples: Sequence[Sample], attacks: Sequence[Attack], stride: int, *, seed: int
+) -> Survey:
     """Load every image once and check it, and that every patch fits.
 
     ValueError for an empty data set, a name that occurs twice, an image that is no RGB image of
-    [0,1], or a patch that does not fit.
+    [0,1] or smaller than a cell of the counter's ``stride``, or a patch that does not fit.
     """
     items: list[Item] = []
     seen: set[str] = set()
@@ -54,6 +56,11 @@ def survey(samples: Sequence[Sample], attacks: Sequence[Attack], *, seed: int) -
             raise ValueError(f"attack: names of samples must be unique, got {sample.name!r} twice")
         seen.add(sample.name)
         height, width = sample.image.shape[1:]
+        if min(height, width) < stride:
+            raise ValueError(
+                f"{sample.name}: image must have at least one cell of {stride}x{stride} pixels, "
+                f"got {height}x{width}"
+            )
         try:
             places = tuple(a.place((height, width), seed=seed, image=index) for a in attacks)
             for attack, place in zip(attacks, places, strict=True):

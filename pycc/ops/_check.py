@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
-from typing import SupportsIndex
 
 import numpy as np
 import torch
@@ -59,9 +57,9 @@ def choice(op: str, name: str, value: str, choices: Sequence[str]) -> int:
 
 def integer(op: str, name: str, value: object, low: int, high: int) -> int:
     """``value`` as an integer within [low, high]."""
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{op}: {name} must be an int, got {type(value).__name__}")
-    number = operator.index(value)
+    number = int(value)
     if not low <= number <= high:
         raise ValueError(f"{op}: {name} must be within [{low}, {high}], got {number}")
     return number
@@ -96,7 +94,7 @@ def number_each(
 
 def pair(op: str, name: str, value: object, expected: str, high: int) -> tuple[int, int]:
     """``value`` as two integers within [0, high]."""
-    if not isinstance(value, Sequence | np.ndarray) or isinstance(value, str):
+    if not isinstance(value, tuple | list | np.ndarray):  # torch.Size is a tuple
         raise TypeError(f"{op}: {name} must be {expected}, got {type(value).__name__}")
     if len(value) != 2:
         raise ValueError(f"{op}: {name} must be {expected}, got {list(value)}")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pycc import models
+from pycc.attack.__main__ import main
 from pycc.attack.base import Attack, Scenes
 from pycc.attack.survey import Shelf, survey
 from pycc.attack.work import Work
@@ -70,7 +71,7 @@ def make_scenes(
     attack: Attack, counter: Any, samples: list[Sample], seed: int = 0
 ) -> tuple[Scenes, int]:
     """The windows that a run would hand to ``attack`` as one batch, and the patch's side."""
-    found = survey(samples, [attack], seed=seed)
+    found = survey(samples, [attack], counter.stride, seed=seed)
     run = Run.create(None, {"save_images": False, "save_maps": False})
     counter.eval()
     work = Work([attack], counter, Shelf(samples), found, seed, run, None)
@@ -130,3 +131,45 @@ def folder(tmp_path: Path) -> Path:
         lines = [f"{x},{y}" for x, y in one.points.tolist()]
         (root / f"{one.name.replace(' ', '_')}.csv").write_text("x,y\n" + "\n".join(lines))
     return root
+
+
+class Called:
+    """What a call of the command left behind."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Called]:
+    """Runs the command in an empty folder; the arguments may be paths."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.chdir(home)
+
+    def run(*arguments: object) -> Called:
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        return Called(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def refused(call: Callable[..., Called], tmp_path: Path) -> Callable[..., str]:
+    """Runs the command with bad input: one line on stderr, exit code 2, nothing left behind."""
+
+    def run(*arguments: object) -> str:
+        before = sorted(tmp_path.rglob("*"))
+        done = call(*arguments)
+        assert done.code == 2
+        assert done.out == ""
+        assert done.err.startswith("error: ")
+        assert done.err.count("\n") == 1
+        assert done.err.endswith("\n")
+        assert sorted(tmp_path.rglob("*")) == before
+        return done.err
+
+    return run

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import pycc.ops
-from pycc.attack import APAM, Scenes, attacks, objectives
+from pycc.attack import APAM, Scenes, attacks, objectives, run
+from pycc.attack import patch as patches
 from pycc.attack.objective import Aim
 from pycc.data import save_image
 
@@ -201,7 +202,7 @@ def test_objectives_are_zero_or_constant_without_change(name: str, sample, scene
         ({"step_size": math.nan}, "step_size must be"),
         ({"momentum": 1.1}, "momentum must be"),
         ({"smoothness": -0.1}, "smoothness must be"),
-        ({"factor": math.inf}, "factor must be finite"),
+        ({"factor": math.inf}, "factor must be within"),
         ({"beta": 0.0}, "beta must be"),
         ({"shape": "star"}, "shape must be one of square, disc, got 'star'"),
         ({"decay": "linear"}, "decay must be one of"),
@@ -245,3 +246,31 @@ def test_every_registered_attack_is_a_dataclass_with_help_for_every_field() -> N
         assert attacks[name].name == name
         for field in dataclasses.fields(attacks[name]):
             assert field.metadata["help"], (name, field.name)
+
+
+@pytest.mark.parametrize("objective", ["density", "over", "under"])
+def test_smoothness_shapes_the_patch_of_every_objective(tiny, sample, scenes, objective) -> None:
+    rough = []
+    for weight in (0.0, 0.3):
+        attack = APAM(size=20, objective=objective, steps=8, smoothness=weight, step_size=0.05)
+        made, side = scenes(attack, tiny(), [sample()])
+        patch = attack.optimise(tiny().eval(), made, side, seed=0, step_done=lambda _: None)
+        rough.append(float(patches.roughness(patch, attack.mask(side))[0]))
+    assert rough[1] < 0.9 * rough[0]
+
+
+def test_an_attack_runs_with_cudnn_deterministic_and_exact(tiny, sample) -> None:
+    seen = []
+
+    class Watching(tiny):  # type: ignore[misc]
+        def forward(self, images):
+            flags = torch.backends.cudnn
+            seen.append((flags.enabled, flags.deterministic, flags.benchmark, flags.allow_tf32))
+            return super().forward(images)
+
+    run(APAM(size=8, steps=1), Watching(), [sample()])
+    assert set(seen) == {(True, True, False, False)}
+
+
+def test_numpy_sizes_are_pixels() -> None:
+    assert APAM(size=np.int64(20)) == APAM(size=20)

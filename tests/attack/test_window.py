@@ -13,6 +13,7 @@ import pycc.ops
 from pycc.attack import APAM, Box, Place, influence
 from pycc.attack.apam import Transform
 from pycc.attack.cells import cell_density, cell_weight
+from pycc.attack.objective import MEANS
 from pycc.attack.patch import roughness
 
 
@@ -137,7 +138,8 @@ def full_image_loss(attack, counter, sample, place, patch, transform):
             "under": count,
             "target": (count - (attack.target_count or 0.0)) ** 2,
         }[attack.objective]
-    return loss + attack.smoothness * roughness(patch, mask).sum() / weight.sum()
+    penalty = attack.smoothness * roughness(patch, mask).sum()
+    return loss + (penalty / weight.sum() if attack.objective in MEANS else penalty)
 
 
 @pytest.mark.parametrize("region", [False, True], ids=["whole image", "region"])
