@@ -14,8 +14,9 @@ from torch import Tensor
 
 from pycc.models import mcnn as _mcnn  # noqa: F401  (importing a model registers it)
 from pycc.models.base import MODELS, CounterModel
+from pycc.models.known import PROBE_TOLERANCE, passport_of
 from pycc.models.verify import ReceptiveField, measure_receptive_field
-from pycc.models.weights import builtin, check_passport, fit, locate, read_weights, save
+from pycc.models.weights import builtin, check_passport, fit, locate, misfit, read_weights, save
 from pycc.models.wrap import wrap
 
 __all__ = [
@@ -62,19 +63,23 @@ def load(
     variant are recognised by the keys; ``options`` are those of ``create`` and take precedence,
     which conventions that leave no trace in the keys need (``input="gray_half"``,
     ``final_relu=False`` for MCNN weights converted from TensorFlow, say). Weights with a passport
-    bring their options along: contradicting these is an error, except where an option is free
-    (``resize``), and the count on a fixed probe image is checked.
+    (``save`` writes one; public checkpoints of ``pycc.models.known`` are recognised by their
+    content) bring their options along: contradicting these is an error, except where an option is
+    free (``resize``), and the count on a fixed probe image is checked.
 
     Raises FileNotFoundError or ValueError, in one line that names the file: missing, unreadable,
     of an unknown format, asking to run code, or not fitting the model (listing missing and
-    unexpected keys and wrong shapes).
+    unexpected keys, wrong shapes and types; without ``name``, against the nearest model).
     """
     source = str(weights)
     known = None if name is None else MODELS[name]  # an unknown model is told before a bad file
     state, passport = read_weights(locate(weights))
+    public = None if "model" in passport else passport_of(state)
+    if public is not None:
+        passport = {**passport, **public}
     stated = passport.get("model", name)
     if stated is None:
-        name, recognised = _recognise(state, source)
+        name, recognised = _recognise(state)
         options = {**recognised, **options}
     elif name is not None and stated != name:
         raise ValueError(f"weights: {source} is of model {stated!r}, not {name!r}")
@@ -86,20 +91,27 @@ def load(
     counter = create(str(name), **options)
     fit(counter, state, source)
     counter.eval()
-    check_passport(counter, passport, source)
+    if public is None:
+        check_passport(counter, passport, source)
+    else:
+        check_passport(counter, passport, source, tolerance=PROBE_TOLERANCE)
     return counter
 
 
-def _recognise(state: Mapping[str, Tensor], source: str) -> tuple[str, dict[str, object]]:
+def _recognise(state: Mapping[str, Tensor]) -> tuple[str, dict[str, object]]:
     for name in names():
         options = MODELS[name].recognise(state)
         if options is not None:
             return name, options
-    keys = ", ".join(list(state)[:3])
-    raise ValueError(
-        f"weights: {source} fits none of the known models ({', '.join(names())}): "
-        f"its {len(state)} keys begin with {keys[:200]}"
-    )
+    return _nearest(state), {}
+
+
+def _nearest(state: Mapping[str, Tensor]) -> str:
+    """The model with the fewest missing and unexpected keys; what ``fit`` then complains about."""
+    known = names()
+    if len(known) == 1:
+        return known[0]
+    return min(known, key=lambda name: misfit(create(name), state)[0])
 
 
 def _with_passport(
@@ -112,7 +124,8 @@ def _with_passport(
     if not isinstance(stated, dict):
         raise ValueError(f"weights: {source}: the passport's options must be a JSON object")
     for key, value in options.items():
-        if key in stated and key not in model.adjustable and stated[key] != value:
+        same = list(value) if isinstance(value, tuple) else value  # JSON knows lists only
+        if key in stated and key not in model.adjustable and stated[key] != same:
             raise ValueError(
                 f"weights: {source} was trained with {key}={stated[key]!r}, got {key}={value!r}"
             )

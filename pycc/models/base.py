@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from pycc.registry import Registry
+
+_MOST_SCALE = 1e6
+
+
+def shown(value: object) -> str:
+    """A wrong value as a message quotes it: on one line, and not all of a long one."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a real number; a bool is one to Python, but as an option a mistake."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 class CounterModel(nn.Module):
@@ -18,7 +32,8 @@ class CounterModel(nn.Module):
     published ones without the prefix of the training wrapper. A counter is the composition
     ``density(net(preprocess(images)))``. A new model sets ``name`` and ``minimum_side``, passes
     its network and geometry to ``__init__``, and overrides ``preprocess``, ``density``, ``loss``,
-    ``options`` and ``recognise`` where the defaults do not fit.
+    ``options`` and ``recognise`` where the defaults do not fit. ValueError for a geometry that no
+    network has and for a ``scale`` that is no number above 0, at most a million.
     """
 
     name: ClassVar[str] = ""
@@ -37,6 +52,11 @@ class CounterModel(nn.Module):
         if receptive_field is not None and receptive_field < 1:
             raise ValueError(
                 f"{self.name}: receptive_field must be at least 1 or None, got {receptive_field}"
+            )
+        if not is_number(scale) or not 0 < scale <= _MOST_SCALE:
+            raise ValueError(
+                f"{self.name}: scale must be a number above 0 and at most {_MOST_SCALE:g}, "
+                f"got {shown(scale)}"
             )
         self.net = net
         self.scale = float(scale)

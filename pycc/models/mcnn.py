@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pycc.models.base import MODELS, CounterModel
+from pycc.models.base import MODELS, CounterModel, is_number, shown
 
 Variant = Literal["gray", "rgb", "c3"]
 Input = Literal["gray255", "gray_half", "rgb255", "rgb_standard"]
@@ -33,6 +33,9 @@ _RECEPTIVE_FIELD = 72
 
 _LUMA = (0.299, 0.587, 0.114)
 """ITU-R 601 weights of R, G, B, as PIL's mode "L" and OpenCV's grey conversion use."""
+
+_MOST = float(torch.finfo(torch.float32).max)
+"""The largest finite number that preprocessing can use."""
 
 
 @dataclass(frozen=True)
@@ -152,22 +155,24 @@ class MCNN(CounterModel):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
-        if variant not in _VARIANTS:
-            raise ValueError(f"mcnn: variant must be {_known(_VARIANTS)}, got {variant!r}")
+        if not isinstance(variant, str) or variant not in _VARIANTS:
+            raise ValueError(f"mcnn: variant must be {_known(_VARIANTS)}, got {shown(variant)}")
         convention = _VARIANTS[variant]
         kind = convention.input if input is None else input
-        if kind not in _CHANNELS:
-            raise ValueError(f"mcnn: input must be {_known(_CHANNELS)}, got {input!r}")
+        if not isinstance(kind, str) or kind not in _CHANNELS:
+            raise ValueError(f"mcnn: input must be {_known(_CHANNELS)}, got {shown(input)}")
         if _CHANNELS[kind] != _CHANNELS[convention.input]:
             raise ValueError(
                 f"mcnn: variant {variant!r} has {_CHANNELS[convention.input]} input channels, "
                 f"input {input!r} gives {_CHANNELS[kind]}"
             )
-        if resize not in (None, _STRIDE):
-            raise ValueError(f"mcnn: resize must be None or {_STRIDE}, got {resize!r}")
+        if final_relu is not None and not isinstance(final_relu, bool):
+            raise ValueError(f"mcnn: final_relu must be True or False, got {shown(final_relu)}")
+        if resize is not None and not (isinstance(resize, int) and resize == _STRIDE):
+            raise ValueError(f"mcnn: resize must be None or {_STRIDE}, got {shown(resize)}")
         if kind != "rgb_standard" and (mean is not None or std is not None):
             raise ValueError(f"mcnn: mean and std belong to input 'rgb_standard', got {kind!r}")
-        relu = convention.final_relu if final_relu is None else bool(final_relu)
+        relu = convention.final_relu if final_relu is None else final_relu
         super().__init__(
             MCNNNet(_CHANNELS[kind], named_blocks=convention.named_blocks, final_relu=relu),
             stride=_STRIDE,
@@ -224,12 +229,14 @@ class MCNN(CounterModel):
     @classmethod
     def recognise(cls, state: Mapping[str, Tensor]) -> dict[str, object] | None:
         """The variant by its keys (``branch1.0.weight``: "rgb") and its number of channels."""
-        if "branch1.0.weight" in state:
+        columns = ("branch1", "branch2", "branch3")
+        if any(f"{column}.0.weight" in state for column in columns):
             return {"variant": "rgb"}
-        first = state.get("branch1.0.conv.weight")
-        if first is None:
+        firsts = [state.get(f"{column}.0.conv.weight") for column in columns]
+        there = [first for first in firsts if first is not None]
+        if not there:
             return None
-        return {"variant": "c3" if first.ndim == 4 and first.shape[1] == 3 else "gray"}
+        return {"variant": "c3" if there[0].ndim == 4 and there[0].shape[1] == 3 else "gray"}
 
 
 def _known(names: Iterable[str]) -> str:
@@ -241,9 +248,12 @@ def _three(
 ) -> tuple[float, float, float]:
     if values is None:
         return default
-    numbers = [float(value) for value in values]
-    if len(numbers) != 3 or not all(abs(n) < float("inf") for n in numbers):
-        raise ValueError(f"mcnn: {what} must be three finite numbers, got {list(values)}")
-    if what == "std" and min(numbers) <= 0:
-        raise ValueError(f"mcnn: std must be positive, got {list(values)}")
-    return numbers[0], numbers[1], numbers[2]
+    if (
+        not isinstance(values, list | tuple)
+        or len(values) != 3
+        or not all(is_number(value) and abs(value) <= _MOST for value in values)
+    ):
+        raise ValueError(f"mcnn: {what} must be three finite numbers, got {shown(values)}")
+    if what == "std" and min(values) <= 0:
+        raise ValueError(f"mcnn: std must be positive, got {shown(values)}")
+    return float(values[0]), float(values[1]), float(values[2])

@@ -11,9 +11,8 @@ import json
 import os
 import pickle
 import warnings
-import zipfile
-import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pycc.models.base import CounterModel
+from pycc.models.base import CounterModel, shown
 
 _TORCH_SUFFIXES = (".pth", ".pt", ".tar", ".param", ".ckpt", ".model")
 _H5_SUFFIXES = (".h5", ".hdf5")
@@ -30,6 +29,9 @@ _NESTED = ("state_dict", "net", "model_state_dict")
 _PASSPORT = "passport"
 _PACKAGED = Path(__file__).parent / "pretrained"
 _PROBE_TOLERANCE = 1e-4
+_MOST_PEOPLE = 1e12
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def builtin() -> list[str]:
@@ -73,14 +75,14 @@ def probe_count(counter: CounterModel) -> float:
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
-    """The float tensors of a weights file under their published keys, and its passport or {}.
+    """The tensors of a weights file under their published keys, and its passport or {}.
 
     Known formats by suffix: HDF5 (.h5, .hdf5; needs h5py), torch (.pth, .pt, .pth.tar, .param,
     .ckpt, .model; a bare state dict or one under ``state_dict``, ``net`` or
     ``model_state_dict``), npz (this package's own). Prefixes of training wrappers (``module.``,
     ``DME.``, ``CCN.``, ``fine.``) are removed. Raises FileNotFoundError for a missing file and
     ValueError, naming the file, for one that cannot be read, asks to run code, or holds something
-    other than finite arrays.
+    other than dense, finite arrays of floats or integers.
     """
     if not path.exists():
         known = ", ".join(builtin())
@@ -102,6 +104,19 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
     return _clean(entries, path), passport
 
 
+@contextmanager
+def _third_party(path: Path, problem: str) -> Iterator[None]:
+    """Whatever a reader raises, as one ValueError that names the file; its warnings are dropped."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    # A damaged file makes zipfile, the unpickler or HDF5 fail at any depth and with any type
+    # (AssertionError, struct.error, NotImplementedError, KeyError, ...), none of them documented.
+    except Exception as error:
+        raise ValueError(f"weights: {path} {problem}: {_one_line(error)}") from None
+
+
 def _clean(entries: Mapping[str, object], path: Path) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for key, value in entries.items():
@@ -110,8 +125,14 @@ def _clean(entries: Mapping[str, object], path: Path) -> dict[str, Tensor]:
                 f"weights: {path}: entry {str(key)[:60]!r} must be a tensor, "
                 f"got {type(value).__name__}"
             )
+        kind = _kind(value)
+        if kind is not None:
+            raise ValueError(
+                f"weights: {path}: entry {str(key)[:60]!r} must be a dense tensor of "
+                f"float16, bfloat16, float32, float64 or integers, got {kind}"
+            )
         if value.is_floating_point() and not torch.isfinite(value).all():
-            raise ValueError(f"weights: {path}: entry {key!r} holds NaN or infinity")
+            raise ValueError(f"weights: {path}: entry {str(key)[:60]!r} holds NaN or infinity")
         state[str(key)] = value
     if not state:
         raise ValueError(f"weights: {path} holds no tensors")
@@ -125,6 +146,21 @@ def _clean(entries: Mapping[str, object], path: Path) -> dict[str, Tensor]:
     return state
 
 
+def _kind(value: Tensor) -> str | None:
+    """What makes a tensor unfit as weights, or None."""
+    if value.is_nested:
+        return "a nested tensor"
+    if value.layout != torch.strided:
+        return str(value.layout).removeprefix("torch.")
+    if value.device.type != "cpu":
+        return f"one on the {value.device.type} device"
+    if value.dtype not in _FLOATS + _INTEGERS:
+        return str(value.dtype).removeprefix("torch.")
+    if value.untyped_storage().nbytes() < value.numel() * value.element_size():
+        return f"a view of shape {list(value.shape)} of fewer numbers"
+    return None
+
+
 def _read_h5(path: Path) -> dict[str, Tensor]:
     try:
         import h5py
@@ -133,54 +169,52 @@ def _read_h5(path: Path) -> dict[str, Tensor]:
     if not h5py.is_hdf5(path):
         raise ValueError(f"weights: {path} is not an HDF5 file")
     state: dict[str, Tensor] = {}
-    try:
-        with h5py.File(path, "r") as file:
-            datasets: list[str] = []
-            file.visititems(
-                lambda key, item: datasets.append(key) if isinstance(item, h5py.Dataset) else None
-            )
-            for key in datasets:
-                state[key] = torch.from_numpy(np.ascontiguousarray(file[key][()]))
-    except (OSError, RuntimeError, TypeError) as error:
-        raise ValueError(f"weights: {path} cannot be read: {_one_line(error)}") from None
+    with _third_party(path, "cannot be read"), h5py.File(path, "r") as file:
+        datasets: list[str] = []
+        file.visititems(
+            lambda key, item: datasets.append(key) if isinstance(item, h5py.Dataset) else None
+        )
+        for key in datasets:
+            state[key] = torch.from_numpy(np.ascontiguousarray(file[key][()]))
     return state
 
 
 def _read_npz(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
     state: dict[str, Tensor] = {}
     passport: dict[str, object] = {}
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            for key in arrays.files:
-                if key == _PASSPORT:
-                    passport = json.loads(str(arrays[key]))
-                else:
-                    state[key] = torch.from_numpy(arrays[key])
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"weights: {path} is not a readable npz: {_one_line(error)}") from None
+    with (
+        _third_party(path, "is not a readable npz"),
+        path.open("rb") as file,
+        np.load(file, allow_pickle=False) as arrays,
+    ):
+        for key in arrays.files:
+            if key == _PASSPORT:
+                passport = json.loads(str(arrays[key]))
+            else:
+                state[key] = torch.from_numpy(arrays[key])
     if not isinstance(passport, dict):
         raise ValueError(f"weights: {path}: the passport must be a JSON object")
     return state, passport
 
 
 def _read_torch(path: Path) -> Mapping[str, object]:
-    try:
-        with warnings.catch_warnings():
-            # About pickle protocols that the restricted unpickler then refuses anyway.
-            warnings.simplefilter("ignore", UserWarning)
+    content: object = None
+    refusal: pickle.UnpicklingError | None = None
+    with _third_party(path, "cannot be read"):
+        try:
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+        except pickle.UnpicklingError as error:
+            refusal = error
+    if refusal is not None:
         # torch's own message advises to switch the protection off; it is not passed on.
         with path.open("rb") as file:
             pickled = file.read(1) == b"\x80"
-        if pickled or "GLOBAL" in str(error):
+        if pickled or "GLOBAL" in str(refusal):
             raise ValueError(
                 f"weights: {path} is refused: its pickle asks for more than tensors, "
                 "which could run code"
-            ) from None
-        raise ValueError(f"weights: {path} is not a torch file") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(f"weights: {path} cannot be read: {_one_line(error)}") from None
+            )
+        raise ValueError(f"weights: {path} is not a torch file")
     for name in _NESTED:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
@@ -192,6 +226,16 @@ def _read_torch(path: Path) -> Mapping[str, object]:
 
 def fit(counter: CounterModel, state: Mapping[str, Tensor], source: str) -> None:
     """Copy ``state`` into ``counter.net``; ValueError lists every kind of mismatch on one line."""
+    _, problems = misfit(counter, state)
+    if problems:
+        raise ValueError(
+            f"weights: {source} does not fit {counter.name} {_settings(counter)}: {problems}"
+        )
+    counter.net.load_state_dict(dict(state))
+
+
+def misfit(counter: CounterModel, state: Mapping[str, Tensor]) -> tuple[int, str]:
+    """How many keys of ``state`` are missing or unexpected, and all that does not fit in words."""
     expected = counter.net.state_dict()
     problems = []
     missing = [key for key in expected if key not in state]
@@ -201,26 +245,39 @@ def fit(counter: CounterModel, state: Mapping[str, Tensor], source: str) -> None
         for key, tensor in expected.items()
         if key in state and state[key].shape != tensor.shape
     ]
-    for what, keys in (("missing", missing), ("unexpected", unexpected), ("wrong shape", wrong)):
+    # Copied in, integers would be taken for the values that they only encode.
+    coded = [
+        f"{key} {str(state[key].dtype).removeprefix('torch.')} instead of floats"
+        for key, tensor in expected.items()
+        if key in state and tensor.is_floating_point() and not state[key].is_floating_point()
+    ]
+    kinds = ("missing", "unexpected", "wrong shape", "wrong type")
+    for what, keys in zip(kinds, (missing, unexpected, wrong, coded), strict=True):
         if keys:
             problems.append(f"{what} {_shortened(keys)}")
-    if problems:
-        raise ValueError(
-            f"weights: {source} does not fit {counter.name} {_settings(counter)}: "
-            + "; ".join(problems)
-        )
-    counter.net.load_state_dict(dict(state))
+    return len(missing) + len(unexpected), "; ".join(problems)
 
 
-def check_passport(counter: CounterModel, passport: Mapping[str, object], source: str) -> None:
-    """ValueError unless the counter gives the count that its passport states for the probe."""
+def check_passport(
+    counter: CounterModel,
+    passport: Mapping[str, object],
+    source: str,
+    *,
+    tolerance: float = _PROBE_TOLERANCE,
+) -> None:
+    """ValueError unless the counter gives the count that its passport states for the probe.
+
+    ``tolerance`` is relative, and absolute below one person.
+    """
     expected = passport.get("probe_count")
     if expected is None:
         return
-    if not isinstance(expected, int | float):
-        raise ValueError(f"weights: {source}: probe_count must be a number, got {expected!r}")
+    if not isinstance(expected, int | float) or not abs(expected) <= _MOST_PEOPLE:
+        raise ValueError(
+            f"weights: {source}: probe_count must be a finite number, got {shown(expected)}"
+        )
     count = probe_count(counter)
-    if not abs(count - expected) <= _PROBE_TOLERANCE * max(1.0, abs(expected)):
+    if not abs(count - expected) <= tolerance * max(1.0, abs(expected)):
         raise ValueError(
             f"weights: {source}: the passport promises a count of {expected:.6g} on the probe "
             f"image, got {count:.6g}; the weights or their input convention are not the stated ones"
@@ -264,7 +321,7 @@ def _settings(counter: CounterModel) -> str:
 def _shortened(keys: Iterable[str], shown: int = 3) -> str:
     listed = list(keys)
     rest = f" and {len(listed) - shown} more" if len(listed) > shown else ""
-    return ", ".join(key[:80] for key in listed[:shown]) + rest
+    return ", ".join(" ".join(key.split())[:80] for key in listed[:shown]) + rest
 
 
 def _one_line(error: BaseException) -> str:

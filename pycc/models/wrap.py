@@ -55,9 +55,9 @@ def wrap(
     (``pycc.models.verify.measure_receptive_field`` measures it). The mode (train or eval) stays
     the module's.
 
-    Raises TypeError for a module or function of the wrong type, and ValueError, when the counter
-    is called, for a network that returns a tuple, another shape, or a map that contradicts
-    ``stride``.
+    Raises TypeError for a module or function of the wrong type, ValueError for ``stride``,
+    ``receptive_field`` or ``scale`` out of range and, when the counter is called, for a network
+    that returns a tuple, another shape, or a map that contradicts ``stride``.
     """
     return Wrapped(
         module,

@@ -13,12 +13,12 @@ import copy
 import math
 import multiprocessing
 import os
-import pickle
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -64,9 +64,11 @@ class Recipe:
     test_scenes: int = 120
 
     def __post_init__(self) -> None:
-        for what in ("minutes", "scenes", "batch", "learning_rate", *_EVALUATED):
-            if not getattr(self, what) > 0:
+        for what in ("minutes", "scenes", "batch", "sigma", "learning_rate", *_EVALUATED):
+            if not 0 < getattr(self, what) < math.inf:
                 raise ValueError(f"train: {what} must be positive, got {getattr(self, what)}")
+        if not 0.0 <= self.count_weight < math.inf:
+            raise ValueError(f"train: count_weight must be at least 0, got {self.count_weight}")
         side = min(min(shape) for shape in _SHAPES)
         if self.crop % 4 or not 4 <= self.crop <= side:
             raise ValueError(f"train: crop must be a multiple of 4 up to {side}, got {self.crop}")
@@ -295,8 +297,13 @@ class Training:
         """Continue from a checkpoint; ValueError if it is broken or of another recipe."""
         try:
             content = torch.load(path, weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError):
+        except OSError:
+            raise
+        # On a damaged file torch, zipfile and the unpickler fail with any type.
+        except Exception:
             raise ValueError(f"train: {path} is not a readable checkpoint") from None
+        if not isinstance(content, dict) or not isinstance(content.get("recipe"), dict):
+            raise ValueError(f"train: {path} is not a checkpoint of this training")
         mine, theirs = asdict(self.recipe), content["recipe"]
         changed = [key for key in mine if mine[key] != theirs.get(key)]
         if changed:
@@ -304,11 +311,14 @@ class Training:
             raise ValueError(
                 f"train: {path} was made with {key}={theirs.get(key)!r}, got {mine[key]!r}"
             )
-        self.counter.net.load_state_dict(content["counter"])
-        self.average.net.load_state_dict(content["average"])
-        self.adam.load_state_dict(content["adam"])
-        self.step, self.seconds = content["step"], content["seconds"]
-        self.best, self.best_state = content["best"], content["best_state"]
+        try:
+            self.counter.net.load_state_dict(content["counter"])
+            self.average.net.load_state_dict(content["average"])
+            self.adam.load_state_dict(content["adam"])
+            self.step, self.seconds = int(content["step"]), float(content["seconds"])
+            self.best, self.best_state = float(content["best"]), content["best_state"]
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
+            raise ValueError(f"train: {path} is not a checkpoint of this training") from None
 
 
 def _render(task: tuple[int, int, float]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -374,20 +384,44 @@ def finish(training: Training, out: Path) -> Report:
     return report
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are raised, so that bad usage ends like bad input: in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def _check_usage(out: Path, threads: int) -> None:
+    """ValueError, before any work, for what would fail only after the training."""
+    most = 4 * (os.cpu_count() or 1)
+    if not 1 <= threads <= most:
+        raise ValueError(f"train: --threads must be 1…{most}, got {threads}")
+    if out.suffix != ".npz":
+        raise ValueError(f"train: --out must be an .npz file, got {out}")
+    if not out.parent.is_dir():
+        raise ValueError(f"train: --out needs a folder that exists, got {out}")
+    if out.is_dir():
+        raise ValueError(f"train: --out must be a file, got the folder {out}")
+    if not os.access(out.parent, os.W_OK):
+        raise ValueError(f"train: --out needs a folder that can be written to, got {out}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; 0 done, 2 bad usage or input."""
-    parser = argparse.ArgumentParser(prog="python -m pycc.train.builtin", description=__doc__)
+    parser = _Parser(prog="python -m pycc.train.builtin", description=__doc__, allow_abbrev=False)
     parser.add_argument("--out", type=Path, required=True, help="weights to write (.npz)")
     parser.add_argument("--resume", action="store_true", help="continue from OUT.checkpoint")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (default 1)")
     for name, default in asdict(Recipe()).items():
         flag = "--" + name.replace("_", "-")
         parser.add_argument(flag, type=type(default), default=default, help=f"default {default}")
-    given = vars(parser.parse_args(arguments))
-    out, resume, threads = given.pop("out"), given.pop("resume"), given.pop("threads")
     try:
+        given = vars(parser.parse_args(arguments))
+        out, resume, threads = given.pop("out"), given.pop("resume"), given.pop("threads")
+        recipe = Recipe(**given)
+        _check_usage(out, threads)
         torch.set_num_threads(threads)
-        report = run(Recipe(**given), out, resume=resume)
+        report = run(recipe, out, resume=resume)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -179,12 +179,28 @@ def test_counting_is_differentiable_to_the_image(variant: str) -> None:
         ({"mean": [0.5] * 3}, "rgb_standard"),
         ({"variant": "c3", "std": [0.1, 0.2]}, "std must be three finite numbers"),
         ({"variant": "c3", "std": [0.1, 0.2, 0.0]}, "std must be positive"),
+        ({"variant": ["gray"]}, r"variant must be .* got \['gray'\]"),
+        ({"input": 255}, "input must be .* got 255"),
+        ({"final_relu": "maybe"}, "final_relu must be True or False, got 'maybe'"),
+        ({"final_relu": 1}, "final_relu must be True or False, got 1"),
+        ({"resize": 4.0}, r"resize must be None or 4, got 4\.0"),
+        ({"resize": [4]}, r"resize must be None or 4, got \[4\]"),
+        ({"scale": "abc"}, "scale must be a number above 0 and at most 1e\\+06, got 'abc'"),
+        ({"scale": [1.0]}, r"scale must be a number .* got \[1\.0\]"),
+        ({"scale": True}, "scale must be a number .* got True"),
+        ({"variant": "c3", "mean": "123"}, "mean must be three finite numbers, got '123'"),
+        ({"variant": "c3", "mean": 0.5}, r"mean must be three finite numbers, got 0\.5"),
+        ({"variant": "c3", "mean": [0.5, 0.5, None]}, "mean must be three finite numbers"),
+        ({"variant": "c3", "std": [0.5, 0.5, float("nan")]}, "std must be three finite numbers"),
+        ({"variant": "c3", "std": [0.5, 0.5, 10**400]}, "std must be three finite numbers"),
         ({"depth": 3}, "unknown option 'depth'; known: variant, input"),
     ],
 )
 def test_bad_options(options: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         models.create("mcnn", **options)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 200
 
 
 @pytest.mark.slow

@@ -6,21 +6,35 @@ import io
 import json
 import os
 import pickle
+import struct
 import sys
+import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numpy.lib.npyio import NpzFile
-from torch import Tensor
+from torch import Tensor, nn
 
 from pycc import models
-from pycc.models.base import CounterModel
+from pycc.models import known
+from pycc.models.base import MODELS, CounterModel
 from pycc.models.weights import locate, probe_count, probe_image, read_weights
 
 BUILTIN = "mcnn-synthetic"
+GREY = {"input": "gray255", "final_relu": True}
+HALF = {"input": "gray_half", "final_relu": False}
+# Public weights, the options they need, and options that would count silently wrong.
+PUBLIC = [
+    ("mcnn_shtechA_660.h5", {}, {**HALF, "scale": 0.01}),
+    ("mcnn_shtechB_110.h5", {}, HALF),
+    ("mcnn_tf_uestc_A.pth", HALF, GREY),
+    ("mcnn_tf_uestc_B.pth", HALF, GREY),
+    ("mcnn_embrace_A.pth", {"final_relu": False}, {"input": "gray_half", "final_relu": True}),
+]
 
 
 @pytest.fixture
@@ -100,16 +114,7 @@ def test_explicit_options_take_precedence(counter: CounterModel, tmp_path: Path)
     assert same(loaded, counter)
 
 
-@pytest.mark.parametrize(
-    ("file", "options"),
-    [
-        ("mcnn_shtechA_660.h5", {}),
-        ("mcnn_shtechB_110.h5", {}),
-        ("mcnn_tf_uestc_A.pth", {"input": "gray_half", "final_relu": False}),
-        ("mcnn_tf_uestc_B.pth", {"input": "gray_half", "final_relu": False}),
-        ("mcnn_embrace_A.pth", {"final_relu": False}),
-    ],
-)
+@pytest.mark.parametrize(("file", "options"), [(file, options) for file, options, _ in PUBLIC])
 def test_public_weights_see_heads(shared: Path, file: str, options: dict[str, object]) -> None:
     """Each in its own convention counts something on the probe image, and less without discs."""
     pytest.importorskip("h5py")
@@ -118,6 +123,51 @@ def test_public_weights_see_heads(shared: Path, file: str, options: dict[str, ob
         blank = float(loaded(torch.full_like(probe_image(), 0.65)).sum())
     assert 5 < probe_count(loaded) < 200
     assert abs(blank) < 0.5 * probe_count(loaded)
+
+
+@pytest.mark.parametrize(("file", "options", "wrong"), PUBLIC)
+@torch.no_grad()
+def test_public_weights_bring_their_convention(
+    shared: Path, tmp_path: Path, file: str, options: dict[str, object], wrong: dict[str, object]
+) -> None:
+    """Counted as with the right options given; wrong ones are refused, in any format."""
+    pytest.importorskip("h5py")
+    path = shared / "data/weights" / file
+    images = torch.rand(1, 3, 61, 90, generator=torch.Generator().manual_seed(1))
+    by_hand = models.create("mcnn", **options).eval()
+    by_hand.net.load_state_dict(read_weights(path)[0])
+    torch.save({"net": by_hand.net.state_dict()}, tmp_path / "converted.pth")
+    for source in (path, tmp_path / "converted.pth"):
+        loaded = models.load(source)
+        assert loaded.options() == by_hand.options()
+        assert torch.equal(loaded(images), by_hand(images))
+        assert torch.equal(models.load(source, name="mcnn", **options)(images), by_hand(images))
+        resized = models.load(source, resize=4).options()
+        assert resized == {**by_hand.options(), "resize": 4}
+        for option, value in wrong.items():
+            right = by_hand.options()[option]
+            message = f"trained with {option}={right!r}, got {option}={value!r}"
+            refused(source, message, **{option: value})
+
+
+def test_public_weights_are_checked_on_the_probe_image(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = shared / "data/weights/mcnn_tf_uestc_A.pth"
+    monkeypatch.setattr(
+        known, "CHECKPOINTS", [replace(e, final_relu=True) for e in known.CHECKPOINTS]
+    )
+    refused(path, r"promises a count of 13\.8671 on the probe image, got ")
+
+
+def test_changed_public_weights_are_not_recognised(shared: Path) -> None:
+    state, _ = read_weights(shared / "data/weights/mcnn_embrace_A.pth")
+    assert known.passport_of(state) is not None
+    backwards = dict(reversed(list(state.items())))
+    assert known.passport_of(backwards) == known.passport_of(state)
+    state["fuse.0.conv.bias"] = state["fuse.0.conv.bias"] + 1e-3
+    assert known.passport_of(state) is None
+    assert known.passport_of({"w": torch.zeros(3, dtype=torch.bfloat16)}) is None
 
 
 # --- this package's own format
@@ -173,6 +223,13 @@ def test_contradicting_the_passport(counter: CounterModel, tmp_path: Path) -> No
     assert models.load(path, resize=4).options()["resize"] == 4
 
 
+def test_tuples_agree_with_the_lists_of_a_passport(tmp_path: Path) -> None:
+    counter = models.create("mcnn", variant="c3", mean=(0.5, 0.25, 0.5))
+    models.save(counter, tmp_path / "own.npz", passport={})
+    assert models.load(tmp_path / "own.npz", mean=(0.5, 0.25, 0.5)).options() == counter.options()
+    refused(tmp_path / "own.npz", "was trained with mean=", mean=(0.5, 0.25, 0.25))
+
+
 def test_changed_weights_fail_their_passport(counter: CounterModel, tmp_path: Path) -> None:
     path = tmp_path / "own.npz"
     models.save(counter, path, passport={})
@@ -189,7 +246,10 @@ def test_changed_weights_fail_their_passport(counter: CounterModel, tmp_path: Pa
         ("not JSON", "not a readable npz"),
         ("[1]", "must be a JSON object"),
         (json.dumps({"model": "mcnn", "options": [1]}), "options must be a JSON object"),
-        (json.dumps({"model": "mcnn", "probe_count": "12"}), "probe_count must be a number"),
+        (json.dumps({"model": "mcnn", "probe_count": "12"}), "probe_count must be a finite"),
+        ('{"model": "mcnn", "probe_count": Infinity}', "probe_count must be a finite"),
+        (f'{{"model": "mcnn", "probe_count": 1{"0" * 400}}}', "probe_count must be a finite"),
+        ("[" * 100_000, "not a readable npz"),
     ],
 )
 def test_broken_passports(
@@ -245,12 +305,47 @@ def test_an_npz_with_a_pickle(tmp_path: Path) -> None:
 def test_another_architecture(tmp_path: Path) -> None:
     state = {f"frontend.{index}.weight": torch.zeros(4, 3, 3, 3) for index in range(10)}
     torch.save(state, tmp_path / "csr.pth")
-    refused(tmp_path / "csr.pth", r"none of the known models \(mcnn.*keys begin with frontend.0")
-    refused(
-        tmp_path / "csr.pth",
-        r"missing branch1\.0\.conv\.weight, .* and 23 more; unexpected frontend\.0.* and 7 more",
-        name="mcnn",
+    message = (
+        r"does not fit mcnn \(.*missing branch1\.0\.conv\.weight, .* and 23 more; "
+        r"unexpected frontend\.0.* and 7 more"
     )
+    refused(tmp_path / "csr.pth", message)
+    refused(tmp_path / "csr.pth", message, name="mcnn")
+
+
+class Small(CounterModel):
+    """A second model, of two keys."""
+
+    name = "small"
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 1, 1), stride=1, receptive_field=1)
+
+
+def test_the_nearest_model_is_the_one_that_is_complained_about(
+    counter: CounterModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MODELS._entries, "small", Small)
+    path = tmp_path / "w.pth"
+    torch.save({"weight": torch.zeros(1, 1, 1, 1), "beta": torch.zeros(1)}, path)
+    message = (
+        r"does not fit small .*missing bias; unexpected beta; wrong shape weight \[1, 1, 1, 1\]"
+    )
+    refused(path, message)
+    refused(path, message, name="small")
+    refused(path, "does not fit mcnn .* and 23 more; unexpected weight, beta", name="mcnn")
+    # Without the first convolutions nothing is recognised, yet MCNN is by far the nearest.
+    part = {key: value for key, value in counter.net.state_dict().items() if ".0.c" not in key}
+    torch.save(part, path)
+    refused(path, r"does not fit mcnn .*: missing branch1\.0\.conv\.weight, .* and 5 more$")
+
+
+@pytest.mark.parametrize("variant", ["gray", "rgb", "c3"])
+def test_a_missing_first_column_does_not_hide_the_variant(tmp_path: Path, variant: str) -> None:
+    state = models.create("mcnn", variant=variant).net.state_dict()
+    del state[next(iter(state))]
+    torch.save(state, tmp_path / "w.pth")
+    refused(tmp_path / "w.pth", rf"variant='{variant}'.*: missing branch1\.0\.[a-z.]*weight$")
 
 
 def test_wrong_shapes(counter: CounterModel, tmp_path: Path) -> None:
@@ -293,6 +388,100 @@ def test_things_that_are_no_weights(tmp_path: Path) -> None:
     (tmp_path / "w.jpg").write_bytes(b"")
     refused(tmp_path / "w.jpg", r"unknown format '\.jpg'; known: \.h5")
     refused(tmp_path, "is not a file")
+
+
+@pytest.mark.parametrize("name", ["w.h5", "w.pth", "old.pth", "w.npz"])
+def test_damaged_files_are_read_or_refused_in_one_line(
+    counter: CounterModel, tmp_path: Path, name: str
+) -> None:
+    """Bytes flipped all over the headers and the directory at the end of a file."""
+    path = tmp_path / name
+    state = {key: value for key, value in counter.net.state_dict().items() if "fuse" in key}
+    if name == "w.h5":
+        write_h5(path, state)
+    elif name == "w.npz":
+        np.savez(path, **{key: value.numpy() for key, value in state.items()})
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=name == "w.pth")
+    whole = path.read_bytes()
+    places = {int(place) for place in np.linspace(0, len(whole) - 1, 250)}
+    failures = []
+    for place in sorted(places | set(range(40)) | set(range(len(whole) - 40, len(whole)))):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0xFF if place % 2 else 0x01
+        path.write_bytes(damaged)
+        try:
+            read_weights(path)
+        except ValueError as error:
+            failures.append(str(error))
+    assert len(failures) > 20
+    assert all(str(path) in failure and "\n" not in failure for failure in failures)
+
+
+@pytest.mark.parametrize("error", [AssertionError, struct.error, NotImplementedError, KeyError])
+def test_whatever_a_reader_raises_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    h5py = pytest.importorskip("h5py")
+
+    def fail(*_: object, **__: object) -> None:
+        warnings.warn("odd header", RuntimeWarning, stacklevel=1)
+        raise error("two\nlines")
+
+    monkeypatch.setattr(torch, "load", fail)
+    monkeypatch.setattr(np, "load", fail)
+    monkeypatch.setattr(h5py, "is_hdf5", lambda _: True)
+    monkeypatch.setattr(h5py, "File", fail)
+    for name in ("w.pth", "w.npz", "w.h5"):
+        (tmp_path / name).write_bytes(b"PK")
+        refused(tmp_path / name, "(cannot be read|is not a readable npz): ")
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (lambda: torch.eye(8).to_sparse(), "sparse_coo"),
+        (lambda: torch.empty(8, device="meta"), "one on the meta device"),
+        (lambda: torch.zeros(8).to(torch.float8_e4m3fn), "float8_e4m3fn"),
+        (lambda: torch.zeros(8, dtype=torch.complex64), "complex64"),
+        (lambda: torch.zeros(8, dtype=torch.bool), "bool"),
+        (lambda: torch.quantize_per_tensor(torch.zeros(8), 0.1, 0, torch.qint8), "qint8"),
+        (lambda: torch.zeros(1).expand(10**12), "a view of shape"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_that_are_no_weights(tmp_path: Path, make: Callable[[], Tensor], kind: str) -> None:
+    torch.save({"fuse.0.conv.bias": make()}, tmp_path / "w.pth")
+    refused(
+        tmp_path / "w.pth", rf"entry 'fuse\.0\.conv\.bias' must be a dense tensor .*, got {kind}"
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int64])
+def test_integers_are_no_float_parameters(
+    counter: CounterModel, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    state = counter.net.state_dict()
+    state["fuse.0.conv.bias"] = torch.ones(1, dtype=dtype)
+    torch.save(state, tmp_path / "w.pth")
+    kind = str(dtype).removeprefix("torch.")
+    refused(tmp_path / "w.pth", rf"wrong type fuse\.0\.conv\.bias {kind} instead of floats")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floats_are_converted(
+    counter: CounterModel, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    state = {key: value.to(dtype) for key, value in counter.net.state_dict().items()}
+    torch.save(state, tmp_path / "w.pth")
+    for key, value in models.load(tmp_path / "w.pth").net.state_dict().items():
+        assert torch.equal(value, state[key].float())
+
+
+def test_keys_of_several_lines_are_folded(counter: CounterModel, tmp_path: Path) -> None:
+    state = counter.net.state_dict()
+    torch.save({**state, "two\nlines" * 99: torch.zeros(1)}, tmp_path / "w.pth")
+    refused(tmp_path / "w.pth", "unexpected two linestwo lines")
 
 
 def test_a_missing_file_is_named() -> None:

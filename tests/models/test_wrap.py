@@ -73,6 +73,15 @@ def test_wrong_arguments() -> None:
         models.wrap(Pooled(), stride=8, receptive_field=0)
 
 
+@pytest.mark.parametrize(
+    "scale", [0, -1.0, 1.1e6, float("nan"), float("inf"), "1", None, [1.0], True, 10**400]
+)
+def test_a_scale_is_a_positive_number(scale: object) -> None:
+    with pytest.raises(ValueError, match="wrap: scale must be a number above 0 and at most 1e"):
+        models.wrap(Pooled(), stride=8, scale=scale)
+    assert models.wrap(Pooled(), stride=8, scale=1_000_000).scale == 1e6
+
+
 def test_mode_and_parameters_are_the_modules() -> None:
     module = Pooled().eval()
     counter = models.wrap(module, stride=8)

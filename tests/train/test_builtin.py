@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +161,10 @@ def test_validation_keeps_the_best_weights(monkeypatch: pytest.MonkeyPatch) -> N
         ({"crop": 66}, "crop must be a multiple of 4 up to 320, got 66"),
         ({"crop": 512}, "got 512"),
         ({"bfloat16_share": 1.5}, "bfloat16_share must be in"),
+        ({"minutes": math.inf}, "minutes must be positive, got inf"),
+        ({"learning_rate": math.nan}, "learning_rate must be positive, got nan"),
+        ({"sigma": 0.0}, r"sigma must be positive, got 0\.0"),
+        ({"count_weight": -0.1}, "count_weight must be at least 0"),
     ],
 )
 def test_recipes_out_of_range(changed: dict[str, float], message: str) -> None:
@@ -174,10 +180,59 @@ def test_bad_usage_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert len(errors) == 2
     assert "w.npz.checkpoint" in errors[0]
     assert "crop must be" in errors[1]
-    with pytest.raises(SystemExit) as caught:
-        builtin.main(["--batch", "2"])
-    assert caught.value.code == 2
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--batch 2", "arguments are required: --out"),
+        ("--out w.npz --threads 0", "--threads must be 1…"),
+        ("--out w.npz --threads 1000000", "got 1000000"),
+        ("--out w.npz --threads two", "argument --threads: invalid int value: 'two'"),
+        ("--out w.pth", "--out must be an .npz file, got w.pth"),
+        ("--out w", "--out must be an .npz file, got w"),
+        ("--out nowhere/w.npz", "--out needs a folder that exists, got nowhere/w.npz"),
+        ("--out folder.npz", "--out must be a file, got the folder folder.npz"),
+        ("--out w.npz --minutes 0", "minutes must be positive, got 0.0"),
+        ("--out w.npz --minutes inf", "minutes must be positive, got inf"),
+        ("--out w.npz --min 1", "unrecognized arguments: --min 1"),
+    ],
+)
+def test_bad_usage_is_told_before_any_work(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flags: str,
+    message: str,
+) -> None:
+    (tmp_path / "folder.npz").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(builtin, "run", lambda *_, **__: pytest.fail("it started"))
+    threads = torch.get_num_threads()
+    assert builtin.main(flags.split()) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert len(told.err.splitlines()) == 1
+    assert message in told.err
+    assert torch.get_num_threads() == threads
+
+
+def test_files_that_are_no_checkpoint(tmp_path: Path) -> None:
+    training = Training(SMALL)
+    recipe = asdict(SMALL)
+    for content in ([1], {"recipe": 3}, {}, {"recipe": recipe}, {"recipe": recipe, "counter": {}}):
+        torch.save(content, tmp_path / "checkpoint")
+        with pytest.raises(ValueError, match="is not a checkpoint of this training"):
+            training.restore(tmp_path / "checkpoint")
+    training.save(tmp_path / "checkpoint")
+    whole = (tmp_path / "checkpoint").read_bytes()
+    for place in range(0, 400, 7):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0xFF
+        (tmp_path / "checkpoint").write_bytes(damaged)
+        with contextlib.suppress(ValueError):
+            training.restore(tmp_path / "checkpoint")
 
 
 @pytest.mark.slow
