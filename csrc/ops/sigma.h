@@ -23,12 +23,11 @@ class Nearest {
     }
     PYCC_HD double worst() const { return squared_[wanted_ - 1]; }
     PYCC_HD void offer(double squared) {
-        if (squared >= worst()) return;
-        int slot = wanted_ - 1;
-        for (; slot > 0 && squared_[slot - 1] > squared; --slot) {
-            squared_[slot] = squared_[slot - 1];
+        for (int k = 0; k < wanted_; ++k) {  // without a branch: which way it goes is a coin toss
+            const double kept = squared_[k];
+            squared_[k] = squared < kept ? squared : kept;
+            squared = squared < kept ? kept : squared;
         }
-        squared_[slot] = squared;
     }
     PYCC_HD double mean_distance() const {
         double sum = 0.0;
