@@ -84,12 +84,20 @@ def number_each(
     shaped(op, name, value, f"a number or [{count}]", (count,))
     typed(op, name, value, torch.float32, torch.float64)
     here = not_meta(op, name, value).detach().to(device, torch.float64)
-    if not bool(((here >= low) & (here <= high)).all()):
+    least, most = extremes(here)
+    if count and not (low <= least and most <= high):
         raise ValueError(
-            f"{op}: {name} must be finite and within [{low:g}, {high:g}], got "
-            f"{here.min().item():g} to {here.max().item():g}"
+            f"{op}: {name} must be finite and within [{low:g}, {high:g}], got {least:g} to {most:g}"
         )
     return here
+
+
+def extremes(tensor: Tensor) -> tuple[float, float]:
+    """Smallest and largest value: NaN if any is NaN, both 0 where there is none."""
+    if tensor.numel() == 0:
+        return 0.0, 0.0
+    least, most = torch.aminmax(tensor)
+    return least.item(), most.item()
 
 
 def pair(op: str, name: str, value: object, expected: str, high: int) -> tuple[int, int]:
@@ -110,7 +118,8 @@ def points(op: str, value: object) -> Tensor:
     tensor = shaped(op, "points", value, "[N,2] (x, y)", (None, 2))
     typed(op, "points", tensor, torch.float32, torch.float64)
     not_meta(op, "points", tensor)
-    if not bool((tensor.abs() <= MAX_COORDINATE).all()):
+    least, most = extremes(tensor)
+    if not (least >= -MAX_COORDINATE and most <= MAX_COORDINATE):
         raise ValueError(f"{op}: points must be finite and within ±2^30 pixels")
     return tensor
 

@@ -45,16 +45,16 @@ def _checked(
         _check.on_device(_OP, "sigma", sigma, points.device, "points")
     widths = _check.number_each(_OP, "sigma", sigma, len(points), 0.0, 1e300, points.device)
     places = points.detach().to(torch.float64)
-    inside = ((places >= 0) & (places < places.new_tensor([width, height]))).all(1)
-    outside = len(points) - int(inside.sum())
-    if outside:
+    (left, right), (top, bottom) = (_check.extremes(places[:, axis]) for axis in (0, 1))
+    if len(points) and not (left >= 0 and right < width and top >= 0 and bottom < height):
+        inside = ((places >= 0) & (places < places.new_tensor([width, height]))).all(1)
         warnings.warn(
-            f"{_OP}: {outside} of {len(points)} points lie outside the {height}x{width} image "
-            "and are dropped",
+            f"{_OP}: {len(points) - int(inside.sum())} of {len(points)} points lie outside the "
+            f"{height}x{width} image and are dropped",
             stacklevel=4 if _native.use_reference() else 3,
         )
         places, widths = places[inside], widths[inside]
-    widest = widths.max().item() if len(widths) else 0.0
+    widest = _check.extremes(widths)[1]
     if truncate * widest >= _MAX_RADIUS:
         raise ValueError(
             f"{_OP}: truncate * sigma must be below {_MAX_RADIUS} pixels, got {truncate * widest:g}"
