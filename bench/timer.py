@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
 
 import pycc
 import pycc.ops
@@ -34,9 +36,21 @@ def seconds(work: Callable[[], object], *, budget: float = 1.0, most: int = 200)
     return statistics.median(times)
 
 
+def check(got: Tensor, expected: Tensor | np.ndarray, bound: float) -> None:
+    """Stop unless both sides agree to ``bound`` of the largest value."""
+    wanted = torch.as_tensor(expected)
+    error = float((got - wanted).abs().max() / wanted.abs().max())
+    if not error <= bound:
+        raise SystemExit(f"the two sides differ by {error:.1e} of the maximum, bound {bound:.0e}")
+
+
 @dataclass(frozen=True)
 class Row:
-    """One comparison: a kernel, one way of doing the same without it, and the target ratio."""
+    """One comparison: a kernel and one way of doing the same without it, or the machine's limit.
+
+    The ratio says how many times faster the kernel is, and ``target`` is the least that it should
+    be. Against a limit it says how many times slower, and ``target`` is the most.
+    """
 
     subject: str
     kernel: str
@@ -47,10 +61,19 @@ class Row:
     note: str = ""
     bytes: int = 0
     """What the kernel has to read and write at least."""
+    limit: bool = False
 
     @property
     def ratio(self) -> float:
+        if self.limit:
+            return self.kernel_seconds / self.baseline_seconds
         return self.baseline_seconds / self.kernel_seconds
+
+    @property
+    def met(self) -> bool:
+        if self.target is None:
+            return True
+        return self.ratio <= self.target if self.limit else self.ratio >= self.target
 
 
 def machine() -> dict[str, str | int]:
@@ -88,11 +111,12 @@ def table(rows: Sequence[Row]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        target = "" if row.target is None else f"≥ {row.target:,g}"
+        target = "" if row.target is None else f"{'≤' if row.limit else '≥'} {row.target:,g}"
         note = f" ({row.note})" if row.note else ""
+        against = f"limit: {row.baseline}" if row.limit else row.baseline
         lines.append(
             f"| {row.subject} | {row.kernel} | {_time(row.kernel_seconds)} "
-            f"| {row.bytes / row.kernel_seconds / 1e9:,.2f} | {row.baseline}{note} "
+            f"| {row.bytes / row.kernel_seconds / 1e9:,.2f} | {against}{note} "
             f"| {_time(row.baseline_seconds)} | {row.ratio:,.2f} | {target} |"
         )
     return "\n".join(lines)

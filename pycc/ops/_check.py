@@ -110,6 +110,23 @@ def pair(op: str, name: str, value: object, expected: str, high: int) -> tuple[i
     return first, second
 
 
+def fill(op: str, value: object, channels: int, device: torch.device) -> Tensor:
+    """``value``, a finite number or float32 [channels] on ``device``, as float32 [channels].
+
+    The values of a tensor are not read, which would wait for the device.
+    """
+    if not isinstance(value, Tensor):
+        most = torch.finfo(torch.float32).max
+        single = number(op, "fill", value, -most, most)
+        return torch.full((channels,), single, dtype=torch.float32, device=device)
+    shaped(op, "fill", value, f"a number or [{channels}], one a channel", (channels,))
+    typed(op, "fill", value, torch.float32)
+    on_device(op, "fill", value, device, "images")
+    if value.requires_grad:
+        raise ValueError(f"{op}: fill must not require a gradient")
+    return value
+
+
 MAX_COORDINATE = 2.0**30
 
 
