@@ -13,13 +13,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import ablate
 import density
 import paste
 from timer import store, table
 
 from pycc.ops import info
 
-SUBJECTS = {"density": density.rows, "paste": paste.rows}
+SUBJECTS = {"density": density.rows, "paste": paste.rows, "ablate": ablate.rows}
 
 
 def main() -> None:

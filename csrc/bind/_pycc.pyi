@@ -8,6 +8,22 @@ max_neighbours: int
 cuda: str | None
 head_axes_bytes: int  # CUDA builds only
 
+class Ablation:
+    def __init__(
+        self,
+        images: int,
+        channels: int,
+        plane: int,
+        draws: int,
+        kept: int,
+        by_element: bool,
+        seed: int,
+        first_image: int,
+        first_draw: int,
+    ) -> None: ...
+    @property
+    def size(self) -> int: ...
+
 class PasteSizes:
     def __init__(
         self,
@@ -20,6 +36,18 @@ class PasteSizes:
         patches: int,
     ) -> None: ...
 
+def ablate_cpu(out: int, images: int, fill: int, ablation: Ablation, threads: int) -> None: ...
+def ablate_cuda(
+    out: int, bits: int, images: int, fill: int, ablation: Ablation, stream: int
+) -> None: ...
+def ablate_backward_cpu(
+    grad_images: int, grad_out: int, ablation: Ablation, threads: int
+) -> None: ...
+def ablate_backward_cuda(
+    grad_images: int, bits: int, grad_out: int, ablation: Ablation, stream: int
+) -> None: ...
+def ablation_indices_cpu(indices: int, ablation: Ablation, threads: int) -> None: ...
+def ablation_indices_cuda(indices: int, bits: int, ablation: Ablation, stream: int) -> None: ...
 def density_map_cpu(
     map: int,
     pixels: int,

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "../core/simd.h"
+#include "../ops/ablate.h"
 #include "../ops/density.h"
 #include "../ops/paste.h"
 #include "../ops/sigma.h"
@@ -32,6 +33,40 @@ PYBIND11_MODULE(_pycc, m) {
     m.attr("max_neighbours") = kMaxNeighbours;
     const auto no_gil = py::call_guard<py::gil_scoped_release>();
 
+    py::class_<Ablation>(m, "Ablation")
+        .def(py::init([](Int images, Int channels, Int plane, Int draws, Int kept, bool by_element,
+                         Int seed, Int first_image, Int first_draw) {
+            return Ablation{images,
+                            channels,
+                            plane,
+                            draws,
+                            kept,
+                            by_element,
+                            static_cast<std::uint64_t>(seed),
+                            first_image,
+                            first_draw};
+        }))
+        .def_property_readonly("size", &Ablation::size);
+    m.def(
+        "ablate_cpu",
+        [](Address out, Address images, Address fill, const Ablation& ablation, int threads) {
+            ablate_cpu(pointer<float>(out), pointer<const float>(images),
+                       pointer<const float>(fill), ablation, threads);
+        },
+        no_gil);
+    m.def(
+        "ablate_backward_cpu",
+        [](Address grad_images, Address grad_out, const Ablation& ablation, int threads) {
+            ablate_backward_cpu(pointer<float>(grad_images), pointer<const float>(grad_out),
+                                ablation, threads);
+        },
+        no_gil);
+    m.def(
+        "ablation_indices_cpu",
+        [](Address indices, const Ablation& ablation, int threads) {
+            ablation_indices_cpu(pointer<Int>(indices), ablation, threads);
+        },
+        no_gil);
     m.def(
         "density_map_cpu",
         [](Address map, Address pixels, Address sigma, Int count, Int height, Int width, Int stride,
@@ -78,6 +113,31 @@ PYBIND11_MODULE(_pycc, m) {
 #if defined(PYCC_CUDA)
     m.attr("cuda") = PYCC_CUDA_VERSION;
     m.attr("head_axes_bytes") = sizeof(HeadAxes);
+    m.def(
+        "ablate_cuda",
+        [](Address out, Address bits, Address images, Address fill, const Ablation& ablation,
+           Address stream) {
+            ablate_cuda(pointer<float>(out), pointer<std::uint32_t>(bits),
+                        pointer<const float>(images), pointer<const float>(fill), ablation,
+                        reinterpret_cast<cudaStream_t>(stream));
+        },
+        no_gil);
+    m.def(
+        "ablate_backward_cuda",
+        [](Address grad_images, Address bits, Address grad_out, const Ablation& ablation,
+           Address stream) {
+            ablate_backward_cuda(pointer<float>(grad_images), pointer<std::uint32_t>(bits),
+                                 pointer<const float>(grad_out), ablation,
+                                 reinterpret_cast<cudaStream_t>(stream));
+        },
+        no_gil);
+    m.def(
+        "ablation_indices_cuda",
+        [](Address indices, Address bits, const Ablation& ablation, Address stream) {
+            ablation_indices_cuda(pointer<Int>(indices), pointer<std::uint32_t>(bits), ablation,
+                                  reinterpret_cast<cudaStream_t>(stream));
+        },
+        no_gil);
     m.def(
         "density_map_cuda",
         [](Address map, Address axes, Address pixels, Address sigma, Int count, Int height,

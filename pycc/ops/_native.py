@@ -44,8 +44,12 @@ _at_start: bool = _asked_in_environment()
 _reference = ContextVar("pycc.ops.reference", default=_at_start)
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def use_reference() -> bool:
-    """Whether the pure-torch twins have been asked for, in this thread."""
+    """Whether the pure-torch twins have been asked for, in this thread.
+
+    What torch.compile has traced keeps the answer of that moment.
+    """
     return _reference.get()
 
 

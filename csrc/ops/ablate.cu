@@ -1,0 +1,171 @@
+#include "../core/bits.h"
+#include "../core/cuda.cuh"
+#include "ablate.h"
+
+namespace pycc {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kMarkThreads = 1024;
+constexpr std::int64_t kMostBlocks = std::int64_t{1} << 20;
+
+// One block a row: as long as entries are missing, its threads take that many words of the stream.
+__global__ void __launch_bounds__(kMarkThreads)
+    mark_kernel(std::uint32_t* __restrict__ all_bits, Ablation ablation) {
+    __shared__ unsigned long long found;
+    const std::int64_t words = ablation.words();
+    const Bounded bounded(static_cast<std::uint64_t>(ablation.size()));
+    for (std::int64_t row = blockIdx.x; row < ablation.rows(); row += gridDim.x) {
+        std::uint32_t* bits = all_bits + row * words;
+        for (std::int64_t i = threadIdx.x; i < words; i += kMarkThreads) bits[i] = 0;
+        if (threadIdx.x == 0) found = 0;
+        __syncthreads();
+        const Stream stream = ablation.stream(row);
+        const std::int64_t wanted = ablation.marked();
+        std::int64_t begin = 0, missing = wanted;
+        while (missing > 0) {
+            const std::int64_t end = begin + missing;
+            unsigned int distinct = 0;
+            for (std::int64_t block = begin / 4 + threadIdx.x; 4 * block < end;
+                 block += kMarkThreads) {
+                const Words drawn = stream.block(static_cast<std::uint64_t>(block));
+                for (int lane = 0; lane < 4; ++lane) {
+                    const std::int64_t word = 4 * block + lane;
+                    if (word < begin || word >= end) continue;
+                    const std::int64_t entry = bounded(drawn.at[lane]);
+                    if (entry < 0) continue;
+                    const std::uint32_t bit = std::uint32_t{1} << (entry % 32);
+                    if ((atomicOr(bits + entry / 32, bit) & bit) == 0) ++distinct;
+                }
+            }
+            if (distinct != 0) atomicAdd(&found, static_cast<unsigned long long>(distinct));
+            __syncthreads();
+            begin = end;
+            missing = wanted - static_cast<std::int64_t>(found);
+            __syncthreads();  // all have read `found` before it grows again
+        }
+    }
+}
+
+// One thread an entry; blockIdx.y is the plane (row and channel).
+__global__ void blend_kernel(float* __restrict__ out, const std::uint32_t* __restrict__ all_bits,
+                             const float* __restrict__ images, const float* __restrict__ fill,
+                             Ablation ablation) {
+    const std::int64_t planes = ablation.rows() * ablation.channels;
+    for (std::int64_t i = blockIdx.y; i < planes; i += gridDim.y) {
+        const std::int64_t row = i / ablation.channels, c = i % ablation.channels;
+        const std::uint32_t* bits = all_bits + row * ablation.words();
+        const float* image =
+            images + (row / ablation.draws * ablation.channels + c) * ablation.plane;
+        float* target = out + i * ablation.plane;
+        const std::int64_t first_bit = ablation.first_bit(c);
+        const bool dropped = ablation.marks_dropped();
+        const float other = fill[c];
+        for (std::int64_t at = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
+             at < ablation.plane; at += std::int64_t{gridDim.x} * kThreads) {
+            target[at] = bit_at(bits, first_bit + at) != dropped ? image[at] : other;
+        }
+    }
+}
+
+// One thread an entry of the images: sums over the draws in the order of the CPU.
+__global__ void sum_kernel(float* __restrict__ grad_images,
+                           const std::uint32_t* __restrict__ all_bits,
+                           const float* __restrict__ grad_out, Ablation ablation) {
+    const std::int64_t planes = ablation.images * ablation.channels;
+    for (std::int64_t i = blockIdx.y; i < planes; i += gridDim.y) {
+        const std::int64_t n = i / ablation.channels, c = i % ablation.channels;
+        const std::int64_t first_bit = ablation.first_bit(c);
+        const bool dropped = ablation.marks_dropped();
+        for (std::int64_t at = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
+             at < ablation.plane; at += std::int64_t{gridDim.x} * kThreads) {
+            float sum = 0.0F;
+            for (std::int64_t j = 0; j < ablation.draws; ++j) {
+                const std::int64_t row = n * ablation.draws + j;
+                if (bit_at(all_bits + row * ablation.words(), first_bit + at) != dropped) {
+                    sum += grad_out[(row * ablation.channels + c) * ablation.plane + at];
+                }
+            }
+            grad_images[i * ablation.plane + at] = sum;
+        }
+    }
+}
+
+// One block: each thread counts the kept entries of its stretch of words, learns how many lie
+// before it, and writes its own.
+__global__ void __launch_bounds__(kMarkThreads)
+    list_kernel(std::int64_t* __restrict__ indices, const std::uint32_t* __restrict__ bits,
+                Ablation ablation) {
+    __shared__ std::int64_t before[kMarkThreads];
+    const std::int64_t words = ablation.words(), size = ablation.size();
+    const std::int64_t stretch = (words + kMarkThreads - 1) / kMarkThreads;
+    const std::int64_t begin = threadIdx.x * stretch < words ? threadIdx.x * stretch : words;
+    const std::int64_t end = begin + stretch < words ? begin + stretch : words;
+    const auto kept = [&](std::int64_t word) {
+        std::uint32_t value = bits[word] ^ ablation.flip();
+        const std::int64_t rest = size - 32 * word;
+        if (rest < 32) value &= (std::uint32_t{1} << rest) - 1;
+        return value;
+    };
+    std::int64_t count = 0;
+    for (std::int64_t word = begin; word < end; ++word) count += __popc(kept(word));
+    before[threadIdx.x] = count;
+    __syncthreads();
+    for (unsigned int reach = 1; reach < kMarkThreads; reach *= 2) {  // inclusive prefix sums
+        const std::int64_t lower = threadIdx.x >= reach ? before[threadIdx.x - reach] : 0;
+        __syncthreads();
+        before[threadIdx.x] += lower;
+        __syncthreads();
+    }
+    std::int64_t* target = indices + before[threadIdx.x] - count;
+    for (std::int64_t word = begin; word < end; ++word) {
+        for (std::uint32_t value = kept(word); value != 0; value &= value - 1) {
+            *target++ = 32 * word + __ffs(static_cast<int>(value)) - 1;
+        }
+    }
+}
+
+void mark_rows(std::uint32_t* bits, const Ablation& ablation, cudaStream_t stream) {
+    const auto blocks =
+        static_cast<unsigned int>(ablation.rows() < kMostBlocks ? ablation.rows() : kMostBlocks);
+    mark_kernel<<<blocks, kMarkThreads, 0, stream>>>(bits, ablation);
+    check_launch("ablate: mark");
+}
+
+dim3 grid_of(std::int64_t planes, std::int64_t plane) {
+    const std::int64_t across = plane < kMostBlocks * kThreads ? plane : kMostBlocks * kThreads;
+    return {blocks_for(across, kThreads),
+            static_cast<unsigned int>(planes < 65535 ? planes : 65535)};
+}
+
+}  // namespace
+
+void ablate_cuda(float* out, std::uint32_t* bits, const float* images, const float* fill,
+                 const Ablation& ablation, cudaStream_t stream) {
+    const std::int64_t planes = ablation.rows() * ablation.channels;
+    if (planes * ablation.plane == 0) return;
+    mark_rows(bits, ablation, stream);
+    blend_kernel<<<grid_of(planes, ablation.plane), kThreads, 0, stream>>>(out, bits, images, fill,
+                                                                           ablation);
+    check_launch("ablate");
+}
+
+void ablate_backward_cuda(float* grad_images, std::uint32_t* bits, const float* grad_out,
+                          const Ablation& ablation, cudaStream_t stream) {
+    const std::int64_t planes = ablation.images * ablation.channels;
+    if (planes * ablation.plane == 0) return;
+    if (ablation.draws > 0) mark_rows(bits, ablation, stream);
+    sum_kernel<<<grid_of(planes, ablation.plane), kThreads, 0, stream>>>(grad_images, bits,
+                                                                         grad_out, ablation);
+    check_launch("ablate backward");
+}
+
+void ablation_indices_cuda(std::int64_t* indices, std::uint32_t* bits, const Ablation& ablation,
+                           cudaStream_t stream) {
+    if (ablation.kept == 0) return;
+    mark_rows(bits, ablation, stream);
+    list_kernel<<<1, kMarkThreads, 0, stream>>>(indices, bits, ablation);
+    check_launch("ablation_indices");
+}
+
+}  // namespace pycc

@@ -1,0 +1,403 @@
+"""Randomized ablation: keeping a uniformly random set of k pixels (or array entries) of an image.
+
+The set is made of the first k distinct integers of a stream of independent, uniform ones; by
+symmetry, each set of k is as likely as any other. Where more than half is kept, the stream gives
+what is dropped instead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pycc.ops import _autograd, _check, _native
+from pycc.random import Stream
+
+_OP = "ablate"
+UNITS = ("pixel", "element")
+_WORD = 1 << 32
+_PURPOSE = "ablation"
+
+
+class _Key(NamedTuple):
+    """What says which entries are kept, in the order of the registered op."""
+
+    k: int
+    seed: int  # signed, 64 bits
+    first_image: int
+    draws: int
+    first_draw: int
+    by_element: bool
+
+
+def _seed(op: str, seed: object) -> int:
+    """``seed`` modulo 2**64 as a signed integer of 64 bits."""
+    number = _check.integer(op, "seed", seed, -(2**63), 2**64 - 1)
+    return number - 2**64 if number >= 2**63 else number
+
+
+def _checked(
+    images: Tensor,
+    k: int,
+    seed: int,
+    fill: float | Tensor,
+    draws: int,
+    unit: str,
+    first_image: int,
+    first_draw: int,
+    *dtypes: torch.dtype,
+) -> tuple[Tensor, _Key]:
+    """The fill of each channel, [C], and the key."""
+    _check.shaped(_OP, "images", images, "[N,C,H,W]", (None,) * 4)
+    _check.typed(_OP, "images", images, *dtypes)
+    count, channels, height, width = images.shape
+    by_element = _check.choice(_OP, "unit", unit, UNITS) == 1
+    size = height * width * (channels if by_element else 1)
+    if size > _WORD:
+        raise ValueError(f"{_OP}: images must have at most 2^32 {unit}s, got {size}")
+    key = _Key(
+        _check.integer(_OP, "k", k, 0, size),
+        _seed(_OP, seed),
+        _check.integer(_OP, "first_image", first_image, 0, _WORD - max(count, 1)),
+        _check.integer(_OP, "draws", draws, 1, _WORD),
+        _check.integer(_OP, "first_draw", first_draw, 0, _WORD - draws),
+        by_element,
+    )
+    return _check.fill(_OP, fill, channels, images.device), key
+
+
+def ablate(
+    images: Tensor,
+    k: int,
+    *,
+    seed: int,
+    fill: float | Tensor,
+    draws: int = 1,
+    unit: str = "pixel",
+    first_image: int = 0,
+    first_draw: int = 0,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Keep k uniformly random pixels of each image, drawn without replacement, and fill the rest.
+
+    Randomized ablation (Levine and Feizi, "Robustness certificates for sparse adversarial attacks
+    by randomized ablation", AAAI 2020) as used on crowd counters by Wu et al., arXiv 2104.10868.
+    Which pixels are kept is a function of (seed, first_image + n, first_draw + j, k, size) alone:
+    the same on every device, for any number of threads and however a batch is split. A patch of
+    n pixels is untouched with ``probability_untouched(d, n, k)``, d the number of pixels, only
+    where all channels of a pixel are kept or filled together (``unit="pixel"``); the published code
+    draws array entries (``unit="element"``), of which a patch holds C times as many.
+    Differentiable in images. Kept values keep their bits, NaN included.
+
+    Args:
+        images: [N,C,H,W] float32; at most 2^32 pixels (array entries) an image.
+        k: how many to keep of the H*W pixels (C*H*W array entries), from none to all.
+        seed: any integer of 64 bits.
+        fill: what the others become, a finite number or float32 [C] on the device of the images:
+            the data set's mean in the units of the images, say.
+        draws: independent sets an image.
+        unit: ``pixel`` or ``element``.
+        first_image: the number that keys the first image; image n of the batch has this plus n.
+        first_draw: likewise of the first draw.
+        out: where to put the result: [N*draws,C,H,W] float32, contiguous, apart from the inputs.
+            What is returned shares its memory and carries the gradient.
+
+    Returns:
+        [N*draws,C,H,W] float32; row n*draws+j is draw j of image n.
+
+    Raises:
+        ValueError, TypeError: a bad argument, before anything is written.
+    """
+    if _native.use_reference():
+        return ablate_reference(
+            images,
+            k,
+            seed=seed,
+            fill=fill,
+            draws=draws,
+            unit=unit,
+            first_image=first_image,
+            first_draw=first_draw,
+            out=out,
+        )
+    fills, key = _checked(
+        images, k, seed, fill, draws, unit, first_image, first_draw, torch.float32
+    )
+    if out is None:
+        ablated: Tensor = _ablate(images, fills, *key)
+        return ablated
+    _checked_out(out, images, fills, draws)
+    return _autograd.into(
+        out,
+        images,
+        lambda target, source: _fill(target, source, fills, key),
+        lambda grad: _ablate_backward(grad, *key),
+    )
+
+
+def _checked_out(out: Tensor, images: Tensor, fill: Tensor, draws: int) -> None:
+    _check.output(_OP, out, (len(images) * draws, *images.shape[1:]), images.device)
+    for name, tensor in (("images", images), ("fill", fill)):
+        if _check.overlap(out, tensor):
+            raise ValueError(f"{_OP}: out must not overlap {name}")
+
+
+def _native_key(shape: Sequence[int], key: _Key) -> Any:
+    """The key for the kernel, checked: the registered ops can be reached from anywhere."""
+    count, channels, plane = shape[0], shape[1], math.prod(shape[2:])
+    size = plane * channels if key.by_element else plane
+    _check.integer(_OP, "the number of pixels or elements", size, 0, _WORD)
+    _check.integer(_OP, "k", key.k, 0, size)
+    _check.integer(_OP, "draws", key.draws, 1, _WORD)
+    return _native.module().Ablation(
+        count,
+        channels,
+        plane,
+        key.draws,
+        key.k,
+        key.by_element,
+        key.seed,
+        key.first_image,
+        key.first_draw,
+    )
+
+
+def _run(op: str, result: Tensor, rows: int, native_key: Any, *inputs: Tensor) -> None:
+    """The kernel, on CUDA with bitmaps [rows,words] as scratch."""
+    device = result.device
+    kept = list(inputs)
+    if device.type != "cpu":
+        words = -(-native_key.size // 32)
+        kept.insert(0, torch.empty((rows, words), dtype=torch.int32, device=device))
+    addresses = [tensor.data_ptr() for tensor in kept]
+    _native.run(op, device, result.data_ptr(), *addresses, native_key)
+    del kept  # alive until here: the kernel has used their memory, or is queued to
+
+
+def _fill(out: Tensor, images: Tensor, fill: Tensor, key: _Key) -> None:
+    device = images.device
+    images = _check.raw(_OP, "images", images, torch.float32, (None,) * 4, device)
+    fill = _check.raw(_OP, "fill", fill, torch.float32, (images.shape[1],), device)
+    _run(_OP, out, len(out), _native_key(images.shape, key), images, fill)
+
+
+@torch.library.custom_op("pycc::ablate", mutates_args=())
+def _ablate(
+    images: Tensor,
+    fill: Tensor,
+    k: int,
+    seed: int,
+    first_image: int,
+    draws: int,
+    first_draw: int,
+    by_element: bool,
+) -> Tensor:
+    out = images.new_empty((images.shape[0] * draws, *images.shape[1:]))
+    _fill(out, images, fill, _Key(k, seed, first_image, draws, first_draw, by_element))
+    return out
+
+
+@_ablate.register_fake
+def _(
+    images: Tensor,
+    fill: Tensor,
+    k: int,
+    seed: int,
+    first_image: int,
+    draws: int,
+    first_draw: int,
+    by_element: bool,
+) -> Tensor:
+    return images.new_empty((images.shape[0] * draws, *images.shape[1:]))
+
+
+@torch.library.custom_op("pycc::ablate_backward", mutates_args=())
+def _ablate_backward(
+    grad: Tensor,
+    k: int,
+    seed: int,
+    first_image: int,
+    draws: int,
+    first_draw: int,
+    by_element: bool,
+) -> Tensor:
+    """Gradient [N,C,H,W] of the images, summed over the draws of each."""
+    device = grad.device
+    grad = _check.raw(_OP, "grad", grad, torch.float32, (None,) * 4, device)
+    _check.integer(_OP, "draws", draws, 1, _WORD)
+    if len(grad) % draws:
+        raise ValueError(f"{_OP}: grad must have {draws} rows an image, got {len(grad)} rows")
+    grad_images = grad.new_empty((grad.shape[0] // draws, *grad.shape[1:]))
+    key = _Key(k, seed, first_image, draws, first_draw, by_element)
+    native_key = _native_key(grad_images.shape, key)
+    _run(f"{_OP}_backward", grad_images, len(grad), native_key, grad)
+    return grad_images
+
+
+@_ablate_backward.register_fake
+def _(
+    grad: Tensor,
+    k: int,
+    seed: int,
+    first_image: int,
+    draws: int,
+    first_draw: int,
+    by_element: bool,
+) -> Tensor:
+    return grad.new_empty((grad.shape[0] // draws, *grad.shape[1:]))
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.key = inputs[2:]
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return _ablate_backward(grad, *ctx.key), *(None,) * 7
+
+
+def _setup_twice(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.key = inputs[1:]
+
+
+def _backward_twice(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return _ablate(grad, grad.new_zeros(grad.shape[1]), *ctx.key), *(None,) * 6
+
+
+_ablate.register_autograd(_backward, setup_context=_setup_context)
+_ablate_backward.register_autograd(_backward_twice, setup_context=_setup_twice)
+
+
+def ablate_reference(
+    images: Tensor,
+    k: int,
+    *,
+    seed: int,
+    fill: float | Tensor,
+    draws: int = 1,
+    unit: str = "pixel",
+    first_image: int = 0,
+    first_draw: int = 0,
+    out: Tensor | None = None,
+) -> Tensor:
+    """The twin of :func:`ablate` in pure torch; takes float64 images too."""
+    dtypes = (torch.float32, torch.float64)
+    fills, *_ = _checked(images, k, seed, fill, draws, unit, first_image, first_draw, *dtypes)
+    if out is not None:
+        _checked_out(out, images, fills, draws)
+    together = (images.shape[1] if unit == "element" else 1, *images.shape[2:])
+    kept = torch.zeros((len(images) * draws, math.prod(together)), dtype=torch.bool)
+    for row in range(len(kept)):
+        image, draw = first_image + row // draws, first_draw + row % draws
+        indices = ablation_indices_reference(kept.shape[1], k, seed=seed, image=image, draw=draw)
+        kept[row, indices] = True
+    ablated = torch.where(
+        kept.view(len(kept), *together).to(images.device),
+        images.repeat_interleave(draws, dim=0),
+        fills.to(images.dtype).view(1, -1, 1, 1),
+    )
+    return ablated if out is None else out.detach().copy_(ablated)
+
+
+def ablation_indices(
+    size: int,
+    k: int,
+    *,
+    seed: int,
+    image: int = 0,
+    draw: int = 0,
+    device: str | torch.device = "cpu",
+) -> Tensor:
+    """The k entries of {0, …, size-1} that :func:`ablate` keeps: a uniformly random set.
+
+    Args:
+        size: how many entries there are, at most 2^32: H*W for ``unit="pixel"``.
+        k: how many are kept, within [0, size].
+        seed: any integer of 64 bits.
+        image: the number that keys the image, within [0, 2^32).
+        draw: the number of the draw, within [0, 2^32).
+        device: where the result is made.
+
+    Returns:
+        [k] int64, ascending, distinct.
+
+    Raises:
+        ValueError, TypeError: a bad argument.
+    """
+    if _native.use_reference():
+        return ablation_indices_reference(size, k, seed=seed, image=image, draw=draw, device=device)
+    key = _checked_key(size, k, seed, image, draw)
+    indices = torch.empty(k, dtype=torch.int64, device=device)
+    native_key = _native.module().Ablation(1, 1, size, 1, k, False, *key)
+    _run("ablation_indices", indices, 1, native_key)
+    return indices
+
+
+def _checked_key(size: int, k: int, seed: int, image: int, draw: int) -> tuple[int, int, int]:
+    op = "ablation_indices"
+    _check.integer(op, "size", size, 0, _WORD)
+    _check.integer(op, "k", k, 0, size)
+    last = _WORD - 1
+    return (
+        _seed(op, seed),
+        _check.integer(op, "image", image, 0, last),
+        _check.integer(op, "draw", draw, 0, last),
+    )
+
+
+def ablation_indices_reference(
+    size: int,
+    k: int,
+    *,
+    seed: int,
+    image: int = 0,
+    draw: int = 0,
+    device: str | torch.device = "cpu",
+) -> Tensor:
+    """The twin of :func:`ablation_indices`."""
+    _checked_key(size, k, seed, image, draw)
+    words = partial(_next_words, Stream(seed, _PURPOSE, image=image, draw=draw), [])
+    drops = k > size // 2
+    chosen = _first_distinct(words, size, size - k if drops else k)
+    if drops:
+        chosen = np.setdiff1d(np.arange(size), chosen, assume_unique=True)
+    return torch.from_numpy(chosen).to(device)
+
+
+def _next_words(stream: Stream, left_over: list[int], count: int) -> NDArray[np.uint32]:
+    """The next ``count`` words of a stream, which gives them in blocks of four."""
+    blocks = -(-max(count - len(left_over), 0) // 4)
+    words = np.concatenate([np.array(left_over, np.uint32), stream.words(4 * blocks)])
+    left_over[:] = words[count:].tolist()
+    return words[:count]
+
+
+def _first_distinct(
+    words: Callable[[int], NDArray[Any]], size: int, count: int, bits: int = 32
+) -> NDArray[np.int64]:
+    """The first ``count`` distinct integers of {0, …, size-1} that a stream of words gives, sorted.
+
+    As long as n are missing, the next n words all count, whatever they give.
+    """
+    chosen = np.empty(0, np.int64)
+    while len(chosen) < count:
+        chosen = np.union1d(chosen, _bounded(words(count - len(chosen)), size, bits))
+    return chosen
+
+
+def _bounded(words: NDArray[Any], size: int, bits: int = 32) -> NDArray[np.int64]:
+    """The integers of {0, …, size-1} that words of so many random bits give, without bias.
+
+    Lemire, "Fast random integer generation in an interval" (2019): a word is rejected where the
+    lower half of word * size is below 2**bits mod size.
+    """
+    product = words.astype(np.uint64) * np.uint64(size)
+    low = product & np.uint64(2**bits - 1)
+    accepted = product[low >= np.uint64(2**bits % size)]
+    return (accepted >> np.uint64(bits)).astype(np.int64)
