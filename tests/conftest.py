@@ -47,6 +47,36 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device(request.param)
 
 
+def _free_memory() -> float:
+    """Bytes that this process may still take, 0 where the system does not tell."""
+    try:
+        free = float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        group = Path("/sys/fs/cgroup")
+        most = (group / "memory.max").read_text().strip()
+        if most != "max":
+            free = min(free, int(most) - int((group / "memory.current").read_text()))
+    except FileNotFoundError:  # no limit of a container
+        return free
+    except (AttributeError, ValueError):
+        return 0.0
+    return free
+
+
+@pytest.fixture
+def needs_memory() -> Callable[[torch.device, float], None]:
+    """Skips where a device has less than so many GB free."""
+
+    def check(device: torch.device, gigabytes: float) -> None:
+        if device.type == "cuda":
+            free = torch.cuda.mem_get_info(device)[0] / 1e9
+        else:
+            free = _free_memory() / 1e9
+        if free < gigabytes:
+            pytest.skip(f"needs {gigabytes:.0f} GB of free memory on {device}, has {free:.0f}")
+
+    return check
+
+
 @pytest.fixture
 def with_threads() -> Iterator[Callable[[int], None]]:
     """Sets the number of threads; restored afterwards."""
