@@ -47,18 +47,19 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device(request.param)
 
 
-def _free_memory() -> float:
+def _free_memory() -> int:
     """Bytes that this process may still take, 0 where the system does not tell."""
     try:
-        free = float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-        group = Path("/sys/fs/cgroup")
-        most = (group / "memory.max").read_text().strip()
-        if most != "max":
-            free = min(free, int(most) - int((group / "memory.current").read_text()))
-    except FileNotFoundError:  # no limit of a container
-        return free
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError):
-        return 0.0
+        return 0
+    group = Path("/sys/fs/cgroup")  # a container's own limit, in either version of the interface
+    for most, now in (
+        (group / "memory.max", group / "memory.current"),
+        (group / "memory/memory.limit_in_bytes", group / "memory/memory.usage_in_bytes"),
+    ):
+        if most.exists() and now.exists() and most.read_text().strip() != "max":
+            free = min(free, int(most.read_text()) - int(now.read_text()))
     return free
 
 
