@@ -14,13 +14,19 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import ablate
+import bounds
 import density
 import paste
 from timer import store, table
 
 from pycc.ops import info
 
-SUBJECTS = {"density": density.rows, "paste": paste.rows, "ablate": ablate.rows}
+SUBJECTS = {
+    "density": density.rows,
+    "paste": paste.rows,
+    "ablate": ablate.rows,
+    "bounds": bounds.rows,
+}
 
 
 def main() -> None:

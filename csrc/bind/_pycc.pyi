@@ -5,6 +5,7 @@ compiler: str
 flags: str
 simd: str
 max_neighbours: int
+max_population: int
 cuda: str | None
 head_axes_bytes: int  # CUDA builds only
 
@@ -23,6 +24,18 @@ class Ablation:
     ) -> None: ...
     @property
     def size(self) -> int: ...
+
+class Draws:
+    def __init__(
+        self,
+        population: int,
+        given: int,
+        drawn: int,
+        population_step: int,
+        given_step: int,
+        drawn_step: int,
+        count: int,
+    ) -> None: ...
 
 class PasteSizes:
     def __init__(
@@ -122,4 +135,10 @@ def paste_patch_backward_cuda(
     sizes: PasteSizes,
     sampling: int,
     stream: int,
+) -> None: ...
+def log_probability_cpu(
+    out: int, draws: Draws, event: int, rounding: int, threads: int
+) -> None: ...
+def log_probability_cuda(
+    out: int, draws: Draws, event: int, rounding: int, stream: int
 ) -> None: ...

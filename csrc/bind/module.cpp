@@ -5,6 +5,7 @@
 
 #include "../core/simd.h"
 #include "../ops/ablate.h"
+#include "../ops/bounds.h"
 #include "../ops/density.h"
 #include "../ops/paste.h"
 #include "../ops/sigma.h"
@@ -31,6 +32,7 @@ PYBIND11_MODULE(_pycc, m) {
     m.attr("flags") = PYCC_FLAGS;
     m.attr("simd") = PYCC_SIMD_NAME;
     m.attr("max_neighbours") = kMaxNeighbours;
+    m.attr("max_population") = kMaxPopulation;
     const auto no_gil = py::call_guard<py::gil_scoped_release>();
 
     py::class_<Ablation>(m, "Ablation")
@@ -67,6 +69,17 @@ PYBIND11_MODULE(_pycc, m) {
             ablation_indices_cpu(pointer<Int>(indices), ablation, threads);
         },
         no_gil);
+    py::class_<Draws>(m, "Draws")
+        .def(py::init([](Address population, Address given, Address drawn, Int population_step,
+                         Int given_step, Int drawn_step, Int count) {
+            return Draws{pointer<const Int>(population),
+                         pointer<const Int>(given),
+                         pointer<const Int>(drawn),
+                         population_step,
+                         given_step,
+                         drawn_step,
+                         count};
+        }));
     m.def(
         "density_map_cpu",
         [](Address map, Address pixels, Address sigma, Int count, Int height, Int width, Int stride,
@@ -81,6 +94,13 @@ PYBIND11_MODULE(_pycc, m) {
         [](Address sigma, Address points, Int count, int neighbours, double beta, int threads) {
             adaptive_sigma_cpu(pointer<float>(sigma), pointer<const double>(points), count,
                                neighbours, beta, threads);
+        },
+        no_gil);
+    m.def(
+        "log_probability_cpu",
+        [](Address out, const Draws& draws, int event, int rounding, int threads) {
+            log_probability_cpu(pointer<double>(out), draws, static_cast<Event>(event),
+                                static_cast<Rounding>(rounding), threads);
         },
         no_gil);
 
@@ -175,6 +195,14 @@ PYBIND11_MODULE(_pycc, m) {
                 pointer<const float>(patch), pointer<const std::uint8_t>(mask),
                 pointer<const Int>(top_left), pointer<const double>(transform), sizes,
                 static_cast<Sampling>(sampling), reinterpret_cast<cudaStream_t>(stream));
+        },
+        no_gil);
+    m.def(
+        "log_probability_cuda",
+        [](Address out, const Draws& draws, int event, int rounding, Address stream) {
+            log_probability_cuda(pointer<double>(out), draws, static_cast<Event>(event),
+                                 static_cast<Rounding>(rounding),
+                                 reinterpret_cast<cudaStream_t>(stream));
         },
         no_gil);
 #else

@@ -7,6 +7,14 @@ from pycc.ops.ablate import (
     ablation_indices,
     ablation_indices_reference,
 )
+from pycc.ops.bounds import (
+    largest_untouched,
+    largest_untouched_reference,
+    log_probability_inside,
+    log_probability_inside_reference,
+    log_probability_untouched,
+    log_probability_untouched_reference,
+)
 from pycc.ops.density import density_map, density_map_reference
 from pycc.ops.paste import paste_patch, paste_patch_reference
 from pycc.ops.sigma import adaptive_sigma, adaptive_sigma_reference
@@ -21,6 +29,12 @@ __all__ = [
     "density_map",
     "density_map_reference",
     "info",
+    "largest_untouched",
+    "largest_untouched_reference",
+    "log_probability_inside",
+    "log_probability_inside_reference",
+    "log_probability_untouched",
+    "log_probability_untouched_reference",
     "paste_patch",
     "paste_patch_reference",
     "reference",

@@ -1,0 +1,312 @@
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Iterator
+from decimal import Decimal, localcontext
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from pycc.ops import (
+    _native,
+    largest_untouched,
+    largest_untouched_reference,
+    log_probability_inside,
+    log_probability_inside_reference,
+    log_probability_untouched,
+    log_probability_untouched_reference,
+)
+from pycc.ops.bounds import _STIRLING_ERROR, MAX_POPULATION, ROUNDINGS
+
+KERNELS = [log_probability_untouched, log_probability_inside]
+TWINS = [log_probability_untouched_reference, log_probability_inside_reference]
+LARGEST = [largest_untouched, largest_untouched_reference]
+IMAGE = 3 * 1024 * 700
+U = 2.0**-53
+
+
+@pytest.fixture
+def digits() -> Iterator[None]:
+    with localcontext() as context:
+        context.prec = 60
+        yield
+
+
+def terms(d: int, n: int, k: int) -> tuple[int, int]:
+    """Numerator (0 where it is impossible) and denominator of C(d-n,k) / C(d,k)."""
+    m, b = min(n, k), max(n, k)
+    return math.perm(max(d - b, 0), m), math.perm(d, m)
+
+
+def ratio(d: int, n: int, k: int) -> Fraction:
+    return Fraction(*terms(d, n, k))
+
+
+def log_ratio(d: int, n: int, k: int) -> Decimal:
+    """ln of a ratio that is not 0, to 60 digits, from the first 256 bits of its terms."""
+    top, bottom = terms(d, n, k)
+    over, under = (max(x.bit_length() - 256, 0) for x in (top, bottom))
+    quotient = Decimal(top >> over) / Decimal(bottom >> under)
+    return quotient.ln() + (over - under) * Decimal(2).ln()
+
+
+def columns(triples: list[tuple[int, int, int]]) -> list[Tensor]:
+    return list(torch.tensor(triples).unbind(1))
+
+
+def rounded(cases: list[tuple[int, int, int]], device: torch.device) -> Iterator[tuple]:
+    """Each case with its log probability down, nearest and up."""
+    sizes = [column.to(device) for column in columns(cases)]
+    values = (log_probability_untouched(*sizes, rounding=r).tolist() for r in ROUNDINGS)
+    return zip(cases, *values, strict=True)
+
+
+def triples(count: int, most: int = 3000) -> list[tuple[int, int, int]]:
+    """Possible events in all regimes, with min(n,k) up to ``most``."""
+    rng, found = random.Random(1), []
+
+    def size(high: int) -> int:
+        return min(high, int(2 ** rng.uniform(0, math.log2(high + 1))))
+
+    while len(found) < count:
+        d = int(2 ** rng.uniform(1, rng.choice([6, 12, 21, 30, 52])))
+        m = size(min(most, d // 2))
+        little_left = max(1, d - m - size(30))
+        in_between = min(d - m, int(d * rng.uniform(0, 40) / m) + 1)
+        any_size = rng.randint(1, d - m)
+        other = rng.choice([size(d - m), any_size, d - m, little_left, in_between, m])
+        found.append(rng.choice([(d, m, other), (d, other, m)]))
+    return found
+
+
+@pytest.mark.parametrize("pair", [KERNELS, TWINS])
+def test_the_paper_s_table_3(pair, device: torch.device) -> None:
+    n = torch.tensor([3 * p * p for p in (20, 40, 81, 163)], device=device)
+    untouched, inside = (op(IMAGE, n, 45).exp().tolist() for op in pair)
+    assert untouched == pytest.approx([0.975194, 0.904331, 0.661137, 0.182740], abs=1e-6)
+    assert inside == pytest.approx([1.7266e-147, 4.0072e-120, 1.7745e-92, 3.9699e-65], rel=5e-5)
+
+
+def test_the_published_numbers(fixture, device: torch.device) -> None:
+    numbers = fixture("bounds")
+    table = dict(zip(numbers["columns"].tolist(), numbers["table"].T, strict=True))
+    d, n, k = (torch.from_numpy(table[name]).long().to(device) for name in "dnk")
+    for op, name in zip(KERNELS, ("upper", "lower"), strict=True):
+        got, published = op(d, n, k).cpu().numpy(), table[f"log_{name}"]
+        normal = published > -700
+        np.testing.assert_allclose(np.exp(got), table[name], rtol=1e-12, atol=1e-300)
+        np.testing.assert_allclose(got[normal], published[normal], rtol=0, atol=1e-12)
+        np.testing.assert_allclose(got, published, rtol=1e-15)  # -inf where k > n
+
+
+def test_small_populations_exhaustively(digits, device: torch.device) -> None:
+    cases = [(d, n, k) for d in range(41) for n in range(d + 1) for k in range(d + 1)]
+    for (d, n, k), low, value, high in rounded(cases, device):
+        if n + k > d or n == 0 or k == 0:
+            assert low == value == high == (-math.inf if n + k > d else 0.0)
+            continue
+        exact = log_ratio(d, n, k)
+        assert Decimal(low) <= exact <= Decimal(high) <= 0, (d, n, k)
+        assert abs(Decimal(value) - exact) <= Decimal(6 * U) * -exact, (d, n, k)
+
+
+def test_rounding_is_outward_and_tight(digits, device: torch.device) -> None:
+    d, k = 10**9, 10**5
+    cases = [*triples(8000), (d, k, k), (d, 4_000_000, k), (d, d // 2, k), (d, d - k - 3, k)]
+    below = 0
+    for case, low, value, high in rounded(cases, device):
+        exact = log_ratio(*case)
+        assert Decimal(low) <= exact <= Decimal(high) <= 0, case
+        error = float(abs(Decimal(value) - exact))
+        apart = float(max(exact - Decimal(low), Decimal(high) - exact))
+        assert error <= 5 * U * -value, case
+        assert apart <= 40 * U * -value, case
+        assert value < -745 or error <= 5e-13, case
+        assert value < -745 or apart <= (1e-12 if value > -300 else 2e-12), case
+        below += Decimal(value) < exact
+    # A wrong direction would be seen: not moved outwards, half of the values lie on either side.
+    assert 0.4 < below / len(cases) < 0.6
+
+
+def test_the_table_of_stirling_errors(digits) -> None:
+    two_pi = 2 * Decimal("3.14159265358979323846264338327950288419716939937510582097494")
+    for x in range(1, 16):
+        logarithm = (x + Decimal("0.5")) * Decimal(x).ln() - x + two_pi.ln() / 2
+        assert _STIRLING_ERROR[x] == float(Decimal(math.factorial(x)).ln() - logarithm)
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize("event", [0, 1])
+def test_kernel_and_twin_agree_to_the_bit(event: int, rounding: str, device: torch.device) -> None:
+    op, twin = KERNELS[event], TWINS[event]
+    small = list(itertools.product(range(1, 30), range(30), range(30)))
+    cases = triples(20_000) + [case for case in small if max(case) == case[0]]
+    sizes = [column.to(device) for column in columns(cases)]
+    assert torch.equal(op(*sizes, rounding=rounding), twin(*sizes, rounding=rounding))
+    on_cpu = op(*columns(cases), rounding=rounding)
+    assert torch.equal(op(*sizes, rounding=rounding).cpu(), on_cpu)
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> list[int | Tensor]:
+    """Sizes that broadcast: numbers, views of any strides, 64 and 32 bits, impossible events."""
+    shape = draw(st.lists(st.integers(0, 4), max_size=3))
+    rng = random.Random(draw(st.integers(0, 2**32)))
+    sizes: list[int | Tensor] = []
+    for low, high in ((40, 60), (0, 40), (0, 40)):
+        form = draw(st.sampled_from(["int", "tensor", "row", "expanded", "transposed", "negated"]))
+        own = {"row": shape[-1:], "int": [], "expanded": [1] * len(shape)}.get(form, shape)
+        values = torch.tensor([rng.randint(low, high) for _ in range(math.prod(own))])
+        values = values.reshape(own).to(draw(st.sampled_from([torch.int64, torch.int32])))
+        if form == "expanded":
+            values = values.expand(shape)
+        elif form == "transposed" and values.ndim > 1:
+            values = values.mT.contiguous().mT
+        elif form == "negated":
+            values = torch._neg_view(-values)
+        sizes.append(values.item() if form == "int" else values)
+    return sizes
+
+
+@given(problems(), st.sampled_from(ROUNDINGS), st.integers(0, 1))
+def test_any_shape_any_stride(problem, rounding: str, event: int) -> None:
+    tensors = [torch.as_tensor(size) for size in problem]
+    got = KERNELS[event](*problem, rounding=rounding)
+    assert torch.equal(got, TWINS[event](*problem, rounding=rounding))
+    assert got.shape == torch.broadcast_shapes(*(tensor.shape for tensor in tensors))
+    for at in np.ndindex(*got.shape):
+        d, n, k = (int(tensor.expand(got.shape)[at]) for tensor in tensors)
+        alone = KERNELS[event](d, n, k, rounding=rounding)
+        assert alone.shape == ()
+        assert alone.item() == got[at].item()
+
+
+def test_symmetry_monotony_and_sums(device: torch.device) -> None:
+    d, n, k = (column.to(device) for column in columns(triples(20_000)))
+    untouched = log_probability_untouched(d, n, k)
+    assert torch.equal(untouched, log_probability_untouched(d, k, n))
+    assert torch.equal(untouched, log_probability_inside(d, d - n, k))
+    fewer = log_probability_untouched(d, n - 1, k, rounding="up")
+    assert bool((fewer >= log_probability_untouched(d, n, k, rounding="down")).all())
+    # Either no given entry is drawn, or the first i are not and the next one is.
+    d, n, k = 100_000, torch.arange(2000, device=device), 300
+    p = log_probability_untouched(d, n, k).exp()
+    hit = (p * k / (d - n)).cumsum(0)
+    torch.testing.assert_close(1 - p[1:], hit[:-1], rtol=0, atol=1e-12)
+
+
+def test_threads_and_sizes_do_not_matter(with_threads) -> None:
+    d, n, k = columns(triples(30_001))
+    results = []
+    for threads in (1, 2, 5):
+        with_threads(threads)
+        results.append(log_probability_untouched(d, n, k, rounding="down"))
+    assert all(torch.equal(results[0], other) for other in results[1:])
+    for count in (0, 1, 511, 512, 513, 1500):
+        part = log_probability_untouched(d[:count], n[:count], k[:count], rounding="down")
+        assert torch.equal(part, results[0][:count])
+
+
+@pytest.mark.parametrize("op", LARGEST)
+def test_the_largest_is_exact_where_the_comparison_is_close(op, device: torch.device) -> None:
+    for k, d in itertools.combinations_with_replacement(range(9), 2):
+        ratios = [ratio(d, n, k) for n in range(d - k + 1)]
+        near = [math.nextafter(float(p), side) for p in ratios for side in (0.0, float(p), 1.0)]
+        wanted = [5e-324, 0.5, *near]
+        got = op(d, k, torch.tensor(wanted, dtype=torch.float64, device=device))
+        for p, n in zip(wanted, got.tolist(), strict=True):
+            assert n == max(i for i, exact in enumerate(ratios) if exact >= p), (d, k, p)
+
+
+@pytest.mark.parametrize("op", LARGEST)
+def test_the_largest_of_large_populations(op, device: torch.device) -> None:
+    cases = triples(150, most=400)
+    sizes = [column.to(device) for column in columns(cases)]
+    # As a user inverts: the probability is the float64 nearest to one that occurs.
+    wanted = log_probability_untouched(*sizes).exp().clamp_min(1e-200)
+    found = op(sizes[0], sizes[2], wanted).tolist()
+    for (d, _, k), n, p in zip(cases, found, wanted.tolist(), strict=True):
+        assert ratio(d, n, k) >= Fraction(p) > ratio(d, n + 1, k)
+
+
+def test_the_largest_broadcasts_and_knows_its_ends() -> None:
+    d, p = torch.tensor([[IMAGE], [100]]), torch.tensor([1.0, 0.5, 1e-300], dtype=torch.float64)
+    got = largest_untouched(d, 45, p)
+    assert got.shape == (2, 3)
+    assert got[:, 0].tolist() == [0, 0]
+    assert got[1, 2] == 55  # C(45,45)/C(100,45) is above 1e-300
+    assert largest_untouched(7, 0, 0.3).item() == 7
+    assert largest_untouched(7, 7, 0.3).item() == 0
+    assert largest_untouched(0, 0, 1).item() == 0
+    assert largest_untouched(d[:0], 45, 0.5).shape == (0, 1)
+    assert _native.module().max_population == MAX_POPULATION
+    assert largest_untouched(MAX_POPULATION, 1, 0.5).item() == MAX_POPULATION // 2
+
+
+NAN = torch.tensor([0.5, math.nan], dtype=torch.float64)
+BAD = [
+    ({"d": 10.0}, TypeError, "d must be an int, got float"),
+    ({"k": True}, TypeError, "k must be an int, got bool"),
+    ({"d": MAX_POPULATION + 1}, ValueError, r"d must be within \[0, 4503599627370496\]"),
+    ({"k": -1}, ValueError, "k must be within"),
+    ({"k": torch.ones(2)}, ValueError, "k must be int64 or int32, got float32"),
+    ({"k": torch.ones(2).bool()}, ValueError, "k must be int64 or int32, got bool"),
+    ({"d": torch.tensor(9, device="meta")}, ValueError, "d must hold values"),
+    ({"d": torch.tensor([9, 9]), "k": torch.tensor([3] * 3)}, ValueError, "must broadcast"),
+    ({"k": torch.tensor([3]).to_sparse()}, ValueError, "k must be a dense tensor"),
+    ({"k": 11}, ValueError, "sizes must satisfy"),
+    ({"d": torch.tensor([9, -(2**63)])}, ValueError, "sizes must satisfy"),
+    ({"n": 11}, ValueError, "got d=10, n=11, k=3$"),
+    ({"n": torch.tensor([[4, 10], [-1, 3]])}, ValueError, r"n=-1, k=3 at \[1, 0\]"),
+    ({"n": torch.tensor(-(2**63))}, ValueError, "sizes must satisfy"),
+    ({"rounding": "outward"}, ValueError, "rounding must be one of 'down', 'nearest', 'up'"),
+    ({"probability": 0.0}, ValueError, r"probability must be within \(0, 1\], got 0"),
+    ({"probability": 1.5}, ValueError, "probability must be within"),
+    ({"probability": "half"}, TypeError, "probability must be a number"),
+    ({"probability": NAN}, ValueError, r"probability must be within \(0, 1\]"),
+    ({"probability": NAN.float()}, ValueError, "probability must be float64"),
+    ({"probability": NAN.to("meta")}, ValueError, "probability must hold values"),
+]
+GOOD = [({"d": 10, "n": 4, "k": 3, "rounding": "up"}, op) for op in KERNELS + TWINS]
+GOOD += [({"d": 10, "k": 3, "probability": 0.5}, op) for op in LARGEST]
+
+
+@pytest.mark.parametrize(
+    ("op", "arguments", "error", "message"),
+    [(op, good | bad, *says) for good, op in GOOD for bad, *says in BAD if {*bad} <= {*good}],
+)
+def test_bad_arguments(op, arguments, error, message) -> None:
+    with pytest.raises(error, match=f"{op.__name__.removesuffix('_reference')}: .*{message}"):
+        op(**arguments)
+
+
+@pytest.mark.parametrize("op", KERNELS)
+def test_cuda_does_not_wait_to_see_what_is_out_of_bounds(op, device: torch.device) -> None:
+    n = torch.tensor([4, 11, -1], device=device)
+    if device.type == "cpu":
+        with pytest.raises(ValueError, match=r"n=11, k=3 at \[1\]"):
+            op(10, n, 3)
+        return
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        got = op(10, n, 3)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert got.isnan().tolist() == [False, True, True]
+
+
+@pytest.mark.cuda
+def test_more_values_than_32_bits_count(device: torch.device) -> None:
+    if device.type == "cpu" or torch.cuda.get_device_properties(device).total_memory < 60 << 30:
+        pytest.skip("needs a GPU with 60 GiB")
+    n = torch.ones(2**31 + 1000, dtype=torch.int64, device=device)
+    n[-1000:] = torch.arange(1000, device=device)
+    got = log_probability_untouched(IMAGE, n, 45)[-1000:].cpu()
+    assert torch.equal(got, log_probability_untouched(IMAGE, torch.arange(1000), 45))
