@@ -16,7 +16,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import ablate
 import bounds
 import density
+import hits
 import paste
+import windows
 from timer import store, table
 
 from pycc.ops import info
@@ -26,6 +28,8 @@ SUBJECTS = {
     "paste": paste.rows,
     "ablate": ablate.rows,
     "bounds": bounds.rows,
+    "windows": windows.rows,
+    "hits": hits.rows,
 }
 
 

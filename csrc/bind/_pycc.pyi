@@ -142,3 +142,54 @@ def log_probability_cpu(
 def log_probability_cuda(
     out: int, draws: Draws, event: int, rounding: int, stream: int
 ) -> None: ...
+
+class WindowSizes:
+    def __init__(
+        self,
+        images: int,
+        windows: int,
+        channels: int,
+        height: int,
+        width: int,
+        window_height: int,
+        window_width: int,
+    ) -> None: ...
+
+def keep_windows_cpu(
+    out: int, images: int, top_left: int, fill: int, sizes: WindowSizes, threads: int
+) -> None: ...
+def keep_windows_cuda(
+    out: int, images: int, top_left: int, fill: int, sizes: WindowSizes, stream: int
+) -> None: ...
+def keep_windows_backward_cpu(
+    grad_images: int, grad_out: int, top_left: int, sizes: WindowSizes, threads: int
+) -> None: ...
+def keep_windows_backward_cuda(
+    grad_images: int, grad_out: int, top_left: int, sizes: WindowSizes, stream: int
+) -> None: ...
+
+class HitSizes:
+    def __init__(
+        self, sets: int, height: int, width: int, patch_height: int, patch_width: int
+    ) -> None: ...
+
+def mask_hits_cpu(
+    worst: int, indices: int, offsets: int, sizes: HitSizes, threads: int
+) -> None: ...
+def mask_hits_dense_cpu(worst: int, masks: int, sizes: HitSizes, threads: int) -> None: ...
+def mask_hits_scratch(sizes: HitSizes) -> int: ...  # CUDA builds only
+def mask_hits_cuda(
+    hits: int,
+    scratch: int,
+    indices: int,
+    offsets: int,
+    first: int,
+    last: int,
+    begin: int,
+    end: int,
+    sizes: HitSizes,
+    stream: int,
+) -> None: ...
+def mask_hits_dense_cuda(
+    hits: int, scratch: int, masks: int, first: int, last: int, sizes: HitSizes, stream: int
+) -> None: ...

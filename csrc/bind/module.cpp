@@ -7,8 +7,10 @@
 #include "../ops/ablate.h"
 #include "../ops/bounds.h"
 #include "../ops/density.h"
+#include "../ops/hits.h"
 #include "../ops/paste.h"
 #include "../ops/sigma.h"
+#include "../ops/windows.h"
 
 namespace py = pybind11;
 using namespace pycc;
@@ -130,6 +132,49 @@ PYBIND11_MODULE(_pycc, m) {
         },
         no_gil);
 
+    py::class_<HitSizes>(m, "HitSizes")
+        .def(py::init([](Int sets, Int height, Int width, Int patch_height, Int patch_width) {
+            return HitSizes{sets, height, width, patch_height, patch_width};
+        }));
+    m.def(
+        "mask_hits_cpu",
+        [](Address worst, Address indices, Address offsets, const HitSizes& sizes, int threads) {
+            mask_hits_cpu(pointer<Int>(worst), pointer<const Int>(indices),
+                          pointer<const Int>(offsets), sizes, threads);
+        },
+        no_gil);
+    m.def(
+        "mask_hits_dense_cpu",
+        [](Address worst, Address masks, const HitSizes& sizes, int threads) {
+            mask_hits_dense_cpu(pointer<Int>(worst), pointer<const std::uint8_t>(masks), sizes,
+                                threads);
+        },
+        no_gil);
+
+    py::class_<WindowSizes>(m, "WindowSizes")
+        .def(py::init([](Int images, Int windows, Int channels, Int height, Int width,
+                         Int window_height, Int window_width) {
+            return WindowSizes{images, windows,       channels,    height,
+                               width,  window_height, window_width};
+        }));
+    m.def(
+        "keep_windows_cpu",
+        [](Address out, Address images, Address top_left, Address fill, const WindowSizes& sizes,
+           int threads) {
+            keep_windows_cpu(pointer<float>(out), pointer<const float>(images),
+                             pointer<const Int>(top_left), pointer<const float>(fill), sizes,
+                             threads);
+        },
+        no_gil);
+    m.def(
+        "keep_windows_backward_cpu",
+        [](Address grad_images, Address grad_out, Address top_left, const WindowSizes& sizes,
+           int threads) {
+            keep_windows_backward_cpu(pointer<float>(grad_images), pointer<const float>(grad_out),
+                                      pointer<const Int>(top_left), sizes, threads);
+        },
+        no_gil);
+
 #if defined(PYCC_CUDA)
     m.attr("cuda") = PYCC_CUDA_VERSION;
     m.attr("head_axes_bytes") = sizeof(HeadAxes);
@@ -203,6 +248,43 @@ PYBIND11_MODULE(_pycc, m) {
             log_probability_cuda(pointer<double>(out), draws, static_cast<Event>(event),
                                  static_cast<Rounding>(rounding),
                                  reinterpret_cast<cudaStream_t>(stream));
+        },
+        no_gil);
+    m.def("mask_hits_scratch", &mask_hits_scratch);
+    m.def(
+        "mask_hits_cuda",
+        [](Address hits, Address scratch, Address indices, Address offsets, Int first, Int last,
+           Int begin, Int end, const HitSizes& sizes, Address stream) {
+            mask_hits_cuda(pointer<std::int32_t>(hits), pointer<std::uint64_t>(scratch),
+                           pointer<const Int>(indices), pointer<const Int>(offsets), first, last,
+                           begin, end, sizes, reinterpret_cast<cudaStream_t>(stream));
+        },
+        no_gil);
+    m.def(
+        "mask_hits_dense_cuda",
+        [](Address hits, Address scratch, Address masks, Int first, Int last, const HitSizes& sizes,
+           Address stream) {
+            mask_hits_dense_cuda(pointer<std::int32_t>(hits), pointer<std::uint64_t>(scratch),
+                                 pointer<const std::uint8_t>(masks), first, last, sizes,
+                                 reinterpret_cast<cudaStream_t>(stream));
+        },
+        no_gil);
+    m.def(
+        "keep_windows_cuda",
+        [](Address out, Address images, Address top_left, Address fill, const WindowSizes& sizes,
+           Address stream) {
+            keep_windows_cuda(pointer<float>(out), pointer<const float>(images),
+                              pointer<const Int>(top_left), pointer<const float>(fill), sizes,
+                              reinterpret_cast<cudaStream_t>(stream));
+        },
+        no_gil);
+    m.def(
+        "keep_windows_backward_cuda",
+        [](Address grad_images, Address grad_out, Address top_left, const WindowSizes& sizes,
+           Address stream) {
+            keep_windows_backward_cuda(pointer<float>(grad_images), pointer<const float>(grad_out),
+                                       pointer<const Int>(top_left), sizes,
+                                       reinterpret_cast<cudaStream_t>(stream));
         },
         no_gil);
 #else

@@ -16,8 +16,10 @@ from pycc.ops.bounds import (
     log_probability_untouched_reference,
 )
 from pycc.ops.density import density_map, density_map_reference
+from pycc.ops.hits import mask_hits, mask_hits_reference
 from pycc.ops.paste import paste_patch, paste_patch_reference
 from pycc.ops.sigma import adaptive_sigma, adaptive_sigma_reference
+from pycc.ops.windows import keep_windows, keep_windows_reference
 
 __all__ = [
     "ablate",
@@ -29,12 +31,16 @@ __all__ = [
     "density_map",
     "density_map_reference",
     "info",
+    "keep_windows",
+    "keep_windows_reference",
     "largest_untouched",
     "largest_untouched_reference",
     "log_probability_inside",
     "log_probability_inside_reference",
     "log_probability_untouched",
     "log_probability_untouched_reference",
+    "mask_hits",
+    "mask_hits_reference",
     "paste_patch",
     "paste_patch_reference",
     "reference",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
-from contextvars import ContextVar
 from types import ModuleType
 from typing import Any
 
@@ -41,26 +41,35 @@ def _asked_in_environment() -> bool:
 
 _module, _why_missing = _load()
 _at_start: bool = _asked_in_environment()
-_reference = ContextVar("pycc.ops.reference", default=_at_start)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def use_reference() -> bool:
-    """Whether the pure-torch twins have been asked for, in this thread.
+class _Choice(threading.local):
+    """What this thread runs; torch.compile traces it and compiles again where it has changed.
 
-    What torch.compile has traced keeps the answer of that moment.
+    It follows an attribute of the instance, neither a default of the class nor a context variable.
     """
-    return _reference.get()
+
+    def __init__(self) -> None:
+        self.reference = _at_start
+
+
+_choice = _Choice()
+
+
+def use_reference() -> bool:
+    """Whether the pure-torch twins have been asked for, in this thread."""
+    return _choice.reference
 
 
 @contextlib.contextmanager
 def reference() -> Iterator[None]:
     """Run the pure-torch twins of all ops instead of the compiled kernels, inside the block."""
-    token = _reference.set(True)
+    before = _choice.reference
+    _choice.reference = True
     try:
         yield
     finally:
-        _reference.reset(token)
+        _choice.reference = before
 
 
 def run(op: str, device: torch.device, *arguments: Any) -> None:

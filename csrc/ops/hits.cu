@@ -1,0 +1,189 @@
+#include "../core/cuda.cuh"
+#include "hits.h"
+
+namespace pycc {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr std::int64_t kMostBlocks = std::int64_t{1} << 22;  // the stride loops take the rest
+
+using Word = unsigned long long;  // what atomicOr takes; as wide as std::uint64_t
+static_assert(sizeof(Word) == sizeof(std::uint64_t));
+
+unsigned int grid_for(std::int64_t work) {
+    const std::int64_t blocks = (work + kThreads - 1) / kThreads;
+    return static_cast<unsigned int>(blocks < kMostBlocks ? blocks : kMostBlocks);
+}
+
+__device__ std::int64_t first_item() {
+    return std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
+}
+
+__device__ std::int64_t stride() {
+    return std::int64_t{gridDim.x} * kThreads;
+}
+
+// A thread an index: the set whose it is, by bisection, and its bit.
+__global__ void scatter_kernel(std::uint64_t* __restrict__ flat /* [sets,slot], zeros */,
+                               const std::int64_t* __restrict__ indices,
+                               const std::int64_t* __restrict__ offsets, std::int64_t first,
+                               std::int64_t last, std::int64_t begin, std::int64_t end,
+                               std::int64_t slot, HitSizes sizes) {
+    for (std::int64_t i = begin + first_item(); i < end; i += stride()) {
+        const std::int64_t pixel = indices[i];
+        if (!is_pixel(pixel, sizes)) continue;
+        std::int64_t low = first, high = last;  // offsets[low] <= i < offsets[high]
+        while (high - low > 1) {
+            const std::int64_t middle = low + (high - low) / 2;
+            if (offsets[middle] <= i) {
+                low = middle;
+            } else {
+                high = middle;
+            }
+        }
+        auto* word = reinterpret_cast<Word*>(flat + (low - first) * slot + pixel / kWordBits);
+        atomicOr(word, Word{1} << (pixel % kWordBits));
+    }
+}
+
+// A warp a word of a bitmap, a lane two of its pixels.
+__global__ void pack_kernel(std::uint64_t* __restrict__ flat /* [sets,slot] */,
+                            const std::uint8_t* __restrict__ masks /* [sets,H,W] */,
+                            std::int64_t sets, std::int64_t slot, HitSizes sizes) {
+    const std::int64_t pixels = sizes.height * sizes.width, words = flat_words(sizes);
+    const std::int64_t lane = threadIdx.x % 32;
+    for (std::int64_t item = first_item() / 32; item < sets * words; item += stride() / 32) {
+        const std::int64_t set = item / words, word = item % words;
+        const std::int64_t low = word * kWordBits + lane, high = low + 32;
+        const std::uint8_t* mask = masks + set * pixels;
+        const std::uint64_t lows = __ballot_sync(0xFFFFFFFFU, low < pixels && mask[low] != 0);
+        const std::uint64_t highs = __ballot_sync(0xFFFFFFFFU, high < pixels && mask[high] != 0);
+        if (lane == 0) flat[set * slot + word] = lows | (highs << 32);
+    }
+}
+
+// From here on a thread a word of a row: [sets,H,words].
+__global__ void rows_kernel(std::uint64_t* __restrict__ bits,
+                            const std::uint64_t* __restrict__ flat, std::int64_t sets,
+                            std::int64_t slot, HitSizes sizes) {
+    const std::int64_t words = words_for(sizes.width), bitmap = sizes.height * words;
+    for (std::int64_t item = first_item(); item < sets * bitmap; item += stride()) {
+        const std::int64_t set = item / bitmap, at = item % bitmap;
+        const std::int64_t y = at / words, i = at % words;
+        const std::uint64_t* source = flat + set * slot;
+        bits[set * slot + at] =
+            i + 1 < words ? row_word(source, y, i, sizes) : row_end(source, y, sizes);
+    }
+}
+
+__global__ void dilate_rows_kernel(std::uint64_t* __restrict__ wider,
+                                   const std::uint64_t* __restrict__ bits, std::int64_t shift,
+                                   std::int64_t sets, std::int64_t slot, HitSizes sizes) {
+    const std::int64_t words = words_for(sizes.width), bitmap = sizes.height * words;
+    const std::int64_t whole = shift / kWordBits, part = shift % kWordBits;
+    for (std::int64_t item = first_item(); item < sets * bitmap; item += stride()) {
+        const std::int64_t set = item / bitmap, at = item % bitmap, i = at % words;
+        const std::uint64_t* word = bits + set * slot + at;
+        const std::uint64_t low = i + whole < words ? word[whole] : 0;
+        const std::uint64_t high = i + whole + 1 < words ? word[whole + 1] : 0;
+        wider[set * slot + at] = word[0] | across(low, high, part);
+    }
+}
+
+__global__ void dilate_columns_kernel(std::uint64_t* __restrict__ higher,
+                                      const std::uint64_t* __restrict__ bits, std::int64_t shift,
+                                      std::int64_t sets, std::int64_t slot, HitSizes sizes) {
+    const std::int64_t words = words_for(sizes.width), bitmap = sizes.height * words;
+    for (std::int64_t item = first_item(); item < sets * bitmap; item += stride()) {
+        const std::int64_t set = item / bitmap, at = item % bitmap;
+        const std::uint64_t* word = bits + set * slot + at;
+        const bool below = at / words + shift < sizes.height;
+        higher[set * slot + at] = word[0] | (below ? word[shift * words] : 0);
+    }
+}
+
+// A thread a window.
+__global__ void count_kernel(std::int32_t* __restrict__ hits /* [rows,cols] */,
+                             const std::uint64_t* __restrict__ bits, std::int64_t sets,
+                             std::int64_t slot, HitSizes sizes) {
+    const std::int64_t words = words_for(sizes.width), cols = sizes.cols();
+    for (std::int64_t item = first_item(); item < sizes.rows() * cols; item += stride()) {
+        const std::int64_t y = item / cols, x = item % cols;
+        const std::uint64_t* word = bits + y * words + x / kWordBits;
+        std::int32_t count = 0;
+        for (std::int64_t set = 0; set < sets; ++set, word += slot) {
+            count += static_cast<std::int32_t>(*word >> (x % kWordBits) & 1U);
+        }
+        hits[item] += count;
+    }
+}
+
+// From the bitmaps in `flat` to the counts, through `spare`: every step reads one and writes the
+// other.
+void count_bitmaps(std::int32_t* hits, std::uint64_t* flat, std::uint64_t* spare, std::int64_t sets,
+                   const HitSizes& sizes, cudaStream_t stream) {
+    const std::int64_t slot = mask_hits_scratch(sizes);
+    const unsigned int grid = grid_for(sets * sizes.height * words_for(sizes.width));
+    rows_kernel<<<grid, kThreads, 0, stream>>>(spare, flat, sets, slot, sizes);
+    check_launch("mask_hits rows");
+    std::uint64_t *bits = spare, *next = flat;
+    const auto swap = [&] {
+        std::uint64_t* const written = next;
+        next = bits;
+        bits = written;
+    };
+    for (std::int64_t reach = 1; reach < sizes.patch_width;) {
+        const std::int64_t shift = next_shift(reach, sizes.patch_width);
+        dilate_rows_kernel<<<grid, kThreads, 0, stream>>>(next, bits, shift, sets, slot, sizes);
+        check_launch("mask_hits along rows");
+        swap();
+        reach += shift;
+    }
+    for (std::int64_t reach = 1; reach < sizes.patch_height;) {
+        const std::int64_t shift = next_shift(reach, sizes.patch_height);
+        dilate_columns_kernel<<<grid, kThreads, 0, stream>>>(next, bits, shift, sets, slot, sizes);
+        check_launch("mask_hits down columns");
+        swap();
+        reach += shift;
+    }
+    count_kernel<<<grid_for(sizes.rows() * sizes.cols()), kThreads, 0, stream>>>(hits, bits, sets,
+                                                                                 slot, sizes);
+    check_launch("mask_hits count");
+}
+
+}  // namespace
+
+std::int64_t mask_hits_scratch(const HitSizes& sizes) {
+    const std::int64_t rows = sizes.height * words_for(sizes.width), flat = flat_words(sizes);
+    return rows > flat ? rows : flat;
+}
+
+void mask_hits_cuda(std::int32_t* hits, std::uint64_t* scratch, const std::int64_t* indices,
+                    const std::int64_t* offsets, std::int64_t first, std::int64_t last,
+                    std::int64_t begin, std::int64_t end, const HitSizes& sizes,
+                    cudaStream_t stream) {
+    const std::int64_t sets = last - first, slot = mask_hits_scratch(sizes);
+    if (sets == 0 || begin == end) return;
+    const cudaError_t error = cudaMemsetAsync(
+        scratch, 0, static_cast<std::size_t>(sets * slot) * sizeof(std::uint64_t), stream);
+    if (error != cudaSuccess) {
+        throw std::runtime_error(std::string("mask_hits: ") + cudaGetErrorString(error));
+    }
+    scatter_kernel<<<grid_for(end - begin), kThreads, 0, stream>>>(scratch, indices, offsets, first,
+                                                                   last, begin, end, slot, sizes);
+    check_launch("mask_hits scatter");
+    count_bitmaps(hits, scratch, scratch + sets * slot, sets, sizes, stream);
+}
+
+void mask_hits_dense_cuda(std::int32_t* hits, std::uint64_t* scratch, const std::uint8_t* masks,
+                          std::int64_t first, std::int64_t last, const HitSizes& sizes,
+                          cudaStream_t stream) {
+    const std::int64_t sets = last - first, slot = mask_hits_scratch(sizes);
+    if (sets == 0) return;
+    pack_kernel<<<grid_for(sets * flat_words(sizes) * 32), kThreads, 0, stream>>>(
+        scratch, masks + first * sizes.height * sizes.width, sets, slot, sizes);
+    check_launch("mask_hits pack");
+    count_bitmaps(hits, scratch, scratch + sets * slot, sets, sizes, stream);
+}
+
+}  // namespace pycc

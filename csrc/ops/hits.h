@@ -1,0 +1,92 @@
+// How many sets of pixels one patch window can touch, and where: exact, for every window at once.
+#pragma once
+
+#include <cstdint>
+
+#include "../core/device.h"
+
+#if defined(PYCC_CUDA)
+#include <cuda_runtime.h>
+#endif
+
+namespace pycc {
+
+struct HitSizes {
+    std::int64_t sets, height, width;        // M, H, W; 1 <= H, W
+    std::int64_t patch_height, patch_width;  // 1 <= ph <= H, 1 <= pw <= W
+    PYCC_HD std::int64_t rows() const { return height - patch_height + 1; }  // of windows
+    PYCC_HD std::int64_t cols() const { return width - patch_width + 1; }
+};
+
+// A set is a bitmap: pixel i of the image is bit i % 64 of word i / 64.
+constexpr std::int64_t kWordBits = 64;
+
+PYCC_HD std::int64_t words_for(std::int64_t bits) {
+    return (bits + kWordBits - 1) / kWordBits;
+}
+
+// Words of a bitmap of H*W pixels, with one behind it so that a row can be read across two words.
+PYCC_HD std::int64_t flat_words(const HitSizes& sizes) {
+    return words_for(sizes.height * sizes.width) + 1;
+}
+
+// Whether an index is a pixel of the image; any value.
+PYCC_HD bool is_pixel(std::int64_t index, const HitSizes& sizes) {
+    return index >= 0 && index < sizes.height * sizes.width;
+}
+
+// The 64 bits of two neighbouring words from bit `from` of the first on, 0 <= from < 64.
+PYCC_HD std::uint64_t across(std::uint64_t low, std::uint64_t high, std::int64_t from) {
+    return (low >> from) | ((high << 1) << (kWordBits - 1 - from));  // from 0 takes nothing of high
+}
+
+// Word i of row y, whose bit 0 is column 64*i; behind the last column other rows follow.
+PYCC_HD std::uint64_t row_word(const std::uint64_t* flat /* [flat_words] */, std::int64_t y,
+                               std::int64_t i, const HitSizes& sizes) {
+    const std::int64_t first = y * sizes.width;
+    const std::uint64_t* word = flat + first / kWordBits + i;
+    return across(word[0], word[1], first % kWordBits);
+}
+
+// The last word of row y, its bits behind the last column 0.
+PYCC_HD std::uint64_t row_end(const std::uint64_t* flat /* [flat_words] */, std::int64_t y,
+                              const HitSizes& sizes) {
+    const std::int64_t words = words_for(sizes.width);
+    const std::uint64_t unused = static_cast<std::uint64_t>(words * kWordBits - sizes.width);
+    return row_word(flat, y, words - 1, sizes) & (~std::uint64_t{0} >> unused);
+}
+
+// Bit x of a row becomes whether bits x to x+pw-1 hold one by ORs with the row itself, shifted: OR
+// counts nothing twice, so steps may overlap. What one step adds to a reach of `reach` bits:
+PYCC_HD std::int64_t next_shift(std::int64_t reach, std::int64_t patch) {
+    return reach < patch - reach ? reach : patch - reach;
+}
+
+// worst = (the most sets that one window touches, y, x of the first such window); a set is the
+// pixels indices[offsets[m]] to indices[offsets[m+1]-1], in any order; what is no pixel is skipped.
+void mask_hits_cpu(std::int64_t* worst /* [3] */, const std::int64_t* indices /* [total] */,
+                   const std::int64_t* offsets /* [M+1] */, const HitSizes& sizes, int threads);
+
+// The same of masks of 0 and 1.
+void mask_hits_dense_cpu(std::int64_t* worst /* [3] */, const std::uint8_t* masks /* [M,H,W] */,
+                         const HitSizes& sizes, int threads);
+
+#if defined(PYCC_CUDA)
+// Words of scratch that a set of a batch needs, twice.
+std::int64_t mask_hits_scratch(const HitSizes& sizes);
+
+// Adds to `hits` of every window the sets [first, last), whose indices are [begin, end).
+void mask_hits_cuda(std::int32_t* hits /* [H-ph+1,W-pw+1] */,
+                    std::uint64_t* scratch /* [2,last-first,words] */,
+                    const std::int64_t* indices /* [total] */,
+                    const std::int64_t* offsets /* [M+1] */, std::int64_t first, std::int64_t last,
+                    std::int64_t begin, std::int64_t end, const HitSizes& sizes,
+                    cudaStream_t stream);
+
+void mask_hits_dense_cuda(std::int32_t* hits /* [H-ph+1,W-pw+1] */,
+                          std::uint64_t* scratch /* [2,last-first,words] */,
+                          const std::uint8_t* masks /* [M,H,W] */, std::int64_t first,
+                          std::int64_t last, const HitSizes& sizes, cudaStream_t stream);
+#endif
+
+}  // namespace pycc

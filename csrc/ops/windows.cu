@@ -1,0 +1,128 @@
+#include "../core/cuda.cuh"
+#include "windows.h"
+
+namespace pycc {
+namespace {
+
+constexpr int kLanes = 32;  // of a warp, along a row of the image
+constexpr int kRows = 8;    // rows that a block works on at a time
+constexpr int kThreads = kLanes * kRows;
+constexpr std::int64_t kMostBlocks = std::int64_t{1} << 20;  // the stride loops take the rest
+
+unsigned int blocks_for_rows(std::int64_t rows) {
+    const std::int64_t blocks = (rows + kRows - 1) / kRows;
+    return static_cast<unsigned int>(blocks < kMostBlocks ? blocks : kMostBlocks);
+}
+
+// A warp a row; a thread kStep neighbouring pixels, written at once.
+template <int kStep>
+__global__ void __launch_bounds__(kThreads)
+    keep_kernel(float* __restrict__ out, const float* __restrict__ images,
+                const std::int64_t* __restrict__ top_left, const float* __restrict__ fill,
+                WindowSizes sizes) {
+    const std::int64_t width = sizes.width;
+    const std::int64_t rows = sizes.images * sizes.windows * sizes.channels * sizes.height;
+    for (std::int64_t i = std::int64_t{blockIdx.x} * kRows + threadIdx.y; i < rows;
+         i += std::int64_t{gridDim.x} * kRows) {
+        const std::int64_t y = i % sizes.height, plane = i / sizes.height;
+        const std::int64_t c = plane % sizes.channels, result = plane / sizes.channels;
+        const std::int64_t n = result / sizes.windows, m = result % sizes.windows;
+        const float* source = images + ((n * sizes.channels + c) * sizes.height + y) * width;
+        float* target = out + i * width;
+        const float blank = fill[c];
+        const bool row_kept = in_window(y, floor_modulo(top_left[2 * m], sizes.height),
+                                        sizes.window_height, sizes.height);
+        const std::int64_t left = floor_modulo(top_left[2 * m + 1], width);
+        const std::int64_t extent = row_kept ? sizes.window_width : 0;
+        for (std::int64_t x = std::int64_t{threadIdx.x} * kStep; x < width; x += kLanes * kStep) {
+            float value[kStep];
+            for (int k = 0; k < kStep; ++k) {  // kStep divides the width
+                value[k] = in_window(x + k, left, extent, width) ? source[x + k] : blank;
+            }
+            if constexpr (kStep == 4) {
+                *reinterpret_cast<float4*>(target + x) =
+                    make_float4(value[0], value[1], value[2], value[3]);
+            } else {
+                target[x] = value[0];
+            }
+        }
+    }
+}
+
+// A warp a row of the gradient; a thread kSums pixels of it. Every pixel is summed by one thread in
+// the order of the windows: the same bits as on the CPU.
+__global__ void __launch_bounds__(kThreads)
+    keep_backward_kernel(float* __restrict__ grad_images, const float* __restrict__ grad_out,
+                         const std::int64_t* __restrict__ top_left, WindowSizes sizes) {
+    constexpr int kSums = 4;
+    __shared__ std::int64_t tops[kThreads], lefts[kThreads];
+    const int thread = static_cast<int>(threadIdx.y) * kLanes + static_cast<int>(threadIdx.x);
+    const std::int64_t width = sizes.width;
+    const std::int64_t image_size = sizes.channels * sizes.height * width;
+    const std::int64_t image_rows = sizes.channels * sizes.height;
+    const std::int64_t rows = sizes.images * image_rows;
+    // All threads of a block go through these loops together: they share the windows.
+    for (std::int64_t first = std::int64_t{blockIdx.x} * kRows; first < rows;
+         first += std::int64_t{gridDim.x} * kRows) {
+        const std::int64_t i = first + threadIdx.y;
+        const std::int64_t n = i / image_rows, y = i % sizes.height;
+        const float* grad = grad_out + n * sizes.windows * image_size + i % image_rows * width;
+        for (std::int64_t across = 0; across < width; across += kLanes * kSums) {
+            float sums[kSums] = {};
+            for (std::int64_t begin = 0; begin < sizes.windows; begin += kThreads) {
+                const std::int64_t left = sizes.windows - begin;
+                const int here = static_cast<int>(left < kThreads ? left : kThreads);
+                __syncthreads();  // the windows before have been used
+                if (thread < here) {
+                    const std::int64_t* place = top_left + 2 * (begin + thread);
+                    tops[thread] = floor_modulo(place[0], sizes.height);
+                    lefts[thread] = floor_modulo(place[1], width);
+                }
+                __syncthreads();
+                for (int m = 0; m < here && i < rows; ++m) {
+                    if (!in_window(y, tops[m], sizes.window_height, sizes.height)) continue;
+                    const float* row = grad + (begin + m) * image_size;
+                    for (int k = 0; k < kSums; ++k) {
+                        const std::int64_t x = across + threadIdx.x + k * kLanes;
+                        if (x < width && in_window(x, lefts[m], sizes.window_width, width)) {
+                            sums[k] += row[x];
+                        }
+                    }
+                }
+            }
+            for (int k = 0; k < kSums; ++k) {
+                const std::int64_t x = across + threadIdx.x + k * kLanes;
+                if (i < rows && x < width) grad_images[i * width + x] = sums[k];
+            }
+        }
+    }
+}
+
+}  // namespace
+
+void keep_windows_cuda(float* out, const float* images, const std::int64_t* top_left,
+                       const float* fill, const WindowSizes& sizes, cudaStream_t stream) {
+    const std::int64_t rows = sizes.images * sizes.windows * sizes.channels * sizes.height;
+    if (rows * sizes.width == 0) return;
+    const dim3 block(kLanes, kRows);
+    if (sizes.width % 4 == 0 && reinterpret_cast<std::uintptr_t>(out) % sizeof(float4) == 0) {
+        keep_kernel<4>
+            <<<blocks_for_rows(rows), block, 0, stream>>>(out, images, top_left, fill, sizes);
+    } else {
+        keep_kernel<1>
+            <<<blocks_for_rows(rows), block, 0, stream>>>(out, images, top_left, fill, sizes);
+    }
+    check_launch("keep_windows");
+}
+
+void keep_windows_backward_cuda(float* grad_images, const float* grad_out,
+                                const std::int64_t* top_left, const WindowSizes& sizes,
+                                cudaStream_t stream) {
+    const std::int64_t rows = sizes.images * sizes.channels * sizes.height;
+    if (rows * sizes.width == 0) return;
+    keep_backward_kernel<<<blocks_for_rows(rows), dim3(kLanes, kRows), 0, stream>>>(
+        grad_images, grad_out, top_left, sizes);
+    check_launch("keep_windows backward");
+}
+
+}  // namespace pycc

@@ -1,0 +1,195 @@
+"""The most ablations that one patch can touch: a* of the certificate from a fixed family of masks.
+
+Of M masks whose counts are M values, a patch moves those whose retained pixels it touches; with at
+most a* touched, the median stays between the order statistics a* away from it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pycc.ops import _check, _native
+
+_OP = "mask_hits"
+_MAX_SIDE = 1 << 30
+_SCRATCH = 64 << 20
+"""Bytes of bitmaps that a batch of sets takes on CUDA, twice."""
+_EXPECTED = "[M,k] int64 or [M,H,W] bool, or a list of int64 tensors"
+
+
+@dataclass(frozen=True)
+class _Sets:
+    """Checked arguments: masks, or the indices of all sets one after another."""
+
+    masks: Tensor | None  # [M,H,W] bool
+    indices: Tensor  # [total] int64
+    offsets: list[int]  # [M+1], where each set begins in ``indices``
+    height: int
+    width: int
+    patch: tuple[int, int]
+
+    @property
+    def count(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def device(self) -> torch.device:
+        return self.indices.device if self.masks is None else self.masks.device
+
+
+def _checked(
+    kept: Tensor | Sequence[Tensor], shape: tuple[int, int], patch: int | tuple[int, int]
+) -> _Sets:
+    height, width = _check.pair(_OP, "shape", shape, "(H, W)", _MAX_SIDE)
+    _check.integer(_OP, "shape", min(height, width), 1, _MAX_SIDE)
+    both = patch if isinstance(patch, tuple | list | np.ndarray) else (patch, patch)
+    sides = _check.pair(_OP, "patch", both, "p or (ph, pw)", _MAX_SIDE)
+    if not (1 <= sides[0] <= height and 1 <= sides[1] <= width):
+        raise ValueError(
+            f"{_OP}: patch must be within (1, 1) and ({height}, {width}), got {list(sides)}"
+        )
+    if isinstance(kept, Tensor) and kept.dtype == torch.bool:
+        expected = f"[M,{height},{width}] for bool masks"
+        _check.shaped(_OP, "kept", kept, expected, (None, height, width))
+        masks = _check.not_meta(_OP, "kept", kept).contiguous()
+        nothing = torch.empty(0, dtype=torch.int64)
+        return _Sets(masks, nothing, [0] * (len(kept) + 1), height, width, sides)
+    indices, offsets = _flattened(kept)
+    if indices.device.type == "cpu":
+        least, most = _check.extremes(indices)
+        if not (least >= 0 and most < height * width):
+            raise ValueError(
+                f"{_OP}: kept must be within [0, {height * width}), the pixels of "
+                f"({height}, {width}), got {least} to {most}"
+            )
+    return _Sets(None, indices, offsets, height, width, sides)
+
+
+def _flattened(kept: Tensor | Sequence[Tensor]) -> tuple[Tensor, list[int]]:
+    """The indices of all sets one after another, and where each set begins."""
+    if isinstance(kept, list | tuple):
+        for m, pixels in enumerate(kept):
+            _check.shaped(_OP, f"kept[{m}]", pixels, "[k] int64", (None,))
+            _check.typed(_OP, f"kept[{m}]", pixels, torch.int64)
+            _check.not_meta(_OP, f"kept[{m}]", pixels)
+            _check.on_device(_OP, f"kept[{m}]", pixels, kept[0].device, "kept[0]")
+        flat = torch.cat(list(kept)) if kept else torch.empty(0, dtype=torch.int64)
+        return flat, [0, *itertools.accumulate(len(pixels) for pixels in kept)]
+    tensor = _check.is_tensor(_OP, "kept", kept, _EXPECTED)
+    _check.typed(_OP, "kept", tensor, torch.int64, torch.bool)
+    _check.shaped(_OP, "kept", tensor, _EXPECTED, (None, None))
+    _check.not_meta(_OP, "kept", tensor)
+    size = tensor.shape[1]
+    return tensor.reshape(-1), [m * size for m in range(len(tensor) + 1)]
+
+
+def mask_hits(
+    kept: Tensor | Sequence[Tensor], shape: tuple[int, int], patch: int | tuple[int, int]
+) -> Tensor:
+    """The largest number of pixel sets that one patch can touch, and where: exact.
+
+    A patch touches a set where its window, which lies inside the image, holds a pixel of it. The
+    time does not depend on how many pixels the sets have, beyond reading them.
+
+    Args:
+        kept: the M sets: [M,k] int64 flat indices (y * W + x) in any order, duplicates allowed; or
+            a list of [k] int64, one a set, which may be empty; or [M,H,W] bool. On CUDA indices
+            outside the image are skipped: finding them would wait for the device.
+        shape: (H, W) of the image, at least 1.
+        patch: side p, or sides (ph, pw), of the window, 1 to those of the image.
+
+    Returns:
+        [3] int64 on the device of ``kept``: the number, and (y, x) of the top left of the first
+        window, row by row, that touches so many. (0, 0, 0) without sets.
+
+    Raises:
+        ValueError, TypeError: a bad argument; on the CPU also an index outside the image.
+    """
+    if _native.use_reference():
+        return mask_hits_reference(kept, shape, patch)
+    sets = _checked(kept, shape, patch)
+    if sets.device.type == "cuda":
+        return _worst(_hits_on_cuda(sets))
+    sizes = _sizes(sets)
+    worst = torch.empty(3, dtype=torch.int64)
+    if sets.masks is not None:
+        masks = sets.masks.data_ptr()
+        _native.run(f"{_OP}_dense", sets.device, worst.data_ptr(), masks, sizes)
+        return worst
+    indices = _check.raw(_OP, "kept", sets.indices, torch.int64, (None,), sets.device)
+    offsets = torch.tensor(sets.offsets, dtype=torch.int64)
+    addresses = (worst.data_ptr(), indices.data_ptr(), offsets.data_ptr())
+    _native.run(_OP, sets.device, *addresses, sizes)
+    return worst
+
+
+def mask_hits_reference(
+    kept: Tensor | Sequence[Tensor], shape: tuple[int, int], patch: int | tuple[int, int]
+) -> Tensor:
+    """The twin of :func:`mask_hits` in pure torch: a maximum over every window of every set."""
+    sets = _checked(kept, shape, patch)
+    hits = torch.zeros(_windows(sets), dtype=torch.int64, device=sets.device)
+    for m in range(sets.count):
+        mask = _mask(sets, m)[None, None].to(torch.float32)
+        down = F.max_pool2d(mask, (sets.patch[0], 1), stride=1)
+        hits += F.max_pool2d(down, (1, sets.patch[1]), stride=1)[0, 0].to(torch.int64)
+    return _worst(hits)
+
+
+def _mask(sets: _Sets, m: int) -> Tensor:
+    """Set m as [H,W] bool."""
+    if sets.masks is not None:
+        return sets.masks[m]
+    pixels, size = sets.indices[sets.offsets[m] : sets.offsets[m + 1]], sets.height * sets.width
+    beyond = torch.where((pixels >= 0) & (pixels < size), pixels, size)
+    mask = torch.zeros(size + 1, dtype=torch.bool, device=sets.device)
+    return mask.index_fill_(0, beyond, True)[:size].reshape(sets.height, sets.width)
+
+
+def _windows(sets: _Sets) -> tuple[int, int]:
+    """Rows and columns of the windows' places."""
+    return sets.height - sets.patch[0] + 1, sets.width - sets.patch[1] + 1
+
+
+def _worst(hits: Tensor) -> Tensor:
+    """(value, y, x) of the first largest of ``hits`` [rows,cols], without reading it here."""
+    flat = hits.reshape(-1)
+    at = flat.argmax().reshape(1)  # the first of equals
+    value = flat.gather(0, at).to(torch.int64)
+    return torch.cat([value, at // hits.shape[1], at % hits.shape[1]])
+
+
+def _sizes(sets: _Sets) -> Any:
+    module = _native.module()
+    return module.HitSizes(sets.count, sets.height, sets.width, *sets.patch)
+
+
+def _hits_on_cuda(sets: _Sets) -> Tensor:
+    """How many sets each window touches, int32; a batch of sets after another, queued."""
+    device, sizes = sets.device, _sizes(sets)
+    hits = torch.zeros(_windows(sets), dtype=torch.int32, device=device)
+    words = _native.module().mask_hits_scratch(sizes)
+    batch = max(1, min(sets.count, _SCRATCH // (8 * words)))
+    scratch = torch.empty(2 * batch * words, dtype=torch.int64, device=device)
+    indices = _check.raw(_OP, "kept", sets.indices, torch.int64, (None,), sets.indices.device)
+    # Without waiting: the copy from ordinary memory is staged before the call returns.
+    offsets = torch.tensor(sets.offsets, dtype=torch.int64).to(device, non_blocking=True)
+    for first in range(0, sets.count, batch):
+        last = min(first + batch, sets.count)
+        addresses = (hits.data_ptr(), scratch.data_ptr())
+        if sets.masks is not None:
+            masks = sets.masks.data_ptr()
+            _native.run(f"{_OP}_dense", device, *addresses, masks, first, last, sizes)
+        else:
+            reads = (indices.data_ptr(), offsets.data_ptr())
+            span = (sets.offsets[first], sets.offsets[last])
+            _native.run(_OP, device, *addresses, *reads, first, last, *span, sizes)
+    return hits

@@ -1,0 +1,233 @@
+"""Band and block ablation: keeping one window of an image (Levine and Feizi, arXiv 2002.10733)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pycc.ops import _autograd, _check, _native
+
+_OP = "keep_windows"
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """Checked arguments."""
+
+    images: Tensor
+    top_left: Tensor  # [M,2] int64
+    fill: Tensor  # [C] float32
+    height: int
+    width: int
+
+
+def _checked(
+    images: Tensor,
+    top_left: Tensor,
+    window: tuple[int, int],
+    fill: float | Tensor,
+    *dtypes: torch.dtype,
+) -> _Windows:
+    _check.shaped(_OP, "images", images, "[N,C,H,W]", (None,) * 4)
+    _check.typed(_OP, "images", images, *dtypes)
+    _check.shaped(_OP, "top_left", top_left, "[M,2] (y, x)", (None, 2))
+    _check.typed(_OP, "top_left", top_left, torch.int64, torch.int32)
+    _check.on_device(_OP, "top_left", top_left, images.device, "images")
+    sides = _sides(window, images.shape[2], images.shape[3])
+    colour = _check.fill(_OP, fill, images.shape[1], images.device)
+    return _Windows(images, top_left.to(torch.int64), colour, *sides)
+
+
+def _sides(window: tuple[int, int], height: int, width: int) -> tuple[int, int]:
+    """The window's sides, which must fit into the image."""
+    sides = _check.pair(_OP, "window", window, "(h, w)", max(height, width))
+    if sides[0] > height or sides[1] > width:
+        raise ValueError(
+            f"{_OP}: window must be (h, w) within ({height}, {width}), got {list(sides)}"
+        )
+    return sides
+
+
+def _checked_out(out: Tensor, top_left: Tensor, fill: float | Tensor, images: Tensor) -> None:
+    count, size = len(images) * len(top_left), images.shape[1:]
+    _check.output(_OP, out, (count, *size), images.device)
+    for name, read in (("images", images), ("top_left", top_left), ("fill", fill)):
+        if isinstance(read, Tensor) and _check.overlap(out, read):
+            raise ValueError(f"{_OP}: out must not overlap {name}")
+
+
+def keep_windows(
+    images: Tensor,
+    top_left: Tensor,
+    window: tuple[int, int],
+    *,
+    fill: float | Tensor,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Keep one window of every image, which wraps around the borders, and fill the rest.
+
+    A band is a window as high or as wide as the image, a block any other (Levine and Feizi,
+    "(De)Randomized Smoothing for Certifiable Defense against Patch Attacks", NeurIPS 2020).
+    Differentiable in images, twice too. ``top_left`` is not read by the checks: nothing waits for a
+    CUDA device, and it may be drawn inside of what is compiled.
+
+    Args:
+        images: [N,C,H,W] float32.
+        top_left: [M,2] int64 or int32 (y, x) of the windows; any values, taken modulo (H, W).
+        window: sides (h, w) of the windows, 0 <= h <= H and 0 <= w <= W.
+        fill: a finite number or [C] float32; a tensor's values are taken as they are.
+        out: where to put the result: [N*M,C,H,W] float32, contiguous, overlapping neither images,
+            top_left nor fill. What is returned shares its memory and carries the gradient. For
+            what is not compiled.
+
+    Returns:
+        [N*M,C,H,W] float32; row n*M+m is image n with window m. Kept pixels keep their bits. The
+        gradient of an image sums that of its rows in the order of m.
+
+    Raises:
+        ValueError, TypeError: a bad argument, before anything is written.
+    """
+    if _native.use_reference():
+        return keep_windows_reference(images, top_left, window, fill=fill, out=out)
+    checked = _checked(images, top_left, window, fill, torch.float32)
+    places, sides = checked.top_left, (checked.height, checked.width)
+    if out is None:
+        kept: Tensor = _keep_windows(images, places, checked.fill, *sides)
+        return kept
+    _checked_out(out, top_left, fill, images)
+    count = len(images)
+    return _autograd.into(
+        out,
+        images,
+        lambda buffer, read: _fill(buffer, read, places, checked.fill, *sides),
+        lambda grad: _keep_windows_backward(grad, places, count, *sides),
+    )
+
+
+def keep_windows_reference(
+    images: Tensor,
+    top_left: Tensor,
+    window: tuple[int, int],
+    *,
+    fill: float | Tensor,
+    out: Tensor | None = None,
+) -> Tensor:
+    """The twin of :func:`keep_windows` in pure torch; takes float64 too."""
+    checked = _checked(images, top_left, window, fill, torch.float32, torch.float64)
+    if out is not None:
+        _checked_out(out, top_left, fill, images)
+    count, channels, height, width = images.shape
+    rows = _inside(checked.top_left[:, 0], checked.height, height)  # [M,H]
+    cols = _inside(checked.top_left[:, 1], checked.width, width)  # [M,W]
+    colour = checked.fill.to(images.dtype)[:, None, None]
+    # Autograd goes backwards: the last first, so that gradients are summed in the order of m.
+    kept = [
+        torch.where(rows[m, :, None] & cols[m], images, colour)
+        for m in reversed(range(len(top_left)))
+    ]
+    result = torch.stack(kept[::-1], dim=1) if kept else images.unsqueeze(1)[:, :0]
+    result = result.reshape(count * len(top_left), channels, height, width)
+    return result if out is None else out.detach().copy_(result)
+
+
+def _inside(first: Tensor, extent: int, size: int) -> Tensor:
+    """[M,size] bool: which places lie in the ``extent`` ones from ``first`` [M] on, wrapping."""
+    index = torch.arange(size, device=first.device)
+    begin = first[:, None].remainder(max(size, 1))
+    return (index - begin).remainder(max(size, 1)) < extent
+
+
+def _memory(
+    shape: torch.Size, top_left: Tensor, height: int, width: int, device: torch.device
+) -> tuple[Tensor, Any]:
+    """``top_left`` as plain memory and the sizes, for images [N,C,H,W] of ``shape``."""
+    top_left = _check.raw(_OP, "top_left", top_left, torch.int64, (None, 2), device)
+    _sides((height, width), shape[2], shape[3])
+    count, channels = shape[:2]
+    module = _native.module()
+    return top_left, module.WindowSizes(
+        count, len(top_left), channels, shape[2], shape[3], height, width
+    )
+
+
+def _fill(
+    out: Tensor, images: Tensor, top_left: Tensor, fill: Tensor, height: int, width: int
+) -> None:
+    device = images.device
+    images = _check.raw(_OP, "images", images, torch.float32, (None,) * 4, device)
+    top_left, sizes = _memory(images.shape, top_left, height, width, device)
+    fill = _check.raw(_OP, "fill", fill, torch.float32, (images.shape[1],), device)
+    addresses = (out.data_ptr(), images.data_ptr(), top_left.data_ptr(), fill.data_ptr())
+    _native.run(_OP, device, *addresses, sizes)
+
+
+@torch.library.custom_op("pycc::keep_windows", mutates_args=())
+def _keep_windows(
+    images: Tensor, top_left: Tensor, fill: Tensor, height: int, width: int
+) -> Tensor:
+    shape = (images.shape[0] * top_left.shape[0], *images.shape[1:])
+    out = torch.empty(shape, dtype=images.dtype, device=images.device)
+    _fill(out, images, top_left, fill, height, width)
+    return out
+
+
+@_keep_windows.register_fake
+def _(images: Tensor, top_left: Tensor, fill: Tensor, height: int, width: int) -> Tensor:
+    return images.new_empty((images.shape[0] * top_left.shape[0], *images.shape[1:]))
+
+
+@torch.library.custom_op("pycc::keep_windows_backward", mutates_args=())
+def _keep_windows_backward(
+    grad: Tensor, top_left: Tensor, images: int, height: int, width: int
+) -> Tensor:
+    """Gradient [N,C,H,W] of N images from that of their rows [N*M,C,H,W]."""
+    device = grad.device
+    grad = _check.raw(_OP, "grad", grad, torch.float32, (None,) * 4, device)
+    _check.integer(_OP, "images", images, 0, 1 << 62)
+    shape = torch.Size((images, *grad.shape[1:]))
+    top_left, sizes = _memory(shape, top_left, height, width, device)
+    if len(grad) != images * len(top_left):
+        raise ValueError(
+            f"{_OP}: grad must have {images} x {len(top_left)} rows, got {list(grad.shape)}"
+        )
+    grad_images = torch.empty(shape, dtype=torch.float32, device=device)
+    addresses = (grad_images.data_ptr(), grad.data_ptr(), top_left.data_ptr())
+    _native.run(f"{_OP}_backward", device, *addresses, sizes)
+    return grad_images
+
+
+@_keep_windows_backward.register_fake
+def _(grad: Tensor, top_left: Tensor, images: int, height: int, width: int) -> Tensor:
+    return grad.new_empty((images, *grad.shape[1:]))
+
+
+def _setup_forward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    images, top_left, _, ctx.height, ctx.width = inputs
+    ctx.images = images.shape[0]
+    ctx.save_for_backward(top_left)
+
+
+def _pull_back(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    (top_left,) = ctx.saved_tensors
+    pulled = _keep_windows_backward(grad, top_left, ctx.images, ctx.height, ctx.width)
+    return pulled, None, None, None, None
+
+
+def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, top_left, _, ctx.height, ctx.width = inputs
+    ctx.save_for_backward(top_left)
+
+
+def _push_forward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """The backward is linear, and its adjoint is the forward with nothing in the rest."""
+    (top_left,) = ctx.saved_tensors
+    nothing = grad.new_zeros(grad.shape[1])
+    pushed = _keep_windows(grad, top_left, nothing, ctx.height, ctx.width)
+    return pushed, None, None, None, None
+
+
+_keep_windows.register_autograd(_pull_back, setup_context=_setup_forward)
+_keep_windows_backward.register_autograd(_push_forward, setup_context=_setup_backward)

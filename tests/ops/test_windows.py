@@ -1,0 +1,255 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from pycc.ops import keep_windows, keep_windows_reference, reference
+from pycc.random import Stream
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.from_numpy(Stream(seed, "noise").uniform(size=shape)).float()
+
+
+def same_bits(first: Tensor, second: Tensor) -> bool:
+    return torch.equal(first.contiguous().view(torch.int32), second.contiguous().view(torch.int32))
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> dict[str, object]:
+    count, channels, windows = (draw(st.integers(0, 3)) for _ in range(3))
+    height, width = draw(st.integers(0, 12)), draw(st.integers(0, 40))
+    seed = draw(st.integers(0, 2**32))
+    images = noise(count, channels, height, width, seed=seed)
+    odd = Stream(seed, "odd").uniform(size=tuple(images.shape))
+    for low, value in ((0.0, float("nan")), (0.02, float("inf")), (0.04, float("-inf"))):
+        images[torch.from_numpy((odd >= low) & (odd < low + 0.02))] = value
+    places = st.integers(-(2**31), 2**31 - 1) | st.integers(-50, 50)
+    colour = noise(channels, seed=seed + 1)
+    return {
+        "images": images,
+        "top_left": torch.tensor(
+            [[draw(places), draw(places)] for _ in range(windows)],
+            dtype=draw(st.sampled_from([torch.int64, torch.int32])),
+        ).reshape(windows, 2),
+        "window": (draw(st.integers(0, height)), draw(st.integers(0, width))),
+        "fill": draw(st.sampled_from([0.5, -3, colour])),
+    }
+
+
+def by_hand(images, top_left, window, fill) -> Tensor:
+    """Pixel by pixel, with Python's integers."""
+    count, channels, height, width = images.shape
+    colour = fill if isinstance(fill, Tensor) else torch.full((channels,), float(fill))
+    rows = colour[None, None, :, None, None].expand(count, len(top_left), -1, height, width).clone()
+    for m, (top, left) in enumerate(top_left.tolist()):
+        for y in range(window[0] if width else 0):
+            for x in range(window[1] if height else 0):
+                place = (..., (top + y) % height, (left + x) % width)
+                rows[:, m][place] = images[place]
+    return rows.reshape(count * len(top_left), channels, height, width)
+
+
+@given(problems())
+def test_it_is_the_window_and_the_fill(problem) -> None:
+    expected = by_hand(**problem)
+    assert same_bits(keep_windows(**problem), expected)
+    assert same_bits(keep_windows_reference(**problem), expected)
+
+
+@given(problems(), st.booleans())
+def test_kernel_and_twin_agree_in_gradient_to_the_bit(problem, into: bool) -> None:
+    gradients = []
+    for op in (keep_windows, keep_windows_reference):
+        leaf = problem["images"].clone().requires_grad_()
+        kept = op(**{**problem, "images": leaf})
+        if into:
+            buffer = torch.full_like(kept, 7.0)
+            again = op(**{**problem, "images": leaf}, out=buffer)
+            assert same_bits(again.detach(), kept.detach())
+            assert again.data_ptr() == buffer.data_ptr()
+            kept = again
+        kept.backward(noise(*kept.shape, seed=7))
+        gradients.append(leaf.grad)
+    assert torch.equal(*gradients)
+
+
+def test_kept_pixels_keep_their_bits(device: torch.device) -> None:
+    patterns = torch.tensor([0x7FC12345, 0x7F800001, -1, -0x80000000, 1, 0x7F800000], device=device)
+    images = patterns.to(torch.int32).view(torch.float32).reshape(1, 1, 2, 3)
+    place = torch.tensor([[1, 2]], device=device)
+    assert same_bits(keep_windows(images, place, (2, 3), fill=0.5), images)
+
+
+def test_places_wrap_at_any_integer(device: torch.device) -> None:
+    images = noise(2, 3, 7, 9).to(device)
+    ends = [2**63 - 1, -(2**63), -1, 0]
+    places = torch.tensor([[y, x] for y in ends for x in ends], device=device)
+    within = torch.tensor([[y % 7, x % 9] for y in ends for x in ends], device=device)
+    got = keep_windows(images, places, (3, 4), fill=0.5)
+    assert same_bits(got, keep_windows(images, within, (3, 4), fill=0.5))
+    assert same_bits(got, keep_windows_reference(images, places, (3, 4), fill=0.5))
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "steps"), [(6, 2, (1, 10)), (2, 10, (6, 1)), (2, 3, (6, 10))]
+)
+def test_over_all_places_every_pixel_is_kept_as_often(height, width, steps, device) -> None:
+    """What the certificates count on: bands and blocks treat no pixel differently."""
+    places = torch.cartesian_prod(torch.arange(steps[0]), torch.arange(steps[1])).to(device)
+    kept = keep_windows(torch.ones(1, 1, 6, 10, device=device), places, (height, width), fill=0.0)
+    assert torch.equal(
+        kept.sum(0)[0].cpu(), torch.full((6, 10), float(height * width * len(places) / 60))
+    )
+
+
+@pytest.mark.parametrize("width", [1664, 1667])
+@pytest.mark.parametrize("offset", [0, 1])
+def test_results_larger_than_a_cache(width: int, offset: int, device, with_threads) -> None:
+    images = noise(1, 1, 1700, width).to(device).expand(3, 1, -1, -1)
+    places = torch.tensor([[1600, width - 30]], device=device)
+    expected = keep_windows_reference(images, places, (300, 70), fill=0.5)
+    for threads in (1, 2, 5):
+        with_threads(threads)
+        memory = torch.empty(expected.numel() + offset, device=device)
+        buffer = memory[offset:].view(expected.shape)  # not always at a whole cache line
+        assert same_bits(keep_windows(images, places, (300, 70), fill=0.5, out=buffer), expected)
+
+
+@pytest.mark.cuda
+@pytest.mark.slow
+def test_beyond_two_to_the_31_elements(device: torch.device) -> None:
+    if device.type != "cuda" or torch.cuda.mem_get_info()[0] < 20 << 30:
+        pytest.skip("needs a CUDA device with 20 GiB")
+    places = torch.arange(2 * 2050, device=device).reshape(-1, 2)
+    images = noise(1, 1, 1024, 1024).to(device).requires_grad_()
+    kept = keep_windows(images, places, (100, 1024), fill=0.5)
+    assert kept.numel() > 2**31
+    expected = keep_windows(images.detach(), places[-2:], (100, 1024), fill=0.5)
+    assert torch.equal(kept[-2:].detach(), expected)
+    (grad,) = torch.autograd.grad(kept, images, torch.ones_like(kept))
+    rows = (torch.arange(1024, device=device)[:, None] - places[:, 0]).remainder(1024) < 100
+    assert torch.equal(grad[0, 0, :, 7], rows.sum(1).float())
+
+
+def test_threads_do_not_matter(with_threads) -> None:
+    images, places, results = noise(2, 3, 400, 500), noise(3, 2) * 1000, []
+    for threads in (1, 2, 5):
+        with_threads(threads)
+        leaf = images.clone().requires_grad_()
+        kept = keep_windows(leaf, places.long(), (130, 470), fill=0.5)
+        kept.backward(noise(*kept.shape, seed=1))
+        results.append((kept.detach(), leaf.grad))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.cuda
+@given(problem=problems(), seed=st.integers(0, 99))
+@settings(max_examples=50)
+def test_cuda_agrees_with_the_cpu_to_the_bit(problem, seed: int) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    results = []
+    for where in ("cpu", "cuda"):
+        there = {k: v.to(where) if isinstance(v, Tensor) else v for k, v in problem.items()}
+        leaf = there["images"].clone().requires_grad_()
+        kept = keep_windows(**{**there, "images": leaf})
+        kept.backward(noise(*kept.shape, seed=seed).to(where))
+        results.append((kept.detach().cpu(), leaf.grad.cpu()))
+    assert all(same_bits(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_gradients_of_gradients() -> None:
+    places = torch.tensor([[2, 3], [-1, 4], [2, 2]])
+
+    def kept(images: Tensor) -> Tensor:
+        return keep_windows_reference(images, places, (3, 2), fill=0.5)
+
+    exact = noise(2, 2, 5, 6).double().requires_grad_()
+    assert torch.autograd.gradcheck(kept, (exact,))
+    assert torch.autograd.gradgradcheck(kept, (exact,))
+    seconds = []
+    for op in (keep_windows, keep_windows_reference):
+        leaf = noise(2, 2, 5, 6).requires_grad_()
+        cubes = op(leaf, places, (3, 2), fill=0.5).pow(3).sum()
+        (first,) = torch.autograd.grad(cubes, leaf, create_graph=True)
+        first.square().sum().backward()
+        seconds.append(leaf.grad)
+    torch.testing.assert_close(*seconds)
+    assert seconds[0].any()
+
+
+def test_a_reused_buffer_keeps_no_history() -> None:
+    leaf, buffer = noise(1, 1, 4, 5).requires_grad_(), torch.empty(2, 1, 4, 5)
+    places = torch.tensor([[0, 0], [1, 4]])
+    for _ in range(3):
+        kept = keep_windows(leaf, places, (2, 2), fill=0.0, out=buffer)
+        assert not buffer.requires_grad
+        kept.sum().backward()
+    assert torch.equal(
+        leaf.grad,
+        3 * keep_windows(torch.ones(1, 1, 4, 5), places, (2, 2), fill=0.0).sum(0, keepdim=True),
+    )
+
+
+def test_it_compiles_into_one_graph(device: torch.device) -> None:
+    weight = noise(2, 3, 3, 3).to(device)
+
+    def loss(images: Tensor, places: Tensor) -> Tensor:
+        kept = keep_windows(images, places, (4, 5), fill=0.5)
+        return torch.nn.functional.conv2d(kept, weight).square().sum()
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    for shape, windows in (((2, 3, 9, 8), 3), ((1, 3, 11, 8), 1), ((3, 3, 6, 7), 2)):
+        gradients = []
+        for function in (loss, compiled):
+            leaf = noise(*shape).to(device).requires_grad_()
+            places = (noise(windows, 2, seed=3) * 20).long().to(device)
+            function(leaf, places).backward()
+            gradients.append(leaf.grad)
+        torch.testing.assert_close(*gradients)
+
+
+def test_a_compiled_function_follows_the_choice_of_the_twins() -> None:
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> object:
+        graphs.append(str(graph.code))
+        return graph
+
+    images, places = noise(1, 1, 4, 4), torch.tensor([[1, 1]])
+    compiled = torch.compile(
+        lambda i: keep_windows(i, places, (2, 2), fill=0.5), fullgraph=True, backend=backend
+    )
+    expected = keep_windows(images, places, (2, 2), fill=0.5)
+    assert torch.equal(compiled(images), expected)
+    with reference():
+        assert torch.equal(compiled(images), expected)
+    assert torch.equal(compiled(images), expected)
+    assert ["pycc.keep_windows" in graph for graph in graphs] == [True, False]
+
+
+def test_views_are_read_right(device: torch.device) -> None:
+    images = noise(2, 3, 9, 8).to(device)
+    places = torch.tensor([[1, 2], [8, 7]], device=device)
+    colour = noise(3, seed=2).to(device)
+
+    def kept(images: Tensor, places: Tensor = places, colour: Tensor = colour) -> Tensor:
+        return keep_windows(images, places, (4, 3), fill=colour)
+
+    expected = kept(images)
+    assert torch.equal(kept(images.to(memory_format=torch.channels_last)), expected)
+    assert torch.equal(kept(images.transpose(2, 3).contiguous().transpose(2, 3)), expected)
+    assert torch.equal(kept(images.flip(3)), kept(images.flip(3).contiguous()))
+    assert torch.equal(
+        kept(images[:, :, 1::2, ::3][:, :, :4, :3]), kept(images[:, :, 1::2, ::3].contiguous())
+    )
+    assert torch.equal(kept(images, places.T.contiguous().T, colour.repeat(2)[::1][:3]), expected)
+    assert torch.equal(kept(images[:1].expand(2, -1, -1, -1)), kept(images[:1].repeat(2, 1, 1, 1)))
+    negative = torch.complex(torch.zeros_like(images), -images).conj().imag  # a lazy negation
+    assert negative.is_neg()
+    assert torch.equal(kept(negative), expected)
