@@ -17,7 +17,9 @@ import ablate
 import bounds
 import density
 import hits
+import overlap
 import paste
+import sums
 import windows
 from timer import store, table
 
@@ -30,6 +32,8 @@ SUBJECTS = {
     "bounds": bounds.rows,
     "windows": windows.rows,
     "hits": hits.rows,
+    "overlap": overlap.rows,
+    "sums": sums.rows,
 }
 
 

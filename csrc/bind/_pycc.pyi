@@ -8,6 +8,7 @@ max_neighbours: int
 max_population: int
 cuda: str | None
 head_axes_bytes: int  # CUDA builds only
+max_shared_width: int  # CUDA builds only
 
 class Ablation:
     def __init__(
@@ -61,6 +62,12 @@ def ablate_backward_cuda(
 ) -> None: ...
 def ablation_indices_cpu(indices: int, ablation: Ablation, threads: int) -> None: ...
 def ablation_indices_cuda(indices: int, bits: int, ablation: Ablation, stream: int) -> None: ...
+
+class SumSizes:
+    def __init__(
+        self, maps: int, height: int, width: int, window_height: int, window_width: int
+    ) -> None: ...
+
 def density_map_cpu(
     map: int,
     pixels: int,
@@ -192,4 +199,21 @@ def mask_hits_cuda(
 ) -> None: ...
 def mask_hits_dense_cuda(
     hits: int, scratch: int, masks: int, first: int, last: int, sizes: HitSizes, stream: int
+) -> None: ...
+def topk_overlap_cpu(
+    overlap: int, a: int, b: int, rows: int, cells: int, k: int, threads: int
+) -> None: ...
+def topk_overlap_cuda(
+    overlap: int, a: int, b: int, rows: int, cells: int, k: int, stream: int
+) -> None: ...
+def max_window_sum_cpu(sum: int, place: int, maps: int, sizes: SumSizes, threads: int) -> None: ...
+def max_window_sum_cuda(
+    sum: int,
+    place: int,
+    columns: int,
+    tails: int,
+    row_best: int,
+    maps: int,
+    sizes: SumSizes,
+    stream: int,
 ) -> None: ...

@@ -8,8 +8,10 @@
 #include "../ops/bounds.h"
 #include "../ops/density.h"
 #include "../ops/hits.h"
+#include "../ops/overlap.h"
 #include "../ops/paste.h"
 #include "../ops/sigma.h"
+#include "../ops/sums.h"
 #include "../ops/windows.h"
 
 namespace py = pybind11;
@@ -129,6 +131,24 @@ PYBIND11_MODULE(_pycc, m) {
                                      pointer<const float>(patch), pointer<const std::uint8_t>(mask),
                                      pointer<const Int>(top_left), pointer<const double>(transform),
                                      sizes, static_cast<Sampling>(sampling), threads);
+        },
+        no_gil);
+    m.def(
+        "topk_overlap_cpu",
+        [](Address overlap, Address a, Address b, Int rows, Int cells, Int k, int threads) {
+            topk_overlap_cpu(pointer<Int>(overlap), pointer<const float>(a),
+                             pointer<const float>(b), rows, cells, k, threads);
+        },
+        no_gil);
+    py::class_<SumSizes>(m, "SumSizes")
+        .def(py::init([](Int maps, Int height, Int width, Int window_height, Int window_width) {
+            return SumSizes{maps, height, width, window_height, window_width};
+        }));
+    m.def(
+        "max_window_sum_cpu",
+        [](Address sum, Address place, Address maps, const SumSizes& sizes, int threads) {
+            max_window_sum_cpu(pointer<double>(sum), pointer<Int>(place),
+                               pointer<const float>(maps), sizes, threads);
         },
         no_gil);
 
@@ -285,6 +305,25 @@ PYBIND11_MODULE(_pycc, m) {
             keep_windows_backward_cuda(pointer<float>(grad_images), pointer<const float>(grad_out),
                                        pointer<const Int>(top_left), sizes,
                                        reinterpret_cast<cudaStream_t>(stream));
+        },
+        no_gil);
+    m.def(
+        "topk_overlap_cuda",
+        [](Address overlap, Address a, Address b, Int rows, Int cells, Int k, Address stream) {
+            topk_overlap_cuda(pointer<Int>(overlap), pointer<const float>(a),
+                              pointer<const float>(b), rows, cells, k,
+                              reinterpret_cast<cudaStream_t>(stream));
+        },
+        no_gil);
+    m.attr("max_shared_width") = kMaxSharedWidth;
+    m.def(
+        "max_window_sum_cuda",
+        [](Address sum, Address place, Address columns, Address tails, Address row_best,
+           Address maps, const SumSizes& sizes, Address stream) {
+            max_window_sum_cuda(pointer<double>(sum), pointer<Int>(place), pointer<double>(columns),
+                                pointer<double>(tails), pointer<BestWindow>(row_best),
+                                pointer<const float>(maps), sizes,
+                                reinterpret_cast<cudaStream_t>(stream));
         },
         no_gil);
 #else

@@ -1,8 +1,9 @@
-// Large buffers that are about to be written for the first time.
+// Large buffers that are about to be written for the first time, and scratch for SIMD loops.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <new>
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
@@ -21,5 +22,38 @@ inline void expect_large_write([[maybe_unused]] void* buffer, [[maybe_unused]] s
     }
 #endif
 }
+
+// Scratch that starts with a cache line, where vectors straddle none. For numbers only.
+template <class T>
+class AlignedScratch {
+  public:
+    AlignedScratch() = default;
+    AlignedScratch(const AlignedScratch&) = delete;
+    AlignedScratch& operator=(const AlignedScratch&) = delete;
+    ~AlignedScratch() { release(); }
+
+    // At least `count` values; where there were fewer, all of them become 0.
+    void reserve(std::int64_t count) {
+        if (count <= count_) return;
+        release();
+        data_ = static_cast<T*>(
+            ::operator new(static_cast<std::size_t>(count) * sizeof(T), std::align_val_t{kLine}));
+        count_ = count;
+        for (std::int64_t i = 0; i < count; ++i) data_[i] = T{};
+    }
+    T* data() { return data_; }
+    const T* data() const { return data_; }
+
+  private:
+    static constexpr std::size_t kLine = 64;
+
+    void release() {
+        if (data_ != nullptr) ::operator delete(data_, std::align_val_t{kLine});
+        data_ = nullptr, count_ = 0;
+    }
+
+    T* data_ = nullptr;
+    std::int64_t count_ = 0;
+};
 
 }  // namespace pycc

@@ -17,8 +17,10 @@ from pycc.ops.bounds import (
 )
 from pycc.ops.density import density_map, density_map_reference
 from pycc.ops.hits import mask_hits, mask_hits_reference
+from pycc.ops.overlap import topk_overlap, topk_overlap_reference
 from pycc.ops.paste import paste_patch, paste_patch_reference
 from pycc.ops.sigma import adaptive_sigma, adaptive_sigma_reference
+from pycc.ops.sums import max_window_sum, max_window_sum_reference
 from pycc.ops.windows import keep_windows, keep_windows_reference
 
 __all__ = [
@@ -41,7 +43,11 @@ __all__ = [
     "log_probability_untouched_reference",
     "mask_hits",
     "mask_hits_reference",
+    "max_window_sum",
+    "max_window_sum_reference",
     "paste_patch",
     "paste_patch_reference",
     "reference",
+    "topk_overlap",
+    "topk_overlap_reference",
 ]

@@ -1,0 +1,117 @@
+#include "../core/cuda.cuh"
+#include "overlap.h"
+
+namespace pycc {
+namespace {
+
+constexpr int kThreads = 512;
+constexpr int kWarp = 32;
+constexpr int kBits = 8;  // of the rank that a pass over the row settles
+constexpr int kBins = 1 << kBits;
+constexpr unsigned int kAll = 0xFFFFFFFFU;
+
+// What a block knows of the rank it looks for, in shared memory.
+struct Search {
+    std::uint32_t bins[kBins];
+    std::uint32_t bin;     // the bin in which it lies
+    std::uint32_t wanted;  // which of the bin's cells it is, from the largest
+};
+
+// The first warp finds the bin of the `wanted`-th largest; 1 <= wanted <= sum of the bins.
+__device__ void find_bin(Search& search, std::uint32_t wanted) {
+    constexpr int kEach = kBins / kWarp;
+    const int lane = static_cast<int>(threadIdx.x);
+    const int top = kBins - 1 - lane * kEach;  // lane 0 has the largest bins
+    std::uint32_t own = 0;
+    for (int i = 0; i < kEach; ++i) own += search.bins[top - i];
+    std::uint32_t reached = own;
+    for (int step = 1; step < kWarp; step *= 2) {
+        const std::uint32_t before = __shfl_up_sync(kAll, reached, step);
+        if (lane >= step) reached += before;
+    }
+    std::uint32_t above = reached - own;
+    if (above >= wanted || reached < wanted) return;  // in the bins of another lane
+    int bin = top;
+    for (; above + search.bins[bin] < wanted; --bin) above += search.bins[bin];
+    search.bin = static_cast<std::uint32_t>(bin);
+    search.wanted = wanted - above;
+}
+
+// The k-th largest rank of a row, or a lower one that no other cell reaches; 1 <= k <= cells. All
+// threads of the block call it and get the same.
+__device__ std::uint64_t least_rank(const float* __restrict__ row, std::int64_t cells,
+                                    std::int64_t k, Search& search) {
+    auto wanted = static_cast<std::uint32_t>(k);
+    std::uint64_t settled = 0;
+    for (int shift = 64 - kBits; shift >= 0; shift -= kBits) {
+        for (int i = static_cast<int>(threadIdx.x); i < kBins; i += kThreads) search.bins[i] = 0;
+        __syncthreads();
+        // Whole warps go round together: equal digits, which are usual, are counted as one.
+        for (std::int64_t first = 0; first < cells; first += kThreads) {
+            const std::int64_t i = first + threadIdx.x;
+            std::uint64_t rank = 0;
+            bool counts = i < cells;
+            if (counts) {
+                rank = cell_rank(row[i], static_cast<std::uint32_t>(i));
+                counts = shift == 64 - kBits || ((rank ^ settled) >> (shift + kBits)) == 0;
+            }
+            const unsigned int counting = __ballot_sync(kAll, counts);
+            if (!counts) continue;
+            const auto digit = static_cast<unsigned int>(rank >> shift) & (kBins - 1);
+            const unsigned int same = __match_any_sync(counting, digit);
+            if (threadIdx.x % kWarp == static_cast<unsigned int>(__ffs(static_cast<int>(same))) - 1)
+                atomicAdd(&search.bins[digit], static_cast<std::uint32_t>(__popc(same)));
+        }
+        __syncthreads();
+        if (threadIdx.x < kWarp) find_bin(search, wanted);
+        __syncthreads();
+        settled |= static_cast<std::uint64_t>(search.bin) << shift;
+        wanted = search.wanted;
+        const bool whole = search.bins[search.bin] == wanted;  // all of the bin are among the k
+        __syncthreads();  // read by all before the next pass clears
+        if (whole) break;
+    }
+    return settled;
+}
+
+// One block a row.
+__global__ void __launch_bounds__(kThreads)
+    overlap_kernel(std::int64_t* __restrict__ overlap, const float* __restrict__ a,
+                   const float* __restrict__ b, std::int64_t rows, std::int64_t cells,
+                   std::int64_t k) {
+    __shared__ Search search;
+    __shared__ std::uint32_t total;
+    for (std::int64_t n = blockIdx.x; n < rows; n += gridDim.x) {
+        const float *row_a = a + n * cells, *row_b = b + n * cells;
+        if (k == 0 || k == cells) {
+            if (threadIdx.x == 0) overlap[n] = k;
+            continue;
+        }
+        const std::uint64_t least_a = least_rank(row_a, cells, k, search);
+        const std::uint64_t least_b = least_rank(row_b, cells, k, search);
+        std::uint32_t both = 0;
+        for (std::int64_t i = threadIdx.x; i < cells; i += kThreads) {
+            const auto index = static_cast<std::uint32_t>(i);
+            both += cell_rank(row_a[i], index) >= least_a && cell_rank(row_b[i], index) >= least_b;
+        }
+        if (threadIdx.x == 0) total = 0;
+        __syncthreads();
+        for (int step = kWarp / 2; step > 0; step /= 2) both += __shfl_down_sync(kAll, both, step);
+        if (threadIdx.x % kWarp == 0) atomicAdd(&total, both);
+        __syncthreads();
+        if (threadIdx.x == 0) overlap[n] = static_cast<std::int64_t>(total);
+    }
+}
+
+}  // namespace
+
+void topk_overlap_cuda(std::int64_t* overlap, const float* a, const float* b, std::int64_t rows,
+                       std::int64_t cells, std::int64_t k, cudaStream_t stream) {
+    if (rows == 0) return;
+    constexpr std::int64_t kMost = 1 << 20;
+    const auto blocks = static_cast<unsigned int>(rows < kMost ? rows : kMost);
+    overlap_kernel<<<blocks, kThreads, 0, stream>>>(overlap, a, b, rows, cells, k);
+    check_launch("topk_overlap");
+}
+
+}  // namespace pycc

@@ -1,0 +1,50 @@
+// How many cells are among the k largest of both of two maps.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "../core/device.h"
+
+#if defined(PYCC_CUDA)
+#include <cuda_runtime.h>
+#endif
+
+namespace pycc {
+
+// Orders floats as unsigned integers: the two zeros are one value, NaN is one value above infinity.
+PYCC_HD std::uint32_t order_key(float value) {
+    std::uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    const std::uint32_t magnitude = bits & 0x7FFFFFFFU;
+    const std::uint32_t negative = 0U - (bits >> 31);  // all bits or none
+    const std::uint32_t key = magnitude == 0 ? 0x80000000U : bits ^ (negative | 0x80000000U);
+    return magnitude > 0x7F800000U ? 0xFFFFFFFFU : key;
+}
+
+// A value of this key.
+PYCC_HD float key_value(std::uint32_t key) {
+    const std::uint32_t bits = (key >> 31) != 0 ? key & 0x7FFFFFFFU : ~key;
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+// Orders the cells of a map: by value, among equal values the lower index is the greater. No two
+// cells are equal, so the k largest are those that reach the k-th largest rank.
+PYCC_HD std::uint64_t cell_rank(float value, std::uint32_t index) {
+    return (static_cast<std::uint64_t>(order_key(value)) << 32) | (0xFFFFFFFFU - index);
+}
+
+// 0 <= k <= cells < 2^32.
+void topk_overlap_cpu(std::int64_t* overlap /* [rows] */, const float* a /* [rows,cells] */,
+                      const float* b /* [rows,cells] */, std::int64_t rows, std::int64_t cells,
+                      std::int64_t k, int threads);
+
+#if defined(PYCC_CUDA)
+void topk_overlap_cuda(std::int64_t* overlap /* [rows] */, const float* a /* [rows,cells] */,
+                       const float* b /* [rows,cells] */, std::int64_t rows, std::int64_t cells,
+                       std::int64_t k, cudaStream_t stream);
+#endif
+
+}  // namespace pycc

@@ -1,0 +1,94 @@
+// Sums of all windows of some places, in the order of sums.h, in float32 or float64.
+//
+// In float32 each value counts as max(value, 0), for upper bounds: NaN may count as 0 too, so a map
+// that has NaN is not to be bounded so.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "../core/memory.h"
+
+namespace pycc::window_sums {
+
+// Places of windows: rows [top, bottom), columns [left, right).
+struct Area {
+    std::int64_t top, bottom, left, right;
+
+    std::int64_t count() const { return (bottom - top) * (right - left); }
+};
+
+// A map and a window; with the places in `area`, all of whose rows are of the block that begins at
+// row `start`.
+struct Task {
+    const float* map /* [height,width] */;
+    std::int64_t width, window_height, window_width;
+    Area area;
+    std::int64_t start;
+
+    std::int64_t cols() const { return area.right - area.left + window_width - 1; }
+};
+
+// Column sums of the area's rows and of the cols() columns from its left one on.
+void column_sums(double* sums /* [area rows,pitch] */, std::int64_t pitch,
+                 const Task& task) noexcept;
+void column_sums(float* sums, std::int64_t pitch, const Task& task) noexcept;
+
+// Sums of windows of columns; sums has the column sums. They are left in sums where the window's
+// width is a power of two, else in tails. What follows the last window of a row is undefined; 16
+// values after its last column are read and written.
+void row_sums(double* sums /* [rows,pitch] */, double* tails /* [rows,pitch] */, std::int64_t pitch,
+              std::int64_t rows, std::int64_t cols, std::int64_t window) noexcept;
+void row_sums(float* sums, float* tails, std::int64_t pitch, std::int64_t rows, std::int64_t cols,
+              std::int64_t window) noexcept;
+
+// Buffers for window sums in T; calls body(y, left, sums, count) on the sums of each row.
+template <class T>
+class Sums {
+  public:
+    template <class Body>
+    void compute(const float* map, std::int64_t width, std::int64_t window_height,
+                 std::int64_t window_width, const Area& area, const Body& body) {
+        const std::int64_t first = area.top / window_height * window_height;
+        for (std::int64_t start = first; start < area.bottom; start += window_height) {
+            const std::int64_t top = std::max(start, area.top);
+            const std::int64_t bottom = std::min(start + window_height, area.bottom);
+            // Columns at a time: the block's sums stay in the second cache.
+            const std::int64_t most = (kSecondCache / (bottom - top)) - window_width;
+            const std::int64_t step = std::max(most, std::max<std::int64_t>(window_width, 64));
+            for (std::int64_t left = area.left; left < area.right; left += step) {
+                const Area part{top, bottom, left, std::min(left + step, area.right)};
+                block({map, width, window_height, window_width, part, start}, body);
+            }
+        }
+    }
+
+  private:
+    static constexpr std::int64_t kSecondCache = (768 << 10) / sizeof(T);
+    static constexpr std::int64_t kFirstCache = (20 << 10) / sizeof(T);
+
+    template <class Body>
+    void block(const Task& task, const Body& body) {
+        const Area& area = task.area;
+        const std::int64_t rows = area.bottom - area.top, cols = task.cols();
+        const std::int64_t pitch = cols / 16 * 16 + 48;  // vectors read and write past the end
+        const std::int64_t at_once = std::clamp<std::int64_t>(kFirstCache / (2 * pitch), 1, rows);
+        sums_.reserve(rows * pitch);
+        tails_.reserve(at_once * pitch);
+        column_sums(sums_.data(), pitch, task);
+        const bool power = (task.window_width & (task.window_width - 1)) == 0;
+        for (std::int64_t row = 0; row < rows; row += at_once) {
+            T* own = sums_.data() + row * pitch;
+            const std::int64_t some = std::min(at_once, rows - row);
+            row_sums(own, tails_.data(), pitch, some, cols, task.window_width);
+            const T* ready = power ? own : tails_.data();
+            for (std::int64_t y = 0; y < some; ++y) {
+                body(area.top + row + y, area.left, ready + y * pitch, area.right - area.left);
+            }
+        }
+    }
+
+    AlignedScratch<T> sums_, tails_;
+};
+
+}  // namespace pycc::window_sums

@@ -1,0 +1,116 @@
+"""The window of a map with the largest sum: what one patch can hold of a count."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pycc.ops import _check, _native
+
+_OP = "max_window_sum"
+
+
+def _checked(maps: Tensor, window: tuple[int, int]) -> tuple[Tensor, int, int]:
+    """The maps as plain memory, and the window's height and width."""
+    tensor = _check.shaped(_OP, "maps", maps, "[N,h,w]", (None,) * 3)
+    _check.typed(_OP, "maps", tensor, torch.float32)
+    _check.not_meta(_OP, "maps", tensor)
+    sides = _check.pair(_OP, "window", window, "(height, width)", 1 << 62)
+    fitting = all(1 <= side <= size for side, size in zip(sides, tensor.shape[1:], strict=True))
+    if not fitting:
+        raise ValueError(
+            f"{_OP}: window must be within [1, {tensor.shape[1]}] x [1, {tensor.shape[2]}], "
+            f"a place inside the maps, got {sides}"
+        )
+    raw = _check.raw(_OP, "maps", tensor.detach(), torch.float32, (None,) * 3, tensor.device)
+    return raw, *sides
+
+
+def max_window_sum(maps: Tensor, window: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The largest sum of a window that lies inside each map, and where it is.
+
+    Args:
+        maps: [N,h,w] float32, of any sign; in people per cell the sum is a count.
+        window: (height, width) in cells, 1 to the map's size each.
+
+    Returns:
+        The sums [N] float64 and the windows' top left cells [N,2] int64 (y, x). Sums are added up
+        in float64 in an order that depends on the sizes alone, without subtraction: they and the
+        places are the same bits on every device and for any number of threads. Of equal sums the
+        first place in row-major order wins. A window with a NaN, or with both infinities, has the
+        sum NaN, which counts as the largest; it does not reach other windows. Not differentiable.
+
+    Raises:
+        ValueError: maps of another dtype (cast them) or shape, or a window that does not fit.
+        TypeError: no tensor, or a window that is no pair of integers.
+    """
+    if _native.use_reference():
+        return max_window_sum_reference(maps, window)
+    plain, high, wide = _checked(maps, window)
+    count, height, width = plain.shape
+    sums = torch.empty(count, dtype=torch.float64, device=plain.device)
+    places = torch.empty((count, 2), dtype=torch.int64, device=plain.device)
+    scratch: list[Tensor | None] = []
+    if plain.device.type == "cuda":
+        scratch = _scratch(plain, height - high + 1)
+    _native.run(
+        _OP,
+        plain.device,
+        sums.data_ptr(),
+        places.data_ptr(),
+        *(0 if part is None else part.data_ptr() for part in scratch),
+        plain.data_ptr(),
+        _native.module().SumSizes(count, height, width, high, wide),
+    )
+    return sums, places
+
+
+def _scratch(maps: Tensor, rows: int) -> list[Tensor | None]:
+    """What the CUDA kernels keep between them: column sums, row sums in part, each row's best."""
+    count, _, width = maps.shape
+    columns = maps.new_empty((count, rows, width), dtype=torch.float64)
+    too_wide = width > getattr(_native.module(), "max_shared_width", 0)
+    tails = torch.empty_like(columns) if too_wide else None
+    return [columns, tails, maps.new_empty((count, rows, 2), dtype=torch.float64)]
+
+
+def max_window_sum_reference(maps: Tensor, window: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The twin of :func:`max_window_sum` in pure torch: all windows, the same additions."""
+    plain, high, wide = _checked(maps, window)
+    sums = _row_sums(_column_sums(plain.double(), high), wide)
+    most, index = sums.flatten(1).max(1)
+    cols = sums.shape[2]
+    return most, torch.stack((index // cols, index % cols), 1)
+
+
+def _column_sums(maps: Tensor, window: int) -> Tensor:
+    """[N,h,w] -> [N,h-window+1,w]: up to the end of a block of rows plus down from there."""
+    count, height, width = maps.shape
+    places = height - window + 1
+    blocks = -(-places // window)
+    padded = F.pad(maps, (0, 0, 0, (blocks + 1) * window - height))  # what is added is not used
+    values = padded.reshape(count, blocks + 1, window, width).unbind(2)
+    down, up = [values[0]], [values[-1]]
+    for row in range(1, window):
+        down.append(values[row] + down[-1])
+        up.append(values[-1 - row] + up[-1])
+    lower, upper = torch.stack(down, 2)[:, 1:, :-1], torch.stack(up[::-1], 2)[:, :-1]
+    joined = torch.cat((upper[:, :, :1], upper[:, :, 1:] + lower), 2)
+    return joined.reshape(count, blocks * window, width)[:, :places]
+
+
+def _row_sums(sums: Tensor, window: int) -> Tensor:
+    """[N,r,w] -> [N,r,w-window+1]: doubled sums, and those of the window's bits from the right."""
+    places = sums.shape[2] - window + 1
+    tail, length = None, 1
+    while True:
+        if window & length:
+            done = window & (length - 1)  # columns that the tail has
+            kept = sums.shape[2] - done
+            tail = sums if tail is None else sums[..., :kept] + tail[..., length:]
+        if 2 * length > window:
+            assert tail is not None
+            return tail[..., :places]
+        sums = sums[..., :-length] + sums[..., length:]
+        length *= 2
