@@ -119,22 +119,6 @@ def test_results_larger_than_a_cache(width: int, offset: int, device, with_threa
         assert same_bits(keep_windows(images, places, (300, 70), fill=0.5, out=buffer), expected)
 
 
-@pytest.mark.cuda
-@pytest.mark.slow
-def test_beyond_two_to_the_31_elements(device: torch.device) -> None:
-    if device.type != "cuda" or torch.cuda.mem_get_info()[0] < 20 << 30:
-        pytest.skip("needs a CUDA device with 20 GiB")
-    places = torch.arange(2 * 2050, device=device).reshape(-1, 2)
-    images = noise(1, 1, 1024, 1024).to(device).requires_grad_()
-    kept = keep_windows(images, places, (100, 1024), fill=0.5)
-    assert kept.numel() > 2**31
-    expected = keep_windows(images.detach(), places[-2:], (100, 1024), fill=0.5)
-    assert torch.equal(kept[-2:].detach(), expected)
-    (grad,) = torch.autograd.grad(kept, images, torch.ones_like(kept))
-    rows = (torch.arange(1024, device=device)[:, None] - places[:, 0]).remainder(1024) < 100
-    assert torch.equal(grad[0, 0, :, 7], rows.sum(1).float())
-
-
 def test_threads_do_not_matter(with_threads) -> None:
     images, places, results = noise(2, 3, 400, 500), noise(3, 2) * 1000, []
     for threads in (1, 2, 5):
