@@ -14,6 +14,7 @@ from pycc.ops import _check, _native
 _OP = "density_map"
 BOUNDARIES = ("clip", "renormalize", "reflect")
 _MAX_RADIUS = 1 << 20
+_TRUNCATE = (1e-9, float(_MAX_RADIUS))
 _MAX_SIDE = 1 << 30
 
 
@@ -36,17 +37,15 @@ def _checked(
     boundary: str,
     stride: int,
 ) -> _Heads:
-    _check.points(_OP, points)
+    places = _check.points(_OP, points).detach().to(torch.float64)
     height, width = _check.pair(_OP, "shape", shape, "(H, W)", _MAX_SIDE)
     _check.integer(_OP, "stride", stride, 1, _MAX_SIDE)
     code = _check.choice(_OP, "boundary", boundary, BOUNDARIES)
-    _check.number(_OP, "truncate", truncate, 1e-9, _MAX_RADIUS)
+    _check.number(_OP, "truncate", truncate, *_TRUNCATE)
     if isinstance(sigma, Tensor):
         _check.on_device(_OP, "sigma", sigma, points.device, "points")
     widths = _check.number_each(_OP, "sigma", sigma, len(points), 0.0, 1e300, points.device)
-    places = points.detach().to(torch.float64)
-    (left, right), (top, bottom) = (_check.extremes(places[:, axis]) for axis in (0, 1))
-    if len(points) and not (left >= 0 and right < width and top >= 0 and bottom < height):
+    if _outside(places, (width, height)):
         inside = ((places >= 0) & (places < places.new_tensor([width, height]))).all(1)
         warnings.warn(
             f"{_OP}: {len(points) - int(inside.sum())} of {len(points)} points lie outside the "
@@ -54,13 +53,33 @@ def _checked(
             stacklevel=4 if _native.use_reference() else 3,
         )
         places, widths = places[inside], widths[inside]
-    widest = _check.extremes(widths)[1]
-    if truncate * widest >= _MAX_RADIUS:
-        raise ValueError(
-            f"{_OP}: truncate * sigma must be below {_MAX_RADIUS} pixels, got {truncate * widest:g}"
-        )
+    _check_reach(widths, truncate)
     pixels = places.flip(1).to(torch.int64)
     return _Heads(pixels.contiguous(), widths.contiguous(), height, width, code)
+
+
+def _outside(places: Tensor, sizes: tuple[int, int]) -> str:
+    """From where to where [n,2] places reach if one is outside [0, sizes), in words; or ""."""
+    if len(places) == 0:
+        return ""
+    low, high = (extreme.tolist() for extreme in torch.aminmax(places, dim=0))
+    if min(low) >= 0 and high[0] < sizes[0] and high[1] < sizes[1]:
+        return ""
+    return f"{low} to {high}"
+
+
+def _check_reach(sigma: Tensor, truncate: float) -> None:
+    least, most = _check.extremes(sigma)
+    if not (least >= 0 and truncate * most < _MAX_RADIUS):
+        raise ValueError(
+            f"{_OP}: sigma must be at least 0 and truncate * sigma below {_MAX_RADIUS} pixels, got "
+            f"sigma {least:g} to {most:g}, truncate {truncate:g}"
+        )
+
+
+def _checked_out(out: Tensor, heads: _Heads, stride: int) -> None:
+    cells = (heads.height // stride, heads.width // stride)
+    _check.output_apart(_OP, out, cells, heads.pixels.device, sigma=heads.sigma)
 
 
 def density_map(
@@ -86,11 +105,13 @@ def density_map(
             geometry-adaptive maps), ``renormalize`` spreads it over the window that is inside, so
             that every head keeps mass 1, ``reflect`` mirrors it back (half-sample symmetric).
         stride: sums blocks of stride x stride pixels; the rows and columns left over are dropped.
-        out: where to put the map: [H // stride, W // stride] float32, contiguous, overwritten.
+        out: where to put the map: [H // stride, W // stride] float32, contiguous, overwritten;
+            apart from sigma. For what is not compiled.
 
     Returns:
-        [H // stride, W // stride] float32, people per cell. Not differentiable. Sums are float32:
-        a cell under thousands of kernels is exact to about 3e-5 of the map's maximum.
+        [H // stride, W // stride] float32, people per cell. Not differentiable: no gradient or
+        tangent of points or sigma reaches it. Sums are float32: a cell under thousands of kernels
+        is exact to about 3e-5 of the map's maximum.
 
     Raises:
         ValueError, TypeError: a bad argument, before anything is written.
@@ -100,24 +121,13 @@ def density_map(
             points, sigma, shape, truncate=truncate, boundary=boundary, stride=stride, out=out
         )
     heads = _checked(points, sigma, shape, truncate, boundary, stride)
+    sizes = (heads.height, heads.width, int(stride), float(truncate), heads.boundary)
     if out is not None:
-        cells = (heads.height // stride, heads.width // stride)
-        _check.output(_OP, out, cells, points.device)
+        _checked_out(out, heads, stride)
         torch.autograd.graph.increment_version(out)
-        _fill(
-            out,
-            heads.pixels,
-            heads.sigma,
-            heads.height,
-            heads.width,
-            stride,
-            truncate,
-            heads.boundary,
-        )
+        _fill(out, heads.pixels, heads.sigma, *sizes)
         return out
-    density: Tensor = _density_map(
-        heads.pixels, heads.sigma, heads.height, heads.width, stride, truncate, heads.boundary
-    )
+    density: Tensor = _density_map(heads.pixels, heads.sigma, *sizes)
     return density
 
 
@@ -135,7 +145,7 @@ def density_map_reference(
     heads = _checked(points, sigma, shape, truncate, boundary, stride)
     cells = (heads.height // stride, heads.width // stride)
     if out is not None:
-        _check.output(_OP, out, cells, points.device)
+        _checked_out(out, heads, stride)
     density = torch.zeros(cells, dtype=torch.float64, device=points.device)
     block = 256
     for first in range(0, len(heads.pixels), block):
@@ -175,7 +185,7 @@ def _axis_weights(
 
 
 def _fill(
-    out: Tensor,
+    out: Tensor | None,
     pixels: Tensor,
     sigma: Tensor,
     height: int,
@@ -183,18 +193,31 @@ def _fill(
     stride: int,
     truncate: float,
     boundary: int,
-) -> None:
+) -> Tensor:
+    """The map, in a new tensor where ``out`` is None; the kernels trust all that is checked."""
+    pixels = _check.raw(_OP, "pixels", pixels, torch.int64, (None, 2), pixels.device)
     device, count = pixels.device, len(pixels)
-    pixels = _check.raw(_OP, "pixels", pixels, torch.int64, (None, 2), device)
     sigma = _check.raw(_OP, "sigma", sigma, torch.float64, (count,), device)
+    _check.integer(_OP, "height", height, 0, _MAX_SIDE)
+    _check.integer(_OP, "width", width, 0, _MAX_SIDE)
+    _check.integer(_OP, "stride", stride, 1, _MAX_SIDE)
+    _check.number(_OP, "truncate", truncate, *_TRUNCATE)
     _check.integer(_OP, "boundary", boundary, 0, len(BOUNDARIES) - 1)
-    sizes = (count, height, width, stride, truncate, boundary)
+    if outside := _outside(pixels, (height, width)):
+        raise ValueError(
+            f"{_OP}: pixels must be (y, x) inside the {height}x{width} image, got {outside}"
+        )
+    _check_reach(sigma, truncate)
+    if out is None:
+        out = torch.empty((height // stride, width // stride), dtype=torch.float32, device=device)
     scratch: tuple[int, ...] = ()
     if device.type == "cuda":
         size = count * _native.module().head_axes_bytes
         axes = torch.empty(size, dtype=torch.uint8, device=device)  # alive until the launch
         scratch = (axes.data_ptr(),)
+    sizes = (count, height, width, stride, truncate, boundary)
     _native.run(_OP, device, out.data_ptr(), *scratch, pixels.data_ptr(), sigma.data_ptr(), *sizes)
+    return out
 
 
 @torch.library.custom_op("pycc::density_map", mutates_args=())
@@ -207,10 +230,7 @@ def _density_map(
     truncate: float,
     boundary: int,
 ) -> Tensor:
-    cells = (height // stride, width // stride)
-    density = torch.empty(cells, dtype=torch.float32, device=pixels.device)
-    _fill(density, pixels, sigma, height, width, stride, truncate, boundary)
-    return density
+    return _fill(None, pixels, sigma, height, width, stride, truncate, boundary)
 
 
 @_density_map.register_fake
@@ -223,4 +243,5 @@ def _(
     truncate: float,
     boundary: int,
 ) -> Tensor:
+    _check.same_device(_OP, pixels, sigma)
     return pixels.new_empty((height // stride, width // stride), dtype=torch.float32)

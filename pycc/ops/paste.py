@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,11 @@ _OP = "paste_patch"
 SAMPLINGS = ("single", "nested")
 _MAX_ZOOM, _MAX_ANGLE, _MAX_SHIFT = 1000.0, 1e6, 1e6
 _MAX_OFFSET = 1 << 30
+_MASK_DTYPES = (
+    torch.bool,
+    *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+)
 
 
 @dataclass(frozen=True)
@@ -59,15 +65,18 @@ def _checked(
     sides = list(batch.shape[2:])
     if mask is not None:
         _check.shaped(_OP, "mask", mask, f"{sides} like the patch", sides)
+        _check.typed(_OP, "mask", mask, *_MASK_DTYPES)
         _check.on_device(_OP, "mask", mask, device, "images")
-        if mask.dtype != torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
-            raise ValueError(f"{_OP}: mask must hold 0 and 1 only")
+        _check.not_meta(_OP, "mask", mask)
+        if mask.dtype != torch.bool and len(other := mask[(mask != 0) & (mask != 1)]):
+            raise ValueError(f"{_OP}: mask must hold 0 and 1 only, got {other[0].item():g}")
         mask = mask.detach().to(torch.uint8).contiguous()
     _check.shaped(_OP, "top_left", top_left, f"[{count},2] (y, x)", (count, 2))
     _check.typed(_OP, "top_left", top_left, torch.int64, torch.int32)
     _check.not_meta(_OP, "top_left", top_left)
     if bool(((top_left < -_MAX_OFFSET) | (top_left > _MAX_OFFSET)).any()):
-        raise ValueError(f"{_OP}: top_left must be within ±{_MAX_OFFSET}")
+        least, most = _check.extremes(top_left)
+        raise ValueError(f"{_OP}: top_left must be within ±{_MAX_OFFSET}, got {least} to {most}")
     _check.choice(_OP, "sampling", sampling, SAMPLINGS)
     # On the host, so that sine and cosine are the same to the bit on every device.
     host = torch.device("cpu")
@@ -104,9 +113,9 @@ def paste_patch(
     """Paste a patch, brightened, zoomed and rotated about its centre, into every image.
 
     A pixel of the image becomes the warped patch where it lies inside the warped mask and keeps its
-    bits elsewhere; what falls outside the image is cut off. Differentiable in images and patch.
-    The checks read ``top_left``, a mask that is not bool and the transform: on the CPU they cost no
-    synchronisation with a CUDA device. Draw them outside of what is compiled.
+    bits elsewhere; what falls outside the image is cut off. Differentiable in images and patch, but
+    not in forward mode. The checks read ``top_left``, a mask that is not bool and the transform: on
+    the CPU they cost no synchronisation with a CUDA device. Draw them outside of what is compiled.
 
     Args:
         images: [N,C,H,W] float32.
@@ -123,10 +132,10 @@ def paste_patch(
             arXiv 2104.10868), where the patch's side becomes round(p * zoom).
         out: where to put the result: [N,C,H,W] float32, contiguous; may be ``images`` itself (then
             only the patch's pixels are written) but overlap neither it nor the patch otherwise.
-            What is returned shares its memory and carries the gradient.
+            What is returned shares its memory and carries the gradient. For what is not compiled.
 
     Returns:
-        [N,C,H,W] float32.
+        [N,C,H,W] float32. NaN in the patch reaches the pixels that blend it with a weight above 0.
 
     Raises:
         ValueError, TypeError: a bad argument, before anything is written.
@@ -146,6 +155,7 @@ def paste_patch(
     paste = _checked(
         images, patch, top_left, mask, angle, zoom, brightness, sampling, torch.float32
     )
+    _check.reverse_only(_OP, images, patch)
     arguments = (paste.mask, paste.top_left, paste.transform, paste.nested)
     if out is None:
         pasted: Tensor = _paste_patch(paste.images, paste.patch, *arguments)
@@ -197,19 +207,23 @@ def _memory(
 
 
 def _fill(
-    out: Tensor,
+    out: Tensor | None,
     images: Tensor,
     patch: Tensor,
     mask: Tensor | None,
     top_left: Tensor,
     transform: Tensor,
     nested: bool,
-) -> None:
+) -> Tensor:
+    """The images with the patch, in a new tensor where ``out`` is None."""
     device = images.device
     images = _check.raw(_OP, "images", images, torch.float32, (None,) * 4, device)
     kept, addresses, sizes = _memory(images.shape, patch, mask, top_left, transform, device)
+    if out is None:
+        out = torch.empty_like(images, memory_format=torch.contiguous_format)
     _native.run(_OP, device, out.data_ptr(), images.data_ptr(), *addresses, sizes, int(nested))
     del kept  # alive until here: the kernel has read their memory, or is queued to
+    return out
 
 
 @torch.library.custom_op("pycc::paste_patch", mutates_args=())
@@ -221,9 +235,7 @@ def _paste_patch(
     transform: Tensor,
     nested: bool,
 ) -> Tensor:
-    out = torch.empty_like(images, memory_format=torch.contiguous_format)
-    _fill(out, images, patch, mask, top_left, transform, nested)
-    return out
+    return _fill(None, images, patch, mask, top_left, transform, nested)
 
 
 @_paste_patch.register_fake
@@ -235,6 +247,7 @@ def _(
     transform: Tensor,
     nested: bool,
 ) -> Tensor:
+    _check.same_device(_OP, images, patch, mask, top_left, transform)
     return torch.empty_like(images, memory_format=torch.contiguous_format)
 
 
@@ -276,6 +289,7 @@ def _(
     transform: Tensor,
     nested: bool,
 ) -> Tensor:
+    _check.same_device(_OP, grad, patch, mask, top_left, transform)
     return grad.new_empty(patch.shape)
 
 
@@ -345,7 +359,7 @@ def paste_patch_reference(
         values = paste.patch[n if len(paste.patch) > 1 else 0]
         brightened = (values + paste.transform[n, 3].to(values.dtype)).clamp(0.0, 1.0)
         inside, warped = warp(image, brightened, paste, n)
-        pasted.append(torch.where(inside, warped, image))
+        pasted.append(torch.where(inside, warped.to(image.dtype), image))
     result = torch.stack(pasted) if pasted else images + 0.0 * paste.patch.sum()  # keeps a graph
     return result if out is None else out.detach().copy_(result)
 
@@ -367,16 +381,23 @@ def _rotated(
     )
 
 
-def _bilinear(values: Tensor, row: Tensor, col: Tensor) -> Tensor:
-    """values [C,p,q] at (row, col) [...] -> [C,...]; positions are clamped to the patch."""
-    height, width = values.shape[1:]
+def _bilinear(
+    value: Callable[[Tensor, Tensor], Tensor], sides: tuple[int, int], row: Tensor, col: Tensor
+) -> Tensor:
+    """What is between the values [C,...] at whole rows and columns, clamped to ``sides``; float64.
+
+    A value of weight 0 counts for nothing, NaN neither.
+    """
+    height, width = sides
     row, col = row.clamp(0, height - 1), col.clamp(0, width - 1)
     top, left = row.floor().long(), col.floor().long()
-    bottom, right = (top + 1).clamp_max(height - 1), (left + 1).clamp_max(width - 1)
-    down, across = (row - top).to(values.dtype), (col - left).to(values.dtype)
-    upper = values[:, top, left] * (1 - across) + values[:, top, right] * across
-    lower = values[:, bottom, left] * (1 - across) + values[:, bottom, right] * across
-    return upper * (1 - down) + lower * down
+    down, across = row - top, col - left
+    total = torch.zeros((), dtype=torch.float64, device=row.device)
+    for i, share in ((top, 1 - down), ((top + 1).clamp_max(height - 1), down)):
+        for j, part in ((left, 1 - across), ((left + 1).clamp_max(width - 1), across)):
+            weight = share * part
+            total = total + weight * torch.where(weight == 0, 0.0, value(i, j))
+    return total
 
 
 def _under_mask(row: Tensor, col: Tensor, height: int, width: int, mask: Tensor | None) -> Tensor:
@@ -388,38 +409,55 @@ def _under_mask(row: Tensor, col: Tensor, height: int, width: int, mask: Tensor 
     return inside & mask.bool()[v.clamp(0, height - 1), u.clamp(0, width - 1)]
 
 
+def _nowhere(image: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """No pixel is covered; the graph reaches the patch all the same."""
+    inside = torch.zeros(image.shape[1:], dtype=torch.bool, device=image.device)
+    return inside, 0.0 * values.sum()
+
+
 def _warp_single(image: Tensor, values: Tensor, paste: _Paste, n: int) -> tuple[Tensor, Tensor]:
     height, width = values.shape[1:]
     if height == 0 or width == 0:
-        return torch.zeros_like(image[0], dtype=torch.bool), image + 0.0 * values.sum()
+        return _nowhere(image, values)
     row, col = _rotated(image, paste, n, (height, width), paste.transform[n, 2])
-    return _under_mask(row, col, height, width, paste.mask), _bilinear(values, row, col)
+    values = values.double()
+    warped = _bilinear(lambda i, j: values[:, i, j], (height, width), row, col)
+    return _under_mask(row, col, height, width, paste.mask), warped
+
+
+def _around(at: Tensor, side: int) -> Tensor:
+    """The samples of an axis of ``side`` samples that positions ``at`` lie between."""
+    least, most = (int(extreme) for extreme in torch.aminmax(at.clamp(0, side - 1)))
+    return torch.arange(least, min(most + 2, side), device=at.device)
 
 
 def _warp_nested(image: Tensor, values: Tensor, paste: _Paste, n: int) -> tuple[Tensor, Tensor]:
     height, width = values.shape[1:]
-    if paste.mask is not None:
-        values = values * paste.mask
     zoom = float(paste.transform[n, 2])
     sides = (round(height * zoom), round(width * zoom))
-    if min(sides) == 0 or min(height, width) == 0:
-        return torch.zeros_like(image[0], dtype=torch.bool), image + 0.0 * values.sum()
+    if min(sides) == 0 or min(height, width) == 0 or image.numel() == 0:
+        return _nowhere(image, values)
+    values = values.double()
+    if paste.mask is not None:
+        values = torch.where(paste.mask.bool(), values, 0.0)
 
-    def sources(axis: int) -> Tensor:
-        index = torch.arange(sides[axis], dtype=torch.float64, device=image.device)
-        return index * (values.shape[1 + axis] - 1) / max(sides[axis] - 1, 1)
+    def source(index: Tensor, axis: int) -> Tensor:
+        return index.double() * (values.shape[1 + axis] - 1) / max(sides[axis] - 1, 1)
 
-    zoomed = _bilinear(values, sources(0)[:, None], sources(1)[None, :])
     row, col = _rotated(image, paste, n, sides, 1.0)
+    rows, cols = (_around(at, side) for at, side in zip((row, col), sides, strict=True))
+    at = source(rows, 0)[:, None], source(cols, 1)[None, :]
+    zoomed = _bilinear(lambda v, u: values[:, v, u], (height, width), *at)
     within = (row >= 0) & (row <= sides[0] - 1) & (col >= 0) & (col <= sides[1] - 1)
-    warped = torch.where(within, _bilinear(zoomed, row, col), 0.0)
+    warped = _bilinear(lambda i, j: zoomed[:, i - rows[0], j - cols[0]], sides, row, col)
+    warped = torch.where(within, warped, 0.0)
 
     i, j = (
         torch.arange(size, device=image.device) - paste.top_left[n, axis]
         for axis, size in enumerate(image.shape[1:])
     )
     boxed = ((i >= 0) & (i < sides[0]))[:, None] & ((j >= 0) & (j < sides[1]))[None, :]
-    v = (sources(0) + 0.5).floor().long().clamp_max(height - 1)[i.clamp(0, sides[0] - 1)]
-    u = (sources(1) + 0.5).floor().long().clamp_max(width - 1)[j.clamp(0, sides[1] - 1)]
+    v = (source(i.clamp(0, sides[0] - 1), 0) + 0.5).floor().long().clamp_max(height - 1)
+    u = (source(j.clamp(0, sides[1] - 1), 1) + 0.5).floor().long().clamp_max(width - 1)
     covered = boxed if paste.mask is None else boxed & paste.mask.bool()[v[:, None], u[None, :]]
     return covered, warped

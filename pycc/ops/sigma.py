@@ -17,9 +17,11 @@ def _checked(
     points: Tensor, neighbours: int, beta: float, single: float | None
 ) -> tuple[Tensor, Tensor | None]:
     """Points as float64, and the answer where it needs no neighbour."""
-    _check.points(_OP, points)
+    points = _check.points(_OP, points)
     _check.integer(_OP, "neighbours", neighbours, 1, _MAX_NEIGHBOURS)
     _check.number(_OP, "beta", beta, 0.0, _MAX_SIGMA)
+    if single is not None:
+        _check.number(_OP, "single", single, 0.0, _MAX_SIGMA)
     if len(points) == 0:
         return points, torch.zeros(0, dtype=torch.float32, device=points.device)
     if len(points) == 1:
@@ -28,7 +30,6 @@ def _checked(
                 f"{_OP}: one point has no neighbour; pass single=, the sigma of a lone head "
                 "(published: (H + W) / 8)"
             )
-        _check.number(_OP, "single", single, 0.0, _MAX_SIGMA)
         return points, torch.full((1,), single, dtype=torch.float32, device=points.device)
     return points.detach().to(torch.float64).contiguous(), None
 
@@ -48,17 +49,17 @@ def adaptive_sigma(
 
     Returns:
         [N] float32, in pixels: beta times the mean distance. Never NaN or infinite. Not
-        differentiable.
+        differentiable: no gradient or tangent of points reaches it.
 
     Raises:
-        ValueError: a bad argument, or one point and no ``single``.
+        ValueError, TypeError: a bad argument, or one point and no ``single``.
     """
     if _native.use_reference():
         return adaptive_sigma_reference(points, neighbours=neighbours, beta=beta, single=single)
     exact, answer = _checked(points, neighbours, beta, single)
     if answer is not None:
         return answer
-    sigma: Tensor = _adaptive_sigma(exact, neighbours, beta)
+    sigma: Tensor = _adaptive_sigma(exact, int(neighbours), float(beta))
     return sigma
 
 
@@ -85,8 +86,11 @@ def adaptive_sigma_reference(
 
 @torch.library.custom_op("pycc::adaptive_sigma", mutates_args=())
 def _adaptive_sigma(points: Tensor, neighbours: int, beta: float) -> Tensor:
+    # Points that are NaN or infinite are in no order, which the search for neighbours relies on.
+    _check.points(_OP, points)
     points = _check.raw(_OP, "points", points, torch.float64, (None, 2), points.device)
     _check.integer(_OP, "neighbours", neighbours, 1, _MAX_NEIGHBOURS)
+    _check.number(_OP, "beta", beta, 0.0, _MAX_SIGMA)
     _check.integer(_OP, "N", len(points), 2, 1 << 40)
     sigma = torch.empty(len(points), dtype=torch.float32, device=points.device)
     pointers = (sigma.data_ptr(), points.data_ptr())

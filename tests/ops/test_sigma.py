@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.spatial import cKDTree
@@ -40,23 +40,58 @@ def test_it_is_the_mean_distance_to_the_nearest_others(
     np.testing.assert_allclose(got.cpu().numpy(), expected, rtol=1e-6, atol=1e-9)
 
 
-@given(
-    hnp.arrays(
-        np.float64,
-        st.tuples(st.integers(2, 40), st.just(2)),
-        elements=st.floats(-(2.0**30), 2.0**30, width=32),
-    ),
-    st.integers(1, 8),
-    st.floats(0.0, 2.0),
+VIEWS = {
+    "as it is": lambda t: t,
+    "transposed": lambda t: t.T.contiguous().T,
+    "sliced": lambda t: t.repeat_interleave(2, 0)[::2],
+    "flipped": lambda t: t.flip(0),
+    "expanded": lambda t: t[:1].expand_as(t),
+    "negated": lambda t: torch.complex(torch.zeros_like(t), -t).conj().imag,  # lazily
+}
+coordinates = hnp.arrays(
+    np.float64,
+    st.tuples(st.integers(0, 40), st.just(2)),
+    elements=st.floats(-(2.0**30), 2.0**30, width=32),
 )
+
+
+@given(
+    coordinates,
+    st.sampled_from(list(VIEWS)),
+    st.sampled_from([torch.float32, torch.float64]),
+    st.integers(1, 32),
+    st.floats(0.0, 2.0),
+    st.floats(0.0, 1e9),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_kernel_and_twin_agree_on_any_points(
-    points: np.ndarray, neighbours: int, beta: float
+    device: torch.device,
+    points: np.ndarray,
+    view: str,
+    dtype: torch.dtype,
+    neighbours: int,
+    beta: float,
+    single: float,
 ) -> None:
-    tensor = torch.from_numpy(points)
-    got = adaptive_sigma(tensor, neighbours=neighbours, beta=beta)
-    expected = adaptive_sigma_reference(tensor, neighbours=neighbours, beta=beta)
+    tensor = VIEWS[view](torch.from_numpy(points).to(device, dtype))
+    options = {"neighbours": neighbours, "beta": beta, "single": single}
+    got = adaptive_sigma(tensor, **options)
+    assert got.shape == (len(points),)
     assert torch.isfinite(got).all()
-    torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(
+        got, adaptive_sigma_reference(tensor, **options), rtol=1e-6, atol=1e-9
+    )
+
+
+@given(coordinates, st.sampled_from([float("nan"), float("inf"), float("-inf")]), st.data())
+def test_points_that_are_nowhere_are_refused(points: np.ndarray, nowhere: float, data) -> None:
+    tensor = torch.from_numpy(np.concatenate([points, np.zeros((2, 2))]))
+    tensor.view(-1)[data.draw(st.integers(0, tensor.numel() - 1))] = nowhere
+    for op in (adaptive_sigma, adaptive_sigma_reference):
+        with pytest.raises(ValueError, match=r"adaptive_sigma: points must be finite .*, got"):
+            op(tensor)
+    with pytest.raises(ValueError, match=r"adaptive_sigma: points must be finite .*, got"):
+        torch.ops.pycc.adaptive_sigma(tensor, 3, 0.3)
 
 
 def test_the_result_does_not_depend_on_threads(with_threads) -> None:
@@ -114,14 +149,23 @@ def test_reference_runs_the_twin() -> None:
         (torch.tensor([[0.0, 2e9]] * 2), {}, ValueError, "within ±2\\^30 pixels"),
         (torch.zeros(3, 2, device="meta"), {}, ValueError, "points must hold values"),
         (torch.zeros(3, 2), {"neighbours": 0}, ValueError, r"neighbours must be within \[1, 32\]"),
-        (torch.zeros(3, 2), {"neighbours": 33}, ValueError, "neighbours"),
+        (torch.zeros(3, 2), {"neighbours": 33}, ValueError, "neighbours must be .*, got 33"),
         (torch.zeros(3, 2), {"neighbours": 2.0}, TypeError, "neighbours must be an int"),
-        (torch.zeros(3, 2), {"beta": float("nan")}, ValueError, "beta"),
-        (torch.zeros(3, 2), {"beta": -1.0}, ValueError, "beta"),
-        (torch.zeros(3, 2), {"beta": 1e300}, ValueError, "beta"),
+        (torch.zeros(3, 2), {"beta": float("nan")}, ValueError, "beta must be within .*, got nan"),
+        (torch.zeros(3, 2), {"beta": -1.0}, ValueError, "beta must be within .*, got -1"),
+        (torch.zeros(3, 2), {"beta": 1e300}, ValueError, r"beta must be within .*, got 1e\+300"),
         (torch.zeros(3, 2), {"beta": "wide"}, TypeError, "beta must be a number, got str"),
-        (torch.zeros(1, 2), {"single": -1.0}, ValueError, "single"),
-        (torch.zeros(1, 2), {"single": 1e300}, ValueError, "single"),
+        *(
+            (torch.zeros(count, 2), {"single": single}, error, message)
+            for count in (0, 1, 3)  # also where it is not needed
+            for single, error, message in (
+                (-1.0, ValueError, "single must be within .*, got -1"),
+                (1e300, ValueError, r"single must be within .*, got 1e\+300"),
+                (float("nan"), ValueError, "single must be within .*, got nan"),
+                ("x", TypeError, "single must be a number, got str"),
+                ({}, TypeError, "single must be a number, got dict"),
+            )
+        ),
     ],
 )
 @pytest.mark.parametrize("op", [adaptive_sigma, adaptive_sigma_reference])
@@ -130,23 +174,38 @@ def test_bad_arguments(op, points, options, error, message) -> None:
         op(points, **options)
 
 
-def test_registration() -> None:
-    from pycc.ops.sigma import _adaptive_sigma
+@pytest.mark.parametrize("op", [adaptive_sigma, adaptive_sigma_reference])
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_no_gradient_reaches_the_widths(op, count: int) -> None:
+    assert not op(scattered(count).requires_grad_(), single=1.0).requires_grad
 
+
+def test_registration(device: torch.device) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, from inside opcheck
-        torch.library.opcheck(_adaptive_sigma, (scattered(20), 3, 0.3))
+        torch.library.opcheck(
+            torch.ops.pycc.adaptive_sigma.default, (scattered(20).to(device), 3, 0.3)
+        )
 
 
 @pytest.mark.parametrize(
-    ("points", "neighbours", "message"),
+    ("change", "message"),
     [
-        (scattered(5).float(), 3, "points must be float64"),
-        (scattered(5), 1000, "neighbours must be within"),
-        (scattered(2)[:1], 3, "N must be within"),
-        (scattered(6).reshape(4, 3), 3, "points must be"),
+        ({"points": scattered(5).float()}, "points must be float64, got float32"),
+        ({"points": scattered(6).reshape(4, 3)}, r"points must be .*, got \[4, 3\]"),
+        ({"points": scattered(5).to_sparse()}, "points must be a dense tensor"),
+        ({"points": scattered(5) * float("nan")}, "points must be finite .*, got nan to nan"),
+        ({"points": scattered(2)[:1]}, r"N must be within \[2, .*\], got 1"),
+        ({"neighbours": 0}, r"neighbours must be within \[1, 32\], got 0"),
+        ({"neighbours": 1000}, r"neighbours must be within \[1, 32\], got 1000"),
+        ({"beta": float("nan")}, r"beta must be within \[0, 1e\+09\], got nan"),
+        ({"beta": float("inf")}, r"beta must be within \[0, 1e\+09\], got inf"),
+        ({"beta": -1.0}, r"beta must be within \[0, 1e\+09\], got -1"),
+        ({"beta": 1e300}, r"beta must be within \[0, 1e\+09\], got 1e\+300"),
     ],
 )
-def test_the_registered_op_checks_before_it_hands_out_pointers(points, neighbours, message) -> None:
-    with pytest.raises(ValueError, match=message):
-        torch.ops.pycc.adaptive_sigma(points, neighbours, 0.3)
+def test_the_registered_op_checks_before_it_hands_out_pointers(change, message) -> None:
+    arguments = {"points": scattered(5), "neighbours": 3, "beta": 0.3}
+    torch.ops.pycc.adaptive_sigma(**arguments)
+    with pytest.raises(ValueError, match=f"adaptive_sigma: {message}"):
+        torch.ops.pycc.adaptive_sigma(**{**arguments, **change})
