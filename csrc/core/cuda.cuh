@@ -20,4 +20,11 @@ inline unsigned int blocks_for(std::int64_t count, std::int64_t per_block) {
     return static_cast<unsigned int>((count + per_block - 1) / per_block);
 }
 
+// Blocks for a kernel whose stride loop takes what these leave.
+inline unsigned int strided_blocks(std::int64_t count, std::int64_t per_block) {
+    constexpr std::int64_t kMost = std::int64_t{1} << 20;
+    const std::int64_t blocks = (count + per_block - 1) / per_block;
+    return static_cast<unsigned int>(blocks < kMost ? blocks : kMost);
+}
+
 }  // namespace pycc

@@ -7,7 +7,6 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kMarkThreads = 1024;
-constexpr std::int64_t kMostBlocks = std::int64_t{1} << 20;
 
 // One block a row: as long as entries are missing, its threads take that many words of the stream.
 __global__ void __launch_bounds__(kMarkThreads)
@@ -126,15 +125,12 @@ __global__ void __launch_bounds__(kMarkThreads)
 }
 
 void mark_rows(std::uint32_t* bits, const Ablation& ablation, cudaStream_t stream) {
-    const auto blocks =
-        static_cast<unsigned int>(ablation.rows() < kMostBlocks ? ablation.rows() : kMostBlocks);
-    mark_kernel<<<blocks, kMarkThreads, 0, stream>>>(bits, ablation);
+    mark_kernel<<<strided_blocks(ablation.rows(), 1), kMarkThreads, 0, stream>>>(bits, ablation);
     check_launch("ablate: mark");
 }
 
 dim3 grid_of(std::int64_t planes, std::int64_t plane) {
-    const std::int64_t across = plane < kMostBlocks * kThreads ? plane : kMostBlocks * kThreads;
-    return {blocks_for(across, kThreads),
+    return {strided_blocks(plane, kThreads),
             static_cast<unsigned int>(planes < 65535 ? planes : 65535)};
 }
 
@@ -154,7 +150,7 @@ void ablate_backward_cuda(float* grad_images, std::uint32_t* bits, const float* 
                           const Ablation& ablation, cudaStream_t stream) {
     const std::int64_t planes = ablation.images * ablation.channels;
     if (planes * ablation.plane == 0) return;
-    if (ablation.draws > 0) mark_rows(bits, ablation, stream);
+    mark_rows(bits, ablation, stream);
     sum_kernel<<<grid_of(planes, ablation.plane), kThreads, 0, stream>>>(grad_images, bits,
                                                                          grad_out, ablation);
     check_launch("ablate backward");

@@ -21,10 +21,8 @@ __global__ void __launch_bounds__(kThreads)
 void log_probability_cuda(double* out, const Draws& draws, Event event, Rounding rounding,
                           cudaStream_t stream) {
     if (draws.count == 0) return;
-    constexpr std::int64_t kMost = std::int64_t{1} << 30;
-    const std::int64_t work = draws.count < kMost ? draws.count : kMost;
-    log_probability_kernel<<<blocks_for(work, kThreads), kThreads, 0, stream>>>(out, draws, event,
-                                                                                rounding);
+    log_probability_kernel<<<strided_blocks(draws.count, kThreads), kThreads, 0, stream>>>(
+        out, draws, event, rounding);
     check_launch("log_probability");
 }
 

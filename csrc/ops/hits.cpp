@@ -238,10 +238,18 @@ void count_sets(std::int64_t* worst, const HitSizes& sizes, std::int64_t pixels,
     find_worst(worst, total, levels, grid, sizes);
 }
 
-// Bit i of the result is byte i of eight bytes of 0 and 1: the product moves each to the top byte.
+#if defined(__BYTE_ORDER__)
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "pack_bytes takes the lowest byte first");
+#endif
+
+// Bit i of the result says whether byte i of eight is not 0: each is folded onto its lowest bit,
+// and the product moves those to the top byte.
 Word pack_bytes(const std::uint8_t* bytes /* [8] */) {
     Word eight;
     std::memcpy(&eight, bytes, sizeof(eight));
+    eight |= eight >> 4 & 0x0F0F0F0F0F0F0F0FU;
+    eight |= eight >> 2 & 0x3F3F3F3F3F3F3F3FU;
+    eight |= eight >> 1;
     return (eight & 0x0101010101010101U) * 0x0102040810204080U >> 56;
 }
 
@@ -257,7 +265,7 @@ PYCC_SIMD void pack_mask(Word* flat /* [flat_words] */, const std::uint8_t* mask
     }
     Word rest = 0;
     for (std::int64_t i = whole * kWordBits; i < pixels; ++i) {
-        rest |= static_cast<Word>(mask[i] & 1U) << (i % kWordBits);
+        rest |= static_cast<Word>(mask[i] != 0) << (i % kWordBits);
     }
     if (pixels % kWordBits > 0) flat[whole] = rest;
     flat[words_for(pixels)] = 0;

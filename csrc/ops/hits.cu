@@ -5,15 +5,9 @@ namespace pycc {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr std::int64_t kMostBlocks = std::int64_t{1} << 22;  // the stride loops take the rest
 
 using Word = unsigned long long;  // what atomicOr takes; as wide as std::uint64_t
 static_assert(sizeof(Word) == sizeof(std::uint64_t));
-
-unsigned int grid_for(std::int64_t work) {
-    const std::int64_t blocks = (work + kThreads - 1) / kThreads;
-    return static_cast<unsigned int>(blocks < kMostBlocks ? blocks : kMostBlocks);
-}
 
 __device__ std::int64_t first_item() {
     return std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
@@ -123,7 +117,8 @@ __global__ void count_kernel(std::int32_t* __restrict__ hits /* [rows,cols] */,
 void count_bitmaps(std::int32_t* hits, std::uint64_t* flat, std::uint64_t* spare, std::int64_t sets,
                    const HitSizes& sizes, cudaStream_t stream) {
     const std::int64_t slot = mask_hits_scratch(sizes);
-    const unsigned int grid = grid_for(sets * sizes.height * words_for(sizes.width));
+    const unsigned int grid =
+        strided_blocks(sets * sizes.height * words_for(sizes.width), kThreads);
     rows_kernel<<<grid, kThreads, 0, stream>>>(spare, flat, sets, slot, sizes);
     check_launch("mask_hits rows");
     std::uint64_t *bits = spare, *next = flat;
@@ -146,8 +141,8 @@ void count_bitmaps(std::int32_t* hits, std::uint64_t* flat, std::uint64_t* spare
         swap();
         reach += shift;
     }
-    count_kernel<<<grid_for(sizes.rows() * sizes.cols()), kThreads, 0, stream>>>(hits, bits, sets,
-                                                                                 slot, sizes);
+    count_kernel<<<strided_blocks(sizes.rows() * sizes.cols(), kThreads), kThreads, 0, stream>>>(
+        hits, bits, sets, slot, sizes);
     check_launch("mask_hits count");
 }
 
@@ -169,8 +164,8 @@ void mask_hits_cuda(std::int32_t* hits, std::uint64_t* scratch, const std::int64
     if (error != cudaSuccess) {
         throw std::runtime_error(std::string("mask_hits: ") + cudaGetErrorString(error));
     }
-    scatter_kernel<<<grid_for(end - begin), kThreads, 0, stream>>>(scratch, indices, offsets, first,
-                                                                   last, begin, end, slot, sizes);
+    scatter_kernel<<<strided_blocks(end - begin, kThreads), kThreads, 0, stream>>>(
+        scratch, indices, offsets, first, last, begin, end, slot, sizes);
     check_launch("mask_hits scatter");
     count_bitmaps(hits, scratch, scratch + sets * slot, sets, sizes, stream);
 }
@@ -180,7 +175,7 @@ void mask_hits_dense_cuda(std::int32_t* hits, std::uint64_t* scratch, const std:
                           cudaStream_t stream) {
     const std::int64_t sets = last - first, slot = mask_hits_scratch(sizes);
     if (sets == 0) return;
-    pack_kernel<<<grid_for(sets * flat_words(sizes) * 32), kThreads, 0, stream>>>(
+    pack_kernel<<<strided_blocks(sets * flat_words(sizes) * 32, kThreads), kThreads, 0, stream>>>(
         scratch, masks + first * sizes.height * sizes.width, sets, slot, sizes);
     check_launch("mask_hits pack");
     count_bitmaps(hits, scratch, scratch + sets * slot, sets, sizes, stream);

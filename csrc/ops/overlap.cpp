@@ -104,7 +104,7 @@ template <class Key>
     return values[k - 1];
 }
 
-// Writes the cells of a row that may be among its k largest, in their order; returns how many.
+// Writes the cells of a row that may be among its k largest; returns how many.
 [[gnu::always_inline]] inline std::int64_t gather_candidates(const float* row, std::int64_t cells,
                                                              std::int64_t k, const Groups& groups,
                                                              Room& room) {
@@ -119,23 +119,33 @@ template <class Key>
     for (std::int64_t g = 0; g < groups.count; ++g) keys[g] = order_key(maxima[g]);
     const float least = key_value(kth_largest(keys, groups.count, k));
 
-    // Written always, kept or not: no branch, for which way it goes is a coin toss. Nothing is less
-    // than NaN.
+    // Of equal cells the lower index is the larger: where more than k groups have no larger one
+    // than `least`, as in maps that are mostly 0, the first k cells that equal it do, and these
+    // groups are not searched. Nothing is less than NaN.
+    std::int64_t tied = 0;
+    for (std::int64_t g = 0; g < groups.count; ++g) tied += maxima[g] == least ? 1 : 0;
+    const bool many_tied = !has_nan && tied > k;
+    const auto remains = [&](float value) { return many_tied ? value > least : !(value < least); };
+
+    // Written always, kept or not: no branch, for which way it goes is a coin toss.
     std::int64_t living = 0, found = 0;
     for (std::int64_t g = 0; g < groups.count; ++g) {
         alive[living] = static_cast<std::uint32_t>(g);
-        living += has_nan || !(maxima[g] < least) ? 1 : 0;
+        living += has_nan || remains(maxima[g]) ? 1 : 0;
     }
+    const auto take = [&](std::int64_t i, bool kept) {
+        candidates[found] = static_cast<std::uint32_t>(i);
+        found += kept ? 1 : 0;
+    };
     for (std::int64_t first = 0; first < groups.depth * groups.count; first += groups.count) {
         for (std::int64_t n = 0; n < living; ++n) {
-            const std::int64_t i = first + alive[n];
-            candidates[found] = static_cast<std::uint32_t>(i);
-            found += row[i] < least ? 0 : 1;
+            take(first + alive[n], remains(row[first + alive[n]]));
         }
     }
-    for (std::int64_t i = groups.depth * groups.count; i < cells; ++i) {
-        candidates[found] = static_cast<std::uint32_t>(i);
-        found += row[i] < least ? 0 : 1;
+    for (std::int64_t i = groups.depth * groups.count; i < cells; ++i) take(i, remains(row[i]));
+    const std::int64_t larger = found;
+    for (std::int64_t i = 0; many_tied && i < cells && found - larger < k; ++i) {
+        take(i, row[i] == least);
     }
     return found;
 }

@@ -58,9 +58,13 @@ __device__ std::uint64_t least_rank(const float* __restrict__ row, std::int64_t 
             const unsigned int counting = __ballot_sync(kAll, counts);
             if (!counts) continue;
             const auto digit = static_cast<unsigned int>(rank >> shift) & (kBins - 1);
+#if __CUDA_ARCH__ >= 700  // one addition for all threads of the warp with this digit
             const unsigned int same = __match_any_sync(counting, digit);
             if (threadIdx.x % kWarp == static_cast<unsigned int>(__ffs(static_cast<int>(same))) - 1)
                 atomicAdd(&search.bins[digit], static_cast<std::uint32_t>(__popc(same)));
+#else
+            atomicAdd(&search.bins[digit], 1U);
+#endif
         }
         __syncthreads();
         if (threadIdx.x < kWarp) find_bin(search, wanted);
@@ -108,9 +112,7 @@ __global__ void __launch_bounds__(kThreads)
 void topk_overlap_cuda(std::int64_t* overlap, const float* a, const float* b, std::int64_t rows,
                        std::int64_t cells, std::int64_t k, cudaStream_t stream) {
     if (rows == 0) return;
-    constexpr std::int64_t kMost = 1 << 20;
-    const auto blocks = static_cast<unsigned int>(rows < kMost ? rows : kMost);
-    overlap_kernel<<<blocks, kThreads, 0, stream>>>(overlap, a, b, rows, cells, k);
+    overlap_kernel<<<strided_blocks(rows, 1), kThreads, 0, stream>>>(overlap, a, b, rows, cells, k);
     check_launch("topk_overlap");
 }
 

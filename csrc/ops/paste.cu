@@ -98,7 +98,7 @@ void paste_patch_cuda(float* out, const float* images, const float* patch, const
     if (sizes.patch_height * sizes.patch_width == 0) return;
     // A grid for the patch's own area; the stride loop takes what zoom and rotation add.
     const std::int64_t area = sizes.patch_height * sizes.patch_width;
-    const dim3 grid(blocks_for(area < (1 << 24) ? area : (1 << 24), kThreads),
+    const dim3 grid(strided_blocks(area, kThreads),
                     static_cast<unsigned int>(sizes.images < 65535 ? sizes.images : 65535));
     paste_kernel<<<grid, kThreads, 0, stream>>>(out, patch, mask, top_left, transform, sizes,
                                                 sampling);
@@ -112,8 +112,7 @@ void paste_patch_backward_cuda(float* grad_patch, const float* grad_out, const f
     const std::int64_t work =
         sizes.patches * sizes.channels * sizes.patch_height * sizes.patch_width;
     if (work == 0) return;
-    const std::int64_t most = std::int64_t{1} << 30;
-    paste_backward_kernel<<<blocks_for(work < most ? work : most, kThreads), kThreads, 0, stream>>>(
+    paste_backward_kernel<<<strided_blocks(work, kThreads), kThreads, 0, stream>>>(
         grad_patch, grad_out, patch, mask, top_left, transform, sizes, sampling);
     check_launch("paste_patch backward");
 }

@@ -42,13 +42,24 @@ template <bool kAdd>
     for (std::int64_t x = whole; x < width; ++x) take(x);
 }
 
+// Every other of eight values.
+template <int kFirst>
+[[gnu::always_inline]] inline FourFloats pick(const FourFloats& a, const FourFloats& b) {
+#if defined(__clang__) || __GNUC__ >= 12
+    return __builtin_shufflevector(a, b, kFirst, kFirst + 2, kFirst + 4, kFirst + 6);
+#else
+    using FourInts [[gnu::vector_size(16)]] = std::int32_t;
+    return __builtin_shuffle(a, b, FourInts{kFirst, kFirst + 2, kFirst + 4, kFirst + 6});
+#endif
+}
+
 // Sums of neighbouring pairs: 2 * count values become count, a multiple of 4; in place or not.
 [[gnu::always_inline]] inline void add_pairs(float* sums, const float* values, std::int64_t count) {
     for (std::int64_t x = 0; x < count; x += 4) {
         FourFloats a, b;
         std::memcpy(&a, values + 2 * x, sizeof a);
         std::memcpy(&b, values + 2 * x + 4, sizeof b);
-        a = __builtin_shufflevector(a, b, 0, 2, 4, 6) + __builtin_shufflevector(a, b, 1, 3, 5, 7);
+        a = pick<0>(a, b) + pick<1>(a, b);
         std::memcpy(sums + x, &a, sizeof a);
     }
 }
@@ -247,17 +258,25 @@ class Search {
     void filter(const Area& area) {
         const double scale = outward(sizes_.window_height);
         Area left{area.top, area.top, area.right, area.left};  // nothing yet
+        std::int64_t gap = 0;                                  // rows since the last that is left
         const auto flush = [&] {
             if (left.left < left.right) exact(left);
             left = {area.top, area.top, area.right, area.left};
         };
+        // Beginning anew costs column sums over the window's height: as much as an eighth as many
+        // rows of sums.
+        const std::int64_t most_gap = sizes_.window_height / 8;
         std::int64_t strip = area.left;
         fine_.compute(map_, sizes_.width, sizes_.window_height, sizes_.window_width, area,
                       [&](std::int64_t y, std::int64_t x, const float* sums, std::int64_t count) {
                           if (x != strip) flush();
                           strip = x;
                           const float least = limit(y, scale);
-                          if (!any_reaches(sums, count, least)) return flush();
+                          if (!any_reaches(sums, count, least)) {
+                              if (++gap > most_gap) flush();
+                              return;
+                          }
+                          gap = 0;
                           std::int64_t first = 0, last = count;
                           while (sums[first] < least) ++first;
                           while (sums[last - 1] < least) --last;

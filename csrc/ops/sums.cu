@@ -122,11 +122,6 @@ __global__ void __launch_bounds__(kThreads)
     }
 }
 
-unsigned int grid_for(std::int64_t blocks) {
-    constexpr std::int64_t kMost = std::int64_t{1} << 24;
-    return static_cast<unsigned int>(blocks < kMost ? blocks : kMost);
-}
-
 }  // namespace
 
 void max_window_sum_cuda(double* sum, std::int64_t* place, double* columns, double* tails,
@@ -135,15 +130,16 @@ void max_window_sum_cuda(double* sum, std::int64_t* place, double* columns, doub
     if (sizes.maps == 0) return;
     const std::int64_t blocks = (sizes.rows() + sizes.window_height - 1) / sizes.window_height;
     const std::int64_t work = sizes.maps * blocks * sizes.width;
-    columns_kernel<<<grid_for((work + kThreads - 1) / kThreads), kThreads, 0, stream>>>(
-        columns, maps, sizes, blocks);
+    columns_kernel<<<strided_blocks(work, kThreads), kThreads, 0, stream>>>(columns, maps, sizes,
+                                                                            blocks);
     check_launch("max_window_sum columns");
     const auto bytes = tails == nullptr ? static_cast<std::size_t>(2 * sizes.width) * sizeof(double)
                                         : std::size_t{0};
-    rows_kernel<<<grid_for(sizes.maps * sizes.rows()), kThreads, bytes, stream>>>(row_best, columns,
-                                                                                  tails, sizes);
+    rows_kernel<<<strided_blocks(sizes.maps * sizes.rows(), 1), kThreads, bytes, stream>>>(
+        row_best, columns, tails, sizes);
     check_launch("max_window_sum rows");
-    maps_kernel<<<grid_for(sizes.maps), kThreads, 0, stream>>>(sum, place, row_best, sizes);
+    maps_kernel<<<strided_blocks(sizes.maps, 1), kThreads, 0, stream>>>(sum, place, row_best,
+                                                                        sizes);
     check_launch("max_window_sum");
 }
 

@@ -7,12 +7,6 @@ namespace {
 constexpr int kLanes = 32;  // of a warp, along a row of the image
 constexpr int kRows = 8;    // rows that a block works on at a time
 constexpr int kThreads = kLanes * kRows;
-constexpr std::int64_t kMostBlocks = std::int64_t{1} << 20;  // the stride loops take the rest
-
-unsigned int blocks_for_rows(std::int64_t rows) {
-    const std::int64_t blocks = (rows + kRows - 1) / kRows;
-    return static_cast<unsigned int>(blocks < kMostBlocks ? blocks : kMostBlocks);
-}
 
 // A warp a row; a thread kStep neighbouring pixels, written at once.
 template <int kStep>
@@ -107,10 +101,10 @@ void keep_windows_cuda(float* out, const float* images, const std::int64_t* top_
     const dim3 block(kLanes, kRows);
     if (sizes.width % 4 == 0 && reinterpret_cast<std::uintptr_t>(out) % sizeof(float4) == 0) {
         keep_kernel<4>
-            <<<blocks_for_rows(rows), block, 0, stream>>>(out, images, top_left, fill, sizes);
+            <<<strided_blocks(rows, kRows), block, 0, stream>>>(out, images, top_left, fill, sizes);
     } else {
         keep_kernel<1>
-            <<<blocks_for_rows(rows), block, 0, stream>>>(out, images, top_left, fill, sizes);
+            <<<strided_blocks(rows, kRows), block, 0, stream>>>(out, images, top_left, fill, sizes);
     }
     check_launch("keep_windows");
 }
@@ -120,7 +114,7 @@ void keep_windows_backward_cuda(float* grad_images, const float* grad_out,
                                 cudaStream_t stream) {
     const std::int64_t rows = sizes.images * sizes.channels * sizes.height;
     if (rows * sizes.width == 0) return;
-    keep_backward_kernel<<<blocks_for_rows(rows), dim3(kLanes, kRows), 0, stream>>>(
+    keep_backward_kernel<<<strided_blocks(rows, kRows), dim3(kLanes, kRows), 0, stream>>>(
         grad_images, grad_out, top_left, sizes);
     check_launch("keep_windows backward");
 }

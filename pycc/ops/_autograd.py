@@ -15,25 +15,33 @@ class _Into(torch.autograd.Function):
         ctx: Any,
         out: Tensor,
         images: Tensor,
-        write: Callable[[Tensor, Tensor], None],
-        backward: Callable[[Tensor], Tensor],
+        write: Callable[..., None],
+        backward: Callable[..., Tensor],
+        *others: Tensor,
     ) -> Tensor:
-        write(out, images)
+        write(out, images, *others)
         ctx.mark_dirty(out)
+        ctx.save_for_backward(*others)
         ctx.pull_back = backward
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return None, ctx.pull_back(grad), None, None
+        others = ctx.saved_tensors
+        return None, ctx.pull_back(grad, *others), None, None, *(None for _ in others)
 
 
 def into(
     out: Tensor,
     images: Tensor,
-    write: Callable[[Tensor, Tensor], None],
-    backward: Callable[[Tensor], Tensor],
+    *others: Tensor,
+    write: Callable[..., None],
+    backward: Callable[..., Tensor],
 ) -> Tensor:
-    """``out`` filled by ``write(out, images)``, with ``backward`` as the gradient of images."""
-    filled: Tensor = _Into.apply(out.detach(), images, write, backward)  # type: ignore[no-untyped-call]
+    """``out`` filled by ``write(out, images, *others)``; ``backward(grad, *others)`` -> images.
+
+    ``others`` are the tensors that the gradient depends on: autograd sees where they have changed
+    since.
+    """
+    filled: Tensor = _Into.apply(out.detach(), images, write, backward, *others)  # type: ignore[no-untyped-call]
     return filled

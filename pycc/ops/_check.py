@@ -7,12 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 
 def is_tensor(op: str, name: str, value: object, expected: str) -> Tensor:
     """``value`` as a tensor; TypeError otherwise."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{op}: {name} must be a tensor {expected}, got {type(value).__name__}")
+    if value.is_nested:
+        raise ValueError(f"{op}: {name} must be a dense tensor {expected}, got a nested one")
     if value.layout != torch.strided:
         raise ValueError(f"{op}: {name} must be a dense tensor {expected}, got {value.layout}")
     return value
@@ -47,8 +50,42 @@ def on_device(op: str, name: str, tensor: Tensor, device: torch.device, other: s
     return tensor
 
 
+def same_device(op: str, *tensors: Tensor | None) -> None:
+    """ValueError unless all are on one device; for what stands in for a kernel without running."""
+    devices = {tensor.device for tensor in tensors if tensor is not None}
+    if len(devices) > 1:
+        listed = " and ".join(sorted(str(device) for device in devices))
+        raise ValueError(f"{op}: tensors must be on one device, got {listed}")
+
+
+def device(op: str, value: object) -> torch.device:
+    """``value`` as a device that tensors with values can be on."""
+    if not isinstance(value, str | torch.device):
+        raise TypeError(f"{op}: device must be a name, got {type(value).__name__}")
+    try:
+        named = torch.device(value)
+    except RuntimeError:
+        named = torch.device("meta")
+    if named.type not in ("cpu", "cuda"):
+        raise ValueError(f"{op}: device must be cpu or cuda, got {str(value)!r}")
+    if named.type == "cuda" and (named.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"{op}: device {value} is not there")
+    return named
+
+
+def reverse_only(op: str, *tensors: Tensor) -> None:
+    """ValueError where a tensor carries a tangent: kernels have derivatives of backward only."""
+    if forward_ad._current_level < 0:
+        return
+    unpack = forward_ad.unpack_dual
+    if any(unpack(tensor).tangent is not None for tensor in tensors):  # type: ignore[no-untyped-call]
+        raise ValueError(f"{op}: forward-mode derivatives are not there, only those of backward")
+
+
 def choice(op: str, name: str, value: str, choices: Sequence[str]) -> int:
     """The index of ``value`` among ``choices``."""
+    if not isinstance(value, str):
+        raise TypeError(f"{op}: {name} must be a string, got {type(value).__name__}")
     if value not in choices:
         known = ", ".join(repr(known) for known in choices)
         raise ValueError(f"{op}: {name} must be one of {known}, got {value!r}")
@@ -137,8 +174,10 @@ def points(op: str, value: object) -> Tensor:
     not_meta(op, "points", tensor)
     least, most = extremes(tensor)
     if not (least >= -MAX_COORDINATE and most <= MAX_COORDINATE):
-        raise ValueError(f"{op}: points must be finite and within ±2^30 pixels")
-    return tensor
+        raise ValueError(
+            f"{op}: points must be finite and within ±2^30 pixels, got {least:g} to {most:g}"
+        )
+    return tensor.resolve_neg()
 
 
 def not_meta(op: str, name: str, tensor: Tensor) -> Tensor:
@@ -161,7 +200,13 @@ def raw(
     shaped(op, name, tensor, expected, sizes)
     typed(op, name, tensor, dtype)
     on_device(op, name, tensor, device, "the other tensors")
-    return tensor.resolve_neg().contiguous()
+    plain = tensor.resolve_neg().contiguous()
+    return plain if _aligned(plain) else plain.clone()
+
+
+def _aligned(tensor: Tensor) -> bool:
+    """Whether the values lie where a kernel may read them: a buffer of bytes can begin anywhere."""
+    return tensor.data_ptr() % tensor.element_size() == 0
 
 
 def overlap(first: Tensor, second: Tensor) -> bool:
@@ -185,6 +230,21 @@ def output(op: str, out: object, shape: Sequence[int], device: torch.device) -> 
     on_device(op, "out", tensor, device, "the inputs")
     if not tensor.is_contiguous():
         raise ValueError(f"{op}: out must be contiguous, got strides {list(tensor.stride())}")
+    if not _aligned(tensor):
+        raise ValueError(f"{op}: out must begin at a multiple of 4 bytes, got {tensor.data_ptr()}")
+    if tensor.is_neg():
+        raise ValueError(f"{op}: out must hold its values, got a lazily negated view")
     if tensor.requires_grad:
         raise ValueError(f"{op}: out must not require a gradient")
+    return tensor
+
+
+def output_apart(
+    op: str, out: object, shape: Sequence[int], device: torch.device, **reads: Tensor
+) -> Tensor:
+    """``out`` like :func:`output`, which overlaps none of what is read."""
+    tensor = output(op, out, shape, device)
+    for name, read in reads.items():
+        if overlap(tensor, read):
+            raise ValueError(f"{op}: out must not overlap {name}")
     return tensor

@@ -90,11 +90,11 @@ def ablate(
     Randomized ablation (Levine and Feizi, "Robustness certificates for sparse adversarial attacks
     by randomized ablation", AAAI 2020) as used on crowd counters by Wu et al., arXiv 2104.10868.
     Which pixels are kept is a function of (seed, first_image + n, first_draw + j, k, size) alone:
-    the same on every device, for any number of threads and however a batch is split. A patch of
-    n pixels is untouched with ``probability_untouched(d, n, k)``, d the number of pixels, only
-    where all channels of a pixel are kept or filled together (``unit="pixel"``); the published code
-    draws array entries (``unit="element"``), of which a patch holds C times as many.
-    Differentiable in images. Kept values keep their bits, NaN included.
+    the same on every device, for any number of threads and however a batch is split. That a patch
+    of n pixels of d is untouched has the probability ``exp(log_probability_untouched(d, n, k))``
+    only where all channels of a pixel are kept or filled together (``unit="pixel"``); the published
+    code draws array entries (``unit="element"``), of which a patch holds C times as many.
+    Differentiable in images, backwards and twice too. Kept values keep their bits, NaN included.
 
     Args:
         images: [N,C,H,W] float32; at most 2^32 pixels (array entries) an image.
@@ -107,7 +107,7 @@ def ablate(
         first_image: the number that keys the first image; image n of the batch has this plus n.
         first_draw: likewise of the first draw.
         out: where to put the result: [N*draws,C,H,W] float32, contiguous, apart from the inputs.
-            What is returned shares its memory and carries the gradient.
+            What is returned shares its memory and carries the gradient. For what is not compiled.
 
     Returns:
         [N*draws,C,H,W] float32; row n*draws+j is draw j of image n.
@@ -127,6 +127,7 @@ def ablate(
             first_draw=first_draw,
             out=out,
         )
+    _check.reverse_only(_OP, images)
     fills, key = _checked(
         images, k, seed, fill, draws, unit, first_image, first_draw, torch.float32
     )
@@ -137,16 +138,14 @@ def ablate(
     return _autograd.into(
         out,
         images,
-        lambda target, source: _fill(target, source, fills, key),
-        lambda grad: _ablate_backward(grad, *key),
+        write=lambda target, source: _fill(target, source, fills, key),
+        backward=lambda grad: _ablate_backward(grad, *key),
     )
 
 
 def _checked_out(out: Tensor, images: Tensor, fill: Tensor, draws: int) -> None:
-    _check.output(_OP, out, (len(images) * draws, *images.shape[1:]), images.device)
-    for name, tensor in (("images", images), ("fill", fill)):
-        if _check.overlap(out, tensor):
-            raise ValueError(f"{_OP}: out must not overlap {name}")
+    shape = (len(images) * draws, *images.shape[1:])
+    _check.output_apart(_OP, out, shape, images.device, images=images, fill=fill)
 
 
 def _native_key(shape: Sequence[int], key: _Key) -> Any:
@@ -155,7 +154,8 @@ def _native_key(shape: Sequence[int], key: _Key) -> Any:
     size = plane * channels if key.by_element else plane
     _check.integer(_OP, "the number of pixels or elements", size, 0, _WORD)
     _check.integer(_OP, "k", key.k, 0, size)
-    _check.integer(_OP, "draws", key.draws, 1, _WORD)
+    _check.integer(_OP, "first_image", key.first_image, 0, _WORD - max(count, 1))
+    _check.integer(_OP, "first_draw", key.first_draw, 0, _WORD - key.draws)
     return _native.module().Ablation(
         count,
         channels,
@@ -199,6 +199,8 @@ def _ablate(
     first_draw: int,
     by_element: bool,
 ) -> Tensor:
+    _check.shaped(_OP, "images", images, "[N,C,H,W]", (None,) * 4)
+    _check.integer(_OP, "draws", draws, 1, _WORD)
     out = images.new_empty((images.shape[0] * draws, *images.shape[1:]))
     _fill(out, images, fill, _Key(k, seed, first_image, draws, first_draw, by_element))
     return out
@@ -215,6 +217,7 @@ def _(
     first_draw: int,
     by_element: bool,
 ) -> Tensor:
+    _check.same_device(_OP, images, fill)
     return images.new_empty((images.shape[0] * draws, *images.shape[1:]))
 
 
@@ -322,7 +325,7 @@ def ablation_indices(
         seed: any integer of 64 bits.
         image: the number that keys the image, within [0, 2^32).
         draw: the number of the draw, within [0, 2^32).
-        device: where the result is made.
+        device: where the result is made, a CPU or CUDA device.
 
     Returns:
         [k] int64, ascending, distinct.
@@ -333,7 +336,8 @@ def ablation_indices(
     if _native.use_reference():
         return ablation_indices_reference(size, k, seed=seed, image=image, draw=draw, device=device)
     key = _checked_key(size, k, seed, image, draw)
-    indices = torch.empty(k, dtype=torch.int64, device=device)
+    where = _check.device("ablation_indices", device)
+    indices = torch.empty(k, dtype=torch.int64, device=where)
     native_key = _native.module().Ablation(1, 1, size, 1, k, False, *key)
     _run("ablation_indices", indices, 1, native_key)
     return indices
@@ -362,12 +366,13 @@ def ablation_indices_reference(
 ) -> Tensor:
     """The twin of :func:`ablation_indices`."""
     _checked_key(size, k, seed, image, draw)
+    where = _check.device("ablation_indices", device)
     words = partial(_next_words, Stream(seed, _PURPOSE, image=image, draw=draw), [])
     drops = k > size // 2
     chosen = _first_distinct(words, size, size - k if drops else k)
     if drops:
         chosen = np.setdiff1d(np.arange(size), chosen, assume_unique=True)
-    return torch.from_numpy(chosen).to(device)
+    return torch.from_numpy(chosen).to(where)
 
 
 def _next_words(stream: Stream, left_over: list[int], count: int) -> NDArray[np.uint32]:

@@ -51,12 +51,9 @@ def _sides(window: tuple[int, int], height: int, width: int) -> tuple[int, int]:
     return sides
 
 
-def _checked_out(out: Tensor, top_left: Tensor, fill: float | Tensor, images: Tensor) -> None:
-    count, size = len(images) * len(top_left), images.shape[1:]
-    _check.output(_OP, out, (count, *size), images.device)
-    for name, read in (("images", images), ("top_left", top_left), ("fill", fill)):
-        if isinstance(read, Tensor) and _check.overlap(out, read):
-            raise ValueError(f"{_OP}: out must not overlap {name}")
+def _checked_out(out: Tensor, top_left: Tensor, fill: Tensor, images: Tensor) -> None:
+    shape = (len(images) * len(top_left), *images.shape[1:])
+    _check.output_apart(_OP, out, shape, images.device, images=images, top_left=top_left, fill=fill)
 
 
 def keep_windows(
@@ -92,18 +89,20 @@ def keep_windows(
     """
     if _native.use_reference():
         return keep_windows_reference(images, top_left, window, fill=fill, out=out)
+    _check.reverse_only(_OP, images)
     checked = _checked(images, top_left, window, fill, torch.float32)
     places, sides = checked.top_left, (checked.height, checked.width)
     if out is None:
         kept: Tensor = _keep_windows(images, places, checked.fill, *sides)
         return kept
-    _checked_out(out, top_left, fill, images)
+    _checked_out(out, top_left, checked.fill, images)
     count = len(images)
     return _autograd.into(
         out,
         images,
-        lambda buffer, read: _fill(buffer, read, places, checked.fill, *sides),
-        lambda grad: _keep_windows_backward(grad, places, count, *sides),
+        places,
+        write=lambda buffer, read, places: _fill(buffer, read, places, checked.fill, *sides),
+        backward=lambda grad, places: _keep_windows_backward(grad, places, count, *sides),
     )
 
 
@@ -118,7 +117,7 @@ def keep_windows_reference(
     """The twin of :func:`keep_windows` in pure torch; takes float64 too."""
     checked = _checked(images, top_left, window, fill, torch.float32, torch.float64)
     if out is not None:
-        _checked_out(out, top_left, fill, images)
+        _checked_out(out, top_left, checked.fill, images)
     count, channels, height, width = images.shape
     rows = _inside(checked.top_left[:, 0], checked.height, height)  # [M,H]
     cols = _inside(checked.top_left[:, 1], checked.width, width)  # [M,W]
@@ -168,6 +167,8 @@ def _fill(
 def _keep_windows(
     images: Tensor, top_left: Tensor, fill: Tensor, height: int, width: int
 ) -> Tensor:
+    _check.shaped(_OP, "images", images, "[N,C,H,W]", (None,) * 4)
+    _check.shaped(_OP, "top_left", top_left, "[M,2] (y, x)", (None, 2))
     shape = (images.shape[0] * top_left.shape[0], *images.shape[1:])
     out = torch.empty(shape, dtype=images.dtype, device=images.device)
     _fill(out, images, top_left, fill, height, width)
@@ -176,6 +177,7 @@ def _keep_windows(
 
 @_keep_windows.register_fake
 def _(images: Tensor, top_left: Tensor, fill: Tensor, height: int, width: int) -> Tensor:
+    _check.same_device(_OP, images, top_left, fill)
     return images.new_empty((images.shape[0] * top_left.shape[0], *images.shape[1:]))
 
 
@@ -201,6 +203,7 @@ def _keep_windows_backward(
 
 @_keep_windows_backward.register_fake
 def _(grad: Tensor, top_left: Tensor, images: int, height: int, width: int) -> Tensor:
+    _check.same_device(_OP, grad, top_left)
     return grad.new_empty((images, *grad.shape[1:]))
 
 
