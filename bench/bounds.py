@@ -29,28 +29,24 @@ def torch_lgamma(n: Tensor, k: int) -> Tensor:
     return rest + math.lgamma(IMAGE + 1.0 - k) - math.lgamma(IMAGE + 1.0)
 
 
-def against_integers(k: int, target: float | None) -> Row:
+def against_integers(k: int, target: float | None) -> list[Row]:
     n = torch.from_numpy(Stream(0, "bench").integers(IMAGE // 2, COUNT))
-    few = n[:8].tolist()
+    few, buffer = n[:8].tolist(), torch.empty(COUNT, dtype=torch.float64)
     check(log_probability_untouched(IMAGE, n[:8], k), np.array([exact(x, k) for x in few]), 1e-14)
     slow = seconds(lambda: [exact(x, k) for x in few]) / len(few) * COUNT
-    return Row(
-        f"log probability, k = {k:,}, {COUNT:,} values",
-        "log_probability_untouched",
-        seconds(lambda: log_probability_untouched(IMAGE, n, k)),
-        "exact integers",
-        slow,
-        target,
-        f"{len(few)} values timed, scaled",
-        n.nbytes * 2,
-    )
+    subject, name = f"log probability, k = {k:,}, {COUNT:,} values", "log_probability_untouched"
+    time, size = seconds(lambda: log_probability_untouched(IMAGE, n, k)), n.nbytes * 2
+    note, fill = f"{len(few)} values timed, scaled", seconds(lambda: buffer.fill_(0.5))
+    return [
+        Row(subject, name, time, "exact integers", slow, target, note, size),
+        Row(subject, name, time, "fill of the result", fill, bytes=size, limit=True),
+    ]
 
 
 def rows() -> list[Row]:
     k = 45
     n = torch.from_numpy(Stream(0, "bench").integers(IMAGE // 2, COUNT))
     array, reals = n.numpy(), n.double()
-    buffer = torch.empty(COUNT, dtype=torch.float64)
 
     def kernel() -> Tensor:
         return log_probability_untouched(IMAGE, n, k)
@@ -66,25 +62,17 @@ def rows() -> list[Row]:
     check(kernel(), by_scipy(), 1e-6)
     check(kernel(), twin(), 0.0)
     integers = against_integers(k, None)
-    subject, name, time, size = integers.subject, integers.kernel, seconds(kernel), n.nbytes * 2
+    subject, name = integers[0].subject, integers[0].kernel
+    time, size = seconds(kernel), n.nbytes * 2
     outward = seconds(lambda: log_probability_untouched(IMAGE, n, k, rounding="down"))
     lgamma = seconds(lambda: torch_lgamma(reals, k))
     limit, budget = "budget of 20 million values a second", COUNT / 20e6
     return [
-        against_integers(5000, 1000),
-        integers,
+        *against_integers(5000, 1000),
+        *integers,
         Row(subject, name, time, limit, budget, 1.0, bytes=size),
         Row(subject, f"{name} down", outward, limit, budget, 1.0, bytes=size),
         Row(subject, name, time, "torch.lgamma", lgamma, bytes=size),
         Row(subject, name, time, "scipy gammaln", seconds(by_scipy), bytes=size),
         Row(subject, name, time, "twin", seconds(twin, budget=2.0), bytes=size),
-        Row(
-            subject,
-            name,
-            time,
-            "fill of the result",
-            seconds(lambda: buffer.fill_(0.5)),
-            bytes=size,
-            limit=True,
-        ),
     ]

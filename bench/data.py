@@ -13,7 +13,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from timer import Row, seconds, store, table
+from timer import Row, compare, seconds, store, table
 
 from pycc.data.synthetic import scene
 
@@ -45,6 +45,7 @@ def main() -> None:
         for heads in (20, 200, 800)
     ]
     print(table(rows))
+    compare("data-cpu", rows)
     if not arguments.no_store:
         print(f"stored in {store('data-cpu', rows)}")
 

@@ -106,9 +106,11 @@ def neighbours(count: int) -> list[Row]:
     name, time, size = "adaptive_sigma", seconds(kernel), points.nbytes + 4 * count
     subject = f"adaptive sigma, {count:,} heads"
     tree = seconds(lambda: baselines.neighbour_widths(array))
+    read = seconds(lambda: points.sum())
     rows = [
         Row(subject, name, time, "cKDTree", tree, bytes=size),
         Row(subject, name, time, "budget of 0.2 s", 0.2, 1.0, bytes=size),
+        Row(subject, name, time, "read of the points", read, bytes=size, limit=True),
     ]
     if count <= 3000:  # the twin compares all pairs
         twin = seconds(lambda: adaptive_sigma_reference(points))

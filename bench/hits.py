@@ -53,7 +53,10 @@ def case(count: int, size: int, patch: int, budget: float) -> list[Row]:
     scale = count / FEW
     sums = seconds(lambda: integral(few, patch)) * scale
     twin = seconds(lambda: mask_hits_reference(few, SHAPE, patch)) * scale
+    bitmaps = torch.empty(count, SHAPE[0], SHAPE[1] // 32, dtype=torch.int32)
+    fill = seconds(lambda: bitmaps.fill_(0))
     return [
+        Row(subject, name, time, "fill of a bitmap a mask", fill, bytes=bitmaps.nbytes, limit=True),
         Row(subject, name, time, "integral images", sums, None, note, read),
         Row(subject, name, time, "twin", twin, None, note, read),
         Row(subject, name, time, f"budget of {budget:g} s", budget, 1.0, bytes=read),

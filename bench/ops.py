@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -23,7 +24,7 @@ import overlap
 import paste
 import sums
 import windows
-from timer import Row, store, table
+from timer import Row, compare, store, table
 
 from pycc.ops import info
 
@@ -51,10 +52,11 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     print(info())
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        found = pool.imap(measure, arguments.only or SUBJECTS)
-        rows = [row for rows in found for row in rows]
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as pool:
+        rows = [row for rows in pool.map(measure, arguments.only or SUBJECTS) for row in rows]
     print(table(rows))
+    compare("ops-cpu", rows)
     for row in rows:
         if not row.met:
             print(

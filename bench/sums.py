@@ -34,7 +34,7 @@ def integral(maps: Tensor, window: int) -> Tensor:
     return (across[..., window:] - across[..., :-window]).flatten(1).max(1).values
 
 
-def measured(kind: str, maps: Tensor, window: int, target: float | None) -> list[Row]:
+def measured(kind: str, maps: Tensor, window: int, target: float) -> list[Row]:
     def kernel() -> Tensor:
         return max_window_sum(maps, (window, window))[0]
 
@@ -65,7 +65,7 @@ def rows() -> list[Row]:
     cells, pixels = (64, (192, 256)), (16, (768, 1024))
     return [
         *measured("density maps", crowds(*cells, 200, 4.0), 28, 2),
-        *measured("noise", noise(*cells), 28, None),
+        *measured("noise", noise(*cells), 28, 2),
         *measured("density maps", crowds(*pixels, 200, 15.0), 81, 2),
-        *measured("noise", noise(*pixels), 81, None),
+        *measured("noise", noise(*pixels), 81, 2),
     ]

@@ -122,21 +122,27 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def store(name: str, rows: Sequence[Row]) -> Path:
-    """Write ``bench/results/NAME.json``; says how each ratio moved since the one before."""
+def compare(name: str, rows: Sequence[Row]) -> None:
+    """Say which ratios have moved since ``bench/results/NAME.json`` was stored."""
     path = RESULTS / f"{name}.json"
-    if path.exists():
-        before = {
-            (row["subject"], row["kernel"], row["baseline"]): row["ratio"]
-            for row in json.loads(path.read_text())["rows"]
-        }
-        for row in rows:
-            old = before.get((row.subject, row.kernel, row.baseline))
-            if old and not 0.8 < row.ratio / old < 1.25:
-                print(
-                    f"{row.subject}, {row.kernel} against {row.baseline}: "
-                    f"ratio {old:,.2f} before, {row.ratio:,.2f} now"
-                )
+    if not path.exists():
+        return
+    before = {
+        (row["subject"], row["kernel"], row["baseline"]): row["ratio"]
+        for row in json.loads(path.read_text())["rows"]
+    }
+    for row in rows:
+        old = before.get((row.subject, row.kernel, row.baseline))
+        if old and not 0.8 < row.ratio / old < 1.25:
+            print(
+                f"{row.subject}, {row.kernel} against {row.baseline}: "
+                f"ratio {old:,.2f} before, {row.ratio:,.2f} now"
+            )
+
+
+def store(name: str, rows: Sequence[Row]) -> Path:
+    """Write ``bench/results/NAME.json``."""
+    path = RESULTS / f"{name}.json"
     content = {
         "machine": machine(),
         "threads": torch.get_num_threads(),
