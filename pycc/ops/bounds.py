@@ -16,6 +16,9 @@ ROUNDINGS = ("down", "nearest", "up")
 MAX_POPULATION = 1 << 52
 """Largest d: sums of two sizes are then exact in float64."""
 
+_LEAST_PROBABILITY = 2.0**-1022
+"""The least float64 that is not subnormal."""
+
 _Log = Callable[..., Tensor]
 
 
@@ -31,8 +34,8 @@ def _checked(op: str, **sizes: int | Tensor) -> tuple[list[Tensor], tuple[int, .
         if isinstance(value, Tensor):
             _check.is_tensor(op, name, value, "of integers")
             _check.typed(op, name, value, torch.int64, torch.int32)
-            _check.not_meta(op, name, value)
             _check.on_device(op, name, value, device, "the other tensors")
+            _check.not_meta(op, name, value)
             checked.append(value.resolve_neg().to(torch.int64))
         else:
             size = _check.integer(op, name, value, 0, MAX_POPULATION)
@@ -52,13 +55,16 @@ def _domain_kept(op: str, result: Tensor, sizes: Sequence[Tensor]) -> Tensor:
     """``result``; on the CPU, ValueError if a NaN in it says that sizes were out of bounds."""
     if result.device.type != "cpu" or not math.isnan(_check.extremes(result)[0]):
         return result
-    at = result.isnan().nonzero()[0].tolist()
-    d, n, k = (int(size.expand(result.shape)[tuple(at)]) for size in sizes)
+    rule = "0 <= n <= d, 0 <= k <= d and d <= 2^52"
+    raise _out_of_bounds(op, rule, result.isnan(), **dict(zip("dnk", sizes, strict=True)))
+
+
+def _out_of_bounds(op: str, rule: str, where: Tensor, **sizes: Tensor) -> ValueError:
+    """An error that tells the first sizes that break the rule."""
+    at = where.nonzero()[0].tolist()
+    values = (f"{name}={int(size.expand(where.shape)[tuple(at)])}" for name, size in sizes.items())
     place = f" at {at}" if at else ""
-    raise ValueError(
-        f"{op}: sizes must satisfy 0 <= n <= d, 0 <= k <= d and d <= 2^52, "
-        f"got d={d}, n={n}, k={k}{place}"
-    )
+    return ValueError(f"{op}: sizes must satisfy {rule}, got {', '.join(values)}{place}")
 
 
 def _compiled(
@@ -273,8 +279,9 @@ def _largest(
 ) -> Tensor:
     op = "largest_untouched"
     (whole, drawn), _ = _checked(op, d=d, k=k)
-    if bool(((whole < 0) | (whole > MAX_POPULATION) | (drawn < 0) | (drawn > whole)).any()):
-        raise ValueError(f"{op}: sizes must satisfy 0 <= k <= d <= 2^52")
+    bad = (whole < 0) | (whole > MAX_POPULATION) | (drawn < 0) | (drawn > whole)
+    if bool(bad.any()):
+        raise _out_of_bounds(op, "0 <= k <= d <= 2^52", bad, d=whole, k=drawn)
     wanted = _probability(op, probability, whole.device)
     shape = _broadcast(op, ["d", "k", "probability"], [whole, drawn, wanted])
     below, above = _log_bounds(wanted)
@@ -296,28 +303,29 @@ def _largest(
 
 
 def _probability(op: str, probability: object, device: torch.device) -> Tensor:
-    """``probability``, a number or a float64 tensor on ``device``, within (0, 1]."""
+    """``probability``, a number or a float64 tensor on ``device``, positive and at most 1.
+
+    Subnormal numbers are refused: where the processor takes them for 0, none is.
+    """
     if isinstance(probability, Tensor):
         _check.is_tensor(op, "probability", probability, "or a number")
         _check.typed(op, "probability", probability, torch.float64)
-        _check.not_meta(op, "probability", probability)
         _check.on_device(op, "probability", probability, device, "d and k")
-        wanted = probability.detach().resolve_neg()
-    else:
-        number = _check.number(op, "probability", probability, 0.0, 1.0)
-        wanted = torch.full((), number, dtype=torch.float64, device=device)
-    least, most = _check.extremes(wanted)
-    if wanted.numel() and not (least > 0.0 and most <= 1.0):
-        raise ValueError(f"{op}: probability must be within (0, 1], got {least:g} to {most:g}")
-    return wanted
+        _check.not_meta(op, "probability", probability)
+        least, most = _check.extremes(probability)
+        if probability.numel() and not (least >= _LEAST_PROBABILITY and most <= 1.0):
+            raise ValueError(
+                f"{op}: probability must be within [{_LEAST_PROBABILITY:g}, 1], "
+                f"got {least:g} to {most:g}"
+            )
+        return probability.detach()
+    number = _check.number(op, "probability", probability, _LEAST_PROBABILITY, 1.0)
+    return torch.full((), number, dtype=torch.float64, device=device)
 
 
 def _log_bounds(p: Tensor) -> tuple[Tensor, Tensor]:
     """Numbers below and above ln p, with room for the 2 ulp that torch.log may err."""
-    bits = p.contiguous().view(torch.int64)
-    # Subnormal numbers, by their bits: a library may take them for 0.
-    tiny = bits.to(torch.float64).log() - 1074 * math.log(2.0)
-    log_p = torch.where(bits < 1 << 52, tiny, p.log())
+    log_p = p.log()
     return log_p * (1.0 + 2.0**-50), log_p * (1.0 - 2.0**-50)
 
 
@@ -350,13 +358,14 @@ def largest_untouched(d: int | Tensor, k: int | Tensor, probability: float | Ten
     Args:
         d: entries, 0 to 2^52; int, or int64 or int32 tensor, like k; all broadcast together.
         k: drawn entries, 0 to d.
-        probability: within (0, 1]; a number or a float64 tensor.
+        probability: within (0, 1] and not subnormal, that is 2^-1022 or more; a number or a float64
+            tensor.
 
     Returns:
         int64 on the tensors' device, 0 to d - k; d where k = 0. Waits for the device.
 
     Raises:
-        ValueError: an argument out of bounds.
+        ValueError, TypeError: a bad argument; sizes out of bounds on CUDA too.
     """
     return _largest(log_probability_untouched, d, k, probability)
 

@@ -19,7 +19,9 @@ from torch import Tensor
 from pycc.ops import _check, _native
 
 _OP = "mask_hits"
-_MAX_SIDE = 1 << 30
+_MAX_SIDE = 1 << 20
+_MAX_PIXELS = 1 << 32
+"""As many as ablation_indices can draw from. The rows of bitmaps are padded, hence the sides."""
 _SCRATCH = 64 << 20
 """Bytes of bitmaps that a batch of sets takes on CUDA, twice."""
 _EXPECTED = "[M,k] int64 or [M,H,W] bool, or a list of int64 tensors"
@@ -50,6 +52,8 @@ def _checked(
 ) -> _Sets:
     height, width = _check.pair(_OP, "shape", shape, "(H, W)", _MAX_SIDE)
     _check.integer(_OP, "shape", min(height, width), 1, _MAX_SIDE)
+    if height * width > _MAX_PIXELS:
+        raise ValueError(f"{_OP}: shape must have at most 2^32 pixels, got {height} x {width}")
     both = patch if isinstance(patch, tuple | list | np.ndarray) else (patch, patch)
     sides = _check.pair(_OP, "patch", both, "p or (ph, pw)", _MAX_SIDE)
     if not (1 <= sides[0] <= height and 1 <= sides[1] <= width):
@@ -79,8 +83,8 @@ def _flattened(kept: Tensor | Sequence[Tensor]) -> tuple[Tensor, list[int]]:
         for m, pixels in enumerate(kept):
             _check.shaped(_OP, f"kept[{m}]", pixels, "[k] int64", (None,))
             _check.typed(_OP, f"kept[{m}]", pixels, torch.int64)
-            _check.not_meta(_OP, f"kept[{m}]", pixels)
             _check.on_device(_OP, f"kept[{m}]", pixels, kept[0].device, "kept[0]")
+            _check.not_meta(_OP, f"kept[{m}]", pixels)
         flat = torch.cat(list(kept)) if kept else torch.empty(0, dtype=torch.int64)
         return flat, [0, *itertools.accumulate(len(pixels) for pixels in kept)]
     tensor = _check.is_tensor(_OP, "kept", kept, _EXPECTED)
@@ -103,7 +107,9 @@ def mask_hits(
         kept: the M sets: [M,k] int64 flat indices (y * W + x) in any order, duplicates allowed; or
             a list of [k] int64, one a set, which may be empty; or [M,H,W] bool. On CUDA indices
             outside the image are skipped: finding them would wait for the device.
-        shape: (H, W) of the image, at least 1.
+        shape: (H, W) of the image, 1 to 2^20 each and at most 2^32 pixels, as many as
+            :func:`ablation_indices` draws from. The CPU takes about 2 bytes of memory a pixel, or
+            up to 1 GB for several threads.
         patch: side p, or sides (ph, pw), of the window, 1 to those of the image.
 
     Returns:
@@ -172,6 +178,15 @@ def _sizes(sets: _Sets) -> Any:
     return module.HitSizes(sets.count, sets.height, sets.width, *sets.patch)
 
 
+def _offsets(sets: _Sets) -> Tensor:
+    """Where each set of indices begins, [M+1], on their device and without waiting for it."""
+    size = sets.offsets[1] if sets.count else 0
+    if sets.offsets == [m * size for m in range(sets.count + 1)]:
+        return torch.arange(sets.count + 1, device=sets.device) * size
+    offsets = torch.tensor(sets.offsets, dtype=torch.int64)
+    return offsets.pin_memory().to(sets.device, non_blocking=True)
+
+
 def _hits_on_cuda(sets: _Sets) -> Tensor:
     """How many sets each window touches, int32; a batch of sets after another, queued."""
     device, sizes = sets.device, _sizes(sets)
@@ -180,8 +195,7 @@ def _hits_on_cuda(sets: _Sets) -> Tensor:
     batch = max(1, min(sets.count, _SCRATCH // (8 * words)))
     scratch = torch.empty(2 * batch * words, dtype=torch.int64, device=device)
     indices = _check.raw(_OP, "kept", sets.indices, torch.int64, (None,), sets.indices.device)
-    # Without waiting: the copy from ordinary memory is staged before the call returns.
-    offsets = torch.tensor(sets.offsets, dtype=torch.int64).to(device, non_blocking=True)
+    offsets = _offsets(sets)
     for first in range(0, sets.count, batch):
         last = min(first + batch, sets.count)
         addresses = (hits.data_ptr(), scratch.data_ptr())

@@ -1,4 +1,19 @@
-"""Top-K overlap of two maps: how many cells are among the K largest of both."""
+"""Top-K overlap of two maps: how many cells are among the K largest of both.
+
+Theorem 1 of Wu et al. (APAM, arXiv 2104.10868) bounds the overlap R of the maps of two ablations
+that keep the same k of d entries, of an image and of its twin with a patch of n entries: for every
+i in [0, k], C(n,k)/C(d,k) <= Pr(R = i) <= C(d-n,k)/C(d,k). It is not sound. A counter whose map
+ignores the image has R = K always: Pr(R = K) = 1 is above the upper bound (of n, k > 0), and the
+other probabilities, which are 0, are below the lower one where n >= k. The proof takes overlap K
+and untouched entries for equivalent, where the second implies the first only; its (13) has <= where
+>= holds, as a patch changes n entries at most; and it confuses the k entries that are kept with the
+K cells that are compared.
+
+What is true: with probability C(d-n,k)/C(d,k) or more (``exp(log_probability_untouched(d, n, k))``)
+no entry that differs is kept. The ablations are then identical and R = K, for any counter that is a
+function of its input. Hence Pr(R = K) and E[R]/K are at least C(d-n,k)/C(d,k). Of counts this says
+nothing beyond that: a map multiplied by 10 has the same overlap.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +37,9 @@ def _checked(a: Tensor, b: Tensor, k: int) -> tuple[Tensor, Tensor]:
         if tensor.ndim == 0:
             raise ValueError(f"{_OP}: {name} must be [N,...], got []")
         _check.typed(_OP, name, tensor, torch.float32)
+        _check.on_device(_OP, name, tensor, a.device, "a")
         _check.not_meta(_OP, name, tensor)
         rows.append(tensor.detach())
-    _check.on_device(_OP, "b", rows[1], rows[0].device, "a")
     if a.shape != b.shape:
         raise ValueError(f"{_OP}: b must be {list(a.shape)} like a, got {list(b.shape)}")
     cells = math.prod(a.shape[1:])
@@ -44,7 +59,8 @@ def topk_overlap(a: Tensor, b: Tensor, k: int) -> Tensor:
     """How many cells are among the ``k`` largest of both maps, exactly.
 
     It depends on the order of the cells alone: a map multiplied by 10 has the same overlap, so
-    that the overlap says nothing of the count.
+    that the overlap says nothing of the count. What it says of a patch, and what it does not: see
+    the module.
 
     Args:
         a: [N,...] float32; each of the N maps is all that follows the first axis, flattened

@@ -148,3 +148,16 @@ def test_forward_mode_is_refused() -> None:
         function(forward_ad.make_dual(IMAGES, IMAGES))
     with forward_ad.dual_level():
         assert torch.equal(function(IMAGES), ablate_reference(IMAGES, 5, seed=0, fill=0.0))
+
+
+def test_memory_that_begins_between_two_floats() -> None:
+    def between(count: int) -> Tensor:
+        memory = bytearray(4 * count + 1)
+        return torch.frombuffer(memory, dtype=torch.float32, offset=1, count=count)
+
+    images = between(IMAGES.numel()).view(IMAGES.shape).copy_(IMAGES)
+    assert images.data_ptr() % 4 == 1
+    expected = ablate(IMAGES, 5, seed=0, fill=0.0)
+    assert torch.equal(ablate(images, 5, seed=0, fill=0.0), expected)
+    with pytest.raises(ValueError, match="out must begin at a multiple of 4 bytes"):
+        ablate(IMAGES, 5, seed=0, fill=0.0, out=between(expected.numel()).view(expected.shape))

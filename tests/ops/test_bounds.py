@@ -2,20 +2,17 @@ from __future__ import annotations
 
 import itertools
 import math
-import random
 from collections.abc import Iterator
 from decimal import Decimal, localcontext
-from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
+from exact import columns, log_ratio, problems, triples
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
 from pycc.ops import (
-    _native,
     largest_untouched,
     largest_untouched_reference,
     log_probability_inside,
@@ -39,51 +36,11 @@ def digits() -> Iterator[None]:
         yield
 
 
-def terms(d: int, n: int, k: int) -> tuple[int, int]:
-    """Numerator (0 where it is impossible) and denominator of C(d-n,k) / C(d,k)."""
-    m, b = min(n, k), max(n, k)
-    return math.perm(max(d - b, 0), m), math.perm(d, m)
-
-
-def ratio(d: int, n: int, k: int) -> Fraction:
-    return Fraction(*terms(d, n, k))
-
-
-def log_ratio(d: int, n: int, k: int) -> Decimal:
-    """ln of a ratio that is not 0, to 60 digits, from the first 256 bits of its terms."""
-    top, bottom = terms(d, n, k)
-    over, under = (max(x.bit_length() - 256, 0) for x in (top, bottom))
-    quotient = Decimal(top >> over) / Decimal(bottom >> under)
-    return quotient.ln() + (over - under) * Decimal(2).ln()
-
-
-def columns(triples: list[tuple[int, int, int]]) -> list[Tensor]:
-    return list(torch.tensor(triples).unbind(1))
-
-
 def rounded(cases: list[tuple[int, int, int]], device: torch.device) -> Iterator[tuple]:
     """Each case with its log probability down, nearest and up."""
     sizes = [column.to(device) for column in columns(cases)]
     values = (log_probability_untouched(*sizes, rounding=r).tolist() for r in ROUNDINGS)
     return zip(cases, *values, strict=True)
-
-
-def triples(count: int, most: int = 3000) -> list[tuple[int, int, int]]:
-    """Possible events in all regimes, with min(n,k) up to ``most``."""
-    rng, found = random.Random(1), []
-
-    def size(high: int) -> int:
-        return min(high, int(2 ** rng.uniform(0, math.log2(high + 1))))
-
-    while len(found) < count:
-        d = int(2 ** rng.uniform(1, rng.choice([6, 12, 21, 30, 52])))
-        m = size(min(most, d // 2))
-        little_left = max(1, d - m - size(30))
-        in_between = min(d - m, int(d * rng.uniform(0, 40) / m) + 1)
-        any_size = rng.randint(1, d - m)
-        other = rng.choice([size(d - m), any_size, d - m, little_left, in_between, m])
-        found.append(rng.choice([(d, m, other), (d, other, m)]))
-    return found
 
 
 @pytest.mark.parametrize("pair", [KERNELS, TWINS])
@@ -154,28 +111,7 @@ def test_kernel_and_twin_agree_to_the_bit(event: int, rounding: str, device: tor
     assert torch.equal(op(*sizes, rounding=rounding).cpu(), on_cpu)
 
 
-@st.composite
-def problems(draw: st.DrawFn) -> list[int | Tensor]:
-    """Sizes that broadcast: numbers, views of any strides, 64 and 32 bits, impossible events."""
-    shape = draw(st.lists(st.integers(0, 4), max_size=3))
-    rng = random.Random(draw(st.integers(0, 2**32)))
-    sizes: list[int | Tensor] = []
-    for low, high in ((40, 60), (0, 40), (0, 40)):
-        form = draw(st.sampled_from(["int", "tensor", "row", "expanded", "transposed", "negated"]))
-        own = {"row": shape[-1:], "int": [], "expanded": [1] * len(shape)}.get(form, shape)
-        values = torch.tensor([rng.randint(low, high) for _ in range(math.prod(own))])
-        values = values.reshape(own).to(draw(st.sampled_from([torch.int64, torch.int32])))
-        if form == "expanded":
-            values = values.expand(shape)
-        elif form == "transposed" and values.ndim > 1:
-            values = values.mT.contiguous().mT
-        elif form == "negated":
-            values = torch._neg_view(-values)
-        sizes.append(values.item() if form == "int" else values)
-    return sizes
-
-
-@given(problems(), st.sampled_from(ROUNDINGS), st.integers(0, 1))
+@given(problems((40, 60), (0, 40), (0, 40)), st.sampled_from(ROUNDINGS), st.integers(0, 1))
 def test_any_shape_any_stride(problem, rounding: str, event: int) -> None:
     tensors = [torch.as_tensor(size) for size in problem]
     got = KERNELS[event](*problem, rounding=rounding)
@@ -214,42 +150,6 @@ def test_threads_and_sizes_do_not_matter(with_threads) -> None:
         assert torch.equal(part, results[0][:count])
 
 
-@pytest.mark.parametrize("op", LARGEST)
-def test_the_largest_is_exact_where_the_comparison_is_close(op, device: torch.device) -> None:
-    for k, d in itertools.combinations_with_replacement(range(9), 2):
-        ratios = [ratio(d, n, k) for n in range(d - k + 1)]
-        near = [math.nextafter(float(p), side) for p in ratios for side in (0.0, float(p), 1.0)]
-        wanted = [5e-324, 0.5, *near]
-        got = op(d, k, torch.tensor(wanted, dtype=torch.float64, device=device))
-        for p, n in zip(wanted, got.tolist(), strict=True):
-            assert n == max(i for i, exact in enumerate(ratios) if exact >= p), (d, k, p)
-
-
-@pytest.mark.parametrize("op", LARGEST)
-def test_the_largest_of_large_populations(op, device: torch.device) -> None:
-    cases = triples(150, most=400)
-    sizes = [column.to(device) for column in columns(cases)]
-    # As a user inverts: the probability is the float64 nearest to one that occurs.
-    wanted = log_probability_untouched(*sizes).exp().clamp_min(1e-200)
-    found = op(sizes[0], sizes[2], wanted).tolist()
-    for (d, _, k), n, p in zip(cases, found, wanted.tolist(), strict=True):
-        assert ratio(d, n, k) >= Fraction(p) > ratio(d, n + 1, k)
-
-
-def test_the_largest_broadcasts_and_knows_its_ends() -> None:
-    d, p = torch.tensor([[IMAGE], [100]]), torch.tensor([1.0, 0.5, 1e-300], dtype=torch.float64)
-    got = largest_untouched(d, 45, p)
-    assert got.shape == (2, 3)
-    assert got[:, 0].tolist() == [0, 0]
-    assert got[1, 2] == 55  # C(45,45)/C(100,45) is above 1e-300
-    assert largest_untouched(7, 0, 0.3).item() == 7
-    assert largest_untouched(7, 7, 0.3).item() == 0
-    assert largest_untouched(0, 0, 1).item() == 0
-    assert largest_untouched(d[:0], 45, 0.5).shape == (0, 1)
-    assert _native.module().max_population == MAX_POPULATION
-    assert largest_untouched(MAX_POPULATION, 1, 0.5).item() == MAX_POPULATION // 2
-
-
 NAN = torch.tensor([0.5, math.nan], dtype=torch.float64)
 BAD = [
     ({"d": 10.0}, TypeError, "d must be an int, got float"),
@@ -259,20 +159,32 @@ BAD = [
     ({"k": torch.ones(2)}, ValueError, "k must be int64 or int32, got float32"),
     ({"k": torch.ones(2).bool()}, ValueError, "k must be int64 or int32, got bool"),
     ({"d": torch.tensor(9, device="meta")}, ValueError, "d must hold values"),
+    (
+        {"d": torch.tensor(9), "k": torch.tensor(3, device="meta")},
+        ValueError,
+        r"k must be on the device of the other tensors \(cpu\), got meta",
+    ),
     ({"d": torch.tensor([9, 9]), "k": torch.tensor([3] * 3)}, ValueError, "must broadcast"),
     ({"k": torch.tensor([3]).to_sparse()}, ValueError, "k must be a dense tensor"),
-    ({"k": 11}, ValueError, "sizes must satisfy"),
-    ({"d": torch.tensor([9, -(2**63)])}, ValueError, "sizes must satisfy"),
+    ({"k": 11}, ValueError, r"sizes must satisfy 0 <= .* got d=10, .*k=11$"),
+    ({"k": torch.tensor([3, 11])}, ValueError, r"got d=10, .*k=11 at \[1\]$"),
+    ({"d": torch.tensor([9, -(2**63)])}, ValueError, r"sizes must satisfy .* got d=-9.*at \[1\]$"),
     ({"n": 11}, ValueError, "got d=10, n=11, k=3$"),
     ({"n": torch.tensor([[4, 10], [-1, 3]])}, ValueError, r"n=-1, k=3 at \[1, 0\]"),
     ({"n": torch.tensor(-(2**63))}, ValueError, "sizes must satisfy"),
     ({"rounding": "outward"}, ValueError, "rounding must be one of 'down', 'nearest', 'up'"),
-    ({"probability": 0.0}, ValueError, r"probability must be within \(0, 1\], got 0"),
-    ({"probability": 1.5}, ValueError, "probability must be within"),
+    ({"probability": 0.0}, ValueError, r"probability must be within \[2.22507e-308, 1\], got 0"),
+    ({"probability": 1.5}, ValueError, r"probability must be within .*, 1\], got 1.5"),
+    ({"probability": math.nan}, ValueError, r"probability must be within .*, 1\], got nan"),
     ({"probability": "half"}, TypeError, "probability must be a number"),
-    ({"probability": NAN}, ValueError, r"probability must be within \(0, 1\]"),
+    ({"probability": NAN}, ValueError, r"must be within \[2.22507e-308, 1\], got nan to nan"),
+    ({"probability": 3 * NAN[:1]}, ValueError, r"must be within .*, 1\], got 1.5 to 1.5"),
     ({"probability": NAN.float()}, ValueError, "probability must be float64"),
-    ({"probability": NAN.to("meta")}, ValueError, "probability must hold values"),
+    (
+        {"probability": NAN.to("meta")},
+        ValueError,
+        r"probability must be on the device of d and k \(cpu\), got meta",
+    ),
 ]
 GOOD = [({"d": 10, "n": 4, "k": 3, "rounding": "up"}, op) for op in KERNELS + TWINS]
 GOOD += [({"d": 10, "k": 3, "probability": 0.5}, op) for op in LARGEST]

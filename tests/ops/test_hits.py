@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tensors import VIEWS, every_device, plain, views
 from torch import Tensor
 
 from pycc.ops import hits, keep_windows, mask_hits, mask_hits_reference, reference
@@ -45,7 +46,7 @@ def problems(draw: st.DrawFn) -> tuple[list[Tensor], tuple[int, int], tuple[int,
     shape = (draw(st.integers(1, 12)), draw(side))
     if draw(st.booleans()):
         shape = (shape[1], shape[0])
-    patch = (draw(st.integers(1, shape[0])), draw(st.integers(1, shape[1])))
+    patch = tuple(draw(st.integers(1, side) | st.just(side)) for side in shape)
     count = draw(st.integers(0, 9) | st.sampled_from([15, 16, 31, 32, 33]))
     stream = Stream(draw(st.integers(0, 2**32)), "hits")
     most = draw(st.sampled_from([1, 4, 40]))
@@ -54,20 +55,36 @@ def problems(draw: st.DrawFn) -> tuple[list[Tensor], tuple[int, int], tuple[int,
     return kept, shape, patch
 
 
-@given(problems())
-@settings(max_examples=200)
-def test_all_forms_count_every_window(problem) -> None:
-    kept, shape, patch = problem
-    masks = as_masks(kept, shape)
-    expected = by_hand(masks, patch)
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(problem=problems(), data=st.data())
+def test_all_forms_count_every_window(problem, data, device: torch.device) -> None:
+    sets, shape, patch = problem
+    kept = [data.draw(views(pixels)) for pixels in sets]
+    masks = data.draw(views(as_masks(sets, shape)))
+    same_size = [row[:1] for row in sets if len(row)]
+    stacked = data.draw(views(torch.stack(same_size or [torch.empty(0, dtype=torch.int64)])))
     for op in (mask_hits, mask_hits_reference):
-        assert op(masks, shape, patch).tolist() == expected
-        assert op(kept, shape, patch).tolist() == expected
-        assert op(tuple(kept), shape, patch).tolist() == expected
-        same_size = [indices[:1] for indices in kept if len(indices)]
-        if same_size:
-            stacked, few = torch.stack(same_size), as_masks(same_size, shape)
-            assert op(stacked, shape, patch).tolist() == by_hand(few, patch)
+        for form in (kept, tuple(kept)):
+            there = type(form)(pixels.to(device) for pixels in form)
+            expected = by_hand(as_masks([plain(pixels) for pixels in kept], shape), patch)
+            assert op(there, shape, patch).tolist() == expected
+        assert op(masks.to(device), shape, patch).tolist() == by_hand(plain(masks), patch)
+        expected = by_hand(as_masks(list(plain(stacked)), shape), patch)
+        assert op(stacked.to(device), shape, patch).tolist() == expected
+
+
+OTHERS = [torch.int32, torch.int16, torch.uint8, torch.float32, torch.float64, torch.half]
+
+
+@every_device
+@given(problem=problems(), dtype=st.sampled_from(OTHERS), form=st.sampled_from([0, 1, 2]))
+def test_other_dtypes_are_refused(problem, dtype: torch.dtype, form: int, device) -> None:
+    sets, shape, patch = problem
+    masks = as_masks(sets, shape).to(device, dtype)
+    kept = (masks, masks.flatten(1), [masks.flatten()])[form]
+    for op in (mask_hits, mask_hits_reference):
+        with pytest.raises(ValueError, match=r"mask_hits: kept.* must be int64.*, got [a-z]+\d"):
+            op(kept, shape, patch)
 
 
 @pytest.mark.parametrize("width", WORD_EDGES)
@@ -146,21 +163,17 @@ def test_threads_and_order_do_not_matter(with_threads) -> None:
     assert results == {tuple(by_hand(as_masks(list(kept), shape), (31, 50)))}
 
 
-def test_views_are_read_right(device: torch.device) -> None:
+@pytest.mark.parametrize("view", VIEWS)
+def test_views_are_read_right(view, device: torch.device) -> None:
     shape = (12, 70)
     kept = pixels(20, 6, shape).to(device)
-    expected = mask_hits(kept, shape, 4)
     masks = as_masks(list(kept.cpu()), shape).to(device)
-    assert torch.equal(mask_hits(kept.T.contiguous().T, shape, 4), expected)
-    assert torch.equal(
-        mask_hits(kept.repeat(1, 2)[:, ::2], shape, 4), mask_hits(kept[:, ::2], shape, 4)
-    )
-    assert torch.equal(
-        mask_hits(masks.transpose(1, 2).contiguous().transpose(1, 2), shape, 4), expected
-    )
-    assert torch.equal(mask_hits(list(kept.flip(1)), shape, 4), expected)
-    once = mask_hits(kept[:1].expand(9, -1), shape, 4)
-    assert once.tolist() == [9, *mask_hits(kept[:1], shape, 4).tolist()[1:]]
+    for form in (view(kept), view(masks)):
+        expected = mask_hits_reference(plain(form), shape, 4)
+        assert torch.equal(mask_hits(form, shape, 4), expected)
+    rows = [view(row) for row in kept]
+    expected = mask_hits_reference([plain(row) for row in rows], shape, 4)
+    assert torch.equal(mask_hits(rows, shape, 4), expected)
 
 
 def test_batches_on_cuda(device: torch.device, monkeypatch) -> None:
@@ -219,11 +232,22 @@ MASKS = torch.zeros(2, 4, 5, dtype=torch.bool)
         ({"kept": [[0, 5]]}, TypeError, r"kept\[0\] must be a tensor \[k\] int64, got list"),
         ({"kept": [KEPT[0], KEPT]}, ValueError, r"kept\[1\] must be \[k\] int64, got \[2, 2\]"),
         ({"kept": [torch.tensor([])]}, ValueError, r"kept\[0\] must be int64, got float32"),
-        ({"kept": [KEPT[0], KEPT[0].to("meta")]}, ValueError, r"kept\[1\] must hold values"),
+        (
+            {"kept": [KEPT[0], KEPT[0].to("meta")]},
+            ValueError,
+            r"kept\[1\] must be on the device of kept\[0\] \(cpu\), got meta",
+        ),
+        ({"kept": [KEPT[0].to("meta")]}, ValueError, r"kept\[0\] must hold values"),
         ({"shape": 4}, TypeError, r"shape must be \(H, W\), got int"),
         ({"shape": (4, 5, 1)}, ValueError, r"shape must be \(H, W\), got \[4, 5, 1\]"),
         ({"shape": (0, 5)}, ValueError, r"shape must be within \[1, .*\], got 0"),
-        ({"shape": (4, 2**31)}, ValueError, r"shape\[1\] must be within"),
+        ({"shape": (4, 2**20 + 1)}, ValueError, r"shape\[1\] must be within \[0, 1048576\]"),
+        ({"shape": (2**30, 2**30)}, ValueError, r"shape\[0\] must be within \[0, 1048576\]"),
+        (
+            {"shape": (2**20, 2**12 + 1)},
+            ValueError,
+            r"shape must have at most 2\^32 pixels, got 1048576 x 4097",
+        ),
         ({"shape": (4.0, 5)}, TypeError, r"shape\[0\] must be an int, got float"),
         ({"patch": 0}, ValueError, r"patch must be within \(1, 1\) and \(4, 5\), got \[0, 0\]"),
         ({"patch": 5}, ValueError, r"patch must be within \(1, 1\) and \(4, 5\), got \[5, 5\]"),

@@ -1,22 +1,23 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tensors import INF, NAN, NEGATIVE_NAN, VIEWS, every_device, noise, plain, views
 from torch import Tensor
 
-from pycc.ops import reference, topk_overlap, topk_overlap_reference
+from pycc.ops import (
+    ablate,
+    log_probability_inside,
+    log_probability_untouched,
+    reference,
+    topk_overlap,
+    topk_overlap_reference,
+)
 from pycc.random import Stream
 
-INF, NAN = float("inf"), float("nan")
-NEGATIVE_NAN = np.array([0xFFC00001], dtype=np.uint32).view(np.float32)[0]
-SPECIAL = torch.tensor([0.0, -0.0, 1.0, -1.0, INF, -INF, NAN, float(NEGATIVE_NAN), 1e-45, -1e-45])
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.from_numpy(Stream(seed, "noise").uniform(size=shape)).float()
+SPECIAL = torch.tensor([0.0, -0.0, 1.0, -1.0, INF, -INF, NAN, NEGATIVE_NAN, 1e-45, -1e-45])
 
 
 def by_sorting(a: Tensor, b: Tensor, k: int) -> list[int]:
@@ -44,19 +45,34 @@ def problems(draw: st.DrawFn) -> tuple[Tensor, Tensor, int]:
             maps.append(values if kind == "any" else values.mul(3).round() / 3)
     cells = shape[1] * shape[2]
     k = draw(st.one_of(st.integers(0, cells), st.sampled_from([0, cells // 20, cells])))
-    return maps[0], maps[1], k
+    return draw(views(maps[0])), draw(views(maps[1])), k
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@every_device
 @given(problem=problems())
 def test_it_is_the_overlap_of_stable_sorts(problem, device: torch.device) -> None:
     a, b, k = problem
-    expected = torch.tensor(by_sorting(a, b, k), dtype=torch.int64)
+    expected = torch.tensor(by_sorting(plain(a), plain(b), k), dtype=torch.int64)
     for op in (topk_overlap, topk_overlap_reference):
         got = op(a.to(device), b.to(device), k)
         assert got.dtype == torch.int64
         assert got.device.type == device.type
         assert torch.equal(got.cpu(), expected)
+
+
+@every_device
+@given(
+    problem=problems(),
+    second=st.booleans(),
+    dtype=st.sampled_from([torch.float64, torch.half, torch.bfloat16, torch.int64]),
+)
+def test_maps_of_other_dtypes_are_refused(problem, second: bool, dtype, device) -> None:
+    a, b, k = problem
+    there = [a.to(device), b.to(device)]
+    there[second] = there[second].to(dtype)
+    name = str(dtype).removeprefix("torch.")
+    with pytest.raises(ValueError, match=f"topk_overlap: {'ab'[second]} must be .* got {name}"):
+        topk_overlap(*there, k)
 
 
 def maps_of(kind: str, count: int, cells: int) -> Tensor:
@@ -99,7 +115,7 @@ def test_ties_go_to_the_lower_index(device: torch.device) -> None:
     zeros = torch.tensor([[-0.0, 0.0, -0.0, 0.0]], device=device)  # one value
     first = torch.tensor([[1.0, 0.0, 0.0, 0.0]], device=device)
     assert topk_overlap(zeros, first, 1).tolist() == [1]
-    nans = torch.tensor([[1.0, float(NEGATIVE_NAN), NAN, INF]], device=device)
+    nans = torch.tensor([[1.0, NEGATIVE_NAN, NAN, INF]], device=device)
     assert topk_overlap(nans, torch.tensor([[0.0, 1.0, 0.0, 0.0]], device=device), 1).item() == 1
 
 
@@ -108,6 +124,52 @@ def test_the_overlap_does_not_see_the_scale_of_a_map() -> None:
     a, b = noise(3, 20, 30), noise(3, 20, 30, seed=1)
     assert torch.equal(topk_overlap(10.0 * a, b, 100), topk_overlap(a, b, 100))
     assert topk_overlap(10.0 * a, a, 100).tolist() == [100] * 3
+
+
+D, N, KEPT, DRAWS = 100, 9, 8, 4000  # entries, those that a patch changes, those kept, draws
+
+
+def ablated_twins() -> tuple[Tensor, Tensor]:
+    """DRAWS ablations of an image and of its twin with a patch, which keep the same entries."""
+    image = noise(1, 1, 10, 10) + 1.0
+    twin = image.clone()
+    twin[..., 2:5, 3:6] += 1.0
+    first, second = (ablate(x, KEPT, seed=1, fill=0.0, draws=DRAWS) for x in (image, twin))
+    return first, second
+
+
+@pytest.mark.parametrize("k", [5, KEPT])
+def test_theorem_1_of_apam_does_not_hold(k: int) -> None:
+    """A counter that ignores its input breaks both sides of (10), lower <= Pr(R = i) <= upper."""
+    lower = log_probability_inside(D, N, KEPT, rounding="down").exp().item()
+    upper = log_probability_untouched(D, N, KEPT, rounding="up").exp().item()
+    assert 0.0 < lower < upper < 1.0
+
+    def count(ablated: Tensor) -> Tensor:
+        return noise(1, 6, 6).expand(len(ablated), -1, -1)
+
+    overlap = topk_overlap(*(count(ablated) for ablated in ablated_twins()), k)
+    share = [float((overlap == i).double().mean()) for i in range(k + 1)]
+    assert share == [0.0] * k + [1.0]
+    assert share[k] > upper
+    assert share[0] < lower
+
+
+def test_what_holds_instead(device: torch.device) -> None:
+    """Same ablation, same map: the mean of R/K is at least C(d-n,k) / C(d,k), for any counter."""
+    first, second = (x.flatten(1).to(device) for x in ablated_twins())
+    untouched = log_probability_untouched(D, N, KEPT).exp().item()
+    deviation = (untouched * (1 - untouched) / DRAWS) ** 0.5
+    same = (first == second).all(1)
+    assert abs(float(same.double().mean()) - untouched) < 4 * deviation
+    for seed in range(3):
+        weights = noise(D, 36, seed=seed + 2).to(device) - 0.5
+        # A row by itself: in a product of matrices its place might change the sum.
+        maps = [(x[:, :, None] * weights).sum(1) for x in (first, second)]
+        overlap = topk_overlap(*maps, 5)
+        assert bool((overlap[same] == 5).all())
+        assert bool((overlap < 5).any())
+        assert float(overlap.double().mean()) / 5 >= untouched - 4 * deviation
 
 
 def test_shapes(device: torch.device) -> None:
@@ -119,20 +181,11 @@ def test_shapes(device: torch.device) -> None:
     assert topk_overlap(bare, bare, 0).tolist() == [0, 0]
 
 
-def test_views_are_read_right(device: torch.device) -> None:
+@pytest.mark.parametrize("view", [*VIEWS, lambda t: t.permute(2, 0, 1), lambda t: t[:, ::2, 5:]])
+def test_views_are_read_right(view, device: torch.device) -> None:
     a, b = noise(4, 6, 50).to(device), noise(4, 6, 50, seed=1).to(device)
-    for view in (
-        lambda t: t.transpose(1, 2),
-        lambda t: t[:, ::2, 5:],
-        lambda t: t.flip(2),
-        lambda t: t[:1].expand(3, -1, -1),
-        lambda t: t.permute(2, 0, 1),
-    ):
-        expected = topk_overlap_reference(view(a).contiguous(), view(b).contiguous(), 17)
-        assert torch.equal(topk_overlap(view(a), view(b), 17), expected)
-    negative = torch.complex(torch.zeros_like(a), -a).conj().imag  # a lazy negation
-    assert negative.is_neg()
-    assert torch.equal(topk_overlap(negative, b, 17), topk_overlap(a, b, 17))
+    expected = topk_overlap_reference(plain(view(a)), plain(view(b)), 17)
+    assert torch.equal(topk_overlap(view(a), view(b), 17), expected)
 
 
 def test_threads_do_not_matter(with_threads) -> None:
@@ -163,7 +216,8 @@ GOOD = noise(2, 4, 5)
         (GOOD, GOOD.half(), 1, ValueError, "b must be float32, got float16"),
         (GOOD.long(), GOOD, 1, ValueError, "a must be float32, got int64"),
         (GOOD.to_sparse(), GOOD, 1, ValueError, "a must be a dense tensor"),
-        (GOOD, GOOD.to("meta"), 1, ValueError, "b must hold values, got a meta tensor"),
+        (GOOD, GOOD.to("meta"), 1, ValueError, r"b must be on the device of a \(cpu\), got meta"),
+        (GOOD.to("meta"), GOOD, 1, ValueError, "a must hold values, got a meta tensor"),
         (GOOD, GOOD[:1], 1, ValueError, r"b must be \[2, 4, 5\] like a, got \[1, 4, 5\]"),
         (GOOD, GOOD.flatten(1), 1, ValueError, r"b must be \[2, 4, 5\] like a, got \[2, 20\]"),
         (GOOD, GOOD, -1, ValueError, r"k must be within \[0, 20\], got -1"),
@@ -183,11 +237,3 @@ GOOD = noise(2, 4, 5)
 def test_bad_arguments(op, a, b, k, error, message) -> None:
     with pytest.raises(error, match=f"topk_overlap: .*{message}"):
         op(a, b, k)
-
-
-@pytest.mark.cuda
-def test_both_maps_must_be_on_one_device() -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    with pytest.raises(ValueError, match="topk_overlap: b must be on the device of a"):
-        topk_overlap(GOOD, GOOD.cuda(), 1)

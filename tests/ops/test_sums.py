@@ -5,32 +5,27 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tensors import INF, NAN, NEGATIVE_NAN, VIEWS, every_device, noise, plain, same_bits, views
 from torch import Tensor
 
 from pycc.ops import density_map, max_window_sum, max_window_sum_reference, reference
 from pycc.random import Stream
 
-INF, NAN = float("inf"), float("nan")
-NEGATIVE_NAN = float(np.array([0xFFC00001], dtype=np.uint32).view(np.float32)[0])
 
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.from_numpy(Stream(seed, "noise").uniform(size=shape)).float()
-
-
-def bits(tensor: Tensor) -> Tensor:
-    """float64 as integers, with one NaN."""
-    return torch.where(tensor.isnan(), NAN, tensor).view(torch.int64)
+def same_numbers(first: Tensor, second: Tensor) -> bool:
+    """The same bits, with one NaN."""
+    one = [torch.where(tensor.isnan(), NAN, tensor) for tensor in (first, second)]
+    return same_bits(*one)
 
 
 def agree(maps: Tensor, window: tuple[int, int], device: torch.device | str = "cpu") -> None:
     """Kernel and twin have the same bits."""
     sums, places = max_window_sum(maps.to(device), window)
-    expected, where = max_window_sum_reference(maps, window)
+    expected, where = max_window_sum_reference(plain(maps), window)
     assert (sums.dtype, places.dtype) == (torch.float64, torch.int64)
     assert sums.device.type == torch.device(device).type
     assert torch.equal(places.cpu(), where)
-    assert torch.equal(bits(sums.cpu()), bits(expected))
+    assert same_numbers(sums.cpu(), expected)
 
 
 def by_hand(grid: np.ndarray, window: tuple[int, int]) -> tuple[float, tuple[int, int]]:
@@ -71,7 +66,7 @@ def problems(draw: st.DrawFn) -> tuple[Tensor, tuple[int, int]]:
     if values.numel():
         for special in draw(st.lists(st.sampled_from([NAN, NEGATIVE_NAN, INF, -INF]), max_size=3)):
             values.view(-1)[int(stream.integers(values.numel(), 1)[0])] = special
-    return values, (high, wide)
+    return draw(views(values)), (high, wide)
 
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -80,15 +75,25 @@ def test_kernel_and_twin_have_the_same_bits(problem, device: torch.device) -> No
     agree(*problem, device)
 
 
-@given(problems())
-def test_it_is_the_best_of_all_windows(problem) -> None:
+@every_device
+@given(problem=problems())
+def test_it_is_the_best_of_all_windows(problem, device: torch.device) -> None:
     maps, window = problem
     whole = torch.where(maps.isfinite(), maps.clamp(-9, 9).round(), maps)  # sums are exact
-    sums, places = max_window_sum(whole, window)
+    sums, places = max_window_sum(whole.to(device), window)
     for n, grid in enumerate(whole.numpy()):
         total, place = by_hand(grid, window)
         np.testing.assert_equal(sums[n].item() + 0.0, total + 0.0)
         assert tuple(places[n].tolist()) == place
+
+
+@every_device
+@given(problem=problems(), dtype=st.sampled_from([torch.float64, torch.half, torch.bfloat16]))
+def test_maps_of_other_dtypes_are_refused(problem, dtype: torch.dtype, device) -> None:
+    maps, window = problem
+    name = str(dtype).removeprefix("torch.")
+    with pytest.raises(ValueError, match=f"max_window_sum: maps must be float32, got {name}"):
+        max_window_sum(maps.to(device, dtype), window)
 
 
 def heads(count: int, shape: tuple[int, int], sigma: float, seed: int) -> Tensor:
@@ -119,7 +124,7 @@ def test_one_special_value_wins_in_its_first_window_only(special, window, device
     maps[0, 120, 150] = special
     sums, places = max_window_sum(maps, window)
     assert places.tolist() == [[120 - window[0] + 1, 150 - window[1] + 1]]
-    assert bits(sums.cpu()).tolist() == bits(torch.tensor([special]).double()).tolist()
+    assert same_numbers(sums.cpu(), torch.tensor([special]).double())
     # Windows beside it are not poisoned.
     maps[0, 120, 150] = -INF
     expected = torch.where(maps == -INF, -1e6, maps)
@@ -174,22 +179,12 @@ def test_a_wide_map(device: torch.device) -> None:
         agree(maps, window, device)
 
 
-def test_views_are_read_right(device: torch.device) -> None:
-    maps = noise(3, 30, 40).to(device)
-    for view in (
-        lambda t: t.transpose(1, 2),
-        lambda t: t[:, ::2, 5:],
-        lambda t: t.flip(2),
-        lambda t: t[:1].expand(3, -1, -1),
-        lambda t: t.permute(2, 0, 1),
-        lambda t: torch.complex(torch.zeros_like(t), -t).conj().imag,  # a lazy negation
-    ):
-        for got, expected in zip(
-            max_window_sum(view(maps), (3, 2)),
-            max_window_sum_reference(view(maps).contiguous(), (3, 2)),
-            strict=True,
-        ):
-            assert torch.equal(got, expected)
+@pytest.mark.parametrize("view", [*VIEWS, lambda t: t.permute(2, 0, 1), lambda t: t[:, ::2, 5:]])
+def test_views_are_read_right(view, device: torch.device) -> None:
+    maps = view(noise(3, 30, 40).to(device))
+    expected = max_window_sum_reference(plain(maps), (3, 2))
+    for got, wanted in zip(max_window_sum(maps, (3, 2)), expected, strict=True):
+        assert torch.equal(got, wanted)
 
 
 @pytest.mark.parametrize("count", [1, 3, 20])

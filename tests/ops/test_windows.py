@@ -2,20 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tensors import VIEWS, every_device, noise, plain, same_bits, views
 from torch import Tensor
 
 from pycc.ops import keep_windows, keep_windows_reference, reference
 from pycc.random import Stream
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.from_numpy(Stream(seed, "noise").uniform(size=shape)).float()
-
-
-def same_bits(first: Tensor, second: Tensor) -> bool:
-    return torch.equal(first.contiguous().view(torch.int32), second.contiguous().view(torch.int32))
 
 
 @st.composite
@@ -28,16 +21,21 @@ def problems(draw: st.DrawFn) -> dict[str, object]:
     for low, value in ((0.0, float("nan")), (0.02, float("inf")), (0.04, float("-inf"))):
         images[torch.from_numpy((odd >= low) & (odd < low + 0.02))] = value
     places = st.integers(-(2**31), 2**31 - 1) | st.integers(-50, 50)
-    colour = noise(channels, seed=seed + 1)
+    top_left = torch.tensor(
+        [[draw(places), draw(places)] for _ in range(windows)],
+        dtype=draw(st.sampled_from([torch.int64, torch.int32])),
+    )
+    sides = ((0, height), (0, width))
     return {
-        "images": images,
-        "top_left": torch.tensor(
-            [[draw(places), draw(places)] for _ in range(windows)],
-            dtype=draw(st.sampled_from([torch.int64, torch.int32])),
-        ).reshape(windows, 2),
-        "window": (draw(st.integers(0, height)), draw(st.integers(0, width))),
-        "fill": draw(st.sampled_from([0.5, -3, colour])),
+        "images": draw(views(images)),
+        "top_left": draw(views(top_left.reshape(windows, 2))),
+        "window": tuple(draw(st.integers(*side) | st.sampled_from(side)) for side in sides),
+        "fill": draw(st.sampled_from([0.5, -3]) | views(noise(channels, seed=seed + 1))),
     }
+
+
+def moved(problem: dict[str, object], device: torch.device) -> dict[str, object]:
+    return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in problem.items()}
 
 
 def by_hand(images, top_left, window, fill) -> Tensor:
@@ -53,28 +51,43 @@ def by_hand(images, top_left, window, fill) -> Tensor:
     return rows.reshape(count * len(top_left), channels, height, width)
 
 
-@given(problems())
-def test_it_is_the_window_and_the_fill(problem) -> None:
-    expected = by_hand(**problem)
-    assert same_bits(keep_windows(**problem), expected)
-    assert same_bits(keep_windows_reference(**problem), expected)
-
-
-@given(problems(), st.booleans())
-def test_kernel_and_twin_agree_in_gradient_to_the_bit(problem, into: bool) -> None:
-    gradients = []
+@every_device
+@given(problem=problems())
+def test_it_is_the_window_and_the_fill(problem, device: torch.device) -> None:
+    expected = by_hand(**{k: plain(v) if isinstance(v, Tensor) else v for k, v in problem.items()})
     for op in (keep_windows, keep_windows_reference):
-        leaf = problem["images"].clone().requires_grad_()
-        kept = op(**{**problem, "images": leaf})
+        got = op(**moved(problem, device))
+        assert got.device.type == device.type
+        assert same_bits(got, expected)
+
+
+@every_device
+@given(problem=problems(), into=st.booleans(), data=st.data())
+def test_kernel_and_twin_agree_in_gradient_to_the_bit(problem, into: bool, data, device) -> None:
+    gradients = []
+    there = moved(problem, device)
+    shape = keep_windows(**there).shape
+    upstream = data.draw(views(noise(*shape, seed=7))).to(device)
+    for op in (keep_windows, keep_windows_reference):
+        leaf = there["images"].detach().requires_grad_()
+        kept = op(**{**there, "images": leaf})
         if into:
-            buffer = torch.full_like(kept, 7.0)
-            again = op(**{**problem, "images": leaf}, out=buffer)
-            assert same_bits(again.detach(), kept.detach())
+            buffer = torch.full(shape, 7.0, device=device)
+            again = op(**{**there, "images": leaf}, out=buffer)
+            assert same_bits(again, kept)
             assert again.data_ptr() == buffer.data_ptr()
             kept = again
-        kept.backward(noise(*kept.shape, seed=7))
-        gradients.append(leaf.grad)
+        gradients += torch.autograd.grad(kept, leaf, upstream)
     assert torch.equal(*gradients)
+
+
+@every_device
+@given(problem=problems(), dtype=st.sampled_from([torch.float64, torch.half, torch.bfloat16]))
+def test_images_of_other_dtypes_are_refused(problem, dtype: torch.dtype, device) -> None:
+    there = moved({**problem, "images": problem["images"].to(dtype)}, device)
+    name = str(dtype).removeprefix("torch.")
+    with pytest.raises(ValueError, match=f"keep_windows: images must be float32, got {name}"):
+        keep_windows(**there)
 
 
 def test_kept_pixels_keep_their_bits(device: torch.device) -> None:
@@ -132,18 +145,16 @@ def test_threads_do_not_matter(with_threads) -> None:
 
 
 @pytest.mark.cuda
+@every_device
 @given(problem=problems(), seed=st.integers(0, 99))
-@settings(max_examples=50)
-def test_cuda_agrees_with_the_cpu_to_the_bit(problem, seed: int) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
+def test_cuda_agrees_with_the_cpu_to_the_bit(problem, seed: int, device: torch.device) -> None:
     results = []
-    for where in ("cpu", "cuda"):
-        there = {k: v.to(where) if isinstance(v, Tensor) else v for k, v in problem.items()}
-        leaf = there["images"].clone().requires_grad_()
+    for where in (torch.device("cpu"), device):
+        there = moved(problem, where)
+        leaf = there["images"].detach().requires_grad_()
         kept = keep_windows(**{**there, "images": leaf})
         kept.backward(noise(*kept.shape, seed=seed).to(where))
-        results.append((kept.detach().cpu(), leaf.grad.cpu()))
+        results.append((kept, leaf.grad))
     assert all(same_bits(a, b) for a, b in zip(*results, strict=True))
 
 
@@ -165,6 +176,39 @@ def test_gradients_of_gradients() -> None:
         seconds.append(leaf.grad)
     torch.testing.assert_close(*seconds)
     assert seconds[0].any()
+
+
+@pytest.mark.parametrize("into", [False, True])
+def test_the_second_derivative_is_the_adjoint_s_adjoint(into: bool, device) -> None:
+    """Of the gradient by what was fed back: windows of what is fed forward, and 0 in the rest."""
+    places = torch.tensor([[2, 3], [-1, 4], [2, 2]], device=device)
+    images = noise(2, 2, 5, 6).to(device).requires_grad_()
+    upstream = noise(6, 2, 5, 6, seed=1).to(device).requires_grad_()
+    out = torch.empty_like(upstream, requires_grad=False) if into else None
+    kept = keep_windows(images, places, (3, 2), fill=0.5, out=out)
+    (first,) = torch.autograd.grad(kept, images, upstream, create_graph=True)
+    weights = noise(2, 2, 5, 6, seed=2).to(device)
+    (second,) = torch.autograd.grad(first, upstream, weights)
+    assert same_bits(second, keep_windows_reference(weights, places, (3, 2), fill=0.0))
+
+
+def test_autograd_sees_that_out_is_written() -> None:
+    weight, buffer = torch.ones(1, 1, 4, 4, requires_grad=True), torch.ones(1, 1, 4, 4)
+    loss = (weight * buffer).sum()
+    place = torch.tensor([[0, 0]])
+    keep_windows(torch.zeros(1, 1, 4, 4), place, (2, 2), fill=0.0, out=buffer)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("into", [False, True])
+def test_autograd_sees_that_places_have_changed(into: bool) -> None:
+    leaf, place = noise(1, 1, 4, 4).requires_grad_(), torch.tensor([[0, 0]])
+    out = torch.empty(1, 1, 4, 4) if into else None
+    kept = keep_windows(leaf, place, (2, 2), fill=0.0, out=out)
+    place += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        kept.sum().backward()
 
 
 def test_a_reused_buffer_keeps_no_history() -> None:
@@ -217,23 +261,14 @@ def test_a_compiled_function_follows_the_choice_of_the_twins() -> None:
     assert ["pycc.keep_windows" in graph for graph in graphs] == [True, False]
 
 
-def test_views_are_read_right(device: torch.device) -> None:
-    images = noise(2, 3, 9, 8).to(device)
+@pytest.mark.parametrize("view", [*VIEWS, lambda t: t.to(memory_format=torch.channels_last)])
+def test_views_are_read_right(view, device: torch.device) -> None:
+    images = view(noise(2, 3, 9, 8).to(device))
     places = torch.tensor([[1, 2], [8, 7]], device=device)
     colour = noise(3, seed=2).to(device)
-
-    def kept(images: Tensor, places: Tensor = places, colour: Tensor = colour) -> Tensor:
-        return keep_windows(images, places, (4, 3), fill=colour)
-
-    expected = kept(images)
-    assert torch.equal(kept(images.to(memory_format=torch.channels_last)), expected)
-    assert torch.equal(kept(images.transpose(2, 3).contiguous().transpose(2, 3)), expected)
-    assert torch.equal(kept(images.flip(3)), kept(images.flip(3).contiguous()))
-    assert torch.equal(
-        kept(images[:, :, 1::2, ::3][:, :, :4, :3]), kept(images[:, :, 1::2, ::3].contiguous())
-    )
-    assert torch.equal(kept(images, places.T.contiguous().T, colour.repeat(2)[::1][:3]), expected)
-    assert torch.equal(kept(images[:1].expand(2, -1, -1, -1)), kept(images[:1].repeat(2, 1, 1, 1)))
-    negative = torch.complex(torch.zeros_like(images), -images).conj().imag  # a lazy negation
-    assert negative.is_neg()
-    assert torch.equal(kept(negative), expected)
+    expected = keep_windows_reference(plain(images), places, (4, 3), fill=colour)
+    assert same_bits(keep_windows(images, places, (4, 3), fill=colour), expected)
+    if view in VIEWS:
+        seen, tinted = view(places), view(colour)
+        expected = keep_windows_reference(plain(images), plain(seen), (4, 3), fill=plain(tinted))
+        assert same_bits(keep_windows(images, seen, (4, 3), fill=tinted), expected)

@@ -6,16 +6,13 @@ import warnings
 
 import pytest
 import torch
+from tensors import negated, noise
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from pycc.ops import keep_windows, keep_windows_reference
-from pycc.random import Stream
 
 BOTH = pytest.mark.parametrize("op", [keep_windows, keep_windows_reference])
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.from_numpy(Stream(seed, "noise").uniform(size=shape)).float()
 
 
 PLACE = torch.tensor([[0, 0], [3, 5]])
@@ -50,6 +47,9 @@ PLACE = torch.tensor([[0, 0], [3, 5]])
         ({"out": torch.zeros(4, 3, 9, 8).transpose(2, 3)}, ValueError, "out must be contiguous"),
         ({"out": torch.zeros(4, 3, 8, 9).requires_grad_()}, ValueError, "out must not require"),
         ({"out": torch.zeros(4, 3, 8, 9, device="meta")}, ValueError, "out must be on the device"),
+        ({"out": negated(torch.zeros(4, 3, 8, 9))}, ValueError, "out must hold its values"),
+        ({"images": torch.tensor(1.0)}, ValueError, r"images must be \[N,C,H,W\], got \[\]"),
+        ({"top_left": torch.tensor(1)}, ValueError, r"top_left must be \[M,2\] .*, got \[\]"),
     ],
 )
 @BOTH
@@ -99,14 +99,40 @@ def test_registration(device: torch.device) -> None:
         ("", (noise(2, 3, 8, 9), PLACE.int(), noise(3), 4, 4), "top_left must be int64"),
         ("", (noise(2, 3, 8, 9), PLACE.T[:, :1], noise(3), 4, 4), "top_left must be"),
         ("", (noise(2, 3, 8, 9), PLACE, noise(2), 4, 4), "fill must be"),
+        ("", (noise(2, 3, 8, 9), PLACE, noise(3).to("meta"), 4, 4), "on one device, got cpu and"),
+        ("", (noise(2, 3, 8, 9), PLACE.to("meta"), noise(3), 4, 4), "on one device, got cpu and"),
+        ("", (torch.tensor(1.0), PLACE, noise(3), 4, 4), r"images must be .*, got \[\]"),
+        ("", (noise(2, 3, 8, 9), torch.tensor(1), noise(3), 4, 4), r"top_left must be .*, got"),
         ("", (noise(2, 3, 8, 9), PLACE, noise(3), 9, 4), "window must be"),
         ("", (noise(2, 3, 8, 9), PLACE, noise(3), 4, -1), "window"),
         ("_backward", (noise(3, 3, 8, 9), PLACE, 2, 4, 4), "grad must have 2 x 2 rows"),
         ("_backward", (noise(4, 3, 8, 9), PLACE, -1, 4, 4), "images must be within"),
         ("_backward", (noise(4, 3, 8, 9), PLACE, 2, 4, 10), "window"),
         ("_backward", (noise(4, 3, 8), PLACE, 2, 4, 4), "grad must be"),
+        ("_backward", (torch.tensor(1.0), PLACE, 2, 4, 4), "grad must be"),
+        ("_backward", (noise(4, 3, 8, 9), PLACE.to("meta"), 2, 4, 4), "on one device, got cpu and"),
     ],
 )
 def test_the_registered_ops_check_before_they_hand_out_pointers(name, arguments, message) -> None:
     with pytest.raises(ValueError, match=f"keep_windows: .*{message}"):
         getattr(torch.ops.pycc, f"keep_windows{name}")(*arguments)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, from torch.func
+@pytest.mark.parametrize("into", [False, True])
+def test_forward_mode_is_refused(into: bool) -> None:
+    """Its tangents would silently be zero."""
+    images = noise(2, 3, 8, 9)
+
+    def function(images: Tensor) -> Tensor:
+        out = torch.empty(4, 3, 8, 9) if into else None
+        return keep_windows(images, PLACE, (4, 4), fill=0.5, out=out)
+
+    with pytest.raises(ValueError, match="keep_windows: forward-mode derivatives"):
+        torch.func.jvp(function, (images,), (images,))
+    with forward_ad.dual_level():
+        with pytest.raises(ValueError, match="keep_windows: forward-mode derivatives"):
+            function(forward_ad.make_dual(images, images))
+        assert torch.equal(
+            function(images), keep_windows_reference(images, PLACE, (4, 4), fill=0.5)
+        )
