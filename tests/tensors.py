@@ -58,12 +58,18 @@ def negated(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.bool else torch._neg_view(-tensor.contiguous())
 
 
+def same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
 VIEWS: list[Callable[[Tensor], Tensor]] = [transposed, sliced, expanded, negated]
+same_or_view = st.sampled_from([same, *VIEWS])
+"""A function. Torch has no negative strides: flip copies."""
 
 
 def views(tensor: Tensor) -> st.SearchStrategy[Tensor]:
-    """The tensor itself or a view like it. Torch has no negative strides: flip copies."""
-    return st.sampled_from([lambda same: same, *VIEWS]).map(lambda view: view(tensor))
+    """The tensor itself or a view like it."""
+    return same_or_view.map(lambda view: view(tensor))
 
 
 def plain(tensor: Tensor) -> Tensor:

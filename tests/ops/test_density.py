@@ -5,9 +5,10 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
+from tensors import every_device, views
 from torch import Tensor
 
 from pycc.ops import adaptive_sigma, density_map, density_map_reference
@@ -58,16 +59,6 @@ def test_published_adaptive_maps_of_float_coordinates(fixture, case: str, device
     assert_close_maps(got, numbers[f"csr_raw_{case}"], 1e-5)
 
 
-VIEWS = {
-    "as it is": lambda t: t,
-    "transposed": lambda t: t.T.contiguous().T,
-    "sliced": lambda t: t.repeat_interleave(2, 0)[::2],
-    "flipped": lambda t: t.flip(0),
-    "expanded": lambda t: t[:1].expand_as(t),
-    "negated": lambda t: torch.complex(torch.zeros_like(t), -t).conj().imag,  # lazily
-}
-
-
 @st.composite
 def problems(draw: st.DrawFn) -> dict[str, object]:
     height, width = draw(st.integers(0, 40)), draw(st.integers(0, 40))
@@ -77,10 +68,9 @@ def problems(draw: st.DrawFn) -> dict[str, object]:
     dtypes = st.sampled_from([torch.float32, torch.float64])
     points = crowd(count, height, width, seed=seed) * draw(st.sampled_from([1.0, 1.3]))
     points -= draw(st.sampled_from([0.0, 2.5]))  # these may lie outside
-    views = st.sampled_from(list(VIEWS))
-    widths = VIEWS[draw(views.filter("transposed".__ne__))](torch.from_numpy(widths))
+    widths = draw(views(torch.from_numpy(widths)))
     return {
-        "points": VIEWS[draw(views)](points.to(draw(dtypes))),
+        "points": draw(views(points.to(draw(dtypes)))),
         "sigma": draw(st.one_of(st.floats(0.0, 30.0), st.just(widths), st.just(widths.float()))),
         "shape": (height, width),
         "truncate": draw(st.sampled_from([0.5, 3.0, 4.0])),
@@ -95,11 +85,10 @@ def inside(points: Tensor, shape: tuple[int, int]) -> int:
 
 # That points outside are dropped is said in a warning, which has a test of its own.
 drops = pytest.mark.filterwarnings("ignore:density_map.*lie outside:UserWarning")
-given_device = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @drops
-@given_device
+@every_device
 @given(problem=problems())
 def test_kernel_and_twin_agree(problem, device: torch.device) -> None:
     expected = density_map_reference(**problem)

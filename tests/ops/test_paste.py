@@ -3,28 +3,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tensors import every_device, noise, views
 from torch import Tensor
 
 from pycc.ops import paste_patch, paste_patch_reference
 from pycc.ops.paste import SAMPLINGS
 from pycc.random import Stream
 
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.from_numpy(Stream(seed, "noise").uniform(size=shape)).float()
-
-
 PLACE = torch.zeros(2, 2, dtype=torch.long)
-VIEWS = {
-    "as it is": lambda t: t,
-    "transposed": lambda t: t.mT.contiguous().mT,
-    "sliced": lambda t: t.repeat_interleave(2, -1)[..., ::2],
-    "flipped": lambda t: t.flip(-1),
-    "expanded": lambda t: t[:1].expand_as(t),
-    "negated": lambda t: torch.complex(torch.zeros_like(t), -t).conj().imag,  # lazily
-}
 NOWHERE = (float("nan"), float("inf"), float("-inf"))
 
 
@@ -49,11 +37,10 @@ def problems(draw: st.DrawFn) -> dict[str, object]:
             for place in draw(places):
                 values.view(-1)[place] = draw(st.sampled_from(NOWHERE))
     mask = torch.from_numpy(stream.uniform(size=sides)) < 0.7
-    views = st.sampled_from(list(VIEWS))
     top_left = torch.from_numpy(stream.integers(40, (count, 2)) - 15)
     return {
-        "images": VIEWS[draw(views)](images),
-        "patch": VIEWS[draw(views)](patch),
+        "images": draw(views(images)),
+        "patch": draw(views(patch)),
         "top_left": draw(st.sampled_from([top_left, top_left.int(), top_left.mT.contiguous().mT])),
         "mask": draw(st.sampled_from([None, mask, mask.float(), mask.mT.contiguous().mT])),
         "angle": each(-180.0, 180.0, 0, 90),
@@ -277,7 +264,7 @@ def test_threads_do_not_matter(with_threads) -> None:
 
 @pytest.mark.cuda
 @given(problem=problems())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@every_device
 def test_cuda_agrees_with_the_cpu_to_the_bit(problem, device: torch.device) -> None:
     expected, got = (with_gradients(paste_patch, on(problem, where)) for where in ("cpu", device))
     exactly = {"rtol": 0, "atol": 0, "equal_nan": True}

@@ -6,16 +6,11 @@ import warnings
 
 import pytest
 import torch
+from tensors import noise
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from pycc.ops import paste_patch, paste_patch_reference
-from pycc.random import Stream
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.from_numpy(Stream(seed, "noise").uniform(size=shape)).float()
-
 
 PLACE = torch.zeros(2, 2, dtype=torch.long)
 with warnings.catch_warnings():

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.spatial import cKDTree
+from tensors import every_device, same_or_view
 from torch import Tensor
 
 from pycc.ops import adaptive_sigma, adaptive_sigma_reference, reference
@@ -40,14 +42,6 @@ def test_it_is_the_mean_distance_to_the_nearest_others(
     np.testing.assert_allclose(got.cpu().numpy(), expected, rtol=1e-6, atol=1e-9)
 
 
-VIEWS = {
-    "as it is": lambda t: t,
-    "transposed": lambda t: t.T.contiguous().T,
-    "sliced": lambda t: t.repeat_interleave(2, 0)[::2],
-    "flipped": lambda t: t.flip(0),
-    "expanded": lambda t: t[:1].expand_as(t),
-    "negated": lambda t: torch.complex(torch.zeros_like(t), -t).conj().imag,  # lazily
-}
 coordinates = hnp.arrays(
     np.float64,
     st.tuples(st.integers(0, 40), st.just(2)),
@@ -57,23 +51,23 @@ coordinates = hnp.arrays(
 
 @given(
     coordinates,
-    st.sampled_from(list(VIEWS)),
+    same_or_view,
     st.sampled_from([torch.float32, torch.float64]),
     st.integers(1, 32),
     st.floats(0.0, 2.0),
     st.floats(0.0, 1e9),
 )
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@every_device
 def test_kernel_and_twin_agree_on_any_points(
     device: torch.device,
     points: np.ndarray,
-    view: str,
+    view: Callable[[Tensor], Tensor],
     dtype: torch.dtype,
     neighbours: int,
     beta: float,
     single: float,
 ) -> None:
-    tensor = VIEWS[view](torch.from_numpy(points).to(device, dtype))
+    tensor = view(torch.from_numpy(points).to(device, dtype))
     options = {"neighbours": neighbours, "beta": beta, "single": single}
     got = adaptive_sigma(tensor, **options)
     assert got.shape == (len(points),)
