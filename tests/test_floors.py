@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1] / "pycc"
 
 FLOORS = [
     {"types", "registry", "random"},
-    {"ops", "metrics", "run"},
+    {"ops", "metrics", "run", "local"},
     {"models", "data", "report"},
     {"attack", "backdoor", "train"},
     {"defense", "certify"},

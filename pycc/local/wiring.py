@@ -1,0 +1,117 @@
+"""Where a change is while it travels through a network, and what is computed on its way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, autograd
+from torch.nn import functional
+
+from pycc.local.box import Box
+
+
+class UnsupportedError(Exception):
+    """No rule tells how a change travels through this layer."""
+
+
+@dataclass(frozen=True, eq=False)
+class Field:
+    """A tensor of the network that changes with the image."""
+
+    clean: Tensor
+    """[N,…,h,w]: its values for the clean window."""
+    box: Box
+    """Where it changes, on its own grid."""
+    slot: int
+    """Where the changed part [N·draws,…] is found while the program runs."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Its grid, (h, w)."""
+        return self.clean.shape[-2], self.clean.shape[-1]
+
+
+class _Embed(autograd.Function):
+    """What changes, laid into what does not: values [N·draws,…] into rest [N,…]."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, rest: Tensor, source: Box, hole: Box) -> Tensor:
+        ctx.source, ctx.hole, ctx.shape = source, hole, values.shape
+        draws = len(values) // len(rest)
+        whole = rest.repeat_interleave(draws, 0) if draws > 1 else rest.clone()
+        whole[..., *hole.slices] = values[..., *source.slices]
+        return whole
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        inner = grad[..., *ctx.hole.slices]
+        if inner.shape != ctx.shape:
+            source, (height, width) = ctx.source, ctx.shape[-2:]
+            across, down = (source.left, width - source.right), (source.top, height - source.bottom)
+            inner = functional.pad(inner, (*across, *down))
+        return inner, None, None, None
+
+
+def embedding(field: Field, wanted: Box, outside: float = 0.0) -> Callable[[Tensor], Tensor]:
+    """A function from the changed part of a field to its values in the box ``wanted``.
+
+    The box may reach beyond the field's grid, where it holds ``outside``.
+    """
+    if wanted == field.box:
+        return lambda values: values
+    common = field.box.intersection(wanted)
+    inside = wanted.clipped(field.shape)
+    if common.empty or inside.empty:
+        raise UnsupportedError("a layer looks where nothing changes")
+    crop = field.clean[..., *inside.slices]
+    margins = (
+        inside.left - wanted.left,
+        wanted.right - inside.right,
+        inside.top - wanted.top,
+        wanted.bottom - inside.bottom,
+    )
+    rest = functional.pad(crop, margins, value=outside) if any(margins) else crop.clone()
+    hole = common.moved(-wanted.top, -wanted.left)
+    source = common.moved(-field.box.top, -field.box.left)
+
+    def embed(values: Tensor) -> Tensor:
+        whole: Tensor = _Embed.apply(values, rest, source, hole)  # type: ignore[no-untyped-call]
+        return whole
+
+    return embed
+
+
+class Program:
+    """What to compute, in order, from the changed pixels; built by the rules of ``layers``."""
+
+    def __init__(self) -> None:
+        self._steps: list[tuple[Callable[..., Tensor], tuple[int, ...]]] = []
+
+    def start(self, clean: Tensor, box: Box) -> Field:
+        """The image itself, in slot 0."""
+        return Field(clean, box, 0)
+
+    def add(self, clean: Tensor, box: Box, compute: Callable[..., Tensor], *inputs: Field) -> Field:
+        """A further field: ``compute`` gives its changed part from those of its inputs."""
+        if box.empty:
+            raise UnsupportedError("nothing changes")
+        self._steps.append((compute, tuple(field.slot for field in inputs)))
+        return Field(clean, box, len(self._steps))
+
+    def to(self, goal: Field) -> Callable[[Tensor], Tensor]:
+        """A function from the changed pixels to the changed part of ``goal``."""
+        steps = self._steps[: goal.slot]
+        last = {slot: number for number, (_, slots) in enumerate(steps) for slot in slots}
+
+        def run(pixels: Tensor) -> Tensor:
+            values = {0: pixels}
+            for number, (compute, slots) in enumerate(steps):
+                values[number + 1] = compute(*(values[slot] for slot in slots))
+                for slot in set(slots):  # what nobody asks for again
+                    if last[slot] == number:
+                        del values[slot]
+            return values[goal.slot]
+
+        return run

@@ -1,0 +1,340 @@
+"""The map of one box of the image is the whole image's, for every counter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pycc.local import Box, Local, Wirings, aligned, influence
+from pycc.types import Counter
+
+SHAPE = (161, 203)
+BOXES = {
+    "middle": Box(60, 77, 80, 97),
+    "top left corner": Box(0, 0, 9, 14),
+    "bottom right corner, odd": Box(150, 190, 161, 203),
+    "left border": Box(71, 0, 92, 3),
+    "lower border": Box(153, 91, 161, 112),
+    "one pixel": Box(101, 33, 102, 34),
+    "everything": Box(0, 0, *SHAPE),
+}
+
+
+def image(shape: tuple[int, int] = SHAPE, rows: int = 1) -> Tensor:
+    generator = torch.Generator().manual_seed(7)
+    return torch.rand(rows, 3, *shape, generator=generator, dtype=torch.float64)
+
+
+def attacked(images: Tensor, box: Box, pixels: Tensor) -> Tensor:
+    whole = images.repeat_interleave(len(pixels) // len(images), 0)
+    whole[..., *box.slices] = pixels
+    return whole
+
+
+def close(got: Tensor, wanted: Tensor, bound: float = 1e-12) -> None:
+    assert got.shape == wanted.shape
+    got, wanted = got.detach(), wanted.detach()
+    assert float(wanted.abs().max()) > 0
+    assert float((got - wanted).abs().max()) <= bound * float(wanted.abs().max())
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        *(("tiny", place) for place in BOXES),
+        *(("mcnn", place) for place in BOXES if place != "everything"),
+        *(("mcnn c3", "middle"), ("mcnn rgb", "bottom right corner, odd")),
+    ],
+)
+def test_a_window_gives_what_the_image_gives(
+    name: str, place: str, counters: dict[str, Callable[[], Counter]]
+) -> None:
+    counter = counters[name]()
+    stride, field = counter.stride, counter.receptive_field
+    box = aligned(BOXES[place], SHAPE, stride)
+    window = influence(box, SHAPE, stride=stride, receptive_field=field)
+    images = image()
+    inner = box.moved(-window.top, -window.left)
+    local = Local(counter, images[..., *window.slices], inner)
+    assert local.follows_layers
+    pixels = image(box.shape, rows=2).requires_grad_()
+    found = local(pixels)
+    cells = local.cells.moved(window.top // stride, window.left // stride)
+    after = counter(attacked(images, box, pixels))
+    before = counter(images.expand(2, -1, -1, -1)).detach()
+    close(local.clean, before[:1, :, *cells.slices])
+    close(found, after[..., *cells.slices])
+    rest = (after.detach() - before).clone()
+    rest[..., *cells.slices] = 0
+    assert not rest.any()
+    (slope,) = torch.autograd.grad(found.square().sum(), pixels)
+    (wanted,) = torch.autograd.grad(after[..., *cells.slices].square().sum(), pixels)
+    close(slope, wanted)
+
+
+def test_a_smaller_window_would_be_wrong(counters: dict[str, Callable[[], Counter]]) -> None:
+    counter = counters["mcnn"]()
+    box = Box(80, 80, 100, 100)
+    found = []
+    for field in (72, 48):
+        window = influence(box, SHAPE, stride=4, receptive_field=field)
+        inner = box.moved(-window.top, -window.left)
+        local = Local(counter, image()[..., *window.slices], inner)
+        pixels = torch.zeros(1, 3, 20, 20, dtype=torch.float64)
+        found.append((local(pixels) - local.clean).sum())
+    assert abs(found[0] - found[1]) > 1e-6 * abs(found[0])
+
+
+def test_only_what_changes_is_computed(counters: dict[str, Callable[[], Counter]]) -> None:
+    """20 pixels, with 4 at either side 28, pooled 14, with 3 at either side 20, pooled 10 or 11 (at
+    this place 11), with twice 3 at either side 23."""
+    local = Local(counters["mcnn"](), image(), Box(80, 80, 100, 100))
+    assert local.cells.shape == (23, 23)
+
+
+@pytest.mark.parametrize("box", [Box(8, 12, 21, 30), Box(0, 0, 5, 5), Box(30, 41, 41, 53)])
+def test_rows_and_draws(box: Box, counter: Counter) -> None:
+    images = image((41, 53), rows=3)
+    pixels = image(box.shape, rows=6)
+    local = Local(counter, images, box)
+    together = local(pixels)
+    for row in range(6):
+        alone = Local(counter, images[row // 2 : row // 2 + 1], box)
+        close(together[row : row + 1], alone(pixels[row : row + 1]))
+
+
+# Counters that are asked as a whole
+
+
+class Ground(nn.Module):
+    """Counters that differ in what follows a first convolution."""
+
+    stride, receptive_field = 1, None
+
+    def __init__(self, then: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        self.net = nn.Conv2d(3, 1, 3, padding=1)
+        self.then = then
+        self.double().eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.then(self.net(images))
+
+
+class Outside:
+    """A counter that is no module."""
+
+    stride, receptive_field = 1, None
+
+    def __init__(self) -> None:
+        self.network = Ground(torch.relu)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        density: Tensor = self.network(images)
+        return density
+
+
+class Reversed(torch.autograd.Function):
+    """Made of layers with rules, with a gradient of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x * 1.0
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return -2 * grad
+
+
+def bilinear(x: Tensor) -> Tensor:
+    return functional.interpolate(x, scale_factor=2, mode="bilinear")
+
+
+def self_attention(x: Tensor) -> Tensor:
+    words = x.flatten(2).transpose(1, 2)
+    share = torch.softmax(words @ words.transpose(1, 2), -1)
+    return (share @ words).transpose(1, 2).view_as(x)
+
+
+def data_dependent(x: Tensor) -> Tensor:
+    return x.relu() if x.mean() > 0 else x.sigmoid()
+
+
+def weighed_without_gradient(x: Tensor) -> Tensor:
+    with torch.no_grad():
+        share = x.sigmoid()
+    return share * x
+
+
+BLACK_BOXES: dict[str, Callable[[], Counter]] = {
+    "global pooling": lambda: Ground(lambda x: x * functional.adaptive_avg_pool2d(x, 1)),
+    "bilinear": lambda: Ground(bilinear),
+    "attention": lambda: Ground(self_attention),
+    "no module": Outside,
+    "data-dependent control flow": lambda: Ground(data_dependent),
+    "by way of NumPy": lambda: Ground(lambda x: x * float(x.detach().numpy().max())),
+    "a gradient of its own": lambda: Ground(Reversed.apply),
+    "without gradient": lambda: Ground(weighed_without_gradient),
+    "sum over the grid": lambda: Ground(lambda x: x + x.sum((2, 3), keepdim=True)),
+    "sum over all": lambda: Ground(lambda x: x + x.mean() + torch.sum(x, [], keepdim=True)),
+    "reflected border": lambda: Ground(lambda x: functional.pad(x, (1, 1, 1, 1), "reflect")),
+    "cut off": lambda: Ground(lambda x: x[:, :, 2:, :-1]),
+    "turned": lambda: Ground(lambda x: x.flip(-1)),
+    "enlarged by 1.5": lambda: Ground(lambda x: functional.interpolate(x, scale_factor=1.5)),
+    "joined down": lambda: Ground(lambda x: torch.cat([x, x], 2)),
+    "image by image": lambda: Ground(lambda x: torch.stack([one * 2 for one in x])),
+    "batch norm over rows": lambda: Ground(
+        lambda x: functional.batch_norm(
+            x.squeeze(1), torch.linspace(0, 1, x.shape[2]).to(x), torch.ones(x.shape[2]).to(x)
+        ).unsqueeze(1)
+    ),
+    "mean near the border": lambda: Ground(
+        lambda x: functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+    ),
+    "transposed with gaps": lambda: Ground(
+        lambda x: functional.conv_transpose2d(x, torch.ones(1, 1, 1, 1).to(x), stride=3, padding=1)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BLACK_BOXES)
+def test_other_counters_are_asked_about_the_whole_window(name: str) -> None:
+    counter = BLACK_BOXES[name]()
+    images, box = image((18, 21), rows=2), Box(4, 6, 9, 13)
+    local = Local(counter, images, box)
+    assert not local.follows_layers
+    pixels = image(box.shape, rows=2).requires_grad_()
+    found, after = local(pixels), counter(attacked(images, box, pixels))
+    assert local.cells == Box(0, 0, *after.shape[-2:])
+    close(local.clean, counter(images))
+    close(found, after)
+    (slope,) = torch.autograd.grad(found.square().sum(), pixels)
+    (wanted,) = torch.autograd.grad(after.square().sum(), pixels)
+    close(slope, wanted)
+
+
+def test_noise_stays_noise() -> None:
+    counter = Ground(lambda x: x + torch.randn(x.shape, dtype=x.dtype))
+    local = Local(counter, image((18, 21)), Box(4, 6, 9, 13))
+    assert not local.follows_layers
+    pixels = image((5, 7))
+    assert not torch.equal(local(pixels), local(pixels))
+
+
+def test_a_constant_gradient_stays() -> None:
+    """``detach`` is a layer like others."""
+    counter = Ground(lambda x: x.detach().sigmoid() * x)
+    images, box = image((18, 21)), Box(4, 6, 9, 13)
+    local = Local(counter, images, box)
+    assert local.follows_layers
+    pixels = image(box.shape).requires_grad_()
+    (slope,) = torch.autograd.grad(local(pixels).sum(), pixels)
+    (wanted,) = torch.autograd.grad(counter(attacked(images, box, pixels)).sum(), pixels)
+    close(slope, wanted)
+
+
+# What else is promised
+
+
+def smooth() -> Counter:
+    torch.manual_seed(1)
+    net = nn.Sequential(
+        *(nn.Conv2d(3, 3, 3, padding=1), nn.Softplus(), nn.AvgPool2d(2), nn.Sigmoid()),
+        *(nn.Conv2d(3, 1, 1, stride=1), nn.Softplus()),
+    )
+    counter = Ground(net)
+    counter.net = nn.Identity()
+    return counter.double().eval()
+
+
+@pytest.mark.parametrize("draws", [1, 2])
+def test_gradients(draws: int) -> None:
+    box = Box(3, 4, 6, 8)
+    local = Local(smooth(), image((11, 12)), box)
+    assert local.follows_layers
+    pixels = image(box.shape, rows=draws).requires_grad_()
+    assert torch.autograd.gradcheck(local, pixels)
+    assert torch.autograd.gradgradcheck(local, pixels)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_forward_mode_is_refused() -> None:
+    local = Local(smooth(), image((11, 12)), Box(3, 4, 6, 8))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(image((3, 4)), image((3, 4)))
+        with pytest.raises(RuntimeError, match="jvp"):
+            local(dual)
+
+
+def test_weights_changed_in_place_are_honoured(counter: Counter) -> None:
+    wirings = Wirings(counter)
+    images, box = image((41, 53)), Box(8, 12, 21, 30)
+    pixels = image(box.shape)
+    before = Local(counter, images, box, wirings=wirings)(pixels)
+    with torch.no_grad():
+        for tensor in (*counter.parameters(), *counter.buffers()):
+            if tensor.is_floating_point():
+                tensor.mul_(1.25)
+    local = Local(counter, images, box, wirings=wirings)
+    after = counter(attacked(images, box, pixels))[..., *local.cells.slices]
+    assert local.follows_layers
+    close(local(pixels), after)
+    assert not torch.allclose(before, after)
+
+
+def test_windows_of_several_shapes_share_wirings(counter: Counter) -> None:
+    wirings = Wirings(counter)
+    assert wirings.of(image((41, 53))) is wirings.of(image((41, 53), rows=4))
+    assert wirings.of(image((41, 53))) is not wirings.of(image((40, 53)))
+
+
+def test_the_windows_and_the_pixels_stay_as_they_are(counter: Counter) -> None:
+    images, box = image((41, 53)), Box(8, 12, 21, 30)
+    pixels = image(box.shape)
+    Local(counter, images, box)(pixels)
+    assert torch.equal(images, image((41, 53)))
+    assert torch.equal(pixels, image(box.shape))
+
+
+def test_without_autograd(counter: Counter) -> None:
+    images, box = image((41, 53)), Box(8, 12, 21, 30)
+    wanted = Local(counter, images, box)(image(box.shape))
+    with torch.inference_mode():
+        local = Local(counter, images, box)
+        assert local.follows_layers
+        assert torch.equal(local(image(box.shape)), wanted.detach())
+
+
+def test_float32(counters: dict[str, Callable[[], Counter]]) -> None:
+    counter = counters["mcnn"]()
+    assert isinstance(counter, nn.Module)
+    counter.float()
+    images, box = image().float(), Box(60, 77, 80, 97)
+    local = Local(counter, images, box)
+    assert local.follows_layers
+    pixels = image(box.shape).float()
+    with torch.no_grad():
+        close(local(pixels), counter(attacked(images, box, pixels))[..., *local.cells.slices], 1e-6)
+
+
+@pytest.mark.parametrize(
+    "box", [Box(0, 0, 42, 5), Box(-1, 0, 3, 3), Box(3, 3, 3, 9), Box(9, 60, 12, 70)]
+)
+def test_bad_boxes(box: Box, counter: Counter) -> None:
+    with pytest.raises(ValueError, match=r"Local: box must lie inside the 41x53 pixels, got Box"):
+        Local(counter, image((41, 53)), box)
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 3, 5, 5), (3, 3, 5, 5), (2, 1, 5, 5), (2, 3, 5, 4), (0, 3, 5, 5)]
+)
+def test_bad_pixels(shape: tuple[int, ...], counter: Counter) -> None:
+    local = Local(counter, image((41, 53), rows=2), Box(0, 0, 5, 5))
+    with pytest.raises(ValueError, match=r"Local: pixels must be \[2\*draws, 3, 5, 5\], got"):
+        local(torch.zeros(shape, dtype=torch.float64))
