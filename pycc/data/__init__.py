@@ -10,13 +10,14 @@ from pycc.data import shanghaitech, synthetic
 from pycc.data.dataset import Dataset, OnError, builtin, formats, listing
 from pycc.data.density import density, downsample
 from pycc.data.folder import Folder
-from pycc.data.images import load_image, quantize, save_image
+from pycc.data.images import load_image, load_opacity, quantize, save_image
 
 __all__ = [
     "Dataset",
     "density",
     "downsample",
     "load_image",
+    "load_opacity",
     "open",
     "quantize",
     "save_image",

@@ -44,6 +44,27 @@ def load_image(path: str | os.PathLike[str]) -> Tensor:
     return torch.from_numpy(pixels)
 
 
+def load_opacity(path: str | os.PathLike[str]) -> Tensor | None:
+    """Which pixels of a picture are there, [H,W] bool; None where all are.
+
+    ValueError naming the file for pixels that are partially transparent, and as ``load_image``.
+    """
+    with _opened(Path(path)) as opened:
+        picture = ImageOps.exif_transpose(opened)
+        # As load_image sees it: grey of 16 bits has no alpha.
+        if picture.mode[0] in "IF" or not picture.has_transparency_data:
+            return None
+        alpha = np.asarray(picture.convert("RGBA"))[..., 3]
+    partial = int(np.count_nonzero((alpha != 0) & (alpha != 255)))
+    if partial:
+        raise ValueError(
+            f"{path}: expected pixels that are there or not (alpha 255 or 0), "
+            f"got {partial} partially transparent"
+        )
+    there = torch.from_numpy(alpha == 255)
+    return None if bool(there.all()) else there
+
+
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """(H, W) of what ``load_image`` gives, from the file's header alone."""
     with _opened(Path(path)) as picture:
