@@ -87,6 +87,8 @@ def _conversion(annotation: Any) -> dict[str, Any]:
     if typing.get_origin(kind) is tuple:
         inner = typing.get_args(kind)
         return {"type": inner[0], "nargs": len(inner)}
+    if typing.get_origin(kind) is list:
+        return {"type": typing.get_args(kind)[0], "nargs": "+"}
     if typing.get_origin(kind) is dict:
         return {"type": pair, "action": "append", "metavar": "NAME=VALUE"}
     return {"type": kind}

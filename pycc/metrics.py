@@ -75,3 +75,18 @@ def mean_count(predicted: ArrayLike) -> float:
     """Mean count, in people, over [N] images."""
     values, _ = _pair("mean_count", ("predicted", predicted), ("predicted", predicted))
     return float(values.mean())
+
+
+def bootstrap(
+    values: ArrayLike, *, level: float = 0.95, samples: int = 2000
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean of [N] values (Efron, 1979).
+
+    The resampling is fixed, so that the same values give the same interval. One value gives itself
+    twice. Says how far the mean depends on which images were at hand, nothing else.
+    """
+    found, _ = _pair("bootstrap", ("values", values), ("values", values))
+    generator = np.random.Generator(np.random.PCG64(0))
+    chosen = generator.integers(0, len(found), (samples, len(found)))
+    low, high = np.quantile(found[chosen].mean(1), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

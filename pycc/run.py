@@ -13,7 +13,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from torch import Tensor
 Record = dict[str, Any]
 
 MANIFEST, RESULTS, SUMMARY = "manifest.json", "results.jsonl", "summary.json"
+KEY = ("index", "condition", "size")
 
 
 class Run:
@@ -33,10 +34,11 @@ class Run:
     ``key`` names the fields that identify a result: a run never holds two results of one key.
     """
 
-    key: tuple[str, ...] = ("index", "condition", "size")
-
-    def __init__(self, path: Path | None, manifest: Mapping[str, Any]) -> None:
+    def __init__(
+        self, path: Path | None, manifest: Mapping[str, Any], key: Sequence[str] = KEY
+    ) -> None:
         self.path = path
+        self.key = tuple(key)
         # As a reader of the file would get it: tuples become lists, paths are refused.
         self.manifest: dict[str, Any] = json.loads(json.dumps(manifest, allow_nan=False))
         self.records: list[Record] = []
@@ -45,37 +47,45 @@ class Run:
         self._lock: int | None = None
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str] | None, manifest: Mapping[str, Any]) -> Run:
+    def create(
+        cls,
+        path: str | os.PathLike[str] | None,
+        manifest: Mapping[str, Any],
+        *,
+        key: Sequence[str] = KEY,
+    ) -> Run:
         """Start a run in the folder ``path`` (made if need be; it must be empty), or in memory.
 
         ValueError if the folder holds anything, OSError if it cannot be written.
         """
         if path is None:
-            return cls(None, manifest)
+            return cls(None, manifest, key)
         check_new(path)
         folder = Path(path)
-        run = cls(folder, manifest)  # refuses a manifest that is no JSON before anything is made
+        run = cls(
+            folder, manifest, key
+        )  # refuses a manifest that is no JSON before anything is made
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / MANIFEST, run.manifest)
         run._open()
         return run
 
     @classmethod
-    def resume(cls, path: str | os.PathLike[str]) -> Run:
+    def resume(cls, path: str | os.PathLike[str], *, key: Sequence[str] = KEY) -> Run:
         """Continue the run in the folder ``path``; a half-written last result is cut off.
 
         ValueError if it is no run folder, is damaged or is being written by another process.
         """
         folder = Path(path)
-        run = cls(folder, read_manifest(folder))
+        run = cls(folder, read_manifest(folder), key)
         run._open()
         whole = cut_torn_line(folder / RESULTS)
         for number, record in enumerate(parse_records(whole, folder / RESULTS), start=1):
-            missing = [field for field in cls.key if field not in record]
+            missing = [field for field in run.key if field not in record]
             if missing:
                 run.close()
                 raise ValueError(
-                    f"{folder / RESULTS}: expected {', '.join(cls.key)} in line {number}, "
+                    f"{folder / RESULTS}: expected {', '.join(run.key)} in line {number}, "
                     f"got no {missing[0]}"
                 )
             run._remember(record)

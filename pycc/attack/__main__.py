@@ -6,7 +6,6 @@ import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,68 +14,15 @@ import torch
 
 from pycc import cli, data, models, report
 from pycc import run as runs
-from pycc.attack import attacks
-from pycc.attack.base import Attack
+from pycc.attack.base import attacks
 from pycc.attack.engine import run as run_attack
+from pycc.attack.engine import transfer as run_transfer
+from pycc.attack.pgd import PGD
+from pycc.attack.photo import photo_table, photographed
+from pycc.attack.printing import print_kit
+from pycc.attack.settings import QUICK, Settings, chosen, complete, names
+from pycc.attack.universal import Universal
 from pycc.data.dataset import builtin as builtin_data
-
-_SIZES = (0.02, 0.04, 0.08, 0.16)
-"""The published sizes as shares of the width: 20, 40, 81 and 163 of 1024 pixels."""
-
-_QUICK = {
-    "limit": 6,
-    "steps": 25,
-    "step_size": 16 / 255,
-    "decay": "cosine",
-    "objective": "over",
-}
-"""What holds for the built-in scenes: strong within a minute or so on two cores. Few steps reach as
-far as many of the published 2/255 because they start eight times as long and shrink to nothing.
-The count is raised outright: the paper's target, ten times the true density, also punishes people
-counted where none stand, and noise alone raises this counter's count by more than it allows."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a run depends on, beside the attack's own fields; kept in its manifest."""
-
-    data: str = field(
-        default="synthetic",
-        metadata={
-            "help": "folder of annotated images, or a built-in data set",
-            "metavar": "FOLDER",
-        },
-    )
-    split: str = field(default="test", metadata={"help": "part of the data set"})
-    model: str | None = field(
-        default=None,
-        metadata={"help": "the counter; without it the weights tell", "metavar": "NAME"},
-    )
-    weights: str | None = field(
-        default=None,
-        metadata={"help": "file with weights, or built-in ones (default: mcnn-synthetic)"},
-    )
-    option: dict[str, Any] = field(
-        default_factory=dict,
-        metadata={"help": "an option of the counter, such as resize=4; may be repeated"},
-    )
-    device: str = field(default="cpu", metadata={"help": "cpu or cuda[:N]"})
-    seed: int = field(default=0, metadata={"help": "key of all randomness"})
-    limit: int | None = field(default=None, metadata={"help": "use the first images only"})
-    on_error: str = field(
-        default="raise",
-        metadata={"help": "what to do with broken items", "choices": ["raise", "skip"]},
-    )
-    save_images: bool = field(
-        default=True, metadata={"help": "keep the attacked images; they are counted as read back"}
-    )
-    threads: int | None = field(
-        default=None,
-        metadata={"help": "threads (default: torch's, as many as cores); sums depend on it"},
-    )
-    pictures: bool | None = field(
-        default=None, metadata={"help": "draw a picture an image (default: if matplotlib is there)"}
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -101,40 +47,100 @@ class _Command:
 
     def work(self) -> int:
         """Everything: read the flags, check the input, attack, draw, print the table."""
-        chosen = _given(self.argv)
-        control = {name: chosen.pop(name, None) for name in ("out", "resume")}
-        settings = self._settings(chosen, control["resume"], control["out"])
-        chosen_attacks = _attacks(settings)
-        counter = _counter(settings)
-        samples = data.open(
-            settings["data"],
-            split=settings["split"],
-            on_error=settings["on_error"],
-            limit=settings["limit"],
-        )
+        given = _given(self.argv)
+        if "print" in given:
+            return self._print(given)
+        if "photo" in given:
+            return self._photo(given)
+        control = {name: given.pop(name, None) for name in ("out", "resume")}
+        settings = self._settings(given, control["resume"], control["out"])
+        attacks_wanted = chosen(settings)
+        options: dict[str, Any] = {}
+        if settings["pgd_steps"] < 0:
+            raise ValueError(f"--pgd-steps must be at least 0, got {settings['pgd_steps']}")
+        if settings["pgd_steps"]:
+            options["pgd"] = PGD(settings["pgd_epsilon"], settings["pgd_steps"])
+        else:
+            options["pgd"] = None
+        if settings["transfer"]:
+            victims = _several(settings["transfer"], settings)
+        else:
+            counter = _counter(settings["weights"], settings)
+            options["substitutes"] = _several(settings["substitutes"], settings)
+        samples = _samples(settings, settings["split"], settings["limit"])
+        if settings["attack"] != "none" and issubclass(attacks[settings["attack"]], Universal):
+            options["train"] = _samples(settings, settings["train_split"], settings["train_limit"])
         assert self.folder is not None
         if self.note:
             cli.say(f"note: {self.note}")
         progress = cli.Progress("megapixels")
         try:
-            done = run_attack(
-                chosen_attacks,
+            options |= {
+                "seed": settings["seed"],
+                "seeds": settings["seeds"],
+                "combine": settings["combine"],
+                "out": self.folder,
+                "resume": control["resume"] is not None,
+                "save_images": settings["save_images"],
+                "save_maps": settings["pictures"],
+                "progress": progress,
+                "manifest": {"command": self.argv, "settings": settings},
+            }
+            if settings["transfer"]:
+                done = run_transfer(attacks_wanted, victims, samples, **options)
+            else:
+                done = run_attack(attacks_wanted, counter, samples, **options)
+        finally:
+            progress.close()
+        print(report.table(done.summary, published=_published(settings)))
+        outcomes = done.summary.get("gates", [])
+        if outcomes:
+            print(report.gates_table(outcomes))
+        print(f"run folder: {self.folder}", flush=True)
+        if settings["pictures"]:
+            self._draw(self.folder)
+        failed = any(outcome["verdict"] == "fail" for outcome in outcomes)
+        return cli.FAILED if failed and settings["gates"] else cli.DONE
+
+    def _print(self, given: dict[str, Any]) -> int:
+        """A kit to print a patch at its true size."""
+        _only(given, "--print", {"print", "width_mm", "dpi", "out"})
+        if "width_mm" not in given:
+            raise ValueError("--print: expected --width-mm too, got none")
+        out = given.get("out") or f"runs/kit-{_now()}"
+        kit = print_kit(
+            given["print"], out, width_mm=given["width_mm"], dpi=given.get("dpi", 300.0)
+        )
+        print(
+            f"{kit.width_mm:.1f} x {kit.height_mm:.1f} mm at {kit.dpi:g} dpi, "
+            f"{kit.pixels_per_inch:.1f} patch pixels an inch: {kit.patch}, {kit.page}",
+            flush=True,
+        )
+        return cli.DONE
+
+    def _photo(self, given: dict[str, Any]) -> int:
+        """Photographs with and without the printed patch, paired by name and counted."""
+        allowed = {"photo", "out", "weights", "model", "option", "device", "threads"}
+        _only(given, "--photo", allowed)
+        if "weights" not in given:
+            raise ValueError("--photo: expected --weights too, got none")
+        settings = {"model": None, "option": {}, "device": "cpu"} | given
+        settings["threads"] = _set_threads(given.get("threads"))
+        counter = _counter(settings["weights"], settings)
+        out = given.get("out") or f"runs/photo-{_now()}"
+        progress = cli.Progress("photos")
+        try:
+            done = photographed(
                 counter,
-                samples,
-                seed=settings["seed"],
-                out=self.folder,
-                resume=control["resume"] is not None,
-                save_images=settings["save_images"],
-                save_maps=settings["pictures"],
+                *given["photo"],
+                out=out,
                 progress=progress,
                 manifest={"command": self.argv, "settings": settings},
             )
         finally:
             progress.close()
-        print(report.table(done.summary))
-        print(f"run folder: {self.folder}", flush=True)
-        if settings["pictures"]:
-            self._draw(self.folder)
+        print(photo_table(done.summary, done.records))
+        print(f"run folder: {out}", flush=True)
         return cli.DONE
 
     def _draw(self, folder: Path) -> None:
@@ -145,14 +151,14 @@ class _Command:
             progress.close()
 
     def _settings(
-        self, chosen: dict[str, Any], resume: str | None, out: str | None
+        self, given: dict[str, Any], resume: str | None, out: str | None
     ) -> dict[str, Any]:
         """All settings of the run, and its folder, checked as far as nothing needs loading."""
         if resume is None:
-            settings, self.note = _complete(chosen)
+            settings, self.note = complete(given)
             settings["threads"] = _set_threads(settings["threads"])
             if out is None:
-                out = f"runs/attack-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+                out = f"runs/attack-{_now()}"
             runs.check_new(out)
             self.folder = Path(out)
             return settings
@@ -163,12 +169,12 @@ class _Command:
         stored, environment = manifest.get("settings"), manifest.get("environment")
         if manifest.get("kind") != "attack" or not isinstance(stored, dict):
             raise ValueError(f"--resume {resume}: expected a run of this command, got another")
-        if stored.keys() != _names(stored.get("attack")):
+        if stored.keys() != names(stored.get("attack")):
             raise ValueError(
                 f"--resume {resume}: expected the settings of this version of the command, "
                 "got others in its manifest"
             )
-        cli.check_same(stored, chosen, resume)
+        cli.check_same(stored, given, resume)
         _set_threads(stored["threads"])  # before the environments are compared
         now = runs.environment()
         before = environment if isinstance(environment, dict) else {}
@@ -177,15 +183,26 @@ class _Command:
         return stored
 
 
+def _now() -> str:
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+
+
+def _only(given: Mapping[str, Any], mode: str, allowed: set[str]) -> None:
+    """ValueError for a flag that a mode of the command has no use for."""
+    for name in given:
+        if name not in allowed:
+            raise ValueError(f"{mode}: expected no --{name.replace('_', '-')} beside it")
+
+
 def _parser(attack: str | None) -> cli.Parser:
     """The flags of the command and, unless ``attack`` is None, of this attack."""
     parser = cli.Parser(
         prog="python -m pycc.attack",
         description="Attack a crowd counter with adversarial patches and print what it then "
-        "counts, beside grey and noise patches of the same size and place.",
+        "counts, beside patches of the same size and place that nobody optimised.",
         epilog="Without --data, on the built-in scenes, the defaults are "
-        + ", ".join(f"{name} {_short(value)}" for name, value in _QUICK.items())
-        + ". Exit codes: 0 done, 2 bad usage or input.",
+        + ", ".join(f"{name} {_short(value)}" for name, value in QUICK.items())
+        + ". Exit codes: 0 done, 1 a gate failed, 2 bad usage or input.",
     )
     parser.add_argument(
         "--attack", choices=[*attacks.names(), "none"], help="none: count the clean images only"
@@ -194,6 +211,20 @@ def _parser(attack: str | None) -> cli.Parser:
     control = parser.add_argument_group("run")
     control.add_argument("--out", metavar="RUN", help="run folder (default: runs/attack-TIME)")
     control.add_argument("--resume", metavar="RUN", help="continue the run in this folder")
+    physical = parser.add_argument_group("physical mode, in place of an attack")
+    physical.add_argument(
+        "--print", metavar="PATCH", help="make a kit to print this patch: PNG and PDF"
+    )
+    physical.add_argument(
+        "--width-mm", type=float, metavar="MM", help="true width of the printed patch"
+    )
+    physical.add_argument("--dpi", type=float, help="dots an inch of the printer (default: 300)")
+    physical.add_argument(
+        "--photo",
+        nargs=2,
+        metavar=("CLEAN", "ATTACKED"),
+        help="count photographs in two folders, paired by name, without and with the patch",
+    )
     if attack is not None:
         cli.add_fields(parser.add_argument_group(f"attack {attack}"), attacks[attack])
     return parser
@@ -228,87 +259,53 @@ def _given(argv: list[str]) -> dict[str, Any]:
     given = vars(_parser(attack if attack in attacks.names() else None).parse_args(argv))
     if "option" in given:
         given["option"] = dict(given["option"])
-    builtins = {"data": builtin_data.names(), "weights": models.builtin(), "init": ["noise"]}
-    for name, names in builtins.items():
-        if name in given and given[name] not in names:
-            # A resumed run may be started from elsewhere.
-            given[name] = str(Path(given[name]).absolute())
+    weights = models.builtin()
+    builtins = {"data": builtin_data.names(), "weights": weights, "init": ["noise"]}
+    for name, known_names in builtins.items():
+        if name in given:
+            given[name] = _whole_path(given[name], known_names)
+    for name in ("substitutes", "transfer"):
+        if name in given:
+            given[name] = [_whole_path(value, weights) for value in given[name]]
     return given
 
 
-def _names(attack: object) -> set[str]:
-    """The settings of a run of this attack, or of ``none``."""
-    names = {"attack", *(entry.name for entry in fields(Settings))}
-    if isinstance(attack, str) and attack != "none":
-        names |= {entry.name for entry in fields(attacks[attack])} - {"size"} | {"sizes"}
-    return names
+def _whole_path(value: str, names: Sequence[str]) -> str:
+    """A path from the root, since a resumed run may be started from elsewhere; names stay."""
+    return value if value in names else str(Path(value).absolute())
 
 
-def _complete(given: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """Flags that were given and defaults for the others; and what the user should be told."""
-    settings: dict[str, Any] = {"attack": attacks.names()[0], **_defaults(Settings)}
-    name = given.get("attack", settings["attack"])
-    if name != "none":
-        settings |= _defaults(attacks[name])
-        del settings["size"]
-        settings["sizes"] = list(_SIZES)
-    if given.get("data", settings["data"]) == settings["data"]:
-        settings |= {key: value for key, value in _QUICK.items() if key in settings}
-    settings |= given
-    if name == "none":
-        # Nothing is attacked, so there is nothing to look at unless it is asked for.
-        settings |= {"save_images": given.get("save_images", given.get("pictures", False))}
-        settings |= {"pictures": given.get("pictures", False)}
-    if settings["model"] is not None and settings["model"] not in models.names():
-        raise ValueError(
-            f"--model: expected one of {', '.join(models.names())}, got {settings['model']!r}"
-        )
-    if settings["weights"] is None:
-        if settings["model"] is not None:
-            raise ValueError(f"--model {settings['model']}: expected --weights FILE too, got none")
-        settings["weights"] = "mcnn-synthetic"
-    settings["pictures"], note = _pictures(settings["pictures"], settings["save_images"])
-    return settings, note
-
-
-def _defaults(flags: type[Any]) -> dict[str, Any]:
-    return {
-        entry.name: entry.default if entry.default is not MISSING else {} for entry in fields(flags)
-    }
-
-
-def _pictures(wanted: bool | None, images: bool) -> tuple[bool, str]:
-    """Whether pictures are drawn: as wanted, or where nothing speaks against it; and what does."""
-    if wanted is False:
-        return False, ""
-    problem = report.missing_library()
-    if problem is None and not images:
-        problem = "pictures need the saved images, but --no-save-images was given"
-    if problem is not None and wanted:
-        raise ValueError(f"--pictures: {problem}")
-    return problem is None, f"no pictures: {problem}" if problem else ""
-
-
-def _attacks(settings: Mapping[str, Any]) -> list[Attack]:
-    """One attack for each size; ValueError for a field out of range."""
-    if settings["attack"] == "none":
-        return []
-    kind = attacks[settings["attack"]]
-    values = {entry.name: settings.get(entry.name) for entry in fields(kind)}
-    if values["top_left"] is not None:
-        values["top_left"] = tuple(values["top_left"])
-    return [kind(**{**values, "size": size}) for size in settings["sizes"]]
-
-
-def _counter(settings: Mapping[str, Any]) -> models.CounterModel:
-    """The counter with its weights, on its device."""
+def _counter(weights: str, settings: Mapping[str, Any]) -> models.CounterModel:
+    """A counter with its weights, on the run's device."""
     where = cli.device(settings["device"])
     try:
-        counter = models.load(settings["weights"], name=settings["model"], **settings["option"])
+        counter = models.load(weights, name=settings["model"], **settings["option"])
     except TypeError as error:
         # The values of options come from the command line as they are.
         raise ValueError(f"--option: {error}") from None
     return counter.to(where)
+
+
+def _several(weights: Sequence[str], settings: Mapping[str, Any]) -> dict[str, models.CounterModel]:
+    """Counters by the stem of their file; ValueError for two of one name."""
+    named: dict[str, models.CounterModel] = {}
+    for file in weights:
+        name = Path(file).stem
+        if name in named:
+            raise ValueError(f"--transfer, --substitutes: names must differ, got {name!r} twice")
+        named[name] = _counter(file, settings)
+    return named
+
+
+def _samples(settings: Mapping[str, Any], split: str, limit: int | None) -> data.Dataset:
+    return data.open(settings["data"], split=split, on_error=settings["on_error"], limit=limit)
+
+
+def _published(settings: Mapping[str, Any]) -> dict[int, tuple[float, float]] | None:
+    """What the paper printed for this counter, where the data are those of its table."""
+    if not Path(settings["data"]).name.startswith("part_A") or settings["transfer"]:
+        return None
+    return report.APAM_TABLE_1.get(settings["model"] or "mcnn")
 
 
 if __name__ == "__main__":

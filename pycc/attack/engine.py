@@ -1,30 +1,47 @@
-"""The entry: check everything, open the run folder, work, sum up."""
+"""The entry: check everything, open the run folder, work, judge, sum up."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pycc import ops
-from pycc.attack.base import Attack
+from pycc.attack.base import PatchAttack
+from pycc.attack.gates import FROM_RESULTS, Gate, Results, judged
+from pycc.attack.measure import KEY
+from pycc.attack.pgd import PGD
+from pycc.attack.probes import PROBES
+from pycc.attack.scenes import combinations
+from pycc.attack.stage import Member
 from pycc.attack.survey import Shelf, survey
-from pycc.attack.work import Progress, Work
+from pycc.attack.universal import Universal
+from pycc.attack.work import Progress, Source, Work
 from pycc.report import summarise
-from pycc.run import Run, differences, environment, fingerprint
+from pycc.run import Run, differences, environment, fingerprint, write_json
 from pycc.types import Counter, Sample
+
+GATES = "gates.json"
 
 
 def run(
-    attack: Attack | Sequence[Attack],
+    attack: PatchAttack | Sequence[PatchAttack],
     counter: Counter,
     samples: Sequence[Sample],
     *,
     seed: int = 0,
+    seeds: int = 1,
+    substitutes: Mapping[str, Counter] | None = None,
+    combine: str = "mean",
+    train: Sequence[Sample] | None = None,
+    pgd: PGD | None = PGD(),  # noqa: B008  (frozen)
+    gates: bool = True,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     save_images: bool = True,
@@ -35,55 +52,215 @@ def run(
     """Attack a counter on every sample, beside the baselines, and measure the counts.
 
     ``attack`` is one attack, several (of different sizes), or none at all (the clean counts
-    alone). Each patch is compared with grey (0.5) and uniform noise of the same shape and place.
-    Every count is one of the full image after rounding to 8 bits; attacked images are written as
-    PNG and counted as read back (``save_images`` False rounds in memory, which gives the same
-    numbers).
+    alone). Each patch is compared with grey, black, uniform noise and a crowd from another image,
+    of the same shape and place, and with ``pgd`` on all pixels (None: without it). Every count is
+    one of the full image after rounding to 8 bits; attacked images are written as PNG and counted
+    as read back (``save_images`` False rounds in memory, which gives the same numbers).
 
-    ``out`` is the run folder (new or empty), or None to keep the results in memory; ``resume``
-    continues the run in ``out``. ``save_maps`` also keeps the density maps that pictures need.
-    ``manifest`` adds entries to the manifest. A counter that is a module is put in eval mode and
-    frozen meanwhile. The result holds ``records`` and ``summary``.
+    ``seeds`` repeats the attack from as many seeds, ``seed`` the first. With ``substitutes``
+    (counters by name) patches are also made on these, together as ``combine`` says (``mean`` or
+    ``worst``), and tried on ``counter`` (black-box, arXiv 2104.10868, eq. 9). ``train`` are the
+    images of a universal attack.
+
+    ``gates`` also judges the run by ``pycc.attack.gates``; the outcomes are in
+    ``summary["gates"]``. ``out`` is the run folder (new or empty), or None to keep the results in
+    memory; ``resume`` continues the run in ``out``. ``save_maps`` also keeps the density maps that
+    pictures need. ``manifest`` adds entries to the manifest. Counters that are modules are put in
+    eval mode and frozen meanwhile. The result holds ``records`` and ``summary``.
 
     ValueError for bad input, before anything is written; for a resumed run whose settings, data or
     weights are not those of its manifest; and for a counter whose maps are not finite or do not
     match its stride.
     """
+    victim = Member(counter)
+    sources = [Source(None, (victim,), (victim,))]
+    if substitutes:
+        own = identity(counter)
+        for label, other in substitutes.items():
+            if other is counter or identity(other) == own:
+                raise ValueError(
+                    f"attack: substitutes must not hold the victim itself, got it as {label!r}"
+                )
+        members = tuple(Member(other, label) for label, other in substitutes.items())
+        sources.append(Source("+".join(substitutes), members, (victim,)))
+    return _run(
+        attack, sources, samples, seed=seed, seeds=seeds, combine=combine, train=train, pgd=pgd,
+        gates=gates, out=out, resume=resume, save_images=save_images, save_maps=save_maps,
+        progress=progress, manifest=manifest,
+    )  # fmt: skip
+
+
+def transfer(
+    attack: PatchAttack | Sequence[PatchAttack],
+    counters: Mapping[str, Counter],
+    samples: Sequence[Sample],
+    *,
+    combine: str = "mean",
+    **options: Any,
+) -> Run:
+    """The transfer matrix: patches made on each counter, and tried on every one.
+
+    From three counters on, each is also attacked by patches made on all the others together
+    (leave-one-out ensembles, weighted as ``combine`` says). Options are those of ``run``.
+
+    ValueError for fewer than two counters or two of the same weights, and as ``run``.
+    """
+    if len(counters) < 2:
+        raise ValueError(f"transfer: expected two counters or more, got {list(counters)}")
+    known: dict[str, str] = {}
+    for label, counter in counters.items():
+        if (before := known.setdefault(identity(counter), label)) != label:
+            raise ValueError(
+                f"transfer: counters must differ, got the same weights as {before!r} and {label!r}"
+            )
+    members = tuple(Member(counter, label) for label, counter in counters.items())
+    sources = [Source(member.label, (member,), members) for member in members]
+    if len(members) > 2:
+        for left_out in members:
+            others = tuple(member for member in members if member is not left_out)
+            sources.append(Source("+".join(str(m.label) for m in others), others, (left_out,)))
+    return _run(attack, sources, samples, combine=combine, **options)
+
+
+def _run(
+    attack: PatchAttack | Sequence[PatchAttack],
+    sources: Sequence[Source],
+    samples: Sequence[Sample],
+    *,
+    seed: int = 0,
+    seeds: int = 1,
+    combine: str = "mean",
+    train: Sequence[Sample] | None = None,
+    pgd: PGD | None = None,
+    gates: bool = True,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    save_images: bool = True,
+    save_maps: bool = False,
+    progress: Progress | None = None,
+    manifest: Mapping[str, Any] | None = None,
+) -> Run:
     chosen = tuple(attack) if isinstance(attack, Sequence) else (attack,)
-    labels = [(a.name, a.size) for a in chosen]
-    if len(set(labels)) < len(labels):
-        raise ValueError(f"attack: attacks must differ in name or size, got {labels}")
-    found = survey(samples, chosen, counter.stride, seed=seed)
+    _check(chosen, seeds, combine, train)
+    members = {id(m): m for s in sources for m in (*s.victims, *s.members)}.values()
+    stride = max(member.counter.stride for member in members)
+    found = survey(samples, chosen, stride, seed=seed)
+    learned = None
+    if train is not None:
+        learned = survey(train, chosen, stride, seed=seed)
+        _check_sides(chosen, [item.shape for item in (*found.items, *learned.items)])
+    weights = {str(m.label or "victim"): identity(m.counter) for m in members}
+    fingerprints: dict[str, Any] = {"data": found.fingerprint, "weights": weights}
+    if learned is not None:
+        fingerprints["train"] = learned.fingerprint
     asked = {
         "seed": seed,
+        "seeds": seeds,
+        "combine": combine,
         "attacks": [{"name": a.name, **a.settings()} for a in chosen],
+        "pgd": None if pgd is None else asdict(pgd),
         "save_images": save_images,
         "save_maps": save_maps,
-        "fingerprints": {"data": found.fingerprint, "weights": _identity(counter)},
+        "fingerprints": fingerprints,
     }
-    if resume:
-        if out is None:
-            raise ValueError("attack: resume needs the run folder as out")
-        log = Run.resume(out)
-        changed = differences({name: log.manifest.get(name) for name in asked}, asked)
-        if changed:
-            log.close()
-            raise ValueError(
-                f"{out}: a resumed run keeps its settings, data and weights; {'; '.join(changed)}"
-            )
-    else:
-        facts = {"kind": "attack", "environment": {**environment(), "ops": ops.info()}}
-        log = Run.create(out, {**(manifest or {}), **facts, **asked})
+    log = _open(asked, out, resume, manifest)
     exact = torch.backends.cudnn.flags(
         enabled=True, deterministic=True, benchmark=False, allow_tf32=False
     )
     try:
-        with frozen(counter), exact:
-            Work(chosen, counter, Shelf(samples), found, seed, log, progress).do()
+        with ExitStack() as stack:
+            for member in members:
+                stack.enter_context(frozen(member.counter))
+            stack.enter_context(exact)
+            work = Work(
+                chosen,
+                sources,
+                Shelf(samples),
+                found,
+                range(seed, seed + seeds),
+                log,
+                train=None if train is None or learned is None else (Shelf(train), learned),
+                combine=combine,
+                pgd=pgd,
+                progress=progress,
+            )
+            work.do()
+            outcomes = _judge(work, log, weights) if gates and chosen else []
     finally:
         log.close()
-    log.finish(summarise(log.records))
+    summary = summarise(log.records)
+    if gates and chosen:
+        summary["gates"] = outcomes
+    log.finish(summary)
     return log
+
+
+def _check(
+    chosen: Sequence[PatchAttack], seeds: int, combine: str, train: Sequence[Sample] | None
+) -> None:
+    labels = [(a.name, a.size) for a in chosen]
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"attack: attacks must differ in name or size, got {labels}")
+    if len({(a.objective, a.aim) for a in chosen}) > 1:
+        raise ValueError("attack: attacks of one run must have one objective")
+    if seeds < 1:
+        raise ValueError(f"attack: seeds must be at least 1, got {seeds}")
+    combinations[combine]
+    universal = [a for a in chosen if isinstance(a, Universal)]
+    if universal and train is None:
+        raise ValueError("attack: a universal attack needs training images, got none")
+    if train is not None and not universal:
+        raise ValueError("attack: training images are for a universal attack, got another")
+
+
+def _check_sides(chosen: Sequence[PatchAttack], shapes: Sequence[tuple[int, int]]) -> None:
+    for attack in chosen:
+        sides = {attack.side(shape) for shape in shapes}
+        if len(sides) > 1:
+            raise ValueError(
+                f"attack: a universal patch needs one size in pixels, got size {attack.size}, "
+                f"which gives {min(sides)} to {max(sides)} pixels in these images"
+            )
+
+
+def _open(
+    asked: Mapping[str, Any],
+    out: str | os.PathLike[str] | None,
+    resume: bool,
+    manifest: Mapping[str, Any] | None,
+) -> Run:
+    """The new run, or the one to be resumed if it is the same."""
+    if not resume:
+        facts = {"kind": "attack", "environment": {**environment(), "ops": ops.info()}}
+        return Run.create(out, {**(manifest or {}), **facts, **asked}, key=KEY)
+    if out is None:
+        raise ValueError("attack: resume needs the run folder as out")
+    log = Run.resume(out, key=KEY)
+    now = json.loads(json.dumps(asked))
+    changed = differences({name: log.manifest.get(name) for name in now}, now)
+    if changed:
+        log.close()
+        raise ValueError(
+            f"{out}: a resumed run keeps its settings, data and weights; {'; '.join(changed)}"
+        )
+    return log
+
+
+def _judge(work: Work, log: Run, weights: Mapping[str, str]) -> list[dict[str, str]]:
+    """The outcomes of all gates, in the run's folder and as JSON values."""
+    results = Results(log.records, work.attacks)
+    gates: list[Gate] = [gate(results) for gate in FROM_RESULTS]
+    gates += [probe(work, results) for probe in PROBES]
+    members = {id(m): m for s in work.sources for m in (*s.victims, *s.members)}.values()
+    same = all(identity(m.counter) == weights[str(m.label or "victim")] for m in members)
+    still = not any(m.counter.training for m in members if isinstance(m.counter, nn.Module))
+    figure = f"weights {'unchanged' if same else 'changed'}, {'eval' if still else 'train'} mode"
+    gates.append(judged("the counter stays as it was", same and still, figure))
+    outcomes = [gate.json() for gate in gates]
+    file = log.file(GATES)
+    if file is not None:
+        write_json(file, {"gates": outcomes})
+    return outcomes
 
 
 @contextmanager
@@ -105,7 +282,7 @@ def frozen(counter: Counter) -> Iterator[None]:
             parameter.requires_grad_(want)
 
 
-def _identity(counter: Counter) -> str:
+def identity(counter: Counter) -> str:
     """A fingerprint of a counter: its kind, geometry and, for a module, its weights."""
     kind = f"{type(counter).__module__}.{type(counter).__qualname__}"
     facts: list[tuple[str, Tensor | str]] = [

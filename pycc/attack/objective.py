@@ -1,19 +1,20 @@
 """What an attacker wants of the counter: losses to be minimised over the patch.
 
-Each is the full image's loss less that of the clean image, computed from the window alone: only
-the change of the map enters (``Scenes``).
+Each is the full image's loss up to a constant, computed from the cells that the patch can change.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
-from pycc.attack.base import Scenes
 from pycc.registry import Registry
+
+if TYPE_CHECKING:
+    from pycc.attack.scenes import Scenes
 
 
 @dataclass(frozen=True)
@@ -21,27 +22,45 @@ class Aim:
     """The numbers that an objective may need."""
 
     factor: float
-    """t of the density target t·l."""
+    """t of the density target t·l, and of the count t times the annotated heads."""
     target_count: float | None
-    """c*, people."""
+    """c*, people; None where it is a multiple of the annotated heads."""
+
+    def wanted(self, truth: Tensor) -> Tensor:
+        """[N]: the count that objective ``target`` wants of images with ``truth`` [N] heads."""
+        if self.target_count is not None:
+            return torch.full_like(truth, self.target_count)
+        return self.factor * truth
 
 
 class Objective(Protocol):
     """A loss for each scene."""
 
     def __call__(self, change: Tensor, scenes: Scenes, aim: Aim, /) -> Tensor:
-        """[N] from ``change`` [N,1,hc,wc]: attacked minus clean map, people per cell."""
+        """[N,D] from ``change`` [N,D,1,hc,wc]: attacked minus clean map, people per cell."""
 
 
 objectives: Registry[Objective] = Registry("objective")
 
 MEANS = frozenset({"density"})
 """Objectives that are a mean over the image's cells; the others are in people, a sum over cells."""
+DENSITY = frozenset({"density", "pap"})
+"""Objectives that need the true density."""
 
 
-def _gained(change: Tensor, scenes: Scenes) -> Tensor:
-    """[N]: people that the patch adds to the count, inside the region of interest."""
-    return (scenes.weight * change).sum((1, 2, 3))
+def harm(objective: str, aim: Aim, *, count: float, clean: float, truth: float) -> float:
+    """How far, in people, an attack has come: 0 for the clean count, the more the better for it."""
+    if objective == "under":
+        return clean - count
+    if objective == "target":
+        wanted = float(aim.wanted(torch.tensor(float(truth), dtype=torch.float64)))
+        return abs(clean - wanted) - abs(count - wanted)
+    return clean - count if objective == "density" and aim.factor < 1 else count - clean
+
+
+def gained(change: Tensor, scenes: Scenes) -> Tensor:
+    """[N,D]: people that the patch adds to the count, inside the region of interest."""
+    return (scenes.weight[:, None] * change).sum((2, 3, 4))
 
 
 @objectives.register("density")
@@ -51,25 +70,42 @@ def density(change: Tensor, scenes: Scenes, aim: Aim) -> Tensor:
     The mean, not half of it. With a = clean − t·l and the change d, the change of a cell's squared
     error is d·(d + 2a); the clean image's loss, a constant, is left out.
     """
-    target = scenes.clean - aim.factor * scenes.density
-    return (scenes.weight * change * (change + 2 * target)).sum((1, 2, 3)) / scenes.cells
+    target = (scenes.local.clean - aim.factor * scenes.density)[:, None]
+    change_of_squares = scenes.weight[:, None] * change * (change + 2 * target)
+    return change_of_squares.sum((2, 3, 4)) / scenes.cells[:, None]
 
 
 @objectives.register("over")
 def over(change: Tensor, scenes: Scenes, aim: Aim) -> Tensor:
     """Count as many people as possible: minus the count."""
-    return -_gained(change, scenes)
+    return -gained(change, scenes)
 
 
 @objectives.register("under")
 def under(change: Tensor, scenes: Scenes, aim: Aim) -> Tensor:
     """Count as few people as possible: the count."""
-    return _gained(change, scenes)
+    return gained(change, scenes)
 
 
 @objectives.register("target")
 def target(change: Tensor, scenes: Scenes, aim: Aim) -> Tensor:
-    """Count c* people: (count − c*)², in people squared."""
-    if aim.target_count is None:
-        raise ValueError("objective target: expected target_count, got none")
-    return torch.square(scenes.count + _gained(change, scenes) - aim.target_count)
+    """Count c* people: (count − c*)² / (2·|clean − c*|), whose slope is near 1 at first.
+
+    The divisor, a constant, brings the loss of each image to people: images of small and large
+    crowds then count alike where several share a patch.
+    """
+    far = scenes.count - aim.wanted(scenes.truth)
+    scale = 2 * far.abs().clamp(min=1.0)
+    return torch.square(far[:, None] + gained(change, scenes)) / scale[:, None]
+
+
+@objectives.register("pap")
+def pap(change: Tensor, scenes: Scenes, aim: Aim) -> Tensor:
+    """PAP's weighting: −Σ σ(l − out)·out, the weights σ(…) held fixed in the gradient.
+
+    Cells that count fewer people than there are weigh more: the patch spreads what it adds. The
+    Grad-CAM term of the published objective, which needs the inside of one network, is left out.
+    """
+    out = scenes.local.clean[:, None] + change
+    share = torch.sigmoid(scenes.density[:, None] - out).detach()
+    return -(scenes.weight[:, None] * share * out).sum((2, 3, 4))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,6 +12,17 @@ from torch.nn import functional
 
 from pycc.random import Stream
 from pycc.registry import Registry
+
+
+@dataclass(frozen=True)
+class Place:
+    """A square patch in an image."""
+
+    side: int
+    """Pixels."""
+    top_left: tuple[int, int]
+    """(y, x), pixels."""
+
 
 shapes: Registry[Callable[[int], Tensor]] = Registry("patch shape")
 """Masks [side,side] of 0 and 1 by name."""
@@ -51,20 +63,32 @@ def centre(shape: tuple[int, int], side: int) -> tuple[int, int]:
     return (shape[0] - side) // 2, (shape[1] - side) // 2
 
 
-def anywhere(shape: tuple[int, int], side: int, *, seed: int, image: int) -> tuple[int, int]:
+def anywhere(
+    shape: tuple[int, int],
+    side: int,
+    *,
+    seed: int,
+    image: int,
+    purpose: str = "location",
+    step: int = 0,
+) -> tuple[int, int]:
     """Top left (y, x) drawn uniformly from all places inside an image of ``shape`` (H, W)."""
-    y, x = Stream(seed, "location", image=image).uniform(size=2)
+    y, x = Stream(seed, purpose, image=image, step=step).uniform(size=2)
     return math.floor(y * (shape[0] - side + 1)), math.floor(x * (shape[1] - side + 1))
 
 
-def noise(side: int, *, seed: int, purpose: str, image: int, beta: float = 1.0) -> Tensor:
+def noise(
+    side: int, *, seed: int, purpose: str, image: int, beta: float = 1.0, step: int = 0
+) -> Tensor:
     """Uniform noise [3,side,side] of [0,1), float32.
 
     ``beta`` in (0,1] is the resolution at which it is drawn, as a share of the side; below 1 it is
     enlarged bilinearly, which makes it smooth (APAM's interpolation tensor β).
     """
     drawn = max(1, math.ceil(side * beta))
-    values = Stream(seed, purpose, image=image, draw=side).uniform(size=(1, 3, drawn, drawn))
+    values = Stream(seed, purpose, image=image, step=step, draw=side).uniform(
+        size=(1, 3, drawn, drawn)
+    )
     picture = torch.from_numpy(values).float()
     if drawn < side:
         picture = functional.interpolate(picture, size=(side, side), mode="bilinear").clamp(0, 1)

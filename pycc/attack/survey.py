@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pycc.attack.base import Attack
-from pycc.attack.window import Place
+from pycc.attack.base import PatchAttack
 from pycc.run import fingerprint
 from pycc.types import Sample
 
@@ -27,8 +26,6 @@ class Item:
     """(height, width)."""
     truth: int
     """Annotated heads inside the image and its region of interest."""
-    places: tuple[Place, ...]
-    """Where each attack's patch goes."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ class Survey:
 
 
 def survey(
-    samples: Sequence[Sample], attacks: Sequence[Attack], stride: int, *, seed: int
+    samples: Sequence[Sample], attacks: Sequence[PatchAttack], stride: int, *, seed: int
 ) -> Survey:
     """Load every image once and check it, and that every patch fits.
 
@@ -49,6 +46,7 @@ def survey(
     """
     items: list[Item] = []
     seen: set[str] = set()
+    fine: set[tuple[int, int]] = set()
     digests: list[tuple[str, str]] = []
     for index, sample in enumerate(each(samples)):
         _check(sample)
@@ -62,13 +60,15 @@ def survey(
                 f"got {height}x{width}"
             )
         try:
-            places = tuple(a.place((height, width), seed=seed, image=index) for a in attacks)
-            for attack, place in zip(attacks, places, strict=True):
-                attack.mask(place.side)
+            for number, attack in enumerate(attacks):
+                side = attack.place((height, width), seed=seed, image=index).side
+                if (number, side) not in fine:
+                    attack.check_side(side)
+                    fine.add((number, side))
         except ValueError as error:
             raise ValueError(f"{sample.name}: {error}") from None
         truth = len(counted_points(sample))
-        items.append(Item(index, sample.name, (height, width), truth, places))
+        items.append(Item(index, sample.name, (height, width), truth))
         digests.append((sample.name, _digest(sample)))
     if not items:
         raise ValueError("attack: expected at least one sample, got none")

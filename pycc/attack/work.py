@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import io
 import math
-import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor, nn
-
-from pycc import ops
-from pycc.attack import patch as patches
-from pycc.attack.base import Attack, Scenes
-from pycc.attack.cells import cell_density, cell_weight
+from pycc.attack.apam import APAM
+from pycc.attack.base import Found, PatchAttack
+from pycc.attack.baseline import baselines
+from pycc.attack.location import cost as search_cost
+from pycc.attack.location import worst_place
+from pycc.attack.measure import Case, Judge
+from pycc.attack.patch import Place
+from pycc.attack.pgd import PGD
+from pycc.attack.scenes import Problem
+from pycc.attack.stage import Clean, Member, Stage
 from pycc.attack.survey import Item, Shelf, Survey
-from pycc.attack.window import Box, influence
-from pycc.data import load_image, quantize, save_image
-from pycc.run import Record, Run, write_atomic
-from pycc.types import Counter
+from pycc.attack.universal import Universal
+from pycc.run import Run
 
 _BATCH_PIXELS = 1 << 19
 """Most pixels of windows that are attacked together. Not read from the machine, so that a batch,
@@ -39,15 +37,14 @@ class Progress(Protocol):
         """``done`` of ``total`` megapixels, forward and backward; and what is going on."""
 
 
-def _grey(side: int, *, seed: int, image: int) -> Tensor:
-    return torch.full((3, side, side), 0.5)
+@dataclass(frozen=True)
+class Source:
+    """Whom patches are optimised on, and on whom they are tried."""
 
-
-BASELINES: dict[str, Callable[..., Tensor]] = {
-    "grey": _grey,
-    "noise": partial(patches.noise, purpose="noise"),
-}
-"""Patches [3,side,side] that nobody optimised, from (side, seed, image)."""
+    label: str | None
+    """Its name; None where the victim itself is attacked (white-box)."""
+    members: tuple[Member, ...]
+    victims: tuple[Member, ...]
 
 
 class Work:
@@ -55,257 +52,270 @@ class Work:
 
     def __init__(
         self,
-        attacks: Sequence[Attack],
-        counter: Counter,
+        attacks: Sequence[PatchAttack],
+        sources: Sequence[Source],
         samples: Shelf,
         found: Survey,
-        seed: int,
+        seeds: Sequence[int],
         run: Run,
-        progress: Progress | None,
+        *,
+        train: tuple[Shelf, Survey] | None = None,
+        combine: str = "mean",
+        pgd: PGD | None = None,
+        progress: Progress | None = None,
     ) -> None:
-        self.attacks, self.counter, self.samples, self.seed = attacks, counter, samples, seed
-        self.items, self.run, self.progress = found.items, run, progress
-        state = (
-            [*counter.parameters(), *counter.buffers()] if isinstance(counter, nn.Module) else []
+        self.attacks, self.sources, self.seeds = tuple(attacks), tuple(sources), tuple(seeds)
+        self.samples, self.items, self.run, self.pgd = samples, found.items, run, pgd
+        self._train = train
+        victims = {m.label: m for source in sources for m in source.victims}
+        self.victims = tuple(victims.values())
+        self.clean = Clean()
+        for record in run.records:
+            if record["condition"] == "none":
+                cells = record["cells"][0], record["cells"][1]
+                self.clean.tell(record["victim"], record["image"], record["count"], cells)
+        self.stages = [Stage(s.members, samples, self.clean, combine=combine) for s in sources]
+        self._training = (
+            [Stage(s.members, train[0], Clean(), combine=combine) for s in sources]
+            if train is not None
+            else []
         )
-        floats = [tensor for tensor in state if tensor.is_floating_point()]
-        # The counter's own device and type; what holds no tensors works with what it is given.
-        self._like = floats[0] if floats else torch.zeros(())
-        self.plans = [self._plan(number) for number in range(len(attacks))]
-        self._done, self._total = 0.0, self._cost()
+        self.judge = Judge(samples, run)
+        self._places: dict[tuple[int, int, int, int], Place] = {}
+        self._progress, self._done, self._total = progress, 0.0, 0.0
 
     def do(self) -> None:
-        """Measure what is missing: the baselines image by image, then each attack in batches."""
+        """Measure what is missing: all without optimisation, then each attack in batches."""
+        self._total = self._cost()
         for item in self.items:
-            self.measure_baselines(item)
-        for number, batches in enumerate(self.plans):
-            for batch in batches:
-                self.measure_attack(number, batch)
+            self._measure_clean(item)
+        for seed in self.seeds:
+            for number in range(len(self.sources)):
+                for attack in range(len(self.attacks)):
+                    self._measure_attack(seed, number, attack)
+        for item in self.items:
+            self._measure_baselines(item)
 
     # Planning
 
-    def _window(self, item: Item, number: int) -> Box:
-        extent = self.attacks[number].extent(item.places[number])
-        field = self.counter.receptive_field
-        return influence(extent, item.shape, stride=self.counter.stride, receptive_field=field)
+    def place(self, item: Item, attack: int, seed: int, source: int = 0) -> Place:
+        """Where a patch goes; searched for once where the attack asks for the worst place."""
+        chosen = self.attacks[attack]
+        if chosen.location != "worst":
+            return chosen.place(item.shape, seed=seed, image=item.index)
+        key = item.index, attack, seed, source
+        if key not in self._places:
+            assert isinstance(chosen, APAM)
+            stage = self.stages[source]
+            self._places[key] = worst_place(chosen, stage, item, seed=seed)
+            self._advance(
+                item.shape[0] * item.shape[1]
+                + search_cost(chosen) * stage.pixels(chosen, item, self._places[key]),
+                f"where to attack {item.name}",
+            )
+        return self._places[key]
 
-    def _plan(self, number: int) -> list[list[Item]]:
-        """Batches of equal patch side and window shape, a function of images and settings alone.
+    def _plan(self, seed: int, source: int, attack: int) -> list[tuple[list[Item], list[Place]]]:
+        """Batches of one kind, a function of images and settings alone.
 
         A resumed run therefore computes an unfinished batch as a whole, with the same bits.
         """
-        groups: dict[tuple[int, tuple[int, int]], list[Item]] = {}
-        for item in self.items:
-            key = item.places[number].side, self._window(item, number).shape
-            groups.setdefault(key, []).append(item)
-        batches = []
-        for (_, (height, width)), items in groups.items():
-            most = max(1, _BATCH_PIXELS // (height * width))
-            even = math.ceil(len(items) / math.ceil(len(items) / most))
-            batches += [items[start : start + even] for start in range(0, len(items), even)]
-        return batches
+        chosen, stage = self.attacks[attack], self.stages[source]
+        places = [self.place(item, attack, seed, source) for item in self.items]
+        return batches(chosen, stage, self.items, places)
 
-    def _known(self, item: Item, number: int) -> bool:
-        attack = self.attacks[number]
-        return self.run.has(index=item.index, condition=attack.name, size=attack.size)
+    def _case(self, item: Item, attack: int, condition: str, seed: int, source: int | None) -> Case:
+        chosen = self.attacks[attack]
+        return Case(
+            item,
+            condition,
+            chosen.size,
+            source=None if source is None else self.sources[source].label,
+            seed=seed,
+        )
+
+    def _known(self, case: Case, victims: Sequence[Member]) -> bool:
+        return all(self.judge.knows(case, victim) for victim in victims)
+
+    def _attack_cases(self, seed: int, source: int, attack: int) -> list[Case]:
+        name = self.attacks[attack].name
+        cases = [self._case(item, attack, name, seed, source) for item in self.items]
+        return [c for c in cases if not self._known(c, self.sources[source].victims)]
 
     def _cost(self) -> float:
         """Megapixels of what is still to be measured."""
-        pixels = 0.0
+        total = 0.0
         for item in self.items:
-            wanted: list[tuple[str, int | float | None]] = [("none", None)]
-            wanted += [(name, attack.size) for attack in self.attacks for name in BASELINES]
-            wanted += [(attack.name, attack.size) for attack in self.attacks]
-            missing = [
-                not self.run.has(index=item.index, condition=condition, size=size)
-                for condition, size in wanted
+            pixels = item.shape[0] * item.shape[1]
+            free = [Case(item, "none", None, seed=self.seeds[0])]
+            free += [
+                self._case(item, attack, name, self.seeds[0], None)
+                for attack in range(len(self.attacks))
+                for name in baselines.names()
             ]
-            pixels += item.shape[0] * item.shape[1] * _FORWARD * sum(missing)
-        for number, attack in enumerate(self.attacks):
-            for batch in self.plans[number]:
-                if not all(self._known(item, number) for item in batch):
-                    height, width = self._window(batch[0], number).shape
-                    pixels += height * width * len(batch) * attack.steps
-        return pixels / 1e6
+            if self.pgd is not None and self.attacks:
+                reference = Case(item, "pgd", None, seed=self.seeds[0])
+                free.append(reference)
+                if not self._known(reference, self.victims):
+                    total += pixels * self.pgd.steps
+            total += (
+                pixels
+                * _FORWARD
+                * len(self.victims)
+                * sum(not self._known(case, self.victims) for case in free)
+            )
+        for seed in self.seeds:
+            for source, of in enumerate(self.sources):
+                for attack, chosen in enumerate(self.attacks):
+                    cases = self._attack_cases(seed, source, attack)
+                    for case in cases:
+                        pixels = case.item.shape[0] * case.item.shape[1]
+                        total += pixels * _FORWARD * len(of.victims)
+                        place = chosen.place(case.item.shape, seed=seed, image=case.item.index)
+                        window = self.stages[source].pixels(chosen, case.item, place)
+                        if not isinstance(chosen, Universal):
+                            total += window * chosen.work
+                        if chosen.location == "worst" and isinstance(chosen, APAM):
+                            total += pixels + search_cost(chosen) * window
+                    if isinstance(chosen, Universal) and cases:
+                        total += self._training_pixels(chosen, seed, source) * chosen.work
+        return total / 1e6
+
+    def _training_pixels(self, chosen: Universal, seed: int, source: int) -> float:
+        """Of one step, on average."""
+        assert self._train is not None
+        items, stage = self._train[1].items, self._training[source]
+        places = [chosen.place(i.shape, seed=seed, image=i.index) for i in items]
+        plan = batches(chosen, stage, items, places)
+        pixels = [len(group) * stage.pixels(chosen, group[0], at[0]) for group, at in plan]
+        return sum(pixels) / len(pixels)
 
     def _advance(self, pixels: float, label: str) -> None:
         self._done += pixels / 1e6
-        if self.progress is not None:
-            self.progress(min(self._done, self._total), self._total, label)
+        if self._progress is not None:
+            self._progress(min(self._done, self._total), self._total, label)
 
     # Measuring
 
-    def _put(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self._like)
+    def _judge(self, case: Case, victims: Sequence[Member], **what: Any) -> None:
+        """Count one image under one condition by all victims that have not yet."""
+        for victim in victims:
+            if not self.judge.knows(case, victim):
+                record = self.judge.measure(case, victim, **what)
+                if case.condition == "none":
+                    cells = record["cells"][0], record["cells"][1]
+                    self.clean.tell(victim.label, case.item.name, record["count"], cells)
+                pixels = case.item.shape[0] * case.item.shape[1]
+                self._advance(pixels * _FORWARD, f"counting {case.item.name}, {case.condition}")
 
-    def measure_baselines(self, item: Item) -> None:
-        """The counts without a patch, and with the patches that nobody optimised."""
-        self._measure(item, None, "none", None)
-        for number, attack in enumerate(self.attacks):
-            side = item.places[number].side
-            for name, make in BASELINES.items():
-                patch = partial(make, side, seed=self.seed, image=item.index)
-                self._measure(item, number, name, attack.size, patch)
+    def _measure_clean(self, item: Item) -> None:
+        self._judge(Case(item, "none", None, seed=self.seeds[0]), self.victims)
 
-    def measure_attack(self, number: int, batch: list[Item]) -> None:
-        """Optimise a batch of patches and measure what they do."""
-        attack = self.attacks[number]
-        if all(self._known(item, number) for item in batch):
+    def _measure_baselines(self, item: Item) -> None:
+        """The patches that nobody optimised, at the places of the first seed and source; PGD."""
+        seed = self.seeds[0]
+        for attack, chosen in enumerate(self.attacks):
+            for name in baselines.names():
+                case = self._case(item, attack, name, seed, None)
+                if self._known(case, self.victims):
+                    continue
+                place = self.place(item, attack, seed)
+                patch = baselines[name](
+                    place.side, seed=seed, item=item, items=self.items, samples=self.samples
+                )
+                if patch is not None:
+                    mask = chosen.mask(place.side)
+                    self._judge(case, self.victims, place=place, patch=patch, mask=mask)
+        if self.pgd is None or not self.attacks:
             return
-        height, width = self._window(batch[0], number).shape
-        cost = float(height * width * len(batch))
-        what = f"{attack.name} {attack.size}, {_range(batch)} of {len(self.items)}"
+        case = Case(item, "pgd", None, seed=seed)
+        for victim in self.victims:
+            if not self.judge.knows(case, victim):
+                stage = Stage([victim], self.samples, self.clean)
+                image = self.pgd.attack(stage, item, self.attacks[0])
+                self._advance(item.shape[0] * item.shape[1] * self.pgd.steps, f"PGD, {item.name}")
+                self._judge(case, [victim], image=image)
+
+    def _measure_attack(self, seed: int, source: int, attack: int) -> None:
+        """Optimise patches in batches and measure what they do."""
+        chosen, of = self.attacks[attack], self.sources[source]
+        missing = {case.item.index for case in self._attack_cases(seed, source, attack)}
+        if not missing:
+            return
+        if isinstance(chosen, Universal):
+            found = self._trained(chosen, seed, source)
+            for item in self.items:
+                place = self.place(item, attack, seed, source)
+                self._judge_found(found, 0, item, place, seed, source, attack)
+            return
+        for items, places in self._plan(seed, source, attack):
+            if not missing & {item.index for item in items}:
+                continue
+            pixels = float(len(items) * self.stages[source].pixels(chosen, items[0], places[0]))
+            origin = "" if of.label is None else f" from {of.label}"
+            what = f"{chosen.name} {chosen.size}{origin}, {_range(items)} of {len(self.items)}"
+            step_done = self._steps(chosen, pixels, what)
+            problem = self.stages[source].problem(chosen, items, places)
+            found = chosen.optimise(problem, seed=seed, step_done=step_done)
+            for row, (item, place) in enumerate(zip(items, places, strict=True)):
+                self._judge_found(found, row, item, place, seed, source, attack)
+
+    def _steps(self, chosen: PatchAttack, pixels: float, what: str) -> Callable[[int], None]:
+        each = pixels * chosen.work / max(chosen.rounds, 1)
 
         def step_done(step: int) -> None:
-            self._advance(cost, f"{what}, step {step} of {attack.steps}")
+            self._advance(each, f"{what}, step {step} of {chosen.rounds}")
 
-        scenes = self.scenes(batch, number)
-        side = batch[0].places[number].side
-        found = attack.optimise(self.counter, scenes, side, seed=self.seed, step_done=step_done)
-        for item, patch in zip(batch, found.cpu().float(), strict=True):
-            self._measure(item, number, attack.name, attack.size, patch.clone)
+        return step_done
 
-    def _measure(
-        self,
-        item: Item,
-        number: int | None,
-        condition: str,
-        size: int | float | None,
-        make: Callable[[], Tensor] | None = None,
+    def _judge_found(
+        self, found: Found, row: int, item: Item, place: Place, seed: int, source: int, attack: int
     ) -> None:
-        """Count one image under one condition and append the result, unless it is known."""
-        if self.run.has(index=item.index, condition=condition, size=size):
-            return
-        sample = self.samples[item.index]
-        image, record, file = sample.image, self._record(item, condition, size), None
-        if condition not in BASELINES:
-            file = record["file"] = _file_name(item, condition, size)
-        if number is not None and make is not None:
-            place, patch = item.places[number], make()
-            mask = self.attacks[number].mask(place.side)
-            top_left = torch.tensor([place.top_left])
-            image = ops.paste_patch(image[None], patch, top_left=top_left, mask=mask)[0]
-            record["top_left"] = list(place.top_left)
-            record["side"] = place.side
-            record["area"] = float(mask.sum()) / (item.shape[0] * item.shape[1])
-            if file is not None:
-                self._save_patch(f"{file}.png", patch, mask)
-        cells = self._map(self._eight_bits(image, file), item)
-        weight = cell_weight(sample, cells.shape[-2:], self.counter.stride)
-        record["count"] = float((cells.double().cpu() * weight.double()).sum())
-        record["cells"] = list(cells.shape[-2:])
-        if file is not None and self.run.manifest["save_maps"]:
-            self._save_map(f"{file}.npz", cells)
-        self.run.append(record)
-        pixels = item.shape[0] * item.shape[1]
-        self._advance(pixels * _FORWARD, f"counting {item.name}, {condition}")
-
-    def _record(self, item: Item, condition: str, size: int | float | None) -> Record:
-        return {
-            "index": item.index,
-            "image": item.name,
-            "condition": condition,
-            "size": size,
-            "height": item.shape[0],
-            "width": item.shape[1],
-            "truth": item.truth,
-            "area": 0.0,
-        }
-
-    def _eight_bits(self, image: Tensor, name: str | None) -> Tensor:
-        """The image as an 8-bit file holds it: written and read back, or rounded in memory."""
-        file = None
-        if name is not None and self.run.manifest["save_images"]:
-            file = self.run.file("images", f"{name}.png")
-        if file is None:
-            return quantize(image)
-        save_image(file, image)
-        return load_image(file)
-
-    def _map(self, image: Tensor, item: Item) -> Tensor:
-        """The counter's map [1,1,h,w] of a full image [3,H,W]."""
-        with torch.no_grad():
-            cells = self.counter(self._put(image)[None])
-        if not torch.isfinite(cells).all():
-            raise ValueError(f"{item.name}: the counter's map must be finite, got NaN or infinity")
-        stride = self.counter.stride
-        for pixels, found in zip(item.shape, cells.shape[2:], strict=True):
-            if not pixels // stride <= found <= -(-pixels // stride):
-                raise ValueError(
-                    f"{item.name}: a map of stride {stride} must have {pixels // stride} cells "
-                    f"for {pixels} pixels, got {list(cells.shape)}"
-                )
-        return cells
-
-    def scenes(self, batch: list[Item], number: int) -> Scenes:
-        """The windows of a batch with what the loss needs to know of their images."""
-        stride = self.counter.stride
-        boxes = [self._window(item, number) for item in batch]
-        samples = [self.samples[item.index] for item in batch]
-        images = torch.stack(
-            [
-                self._put(quantize(s.image[:, *b.slices]))
-                for s, b in zip(samples, boxes, strict=True)
-            ]
-        )
-        with torch.no_grad():
-            clean = self.counter(images)
-        known = {r["index"]: r for r in self.run.records if r["condition"] == "none"}
-        density, weight, cells, count, corners = [], [], [], [], []
-        for item, sample, box in zip(batch, samples, boxes, strict=True):
-            record = known[item.index]
-            shape: tuple[int, int] = tuple(record["cells"])
-            top, left = box.top // stride, box.left // stride
-            rows, columns = slice(top, top + clean.shape[2]), slice(left, left + clean.shape[3])
-            full = cell_weight(sample, shape, stride)
-            density.append(cell_density(sample, shape, stride)[None, rows, columns])
-            weight.append(full[None, rows, columns])
-            # An image without a region to count in has no loss, rather than one of 0 / 0.
-            cells.append(full.sum().clamp(min=1.0))
-            count.append(record["count"])
-            y, x = item.places[number].top_left
-            corners.append((y - box.top, x - box.left))
-        if any(map_.shape != clean.shape[1:] for map_ in weight):
-            raise ValueError(
-                f"attack: a counter of stride {stride} must give the same cells for a window as "
-                f"for the image, got {list(clean.shape[2:])} for {list(images.shape[2:])} pixels"
-            )
-        return Scenes(
-            images=images,
-            clean=clean,
-            density=self._put(torch.stack(density)),
-            weight=self._put(torch.stack(weight)),
-            cells=self._put(torch.stack(cells)),
-            count=self._put(torch.tensor(count, dtype=torch.float64)),
-            top_left=torch.tensor(corners).to(images.device),
-            index=tuple(item.index for item in batch),
+        chosen = self.attacks[attack]
+        facts: dict[str, Any] = {"path": list(found.path[row])}
+        if self.sources[source].label is None and not isinstance(chosen, Universal):
+            facts["unrounded"] = float(found.unrounded[row])
+        if found.zero:
+            facts["zero"] = found.zero[row]
+        self._judge(
+            self._case(item, attack, chosen.name, seed, source),
+            self.sources[source].victims,
+            place=place,
+            patch=found.patch[row].cpu().float(),
+            mask=chosen.mask(place.side),
+            facts=facts,
         )
 
-    # Files
-
-    def _save_patch(self, name: str, patch: Tensor, mask: Tensor) -> None:
-        """The patch as PNG; what is not part of its shape is transparent."""
-        file = self.run.file("patches", name)
-        if file is None:
-            return
-        planes = torch.cat([quantize(patch), mask[None]]) * 255.0
-        pixels = planes.round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-        stream = io.BytesIO()
-        Image.fromarray(pixels if bool((mask == 0).any()) else pixels[..., :3]).save(stream, "PNG")
-        write_atomic(file, stream.getvalue())
-
-    def _save_map(self, name: str, cells: Tensor) -> None:
-        file = self.run.file("maps", name)
-        if file is not None:
-            stream = io.BytesIO()
-            np.savez_compressed(stream, density=cells[0, 0].cpu().float().numpy())
-            write_atomic(file, stream.getvalue())
+    def _trained(self, chosen: Universal, seed: int, source: int) -> Found:
+        """The universal patch of one source, from the training images."""
+        assert self._train is not None
+        survey, stage = self._train[1], self._training[source]
+        places = [chosen.place(i.shape, seed=seed, image=i.index) for i in survey.items]
+        plan = batches(chosen, stage, survey.items, places)
+        problems: list[Callable[[], Problem]] = [
+            partial(stage.problem, chosen, items, at) for items, at in plan
+        ]
+        pixels = self._training_pixels(chosen, seed, source)
+        what = f"{chosen.name} {chosen.size} on {len(survey.items)} images"
+        step_done = self._steps(chosen, pixels, what)
+        return chosen.train(problems, seed=seed, step_done=step_done)
 
 
-def _file_name(item: Item, condition: str, size: int | float | None) -> str:
-    """Unique, whatever characters the image's name has, and sorted like the data set."""
-    safe = re.sub(r"[^A-Za-z0-9._-]+", "_", item.name)
-    return f"{item.index:04d}-{safe}.{condition}" + ("" if size is None else f"-{size}")
+def batches(
+    attack: PatchAttack, stage: Stage, items: Sequence[Item], places: Sequence[Place]
+) -> list[tuple[list[Item], list[Place]]]:
+    """Items of one kind together, as many as a batch holds, as evenly as they go."""
+    groups: dict[tuple[object, ...], list[tuple[Item, Place]]] = {}
+    for item, place in zip(items, places, strict=True):
+        groups.setdefault(stage.kind(attack, item, place), []).append((item, place))
+    plan = []
+    for pairs in groups.values():
+        most = max(1, _BATCH_PIXELS // stage.pixels(attack, *pairs[0]))
+        even = math.ceil(len(pairs) / math.ceil(len(pairs) / most))
+        for start in range(0, len(pairs), even):
+            part = pairs[start : start + even]
+            plan.append(([item for item, _ in part], [place for _, place in part]))
+    return plan
 
 
 def _range(batch: list[Item]) -> str:

@@ -2,51 +2,96 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from pycc import metrics
 from pycc.run import Record
 
 Row = dict[str, Any]
 
+_KEY = ("victim", "size", "source", "condition")
+
 
 def summarise(records: Sequence[Record]) -> dict[str, Any]:
-    """One row for each condition and size over the images that have a result for it.
+    """One row for each condition, size, source and victim over the images that have a result.
 
-    Order of rows: no patch, then size by size (in the order in which they were asked for) the
-    baselines and the attack. Errors are in people, shares in per cent; ``gain_over_noise`` is the
-    MAE less that of noise of the same size and place. Values that are undefined are None.
+    Order of rows: victim by victim no patch and PGD, then size by size (in the order in which they
+    were asked for) the baselines and the attacks. Errors are in people, shares in per cent; with
+    several seeds, means over them. ``mae_low`` and ``mae_high`` bound the MAE in 95 % of bootstrap
+    samples of the images. ``gain_over_noise`` is the MAE less that of noise of the same size and
+    place. Values that are undefined are None.
     """
-    groups: dict[tuple[Any, str], list[Record]] = {}
-    for record in sorted(records, key=lambda r: int(r["index"])):
-        groups.setdefault((record["size"], record["condition"]), []).append(record)
-    sizes = list(dict.fromkeys(size for record in records if (size := record["size"]) is not None))
-    conditions = list(dict.fromkeys(record["condition"] for record in records))
-    order = [(size, name) for size in (None, *sizes) for name in conditions]
-    clean = {r["index"]: r["count"] for r in groups.get((None, "none"), [])}
-    rows = {key: _row(*key, groups[key], clean) for key in order if key in groups}
-    for (size, _), row in rows.items():
-        noise = rows.get((size, "noise"))
-        row["gain_over_noise"] = None if noise is None else row["mae"] - noise["mae"]
-    return {"images": len(clean), "rows": list(rows.values())}
+    groups: dict[tuple[Any, ...], list[Record]] = {}
+    for record in sorted(records, key=lambda r: (int(r["index"]), r.get("seed", 0))):
+        groups.setdefault(tuple(record.get(name) for name in _KEY), []).append(record)
+    victims, sizes, sources, conditions = (
+        list(dict.fromkeys(record.get(name) for record in records)) for name in _KEY
+    )
+    sizes = [None, *(size for size in sizes if size is not None)]
+    # What nobody optimised comes first, in the order in which it was measured.
+    sources.sort(key=lambda source: source is not None)
+    fixed = [c for c in conditions if not any("path" in r for r in records if r["condition"] == c)]
+    conditions = fixed + [c for c in conditions if c not in fixed]
+    rows: list[Row] = []
+    for victim in victims:
+        clean = {r["index"]: r["count"] for r in groups.get((victim, None, None, "none"), [])}
+        for size in sizes:
+            noise = groups.get((victim, size, None, "noise"))
+            level = None if noise is None else _row(noise, clean)["mae"]
+            for condition in conditions:
+                for source in sources:
+                    group = groups.get((victim, size, source, condition))
+                    if group:
+                        row = _row(group, clean)
+                        row["gain_over_noise"] = None if level is None else row["mae"] - level
+                        rows.append(row)
+    images = len({r["index"] for r in records if r["condition"] == "none"})
+    return {"images": images, "rows": rows}
 
 
-def _row(size: Any, condition: str, group: Sequence[Record], clean: dict[int, float]) -> Row:
+def _row(group: Sequence[Record], clean: dict[int, float]) -> Row:
+    first = group[0]
+    by_seed: dict[int, list[Record]] = {}
+    for record in group:
+        by_seed.setdefault(record.get("seed", 0), []).append(record)
+    measured = [_measures(records, clean) for records in by_seed.values()]
+    errors: dict[int, list[float]] = {}
+    for record in group:
+        errors.setdefault(record["index"], []).append(abs(record["count"] - record["truth"]))
+    low, high = metrics.bootstrap([float(np.mean(values)) for values in errors.values()])
+    rates = [m["error_rate"] for m in measured if m["error_rate"] is not None]
+    means = {
+        name: float(np.mean([m[name] for m in measured]))
+        for name in ("mae", "rmse", "bias", "mean_count")
+    }
+    return {
+        **{name: first.get(name) for name in _KEY},
+        "images": len(errors),
+        "seeds": len(by_seed),
+        **means,
+        "mae_by_seed": [m["mae"] for m in measured],
+        "mae_low": low,
+        "mae_high": high,
+        "error_rate": float(np.mean(rates)) if rates else None,
+        "error_rate_undefined": max(m["error_rate_undefined"] for m in measured),
+        "area": 100 * sum(record["area"] for record in group) / len(group),
+    }
+
+
+def _measures(group: Sequence[Record], clean: dict[int, float]) -> Row:
     truth = [record["truth"] for record in group]
     count = [record["count"] for record in group]
     rate = metrics.error_rate([clean[record["index"]] for record in group], count)
     return {
-        "condition": condition,
-        "size": size,
-        "images": len(group),
         "mae": metrics.mae(truth, count),
         "rmse": metrics.rmse(truth, count),
         "bias": metrics.bias(truth, count),
         "mean_count": metrics.mean_count(count),
         "error_rate": rate.percent,
         "error_rate_undefined": rate.undefined,
-        "area": 100 * sum(record["area"] for record in group) / len(group),
     }
 
 
@@ -61,29 +106,73 @@ _COLUMNS = (
 )
 
 
-def table(summary: dict[str, Any]) -> str:
-    """The rows of a summary as aligned text, with what needs saying about them below."""
-    head = ["patch", "size", *(title for title, _, _ in _COLUMNS)]
+def table(
+    summary: Mapping[str, Any],
+    *,
+    published: Mapping[int, tuple[float, float]] | None = None,
+) -> str:
+    """The rows of a summary as aligned text, with what needs saying about them below.
+
+    ``published`` holds MAE and RMSE by size in pixels (0: no patch) to stand beside the attacks.
+    """
+    rows = summary["rows"]
+    several = [name for name in ("victim", "source") if any(r[name] is not None for r in rows)]
+    head = ["patch", "size", *several, *(title for title, _, _ in _COLUMNS)]
+    head.insert(head.index("MAE") + 1, "95 %")
+    if published:
+        head += ["published MAE", "RMSE"]
     lines = [head]
-    for row in summary["rows"]:
+    for row in rows:
         size = "" if row["size"] is None else str(row["size"])
-        lines.append([row["condition"], size, *(_cell(row, *c[1:]) for c in _COLUMNS)])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = []
-    for number, line in enumerate(lines):
-        left = [line[0].ljust(widths[0])]
-        right = [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
-        text.append("  ".join(left + right).rstrip())
-        if number == 0:
-            text.append("-" * len(text[0]))
+        names = [str(row[name] or "") for name in several]
+        line = [row["condition"], size, *names, *(_cell(row, *c[1:]) for c in _COLUMNS)]
+        line.insert(len(several) + 3, f"{row['mae_low']:,.1f}…{row['mae_high']:,.1f}")
+        if published:
+            line += _beside(row, published)
+        lines.append(line)
+    left = 2 + len(several)
+    text = _aligned(lines, left)
+    seeds = max((row["seeds"] for row in rows), default=1)
     text.append(
-        f"images: {summary['images']}; errors in people; error rate against the clean prediction"
+        f"images: {summary['images']}; seeds: {seeds}; errors in people, with bootstrap intervals "
+        "over the images; error rate against the clean prediction"
     )
-    undefined = max((row["error_rate_undefined"] for row in summary["rows"]), default=0)
+    if published:
+        text.append("published: APAM (arXiv 2104.10868), Table 1, white-box, target 10 x GT")
+    undefined = max((row["error_rate_undefined"] for row in rows), default=0)
     if undefined:
         images = "1 image" if undefined == 1 else f"{undefined} images"
         text.append(f"error rate undefined on {images}: the clean prediction is 0")
     return "\n".join(text)
+
+
+def _aligned(lines: Sequence[Sequence[str]], left: int) -> list[str]:
+    """Columns, the first ``left`` of them to the left, and a rule below the head."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = []
+    for number, line in enumerate(lines):
+        cells = [
+            cell.ljust(width) if place < left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        text.append("  ".join(cells).rstrip())
+        if number == 0:
+            text.append("-" * len(text[0]))
+    return text
+
+
+def _beside(row: Row, published: Mapping[int, tuple[float, float]]) -> list[str]:
+    size = 0 if row["condition"] == "none" else row["size"]
+    optimised = row["condition"] == "none" or row.get("source") is None
+    fixed = row["condition"] in ("grey", "black", "noise", "crowd", "pgd")
+    found = published.get(size) if optimised and not fixed and isinstance(size, int) else None
+    return ["", ""] if found is None else [f"{value:,.1f}" for value in found]
+
+
+def gates_table(outcomes: Sequence[Mapping[str, str]]) -> str:
+    """The gates of a run as aligned text: verdict, name, figure."""
+    lines = [[gate["verdict"], gate["name"], gate["figure"]] for gate in outcomes]
+    return "\n".join(_aligned([["gate", "", "found"], *lines], 3))
 
 
 def _cell(row: Row, field: str, digits: int) -> str:

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from pycc import models
+from pycc.attack import PatchAttack, Problem
 from pycc.attack.__main__ import main
-from pycc.attack.base import Attack, Scenes
+from pycc.attack.stage import Clean, Member, Stage
 from pycc.attack.survey import Shelf, survey
-from pycc.attack.work import Work
 from pycc.data import save_image
-from pycc.run import Run
 from pycc.types import Sample
 
 FIELD = 20
@@ -67,18 +66,16 @@ def make_sample(
     return Sample(f"scene {index}", image, points * torch.tensor([shape[1], shape[0]]), mask)
 
 
-def make_scenes(
-    attack: Attack, counter: Any, samples: list[Sample], seed: int = 0
-) -> tuple[Scenes, int]:
-    """The windows that a run would hand to ``attack`` as one batch, and the patch's side."""
+def make_problem(
+    attack: PatchAttack, counter: Any, samples: list[Sample], seed: int = 0
+) -> Problem:
+    """What a run would hand to ``attack`` as one batch."""
     found = survey(samples, [attack], counter.stride, seed=seed)
-    run = Run.create(None, {"save_images": False, "save_maps": False})
-    counter.eval()
-    work = Work([attack], counter, Shelf(samples), found, seed, run, None)
-    for item in work.items:
-        work.measure_baselines(item)
-    (batch,) = work.plans[0]
-    return work.scenes(batch, 0), batch[0].places[0].side
+    if isinstance(counter, nn.Module):
+        counter.eval().requires_grad_(False)
+    stage = Stage([Member(counter)], Shelf(samples), Clean())
+    places = [attack.place(item.shape, seed=seed, image=item.index) for item in found.items]
+    return stage.problem(attack, found.items, places)
 
 
 @pytest.fixture(autouse=True)
@@ -101,8 +98,8 @@ def sample() -> Callable[..., Sample]:
 
 
 @pytest.fixture
-def scenes() -> Callable[..., tuple[Scenes, int]]:
-    return make_scenes
+def problem() -> Callable[..., Problem]:
+    return make_problem
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,9 @@ from scipy.io import savemat
 from pycc import models
 from pycc.data import save_image
 
-FAST = ["--steps", "2", "--sizes", "6", "0.2", "--no-pictures"]
+FAST = [
+    "--steps", "2", "--sizes", "6", "0.2", "--pgd-steps", "0", "--no-gates", "--no-pictures",
+]  # fmt: skip
 
 
 def test_missing_data_folder(refused, weights: Path, tmp_path: Path) -> None:
@@ -156,7 +158,15 @@ def test_a_place_outside_the_image(refused, folder: Path, weights: Path) -> None
         (["--sizes", "big"], "--sizes"),
         (["--step-size", "2"], "step_size must be in (0,1]"),
         (["--shape", "star"], "square"),
-        (["--objective", "target"], "target_count"),
+        (["--objective", "target", "--target-count", "-1"], "target_count"),
+        (["--draws", "0"], "draws must be at least 1, got 0"),
+        (["--restarts", "0"], "restarts must be at least 1, got 0"),
+        (["--seeds", "0"], "seeds must be at least 1, got 0"),
+        (["--pgd-steps", "-1"], "--pgd-steps must be at least 0"),
+        (["--pgd-epsilon", "2"], "epsilon must be in (0,1]"),
+        (["--optimiser", "newton"], "momentum"),
+        (["--location", "moon"], "moving"),
+        (["--attack", "query", "--location", "worst"], "a fixed place"),
         (["--init", "nowhere.png"], "nowhere.png"),
         (["--attack", "unknown"], "apam"),
         (["--attack", "none", "--steps", "3"], "--steps"),
@@ -216,7 +226,7 @@ def test_resume_with_other_data_or_weights(call, refused, folder, weights, tmp_p
     counter = models.load(file)
     counter.net.fuse[0].conv.bias.data += 0.001
     models.save(counter, file, passport={})
-    assert "fingerprints.weights was" in refused("--resume", out)
+    assert "fingerprints.weights.victim was" in refused("--resume", out)
 
 
 def test_resume_of_no_run(refused, folder: Path, tmp_path: Path) -> None:
@@ -275,3 +285,22 @@ def test_an_image_smaller_than_a_cell(refused, folder, weights) -> None:
     (folder / "tiny.csv").write_text("1,1\n")
     message = refused("--data", folder, "--weights", weights, "--attack", "none")
     assert "tiny: image must have at least one cell of 4x4 pixels, got 3x3" in message
+
+
+@pytest.mark.parametrize(("alpha", "says"), [(0, "must be opaque"), (128, "partially transparent")])
+def test_a_first_patch_with_alpha(alpha, says, refused, call, folder, weights, tmp_path) -> None:
+    """Transparent pixels are refused where the patch is; a stored disc may start a disc."""
+    from PIL import Image
+
+    from pycc.attack.patch import disc
+
+    pixels = np.full((16, 16, 4), 255, np.uint8)
+    pixels[disc(16).numpy() == 0, 3] = alpha
+    Image.fromarray(pixels).save(tmp_path / "disc.png")
+    flags = ["--data", folder, "--weights", weights, "--init", tmp_path / "disc.png"]
+    said = refused(*flags, *FAST[:2], "--sizes", 16)
+    assert "disc.png" in said
+    assert says in said
+    if alpha == 0:
+        few = [*FAST[:2], *FAST[5:], "--sizes", 16, "--limit", 1, "--shape", "disc"]
+        assert call(*flags, *few, "--out", tmp_path / "run").code == 0

@@ -15,7 +15,9 @@ import torch
 from pycc import cli, models
 from pycc.attack.__main__ import main
 
-FAST = ["--steps", "2", "--sizes", "6", "0.2", "--no-pictures"]
+FAST = [
+    "--steps", "2", "--sizes", "6", "0.2", "--pgd-steps", "0", "--no-gates", "--no-pictures",
+]  # fmt: skip
 
 
 def test_a_run(call, folder: Path, weights: Path, tmp_path: Path) -> None:
@@ -24,19 +26,23 @@ def test_a_run(call, folder: Path, weights: Path, tmp_path: Path) -> None:
     assert done.code == 0
     assert done.err == ""
     lines = done.out.splitlines()
-    assert lines[0].split()[:4] == ["patch", "size", "MAE", "RMSE"]
-    assert [line.split()[0] for line in lines[2:9]] == [
-        "none", "grey", "noise", "apam", "grey", "noise", "apam",
+    assert lines[0].split()[:5] == ["patch", "size", "MAE", "95", "%"]
+    baselines = ["grey", "black", "noise", "crowd"]
+    assert [line.split()[0] for line in lines[2:13]] == [
+        "none", *baselines, "apam", *baselines, "apam",
     ]  # fmt: skip
     assert lines[-1] == f"run folder: {out}"
     summary = json.loads((out / "summary.json").read_text())
-    assert [row["size"] for row in summary["rows"]] == [None, 6, 6, 6, 0.2, 0.2, 0.2]
+    assert [row["size"] for row in summary["rows"]] == [None, *[6] * 5, *[0.2] * 5]
+    verdicts = {gate["name"]: gate["verdict"] for gate in summary["gates"]}
+    assert verdicts["loss on a plateau"] == "fail", "two steps do not converge"
+    assert any(line.startswith("fail") for line in lines)
     names = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
     stems = [f"000{i}-scene_{i}" for i in range(3)]
     attacked = {f"{s}.apam-{size}" for s in stems for size in ("6", "0.2")}
     clean = {f"{s}.none" for s in stems}
     assert names == (
-        {"manifest.json", "results.jsonl", "summary.json"}
+        {"manifest.json", "results.jsonl", "summary.json", "gates.json"}
         | {f"patches/{name}.png" for name in attacked}
         | {f"images/{name}.png" for name in attacked | clean}
         | {f"maps/{name}.npz" for name in attacked | clean}
@@ -47,13 +53,15 @@ def test_a_run(call, folder: Path, weights: Path, tmp_path: Path) -> None:
 
 def test_without_data_the_built_in_scenes_and_counter_are_used(call, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    fast = ["--limit", 1, "--steps", 3, "--sizes", 0.04, "--no-pictures"]
+    fast = ["--limit", 1, "--steps", 3, "--sizes", 0.04, "--no-pictures", "--no-gates"]
     assert call("--out", out, *fast).code == 0
     settings = json.loads((out / "manifest.json").read_text())["settings"]
     assert settings["weights"] == "mcnn-synthetic"
     assert (settings["objective"], settings["decay"]) == ("over", "cosine")
-    none, _, noise, apam = json.loads((out / "summary.json").read_text())["rows"]
+    rows = json.loads((out / "summary.json").read_text())["rows"]
+    none, pgd, _, _, noise, apam = rows
     assert none["mae"] < 0.3 * none["mean_count"]
+    assert pgd["mean_count"] > none["mean_count"]
     assert apam["mean_count"] > noise["mean_count"]
 
 
@@ -118,7 +126,8 @@ def test_every_field_of_the_attack_is_a_flag(call, folder: Path, weights: Path, 
         "--sizes", 8, "--shape", "disc", "--steps", 3, "--step-size", 0.1, "--decay", "cosine",
         "--momentum", 0.5, "--smoothness", 0, "--objective", "target", "--target-count", 12,
         "--location", "given", "--top-left", 3, 4, "--transform", "none", "--sampling", "nested",
-        "--beta", 0.5, "--factor", 5, "--seed", 7,
+        "--beta", 0.5, "--factor", 5, "--seed", 7, "--optimiser", "adam", "--restarts", 2,
+        "--draws", 3, "--seeds", 2, "--pgd-steps", 2, "--pgd-epsilon", 0.02, "--no-gates",
     )  # fmt: skip
     assert done.code == 0
     manifest = json.loads((out / "manifest.json").read_text())
@@ -128,9 +137,11 @@ def test_every_field_of_the_attack_is_a_flag(call, folder: Path, weights: Path, 
             "decay": "cosine", "momentum": 0.5, "smoothness": 0.0, "objective": "target",
             "target_count": 12.0, "location": "given", "top_left": [3, 4], "transform": "none",
             "sampling": "nested", "beta": 0.5, "factor": 5.0, "init": "noise",
+            "optimiser": "adam", "restarts": 2, "draws": 3,
         }
     ]  # fmt: skip
-    assert manifest["seed"] == 7
+    assert (manifest["seed"], manifest["seeds"]) == (7, 2)
+    assert manifest["pgd"] == {"epsilon": 0.02, "steps": 2}
     assert not (out / "images").exists()
 
 

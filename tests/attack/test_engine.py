@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from pycc import attack, metrics
-from pycc.attack import APAM
+from pycc.attack import APAM, PGD
 from pycc.attack.cells import cell_density, cell_weight
 from pycc.attack.survey import counted_points
 from pycc.data import load_image, quantize
@@ -19,6 +20,12 @@ from pycc.run import RESULTS, SUMMARY, Run
 from pycc.types import Sample
 
 ATTACKS = [APAM(size=6, steps=2), APAM(size=0.2, steps=2, shape="disc")]
+BASELINES = ("grey", "black", "noise", "crowd")
+
+
+def run(*arguments: Any, **options: Any) -> Run:
+    """``attack.run`` without what is tested elsewhere."""
+    return attack.run(*arguments, **{"gates": False, "pgd": PGD(steps=1), **options})
 
 
 @pytest.fixture
@@ -28,20 +35,20 @@ def samples(sample) -> list[Sample]:
 
 
 def test_every_condition_of_every_image_is_measured(samples, tiny) -> None:
-    done = attack.run(ATTACKS, tiny(), samples)
+    done = run(ATTACKS, tiny(), samples)
     found = [(r["index"], r["condition"], r["size"]) for r in done.records]
-    wanted = [(i, "none", None) for i in range(3)]
-    wanted += [(i, c, s) for i in range(3) for c in ("grey", "noise", "apam") for s in (6, 0.2)]
+    wanted = [(i, c, None) for i in range(3) for c in ("none", "pgd")]
+    wanted += [(i, c, s) for i in range(3) for c in (*BASELINES, "apam") for s in (6, 0.2)]
     assert sorted(found, key=str) == sorted(wanted, key=str)
     assert [row["condition"] for row in done.summary["rows"]] == [
-        "none", "grey", "noise", "apam", "grey", "noise", "apam",
+        "none", "pgd", *BASELINES, "apam", *BASELINES, "apam",
     ]  # fmt: skip
     assert done.summary["images"] == 3
 
 
 def test_counts_are_those_of_the_stored_images(tmp_path: Path, samples, tiny) -> None:
     counter = tiny()
-    done = attack.run(ATTACKS, counter, samples, out=tmp_path / "run")
+    done = run(ATTACKS, counter, samples, out=tmp_path / "run")
     counter.eval()
     checked = 0
     for record in done.records:
@@ -59,7 +66,7 @@ def test_counts_are_those_of_the_stored_images(tmp_path: Path, samples, tiny) ->
 def test_an_attacked_image_differs_from_the_clean_one_inside_the_patch_only(
     tmp_path: Path, samples, tiny
 ) -> None:
-    done = attack.run(ATTACKS, tiny(), samples, out=tmp_path / "run")
+    done = run(ATTACKS, tiny(), samples, out=tmp_path / "run")
     for record in done.records:
         if record["condition"] != "apam":
             continue
@@ -81,16 +88,16 @@ def test_an_attacked_image_differs_from_the_clean_one_inside_the_patch_only(
 
 def test_rounding_in_memory_gives_the_same_numbers(tmp_path: Path, samples, tiny) -> None:
     runs = [
-        attack.run(ATTACKS, tiny(), samples, out=tmp_path / "files"),
-        attack.run(ATTACKS, tiny(), samples, out=tmp_path / "bare", save_images=False),
-        attack.run(ATTACKS, tiny(), samples),
+        run(ATTACKS, tiny(), samples, out=tmp_path / "files"),
+        run(ATTACKS, tiny(), samples, out=tmp_path / "bare", save_images=False),
+        run(ATTACKS, tiny(), samples),
     ]
     assert runs[0].records == runs[1].records == runs[2].records
     assert not (tmp_path / "bare" / "images").exists()
 
 
 def test_the_summary_is_what_the_measures_say(samples, tiny) -> None:
-    done = attack.run(ATTACKS, tiny(), samples)
+    done = run(ATTACKS, tiny(), samples)
     clean = [r["count"] for r in done.records if r["condition"] == "none"]
     for row in done.summary["rows"]:
         group = sorted(
@@ -112,37 +119,20 @@ def test_the_summary_is_what_the_measures_say(samples, tiny) -> None:
 
 def test_an_optimised_patch_beats_noise(samples, tiny) -> None:
     strong = APAM(size=24, steps=15, step_size=16 / 255, objective="over", smoothness=0.0)
-    rows = attack.run(strong, tiny(), samples).summary["rows"]
+    rows = run(strong, tiny(), samples).summary["rows"]
     count = {row["condition"]: row["mean_count"] for row in rows}
-    assert count["apam"] > 1.1 * max(count["noise"], count["grey"], count["none"])
-
-
-def test_a_planted_weakness_is_found(sample) -> None:
-    """A counter that adds 100 people where a corner of the image turns red."""
-
-    class Planted(torch.nn.Module):
-        stride, receptive_field = 4, 4
-
-        def forward(self, images: Tensor) -> Tensor:
-            red = images[:, :1] * (1 - images[:, 1:2]) * (1 - images[:, 2:])
-            return torch.nn.functional.avg_pool2d(red, 4) * 100 / 4
-
-    flat = Sample("flat", torch.full((3, 32, 32), 0.5), sample().points[:1] * 0 + 5)
-    planted = APAM(size=8, steps=60, step_size=0.05, objective="over", transform="none")
-    rows = attack.run(planted, Planted(), [flat]).summary["rows"]
-    count = {row["condition"]: row["mean_count"] for row in rows}
-    assert count["apam"] == pytest.approx(count["none"] + 100 * (1 - 0.125), rel=1e-3)
+    assert count["apam"] > 1.1 * max(count[name] for name in (*BASELINES, "none"))
 
 
 def test_no_attack_counts_only(samples, tiny) -> None:
-    done = attack.run((), tiny(), samples)
+    done = run((), tiny(), samples)
     assert [row["condition"] for row in done.summary["rows"]] == ["none"]
     assert len(done.records) == 3
 
 
 def test_cells_outside_the_region_do_not_count(sample, tiny) -> None:
     whole, part = sample(0), sample(0, region=True)
-    counted = attack.run((), tiny(), [part]).records[0]
+    counted = run((), tiny(), [part]).records[0]
     counter = tiny().eval()
     with torch.no_grad():
         density = counter(whole.image[None])[0, 0].double()
@@ -156,11 +146,12 @@ def test_cells_outside_the_region_do_not_count(sample, tiny) -> None:
     assert 0 < counted["truth"] < whole.count
 
 
-def test_a_patch_outside_the_region_changes_no_loss(sample, tiny, scenes) -> None:
+def test_a_patch_outside_the_region_changes_no_loss(sample, tiny, problem) -> None:
     attack_ = APAM(size=6, location="given", top_left=(0, 0), transform="none", smoothness=0.0)
-    cut, side = scenes(attack_, tiny(), [sample(0, region=True)])
-    patch = attack_.optimise(tiny().eval(), cut, side, seed=0, step_done=lambda _: None)
-    assert torch.equal(patch, attack_.start(cut, side, 0))
+    made = problem(attack_, tiny(), [sample(0, region=True)])
+    found = attack_.optimise(made, seed=0, step_done=lambda _: None)
+    assert torch.equal(found.patch, quantize(attack_.start(made.index, 6, 0)))
+    assert found.zero == (1.0,)
 
 
 def test_cell_weight_of_an_incomplete_last_cell() -> None:
@@ -183,7 +174,7 @@ def test_density_keeps_every_head_whatever_the_map_keeps(cells, sample) -> None:
 
 
 def test_an_image_without_heads(tiny, sample) -> None:
-    done = attack.run(APAM(size=6, steps=2), tiny(), [sample(heads=0)])
+    done = run(APAM(size=6, steps=2), tiny(), [sample(heads=0)])
     assert {r["truth"] for r in done.records} == {0}
 
 
@@ -200,7 +191,7 @@ def test_the_counter_is_left_as_it_was(samples, tiny) -> None:
     counter.net[0].eval()
     counter.net[3].weight.requires_grad_(False)
     before = {name: value.clone() for name, value in counter.state_dict().items()}
-    attack.run(ATTACKS[0], counter, samples)
+    run(ATTACKS[0], counter, samples)
     assert counter.training
     assert counter.net[6].training
     assert not counter.net[0].training
@@ -220,14 +211,16 @@ def test_a_counter_need_not_be_a_module(samples, tiny) -> None:
         def __call__(self, images: Tensor) -> Tensor:
             return self.inner(images)
 
-    assert attack.run(ATTACKS, Plain(), samples).records == (
-        attack.run(ATTACKS, tiny(), samples).records
-    )
+    plain, module = (run(ATTACKS, made, samples).records for made in (Plain(), tiny()))
+    for one, other in zip(plain, module, strict=True):
+        # The sums of a window and of its changed part are rounded differently.
+        assert one["count"] == pytest.approx(other["count"], rel=1e-3)
 
 
 def test_threads_and_order_of_sizes_do_not_change_patches(samples, tiny) -> None:
-    forth = attack.run(ATTACKS, tiny(), samples).records
-    back = attack.run(ATTACKS[::-1], tiny(), samples).records
+    # One objective for all, so that PGD has the same; the first attack is what it stands beside.
+    forth = run(ATTACKS, tiny(), samples).records
+    back = run(ATTACKS[::-1], tiny(), samples).records
     assert sorted(map(str, forth)) == sorted(map(str, back))
 
 
@@ -239,7 +232,7 @@ def test_a_run_stopped_at_any_result_resumes_to_the_same_bytes(
     tmp_path: Path, samples, tiny, monkeypatch
 ) -> None:
     whole = tmp_path / "whole"
-    attack.run(ATTACKS, tiny(), samples, out=whole)
+    run(ATTACKS, tiny(), samples, out=whole)
     lines = len((whole / RESULTS).read_bytes().splitlines())
     append = Run.append
     for last in range(lines):
@@ -253,11 +246,11 @@ def test_a_run_stopped_at_any_result_resumes_to_the_same_bytes(
         with monkeypatch.context() as patched:
             patched.setattr(Run, "append", stop)
             with pytest.raises(Killed):
-                attack.run(ATTACKS, tiny(), samples, out=folder)
+                run(ATTACKS, tiny(), samples, out=folder)
         assert not (folder / SUMMARY).exists()
         with (folder / RESULTS).open("ab") as file:
             file.write(b'{"condition": "apam", "cou')
-        attack.run(ATTACKS, tiny(), samples, out=folder, resume=True)
+        run(ATTACKS, tiny(), samples, out=folder, resume=True)
         for name in (RESULTS, SUMMARY):
             assert (folder / name).read_bytes() == (whole / name).read_bytes()
     for file in sorted((whole / "images").iterdir()):
@@ -265,9 +258,9 @@ def test_a_run_stopped_at_any_result_resumes_to_the_same_bytes(
 
 
 def test_a_finished_run_resumes_without_work(tmp_path: Path, samples, tiny) -> None:
-    first = attack.run(ATTACKS, tiny(), samples, out=tmp_path / "run")
+    first = run(ATTACKS, tiny(), samples, out=tmp_path / "run")
     told: list[float] = []
-    again = attack.run(
+    again = run(
         ATTACKS, tiny(), samples, out=tmp_path / "run", resume=True,
         progress=lambda done, total, label: told.append(total),
     )  # fmt: skip
@@ -279,7 +272,7 @@ def test_a_finished_run_resumes_without_work(tmp_path: Path, samples, tiny) -> N
 def test_a_resumed_run_refuses_other_settings_data_and_weights(
     change: str, tmp_path: Path, samples, tiny
 ) -> None:
-    attack.run(ATTACKS[0], tiny(), samples, out=tmp_path / "run")
+    run(ATTACKS[0], tiny(), samples, out=tmp_path / "run")
     before = (tmp_path / "run" / RESULTS).read_bytes()
     chosen, counter, options = ATTACKS[0], tiny(), {}
     if change == "data":
@@ -292,19 +285,21 @@ def test_a_resumed_run_refuses_other_settings_data_and_weights(
         options = {"save_images": False}
     if change == "attacks.0.steps":
         chosen = APAM(size=6, steps=3)
-    with pytest.raises(ValueError, match=rf"keeps its settings, data and weights; .*{change} was"):
-        attack.run(chosen, counter, samples, out=tmp_path / "run", resume=True, **options)
+    with pytest.raises(
+        ValueError, match=rf"keeps its settings, data and weights; .*{change}(.victim)? was"
+    ):
+        run(chosen, counter, samples, out=tmp_path / "run", resume=True, **options)
     assert (tmp_path / "run" / RESULTS).read_bytes() == before
 
 
 def test_resume_needs_a_folder(samples, tiny) -> None:
     with pytest.raises(ValueError, match="resume needs the run folder"):
-        attack.run(ATTACKS, tiny(), samples, resume=True)
+        run(ATTACKS, tiny(), samples, resume=True)
 
 
 def test_progress_reaches_its_total(samples, tiny) -> None:
     told: list[tuple[float, float, str]] = []
-    attack.run(ATTACKS, tiny(), samples, progress=lambda *state: told.append(state))
+    run(ATTACKS, tiny(), samples, progress=lambda *state: told.append(state))
     done = [state[0] for state in told]
     assert done == sorted(done)
     assert done[-1] == pytest.approx(told[-1][1])
@@ -326,31 +321,31 @@ def test_bad_input_leaves_nothing_behind(tmp_path: Path, samples, sample, tiny) 
         chosen = APAM(size=70) if "size 70" in says else ATTACKS[0]
         usable = [sample(0, shape=(80, 80)), *broken[1:]] if "size 70" in says else broken
         with pytest.raises(ValueError, match=says):
-            attack.run(chosen, tiny(), usable, out=tmp_path / "run")
+            run(chosen, tiny(), usable, out=tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
 
 def test_two_attacks_of_one_size_are_refused(samples, tiny) -> None:
     with pytest.raises(ValueError, match="must differ in name or size"):
-        attack.run([ATTACKS[0], APAM(size=6, steps=9)], tiny(), samples)
+        run([ATTACKS[0], APAM(size=6, steps=9)], tiny(), samples)
 
 
 def test_a_counter_that_contradicts_its_stride_is_told(samples, tiny) -> None:
     counter = tiny()
     counter.stride = 3
     with pytest.raises(ValueError, match="scene 0: a map of stride 3 must have 21 cells"):
-        attack.run(ATTACKS[0], counter, samples)
+        run(ATTACKS[0], counter, samples)
 
 
 def test_a_counter_of_nonsense_is_told(samples, tiny) -> None:
     counter = tiny()
     counter.net[7].bias.data.fill_(float("nan"))
     with pytest.raises(ValueError, match="scene 0: the counter's map must be finite"):
-        attack.run(ATTACKS[0], counter, samples)
+        run(ATTACKS[0], counter, samples)
 
 
 def test_the_manifest_says_what_was_done(tmp_path: Path, samples, tiny) -> None:
-    attack.run(ATTACKS, tiny(), samples, seed=3, out=tmp_path / "run", manifest={"command": ["x"]})
+    run(ATTACKS, tiny(), samples, seed=3, out=tmp_path / "run", manifest={"command": ["x"]})
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["seed"] == 3
     assert manifest["command"] == ["x"]
@@ -362,4 +357,4 @@ def test_the_manifest_says_what_was_done(tmp_path: Path, samples, tiny) -> None:
 def test_no_warning_escapes(samples, tiny) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        attack.run(ATTACKS, tiny(), samples)
+        run(ATTACKS, tiny(), samples)

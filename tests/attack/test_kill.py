@@ -14,8 +14,11 @@ import pytest
 from pycc import cli
 from pycc.attack.__main__ import main
 
-SETTINGS = ["--sizes", "10", "0.3", "--steps", "20", "--threads", "1", "--no-pictures"]
-RESULTS = 3 * (1 + 2 * 3)
+SETTINGS = [
+    "--sizes", "10", "0.3", "--steps", "20", "--threads", "1", "--pgd-steps", "2", "--no-gates",
+    "--no-pictures",
+]  # fmt: skip
+RESULTS = 3 * (1 + 1 + 2 * 5)
 
 
 def start(*arguments: object) -> subprocess.Popen[bytes]:

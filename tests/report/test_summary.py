@@ -68,13 +68,13 @@ def test_undefined_error_rates_are_told() -> None:
 def test_the_table_is_aligned() -> None:
     lines = table(summarise(RECORDS)).splitlines()
     assert lines[0].split() == [
-        "patch", "size", "MAE", "RMSE", "bias", "mean", "count", "error", "rate", "%", "gain",
-        "over", "noise", "area", "%",
+        "patch", "size", "MAE", "95", "%", "RMSE", "bias", "mean", "count", "error", "rate", "%",
+        "gain", "over", "noise", "area", "%",
     ]  # fmt: skip
     assert set(lines[1]) == {"-"}
     assert len({len(line) for line in lines[:6]}) == 1
     assert lines[5].split() == [
-        "apam", "20", "140.0", "152.3", "140.0", "240.0", "141.7", "125.0", "1.000",
+        "apam", "20", "140.0", "80.0…200.0", "152.3", "140.0", "240.0", "141.7", "125.0", "1.000",
     ]  # fmt: skip
 
 

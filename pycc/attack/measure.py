@@ -1,0 +1,148 @@
+"""Counting one image under one condition, and keeping what was seen."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pycc import ops
+from pycc.attack.baseline import baselines
+from pycc.attack.cells import cell_weight
+from pycc.attack.patch import Place
+from pycc.attack.stage import Member
+from pycc.attack.survey import Item, Shelf
+from pycc.data import load_image, quantize, save_image
+from pycc.run import Record, Run, write_atomic
+
+KEY = ("index", "condition", "size", "source", "victim", "seed")
+"""The fields that identify a result of an attack run."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image under one condition."""
+
+    item: Item
+    condition: str
+    size: int | float | None
+    seed: int
+    source: str | None = None
+    """Whom the patch was optimised on; None for the victim itself or without optimisation."""
+
+    @property
+    def file(self) -> str:
+        """Unique, whatever characters names have, and sorted like the data set."""
+        parts = [f"{self.item.index:04d}-{_safe(self.item.name)}.{self.condition}"]
+        parts += [] if self.size is None else [str(self.size)]
+        parts += [] if self.source is None else [f"from-{_safe(self.source)}"]
+        parts += [f"seed{self.seed}"] if self.seed else []
+        return "-".join(parts)
+
+
+class Judge:
+    """Counts full images, attacked ones as read back from their PNG, and appends the results."""
+
+    def __init__(self, samples: Shelf, run: Run) -> None:
+        self._samples, self._run = samples, run
+
+    def knows(self, case: Case, victim: Member) -> bool:
+        """Whether there is a result already."""
+        return self._run.has(
+            index=case.item.index,
+            condition=case.condition,
+            size=case.size,
+            source=case.source,
+            victim=victim.label,
+            seed=case.seed,
+        )
+
+    def measure(
+        self,
+        case: Case,
+        victim: Member,
+        *,
+        place: Place | None = None,
+        patch: Tensor | None = None,
+        mask: Tensor | None = None,
+        image: Tensor | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> Record:
+        """Count the image with a patch, another image in its place, or the clean one."""
+        item = case.item
+        sample = self._samples[item.index]
+        record: Record = {
+            "index": item.index,
+            "image": item.name,
+            "condition": case.condition,
+            "size": case.size,
+            "source": case.source,
+            "victim": victim.label,
+            "seed": case.seed,
+            "height": item.shape[0],
+            "width": item.shape[1],
+            "truth": item.truth,
+            "area": 0.0 if image is None else 1.0,
+            **(facts or {}),
+        }
+        kept = case.condition not in (*baselines.names(), "pgd")
+        if kept:
+            record["file"] = case.file
+        if image is None:
+            image = sample.image
+        if place is not None and patch is not None and mask is not None:
+            top_left = torch.tensor([place.top_left])
+            image = ops.paste_patch(image[None], patch, top_left=top_left, mask=mask)[0]
+            record["top_left"] = list(place.top_left)
+            record["side"] = place.side
+            record["area"] = float(mask.sum()) / (item.shape[0] * item.shape[1])
+            if kept:
+                self._save_patch(f"{case.file}.png", patch, mask)
+        cells = victim.map(self._eight_bits(image, case.file if kept else None), item.name)
+        weight = cell_weight(sample, cells.shape[-2:], victim.counter.stride)
+        record["count"] = float((cells.double().cpu() * weight.double()).sum())
+        record["cells"] = list(cells.shape[-2:])
+        if kept and self._run.manifest["save_maps"]:
+            name = case.file if victim.label is None else f"{case.file}-by-{_safe(victim.label)}"
+            self._save_map(f"{name}.npz", cells)
+        self._run.append(record)
+        return record
+
+    def _eight_bits(self, image: Tensor, name: str | None) -> Tensor:
+        """The image as an 8-bit file holds it: written and read back, or rounded in memory."""
+        file = None
+        if name is not None and self._run.manifest["save_images"]:
+            file = self._run.file("images", f"{name}.png")
+        if file is None:
+            return quantize(image)
+        save_image(file, image)
+        return load_image(file)
+
+    def _save_patch(self, name: str, patch: Tensor, mask: Tensor) -> None:
+        """The patch as PNG; what is not part of its shape is transparent."""
+        file = self._run.file("patches", name)
+        if file is None:
+            return
+        planes = torch.cat([quantize(patch), mask[None]]) * 255.0
+        pixels = planes.round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+        stream = io.BytesIO()
+        Image.fromarray(pixels if bool((mask == 0).any()) else pixels[..., :3]).save(stream, "PNG")
+        write_atomic(file, stream.getvalue())
+
+    def _save_map(self, name: str, cells: Tensor) -> None:
+        file = self._run.file("maps", name)
+        if file is not None:
+            stream = io.BytesIO()
+            np.savez_compressed(stream, density=cells[0, 0].cpu().float().numpy())
+            write_atomic(file, stream.getvalue())
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name)

@@ -1,0 +1,280 @@
+"""Gates that have to try something: on a few images, beside the run."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pycc import ops
+from pycc.attack.apam import APAM
+from pycc.attack.base import Found, PatchAttack
+from pycc.attack.cells import cell_density, cell_weight
+from pycc.attack.gates import CONVERGED, TOLERANCE, Gate, Results, judged, not_applicable
+from pycc.attack.objective import harm
+from pycc.attack.patch import Place
+from pycc.attack.pgd import PGD
+from pycc.attack.scenes import Problem, Scenes
+from pycc.attack.stage import Clean, Member, Stage
+from pycc.attack.survey import Item, Shelf
+from pycc.attack.transform import draw
+from pycc.attack.universal import Universal
+from pycc.attack.work import Work
+from pycc.data import quantize
+from pycc.types import Sample
+
+IMAGES = 3
+"""How many images a probe tries."""
+
+
+def more_steps(work: Work, results: Results) -> Gate:
+    """1 and 7: twice the steps do no less harm, and hardly more."""
+    name = "twice the steps bring little"
+    source, seed = work.sources[0], work.seeds[0]
+    least, most, figures = np.inf, -np.inf, []
+    for number, attack in enumerate(work.attacks):
+        if attack.steps == 0 or isinstance(attack, Universal):
+            continue
+        longer = replace(attack, steps=2 * attack.steps)
+        gains = []
+        for item in work.items[:IMAGES]:
+            place = work.place(item, number, seed)
+            problem = work.stages[0].problem(longer, [item], [place])
+            found = longer.optimise(problem, seed=seed, step_done=_quiet)
+            added = _harm(work, attack, item, found, problem)
+            record = _record(results, attack, item, source.label, work.victims[0], seed)
+            gains.append((results.harm(record), added))
+        usual, twice = (float(np.mean(values)) for values in zip(*gains, strict=True))
+        ratio = twice / usual if usual > 0 else np.inf
+        least, most = min(least, ratio), max(most, ratio)
+        figures.append(f"{ratio - 1:+.1%}")
+    if not figures:
+        return not_applicable(name, "no steps an image")
+    fine = least >= 1 - TOLERANCE and most <= 1 + CONVERGED
+    text = f"harm {', '.join(figures)} by size; within -{TOLERANCE:.0%} and +{CONVERGED:.0%}"
+    return judged(name, fine, text if fine or least < 1 - TOLERANCE else f"not converged: {text}")
+
+
+def whole_image(work: Work, results: Results) -> Gate:
+    """2: a patch as large as the image reaches the target."""
+    name = "an image-sized patch reaches the target"
+    if work.sources[0].label is not None or not work.attacks:
+        return not_applicable(name, "no white-box attack")
+    attack, victim = work.attacks[0], work.victims[0]
+    item, steps = smallest(work.items), min(40, max(20, attack.steps))
+    stage = Stage([victim], work.samples, work.clean)
+    image = PGD(epsilon=1.0, steps=steps).attack(stage, item, attack)
+    cells = victim.map(image, item.name)
+    clean, _ = work.clean(victim, item, work.samples)
+    weight = stage.whole(attack, item).scenes[0].weight[0]
+    count = float((cells[0].double() * weight.double()).sum())
+    reached = harm(attack.objective, attack.aim, count=count, clean=clean, truth=item.truth)
+    if attack.objective == "target":
+        wanted = float(attack.aim.wanted(torch.tensor(float(item.truth))))
+        fine, asked = reached >= 0.95 * abs(clean - wanted), f"{wanted:,.1f} within 5 %"
+    elif attack.objective == "under":
+        fine, asked = count <= 0.05 * clean + 1, "at most 5 % of the clean count"
+    elif attack.objective == "density":
+        wanted = attack.factor * item.truth
+        fine = abs(count - wanted) <= 0.25 * abs(clean - wanted)
+        asked = f"{wanted:,.1f} within a quarter of the way"
+    else:
+        most = max(
+            (results.harm(r) for r in results.attacked if r["index"] == item.index), default=0.0
+        )
+        fine, asked = reached >= (1 - TOLERANCE) * most, f"at least the {most:,.1f} of a patch"
+    return judged(
+        name, fine, f"{item.name}: {clean:,.1f} becomes {count:,.1f}, harm {reached:,.1f}; {asked}"
+    )
+
+
+def per_image(work: Work, results: Results) -> Gate:
+    """5: a patch made for one image does at least the harm of one made for all."""
+    name = "per-image beats universal"
+    chosen = [(n, a) for n, a in enumerate(work.attacks) if isinstance(a, Universal)]
+    if not chosen:
+        return not_applicable(name, "no universal patch")
+    fine, figures = True, []
+    seed, source = work.seeds[0], work.sources[0]
+    for number, attack in chosen:
+        pairs = []
+        for item in work.items[:IMAGES]:
+            place = work.place(item, number, seed)
+            problem = work.stages[0].problem(attack, [item], [place])
+            found = APAM.optimise(attack, problem, seed=seed, step_done=_quiet)
+            record = _record(results, attack, item, source.label, work.victims[0], seed)
+            pairs.append((_harm(work, attack, item, found, problem), results.harm(record)))
+        own, shared = (float(np.mean(values)) for values in zip(*pairs, strict=True))
+        fine = fine and own >= shared - TOLERANCE * abs(shared)
+        figures.append(f"{own:,.1f} against {shared:,.1f}")
+    return judged(name, fine, f"people by size: {', '.join(figures)}")
+
+
+def finite_differences(work: Work, results: Results) -> Gate:
+    """6: the local gradient agrees with differences of the full image's loss, in float64."""
+    name = "gradient agrees with finite differences"
+    counter = work.sources[0].members[0].counter
+    chosen = [(n, a) for n, a in enumerate(work.attacks) if isinstance(a, APAM)]
+    if not chosen:
+        return not_applicable(name, "an attack without gradient")
+    if not isinstance(counter, nn.Module):
+        return not_applicable(name, "a counter that cannot be had in float64")
+    if chosen[0][1].objective == "pap":
+        return not_applicable(name, "objective pap holds its weights fixed in the gradient")
+    double = copy.deepcopy(counter).double().eval().requires_grad_(False)
+    exact, item, seed, worst = Member(double), smallest(work.items), work.seeds[0], 0.0
+    with ops.reference():
+        stage = Stage([exact], work.samples, Clean())
+        full = _Full(exact, work.samples[item.index], item)
+        for number, attack in chosen:
+            place = work.place(item, number, seed)
+            if attack.transform == "physical":  # whose JPEG has no gradient of its own
+                attack = replace(attack, transform="published")
+            problem = stage.problem(attack, [item], [place])
+            patch = attack.start([item.index], place.side, seed).to(problem.like)
+            gradient = attack.gradient(problem, patch, seed, 0)
+            random = np.random.default_rng(0).uniform(-1, 1, tuple(patch.shape))
+            direction = torch.where(gradient == 0, torch.from_numpy(random).sign(), gradient.sign())
+            drawn = draw([item.index], seed=seed, step=0, draws=attack.draws)
+            with torch.no_grad():
+                ends = [
+                    attack.loss(full.problem(place), patch + way * _NUDGE * direction, drawn)
+                    for way in (1, -1)
+                ]
+            slope = float(ends[0] - ends[1]) / (2 * _NUDGE)
+            own = float((gradient * direction).sum())
+            worst = max(worst, abs(own - slope) / max(abs(slope), abs(own), 1e-30))
+    return judged(name, worst <= 1e-3, f"off by {worst:.1e} at most; bound 1e-3")
+
+
+_NUDGE = 1e-7
+"""Of a finite difference: far above float64's rounding, and rarely across a kink."""
+
+
+class _Full:
+    """One full image as scenes from which nothing is cut, in place of their local evaluation."""
+
+    def __init__(self, member: Member, sample: Sample, item: Item) -> None:
+        self._counter = member.counter
+        pixels = quantize(sample.image).to(member.like)[None]
+        with torch.no_grad():
+            self.clean = member.counter(pixels)
+        shape, stride = (self.clean.shape[-2], self.clean.shape[-1]), member.counter.stride
+        weight = cell_weight(sample, shape, stride).to(pixels)
+        count = (self.clean * weight).sum()[None]
+        local: Any = self
+        self._index = item.index
+        self._scenes = Scenes(
+            local=local,
+            pixels=pixels,
+            top_left=torch.zeros(1, 2, dtype=torch.int64),
+            density=cell_density(sample, shape, stride).to(pixels)[None, None],
+            weight=weight[None, None],
+            cells=weight.sum().clamp(min=1.0)[None],
+            count=count,
+            truth=torch.tensor([float(item.truth)]).to(pixels),
+        )
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        return self._counter(pixels)
+
+    def problem(self, place: Place) -> Problem:
+        """With the patch at this place."""
+        scenes = replace(self._scenes, top_left=torch.tensor([place.top_left]))
+        return Problem([scenes], (self._index,), place.side)
+
+
+class Planted(nn.Module):
+    """A counter with a planted weakness: it adds people where the image turns red.
+
+    Everywhere else it counts the same few people a cell; where a cell of 4x4 pixels is pure red it
+    counts ``people`` a cell more (for the objective ``under``: fewer).
+    """
+
+    stride, receptive_field = 4, 4
+    people, floor = 1.0, 2.0
+
+    def __init__(self, sign: float = 1.0) -> None:
+        super().__init__()
+        self.sign = sign
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[N,1,h,w]."""
+        red, green, blue = images.unbind(1)
+        seen = nn.functional.avg_pool2d((red * (1 - green) * (1 - blue))[:, None], 4)
+        return self.floor + self.sign * self.people * seen
+
+
+def planted(work: Work, results: Results) -> Gate:
+    """8: the attack as it is set finds a weakness that is known to be there."""
+    name = "finds a planted weakness"
+    if not work.attacks or work.attacks[0].steps == 0:
+        return not_applicable(name, "no steps")
+    side, attack = 16, work.attacks[0]
+    if isinstance(attack, Universal):
+        attack = APAM(**{f: getattr(attack, f) for f in attack.settings() if f != "init_content"})
+    changes: dict[str, Any] = {
+        "size": side, "location": "centre", "top_left": None, "init": "noise",
+    }  # fmt: skip
+    if attack.objective in ("target", "density", "pap"):
+        changes |= {"objective": "over", "target_count": None}
+    attack = replace(attack, **changes)
+    sample = Sample(
+        "planted", torch.full((3, 64, 64), 0.5), torch.full((1, 2), 32.0, dtype=torch.float64)
+    )
+    member = Member(Planted(-1.0 if attack.objective == "under" else 1.0))
+    stage, item = Stage([member], Shelf([sample]), Clean()), Item(0, "planted", (64, 64), 1)
+    problem = stage.problem(attack, [item], [attack.place((64, 64), seed=0, image=0)])
+    found = attack.optimise(problem, seed=work.seeds[0], step_done=_quiet)
+    gained = float((-1 if attack.objective == "under" else 1) * found.unrounded[0])
+    # Of what a red patch would add, less what the grey ground there already does.
+    possible = float(attack.mask(side).sum()) / 16 * (1 - 0.125)
+    return judged(
+        name, gained >= 0.8 * possible, f"{gained:.1f} of {possible:.1f} people; at least 80 %"
+    )
+
+
+PROBES: Sequence[Callable[[Work, Results], Gate]] = (
+    whole_image,
+    more_steps,
+    per_image,
+    finite_differences,
+    planted,
+)
+
+
+def smallest(items: Sequence[Item]) -> Item:
+    """The image of fewest pixels."""
+    return min(items, key=lambda item: item.shape[0] * item.shape[1])
+
+
+def _quiet(_: int) -> None:
+    """Nothing to tell."""
+
+
+def _record(
+    results: Results, attack: PatchAttack, item: Item, source: Any, victim: Member, seed: int
+) -> Any:
+    """The result of the run that a probe compares with."""
+    wanted = item.index, attack.name, attack.size, source, victim.label, seed
+    for r in results.attacked:
+        if (
+            r["index"], r["condition"], r["size"], r["source"], r["victim"], r["seed"]
+        ) == wanted:  # fmt: skip
+            return r
+    raise ValueError(f"gates: expected a result of {item.name}, {attack.name} {attack.size}")
+
+
+def _harm(work: Work, attack: PatchAttack, item: Item, found: Found, problem: Any) -> float:
+    """The harm of a patch that a probe has found, from its box alone."""
+    victim = work.victims[0]
+    clean, _ = work.clean(victim, item, work.samples)
+    mask = attack.mask(problem.side).to(problem.like)
+    with torch.no_grad():
+        added = float(problem.added(found.patch.to(problem.like), mask)[0])
+    return harm(attack.objective, attack.aim, count=clean + added, clean=clean, truth=item.truth)

@@ -1,0 +1,96 @@
+"""One patch for all images: trained on some, judged on others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pycc.attack.apam import APAM, look_at
+from pycc.attack.base import Found, attacks
+from pycc.attack.optimiser import decays, optimisers
+from pycc.attack.scenes import Problem
+from pycc.data import quantize
+from pycc.random import Stream
+
+
+@attacks.register("universal")
+@dataclass(frozen=True)
+class Universal(APAM):
+    """One patch that is to work on images it has not seen.
+
+    The loss of ``APAM``, summed over the images of a batch; each step takes the next batch of the
+    training images, in an order drawn anew for each pass over them. The patch is judged on all
+    training images, 20 times on the way and at the end, and the best is kept; then it is measured
+    on the test images, which play no part in the choice. ``steps`` counts batches. The size must
+    be the same in pixels in all images, and the place cannot be ``worst``: where one image is
+    weakest says nothing of the others.
+    """
+
+    name = "universal"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check("location", self.location != "worst", "a place that needs no search")
+
+    def train(
+        self,
+        problems: Sequence[Callable[[], Problem]],
+        *,
+        seed: int,
+        step_done: Callable[[int], None],
+    ) -> Found:
+        """The patch [1,3,p,p] for the images of all problems (which are made when needed)."""
+        made = [make() for make in problems]
+        total = sum(len(problem) for problem in made)
+        mask = self.mask(made[0].side).to(made[0].like)
+        best, least = None, float("inf")
+        path: list[float] = []
+        for restart in range(self.restarts):
+            patch = self.start([0], made[0].side, seed, restart).to(made[0].like)
+            follow = optimisers[self.optimiser](self.momentum)
+            looks = look_at(self.steps)
+            order: list[int] = []
+            for step in range(self.steps + 1):
+                for _ in range(looks.count(step)):
+                    loss = self._judged(made, patch, mask) / total
+                    if loss < least:
+                        best, least = patch, loss
+                    path.append(least)
+                if step == self.steps:
+                    break
+                if not order:
+                    drawn = Stream(seed, "order", image=restart, step=step)
+                    order = drawn.permutation(len(made)).tolist()
+                problem = made[order.pop()]
+                rate = self.step_size * decays[self.decay](step / self.steps)
+                gradient = self._summed(problem, patch, seed, step, restart)
+                patch = (patch - follow(gradient, rate)).clamp(0.0, 1.0)
+                step_done(restart * self.steps + step + 1)
+        assert best is not None
+        return Found(quantize(best), (tuple(path),), torch.zeros(1))
+
+    def _summed(
+        self, problem: Problem, patch: Tensor, seed: int, step: int, restart: int
+    ) -> Tensor:
+        """The gradient [1,3,p,p] of a batch's summed loss."""
+        parts = self.there(problem, seed, step)
+        rows = [
+            self.gradient(p, patch.expand(len(p), -1, -1, -1), seed, step, restart) for p in parts
+        ]
+        return torch.cat(rows).sum(0, keepdim=True)
+
+    def _judged(self, problems: Sequence[Problem], patch: Tensor, mask: Tensor) -> float:
+        """The summed loss of all images, in 8 bits and without transform."""
+        rounded = quantize(patch).to(patch)
+        with torch.no_grad():
+            losses = [
+                self.judge(p, rounded.expand(len(p), -1, -1, -1), mask).sum() for p in problems
+            ]
+        loss = float(torch.stack(losses).sum())
+        if not math.isfinite(loss):
+            raise ValueError(f"Universal: the loss must be finite, got {loss}")
+        return loss

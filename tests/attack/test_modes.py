@@ -1,0 +1,115 @@
+"""The command's further modes: universal, black-box, transfer, query, printing, photographs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from pycc import models
+from pycc.data import load_image, save_image
+
+FEW = ["--steps", "3", "--sizes", "8", "--pgd-steps", "0", "--no-gates", "--no-pictures"]
+
+
+@pytest.fixture
+def other(weights: Path, tmp_path: Path) -> Path:
+    """Weights that differ from ``weights``."""
+    counter = models.load(weights)
+    with torch.no_grad():
+        for parameter in counter.parameters():
+            parameter.mul_(1.05)
+    models.save(counter, tmp_path / "other.npz", passport={})
+    return tmp_path / "other.npz"
+
+
+def test_universal(call, refused, folder, weights, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    flags = ["--attack", "universal", "--data", folder, "--weights", weights, *FEW]
+    done = call(*flags, "--out", out, "--train-limit", 2)
+    assert done.code == 0
+    assert "universal  8" in done.out
+    patches = [load_image(file) for file in sorted((out / "patches").iterdir())]
+    assert len(patches) == 3
+    assert all(torch.equal(patch, patches[0]) for patch in patches)
+    assert "worst" in refused(*flags, "--location", "worst")
+
+
+def test_query(call, folder, weights, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = call("--attack", "query", "--data", folder, "--weights", weights, "--out", out, *FEW)
+    assert done.code == 0
+    assert "query" in done.out
+    assert json.loads((out / "manifest.json").read_text())["attacks"][0]["share"] == 0.8
+
+
+def test_black_box(call, refused, folder, weights, other, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    flags = ["--data", folder, "--weights", weights, *FEW]
+    done = call(*flags, "--substitutes", other, "--combine", "worst", "--out", out)
+    assert done.code == 0
+    head, *lines = done.out.splitlines()
+    assert head.split()[:3] == ["patch", "size", "source"]
+    attacked = [line.split()[:3] for line in lines if line.startswith("apam")]
+    assert [line[2] for line in attacked][1] == "other"
+    assert "victim itself, got it as 'lively'" in refused(*flags, "--substitutes", other, weights)
+    assert "names must differ" in refused(*flags, "--substitutes", other, other)
+    assert "nowhere.npz" in refused(*flags, "--substitutes", tmp_path / "nowhere.npz")
+
+
+def test_transfer(call, refused, folder, weights, other, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    flags = ["--data", folder, *FEW]
+    done = call(*flags, "--transfer", weights, other, "--out", out)
+    assert done.code == 0
+    attacked = {tuple(r.split()[2:4]) for r in done.out.splitlines() if r.startswith("apam")}
+    assert attacked == {(v, s) for v in ("lively", "other") for s in ("lively", "other")}
+    assert call("--resume", out).code == 0
+    assert "two counters or more" in refused(*flags, "--transfer", weights)
+    assert "neither --weights nor" in refused(*flags, "--transfer", weights, "--weights", other)
+
+
+def test_print(call, refused, tmp_path: Path) -> None:
+    save_image(tmp_path / "patch.png", torch.rand(3, 20, 20))
+    done = call("--print", tmp_path / "patch.png", "--width-mm", 50, "--out", tmp_path / "kit")
+    assert (done.code, done.err) == (0, "")
+    assert "50.0 x 50.0 mm at 300 dpi" in done.out
+    assert {file.name for file in (tmp_path / "kit").iterdir()} == {
+        "patch.png", "page.pdf", "kit.json",
+    }  # fmt: skip
+    coarse = call(
+        "--print", tmp_path / "patch.png", "--width-mm", 10, "--dpi", 40, "--out", tmp_path / "c"
+    )
+    assert coarse.code == 0
+    assert coarse.err.startswith("warning: ")
+    assert "inch" in coarse.err
+    assert "--width-mm" in refused("--print", tmp_path / "patch.png")
+    assert "expected no --steps" in refused(
+        "--print", tmp_path / "patch.png", "--width-mm", 50, "--steps", 3
+    )
+    flags = ["--width-mm", 50, "--out", tmp_path / "new"]
+    assert "nowhere.png" in refused("--print", tmp_path / "nowhere.png", *flags)
+    assert "width_mm" in refused("--print", tmp_path / "patch.png", "--width-mm", -1)
+
+
+def test_photo(call, refused, weights, tmp_path: Path) -> None:
+    for name in ("clean", "attacked"):
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            generator = torch.Generator().manual_seed(number + 10 * (name == "attacked"))
+            picture = torch.rand(3, 48, 64, generator=generator)
+            save_image(tmp_path / name / f"mall_{number}.png", picture)
+    flags = ["--photo", tmp_path / "clean", tmp_path / "attacked"]
+    done = call(*flags, "--weights", weights, "--out", tmp_path / "run")
+    assert done.code == 0
+    assert "mall_0" in done.out
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["images"] == 2
+    assert summary["error_rate"] > 0
+    assert "--weights" in refused(*flags)
+    (tmp_path / "attacked" / "mall_1.png").unlink()
+    said = refused(*flags, "--weights", weights, "--out", tmp_path / "none")
+    assert "mall_1" in said
+    assert "attacked" in said

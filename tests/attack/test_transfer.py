@@ -1,0 +1,154 @@
+"""Patches made on some counters and tried on others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pycc import attack
+from pycc.attack import APAM
+from pycc.attack.gates import Results
+from pycc.report import table
+from pycc.run import RESULTS, SUMMARY
+
+CHOSEN = [
+    APAM(
+        size=16, steps=20, step_size=0.25, decay="cosine", objective="over", transform="none",
+        smoothness=0.0,
+    )
+]  # fmt: skip
+
+
+@pytest.fixture
+def counters(tiny):
+    """Three counters that differ."""
+    made = {}
+    for number, name in enumerate(("a", "b", "c")):
+        counter = tiny()
+        generator = torch.Generator().manual_seed(number)
+        for parameter in counter.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.data.add_(0.5 * float(parameter.data.std(correction=0)) * noise)
+        made[name] = counter
+    return made
+
+
+@pytest.fixture
+def samples(sample):
+    return [sample(0), sample(1, shape=(72, 64))]
+
+
+def rows(done) -> dict[tuple, dict]:
+    return {(r["victim"], r["source"], r["condition"]): r for r in done.summary["rows"]}
+
+
+def test_the_matrix_has_every_source_on_every_victim(counters, samples, tmp_path: Path) -> None:
+    done = attack.transfer(CHOSEN, counters, samples, out=tmp_path / "run", gates=False)
+    found = {(v, s) for v, s, condition in rows(done) if condition == "apam"}
+    singles = {(v, s) for v in "abc" for s in "abc"}
+    assert found == singles | {("a", "b+c"), ("b", "a+c"), ("c", "a+b")}
+    for victim in "abc":
+        conditions = {c for v, s, c in rows(done) if v == victim and s is None}
+        assert conditions == {"none", "grey", "black", "noise", "crowd"}
+    text = table(done.summary)
+    assert text.splitlines()[0].split()[:4] == ["patch", "size", "victim", "source"]
+    images = {file.name for file in (tmp_path / "run" / "images").iterdir()}
+    assert "0000-scene_0.apam-16-from-b_c.png" in images
+    assert len(images) == 2 * (1 + 6)
+
+
+def test_counts_are_those_of_each_victim(counters, samples) -> None:
+    done = attack.transfer(CHOSEN, counters, samples, gates=False)
+    alone = attack.run(CHOSEN, counters["b"], samples, gates=False, pgd=None)
+    own = [r["count"] for r in alone.records if r["condition"] == "apam"]
+    found = [
+        r["count"]
+        for r in done.records
+        if (r["condition"], r["victim"], r["source"]) == ("apam", "b", "b")
+    ]
+    assert found == own
+    clean = {r["victim"]: r["count"] for r in done.records if r["condition"] == "none"}
+    assert len(set(clean.values())) == 3
+
+
+def test_white_box_is_strongest_and_the_gate_says_so(counters, samples) -> None:
+    done = attack.transfer(CHOSEN, counters, samples)
+    by_name = {gate["name"]: gate for gate in done.summary["gates"]}
+    assert by_name["white-box beats transfer"]["verdict"] == "pass"
+    results = Results(done.records, CHOSEN)
+    for victim in "abc":
+        own = results.of("apam", 16, victim, victim)
+        for source in set(results.sources) - {victim}:
+            theirs = results.of("apam", 16, victim, source)
+            assert theirs is None or theirs < own
+
+
+def test_two_counters_have_no_ensembles(counters, samples) -> None:
+    two = {name: counters[name] for name in "ab"}
+    done = attack.transfer(CHOSEN, two, samples, gates=False)
+    assert {s for _, s, c in rows(done) if c == "apam"} == {"a", "b"}
+
+
+def test_substitutes_stand_beside_the_white_box(counters, samples) -> None:
+    others = {name: counters[name] for name in "bc"}
+    done = attack.run(
+        CHOSEN, counters["a"], samples, substitutes=others, combine="worst", pgd=None, gates=False
+    )
+    assert {(v, s) for v, s, c in rows(done) if c == "apam"} == {(None, None), (None, "b+c")}
+    matrix = attack.transfer(CHOSEN, counters, samples, combine="worst", gates=False)
+    assert rows(done)[None, "b+c", "apam"]["mae"] == rows(matrix)["a", "b+c", "apam"]["mae"]
+    assert rows(done)[None, None, "apam"]["mae"] == rows(matrix)["a", "a", "apam"]["mae"]
+
+
+def test_a_victim_inside_its_own_ensemble_is_refused(counters, samples, tiny, tmp_path) -> None:
+    twin = tiny()
+    twin.load_state_dict(counters["a"].state_dict())
+    for others in ({"b": counters["b"], "me": counters["a"]}, {"me": twin}):
+        with pytest.raises(ValueError, match="victim itself, got it as 'me'"):
+            attack.run(CHOSEN, counters["a"], samples, substitutes=others, out=tmp_path / "run")
+    with pytest.raises(ValueError, match="same weights as 'a' and 'z'"):
+        attack.transfer(CHOSEN, {**counters, "z": twin}, samples, out=tmp_path / "run")
+    with pytest.raises(ValueError, match="two counters or more"):
+        attack.transfer(CHOSEN, {"a": twin}, samples, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stopped_matrix_resumes_to_the_same_bytes(
+    counters, samples, tmp_path: Path, monkeypatch
+) -> None:
+    from pycc.run import Run
+
+    whole = tmp_path / "whole"
+    attack.transfer(CHOSEN, counters, samples, out=whole)
+    lines = len((whole / RESULTS).read_bytes().splitlines())
+    append = Run.append
+    for last in (3, 7, 15, lines - 1):
+        folder = tmp_path / f"stopped-{last}"
+
+        def stop(run: Run, record, last: int = last) -> None:
+            if len(run.records) == last:
+                raise KeyboardInterrupt
+            append(run, record)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Run, "append", stop)
+            with pytest.raises(KeyboardInterrupt):
+                attack.transfer(CHOSEN, counters, samples, out=folder)
+        attack.transfer(CHOSEN, counters, samples, out=folder, resume=True)
+        assert (folder / SUMMARY).read_bytes() == (whole / SUMMARY).read_bytes()
+
+
+def test_several_seeds(counters, samples) -> None:
+    done = attack.run(CHOSEN, counters["a"], samples, seeds=3, seed=5, pgd=None)
+    (row,) = [r for r in done.summary["rows"] if r["condition"] == "apam"]
+    assert row["seeds"] == 3
+    assert len(set(row["mae_by_seed"])) == 3
+    assert row["mae"] == pytest.approx(sum(row["mae_by_seed"]) / 3)
+    for seed, mae in zip((5, 6, 7), row["mae_by_seed"], strict=True):
+        alone = attack.run(CHOSEN, counters["a"], samples, seed=seed, pgd=None, gates=False)
+        (one,) = [r for r in alone.summary["rows"] if r["condition"] == "apam"]
+        assert one["mae"] == mae
+    outcome = {gate["name"]: gate["verdict"] for gate in done.summary["gates"]}
+    assert outcome["three seeds or more"] == "pass"
