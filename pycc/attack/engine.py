@@ -214,7 +214,7 @@ def _check(
 
 
 def _check_sides(chosen: Sequence[PatchAttack], shapes: Sequence[tuple[int, int]]) -> None:
-    for attack in chosen:
+    for attack in (a for a in chosen if isinstance(a, Universal)):
         sides = {attack.side(shape) for shape in shapes}
         if len(sides) > 1:
             raise ValueError(

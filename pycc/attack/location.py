@@ -23,9 +23,9 @@ def worst_place(attack: APAM, stage: Stage, item: Item, *, seed: int) -> Place:
     """The place of an image where the patch is expected to do most harm.
 
     The squared gradient of the loss by the clean image's pixels, summed over the patch's square,
-    ranks all places; the best few that do not overlap, and the centre, are each attacked for a
-    tenth of the steps, and the one that is then best is taken. Where the gradient is zero
-    everywhere: the centre.
+    ranks all places; the best few, each by what those before it do not cover, and the centre are
+    each attacked for a tenth of the steps, and the one that is then best is taken. Where the
+    gradient is zero everywhere: the centre.
     """
     side = attack.side(item.shape)
     problem = stage.whole(attack, item)

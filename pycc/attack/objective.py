@@ -106,6 +106,11 @@ def pap(change: Tensor, scenes: Scenes, aim: Aim) -> Tensor:
     Cells that count fewer people than there are weigh more: the patch spreads what it adds. The
     Grad-CAM term of the published objective, which needs the inside of one network, is left out.
     """
-    out = scenes.local.clean[:, None] + change
-    share = torch.sigmoid(scenes.density[:, None] - out).detach()
-    return -(scenes.weight[:, None] * share * out).sum((2, 3, 4))
+    clean = scenes.local.clean[:, None]
+
+    def spread(out: Tensor) -> Tensor:
+        share = torch.sigmoid(scenes.density[:, None] - out).detach()
+        return (scenes.weight[:, None] * share * out).sum((2, 3, 4))
+
+    # Less what the clean image has, so that losses of different places can be compared.
+    return spread(clean) - spread(clean + change)

@@ -21,8 +21,8 @@ class PGD:
 
     x <- clip(x − 2.5·ε/steps·sign(gradient)) to |x − clean|∞ ≤ ε and [0,1], from the clean image,
     with the objective of the patch attack beside which it stands. The best iterate is kept, and
-    rounded to 8 bits towards the clean image, which stays if that is no worse. With ε = 1 the image is at the attacker's will:
-    a patch as large as the image.
+    rounded to 8 bits towards the clean image, which stays if that undoes the gain. With ε = 1 the
+    image is at the attacker's will: a patch as large as the image.
     """
 
     epsilon: float = 4 / 255

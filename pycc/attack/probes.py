@@ -28,7 +28,7 @@ from pycc.attack.work import Work
 from pycc.data import quantize
 from pycc.types import Sample
 
-IMAGES = 3
+IMAGES = 2
 """How many images a probe tries."""
 
 

@@ -14,8 +14,9 @@ _SIZES = (0.02, 0.04, 0.08, 0.16)
 """The published sizes as shares of the width: 20, 40, 81 and 163 of 1024 pixels."""
 
 QUICK = {
-    "limit": 6,
-    "steps": 60,
+    "limit": 4,
+    "steps": 120,
+    "pgd_steps": 4,
     "step_size": 64 / 255,
     "decay": "cosine",
     "objective": "over",
@@ -138,7 +139,7 @@ def complete(given: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
         settings["weights"] = "mcnn-synthetic"
     if settings["transfer"] and ({"weights", "substitutes"} & given.keys()):
         raise ValueError("--transfer: expected neither --weights nor --substitutes beside it")
-    settings["pictures"], note = _pictures(settings["pictures"], settings["save_images"])
+    settings["pictures"], note = _pictures(settings)
     return settings, note
 
 
@@ -149,14 +150,16 @@ def _defaults(flags: type[Any]) -> dict[str, Any]:
     }
 
 
-def _pictures(wanted: bool | None, images: bool) -> tuple[bool, str]:
+def _pictures(settings: Mapping[str, Any]) -> tuple[bool, str]:
     """Whether pictures are drawn: as wanted, or where nothing speaks against it; and what does."""
-    if wanted is False:
+    if settings["pictures"] is False:
         return False, ""
     problem = report.missing_library()
-    if problem is None and not images:
+    if problem is None and settings["transfer"]:
+        problem = "pictures show one counter, but --transfer has several"
+    if problem is None and not settings["save_images"]:
         problem = "pictures need the saved images, but --no-save-images was given"
-    if problem is not None and wanted:
+    if problem is not None and settings["pictures"]:
         raise ValueError(f"--pictures: {problem}")
     return problem is None, f"no pictures: {problem}" if problem else ""
 

@@ -19,6 +19,10 @@ from pycc.local import Box, Local, Wirings, aligned, influence
 from pycc.types import Counter
 
 
+_KEPT = 128
+"""Densities that are kept, those last used."""
+
+
 class Member:
     """A counter of a run: attacked, attacking, or both."""
 
@@ -197,6 +201,10 @@ class Stage:
     def _density(self, item: Item, cells: tuple[int, int], stride: int) -> Tensor:
         """The true density of a full image, kept: several attacks and steps ask for it."""
         key = item.index, stride
-        if key not in self._densities:
-            self._densities[key] = cell_density(self.samples[item.index], cells, stride)
-        return self._densities[key]
+        density = self._densities.pop(key, None)
+        if density is None:
+            density = cell_density(self.samples[item.index], cells, stride)
+        self._densities[key] = density
+        if len(self._densities) > _KEPT:
+            del self._densities[next(iter(self._densities))]
+        return density

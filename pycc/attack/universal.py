@@ -43,7 +43,7 @@ class Universal(APAM):
         seed: int,
         step_done: Callable[[int], None],
     ) -> Found:
-        """The patch [1,3,p,p] for the images of all problems (which are made when needed)."""
+        """The patch [1,3,p,p] for the images of all problems, which are made first and kept."""
         made = [make() for make in problems]
         total = sum(len(problem) for problem in made)
         mask = self.mask(made[0].side).to(made[0].like)
