@@ -52,6 +52,9 @@ class _Command:
             return self._print(given)
         if "photo" in given:
             return self._photo(given)
+        for name in ("width_mm", "dpi"):
+            if name in given:
+                raise ValueError(f"--{name.replace('_', '-')}: expected --print PATCH beside it")
         control = {name: given.pop(name, None) for name in ("out", "resume")}
         settings = self._settings(given, control["resume"], control["out"])
         attacks_wanted = chosen(settings)
@@ -303,7 +306,9 @@ def _samples(settings: Mapping[str, Any], split: str, limit: int | None) -> data
 
 def _published(settings: Mapping[str, Any]) -> dict[int, tuple[float, float]] | None:
     """What the paper printed for this counter, where the data are those of its table."""
-    if not Path(settings["data"]).name.startswith("part_A") or settings["transfer"]:
+    known = Path(settings["data"]).name.startswith("part_A") and settings["split"] == "test"
+    whole = settings["limit"] is None and not settings["transfer"]
+    if not (known and whole and settings["attack"] in ("apam", "none")):
         return None
     return report.APAM_TABLE_1.get(settings["model"] or "mcnn")
 

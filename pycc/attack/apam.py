@@ -95,6 +95,7 @@ class APAM(PatchAttack):
         best = Best(self, problem)
         zero: list[float] = []
         for restart in range(self.restarts):
+            best.begin()
             patch = self.start(problem.index, problem.side, seed, restart).to(problem.like)
             follow = optimisers[self.optimiser](self.momentum)
             looks = look_at(self.steps)

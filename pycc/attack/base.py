@@ -37,9 +37,11 @@ class Found:
     patch: Tensor
     """[N,3,p,p], multiples of 1/255 in [0,1]: the best that was seen."""
     path: tuple[tuple[float, ...], ...]
-    """N times the loss of the best patch so far, at evenly spaced steps from the first on."""
-    unrounded: Tensor
-    """[N], people that the patches add to the count before they are rounded to 8 bits."""
+    """N times the loss of the best patch so far, at evenly spaced steps from the first on; one
+    restart after the other, each by itself."""
+    unrounded: Tensor | None
+    """[N], people that the patches add to the count before they are rounded to 8 bits; None where
+    that depends on the image."""
     zero: tuple[float, ...] = ()
     """N times the share of patch pixels whose first gradient is exactly 0; () without gradient."""
 
@@ -221,6 +223,11 @@ class Best:
         self.loss = torch.full((len(problem),), torch.inf, device=problem.like.device)
         self._patch = problem.like.new_zeros(len(problem), 3, problem.side, problem.side)
         self._path: list[Tensor] = []
+        self.begin()
+
+    def begin(self) -> None:
+        """A new optimisation begins, from another first patch."""
+        self._own = torch.full_like(self.loss, torch.inf)
 
     def look(self, patch: Tensor) -> Tensor:
         """Judge patches [N,3,p,p], keep those that are better; returns their losses [N]."""
@@ -231,12 +238,13 @@ class Best:
             raise ValueError(f"{kind}: the loss must be finite, got {loss.tolist()}")
         better = loss < self.loss
         self.loss = torch.where(better, loss, self.loss)
+        self._own = torch.minimum(loss, self._own)
         self._patch = torch.where(better[:, None, None, None], patch, self._patch)
         return loss
 
     def note(self) -> None:
-        """Remember how good the best are now."""
-        self._path.append(self.loss)
+        """Remember how good the best of this optimisation are now."""
+        self._path.append(self._own)
 
     def found(self, zero: Sequence[float] = ()) -> Found:
         """What was best."""

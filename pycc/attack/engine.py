@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -14,20 +15,23 @@ from torch import Tensor, nn
 
 from pycc import ops
 from pycc.attack.base import PatchAttack
-from pycc.attack.gates import FROM_RESULTS, Gate, Results, judged
+from pycc.attack.gates import FROM_RESULTS, Gate, Results, judged, not_applicable
 from pycc.attack.measure import KEY
 from pycc.attack.pgd import PGD
 from pycc.attack.probes import PROBES
 from pycc.attack.scenes import combinations
 from pycc.attack.stage import Member
-from pycc.attack.survey import Shelf, survey
+from pycc.attack.survey import Shelf, Survey, survey
 from pycc.attack.universal import Universal
 from pycc.attack.work import Progress, Source, Work
+from pycc.random import Stream
 from pycc.report import summarise
 from pycc.run import Run, differences, environment, fingerprint, write_json
 from pycc.types import Counter, Sample
 
 GATES = "gates.json"
+_VICTIM = "victim"
+"""What the manifest calls a counter without a name."""
 
 
 def run(
@@ -76,6 +80,7 @@ def run(
     sources = [Source(None, (victim,), (victim,))]
     if substitutes:
         own = identity(counter)
+        _check_names(substitutes)
         for label, other in substitutes.items():
             if other is counter or identity(other) == own:
                 raise ValueError(
@@ -107,6 +112,7 @@ def transfer(
     """
     if len(counters) < 2:
         raise ValueError(f"transfer: expected two counters or more, got {list(counters)}")
+    _check_names(counters)
     known: dict[str, str] = {}
     for label, counter in counters.items():
         if (before := known.setdefault(identity(counter), label)) != label:
@@ -147,9 +153,9 @@ def _run(
     found = survey(samples, chosen, stride, seed=seed)
     learned = None
     if train is not None:
-        learned = survey(train, chosen, stride, seed=seed)
+        learned = _apart(survey(train, chosen, stride, seed=seed), found)
         _check_sides(chosen, [item.shape for item in (*found.items, *learned.items)])
-    weights = {str(m.label or "victim"): identity(m.counter) for m in members}
+    weights = {m.label or _VICTIM: identity(m.counter) for m in members}
     fingerprints: dict[str, Any] = {"data": found.fingerprint, "weights": weights}
     if learned is not None:
         fingerprints["train"] = learned.fingerprint
@@ -164,14 +170,11 @@ def _run(
         "fingerprints": fingerprints,
     }
     log = _open(asked, out, resume, manifest)
-    exact = torch.backends.cudnn.flags(
-        enabled=True, deterministic=True, benchmark=False, allow_tf32=False
-    )
     try:
         with ExitStack() as stack:
             for member in members:
                 stack.enter_context(frozen(member.counter))
-            stack.enter_context(exact)
+            stack.enter_context(_exact())
             work = Work(
                 chosen,
                 sources,
@@ -185,14 +188,20 @@ def _run(
                 progress=progress,
             )
             work.do()
-            outcomes = _judge(work, log, weights) if gates and chosen else []
+            log.finish(summarise(log.records))
+            if gates and chosen:
+                log.finish({**log.summary, "gates": _judge(work, log, weights)})
     finally:
         log.close()
-    summary = summarise(log.records)
-    if gates and chosen:
-        summary["gates"] = outcomes
-    log.finish(summary)
     return log
+
+
+def _check_names(counters: Mapping[str, Counter]) -> None:
+    for label in counters:
+        if "+" in label or label == _VICTIM:
+            raise ValueError(
+                f"attack: a counter's name must hold no + and not be {_VICTIM!r}, got {label!r}"
+            )
 
 
 def _check(
@@ -221,6 +230,21 @@ def _check_sides(chosen: Sequence[PatchAttack], shapes: Sequence[tuple[int, int]
                 f"attack: a universal patch needs one size in pixels, got size {attack.size}, "
                 f"which gives {min(sides)} to {max(sides)} pixels in these images"
             )
+
+
+def _apart(train: Survey, test: Survey) -> Survey:
+    """The training images that are no test images; a warning names each that is left out."""
+    tested = {item.content: item.name for item in test.items}
+    kept = tuple(item for item in train.items if item.content not in tested)
+    if not kept:
+        raise ValueError("attack: expected training images, got none that is no test image")
+    for item in train.items:
+        if item.content in tested:
+            warnings.warn(
+                f"training image {item.name} is test image {tested[item.content]}: left out",
+                stacklevel=2,
+            )
+    return Survey(kept, train.fingerprint)
 
 
 def _open(
@@ -252,15 +276,26 @@ def _judge(work: Work, log: Run, weights: Mapping[str, str]) -> list[dict[str, s
     gates: list[Gate] = [gate(results) for gate in FROM_RESULTS]
     gates += [probe(work, results) for probe in PROBES]
     members = {id(m): m for s in work.sources for m in (*s.victims, *s.members)}.values()
-    same = all(identity(m.counter) == weights[str(m.label or "victim")] for m in members)
-    still = not any(m.counter.training for m in members if isinstance(m.counter, nn.Module))
-    figure = f"weights {'unchanged' if same else 'changed'}, {'eval' if still else 'train'} mode"
-    gates.append(judged("the counter stays as it was", same and still, figure))
+    gates.append(_unchanged([m for m in members if isinstance(m.counter, nn.Module)], weights))
     outcomes = [gate.json() for gate in gates]
     file = log.file(GATES)
     if file is not None:
         write_json(file, {"gates": outcomes})
     return outcomes
+
+
+def _unchanged(members: Sequence[Member], weights: Mapping[str, str]) -> Gate:
+    """9: the weights are those of before, and every part of the counters is in eval mode."""
+    name = "the counter stays as it was"
+    if not members:
+        return not_applicable(name, "counters that are no modules")
+    same = all(identity(m.counter) == weights[m.label or _VICTIM] for m in members)
+    parts = [
+        part for m in members if isinstance(m.counter, nn.Module) for part in m.counter.modules()
+    ]
+    still = not any(part.training for part in parts)
+    figure = f"weights {'unchanged' if same else 'changed'}, {'eval' if still else 'train'} mode"
+    return judged(name, same and still, figure)
 
 
 @contextmanager
@@ -291,4 +326,23 @@ def identity(counter: Counter) -> str:
     ]
     if isinstance(counter, nn.Module):
         facts += [(name, value) for name, value in counter.state_dict().items()]
+    facts.append(("says", _says(counter)))
     return fingerprint(facts)
+
+
+def _exact() -> AbstractContextManager[None]:
+    """The same bits every time on CUDA, at float32's full precision."""
+    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(
+        enabled=True, deterministic=True, benchmark=False, allow_tf32=False
+    )
+    return flags
+
+
+def _says(counter: Counter) -> str:
+    """What a counter makes of a fixed picture, to four digits: what its weights do not tell."""
+    picture = torch.from_numpy(Stream(0, "identity").uniform(size=(1, 3, 64, 64)))
+    with frozen(counter), _exact(), torch.no_grad():
+        try:
+            return f"{float(counter(picture.to(Member(counter).like)).double().sum()):.3e}"
+        except (ValueError, RuntimeError):  # a picture of a size that it does not take
+            return "nothing"

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pycc.attack.apam import look_at
+from pycc.attack.apam import LOOKS, look_at
 from pycc.attack.base import PatchAttack
 from pycc.attack.baseline import baselines
 from pycc.attack.objective import harm
@@ -57,24 +57,27 @@ def not_applicable(name: str, why: str) -> Gate:
 
 
 class Results:
-    """The results of a run by what they are of, as harm: people in the attacker's direction."""
+    """The results of a run by what they are of, as harm: people in the attacker's direction.
+
+    Patches that reach no cell of the region of interest cannot do any, and are left out.
+    """
 
     def __init__(self, records: Iterable[Record], attacks: Sequence[PatchAttack]) -> None:
-        self.attacks = {(attack.name, attack.size): attack for attack in attacks}
-        self.first = attacks[0] if attacks else None
+        self.attacks = tuple(attacks)
         self.records = list(records)
         self.clean = {
             (r["victim"], r["index"]): r["count"] for r in self.records if r["condition"] == "none"
         }
         self.victims = list(dict.fromkeys(r["victim"] for r in self.records))
         names = [attack.name for attack in attacks]
-        self.attacked = [r for r in self.records if r["condition"] in names]
+        self.attacked = [
+            r for r in self.records if r["condition"] in names and r.get("reach", 1.0) > 0
+        ]
         self.sources = list(dict.fromkeys(r["source"] for r in self.attacked))
 
     def harm(self, record: Record, count: float | None = None) -> float:
         """Of one result; with ``count`` of another count of the same image."""
-        attack = self.first
-        assert attack is not None
+        attack = self.attacks[0]
         return harm(
             attack.objective,
             attack.aim,
@@ -83,77 +86,95 @@ class Results:
             truth=record["truth"],
         )
 
-    def of(self, condition: str, size: Any, victim: Any, source: Any) -> float | None:
-        """Mean harm of one row of the table; None where there is none."""
+    def by_image(self, condition: str, size: Any, victim: Any, source: Any) -> dict[int, float]:
+        """Harm of one row of the table on each of its images, the mean over seeds."""
         wanted = condition, size, victim, source
-        found = [
-            self.harm(r)
-            for r in self.records
-            if (r["condition"], r["size"], r["victim"], r["source"]) == wanted
-        ]
-        return float(np.mean(found)) if found else None
+        found: dict[int, list[float]] = {}
+        known = self.attacked if condition in {a.name for a in self.attacks} else self.records
+        for r in known:
+            if (r["condition"], r["size"], r["victim"], r["source"]) == wanted:
+                found.setdefault(r["index"], []).append(self.harm(r))
+        return {index: float(np.mean(values)) for index, values in found.items()}
+
+    def of(self, attack: PatchAttack, victim: Any, source: Any) -> dict[int, float]:
+        """Harm of an attack on each image."""
+        return self.by_image(attack.name, attack.size, victim, source)
 
     def white_box(self, victim: Any) -> Any:
         """The source that is the victim itself."""
         return None if None in self.sources else victim
 
 
+def _means(one: dict[int, float], other: dict[int, float]) -> tuple[float, float] | None:
+    """The means over the images that both have; None where there are none."""
+    both = sorted(one.keys() & other.keys())
+    if not both:
+        return None
+    return float(np.mean([one[i] for i in both])), float(np.mean([other[i] for i in both]))
+
+
 def area(results: Results) -> Gate:
     """1: the harm does not fall with the patch's area."""
     name = "harm grows with area"
-    means: list[tuple[str, float, float]] = []
+    steps: list[tuple[float, float]] = []
     for victim in results.victims:
-        found = []
-        for attack in results.attacks.values():
-            value = results.of(attack.name, attack.size, victim, results.white_box(victim))
-            sides = [r["area"] for r in results.attacked if r["size"] == attack.size]
-            if value is not None and sides:
-                found.append((float(np.mean(sides)), value))
-        found.sort()
-        values = [0.0, *(value for _, value in found)]
-        means += [(str(victim), before, after) for before, after in pairwise(values)]
-    if len(means) < 2:
+        for kind in dict.fromkeys(attack.name for attack in results.attacks):
+            rows = []
+            for attack in (a for a in results.attacks if a.name == kind):
+                found = results.of(attack, victim, results.white_box(victim))
+                areas = [
+                    r["area"]
+                    for r in results.attacked
+                    if (r["condition"], r["size"]) == (kind, attack.size)
+                ]
+                if found:
+                    rows.append((float(np.mean(areas)), float(np.mean(list(found.values())))))
+            steps += pairwise([0.0, *(value for _, value in sorted(rows))])
+    if len(steps) < 2:
         return not_applicable(name, "one size")
-    worst = min(after - before + TOLERANCE * abs(before) for _, before, after in means)
-    line = ", ".join(f"{after:,.1f}" for _, _, after in means)
+    worst = min(after - before + TOLERANCE * abs(before) for before, after in steps)
+    line = ", ".join(f"{after:,.1f}" for _, after in steps)
     return judged(name, worst >= 0, f"mean harm by size {line}; tolerance {TOLERANCE:.0%}")
 
 
 def beats_baselines(results: Results) -> Gate:
     """3: the optimised patch does more harm than those that nobody optimised, size by size."""
-    name = "beats grey, black, noise and a crowd"
-    lead, where = np.inf, ""
-    for attack in results.attacks.values():
+    name = "beats patches that nobody optimised"
+    lead, where, tried = np.inf, "", set()
+    for attack in results.attacks:
         for victim in results.victims:
-            own = results.of(attack.name, attack.size, victim, results.white_box(victim))
-            if own is None:
-                continue
+            own = results.of(attack, victim, results.white_box(victim))
             for other in baselines.names():
-                theirs = results.of(other, attack.size, victim, None)
-                if theirs is not None and own - theirs < lead:
-                    lead, where = own - theirs, f"{other}, size {attack.size}"
+                both = _means(own, results.by_image(other, attack.size, victim, None))
+                if both is not None:
+                    tried.add(other)
+                    if both[0] - both[1] < lead:
+                        lead, where = both[0] - both[1], f"{other}, size {attack.size}"
     if not where:
         return not_applicable(name, "nothing to compare with")
-    return judged(name, lead > 0, f"least lead {lead:,.1f} people, over {where}")
+    missing = [other for other in baselines.names() if other not in tried]
+    note = f"; not tried: {', '.join(missing)}" if missing else ""
+    return judged(name, lead > 0, f"least lead {lead:,.1f} people, over {where}{note}")
 
 
 def beats_transfer(results: Results) -> Gate:
     """4: a patch made on the victim does at least the harm of one made on others."""
     name = "white-box beats transfer"
-    lead, where = np.inf, ""
-    for attack in results.attacks.values():
+    lead, figure = np.inf, ""
+    for attack in results.attacks:
         for victim in results.victims:
             white = results.white_box(victim)
-            own = results.of(attack.name, attack.size, victim, white)
-            for source in results.sources:
-                theirs = results.of(attack.name, attack.size, victim, source)
-                if source == white or own is None or theirs is None:
+            own = results.of(attack, victim, white)
+            for source in (source for source in results.sources if source != white):
+                both = _means(own, results.of(attack, victim, source))
+                if both is None:
                     continue
-                margin = own - theirs + TOLERANCE * abs(own)
+                margin = both[0] - both[1] + TOLERANCE * abs(both[0])
                 if margin < lead:
-                    lead, where = margin, f"{source}, size {attack.size}"
-                    figure = f"{own:,.1f} against {theirs:,.1f} people from {where}"
-    if not where:
+                    lead = margin
+                    figure = f"{both[0]:,.1f} against {both[1]:,.1f} people from {source}"
+                    figure += f", size {attack.size}"
+    if not figure:
         return not_applicable(name, "nothing transferred")
     return judged(name, lead >= 0, f"closest: {figure}")
 
@@ -172,26 +193,33 @@ def plateau(results: Results) -> Gate:
     """7: the loss has stopped falling; else the run has not converged."""
     name = "loss on a plateau"
     worst, where = 0.0, ""
-    for attack in results.attacks.values():
-        paths = [
-            np.array(r["path"])
+    for attack in results.attacks:
+        own = [
+            _winner(r["path"])
             for r in results.attacked
-            if r["size"] == attack.size and "path" in r
+            if (r["condition"], r["size"]) == (attack.name, attack.size)
         ]
-        paths = [p for p in paths if p[0] - p[-1] > 0]
+        paths = [path for path in own if path[0] > path[-1]]
         if not paths or attack.steps == 0:
             continue
         tail = sum(step > 0.9 * attack.steps for step in look_at(attack.steps))
-        late = [p[-1 - tail] - p[-1] for p in paths]
-        share = float(np.sum(late) / np.sum([p[0] - p[-1] for p in paths]))
+        late = sum(path[-1 - tail] - path[-1] for path in paths)
+        share = late / sum(path[0] - path[-1] for path in paths)
         if share >= worst:
-            worst, where = share, f"size {attack.size}"
+            worst, where = share, f"{attack.name}, size {attack.size}"
     if not where:
         return not_applicable(name, "no loss has fallen")
     figure = f"last tenth of the steps brings {worst:.1%} of the gain ({where})"
     if worst > CONVERGED:
         figure = f"not converged: {figure}"
     return judged(name, worst <= CONVERGED, f"{figure}; at most {CONVERGED:.0%}")
+
+
+def _winner(path: Sequence[float]) -> Sequence[float]:
+    """The path of the restart that came furthest."""
+    looks = LOOKS + 1
+    restarts = [path[start : start + looks] for start in range(0, len(path), looks)]
+    return min(restarts, key=lambda own: own[-1])
 
 
 def rounding(results: Results) -> Gate:
@@ -205,7 +233,9 @@ def rounding(results: Results) -> Gate:
     if not pairs:
         return not_applicable(name, "nothing was known before rounding")
     kept, before = (float(np.mean(values)) for values in zip(*pairs, strict=True))
-    fine = kept >= 0.95 * before - 0.5
+    clean = float(np.mean(list(results.clean.values())))
+    # A thousandth of the count: where next to nothing was gained, rounding decides nothing.
+    fine = kept >= before - 0.05 * abs(before) - 1e-3 * abs(clean)
     return judged(name, fine, f"{kept:,.1f} of {before:,.1f} people kept")
 
 

@@ -50,12 +50,10 @@ DENSITY = frozenset({"density", "pap"})
 
 def harm(objective: str, aim: Aim, *, count: float, clean: float, truth: float) -> float:
     """How far, in people, an attack has come: 0 for the clean count, the more the better for it."""
-    if objective == "under":
-        return clean - count
-    if objective == "target":
-        wanted = float(aim.wanted(torch.tensor(float(truth), dtype=torch.float64)))
+    if objective in ("target", "density"):
+        wanted = aim.factor * truth if aim.target_count is None else aim.target_count
         return abs(clean - wanted) - abs(count - wanted)
-    return clean - count if objective == "density" and aim.factor < 1 else count - clean
+    return clean - count if objective == "under" else count - clean
 
 
 def gained(change: Tensor, scenes: Scenes) -> Tensor:

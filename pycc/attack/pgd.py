@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pycc.attack.base import PatchAttack
+from pycc.attack.optimiser import decays
 from pycc.attack.scenes import as_it_is
 from pycc.attack.stage import Stage
 from pycc.attack.survey import Item
@@ -19,7 +20,8 @@ from pycc.data import quantize
 class PGD:
     """Projected gradient descent within a box around the image (Madry et al., arXiv 1706.06083).
 
-    x <- clip(x − 2.5·ε/steps·sign(gradient)) to |x − clean|∞ ≤ ε and [0,1], from the clean image,
+    x <- clip(x − rate·sign(gradient)) to |x − clean|∞ ≤ ε and [0,1], from the clean image, with a
+    rate that falls from 5·ε/steps to nothing along a cosine (2.5·ε in all), and
     with the objective of the patch attack beside which it stands. The best iterate is kept, and
     rounded to 8 bits towards the clean image, which stays if that undoes the gain. With ε = 1 the
     image is at the attacker's will: a patch as large as the image.
@@ -35,13 +37,16 @@ class PGD:
         if self.steps < 0:
             raise ValueError(f"PGD: steps must be at least 0, got {self.steps!r}")
 
+    def rate(self, step: int) -> float:
+        """Change of a pixel in one step."""
+        return 5 * self.epsilon / self.steps * decays["cosine"](step / self.steps)
+
     def attack(self, stage: Stage, item: Item, wanted: PatchAttack) -> Tensor:
         """The attacked image [3,H,W], multiples of 1/255."""
         problem = stage.whole(wanted, item)
         clean = problem.like
         low = (clean - self.epsilon).clamp(0.0, 1.0)
         high = (clean + self.epsilon).clamp(0.0, 1.0)
-        rate = min(1.0, 2.5 * self.epsilon / max(self.steps, 1))
         image, best, least = clean, clean, float("inf")
         for step in range(self.steps + 1):
             image = image.detach().requires_grad_(step < self.steps)
@@ -50,7 +55,9 @@ class PGD:
                 best, least = image.detach(), float(loss.detach())
             if step < self.steps:
                 (gradient,) = torch.autograd.grad(loss, image)
-                image = torch.minimum(torch.maximum(image - rate * gradient.sign(), low), high)
+                image = torch.minimum(
+                    torch.maximum(image - self.rate(step) * gradient.sign(), low), high
+                )
         # Towards the clean image, whose pixels are multiples of 1/255, so that ε still holds.
         levels = ((best - clean) * 255.0 * (1 + 1e-6)).trunc()
         rounded = quantize(clean + levels / 255.0)

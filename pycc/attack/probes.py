@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pycc import ops
 from pycc.attack.apam import APAM
 from pycc.attack.base import Found, PatchAttack
+from pycc.attack.baseline import baselines
 from pycc.attack.cells import cell_density, cell_weight
 from pycc.attack.gates import CONVERGED, TOLERANCE, Gate, Results, judged, not_applicable
 from pycc.attack.objective import harm
@@ -35,14 +36,14 @@ IMAGES = 2
 def more_steps(work: Work, results: Results) -> Gate:
     """1 and 7: twice the steps do no less harm, and hardly more."""
     name = "twice the steps bring little"
-    source, seed = work.sources[0], work.seeds[0]
+    source, seed, items = work.sources[0], work.seeds[0], work.items[:IMAGES]
     least, most, figures = np.inf, -np.inf, []
     for number, attack in enumerate(work.attacks):
         if attack.steps == 0 or isinstance(attack, Universal):
             continue
         longer = replace(attack, steps=2 * attack.steps)
         gains = []
-        for item in work.items[:IMAGES]:
+        for item in items:
             place = work.place(item, number, seed)
             problem = work.stages[0].problem(longer, [item], [place])
             found = longer.optimise(problem, seed=seed, step_done=_quiet)
@@ -50,47 +51,77 @@ def more_steps(work: Work, results: Results) -> Gate:
             record = _record(results, attack, item, source.label, work.victims[0], seed)
             gains.append((results.harm(record), added))
         usual, twice = (float(np.mean(values)) for values in zip(*gains, strict=True))
-        ratio = twice / usual if usual > 0 else np.inf
+        if usual <= 0:
+            return judged(name, False, f"size {attack.size}: no harm with the usual steps")
+        ratio = twice / usual
         least, most = min(least, ratio), max(most, ratio)
         figures.append(f"{ratio - 1:+.1%}")
     if not figures:
         return not_applicable(name, "no steps an image")
     fine = least >= 1 - TOLERANCE and most <= 1 + CONVERGED
-    text = f"harm {', '.join(figures)} by size; within -{TOLERANCE:.0%} and +{CONVERGED:.0%}"
+    text = f"harm on {_images(items)} {', '.join(figures)} by size; "
+    text += f"within -{TOLERANCE:.0%} and +{CONVERGED:.0%}"
     return judged(name, fine, text if fine or least < 1 - TOLERANCE else f"not converged: {text}")
+
+
+def more_restarts(work: Work, results: Results) -> Gate:
+    """1: all restarts do no less harm than the first alone."""
+    name = "restarts bring no loss"
+    source, seed, items = work.sources[0], work.seeds[0], work.items[:IMAGES]
+    pairs = []
+    for number, attack in enumerate(work.attacks):
+        if isinstance(attack, APAM) and attack.restarts > 1 and not isinstance(attack, Universal):
+            single = replace(attack, restarts=1)
+            for item in items:
+                problem = work.stages[0].problem(single, [item], [work.place(item, number, seed)])
+                found = single.optimise(problem, seed=seed, step_done=_quiet)
+                record = _record(results, attack, item, source.label, work.victims[0], seed)
+                pairs.append((results.harm(record), _harm(work, attack, item, found, problem)))
+    if not pairs:
+        return not_applicable(name, "one start")
+    every, first = (float(np.mean(values)) for values in zip(*pairs, strict=True))
+    text = f"{every:,.1f} against {first:,.1f} people of the first, on {_images(items)}"
+    return judged(name, every >= first - TOLERANCE * abs(first), text)
 
 
 def whole_image(work: Work, results: Results) -> Gate:
     """2: a patch as large as the image reaches the target."""
     name = "an image-sized patch reaches the target"
-    if work.sources[0].label is not None or not work.attacks:
+    victim = work.victims[0]
+    if not work.sources[0].is_white_box(victim) or not work.attacks:
         return not_applicable(name, "no white-box attack")
-    attack, victim = work.attacks[0], work.victims[0]
+    attack = work.attacks[0]
     item, steps = smallest(work.items), min(40, max(20, attack.steps))
     stage = Stage([victim], work.samples, work.clean)
-    image = PGD(epsilon=1.0, steps=steps).attack(stage, item, attack)
-    cells = victim.map(image, item.name)
+    weight = stage.whole(attack, item).scenes[0].weight[0].double()
     clean, _ = work.clean(victim, item, work.samples)
-    weight = stage.whole(attack, item).scenes[0].weight[0]
-    count = float((cells[0].double() * weight.double()).sum())
-    reached = harm(attack.objective, attack.aim, count=count, clean=clean, truth=item.truth)
-    if attack.objective == "target":
+
+    def count(image: Tensor) -> float:
+        return float((victim.map(image, item.name)[0].double() * weight).sum())
+
+    def reached(people: float) -> float:
+        return harm(attack.objective, attack.aim, count=people, clean=clean, truth=item.truth)
+
+    found = count(PGD(epsilon=1.0, steps=steps).attack(stage, item, attack))
+    figure = f"{item.name}: {clean:,.1f} becomes {found:,.1f}, harm {reached(found):,.1f}"
+    if attack.objective in ("target", "density"):
         wanted = float(attack.aim.wanted(torch.tensor(float(item.truth))))
-        fine, asked = reached >= 0.95 * abs(clean - wanted), f"{wanted:,.1f} within 5 %"
-    elif attack.objective == "under":
-        fine, asked = count <= 0.05 * clean + 1, "at most 5 % of the clean count"
-    elif attack.objective == "density":
-        wanted = attack.factor * item.truth
-        fine = abs(count - wanted) <= 0.25 * abs(clean - wanted)
-        asked = f"{wanted:,.1f} within a quarter of the way"
-    else:
-        most = max(
-            (results.harm(r) for r in results.attacked if r["index"] == item.index), default=0.0
-        )
-        fine, asked = reached >= (1 - TOLERANCE) * most, f"at least the {most:,.1f} of a patch"
-    return judged(
-        name, fine, f"{item.name}: {clean:,.1f} becomes {count:,.1f}, harm {reached:,.1f}; {asked}"
+        # A mean of squares over cells is not a count: it is asked to come near.
+        share = 0.05 if attack.objective == "target" else 0.25
+        fine = abs(found - wanted) <= share * abs(clean - wanted) + 0.5
+        return judged(name, fine, f"{figure}; {wanted:,.1f} within {share:.0%} of the way")
+    side = max(item.shape)
+    rivals = {
+        label: reached(count(quantize(patch[:, : item.shape[0], : item.shape[1]])))
+        for label in ("grey", "black", "noise")
+        if (patch := baselines[label](side, seed=work.seeds[0], item=item)) is not None
+    }
+    rivals["a patch"] = max(
+        (results.harm(r) for r in results.attacked if r["index"] == item.index), default=0.0
     )
+    best = max(rivals, key=lambda label: rivals[label])
+    fine = reached(found) >= rivals[best] - TOLERANCE * abs(rivals[best])
+    return judged(name, fine, f"{figure}; at least the {rivals[best]:,.1f} of {best}")
 
 
 def per_image(work: Work, results: Results) -> Gate:
@@ -99,11 +130,11 @@ def per_image(work: Work, results: Results) -> Gate:
     chosen = [(n, a) for n, a in enumerate(work.attacks) if isinstance(a, Universal)]
     if not chosen:
         return not_applicable(name, "no universal patch")
-    fine, figures = True, []
+    fine, figures, items = True, [], work.items[:IMAGES]
     seed, source = work.seeds[0], work.sources[0]
     for number, attack in chosen:
         pairs = []
-        for item in work.items[:IMAGES]:
+        for item in items:
             place = work.place(item, number, seed)
             problem = work.stages[0].problem(attack, [item], [place])
             found = APAM.optimise(attack, problem, seed=seed, step_done=_quiet)
@@ -112,7 +143,7 @@ def per_image(work: Work, results: Results) -> Gate:
         own, shared = (float(np.mean(values)) for values in zip(*pairs, strict=True))
         fine = fine and own >= shared - TOLERANCE * abs(shared)
         figures.append(f"{own:,.1f} against {shared:,.1f}")
-    return judged(name, fine, f"people by size: {', '.join(figures)}")
+    return judged(name, fine, f"people by size, {_images(items)}: {', '.join(figures)}")
 
 
 def finite_differences(work: Work, results: Results) -> Gate:
@@ -127,7 +158,21 @@ def finite_differences(work: Work, results: Results) -> Gate:
     if chosen[0][1].objective == "pap":
         return not_applicable(name, "objective pap holds its weights fixed in the gradient")
     double = copy.deepcopy(counter).double().eval().requires_grad_(False)
-    exact, item, seed, worst = Member(double), smallest(work.items), work.seeds[0], 0.0
+    try:
+        worst = _disagreement(work, Member(double), chosen)
+    except RuntimeError as error:  # types that do not meet: a float32 kept somewhere inside
+        reason = " ".join(str(error).split())[:80]
+        return not_applicable(name, f"a counter that cannot be had in float64: {reason}")
+    return judged(name, worst <= 1e-3, f"off by {worst:.1e} at most; bound 1e-3")
+
+
+_NUDGE = 1e-7
+"""Of a finite difference: far above float64's rounding, and rarely across a kink."""
+
+
+def _disagreement(work: Work, exact: Member, chosen: Sequence[tuple[int, APAM]]) -> float:
+    """The largest relative difference of slopes along one direction, over attacks."""
+    item, seed, worst = smallest(work.items), work.seeds[0], 0.0
     with ops.reference():
         stage = Stage([exact], work.samples, Clean())
         full = _Full(exact, work.samples[item.index], item)
@@ -149,11 +194,7 @@ def finite_differences(work: Work, results: Results) -> Gate:
             slope = float(ends[0] - ends[1]) / (2 * _NUDGE)
             own = float((gradient * direction).sum())
             worst = max(worst, abs(own - slope) / max(abs(slope), abs(own), 1e-30))
-    return judged(name, worst <= 1e-3, f"off by {worst:.1e} at most; bound 1e-3")
-
-
-_NUDGE = 1e-7
-"""Of a finite difference: far above float64's rounding, and rarely across a kink."""
+    return worst
 
 
 class _Full:
@@ -211,7 +252,7 @@ class Planted(nn.Module):
 
 
 def planted(work: Work, results: Results) -> Gate:
-    """8: the attack as it is set finds a weakness that is known to be there."""
+    """8: the attack with its steps and optimiser finds a weakness that is known to be there."""
     name = "finds a planted weakness"
     if not work.attacks or work.attacks[0].steps == 0:
         return not_applicable(name, "no steps")
@@ -231,6 +272,7 @@ def planted(work: Work, results: Results) -> Gate:
     stage, item = Stage([member], Shelf([sample]), Clean()), Item(0, "planted", (64, 64), 1)
     problem = stage.problem(attack, [item], [attack.place((64, 64), seed=0, image=0)])
     found = attack.optimise(problem, seed=work.seeds[0], step_done=_quiet)
+    assert found.unrounded is not None
     gained = float((-1 if attack.objective == "under" else 1) * found.unrounded[0])
     # Of what a red patch would add, less what the grey ground there already does.
     possible = float(attack.mask(side).sum()) / 16 * (1 - 0.125)
@@ -242,6 +284,7 @@ def planted(work: Work, results: Results) -> Gate:
 PROBES: Sequence[Callable[[Work, Results], Gate]] = (
     whole_image,
     more_steps,
+    more_restarts,
     per_image,
     finite_differences,
     planted,
@@ -251,6 +294,10 @@ PROBES: Sequence[Callable[[Work, Results], Gate]] = (
 def smallest(items: Sequence[Item]) -> Item:
     """The image of fewest pixels."""
     return min(items, key=lambda item: item.shape[0] * item.shape[1])
+
+
+def _images(items: Sequence[Item]) -> str:
+    return "1 image" if len(items) == 1 else f"{len(items)} images"
 
 
 def _quiet(_: int) -> None:

@@ -123,7 +123,10 @@ def complete(given: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
         del settings["size"]
         settings["sizes"] = list(_SIZES)
     if given.get("data", settings["data"]) == settings["data"]:
-        settings |= {key: value for key, value in QUICK.items() if key in settings}
+        quick = {key: value for key, value in QUICK.items() if key in settings}
+        if name == "query":  # whose steps are queries
+            del quick["steps"]
+        settings |= quick
     settings |= given
     if name == "none":
         # Nothing is attacked, so there is nothing to look at unless it is asked for.

@@ -18,7 +18,6 @@ from pycc.data import quantize
 from pycc.local import Box, Local, Wirings, aligned, influence
 from pycc.types import Counter
 
-
 _KEPT = 128
 """Densities that are kept, those last used."""
 

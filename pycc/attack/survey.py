@@ -26,6 +26,8 @@ class Item:
     """(height, width)."""
     truth: int
     """Annotated heads inside the image and its region of interest."""
+    content: str = ""
+    """A fingerprint of the image alone: the same in two data sets that share it."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ def survey(
         except ValueError as error:
             raise ValueError(f"{sample.name}: {error}") from None
         truth = len(counted_points(sample))
-        items.append(Item(index, sample.name, (height, width), truth))
+        content = fingerprint([("image", sample.image)])
+        items.append(Item(index, sample.name, (height, width), truth, content))
         digests.append((sample.name, _digest(sample)))
     if not items:
         raise ValueError("attack: expected at least one sample, got none")

@@ -49,17 +49,20 @@ class Universal(APAM):
         mask = self.mask(made[0].side).to(made[0].like)
         best, least = None, float("inf")
         path: list[float] = []
+        zero: list[float] = []
         for restart in range(self.restarts):
             patch = self.start([0], made[0].side, seed, restart).to(made[0].like)
             follow = optimisers[self.optimiser](self.momentum)
             looks = look_at(self.steps)
             order: list[int] = []
+            own = float("inf")
             for step in range(self.steps + 1):
                 for _ in range(looks.count(step)):
                     loss = self._judged(made, patch, mask) / total
                     if loss < least:
                         best, least = patch, loss
-                    path.append(least)
+                    own = min(own, loss)
+                    path.append(own)
                 if step == self.steps:
                     break
                 if not order:
@@ -68,10 +71,11 @@ class Universal(APAM):
                 problem = made[order.pop()]
                 rate = self.step_size * decays[self.decay](step / self.steps)
                 gradient = self._summed(problem, patch, seed, step, restart)
+                zero = zero or self.untouched(gradient)
                 patch = (patch - follow(gradient, rate)).clamp(0.0, 1.0)
                 step_done(restart * self.steps + step + 1)
         assert best is not None
-        return Found(quantize(best), (tuple(path),), torch.zeros(1))
+        return Found(quantize(best), (tuple(path),), None, tuple(zero))
 
     def _summed(
         self, problem: Problem, patch: Tensor, seed: int, step: int, restart: int

@@ -46,6 +46,10 @@ class Source:
     members: tuple[Member, ...]
     victims: tuple[Member, ...]
 
+    def is_white_box(self, victim: Member) -> bool:
+        """Whether the patches are made on this victim alone."""
+        return len(self.members) == 1 and self.members[0] is victim
+
 
 class Work:
     """Everything a run has to measure, and measuring what is not known yet."""
@@ -149,8 +153,9 @@ class Work:
             pixels = item.shape[0] * item.shape[1]
             free = [Case(item, "none", None, seed=self.seeds[0])]
             free += [
-                self._case(item, attack, name, self.seeds[0], None)
+                self._case(item, attack, name, seed, None)
                 for attack in range(len(self.attacks))
+                for seed in self._baseline_seeds(attack)
                 for name in baselines.names()
             ]
             if self.pgd is not None and self.attacks:
@@ -211,24 +216,35 @@ class Work:
     def _measure_clean(self, item: Item) -> None:
         self._judge(Case(item, "none", None, seed=self.seeds[0]), self.victims)
 
+    def _baseline_seeds(self, attack: int) -> tuple[int, ...]:
+        """The seeds of baselines: the first, or all where the place of the patch depends on it."""
+        fixed = self.attacks[attack].location in ("centre", "given")
+        return self.seeds[:1] if fixed else self.seeds
+
+    def _home(self, victim: Member) -> int:
+        """The source whose places a victim's baselines have: the white-box one, or the first."""
+        own = [n for n, source in enumerate(self.sources) if source.is_white_box(victim)]
+        return own[0] if own else 0
+
     def _measure_baselines(self, item: Item) -> None:
-        """The patches that nobody optimised, at the places of the first seed and source; PGD."""
-        seed = self.seeds[0]
+        """The patches that nobody optimised, at the places of the white-box ones; and PGD."""
         for attack, chosen in enumerate(self.attacks):
-            for name in baselines.names():
-                case = self._case(item, attack, name, seed, None)
-                if self._known(case, self.victims):
-                    continue
-                place = self.place(item, attack, seed)
-                patch = baselines[name](
-                    place.side, seed=seed, item=item, items=self.items, samples=self.samples
-                )
-                if patch is not None:
-                    mask = chosen.mask(place.side)
-                    self._judge(case, self.victims, place=place, patch=patch, mask=mask)
+            for seed in self._baseline_seeds(attack):
+                for name in baselines.names():
+                    case = self._case(item, attack, name, seed, None)
+                    for victim in self.victims:
+                        if self.judge.knows(case, victim):
+                            continue
+                        place = self.place(item, attack, seed, self._home(victim))
+                        patch = baselines[name](
+                            place.side, seed=seed, item=item, items=self.items, samples=self.samples
+                        )
+                        if patch is not None:
+                            mask = chosen.mask(place.side)
+                            self._judge(case, [victim], place=place, patch=patch, mask=mask)
         if self.pgd is None or not self.attacks:
             return
-        case = Case(item, "pgd", None, seed=seed)
+        case = Case(item, "pgd", None, seed=self.seeds[0])
         for victim in self.victims:
             if not self.judge.knows(case, victim):
                 stage = Stage([victim], self.samples, self.clean)
@@ -257,8 +273,9 @@ class Work:
             step_done = self._steps(chosen, pixels, what)
             problem = self.stages[source].problem(chosen, items, places)
             found = chosen.optimise(problem, seed=seed, step_done=step_done)
+            reach = problem.scenes[0].weight.sum((1, 2, 3)).tolist()
             for row, (item, place) in enumerate(zip(items, places, strict=True)):
-                self._judge_found(found, row, item, place, seed, source, attack)
+                self._judge_found(found, row, item, place, seed, source, attack, reach[row])
 
     def _steps(self, chosen: PatchAttack, pixels: float, what: str) -> Callable[[int], None]:
         each = pixels * chosen.work / max(chosen.rounds, 1)
@@ -269,22 +286,33 @@ class Work:
         return step_done
 
     def _judge_found(
-        self, found: Found, row: int, item: Item, place: Place, seed: int, source: int, attack: int
+        self,
+        found: Found,
+        row: int,
+        item: Item,
+        place: Place,
+        seed: int,
+        source: int,
+        attack: int,
+        reach: float | None = None,
     ) -> None:
-        chosen = self.attacks[attack]
+        chosen, of = self.attacks[attack], self.sources[source]
         facts: dict[str, Any] = {"path": list(found.path[row])}
-        if self.sources[source].label is None and not isinstance(chosen, Universal):
-            facts["unrounded"] = float(found.unrounded[row])
+        if reach is not None:
+            facts["reach"] = reach
         if found.zero:
             facts["zero"] = found.zero[row]
-        self._judge(
-            self._case(item, attack, chosen.name, seed, source),
-            self.sources[source].victims,
-            place=place,
-            patch=found.patch[row].cpu().float(),
-            mask=chosen.mask(place.side),
-            facts=facts,
-        )
+        unrounded = None if found.unrounded is None else float(found.unrounded[row])
+        for victim in of.victims:
+            own = {"unrounded": unrounded} if of.is_white_box(victim) and unrounded else {}
+            self._judge(
+                self._case(item, attack, chosen.name, seed, source),
+                [victim],
+                place=place,
+                patch=found.patch[row].cpu().float(),
+                mask=chosen.mask(place.side),
+                facts=facts | own,
+            )
 
     def _trained(self, chosen: Universal, seed: int, source: int) -> Found:
         """The universal patch of one source, from the training images."""

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pycc import attack, metrics
+from pycc import attack, metrics, ops
 from pycc.attack import APAM, PGD
 from pycc.attack.cells import cell_density, cell_weight
 from pycc.attack.survey import counted_points
@@ -215,6 +215,27 @@ def test_a_counter_need_not_be_a_module(samples, tiny) -> None:
     for one, other in zip(plain, module, strict=True):
         # The sums of a window and of its changed part are rounded differently.
         assert one["count"] == pytest.approx(other["count"], rel=1e-3)
+
+
+def test_a_defended_counter_is_attacked_like_any_other(samples, tiny) -> None:
+    """Randomized ablation around a counter: what one draw keeps depends on the whole image."""
+
+    class Ablated(torch.nn.Module):
+        stride, receptive_field = 4, None
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = tiny()
+
+        def forward(self, images: Tensor) -> Tensor:
+            ablated = ops.ablate(images, 2000, seed=0, fill=0.5, draws=4)
+            cells: Tensor = self.inner(ablated)
+            return cells.unflatten(0, (len(images), 4)).mean(1)
+
+    strong = APAM(size=24, steps=15, step_size=0.1, objective="over", smoothness=0.0)
+    rows = run(strong, Ablated(), samples[:2]).summary["rows"]
+    count = {row["condition"]: row["mean_count"] for row in rows}
+    assert count["apam"] > 1.01 * max(count[name] for name in (*BASELINES, "none"))
 
 
 def test_threads_and_order_of_sizes_do_not_change_patches(samples, tiny) -> None:

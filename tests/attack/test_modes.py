@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from scipy.io import savemat
 
 from pycc import models
 from pycc.data import load_image, save_image
@@ -25,16 +28,41 @@ def other(weights: Path, tmp_path: Path) -> Path:
     return tmp_path / "other.npz"
 
 
-def test_universal(call, refused, folder, weights, tmp_path: Path) -> None:
+@pytest.fixture
+def part(tmp_path: Path) -> Path:
+    """Three training and two test images in the layout of ShanghaiTech; one is in both parts."""
+    root = tmp_path / "part"
+    for split, numbers in (("train", (1, 2, 9)), ("test", (3, 9))):
+        images, truths = root / f"{split}_data/images", root / f"{split}_data/ground-truth"
+        images.mkdir(parents=True)
+        truths.mkdir()
+        for number in numbers:
+            noise = np.random.default_rng(number).integers(0, 256, (48, 64, 3)).astype(np.uint8)
+            Image.fromarray(noise).save(images / f"IMG_{number}.jpg")
+            location = np.empty((1, 1), object)
+            location[0, 0] = np.array([[5.0, 6.0], [20.0, 30.0]])
+            info = np.empty((1, 1), object)
+            info[0, 0] = np.array(
+                [[(location[0, 0], 2.0)]], dtype=[("location", "O"), ("number", "O")]
+            )
+            savemat(truths / f"GT_IMG_{number}.mat", {"image_info": info})
+    return root
+
+
+def test_universal(call, refused, part, folder, weights, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    flags = ["--attack", "universal", "--data", folder, "--weights", weights, *FEW]
-    done = call(*flags, "--out", out, "--train-limit", 2)
+    flags = ["--attack", "universal", "--data", part, "--weights", weights, *FEW]
+    done = call(*flags, "--out", out)
     assert done.code == 0
+    assert done.err == "warning: training image IMG_9 is test image IMG_9: left out\n"
     assert "universal  8" in done.out
     patches = [load_image(file) for file in sorted((out / "patches").iterdir())]
-    assert len(patches) == 3
-    assert all(torch.equal(patch, patches[0]) for patch in patches)
+    assert len(patches) == 2
+    assert torch.equal(*patches)
     assert "worst" in refused(*flags, "--location", "worst")
+    # A folder without parts would be trained and tested on the same images.
+    same = ["--attack", "universal", "--data", folder, "--weights", weights, *FEW]
+    assert "none that is no test image" in refused(*same)
 
 
 def test_query(call, folder, weights, tmp_path: Path) -> None:
@@ -86,6 +114,7 @@ def test_print(call, refused, tmp_path: Path) -> None:
     assert coarse.err.startswith("warning: ")
     assert "inch" in coarse.err
     assert "--width-mm" in refused("--print", tmp_path / "patch.png")
+    assert "--print PATCH" in refused("--width-mm", 50)
     assert "expected no --steps" in refused(
         "--print", tmp_path / "patch.png", "--width-mm", 50, "--steps", 3
     )

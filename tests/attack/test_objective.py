@@ -212,7 +212,7 @@ def test_a_target_loss_falls_exactly_where_the_count_comes_nearer(clean, wanted,
         ("under", Aim(10.0, None), 80.0, 20.0),
         ("pap", Aim(10.0, None), 130.0, 30.0),
         ("density", Aim(10.0, None), 130.0, 30.0),
-        ("density", Aim(1.0, None), 130.0, 30.0),
+        ("density", Aim(1.0, None), 130.0, -30.0),  # the truth is what is wanted
         ("density", Aim(0.5, None), 80.0, 20.0),
         ("density", Aim(0.0, None), 130.0, -30.0),
         ("density", Aim(-5.0, None), 60.0, 40.0),

@@ -79,10 +79,10 @@ def test_white_box_is_strongest_and_the_gate_says_so(counters, samples) -> None:
     assert by_name["white-box beats transfer"]["verdict"] == "pass"
     results = Results(done.records, CHOSEN)
     for victim in "abc":
-        own = results.of("apam", 16, victim, victim)
+        own = results.of(CHOSEN[0], victim, victim)
         for source in set(results.sources) - {victim}:
-            theirs = results.of("apam", 16, victim, source)
-            assert theirs is None or theirs < own
+            theirs = results.of(CHOSEN[0], victim, source)
+            assert all(theirs[index] < own[index] for index in theirs)
 
 
 def test_two_counters_have_no_ensembles(counters, samples) -> None:
@@ -110,6 +110,9 @@ def test_a_victim_inside_its_own_ensemble_is_refused(counters, samples, tiny, tm
             attack.run(CHOSEN, counters["a"], samples, substitutes=others, out=tmp_path / "run")
     with pytest.raises(ValueError, match="same weights as 'a' and 'z'"):
         attack.transfer(CHOSEN, {**counters, "z": twin}, samples, out=tmp_path / "run")
+    for name in ("a+b", "victim"):
+        with pytest.raises(ValueError, match=r"must hold no \+ and not be 'victim'"):
+            attack.transfer(CHOSEN, {**counters, name: tiny()}, samples, out=tmp_path / "run")
     with pytest.raises(ValueError, match="two counters or more"):
         attack.transfer(CHOSEN, {"a": twin}, samples, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()

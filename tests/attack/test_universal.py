@@ -174,14 +174,15 @@ def test_the_best_for_all_training_images_is_kept(tiny, train) -> None:
     assert steps == list(range(1, 31))
     (path,) = found.path
     assert len(path) == 2 * (LOOKS + 1)
-    assert list(path) == sorted(path, reverse=True)
+    ends = path[: LOOKS + 1], path[LOOKS + 1 :]
+    assert all(list(end) == sorted(end, reverse=True) for end in ends)
     assert found.patch.shape == (1, 3, 12, 12)
     assert torch.equal(found.patch, quantize(found.patch))
     mask = chosen.mask(12)
     losses = [chosen.judge(p, found.patch.expand(len(p), -1, -1, -1), mask).sum() for p in problems]
     # The mean over images, not over batches of different sizes.
-    assert path[-1] == pytest.approx(float(sum(losses)) / 4, rel=1e-5)
-    assert path[-1] < path[0]
+    assert min(path) == pytest.approx(float(sum(losses)) / 4, rel=1e-5)
+    assert min(path) < path[0]
     fewer = Universal(size=12, steps=0, objective="target", target_count=25.0, smoothness=0.0)
     (first,) = trained(fewer, problems).path
     assert first[-1] == path[0]
@@ -219,11 +220,11 @@ def test_a_run_needs_training_images_and_one_size(tiny, sample, train) -> None:
         run(Universal(size=8, steps=1), tiny(), [sample()])
     with pytest.raises(ValueError, match="training images are for a universal attack"):
         run(APAM(size=8, steps=1), tiny(), [sample()], train=train)
-    wide = [sample(0), sample(1, shape=(64, 120))]
-    for tests, learned in ((wide, train), ([sample()], wide)):
+    wide = [sample(20), sample(21, shape=(64, 120))]
+    for tests, learned in ((wide, train), ([sample(22)], wide)):
         with pytest.raises(ValueError, match=r"one size in pixels, got size 0.2, .* 16 to 24"):
             run(Universal(size=0.2, steps=1), tiny(), tests, train=learned)
-    done = run(Universal(size=0.2, steps=1), tiny(), [sample()], train=train)
+    done = run(Universal(size=0.2, steps=1), tiny(), [sample(22)], train=train)
     assert {r["side"] for r in done.records if r["condition"] == "universal"} == {16}
 
 
