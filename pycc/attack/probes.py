@@ -16,7 +16,7 @@ from pycc.attack.apam import APAM
 from pycc.attack.base import Found, PatchAttack
 from pycc.attack.baseline import baselines
 from pycc.attack.cells import cell_density, cell_weight
-from pycc.attack.gates import CONVERGED, TOLERANCE, Gate, Results, judged, not_applicable
+from pycc.attack.gates import DOUBLED, TOLERANCE, Gate, Results, judged, not_applicable
 from pycc.attack.objective import harm
 from pycc.attack.patch import Place
 from pycc.attack.pgd import PGD
@@ -58,9 +58,9 @@ def more_steps(work: Work, results: Results) -> Gate:
         figures.append(f"{ratio - 1:+.1%}")
     if not figures:
         return not_applicable(name, "no steps an image")
-    fine = least >= 1 - TOLERANCE and most <= 1 + CONVERGED
+    fine = least >= 1 - TOLERANCE and most <= 1 + DOUBLED
     text = f"harm on {_images(items)} {', '.join(figures)} by size; "
-    text += f"within -{TOLERANCE:.0%} and +{CONVERGED:.0%}"
+    text += f"within -{TOLERANCE:.0%} and +{DOUBLED:.0%}"
     return judged(name, fine, text if fine or least < 1 - TOLERANCE else f"not converged: {text}")
 
 
