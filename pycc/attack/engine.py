@@ -18,12 +18,13 @@ from pycc.attack.base import PatchAttack
 from pycc.attack.gates import FROM_RESULTS, Gate, Results, judged, not_applicable
 from pycc.attack.measure import KEY
 from pycc.attack.pgd import PGD
+from pycc.attack.plan import Source
 from pycc.attack.probes import PROBES
 from pycc.attack.scenes import combinations
 from pycc.attack.stage import Member
 from pycc.attack.survey import Shelf, Survey, survey
 from pycc.attack.universal import Universal
-from pycc.attack.work import Progress, Source, Work
+from pycc.attack.work import Progress, Work
 from pycc.random import Stream
 from pycc.report import summarise
 from pycc.run import Run, differences, environment, fingerprint, write_json

@@ -44,12 +44,14 @@ def more_steps(work: Work, results: Results) -> Gate:
         longer = replace(attack, steps=2 * attack.steps)
         gains = []
         for item in items:
-            place = work.place(item, number, seed)
-            problem = work.stages[0].problem(longer, [item], [place])
-            found = longer.optimise(problem, seed=seed, step_done=_quiet)
-            added = _harm(work, attack, item, found, problem)
             record = _record(results, attack, item, source.label, work.victims[0], seed)
-            gains.append((results.harm(record), added))
+            if record.get("reach", 1.0) == 0:
+                continue
+            problem = work.stages[0].problem(longer, [item], [work.place(item, number, seed)])
+            found = longer.optimise(problem, seed=seed, step_done=_quiet)
+            gains.append((results.harm(record), _harm(work, attack, item, found, problem)))
+        if not gains:
+            continue
         usual, twice = (float(np.mean(values)) for values in zip(*gains, strict=True))
         if usual <= 0:
             return judged(name, False, f"size {attack.size}: no harm with the usual steps")
@@ -309,7 +311,7 @@ def _record(
 ) -> Any:
     """The result of the run that a probe compares with."""
     wanted = item.index, attack.name, attack.size, source, victim.label, seed
-    for r in results.attacked:
+    for r in results.records:
         if (
             r["index"], r["condition"], r["size"], r["source"], r["victim"], r["seed"]
         ) == wanted:  # fmt: skip

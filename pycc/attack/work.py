@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -16,15 +14,12 @@ from pycc.attack.location import worst_place
 from pycc.attack.measure import Case, Judge
 from pycc.attack.patch import Place
 from pycc.attack.pgd import PGD
+from pycc.attack.plan import Source, batches
 from pycc.attack.scenes import Problem
 from pycc.attack.stage import Clean, Member, Stage
 from pycc.attack.survey import Item, Shelf, Survey
 from pycc.attack.universal import Universal
 from pycc.run import Run
-
-_BATCH_PIXELS = 1 << 19
-"""Most pixels of windows that are attacked together. Not read from the machine, so that a batch,
-and with it every bit of a result, is a function of the images and settings."""
 
 _FORWARD = 1 / 3
 """Share of a forward pass in the time of a forward and a backward pass."""
@@ -35,20 +30,6 @@ class Progress(Protocol):
 
     def __call__(self, done: float, total: float, label: str, /) -> None:
         """``done`` of ``total`` megapixels, forward and backward; and what is going on."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """Whom patches are optimised on, and on whom they are tried."""
-
-    label: str | None
-    """Its name; None where the victim itself is attacked (white-box)."""
-    members: tuple[Member, ...]
-    victims: tuple[Member, ...]
-
-    def is_white_box(self, victim: Member) -> bool:
-        """Whether the patches are made on this victim alone."""
-        return len(self.members) == 1 and self.members[0] is victim
 
 
 class Work:
@@ -304,7 +285,8 @@ class Work:
             facts["zero"] = found.zero[row]
         unrounded = None if found.unrounded is None else float(found.unrounded[row])
         for victim in of.victims:
-            own = {"unrounded": unrounded} if of.is_white_box(victim) and unrounded else {}
+            known = unrounded is not None and of.is_white_box(victim)
+            own = {"unrounded": unrounded} if known else {}
             self._judge(
                 self._case(item, attack, chosen.name, seed, source),
                 [victim],
@@ -327,23 +309,6 @@ class Work:
         what = f"{chosen.name} {chosen.size} on {len(survey.items)} images"
         step_done = self._steps(chosen, pixels, what)
         return chosen.train(problems, seed=seed, step_done=step_done)
-
-
-def batches(
-    attack: PatchAttack, stage: Stage, items: Sequence[Item], places: Sequence[Place]
-) -> list[tuple[list[Item], list[Place]]]:
-    """Items of one kind together, as many as a batch holds, as evenly as they go."""
-    groups: dict[tuple[object, ...], list[tuple[Item, Place]]] = {}
-    for item, place in zip(items, places, strict=True):
-        groups.setdefault(stage.kind(attack, item, place), []).append((item, place))
-    plan = []
-    for pairs in groups.values():
-        most = max(1, _BATCH_PIXELS // stage.pixels(attack, *pairs[0]))
-        even = math.ceil(len(pairs) / math.ceil(len(pairs) / most))
-        for start in range(0, len(pairs), even):
-            part = pairs[start : start + even]
-            plan.append(([item for item, _ in part], [place for _, place in part]))
-    return plan
 
 
 def _range(batch: list[Item]) -> str:

@@ -379,3 +379,24 @@ def test_no_warning_escapes(samples, tiny) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run(ATTACKS, tiny(), samples)
+
+
+def test_baselines_stand_where_the_patches_do(samples, tiny) -> None:
+    moved = APAM(size=6, steps=1, location="random")
+    done = run(moved, tiny(), samples, seeds=2)
+    places: dict[tuple[int, int], set[tuple[int, ...]]] = {}
+    for r in done.records:
+        if "top_left" in r:
+            places.setdefault((r["index"], r["seed"]), set()).add(tuple(r["top_left"]))
+    assert all(len(found) == 1 for found in places.values())
+    assert len({place for found in places.values() for place in found}) == 6
+
+
+def test_counters_of_one_kind_and_weights_are_told_apart_by_what_they_say(tiny) -> None:
+    from pycc.attack.engine import identity
+    from pycc.models import wrap
+
+    net = tiny().net
+    plain, hundred = (wrap(net, scale=s, stride=4, receptive_field=20) for s in (1.0, 100.0))
+    assert identity(plain) != identity(hundred)
+    assert identity(plain) == identity(wrap(net, stride=4, receptive_field=20))

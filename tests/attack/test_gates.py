@@ -226,3 +226,56 @@ def test_no_gates_without_attack_or_if_not_asked_for(tiny, sample) -> None:
     assert "gates" not in attack.run((), tiny(), [sample(0)]).summary
     plain = attack.run(ATTACKS[0], tiny(), [sample(0)], gates=False, pgd=None)
     assert "gates" not in plain.summary
+
+
+def test_a_patch_that_reaches_no_cell_of_the_region_is_no_weak_attack(tiny, sample) -> None:
+    chosen = APAM(
+        size=6, objective="over", location="given", top_left=(0, 0), **{**STRONG, "steps": 4}
+    )
+    found = outcome(attack.run(chosen, tiny(), [sample(0, region=True)], pgd=None))
+    for name in ("beats patches that nobody optimised", "gradient reaches the patch",
+                 "loss on a plateau", "survives 8-bit PNG"):  # fmt: skip
+        assert found[name] == "not applicable"
+
+
+def test_a_counter_that_cannot_be_had_in_float64_ends_no_run(tiny, sample) -> None:
+    class Single(tiny):  # type: ignore[misc]
+        def forward(self, images: Tensor) -> Tensor:
+            cells: Tensor = super().forward(images.float())
+            return cells
+
+    chosen = APAM(size=12, objective="over", **{**STRONG, "steps": 4})
+    done = attack.run(chosen, Single(), [sample(0)], pgd=None)
+    assert outcome(done)["gradient agrees with finite differences"] == "not applicable"
+
+
+def test_a_part_in_train_mode_is_told(tiny, sample) -> None:
+    class Restless(tiny):  # type: ignore[misc]
+        def forward(self, images: Tensor) -> Tensor:
+            self.net[6].p = 0.0  # so that train mode changes nothing else
+            self.net[6].train()
+            cells: Tensor = super().forward(images)
+            return cells
+
+    chosen = APAM(size=12, objective="over", **{**STRONG, "steps": 4})
+    done = attack.run(chosen, Restless(), [sample(0)], pgd=None)
+    assert outcome(done)["the counter stays as it was"] == "fail"
+
+
+def test_twice_the_same_attack_in_one_run_is_judged_apart(tiny, sample) -> None:
+    """A query attack beside APAM: areas are compared within each."""
+    chosen = [
+        kind(size=size, objective="over", **more)
+        for kind, more in ((APAM, STRONG), (attack.Query, {"steps": 30}))
+        for size in (8, 16)
+    ]
+    found = outcome(attack.run(chosen, tiny(), [sample(0), sample(1)], pgd=None))
+    assert found["harm grows with area"] == "pass"
+
+
+def test_restarts_that_hide_a_slope_do_not_hide_it() -> None:
+    slope, flat = [-float(k) for k in range(21)], [-1.0] * 21
+    found = gates.plateau(results(record("apam", 6, 20.0, path=slope + flat)))
+    assert found.verdict == "fail"
+    found = gates.plateau(results(record("apam", 6, 20.0, path=[*flat, 0.0, *([-30.0] * 20)])))
+    assert found.verdict == "pass"
