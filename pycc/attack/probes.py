@@ -186,7 +186,9 @@ def _disagreement(work: Work, exact: Member, chosen: Sequence[tuple[int, APAM]])
             patch = attack.start([item.index], place.side, seed).to(problem.like)
             gradient = attack.gradient(problem, patch, seed, 0)
             random = np.random.default_rng(0).uniform(-1, 1, tuple(patch.shape))
-            direction = torch.where(gradient == 0, torch.from_numpy(random).sign(), gradient.sign())
+            direction = torch.where(
+                gradient == 0, torch.from_numpy(random).to(gradient).sign(), gradient.sign()
+            )
             drawn = draw([item.index], seed=seed, step=0, draws=attack.draws)
             with torch.no_grad():
                 ends = [
