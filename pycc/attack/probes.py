@@ -93,7 +93,7 @@ def whole_image(work: Work, results: Results) -> Gate:
     if not work.sources[0].is_white_box(victim) or not work.attacks:
         return not_applicable(name, "no white-box attack")
     attack = work.attacks[0]
-    item, steps = smallest(work.items), min(40, max(20, attack.steps))
+    item, steps = smallest(work.items), min(30, max(20, attack.steps))
     stage = Stage([victim], work.samples, work.clean)
     weight = stage.whole(attack, item).scenes[0].weight[0].double()
     clean, _ = work.clean(victim, item, work.samples)
