@@ -25,7 +25,7 @@ CONVERGED = 0.05
 """Most of the gain that may come from the last tenth of the steps."""
 DOUBLED = 0.1
 """Most that twice the steps may add to the harm, and twice what they may take from it. Runs end in
-different optima, whose harm differs by several per cent on a few images: less would measure that."""
+different optima, whose harm differs by several per cent on few images: less would measure that."""
 LEAST_SEEDS = 3
 
 
