@@ -24,8 +24,8 @@ TOLERANCE = 0.02
 CONVERGED = 0.05
 """Most of the gain that may come from the last tenth of the steps."""
 DOUBLED = 0.1
-"""Most that twice the steps may add to the harm, and twice what they may take from it. Runs end in
-different optima, whose harm differs by several per cent on few images: less would measure that."""
+"""Most that twice the steps may add to the harm. Two runs from different first patches end in
+different optima, which on a few images differ by several per cent: less would measure that."""
 LEAST_SEEDS = 3
 
 

@@ -60,10 +60,10 @@ def more_steps(work: Work, results: Results) -> Gate:
         figures.append(f"{ratio - 1:+.1%}")
     if not figures:
         return not_applicable(name, "no steps an image")
-    fine = least >= 1 - DOUBLED / 2 and most <= 1 + DOUBLED
+    fine = least >= 1 - TOLERANCE and most <= 1 + DOUBLED
     text = f"harm on {_images(items)} {', '.join(figures)} by size; "
-    text += f"within -{DOUBLED / 2:.0%} and +{DOUBLED:.0%}"
-    return judged(name, fine, text if fine or least < 1 - DOUBLED / 2 else f"not converged: {text}")
+    text += f"within -{TOLERANCE:.0%} and +{DOUBLED:.0%}"
+    return judged(name, fine, text if fine or least < 1 - TOLERANCE else f"not converged: {text}")
 
 
 def more_restarts(work: Work, results: Results) -> Gate:

@@ -55,13 +55,12 @@ def draw(images: Sequence[int], *, seed: int, step: int, draws: int, restart: in
     return np.stack(rows)
 
 
-def _rows(scenes: Scenes, drawn: Drawn) -> tuple[Tensor, Tensor, int]:
-    """Boxes and places, a row each, and the number of draws."""
-    draws = len(drawn) // len(scenes.pixels)
-    pixels, top_left = scenes.pixels, scenes.top_left
-    if draws > 1:
-        pixels, top_left = (x.repeat_interleave(draws, 0) for x in (pixels, top_left))
-    return pixels, top_left, draws
+def _rows(scenes: Scenes, patch: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes, places and patches, a row for each draw of each image."""
+    each = scenes.pixels, scenes.top_left, patch
+    draws = len(drawn) // len(patch)
+    pixels, top_left, patch = (x.repeat_interleave(draws, 0) if draws > 1 else x for x in each)
+    return pixels, top_left, patch
 
 
 class _Nothing:
@@ -73,9 +72,7 @@ class _Nothing:
     def paste(
         self, scenes: Scenes, patch: Tensor, mask: Tensor, drawn: Drawn, sampling: str
     ) -> Tensor:
-        pixels, top_left, draws = _rows(scenes, drawn)
-        if draws > 1:
-            patch = patch.repeat_interleave(draws, 0)
+        pixels, top_left, patch = _rows(scenes, patch, drawn)
         return ops.paste_patch(pixels, patch, top_left=top_left, mask=mask, sampling=sampling)
 
 
@@ -94,9 +91,7 @@ class _Affine:
     def paste(
         self, scenes: Scenes, patch: Tensor, mask: Tensor, drawn: Drawn, sampling: str
     ) -> Tensor:
-        pixels, top_left, draws = _rows(scenes, drawn)
-        if draws > 1:
-            patch = patch.repeat_interleave(draws, 0)
+        pixels, top_left, patch = _rows(scenes, patch, drawn)
         angle, zoom, brightness = torch.from_numpy(drawn[:, :3]).float().unbind(1)
         zoom = 1.0 + self.zoom * zoom
         return ops.paste_patch(
@@ -141,9 +136,7 @@ class _Physical:
     def paste(
         self, scenes: Scenes, patch: Tensor, mask: Tensor, drawn: Drawn, sampling: str
     ) -> Tensor:
-        pixels, top_left, draws = _rows(scenes, drawn)
-        if draws > 1:
-            patch = patch.repeat_interleave(draws, 0)
+        pixels, top_left, patch = _rows(scenes, patch, drawn)
         seen = self._camera(patch, drawn)
         side, (height, width) = patch.shape[-1], pixels.shape[-2:]
         # Where each pixel of the box looks in the patch, whose pixels lie at whole numbers. Places
