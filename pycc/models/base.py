@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from numbers import Real
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from pycc.models.convention import Convention
+from pycc.models.options import is_number, shown
+from pycc.models.recipe import Recipe
 from pycc.registry import Registry
 
 _MOST_SCALE = 1e6
-
-
-def shown(value: object) -> str:
-    """A wrong value as a message quotes it: on one line, and not all of a long one."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def is_number(value: object) -> bool:
-    """Whether a value is a real number; a bool is one to Python, but as an option a mistake."""
-    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 class CounterModel(nn.Module):
@@ -31,9 +22,10 @@ class CounterModel(nn.Module):
     ``net`` is the published network in its own input convention; its state-dict keys are the
     published ones without the prefix of the training wrapper. A counter is the composition
     ``density(net(preprocess(images)))``. A new model sets ``name`` and ``minimum_side``, passes
-    its network and geometry to ``__init__``, and overrides ``preprocess``, ``density``, ``loss``,
-    ``options`` and ``recognise`` where the defaults do not fit. ValueError for a geometry that no
-    network has and for a ``scale`` that is no number above 0, at most a million.
+    its network, geometry and input convention to ``__init__``, and overrides ``preprocess``,
+    ``density``, ``loss``, ``recipe``, ``options``, ``recognise`` and ``adopt`` where the defaults
+    do not fit. ValueError for a geometry that no network has and for a ``scale`` that is no number
+    above 0, at most a million.
     """
 
     name: ClassVar[str] = ""
@@ -44,7 +36,13 @@ class CounterModel(nn.Module):
     """Options that do not belong to the weights and may be changed when these are loaded."""
 
     def __init__(
-        self, net: nn.Module, *, stride: int, receptive_field: int | None, scale: float = 1.0
+        self,
+        net: nn.Module,
+        *,
+        stride: int,
+        receptive_field: int | None,
+        scale: float = 1.0,
+        convention: Convention = Convention("rgb_unit"),  # noqa: B008  (frozen)
     ) -> None:
         super().__init__()
         if stride < 1:
@@ -60,6 +58,7 @@ class CounterModel(nn.Module):
             )
         self.net = net
         self.scale = float(scale)
+        self.convention = convention
         self._stride = int(stride)
         self._receptive_field = receptive_field
 
@@ -80,7 +79,7 @@ class CounterModel(nn.Module):
 
     def preprocess(self, images: Tensor) -> Tensor:
         """Images [N,3,H,W], RGB in [0,1], in the network's own convention; differentiable."""
-        return images
+        return self.convention(images)
 
     def density(self, output: object) -> Tensor:
         """Map [N,1,h,w] in people per cell from what the network returned (here: ×``scale``)."""
@@ -117,19 +116,23 @@ class CounterModel(nn.Module):
                 )
         return density
 
-    def loss(self, images: Tensor, target: Tensor) -> Tensor:
+    def loss(
+        self, images: Tensor, target: Tensor, *, points: Sequence[Tensor] | None = None
+    ) -> Tensor:
         """Training loss (a scalar) of images [N,3,H,W] for density target [N,1,h,w], per cell.
 
         Here the mean over cells of the squared error, as MCNN and DA-Net are trained; a model with
-        another published loss overrides this. Raises ValueError for a target of another shape.
+        another published loss overrides this. ``points`` are the heads of each image, [M,2]
+        (x, y) in its pixels, for losses that compare with heads; others ignore them. Raises
+        ValueError for a target of another shape.
         """
         density = self(images)
-        if target.shape != density.shape:
-            raise ValueError(
-                f"{self.name}.loss: target must be {list(density.shape)} like the density map, "
-                f"got {list(target.shape)}"
-            )
+        self._check_target(target, density)
         return nn.functional.mse_loss(density, target)
+
+    def recipe(self) -> Recipe:
+        """How the published weights of this variant were trained; ValueError where none is."""
+        raise ValueError(f"{self.name}: no published training recipe")
 
     def options(self) -> dict[str, object]:
         """What ``create(name, **options)`` needs to build this counter again; JSON values only."""
@@ -139,6 +142,17 @@ class CounterModel(nn.Module):
     def recognise(cls, state: Mapping[str, Tensor]) -> dict[str, object] | None:
         """Options under which ``state`` (published keys, no prefix) is this model's, or None."""
         return None
+
+    def adopt(self, state: Mapping[str, Tensor]) -> str | None:
+        """Copy a pre-trained backbone into the network; what was taken, or None if it is none."""
+        return None
+
+    def _check_target(self, target: Tensor, density: Tensor) -> None:
+        if target.shape != density.shape:
+            raise ValueError(
+                f"{self.name}.loss: target must be {list(density.shape)} like the density map, "
+                f"got {list(target.shape)}"
+            )
 
     def _check_images(self, images: Tensor) -> None:
         if not isinstance(images, Tensor):

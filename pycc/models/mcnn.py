@@ -7,7 +7,7 @@ them into a density map at a quarter of the resolution.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pycc.models.base import MODELS, CounterModel, is_number, shown
+from pycc.models.base import MODELS, CounterModel
+from pycc.models.convention import CHANNELS, Convention, Kind, convention
+from pycc.models.options import choice
+from pycc.models.recipe import Crop, Optimiser, Recipe
 
 Variant = Literal["gray", "rgb", "c3"]
-Input = Literal["gray255", "gray_half", "rgb255", "rgb_standard"]
 
 # (output channels, kernel side) of the four convolutions of each column; a 2x2 max pooling
 # follows the first and the second.
@@ -31,33 +33,33 @@ _STRIDE = 4
 # Column 1: 9, pooling 10, +6·2 = 22, pooling 24, +6·4 = 48, +6·4 = 72 pixels.
 _RECEPTIVE_FIELD = 72
 
-_LUMA = (0.299, 0.587, 0.114)
-"""ITU-R 601 weights of R, G, B, as PIL's mode "L" and OpenCV's grey conversion use."""
-
-_MOST = float(torch.finfo(torch.float32).max)
-"""The largest finite number that preprocessing can use."""
+_C3 = Convention(
+    "rgb_standard",
+    (0.410824894905, 0.370634973049, 0.359682112932),
+    (0.278580576181, 0.26925137639, 0.27156367898),
+)
+"""Mean and standard deviation that C-3-Framework measured on ShanghaiTech A."""
 
 
 @dataclass(frozen=True)
-class _Convention:
+class _Format:
     """What belongs to a published format: layout, input, final activation, output scale."""
 
     named_blocks: bool
-    input: Input
+    input: Convention
     final_relu: bool
     scale: float
 
 
-_VARIANTS: dict[Variant, _Convention] = {
+_VARIANTS: dict[Variant, _Format] = {
     # svishwa/crowdcount-mcnn: the network that patch attacks on counters use.
-    "gray": _Convention(True, "gray255", True, 1.0),
+    "gray": _Format(True, Convention("gray255"), True, 1.0),
     # CommissarMa/MCNN-pytorch.
-    "rgb": _Convention(False, "rgb255", False, 1.0),
+    "rgb": _Format(False, Convention("rgb255"), False, 1.0),
     # gjy3035/C-3-Framework enlarges the map 4x by nearest neighbour (each cell is counted 16
     # times) and trains it x100; the enlargement has no parameters and is left out here.
-    "c3": _Convention(True, "rgb_standard", True, 16 / 100),
+    "c3": _Format(True, _C3, True, 16 / 100),
 }
-_CHANNELS: dict[Input, int] = {"gray255": 1, "gray_half": 1, "rgb255": 3, "rgb_standard": 3}
 
 
 class _ConvRelu(nn.Module):
@@ -122,9 +124,8 @@ class MCNN(CounterModel):
 
     * ``variant``: ``"gray"`` (svishwa/crowdcount-mcnn; 127,953 parameters), ``"rgb"``
       (CommissarMa/MCNN-pytorch; 133,705), ``"c3"`` (C-3-Framework).
-    * ``input``: what the network is fed. ``"gray255"`` grey 0…255; ``"gray_half"`` grey,
-      (x - 127.5) / 128; ``"rgb255"`` RGB 0…255; ``"rgb_standard"`` RGB of [0,1], standardised
-      with ``mean`` and ``std``. Grey is 0.299 R + 0.587 G + 0.114 B. By default the variant's.
+    * ``input``: what the network is fed, as ``pycc.models.convention.Convention`` says; by default
+      the variant's: ``"gray255"``, ``"rgb255"``, ``"rgb_standard"``.
     * ``final_relu``: whether a ReLU follows the fusing convolution. By default the variant's:
       yes for "gray" and "c3", no for "rgb".
     * ``scale``: people per cell for an output of 1. By default 1; "c3" 16/100, since its map is
@@ -148,40 +149,28 @@ class MCNN(CounterModel):
         self,
         *,
         variant: Variant = "gray",
-        input: Input | None = None,
+        input: Kind | None = None,
         final_relu: bool | None = None,
         scale: float | None = None,
         resize: int | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
-        if not isinstance(variant, str) or variant not in _VARIANTS:
-            raise ValueError(f"mcnn: variant must be {_known(_VARIANTS)}, got {shown(variant)}")
-        convention = _VARIANTS[variant]
-        kind = convention.input if input is None else input
-        if not isinstance(kind, str) or kind not in _CHANNELS:
-            raise ValueError(f"mcnn: input must be {_known(_CHANNELS)}, got {shown(input)}")
-        if _CHANNELS[kind] != _CHANNELS[convention.input]:
-            raise ValueError(
-                f"mcnn: variant {variant!r} has {_CHANNELS[convention.input]} input channels, "
-                f"input {input!r} gives {_CHANNELS[kind]}"
-            )
-        if final_relu is not None and not isinstance(final_relu, bool):
-            raise ValueError(f"mcnn: final_relu must be True or False, got {shown(final_relu)}")
-        if resize is not None and not (isinstance(resize, int) and resize == _STRIDE):
-            raise ValueError(f"mcnn: resize must be None or {_STRIDE}, got {shown(resize)}")
-        if kind != "rgb_standard" and (mean is not None or std is not None):
-            raise ValueError(f"mcnn: mean and std belong to input 'rgb_standard', got {kind!r}")
-        relu = convention.final_relu if final_relu is None else final_relu
+        choice("mcnn", "variant", variant, _VARIANTS)
+        form = _VARIANTS[variant]
+        fed = convention("mcnn", input, form.input, mean=mean, std=std)
+        if final_relu is not None:
+            choice("mcnn", "final_relu", final_relu, (True, False))
+        choice("mcnn", "resize", resize, (None, _STRIDE))
+        relu = form.final_relu if final_relu is None else final_relu
         super().__init__(
-            MCNNNet(_CHANNELS[kind], named_blocks=convention.named_blocks, final_relu=relu),
+            MCNNNet(CHANNELS[fed.kind], named_blocks=form.named_blocks, final_relu=relu),
             stride=_STRIDE,
             receptive_field=_RECEPTIVE_FIELD if resize is None else None,
-            scale=convention.scale if scale is None else scale,
+            scale=form.scale if scale is None else scale,
+            convention=fed,
         )
-        self.variant, self.input, self.final_relu, self.resize = variant, kind, relu, resize
-        self.mean = _three("mean", mean, (0.410824894905, 0.370634973049, 0.359682112932))
-        self.std = _three("std", std, (0.278580576181, 0.26925137639, 0.27156367898))
+        self.variant, self.final_relu, self.resize = variant, relu, resize
         self._initialise()
         # Twice as fast on CPUs with wide vectors; a state dict only carries it as strides.
         self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -195,17 +184,7 @@ class MCNN(CounterModel):
 
     def preprocess(self, images: Tensor) -> Tensor:
         """Network input [N,1 or 3,H,W] of images [N,3,H,W] (RGB in [0,1]); differentiable."""
-        x = images
-        if self.input in ("gray255", "gray_half"):
-            red, green, blue = images.unbind(1)
-            x = (_LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue).unsqueeze(1)
-        if self.input == "rgb_standard":
-            mean = images.new_tensor(self.mean).view(3, 1, 1)
-            x = (x - mean) / images.new_tensor(self.std).view(3, 1, 1)
-        else:
-            x = x * 255.0
-        if self.input == "gray_half":
-            x = (x - 127.5) / 128.0
+        x = self.convention(images)
         if self.resize is not None:
             height, width = images.shape[-2:]
             size = (height // self.resize * self.resize, width // self.resize * self.resize)
@@ -215,16 +194,31 @@ class MCNN(CounterModel):
 
     def options(self) -> dict[str, object]:
         """The keyword arguments that build this counter again; JSON values only."""
-        options: dict[str, object] = {
+        return {
             "variant": self.variant,
-            "input": self.input,
             "final_relu": self.final_relu,
             "scale": self.scale,
             "resize": self.resize,
+            **self.convention.options(),
         }
-        if self.input == "rgb_standard":
-            options |= {"mean": list(self.mean), "std": list(self.std)}
-        return options
+
+    def recipe(self) -> Recipe:
+        """As svishwa/crowdcount-mcnn trains; the other formats' recipes are not public."""
+        return Recipe(
+            source="svishwa/crowdcount-mcnn",
+            optimisers=(Optimiser("adam", 1e-5),),
+            epochs=2001,
+            batch=1,
+            density={"": "svishwa_window"},
+            down_sampling="bilinear",
+            crop=Crop("quarter_sides", number=9, multiple=8),
+            validation_share=0.1,
+            notes=(
+                "the declared momentum of 0.9 is not used",
+                "29 of 300 (A), 39 of 400 (B) images are held out: the split is strict",
+                "the paper has a linear last layer and geometry-adaptive kernels",
+            ),
+        )
 
     @classmethod
     def recognise(cls, state: Mapping[str, Tensor]) -> dict[str, object] | None:
@@ -237,23 +231,3 @@ class MCNN(CounterModel):
         if not there:
             return None
         return {"variant": "c3" if there[0].ndim == 4 and there[0].shape[1] == 3 else "gray"}
-
-
-def _known(names: Iterable[str]) -> str:
-    return " or ".join(repr(name) for name in names)
-
-
-def _three(
-    what: str, values: Sequence[float] | None, default: tuple[float, float, float]
-) -> tuple[float, float, float]:
-    if values is None:
-        return default
-    if (
-        not isinstance(values, list | tuple)
-        or len(values) != 3
-        or not all(is_number(value) and abs(value) <= _MOST for value in values)
-    ):
-        raise ValueError(f"mcnn: {what} must be three finite numbers, got {shown(values)}")
-    if what == "std" and min(values) <= 0:
-        raise ValueError(f"mcnn: std must be positive, got {shown(values)}")
-    return float(values[0]), float(values[1]), float(values[2])

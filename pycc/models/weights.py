@@ -20,7 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pycc.models.base import CounterModel, shown
+from pycc.models.base import CounterModel
+from pycc.models.options import shown
 
 _TORCH_SUFFIXES = (".pth", ".pt", ".tar", ".param", ".ckpt", ".model")
 _H5_SUFFIXES = (".h5", ".hdf5")

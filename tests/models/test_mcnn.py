@@ -2,49 +2,18 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from numpy.lib.npyio import NpzFile
-from torch import Tensor
+from published import close, published_input, published_state
 from torch.nn import functional
 
 from pycc import models
 
 Fixture = Callable[[str], NpzFile]
-
-
-def published_state(data: NpzFile, prefix: str) -> dict[str, Tensor]:
-    """The fixtures' weights: each entry drawn from a generator keyed by its published name."""
-    state = {}
-    for key, shape, kind, scale, total in zip(
-        data["keys"], data["shapes"], data["kinds"], data["scales"], data["param_sums"], strict=True
-    ):
-        sides = tuple(int(side) for side in str(shape).split(","))
-        generator = np.random.Generator(np.random.PCG64(zlib.crc32(str(key).encode())))
-        drawn = generator.standard_normal(sides) * scale
-        drawn *= np.sqrt(2 / np.prod(sides[1:])) if kind == "weight" else 0.01
-        value = drawn.astype(np.float32)
-        assert value.sum(dtype=np.float64) == pytest.approx(total, rel=1e-9, abs=1e-9)
-        state[str(key).removeprefix(prefix)] = torch.from_numpy(value)
-    return state
-
-
-def published_input(data: NpzFile, case: int) -> Tensor:
-    generator = np.random.Generator(np.random.PCG64(int(data["seeds"][case])))
-    drawn = (255.0 * generator.random(tuple(data["input_shapes"][case]))).astype(np.float32)
-    np.testing.assert_array_equal(drawn.ravel()[:4], data["input_first"][case])
-    return torch.from_numpy(drawn)
-
-
-def close(actual: Tensor, expected: np.ndarray) -> bool:
-    """Within 1e-5 of the map's maximum."""
-    assert actual.shape == expected.shape
-    difference = np.abs(actual.numpy() - expected).max()
-    return bool(difference <= 1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize(
