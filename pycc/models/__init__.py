@@ -12,7 +12,10 @@ from typing import cast
 
 from torch import Tensor
 
-from pycc.models import mcnn as _mcnn  # noqa: F401  (importing a model registers it)
+from pycc.models import can as _can  # noqa: F401  (importing a model registers it)
+from pycc.models import cmtl as _cmtl  # noqa: F401
+from pycc.models import csrnet as _csrnet  # noqa: F401
+from pycc.models import mcnn as _mcnn  # noqa: F401
 from pycc.models.base import MODELS, CounterModel
 from pycc.models.known import PROBE_TOLERANCE, passport_of
 from pycc.models.verify import ReceptiveField, measure_receptive_field

@@ -21,16 +21,16 @@ class CounterModel(nn.Module):
 
     ``net`` is the published network in its own input convention; its state-dict keys are the
     published ones without the prefix of the training wrapper. A counter is the composition
-    ``density(net(preprocess(images)))``. A new model sets ``name`` and ``minimum_side``, passes
-    its network, geometry and input convention to ``__init__``, and overrides ``preprocess``,
-    ``density``, ``loss``, ``recipe``, ``options``, ``recognise`` and ``adopt`` where the defaults
-    do not fit. ValueError for a geometry that no network has and for a ``scale`` that is no number
-    above 0, at most a million.
+    ``density(run(preprocess(images)))``, where ``run`` calls the network. A new model sets
+    ``name`` and ``minimum_side``, passes its network, geometry and input convention to
+    ``__init__``, and overrides ``preprocess``, ``run``, ``density``, ``loss``, ``recipe``,
+    ``options``, ``recognise`` and ``adopt`` where the defaults do not fit. ValueError for a
+    geometry that no network has and for a ``scale`` that is no number above 0, at most a million.
     """
 
     name: ClassVar[str] = ""
     """Public name, the one under which the class is registered."""
-    minimum_side: ClassVar[int] = 1
+    minimum_side: int = 1
     """Smallest height and width, in pixels, that give a map of at least one cell."""
     adjustable: ClassVar[frozenset[str]] = frozenset()
     """Options that do not belong to the weights and may be changed when these are loaded."""
@@ -81,6 +81,10 @@ class CounterModel(nn.Module):
         """Images [N,3,H,W], RGB in [0,1], in the network's own convention; differentiable."""
         return self.convention(images)
 
+    def run(self, x: Tensor) -> object:
+        """What ``density`` takes, from the network's input ``x``: here what ``net`` returns."""
+        return self.net(x)
+
     def density(self, output: object) -> Tensor:
         """Map [N,1,h,w] in people per cell from what the network returned (here: ×``scale``)."""
         if not isinstance(output, Tensor):
@@ -104,7 +108,7 @@ class CounterModel(nn.Module):
         contradicts ``stride``; TypeError for something that is not a tensor.
         """
         self._check_images(images)
-        density = self.density(self.net(self.preprocess(images)))
+        density = self.density(self.run(self.preprocess(images)))
         height, width = images.shape[-2:]
         for size, cells in ((height, density.shape[2]), (width, density.shape[3])):
             # Networks differ in whether a last, incomplete cell is kept.

@@ -210,7 +210,7 @@ class MCNN(CounterModel):
             epochs=2001,
             batch=1,
             density={"": "svishwa_window"},
-            down_sampling="bilinear",
+            down_sampling="linear4",
             crop=Crop("quarter_sides", number=9, multiple=8),
             validation_share=0.1,
             notes=(

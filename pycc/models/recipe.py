@@ -38,10 +38,10 @@ class Schedule:
 class Crop:
     """Which parts of an image are trained on."""
 
-    kind: Literal["whole", "quarter_sides", "fixed", "scaled"] = "whole"
+    kind: Literal["whole", "quarter_sides", "quadrant", "fixed", "scaled"] = "whole"
     """``quarter_sides``: about a quarter of each side, rounded to multiples of 8 where MCNN and
-    CMTL do; ``fixed``: ``size``; ``scaled``: ``size`` times a factor of ``scale``, then resized
-    to ``size``."""
+    CMTL do; ``quadrant``: one of the four; ``fixed``: ``size``; ``scaled``: ``size`` times a
+    factor of ``scale``, then resized to ``size``."""
     number: int = 1
     """Crops of an image."""
     size: tuple[int, int] | None = None
@@ -56,9 +56,9 @@ class Recipe:
     """A published training recipe, as far as its code or text fixes it.
 
     ``density`` names the ground truth of ``pycc.data.density`` by data set ("" for all others;
-    ``"dots"``: one person, one pixel) and ``down_sampling`` the way to the network's resolution:
-    ``"none"``, ``"bilinear"`` or ``"bicubic"`` (point-sampled, times the ratio of areas, as
-    published) or ``"sum"`` (block sums, which keep counts).
+    ``"dots"``: one person, one pixel) and ``down_sampling`` the published way to the network's
+    resolution: a rule of ``pycc.data.downsample``, ``"sum"`` (block sums, which keep counts), or
+    None (full resolution).
     """
 
     source: str
@@ -67,7 +67,7 @@ class Recipe:
     epochs: int
     batch: int
     density: Mapping[str, str]
-    down_sampling: Literal["none", "bilinear", "bicubic", "sum"] = "none"
+    down_sampling: str | None = None
     schedule: Schedule = field(default_factory=Schedule)
     crop: Crop = field(default_factory=Crop)
     flip: float = 0.0
