@@ -34,6 +34,10 @@ class CounterModel(nn.Module):
     """Smallest height and width, in pixels, that give a map of at least one cell."""
     adjustable: ClassVar[frozenset[str]] = frozenset()
     """Options that do not belong to the weights and may be changed when these are loaded."""
+    untold: ClassVar[Mapping[str, tuple[object, ...]]] = {}
+    """Options that leave no trace in the keys of weights, and the values that they may have."""
+    origin: str = "fresh"
+    """Where the weights come from: what ``pycc.models.load`` recognised."""
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ Scenes", CVPR 2018.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -85,6 +85,7 @@ class CSRNet(CounterModel):
 
     name = "csrnet"
     minimum_side = vgg.STRIDE
+    untold: ClassVar = {"variant": tuple(_CONVENTIONS)}
 
     def __init__(
         self,

@@ -29,6 +29,10 @@ class Checkpoint:
     """People on the probe image, float32 on a CPU."""
     input: str
     final_relu: bool
+    data: str
+    mae: float
+    """Of ``data``'s test images, as they are or with sides resized to multiples of 4."""
+    rmse: float
 
     def passport(self) -> dict[str, object]:
         """The passport that the file itself lacks."""
@@ -38,7 +42,16 @@ class Checkpoint:
             "final_relu": self.final_relu,
             "scale": 1.0,
         }
-        return {"model": "mcnn", "options": options, "probe_count": self.probe_count}
+        return {
+            "model": "mcnn",
+            "options": options,
+            "stride": 4,
+            "probe_count": self.probe_count,
+            "source": self.source,
+            "data": self.data,
+            "mae": self.mae,
+            "rmse": self.rmse,
+        }
 
 
 CHECKPOINTS = (
@@ -48,6 +61,9 @@ CHECKPOINTS = (
         36.92311,
         "gray255",
         True,
+        "ShanghaiTech A",
+        110.2,
+        167.3,
     ),
     Checkpoint(
         "mcnn_shtechB_110.h5, svishwa/crowdcount-mcnn, ShanghaiTech B",
@@ -55,6 +71,9 @@ CHECKPOINTS = (
         19.84500,
         "gray255",
         True,
+        "ShanghaiTech B",
+        25.2,
+        43.8,
     ),
     Checkpoint(
         "mcnn_tf_uestc_A.pth, converted from a TensorFlow training, ShanghaiTech A",
@@ -62,6 +81,9 @@ CHECKPOINTS = (
         13.86712,
         "gray_half",
         False,
+        "ShanghaiTech A",
+        120.92,
+        193.35,
     ),
     Checkpoint(
         "mcnn_tf_uestc_B.pth, converted from a TensorFlow training, ShanghaiTech B",
@@ -69,6 +91,9 @@ CHECKPOINTS = (
         14.34869,
         "gray_half",
         False,
+        "ShanghaiTech B",
+        32.32,
+        55.51,
     ),
     Checkpoint(
         "mcnn_embrace_A.pth, converted from a Keras training, ShanghaiTech A",
@@ -76,6 +101,9 @@ CHECKPOINTS = (
         23.15328,
         "gray255",
         False,
+        "ShanghaiTech A",
+        148.8,
+        217.39,
     ),
 )
 

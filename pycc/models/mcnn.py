@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -144,6 +144,7 @@ class MCNN(CounterModel):
     name = "mcnn"
     minimum_side = _STRIDE
     adjustable = frozenset({"resize"})
+    untold: ClassVar = {"final_relu": (True, False)}
 
     def __init__(
         self,

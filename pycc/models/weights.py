@@ -20,17 +20,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pycc.models import passport as passports
+from pycc.models.archive import is_script, read_script
 from pycc.models.base import CounterModel
-from pycc.models.options import shown
 
 _TORCH_SUFFIXES = (".pth", ".pt", ".tar", ".param", ".ckpt", ".model")
 _H5_SUFFIXES = (".h5", ".hdf5")
-_PREFIXES = ("module.", "DME.", "CCN.", "fine.")
+_PREFIXES = ("module.", "net.", "DME.", "CCN.", "fine.")
 _NESTED = ("state_dict", "net", "model_state_dict")
 _PASSPORT = "passport"
 _PACKAGED = Path(__file__).parent / "pretrained"
-_PROBE_TOLERANCE = 1e-4
-_MOST_PEOPLE = 1e12
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -47,43 +46,17 @@ def locate(weights: str | os.PathLike[str]) -> Path:
     return Path(weights)
 
 
-def probe_image() -> Tensor:
-    """A fixed picture [1,3,96,128] in [0,1] by a formula, on which passports state the count.
-
-    Light ground with waves, and rows of dark discs that grow towards the lower edge: enough like
-    heads for a counter to answer with something other than nothing.
-    """
-    y, x = np.mgrid[0:96, 0:128].astype(np.float64)
-    ground = 0.65 + 0.1 * np.sin(x / 9.0) * np.cos(y / 7.0) + 0.1 * (y / 96.0)
-    picture = np.stack([ground, 0.95 * ground, 0.85 * ground])
-    for row in range(5):
-        radius = 2.5 + row
-        centre_y = 10.0 + 4.0 * row * (row + 1)
-        for centre_x in np.arange(4.0 + 3.0 * row, 128.0, 5.0 * radius):
-            inside = (x - centre_x) ** 2 + (y - centre_y) ** 2 <= radius**2
-            picture[:, inside] = np.array([[0.25], [0.2], [0.15]])
-    return torch.from_numpy(picture.astype(np.float32)).unsqueeze(0)
-
-
-def probe_count(counter: CounterModel) -> float:
-    """The count of ``probe_image`` by a counter, in eval mode and without gradients."""
-    mode, device = counter.training, next(counter.parameters()).device
-    counter.eval()
-    with torch.no_grad():
-        count = float(counter(probe_image().to(device)).sum())
-    counter.train(mode)
-    return count
-
-
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
     """The tensors of a weights file under their published keys, and its passport or {}.
 
     Known formats by suffix: HDF5 (.h5, .hdf5; needs h5py), torch (.pth, .pt, .pth.tar, .param,
     .ckpt, .model; a bare state dict or one under ``state_dict``, ``net`` or
-    ``model_state_dict``), npz (this package's own). Prefixes of training wrappers (``module.``,
-    ``DME.``, ``CCN.``, ``fine.``) are removed. Raises FileNotFoundError for a missing file and
-    ValueError, naming the file, for one that cannot be read, asks to run code, or holds something
-    other than dense, finite arrays of floats or integers.
+    ``model_state_dict``, or a TorchScript archive, which is not run), npz (this package's own).
+    Prefixes of training wrappers (``module.``, ``net.``, ``DME.``, ``CCN.``, ``fine.``) are
+    removed. A passport may also lie beside the file (``pycc.models.passport.beside``). Raises
+    FileNotFoundError for a missing file and ValueError, naming the file, for one that cannot be
+    read, asks to run code, or holds something other than dense, finite arrays of floats or
+    integers.
     """
     if not path.exists():
         known = ", ".join(builtin())
@@ -102,7 +75,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
     else:
         known = ", ".join((*_H5_SUFFIXES, ".npz", *_TORCH_SUFFIXES))
         raise ValueError(f"weights: {path}: unknown format {suffix!r}; known: {known}")
-    return _clean(entries, path), passport
+    return _clean(entries, path), passport or passports.read_beside(path)
 
 
 @contextmanager
@@ -203,6 +176,8 @@ def _read_torch(path: Path) -> Mapping[str, object]:
     refusal: pickle.UnpicklingError | None = None
     with _third_party(path, "cannot be read"):
         try:
+            if is_script(path):
+                return read_script(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             refusal = error
@@ -259,52 +234,22 @@ def misfit(counter: CounterModel, state: Mapping[str, Tensor]) -> tuple[int, str
     return len(missing) + len(unexpected), "; ".join(problems)
 
 
-def check_passport(
-    counter: CounterModel,
-    passport: Mapping[str, object],
-    source: str,
-    *,
-    tolerance: float = _PROBE_TOLERANCE,
-) -> None:
-    """ValueError unless the counter gives the count that its passport states for the probe.
-
-    ``tolerance`` is relative, and absolute below one person.
-    """
-    expected = passport.get("probe_count")
-    if expected is None:
-        return
-    if not isinstance(expected, int | float) or not abs(expected) <= _MOST_PEOPLE:
-        raise ValueError(
-            f"weights: {source}: probe_count must be a finite number, got {shown(expected)}"
-        )
-    count = probe_count(counter)
-    if not abs(count - expected) <= tolerance * max(1.0, abs(expected)):
-        raise ValueError(
-            f"weights: {source}: the passport promises a count of {expected:.6g} on the probe "
-            f"image, got {count:.6g}; the weights or their input convention are not the stated ones"
-        )
-
-
 def save(counter: CounterModel, path: str | Path, *, passport: Mapping[str, object]) -> None:
     """Write a counter's weights and passport as npz, whole or not at all.
 
-    The passport is JSON; ``model``, ``options`` and ``probe_count`` are added to what is given
-    (recipe, training time, data, errors on test scenes, …). Raises ValueError for a passport that
-    is not JSON, OSError where the file cannot be written.
+    To the ``passport`` given (recipe, training time, data, errors on test scenes, …) is added what
+    the counter itself tells (``pycc.models.passport``). Raises ValueError for a passport that is
+    not JSON, OSError where the file cannot be written.
     """
     target = Path(path)
     if target.suffix != ".npz":
         raise ValueError(f"weights: save writes .npz files, got {target}")
-    full = {"model": counter.name, "options": counter.options(), **passport}
-    full["probe_count"] = probe_count(counter)
+    full = passports.passport(counter, passport)
     arrays: dict[str, NDArray[np.generic]] = {
         key: np.ascontiguousarray(tensor.detach().cpu().numpy())
         for key, tensor in counter.net.state_dict().items()
     }
-    try:
-        arrays[_PASSPORT] = np.array(json.dumps(full, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"weights: the passport must be JSON: {_one_line(error)}") from None
+    arrays[_PASSPORT] = np.array(passports.written(full))
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     partial = target.with_name(f".{target.name}.{os.getpid()}.part")

@@ -50,14 +50,20 @@ def test_an_npz_with_a_pickle(tmp_path: Path, refused) -> None:
 
 
 def test_another_architecture(tmp_path: Path, refused) -> None:
+    """Without a name the nearest is told what is missing; with one, that one."""
     state = {f"frontend.{index}.weight": torch.zeros(4, 3, 3, 3) for index in range(10)}
     torch.save(state, tmp_path / "csr.pth")
-    message = (
-        r"does not fit mcnn \(.*missing branch1\.0\.conv\.weight, .* and 23 more; "
-        r"unexpected frontend\.0.* and 7 more"
+    refused(
+        tmp_path / "csr.pth",
+        r"does not fit csrnet \(.*missing frontend\.0\.bias, .* and 27 more; "
+        r"unexpected frontend\.1.* and 3 more",
     )
-    refused(tmp_path / "csr.pth", message)
-    refused(tmp_path / "csr.pth", message, name="mcnn")
+    refused(
+        tmp_path / "csr.pth",
+        r"does not fit mcnn \(.*missing branch1\.0\.conv\.weight, .* and 23 more; "
+        r"unexpected frontend\.0.* and 7 more",
+        name="mcnn",
+    )
 
 
 class Small(CounterModel):

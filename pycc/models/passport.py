@@ -1,0 +1,118 @@
+"""A passport: what is known of weights, and the check that they are what it says.
+
+JSON, inside this package's own files or beside a foreign one as ``FILE.json``: ``model`` and its
+``options`` (input convention, output scale, variant), ``stride``, ``probe_count``,
+``probe_checksum`` and ``blank_count`` (``pycc.models.probe``), and whatever else is known, such as
+``data``, ``mae``, ``rmse``, ``recipe``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from pycc.models.base import CounterModel
+from pycc.models.options import shown
+from pycc.models.probe import Answer, ask
+
+TOLERANCE = 1e-4
+"""Relative difference of a count from the passport's, for this package's own weights."""
+_MOST_PEOPLE = 1e12
+_COUNTS = {
+    "probe_count": "a count of {:.6g} on the probe image",
+    "probe_checksum": "a checksum of {:.6g} of the probe image's map",
+    "blank_count": "a count of {:.6g} on the bare ground",
+}
+
+
+def passport(counter: CounterModel, facts: Mapping[str, object]) -> dict[str, object]:
+    """The passport of a counter: ``facts`` and what the counter itself tells.
+
+    ValueError where that is not JSON.
+    """
+    answer = ask(counter)
+    full = {
+        "model": counter.name,
+        "options": counter.options(),
+        "stride": counter.stride,
+        **facts,
+        "probe_count": answer.count,
+        "probe_checksum": answer.checksum,
+        "blank_count": answer.blank,
+    }
+    written(full)
+    return full
+
+
+def written(content: Mapping[str, object]) -> str:
+    """A passport as JSON; ValueError where it is not JSON."""
+    try:
+        return json.dumps(content, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        text = " ".join(str(error).split())[:160]
+        raise ValueError(f"weights: the passport must be JSON: {text}") from None
+
+
+def beside(path: Path) -> Path:
+    """Where the passport of a foreign weights file lies."""
+    return path.with_name(path.name + ".json")
+
+
+def read_beside(path: Path) -> dict[str, object]:
+    """The passport beside a weights file, or {}; ValueError for one that is no JSON object."""
+    file = beside(path)
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        text = " ".join(str(error).split())[:160]
+        raise ValueError(f"weights: {file} is not a readable passport: {text}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"weights: {file}: the passport must be a JSON object")
+    return content
+
+
+def check_passport(
+    counter: CounterModel,
+    passport: Mapping[str, object],
+    source: str,
+    *,
+    tolerance: float = TOLERANCE,
+) -> None:
+    """ValueError unless the counter answers on the probe image as its passport states.
+
+    ``tolerance`` is relative, and absolute below one person. A passport may state less.
+    """
+    stated = passport.get("stride", counter.stride)
+    if stated != counter.stride:
+        raise ValueError(
+            f"weights: {source}: the passport states stride {shown(stated)}, the counter has "
+            f"{counter.stride}"
+        )
+    promised = {name: passport[name] for name in _COUNTS if name in passport}
+    for name, value in promised.items():
+        if not isinstance(value, int | float) or not abs(value) <= _MOST_PEOPLE:
+            raise ValueError(
+                f"weights: {source}: {name} must be a finite number, got {shown(value)}"
+            )
+    if not promised:
+        return
+    answer = ask(counter)
+    for name, value in promised.items():
+        assert isinstance(value, int | float)
+        found = _found(answer, name)
+        if not abs(found - value) <= tolerance * max(1.0, abs(value)):
+            raise ValueError(
+                f"weights: {source}: the passport promises {_COUNTS[name].format(value)}, got "
+                f"{found:.6g}; the weights or their input convention are not the stated ones"
+            )
+
+
+def _found(answer: Answer, name: str) -> float:
+    return {
+        "probe_count": answer.count,
+        "probe_checksum": answer.checksum,
+        "blank_count": answer.blank,
+    }[name]

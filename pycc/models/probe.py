@@ -1,0 +1,168 @@
+"""A fixed picture, what a counter says of it, and what a wrong convention would say."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pycc.models.base import CounterModel
+from pycc.models.convention import CHANNELS, Convention
+
+HEADS = 32
+"""Discs on the probe image."""
+_SHAPE = (96, 128)
+_FACTORS = (1.0, 1 / 64, 1 / 100, 64.0, 100.0)
+"""Output scales that published trainings use, and their opposites."""
+_FAR = 5.0
+"""A counter that fits its weights is not wrong by more than this factor on the probe image: the
+public MCNN weights say 14 to 37 for its 32 discs."""
+_GROUND = 0.25
+"""The largest share of its count that such a counter sees in the bare ground."""
+
+
+def _ground() -> np.ndarray:
+    y, x = np.mgrid[0 : _SHAPE[0], 0 : _SHAPE[1]].astype(np.float64)
+    ground = 0.65 + 0.1 * np.sin(x / 9.0) * np.cos(y / 7.0) + 0.1 * (y / 96.0)
+    return np.stack([ground, 0.95 * ground, 0.85 * ground])
+
+
+def probe_image() -> Tensor:
+    """A fixed picture [1,3,96,128] in [0,1] by a formula, on which passports state the count.
+
+    Light ground with waves, and rows of dark discs that grow towards the lower edge: enough like
+    heads for a counter to answer with something other than nothing.
+    """
+    y, x = np.mgrid[0 : _SHAPE[0], 0 : _SHAPE[1]].astype(np.float64)
+    picture = _ground()
+    for row in range(5):
+        radius = 2.5 + row
+        centre_y = 10.0 + 4.0 * row * (row + 1)
+        for centre_x in np.arange(4.0 + 3.0 * row, 128.0, 5.0 * radius):
+            inside = (x - centre_x) ** 2 + (y - centre_y) ** 2 <= radius**2
+            picture[:, inside] = np.array([[0.25], [0.2], [0.15]])
+    return torch.from_numpy(picture.astype(np.float32)).unsqueeze(0)
+
+
+def blank_image() -> Tensor:
+    """The ground of the probe image [1,3,96,128] without its discs."""
+    return torch.from_numpy(_ground().astype(np.float32)).unsqueeze(0)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a counter says of the probe and the blank image, in people."""
+
+    count: float
+    checksum: float
+    """Sum of the probe's map, each cell weighted by a number of its own from 1 to 2: two maps of
+    the same count that differ somewhere differ here."""
+    blank: float
+
+    @property
+    def plausible(self) -> bool:
+        """Whether the counter sees the discs, about as many as there are, and little else."""
+        near = HEADS / _FAR <= self.count <= HEADS * _FAR
+        return near and abs(self.blank) <= _GROUND * self.count
+
+    def times(self, factor: float) -> Answer:
+        """The answer of a counter with another output scale."""
+        return Answer(self.count * factor, self.checksum * factor, self.blank * factor)
+
+
+@torch.no_grad()
+def ask(counter: CounterModel) -> Answer:
+    """The answer of a counter in eval mode, on its own device and in its own type."""
+    mode = counter.training
+    like = next((p for p in counter.parameters() if p.is_floating_point()), torch.zeros(()))
+    counter.eval()
+    try:
+        # One after the other: an image of a batch may differ in the last bit from one alone.
+        probed, blank = (counter(image().to(like))[0, 0] for image in (probe_image, blank_image))
+    finally:
+        counter.train(mode)
+    cells = torch.arange(probed.numel(), dtype=torch.float64) * math.sqrt(2.0)
+    weight = 1.0 + (cells - cells.floor()).view(probed.shape)
+    summed = probed.double().cpu()
+    return Answer(
+        float(summed.sum()), float((summed * weight).sum()), float(blank.double().cpu().sum())
+    )
+
+
+def probe_count(counter: CounterModel) -> float:
+    """The count of ``probe_image`` by a counter, in eval mode and without gradients."""
+    return ask(counter).count
+
+
+def diagnose(counter: CounterModel) -> str | None:
+    """Which other reading of its weights makes a counter plausible that is not, or None.
+
+    The counter is asked again under every input convention of its number of channels, every value
+    of the options that its keys do not tell (``untold``), and the output scales of published
+    trainings; those that see about as many heads on the probe image as it has, and nearly none on
+    its bare ground, are named, nearest first. None for a counter that is plausible as it is, and
+    for one that no reading makes plausible (random weights, say).
+    """
+    now = ask(counter)
+    if now.plausible:
+        return None
+    found: list[tuple[float, str]] = []
+    for changes, other in _readings(counter):
+        answer = ask(other)
+        for factor in _FACTORS:
+            scaled = answer.times(factor)
+            if (changes or factor != 1.0) and scaled.plausible:
+                scale = {} if factor == 1.0 else {"scale": float(f"{other.scale * factor:.6g}")}
+                text = " ".join(f"{k}={v!r}" for k, v in {**changes, **scale}.items())
+                # Of two readings, the one that changes less.
+                distance = abs(math.log(scaled.count / HEADS)) + len(changes) + len(scale)
+                found.append((distance, f"{text} ({scaled.count:.1f})"))
+    if not found:
+        return None
+    best = [text for _, text in sorted(found)[:3]]
+    return (
+        f"counts {now.count:.4g} people on the probe image of {HEADS} heads and {now.blank:.4g} on "
+        f"its bare ground, as {_reading(counter)}; the weights fit other conventions: "
+        + ", ".join(best)
+    )
+
+
+def _readings(counter: CounterModel) -> Iterator[tuple[dict[str, object], CounterModel]]:
+    """The changed options and the counter of every reading of the same tensors."""
+    options, kind = counter.options(), counter.convention.kind
+    inputs = [name for name in CHANNELS if CHANNELS[name] == CHANNELS[kind]]
+    untold = {name: values for name, values in counter.untold.items() if name in options}
+    for values in product(*untold.values()):
+        wanted = dict(zip(untold, values, strict=True))
+        changes = {name: value for name, value in wanted.items() if value != options[name]}
+        read = _with(counter, options, changes) if changes else counter
+        for fed in inputs:
+            if fed == read.convention.kind:
+                yield changes, read
+            else:
+                other = copy.copy(read)
+                other.convention = Convention(fed)
+                yield {**changes, "input": fed}, other
+
+
+def _with(
+    counter: CounterModel, options: Mapping[str, object], changes: Mapping[str, object]
+) -> CounterModel:
+    """The counter with other options and the same tensors."""
+    left = {"input", "mean", "std", "scale"} if "variant" in changes else set()
+    kept = {name: value for name, value in options.items() if name not in left}
+    with torch.device("meta"):
+        other = cast("Callable[..., CounterModel]", type(counter))(**{**kept, **changes})
+    other.net.load_state_dict(counter.net.state_dict(), assign=True)
+    return other.eval()
+
+
+def _reading(counter: CounterModel) -> str:
+    return f"input={counter.convention.kind!r} scale={counter.scale:g}"

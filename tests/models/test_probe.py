@@ -1,0 +1,211 @@
+"""The probe image, passports, and weights read in a wrong convention."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from scipy import ndimage
+from torch import Tensor, nn
+
+from pycc import models
+from pycc.models import vgg
+from pycc.models.base import CounterModel
+from pycc.models.passport import beside, passport
+from pycc.models.probe import HEADS, Answer, ask, blank_image, diagnose, probe_image
+from pycc.models.weights import read_weights
+
+
+def test_the_probe_image_is_its_ground_with_heads() -> None:
+    changed = (probe_image() != blank_image()).any(1)[0].numpy()
+    _, discs = ndimage.label(changed)
+    assert discs == HEADS
+    assert float(blank_image().min()) > 0.4
+
+
+def test_a_checksum_sees_where_people_are() -> None:
+    """A map turned around has the same count and another checksum."""
+
+    class Around(nn.Module):
+        def __init__(self, turned: bool) -> None:
+            super().__init__()
+            self.turned = turned
+
+        def forward(self, images: Tensor) -> Tensor:
+            dark = nn.functional.avg_pool2d(1 - images.mean(1, keepdim=True), 4)
+            return dark.flip(3) if self.turned else dark
+
+    one, other = (ask(models.wrap(Around(turned), stride=4)) for turned in (False, True))
+    assert one.count == pytest.approx(other.count, rel=1e-6)
+    assert abs(one.checksum - other.checksum) > 1e-3 * one.checksum
+
+
+@pytest.mark.parametrize(
+    ("answer", "plausible"),
+    [((32, 0), True), ((7, 1), True), ((6, 0), False), ((160, 30), True), ((161, 0), False),
+     ((32, 9), False), ((32, -9), False), ((-32, 0), False), ((float("nan"), 0), False)],
+)  # fmt: skip
+def test_plausible_answers(answer: tuple[float, float], plausible: bool) -> None:
+    assert Answer(answer[0], 0.0, answer[1]).plausible == plausible
+
+
+# --- wrong conventions
+
+
+@pytest.fixture
+def public(shared: Path) -> Callable[[str], dict[str, Tensor]]:
+    """Public weights, changed in one last bit so that they are not recognised by their content."""
+    pytest.importorskip("h5py")
+
+    def read(file: str) -> dict[str, Tensor]:
+        state, _ = read_weights(shared / "data/weights" / file)
+        bias = state["fuse.0.conv.bias"]
+        state["fuse.0.conv.bias"] = torch.nextafter(bias, bias + 1)
+        return state
+
+    return read
+
+
+def _warned(path: Path, **options: object) -> str:
+    with pytest.warns(UserWarning, match="the weights fit other") as caught:
+        models.load(path, **options)
+    (warning,) = caught
+    text = str(warning.message)
+    assert "\n" not in text
+    assert str(path) in text
+    return text
+
+
+def test_right_conventions_are_not_warned_about(
+    public: Callable[[str], dict[str, Tensor]], tmp_path: Path
+) -> None:
+    options = {"input": "gray_half", "final_relu": False}
+    for file in ("mcnn_shtechA_660.h5", "mcnn_shtechB_110.h5", "mcnn_tf_uestc_A.pth"):
+        torch.save(public(file), tmp_path / "w.pth")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            models.load(tmp_path / "w.pth", **(options if "tf" in file else {}))
+
+
+@pytest.mark.parametrize("kind", ["gray_unit", "gray_half"])
+def test_255_scaled_weights_in_another_convention(
+    public: Callable[[str], dict[str, Tensor]], tmp_path: Path, kind: str
+) -> None:
+    torch.save(public("mcnn_shtechA_660.h5"), tmp_path / "w.pth")
+    text = _warned(tmp_path / "w.pth", input=kind)
+    assert (
+        f"as input='{kind}' scale=1; the weights fit other conventions: input='gray255' (" in text
+    )
+
+
+def test_unit_scaled_weights_fed_255(
+    public: Callable[[str], dict[str, Tensor]], tmp_path: Path
+) -> None:
+    """The same network trained on grey of [0,1]: its first kernels are 255 times as large."""
+    state = public("mcnn_shtechA_660.h5")
+    for branch in (1, 2, 3):
+        state[f"branch{branch}.0.conv.weight"] *= 255.0
+    torch.save(state, tmp_path / "w.pth")
+    assert "other conventions: input='gray_unit' (36.9)" in _warned(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("factor", [64, 100])
+def test_output_scales(
+    public: Callable[[str], dict[str, Tensor]], tmp_path: Path, factor: int
+) -> None:
+    state = public("mcnn_shtechA_660.h5")
+    for part in ("weight", "bias"):
+        state[f"fuse.0.conv.{part}"] *= factor
+    torch.save(state, tmp_path / "w.pth")
+    text = _warned(tmp_path / "w.pth")
+    assert f"scale={1 / factor:.6g} (36.9)" in text
+    loaded = models.load(tmp_path / "w.pth", scale=1 / factor)
+    assert ask(loaded).count == pytest.approx(36.92311, rel=1e-4)
+
+
+def test_missing_normalisation_and_the_other_variant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A darkness counter in CSRNet's keys, trained on RGB of [0,1] and on full-size maps."""
+    monkeypatch.setattr(vgg, "FRONTEND", (3, None, 3, None, 3, None, 3))
+    monkeypatch.setattr(vgg, "BACKEND", (3,))
+
+    def built(**options: object) -> CounterModel:
+        counter = models.create("csrnet", **options).eval()
+        convolutions = [m for m in counter.net.modules() if isinstance(m, nn.Conv2d)]
+        for index, convolution in enumerate(convolutions):
+            nn.init.zeros_(convolution.weight)
+            for channel in range(convolution.out_channels):
+                convolution.weight.data[
+                    channel, channel, *(s // 2 for s in convolution.kernel_size)
+                ] = 1
+            if index == 0:
+                # Darker than 0.45: a disc, not the ground.
+                convolution.weight.data.neg_()
+                nn.init.constant_(convolution.bias, 0.45)
+        return counter
+
+    right = built(input="rgb_unit")
+    with torch.no_grad():
+        right.net.output_layer.weight *= HEADS / ask(right).count
+    assert ask(right).plausible
+    for variant, expected in (("leeyeehoo", "input='rgb_unit'"), ("commissarma", "rgb_unit")):
+        wrong = models.create("csrnet", variant=variant).eval()
+        wrong.net.load_state_dict(right.net.state_dict())
+        found = diagnose(wrong)
+        assert found is not None
+        assert expected in found
+    assert diagnose(right) is None
+    # The same weights on the other variant's input: only the variant tells that each cell is one.
+    other = built(variant="commissarma", input="rgb_unit")
+    other.net.load_state_dict(right.net.state_dict())
+    assert "variant='leeyeehoo' input='rgb_unit'" in str(diagnose(other))
+
+
+def test_random_weights_are_left_alone() -> None:
+    torch.manual_seed(0)
+    assert diagnose(models.create("mcnn").eval()) is None
+
+
+# --- passports
+
+
+def test_a_passport_tells_what_the_counter_is() -> None:
+    counter = models.load("mcnn-synthetic")
+    found = passport(counter, {"data": "scenes"})
+    assert (found["model"], found["stride"], found["data"]) == ("mcnn", 4, "scenes")
+    assert found["options"] == counter.options()
+    assert found["probe_count"] == ask(counter).count
+    assert found["blank_count"] == ask(counter).blank
+
+
+def test_a_passport_beside_foreign_weights(counter: CounterModel, tmp_path: Path, refused) -> None:
+    """It brings the options that keys do not tell, and is checked."""
+    path = tmp_path / "w.pth"
+    torch.save(counter.net.state_dict(), path)
+    told = models.create("mcnn", input="gray_half", final_relu=False).eval()
+    told.net.load_state_dict(counter.net.state_dict())
+    content = passport(told, {"data": "somewhere"})
+    beside(path).write_text(json.dumps(content))
+    loaded = models.load(path)
+    assert loaded.options() == told.options()
+    assert loaded.origin == "mcnn by its passport (26 tensors of w.pth)"
+    refused(path, "was trained with input='gray_half', got input='gray255'", input="gray255")
+    for name, wrong in (("probe_checksum", 1e6), ("blank_count", 1e6), ("stride", 8)):
+        beside(path).write_text(json.dumps({**content, name: wrong}))
+        refused(path, "the passport (promises|states)")
+    beside(path).write_text("{")
+    refused(path, "is not a readable passport")
+    beside(path).write_text("[1]")
+    refused(path, "must be a JSON object")
+
+
+def test_what_was_recognised_is_said(shared: Path, tmp_path: Path) -> None:
+    pytest.importorskip("h5py")
+    loaded = models.load(shared / "data/weights/mcnn_shtechA_660.h5")
+    assert loaded.origin.startswith("mcnn by its content: mcnn_shtechA_660.h5, svishwa")
+    torch.save({"net": models.create("cmtl").net.state_dict()}, tmp_path / "w.pth")
+    assert models.load(tmp_path / "w.pth").origin == "cmtl by its keys (56 tensors of w.pth)"
+    assert models.create("mcnn").origin == "fresh"
