@@ -6,6 +6,7 @@ Every counter maps images [N,3,H,W], RGB in [0,1], to a density map [N,1,h,w] in
 from __future__ import annotations
 
 from pycc.models import can as _can  # noqa: F401  (importing a model registers it)
+from pycc.models import clip_ebc as _clip_ebc  # noqa: F401
 from pycc.models import cmtl as _cmtl  # noqa: F401
 from pycc.models import csrnet as _csrnet  # noqa: F401
 from pycc.models import danet as _danet  # noqa: F401

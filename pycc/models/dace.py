@@ -1,0 +1,185 @@
+"""DACE, the loss of CLIP-EBC: classified blocks and a distance between counts.
+
+Ma, Sanchez and Guha, "CLIP-EBC: CLIP Can Count Accurately through Enhanced Blockwise
+Classification"; its distance between distributions is that of Wang et al., "Distribution Matching
+for Crowd Counting" (DM-Count), NeurIPS 2020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pycc.models.options import choice, shown
+
+CountLoss = Literal["mae", "mse", "dmcount"]
+COUNT_LOSSES: tuple[CountLoss, ...] = ("mae", "mse", "dmcount")
+
+# DM-Count's constants, as CLIP-EBC uses them.
+_VARIATION_WEIGHT = 0.01
+_TRANSPORT_WEIGHT = 0.1
+_REGULARISATION = 10.0  # of the transport, in pixels squared
+_ITERATIONS = 100
+_CHECKED_EVERY = 10
+_CONVERGED = 1e-9
+_NEVER_ZERO = 1e-16
+_NEVER_ZERO_COUNT = 1e-8
+_WHOLE = 1e-3  # how far a number of heads may be from a whole one
+
+
+def dace_loss(
+    logits: Tensor,
+    density: Tensor,
+    target: Tensor,
+    *,
+    count_loss: CountLoss = "mae",
+    points: Sequence[Tensor] | None = None,
+    stride: int = 8,
+) -> Tensor:
+    """Cross-entropy over blocks plus a count loss; a scalar, differentiable in the first two.
+
+    ``logits`` [N,B,h,w] of the bins 0, 1, …, B - 2 and "B - 1 or more" heads, ``density``
+    [N,1,h,w] people per block, ``target`` [N,1,h,w] heads per block of ``stride`` x ``stride``
+    pixels. The cross-entropy is summed over an image's blocks and averaged over images. To it is
+    added, averaged over images, ``count_loss``:
+
+    * ``"mae"``, ``"mse"``: the sum over blocks of absolute or squared differences;
+    * ``"dmcount"``: the difference of counts, 0.01 x the count x the difference of the normalised
+      maps, and 0.1 x ``transport_loss``, which alone is summed over images, as published. It needs
+      ``points``, the heads of each image [M,2] (x, y) in its pixels, which are also what the
+      counts are taken from.
+
+    Raises ValueError for shapes that do not agree, a target that is no number of heads, an unknown
+    count loss and missing or ill-formed points.
+    """
+    choice("dace_loss", "count_loss", count_loss, COUNT_LOSSES)
+    if logits.ndim != 4 or logits.shape[1] < 2:
+        raise ValueError(f"dace_loss: logits must be [N,B,h,w], got {list(logits.shape)}")
+    maps = [logits.shape[0], 1, *logits.shape[2:]]
+    for name, tensor in (("density", density), ("target", target)):
+        if list(tensor.shape) != maps:
+            raise ValueError(
+                f"dace_loss: {name} must be {maps} like the logits, got {list(tensor.shape)}"
+            )
+    # Sums over thousands of blocks, and 1e-16 beside them, are beyond half precision.
+    logits, density = (_single(tensor) for tensor in (logits, density))
+    loss = classification_loss(logits, target)
+    target = target.to(density)
+    if count_loss == "mae":
+        return loss + (density - target).abs().sum((1, 2, 3)).mean()
+    if count_loss == "mse":
+        return loss + torch.square(density - target).sum((1, 2, 3)).mean()
+    heads = _checked_points(points, density)
+    counts = density.new_tensor([float(len(xy)) for xy in heads])  # [N]
+    total = density.sum((1, 2, 3))
+    loss = loss + (total - counts).abs().mean()
+    loss = loss + _VARIATION_WEIGHT * _variation(density, target, counts).mean()
+    return loss + _TRANSPORT_WEIGHT * transport_loss(density, heads, stride=stride)
+
+
+def block_classes(target: Tensor, bins: int) -> Tensor:
+    """Bins, int64 of ``target``'s shape, of numbers of heads: the last holds ``bins - 1`` or more.
+
+    ValueError for a target with a value that is no number of heads (within 0.001). A smoothed
+    density map is none: nearly all its blocks lie between the bins.
+    """
+    if target.is_complex():
+        raise ValueError(f"dace_loss: target must be real, got {target.dtype}")
+    whole = target if not target.is_floating_point() else target.round()
+    wrong = ~((whole >= 0) & ((target - whole).abs() <= _WHOLE))
+    if wrong.any():
+        raise ValueError(
+            "dace_loss: target must hold numbers of heads per block (dots, summed over blocks; "
+            f"not a smoothed density map), got {shown(float(target[wrong][0]))}"
+        )
+    return whole.clamp(max=bins - 1).long()
+
+
+def classification_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of ``logits`` [N,B,h,w] for ``target`` [N,1,h,w] heads per block.
+
+    Summed over blocks, averaged over images. ValueError as ``block_classes``.
+    """
+    classes = block_classes(target, logits.shape[1])[:, 0].to(logits.device)
+    losses = functional.cross_entropy(logits, classes, reduction="none")  # [N,h,w]
+    return losses.sum((1, 2)).mean()
+
+
+def _variation(density: Tensor, target: Tensor, counts: Tensor) -> Tensor:
+    """[N]: the count times the sum of differences of both maps, each normalised to sum 1.
+
+    With the count multiplied in, an image without heads gives 0 rather than 0 / 0.
+    """
+    total = density.sum((1, 2, 3), keepdim=True) + _NEVER_ZERO_COUNT
+    scaled = counts.view(-1, 1, 1, 1) * (density / total)
+    return (scaled - target).abs().sum((1, 2, 3))
+
+
+def transport_loss(density: Tensor, points: Sequence[Tensor], *, stride: int) -> Tensor:
+    """What pulls ``density`` [N,1,h,w] towards heads ``points`` (N times [M,2]); a scalar.
+
+    The derivative of the entropic transport cost (squared pixel distances between heads and block
+    centres, Sinkhorn's iteration) by the normalised map is held fixed and multiplied by the map.
+    So the *value* is 0 up to rounding and says nothing; only its gradient is meant. Images without
+    heads take no part.
+    """
+    loss = density.new_zeros(())
+    for cells, xy in zip(density[:, 0], points, strict=True):
+        if len(xy):
+            loss = loss + (cells * _pull(cells.detach(), xy.to(cells), stride)).sum()
+    return loss
+
+
+@torch.no_grad()
+def _pull(cells: Tensor, xy: Tensor, stride: int) -> Tensor:
+    """The fixed factor [h,w] of one map [h,w] with heads [M,2]."""
+    total = cells.sum()
+    with torch.autocast(cells.device.type, enabled=False):
+        potential = _potential(cells / total, xy, stride)
+    square = total.square() + _NEVER_ZERO_COUNT
+    return total / square * potential - (cells * potential).sum() / square
+
+
+def _potential(share: Tensor, xy: Tensor, stride: int) -> Tensor:
+    """Sinkhorn's dual potential [h,w] of shares [h,w] that sum to 1, for equally weighted heads."""
+    height, width = share.shape
+    rows = stride * torch.arange(height, device=share.device).to(share) + stride / 2
+    columns = stride * torch.arange(width, device=share.device).to(share) + stride / 2
+    # The kernel exp(-(dx² + dy²) / reg) is a product of one factor for each axis, [M,h] and [M,w];
+    # the [M,h·w] matrix is never needed.
+    down = torch.exp(-torch.square(xy[:, 1:] - rows) / _REGULARISATION)
+    across = torch.exp(-torch.square(xy[:, :1] - columns) / _REGULARISATION)
+    weight = 1.0 / len(xy)
+    heads = torch.full_like(xy[:, 0], weight)
+    for iteration in range(1, _ITERATIONS + 1):
+        blocks = share / (down.T @ (heads[:, None] * across) + _NEVER_ZERO)
+        heads = weight / (((down @ blocks) * across).sum(1) + _NEVER_ZERO)
+        if iteration % _CHECKED_EVERY == 0:
+            marginal = (down.T @ (heads[:, None] * across)) * blocks
+            if torch.square(marginal - share).sum() <= _CONVERGED:
+                break
+    return _REGULARISATION * torch.log(blocks + _NEVER_ZERO)
+
+
+def _single(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def _checked_points(points: Sequence[Tensor] | None, density: Tensor) -> Sequence[Tensor]:
+    if points is None:
+        raise ValueError("dace_loss: count_loss 'dmcount' needs points, the heads of each image")
+    if len(points) != len(density):
+        raise ValueError(
+            f"dace_loss: points must be those of {len(density)} images, got {len(points)}"
+        )
+    for xy in points:
+        if not isinstance(xy, Tensor) or xy.ndim != 2 or xy.shape[1] != 2:
+            got = list(xy.shape) if isinstance(xy, Tensor) else type(xy).__name__
+            raise ValueError(f"dace_loss: points must be [M,2] (x, y) of each image, got {got}")
+        if not torch.isfinite(xy).all():
+            raise ValueError("dace_loss: points must be finite, got NaN or infinity")
+    return points
