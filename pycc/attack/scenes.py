@@ -91,15 +91,27 @@ class Problem:
         return self.scenes[0].pixels
 
     def loss(self, paste: Callable[[Scenes], Tensor], objective: str, aim: Aim) -> Tensor:
-        """[N] from what ``paste`` makes of the boxes of each counter's scenes, [N·D,3,h,w]."""
+        """[N] from what ``paste`` makes of the boxes of each counter's scenes, [N·D,3,h,w].
+
+        ValueError where a gradient is asked for of a counter that gives none.
+        """
         loss = objectives[objective]
-        losses = torch.stack([loss(one.change(paste(one)), one, aim) for one in self.scenes])
+        losses = torch.stack([loss(_changed(one, paste(one)), one, aim) for one in self.scenes])
         return combinations[self._combine](losses).mean(1)
 
     def added(self, patch: Tensor, mask: Tensor) -> Tensor:
         """[N]: people that patches [N,3,p,p] add to the (first) counter's count."""
         one = self.scenes[0]
         return gained(one.change(laid(one, patch, mask)), one)[:, 0]
+
+
+def _changed(scenes: Scenes, pixels: Tensor) -> Tensor:
+    cells = scenes.change(pixels)
+    if pixels.requires_grad and not cells.requires_grad:
+        raise ValueError(
+            "attack: the counter gives no gradient; ask it by query, or transfer patches to it"
+        )
+    return cells
 
 
 def laid(scenes: Scenes, patch: Tensor, mask: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ from pycc.models import danet as _danet  # noqa: F401
 from pycc.models import mask_aware as _mask_aware  # noqa: F401
 from pycc.models import mcnn as _mcnn  # noqa: F401
 from pycc.models.base import CounterModel
+from pycc.models.exchange import black_box, export_onnx
+from pycc.models.lightweight import lightweight
 from pycc.models.loading import create, load, names
 from pycc.models.probe import diagnose
 from pycc.models.verify import ReceptiveField, measure_receptive_field
@@ -22,9 +24,12 @@ from pycc.models.wrap import wrap
 __all__ = [
     "CounterModel",
     "ReceptiveField",
+    "black_box",
     "builtin",
     "create",
     "diagnose",
+    "export_onnx",
+    "lightweight",
     "load",
     "measure_receptive_field",
     "names",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -38,6 +39,8 @@ class CounterModel(nn.Module):
     """Options that leave no trace in the keys of weights, and the values that they may have."""
     origin: str = "fresh"
     """Where the weights come from: what ``pycc.models.load`` recognised."""
+    passport: Mapping[str, object] = MappingProxyType({})
+    """What is known of the weights, if anything is (``pycc.models.passport``)."""
 
     def __init__(
         self,

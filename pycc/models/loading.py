@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from pycc.models.base import MODELS, CounterModel
+from pycc.models.exchange import BlackBox, black_box
 from pycc.models.known import PROBE_TOLERANCE, passport_of
 from pycc.models.options import known
 from pycc.models.passport import TOLERANCE, check_passport
-from pycc.models.probe import diagnose
+from pycc.models.probe import diagnose, probe_image
 from pycc.models.weights import fit, locate, misfit, read_weights
 
 
@@ -57,6 +58,9 @@ def load(
     probe image is checked. Weights without one are asked too: where the count is far off, and
     another convention or output scale makes it plausible, a warning names it.
 
+    ONNX files (.onnx; TorchScript files with ``name="black_box"``) become counters without
+    gradients; their options are those of ``black_box``.
+
     With a ``name``, weights of a backbone alone are taken too (torchvision's VGG-16 for "csrnet",
     "can" and "mask_aware", OpenAI's CLIP archive for "clip_ebc"): a warning says that the rest is
     untrained.
@@ -66,6 +70,8 @@ def load(
     unexpected keys, wrong shapes and types; without ``name``, against the nearest model).
     """
     source = str(weights)
+    if name == BlackBox.name or (name is None and source.lower().endswith(".onnx")):
+        return _black_box(source, options)
     asked = None if name is None else MODELS[name]  # an unknown model is told before a bad file
     path = locate(weights)
     state, passport = read_weights(path)
@@ -93,12 +99,32 @@ def load(
     if "model" in passport:
         tolerance = TOLERANCE if public is None else PROBE_TOLERANCE
         check_passport(counter, passport, source, tolerance=tolerance)
+        counter.passport = passport
         how = "its passport" if public is None else f"its content: {public['source']}"
     else:
         if (warning := diagnose(counter)) is not None:
             warnings.warn(f"weights: {source} {warning}", UserWarning, stacklevel=2)
         how = "its keys" if asked is None else "its name"
     counter.origin = f"{counter.name} by {how} ({tensors})"
+    return counter
+
+
+def _black_box(source: str, options: Mapping[str, object]) -> CounterModel:
+    known_options = list(inspect.signature(black_box).parameters)[1:]
+    unknown = [option for option in options if option not in known_options]
+    if unknown:
+        raise ValueError(
+            f"{BlackBox.name}: unknown option {unknown[0]!r}; known: {', '.join(known_options)}"
+        )
+    if "stride" not in options:
+        raise ValueError(f"weights: {source} needs the option stride, pixels per cell of its map")
+    counter = cast("Callable[..., CounterModel]", black_box)(source, **options)
+    counter.origin = f"{BlackBox.name} of {source}"
+    probed = tuple(probe_image().shape[-2:])
+    # A network for one size of image cannot be asked about another.
+    fits = getattr(counter.net, "sides", None) in (None, probed)
+    if fits and (warning := diagnose(counter)) is not None:
+        warnings.warn(f"weights: {source} {warning}", UserWarning, stacklevel=3)
     return counter
 
 

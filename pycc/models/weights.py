@@ -149,7 +149,7 @@ def _read_h5(path: Path) -> dict[str, Tensor]:
             lambda key, item: datasets.append(key) if isinstance(item, h5py.Dataset) else None
         )
         for key in datasets:
-            state[key] = torch.from_numpy(np.ascontiguousarray(file[key][()]))
+            state[key] = torch.from_numpy(np.asarray(file[key][()], order="C"))
     return state
 
 
@@ -246,7 +246,7 @@ def save(counter: CounterModel, path: str | Path, *, passport: Mapping[str, obje
         raise ValueError(f"weights: save writes .npz files, got {target}")
     full = passports.passport(counter, passport)
     arrays: dict[str, NDArray[np.generic]] = {
-        key: np.ascontiguousarray(tensor.detach().cpu().numpy())
+        key: np.asarray(tensor.detach().cpu().numpy(), order="C")
         for key, tensor in counter.net.state_dict().items()
     }
     arrays[_PASSPORT] = np.array(passports.written(full))

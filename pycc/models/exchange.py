@@ -1,0 +1,213 @@
+"""Exchange formats: counters written as ONNX, ONNX and TorchScript files as counters."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pycc import ops
+from pycc.models.base import CounterModel
+from pycc.models.convention import Convention, Kind, convention
+from pycc.models.probe import probe_image
+
+_TOLERANCE = 1e-4
+"""Of the map's maximum: what ONNX's runtime may differ by."""
+_NEEDS = "needs onnx, onnxscript and onnxruntime: pip install 'pycc[onnx]'"
+
+
+class _Onnx(nn.Module):
+    """A network that onnxruntime evaluates: on the CPU, without gradients."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        try:
+            import onnxruntime
+        except ImportError:
+            raise ValueError(f"weights: running {path} {_NEEDS}") from None
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 4
+        try:
+            self.session: Any = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        # onnxruntime documents no common type for what it raises on a damaged file.
+        except Exception as error:
+            raise ValueError(f"weights: {path} cannot be read: {_one_line(error)}") from None
+        inputs = self.session.get_inputs()
+        if len(inputs) != 1 or inputs[0].type != "tensor(float)" or len(inputs[0].shape) != 4:
+            told = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
+            raise ValueError(f"weights: {path} must have one float input [N,C,H,W], got {told}")
+        self.path, self.input = path, inputs[0].name
+        sides = tuple(inputs[0].shape[2:])
+        self.sides = sides if all(isinstance(side, int) for side in sides) else None
+        """Height and width that the network is made for, None where it takes any."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        try:
+            (found, *_) = self.session.run(None, {self.input: x.detach().cpu().float().numpy()})
+        except Exception as error:
+            raise ValueError(f"{self.path}: {_one_line(error)}") from None
+        return torch.from_numpy(found).to(x)
+
+
+class _Script(nn.Module):
+    """A TorchScript network, used without gradients."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                script: Any = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+                self.script = script.eval()
+        # A damaged archive makes torch fail with types that it does not document.
+        except Exception as error:
+            raise ValueError(f"weights: {path} cannot be read: {_one_line(error)}") from None
+
+    def forward(self, x: Tensor) -> object:
+        with torch.no_grad():
+            return self.script(x)
+
+
+class BlackBox(CounterModel):
+    """A network in an exchange format as a counter without gradients; made by ``black_box``."""
+
+    name = "black_box"
+
+    def run(self, x: Tensor) -> object:
+        """The network's map; of several outputs the first."""
+        found = self.net(x)
+        return found[0] if isinstance(found, list | tuple) else found
+
+
+def black_box(
+    path: str | os.PathLike[str],
+    *,
+    stride: int,
+    input: Kind | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    scale: float = 1.0,
+    receptive_field: int | None = None,
+) -> CounterModel:
+    """A network from an ONNX (.onnx) or TorchScript file as a counter that gives no gradients.
+
+    Attacks that ask only for counts (``query``, patches transferred from other counters) work on
+    it. ``stride`` is pixels per cell of its map [N,1,h,w] or [N,h,w]; ``input``, ``mean``, ``std``
+    say what it is fed (by default RGB in [0,1]); ``scale`` and ``receptive_field`` as in ``wrap``.
+    ONNX needs onnxruntime (``pycc[onnx]``) and runs on the CPU.
+
+    A TorchScript file is a program: loading and calling it runs what its author wrote.
+
+    FileNotFoundError or ValueError, in one line that names the file, for a missing or damaged one,
+    a missing library, and inputs that are no images.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"weights: no such file: {file}")
+    net: nn.Module = _Onnx(file) if file.suffix.lower() == ".onnx" else _Script(file)
+    return BlackBox(
+        net,
+        stride=stride,
+        receptive_field=receptive_field,
+        scale=scale,
+        convention=convention("black_box", input, _default(input), mean=mean, std=std),
+    ).eval()
+
+
+def _default(input: object) -> Convention:
+    grey = isinstance(input, str) and input.startswith("gray")
+    return Convention("gray255" if grey else "rgb_unit")
+
+
+class _Counting(nn.Module):
+    """A counter as one graph: images [N,3,H,W], RGB in [0,1], to density [N,1,h,w]."""
+
+    def __init__(self, counter: CounterModel) -> None:
+        super().__init__()
+        self.counter = counter
+
+    def forward(self, images: Tensor) -> Tensor:
+        density: Tensor = self.counter(images)
+        return density
+
+
+def export_onnx(
+    counter: CounterModel, path: str | os.PathLike[str], *, shape: tuple[int, int] = (768, 1024)
+) -> float:
+    """Write a counter as ONNX, for images [N,3,H,W] of one ``shape``; check it with onnxruntime.
+
+    The graph takes RGB in [0,1] and returns people per cell, so that ``black_box(path,
+    stride=counter.stride)`` counts as the counter does. Returns the largest difference of the two
+    maps of one picture, as a share of their maximum.
+
+    ValueError, and no file, where a library is missing, ``shape`` is too small for the counter,
+    or the difference is above 1e-4; OSError where the file cannot be written.
+    """
+    target = Path(path)
+    if target.suffix.lower() != ".onnx":
+        raise ValueError(f"export: the file must end in .onnx, got {target}")
+    try:
+        import onnx
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise ValueError(f"export: writing {target} {_NEEDS}") from None
+    mode = counter.training
+    like = next(counter.parameters())
+    images = nn.functional.interpolate(probe_image(), shape, mode="bilinear").to(like)
+    counter.eval()
+    partial = target.with_name(f".{target.stem}.{os.getpid()}.onnx")
+    try:
+        # The runtime has no kernels of ours; their twins are made of operators that it has.
+        with torch.no_grad(), ops.reference(), _quiet():
+            expected = counter(images)
+            program = torch.onnx.export(
+                _Counting(counter), (images,), dynamo=True, verbose=False,
+                input_names=["images"], output_names=["density"],
+                dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1, max=1 << 16)}},
+            )  # fmt: skip
+        assert program is not None
+        onnx.save(program.model_proto, str(partial))
+        found = black_box(partial, stride=counter.stride)(images.float().cpu())
+        difference = float((found - expected.float().cpu()).abs().max())
+        most = float(expected.abs().max())
+        share = difference / most if most > 0 else difference
+        if not share <= _TOLERANCE:
+            raise ValueError(
+                f"export: {target}: onnxruntime's map differs by {share:.2g} of its maximum, "
+                f"expected at most {_TOLERANCE:g}; nothing is written"
+            )
+        os.replace(partial, target)
+    finally:
+        counter.train(mode)
+        partial.unlink(missing_ok=True)
+    return share
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks about its own insides and libraries that it does not need."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text[:160] if text else type(error).__name__

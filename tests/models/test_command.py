@@ -1,0 +1,108 @@
+"""``python -m pycc.models`` as users run it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pycc import models
+from pycc.models.__main__ import main
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    code = main(list(argv))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_list(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "list")
+    assert code == 0
+    lines = {line.split()[0]: line for line in out.splitlines()}
+    assert set(lines) == {*models.names(), *models.builtin()}
+    assert "16,263,489 parameters, stride  8, receptive field 284 pixels" in lines["csrnet"]
+    assert "receptive field the whole image" in lines["can"]
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_show(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    code, out, _ = run(capsys, "show", name)
+    assert code == 0
+    assert "recipe           " in out
+    assert "  density " in out
+
+
+def test_show_options(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "show", "csrnet", "--option", "variant=commissarma")
+    assert "CommissarMa/CSRNet-pytorch" in out
+    _, out, _ = run(capsys, "show", "csrnet", "--option", "variant=c3")
+    assert "csrnet: no published training recipe" in out
+
+
+def test_check(capsys: pytest.CaptureFixture[str], shared: Path) -> None:
+    pytest.importorskip("h5py")
+    path = shared / "data/weights/mcnn_shtechA_660.h5"
+    code, out, err = run(capsys, "check", str(path))
+    assert (code, err) == (0, "")
+    assert "recognised       mcnn by its content: mcnn_shtechA_660.h5" in out
+    assert "probe image      36.923 people for 32 heads" in out
+    assert "mae              110.2" in out
+    assert out.endswith("verdict          agrees with its passport\n")
+
+
+def test_check_finds_a_wrong_convention(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    state = models.load("mcnn-synthetic").net.state_dict()
+    state["fuse.0.conv.weight"] = state["fuse.0.conv.weight"] * 100
+    state["fuse.0.conv.bias"] = state["fuse.0.conv.bias"] * 100
+    torch.save(state, tmp_path / "w.pth")
+    code, out, err = run(capsys, "check", str(tmp_path / "w.pth"))
+    assert code == 1
+    assert "verdict          wrong convention: counts" in out
+    assert err.startswith("warning: weights: ")
+    assert err.count("\n") == 1
+    code, out, _ = run(capsys, "check", str(tmp_path / "w.pth"), "--option", "scale=0.01")
+    assert code == 0
+    assert out.endswith("verdict          plausible\n")
+    torch.manual_seed(0)
+    torch.save(models.create("mcnn").net.state_dict(), tmp_path / "w.pth")
+    code, out, _ = run(capsys, "check", str(tmp_path / "w.pth"))
+    assert code == 0
+    assert "under no known convention does it see the heads" in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["show", "vgg"], "unknown model 'vgg'; known: can"),
+        (["show", "mcnn", "--option", "depth=3"], "unknown option 'depth'"),
+        (["show", "csrnet", "--option", "variant=x"], "variant must be 'leeyeehoo' or"),
+        (["check", "none.pth"], "no such file: none.pth"),
+        (["check", "mcnn-synthetic", "--model", "csrnet"], "is of model 'mcnn', not 'csrnet'"),
+        (["export", "mcnn-synthetic", "x.pt"], "must end in .onnx"),
+        (["export", "mcnn-synthetic", "x.onnx", "--height", "two"], "invalid int value"),
+    ],
+)
+def test_bad_usage(capsys: pytest.CaptureFixture[str], argv: list[str], message: str) -> None:
+    code, out, err = run(capsys, *argv)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_export_from_a_shell(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    target = tmp_path / "net.onnx"
+    command = [sys.executable, "-m", "pycc.models", "export", "mcnn-synthetic", str(target)]
+    done = subprocess.run(
+        [*command, "--height", "64", "--width", "96"], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+    assert f"{target}: images [N,3,64,96] in [0,1] -> people per cell of 4x4 pixels" in done.stdout
+    assert target.is_file()

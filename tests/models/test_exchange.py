@@ -1,0 +1,127 @@
+"""ONNX and TorchScript: counters written, and foreign networks as black boxes."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pycc import attack, models
+from pycc.types import Sample
+
+IMAGES = torch.rand(2, 3, 96, 128, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("onnxruntime")
+    path = tmp_path_factory.mktemp("onnx") / "net.onnx"
+    assert models.export_onnx(models.load("mcnn-synthetic"), path, shape=(96, 128)) < 1e-5
+    return path
+
+
+@torch.no_grad()
+def test_the_file_counts_as_the_counter_does(exported: Path) -> None:
+    counter = models.load("mcnn-synthetic")
+    loaded = models.load(exported, stride=4)
+    assert loaded.origin == f"black_box of {exported}"
+    expected = counter(IMAGES)
+    found = loaded(IMAGES)
+    assert float((found - expected).abs().max()) <= 1e-5 * float(expected.max())
+    assert [path.name for path in exported.parent.iterdir()] == ["net.onnx"]
+    # The network's own convention inside: a wrong one from outside is told.
+    with pytest.warns(UserWarning, match=r"other conventions: .*input='rgb_unit' \(18\.5\)"):
+        models.load(exported, stride=4, input="rgb255")
+
+
+def test_counts_alone_are_enough_for_a_query_attack(exported: Path) -> None:
+    counter = models.load(exported, stride=4)
+    sample = Sample("one", IMAGES[0], torch.tensor([[40.0, 30.0]], dtype=torch.float64))
+    query = attack.attacks["query"](size=16, steps=30, objective="over")
+    run = attack.run(query, counter, [sample], pgd=None, gates=False)
+    counts = {record["condition"]: record["count"] for record in run.records}
+    assert counts["query"] > counts["grey"]
+    with pytest.raises(ValueError, match="gives no gradient"):
+        attack.run(attack.APAM(size=16, steps=2), counter, [sample], pgd=None, gates=False)
+
+
+def test_torchscript(tmp_path: Path) -> None:
+    counter = models.load("mcnn-synthetic")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.trace(counter.net, torch.rand(1, 1, 64, 96)), tmp_path / "w.pt")
+    loaded = models.black_box(tmp_path / "w.pt", stride=4, input="gray255")
+    found = loaded(IMAGES)
+    torch.testing.assert_close(found, counter(IMAGES).detach())
+    assert not found.requires_grad
+    by_name = models.load(tmp_path / "w.pt", name="black_box", stride=4, input="gray255")
+    assert torch.equal(by_name(IMAGES), found)
+
+
+def test_bad_files_and_options(exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.onnx").write_bytes(b"nothing of the kind")
+    (tmp_path / "bad.pt").write_bytes(b"nothing of the kind")
+    for name in ("bad.onnx", "bad.pt"):
+        with pytest.raises(ValueError, match=rf"{name} cannot be read") as caught:
+            models.black_box(tmp_path / name, stride=4)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(FileNotFoundError, match=r"no such file: .*none\.onnx"):
+        models.black_box(tmp_path / "none.onnx", stride=4)
+    with pytest.raises(ValueError, match="needs the option stride"):
+        models.load(exported)
+    with pytest.raises(ValueError, match="unknown option 'variant'; known: stride, input"):
+        models.load(exported, stride=4, variant="gray")
+    # A file for one size of image says so when it gets another.
+    with pytest.raises(ValueError, match=r"net\.onnx: .*dimension"):
+        models.black_box(exported, stride=4)(torch.rand(1, 3, 32, 32))
+
+
+def test_export_leaves_nothing_when_it_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    counter = models.load("mcnn-synthetic")
+    with pytest.raises(ValueError, match=r"must end in \.onnx"):
+        models.export_onnx(counter, tmp_path / "net.pt")
+    with pytest.raises(ValueError, match="at least 4x4 pixels, got 2x96"):
+        models.export_onnx(counter, tmp_path / "net.onnx", shape=(2, 96))
+    real = models.exchange._Onnx.forward
+    monkeypatch.setattr(models.exchange._Onnx, "forward", lambda self, x: real(self, x) * 1.001)
+    with pytest.raises(ValueError, match=r"onnxruntime's map differs by 0\.001 .* nothing is"):
+        models.export_onnx(counter, tmp_path / "net.onnx", shape=(64, 96))
+    for module in ("onnxruntime", "onnx"):
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(ValueError, match=r"pip install 'pycc\[onnx\]'"):
+            models.export_onnx(counter, tmp_path / "net.onnx", shape=(64, 96))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_input_that_is_no_image(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    helper, kind = onnx.helper, onnx.TensorProto
+    for shape, dtype in (([1, 3], kind.FLOAT), ([1, 3, 8, 8], kind.INT64)):
+        value = helper.make_tensor_value_info("x", dtype, shape)
+        out = helper.make_tensor_value_info("y", dtype, shape)
+        graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [value], [out])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+        onnx.save(model, str(tmp_path / "w.onnx"))
+        with pytest.raises(ValueError, match=r"one float input \[N,C,H,W\], got x tensor"):
+            models.black_box(tmp_path / "w.onnx", stride=1)
+
+
+def test_several_outputs_and_no_channel(tmp_path: Path) -> None:
+    class Two(nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return x.mean(1), x
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(Two()), tmp_path / "w.pt")
+    counter = models.black_box(tmp_path / "w.pt", stride=1, scale=0.5)
+    found = counter(IMAGES).numpy()
+    np.testing.assert_allclose(found, 0.5 * IMAGES.mean(1, keepdim=True).numpy(), rtol=1e-6)
