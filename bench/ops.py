@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import ablate
 import bounds
+import deform
 import density
 import hits
 import overlap
@@ -37,6 +38,7 @@ SUBJECTS = {
     "hits": hits.rows,
     "overlap": overlap.rows,
     "sums": sums.rows,
+    "deform": deform.rows,
 }
 
 

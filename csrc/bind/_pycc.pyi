@@ -63,6 +63,48 @@ def ablate_backward_cuda(
 def ablation_indices_cpu(indices: int, ablation: Ablation, threads: int) -> None: ...
 def ablation_indices_cuda(indices: int, bits: int, ablation: Ablation, stream: int) -> None: ...
 
+class DeformSizes:
+    def __init__(
+        self, images: int, channels: int, height: int, width: int, outputs: int
+    ) -> None: ...
+
+def deform_conv_cpu(
+    out: int, x: int, offset: int, weight: int, sizes: DeformSizes, threads: int
+) -> None: ...
+def deform_conv_cuda(
+    out: int, x: int, offset: int, weight: int, sizes: DeformSizes, stream: int
+) -> None: ...
+def deform_conv_grad_x_cpu(
+    grad_x: int, grad_out: int, offset: int, weight: int, sizes: DeformSizes, threads: int
+) -> None: ...
+def deform_conv_grad_x_cuda(
+    grad_x: int, grad_out: int, offset: int, weight: int, sizes: DeformSizes, stream: int
+) -> None: ...
+def deform_conv_grad_offset_cpu(
+    grad_offset: int,
+    grad_out: int,
+    x: int,
+    offset: int,
+    weight: int,
+    sizes: DeformSizes,
+    threads: int,
+) -> None: ...
+def deform_conv_grad_offset_cuda(
+    grad_offset: int,
+    grad_out: int,
+    x: int,
+    offset: int,
+    weight: int,
+    sizes: DeformSizes,
+    stream: int,
+) -> None: ...
+def deform_conv_grad_weight_cpu(
+    grad_weight: int, grad_out: int, x: int, offset: int, sizes: DeformSizes, threads: int
+) -> None: ...
+def deform_conv_grad_weight_cuda(
+    grad_weight: int, grad_out: int, x: int, offset: int, sizes: DeformSizes, stream: int
+) -> None: ...
+
 class SumSizes:
     def __init__(
         self, maps: int, height: int, width: int, window_height: int, window_width: int

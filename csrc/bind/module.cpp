@@ -6,6 +6,7 @@
 #include "../core/simd.h"
 #include "../ops/ablate.h"
 #include "../ops/bounds.h"
+#include "../ops/deform.h"
 #include "../ops/density.h"
 #include "../ops/hits.h"
 #include "../ops/overlap.h"
@@ -84,6 +85,46 @@ PYBIND11_MODULE(_pycc, m) {
                          drawn_step,
                          count};
         }));
+    py::class_<DeformSizes>(m, "DeformSizes")
+        .def(py::init([](Int images, Int channels, Int height, Int width, Int outputs) {
+            return DeformSizes{images, channels, height, width, outputs};
+        }));
+    m.def(
+        "deform_conv_cpu",
+        [](Address out, Address x, Address offset, Address weight, const DeformSizes& sizes,
+           int threads) {
+            deform_conv_cpu(pointer<float>(out), pointer<const float>(x),
+                            pointer<const float>(offset), pointer<const float>(weight), sizes,
+                            threads);
+        },
+        no_gil);
+    m.def(
+        "deform_conv_grad_x_cpu",
+        [](Address grad_x, Address grad_out, Address offset, Address weight,
+           const DeformSizes& sizes, int threads) {
+            deform_conv_grad_x_cpu(pointer<float>(grad_x), pointer<const float>(grad_out),
+                                   pointer<const float>(offset), pointer<const float>(weight),
+                                   sizes, threads);
+        },
+        no_gil);
+    m.def(
+        "deform_conv_grad_offset_cpu",
+        [](Address grad_offset, Address grad_out, Address x, Address offset, Address weight,
+           const DeformSizes& sizes, int threads) {
+            deform_conv_grad_offset_cpu(pointer<float>(grad_offset), pointer<const float>(grad_out),
+                                        pointer<const float>(x), pointer<const float>(offset),
+                                        pointer<const float>(weight), sizes, threads);
+        },
+        no_gil);
+    m.def(
+        "deform_conv_grad_weight_cpu",
+        [](Address grad_weight, Address grad_out, Address x, Address offset,
+           const DeformSizes& sizes, int threads) {
+            deform_conv_grad_weight_cpu(pointer<float>(grad_weight), pointer<const float>(grad_out),
+                                        pointer<const float>(x), pointer<const float>(offset),
+                                        sizes, threads);
+        },
+        no_gil);
     m.def(
         "density_map_cpu",
         [](Address map, Address pixels, Address sigma, Int count, Int height, Int width, Int stride,
@@ -221,6 +262,44 @@ PYBIND11_MODULE(_pycc, m) {
         [](Address indices, Address bits, const Ablation& ablation, Address stream) {
             ablation_indices_cuda(pointer<Int>(indices), pointer<std::uint32_t>(bits), ablation,
                                   reinterpret_cast<cudaStream_t>(stream));
+        },
+        no_gil);
+    m.def(
+        "deform_conv_cuda",
+        [](Address out, Address x, Address offset, Address weight, const DeformSizes& sizes,
+           Address stream) {
+            deform_conv_cuda(pointer<float>(out), pointer<const float>(x),
+                             pointer<const float>(offset), pointer<const float>(weight), sizes,
+                             reinterpret_cast<cudaStream_t>(stream));
+        },
+        no_gil);
+    m.def(
+        "deform_conv_grad_x_cuda",
+        [](Address grad_x, Address grad_out, Address offset, Address weight,
+           const DeformSizes& sizes, Address stream) {
+            deform_conv_grad_x_cuda(pointer<float>(grad_x), pointer<const float>(grad_out),
+                                    pointer<const float>(offset), pointer<const float>(weight),
+                                    sizes, reinterpret_cast<cudaStream_t>(stream));
+        },
+        no_gil);
+    m.def(
+        "deform_conv_grad_offset_cuda",
+        [](Address grad_offset, Address grad_out, Address x, Address offset, Address weight,
+           const DeformSizes& sizes, Address stream) {
+            deform_conv_grad_offset_cuda(pointer<float>(grad_offset),
+                                         pointer<const float>(grad_out), pointer<const float>(x),
+                                         pointer<const float>(offset), pointer<const float>(weight),
+                                         sizes, reinterpret_cast<cudaStream_t>(stream));
+        },
+        no_gil);
+    m.def(
+        "deform_conv_grad_weight_cuda",
+        [](Address grad_weight, Address grad_out, Address x, Address offset,
+           const DeformSizes& sizes, Address stream) {
+            deform_conv_grad_weight_cuda(pointer<float>(grad_weight),
+                                         pointer<const float>(grad_out), pointer<const float>(x),
+                                         pointer<const float>(offset), sizes,
+                                         reinterpret_cast<cudaStream_t>(stream));
         },
         no_gil);
     m.def(

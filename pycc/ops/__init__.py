@@ -15,6 +15,7 @@ from pycc.ops.bounds import (
     log_probability_untouched,
     log_probability_untouched_reference,
 )
+from pycc.ops.deform import deform_conv, deform_conv_reference
 from pycc.ops.density import density_map, density_map_reference
 from pycc.ops.hits import mask_hits, mask_hits_reference
 from pycc.ops.overlap import topk_overlap, topk_overlap_reference
@@ -30,6 +31,8 @@ __all__ = [
     "ablation_indices_reference",
     "adaptive_sigma",
     "adaptive_sigma_reference",
+    "deform_conv",
+    "deform_conv_reference",
     "density_map",
     "density_map_reference",
     "info",

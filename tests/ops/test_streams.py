@@ -18,6 +18,7 @@ from pycc.ops import (
     ablate,
     ablation_indices,
     adaptive_sigma,
+    deform_conv,
     density_map,
     keep_windows,
     largest_untouched,
@@ -94,6 +95,17 @@ CASES += [
             "images",
         ),
     ),
+    Case(
+        "deform_conv",
+        {
+            "x": noise(2, 35, 12, 9),
+            "offset": 4.0 * noise(2, 18, 12, 9, seed=1) - 2.0,
+            "weight": noise(2, 35, 3, 3, seed=2),
+            "upstream": noise(2, 2, 12, 9, seed=5),
+        },
+        with_gradients(deform_conv, "x", "offset", "weight"),
+        options=ROUGHLY,
+    ),
     Case("topk_overlap", {"a": MAPS, "b": OTHERS}, lambda a, b: (topk_overlap(a, b, 300),)),
     Case("max_window_sum", {"maps": MAPS}, lambda maps: max_window_sum(maps, (9, 20))),
     *(
@@ -151,7 +163,12 @@ CASES += [
     ),
 ]
 QUEUED = [case for case in CASES if not case.waits]
-EXACT_ON_CUDA = ("ablate", "keep_windows", "adaptive_sigma")  # beside those exact everywhere
+EXACT_ON_CUDA = (
+    "ablate",
+    "keep_windows",
+    "adaptive_sigma",
+    "deform_conv",
+)  # beside those exact everywhere
 
 
 def named(cases: list[Case]) -> pytest.MarkDecorator:
