@@ -32,7 +32,10 @@ def test_it_is_a_counter(counter: CounterModel) -> None:
 def test_stride(counter: CounterModel) -> None:
     for height, width in ((64, 96), (67, 99)):
         density = counter(torch.rand(2, 3, height, width))
-        assert density.shape == (2, 1, height // counter.stride, width // counter.stride)
+        assert density.shape[:2] == (2, 1)
+        for size, cells in ((height, density.shape[2]), (width, density.shape[3])):
+            # Networks differ in whether a last, incomplete cell is kept.
+            assert cells in (size // counter.stride, -(-size // counter.stride))
 
 
 def test_receptive_field_is_the_measured_one(counter: CounterModel) -> None:

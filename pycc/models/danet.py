@@ -1,0 +1,156 @@
+"""DA-Net, a counter whose side outputs look where learned offsets send them.
+
+Zou et al., "DA-Net: Learning the Fine-Grained Density Distribution With Deformation Aggregation
+Network", IEEE Access 2018. A VGG-like trunk; after four of its blocks a deformable convolution
+makes a map, and the maps are added up with learned weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pycc.models.base import MODELS, CounterModel
+from pycc.models.convention import CHANNELS, Convention, Kind, convention
+from pycc.models.recipe import Crop, Optimiser, Recipe
+from pycc.ops import deform_conv, deform_conv_reference
+
+# Channels of the 3x3 convolutions of each block.
+_BLOCKS: dict[int, tuple[int, ...]] = {
+    1: (64, 64),
+    2: (128, 128),
+    3: (256, 256, 256),
+    4: (512, 512, 512),
+    5: (512, 512, 512),
+    6: (256, 128, 64),
+    7: (32, 16, 8),
+    8: (4, 2, 1),
+}
+_POOLED = (1, 2, 3, 4)
+_SIDES = (4, 5, 6, 7)
+"""Blocks that a side output follows (in block 4, the pooling)."""
+_STRIDE = 2 ** len(_POOLED)
+_OFFSETS = 18
+"""Down and right, of the nine taps of a 3x3 kernel."""
+
+
+class Deformable(nn.Module):
+    """A 3x3 deformable convolution to one channel, without bias; ``pycc.ops.deform_conv``."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        # Holds the kernel under its published key; it is never called.
+        self.conv_kernel = nn.Conv2d(channels, 1, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor, offset: Tensor) -> Tensor:
+        """[N,1,h,w] of x [N,C,h,w] and offset [N,18,h,w], in cells.
+
+        Compiled kernels are of float32; a network in float64 is for measuring, and takes the twin.
+        """
+        convolve = deform_conv_reference if x.dtype == torch.float64 else deform_conv
+        return convolve(x, offset, self.conv_kernel.weight)
+
+
+class DANetNet(nn.Module):
+    """The published network: x [N,1,H,W] -> [N,1,h,w], h = ceil(H / 16), w = ceil(W / 16)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        for level in (*_SIDES, max(_BLOCKS)):
+            self.register_parameter(f"w{level}", nn.Parameter(torch.ones(1)))
+        for block, widths in _BLOCKS.items():
+            for index, outputs in enumerate(widths, start=1):
+                self.add_module(f"conv{block}_{index}", nn.Conv2d(channels, outputs, 3, padding=1))
+                channels = outputs
+        for level in _SIDES:
+            features = _BLOCKS[level][-1]
+            self.add_module(f"offsets{level}", nn.Conv2d(features, _OFFSETS, 3, padding=1))
+            self.add_module(f"conv{level}", Deformable(features))
+
+    def side(self, level: int, x: Tensor) -> Tensor:
+        """The map [N,1,h,w] that follows a block, of what that block returns; not negative."""
+        offset = self.get_submodule(f"offsets{level}")(x)
+        found: Tensor = functional.relu(self.get_submodule(f"conv{level}")(x, offset))
+        return found
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map of x [N,1,H,W], both in the convention of the weights; values may be negative."""
+        total = x.new_zeros(())
+        for block, widths in _BLOCKS.items():
+            for index in range(1, len(widths) + 1):
+                x = functional.relu(self.get_submodule(f"conv{block}_{index}")(x))
+            if block in _POOLED:
+                x = functional.max_pool2d(x, 2, ceil_mode=True)
+            if block in _SIDES:
+                total = total + self.get_parameter(f"w{block}") * self.side(block, x)
+        return total + self.get_parameter(f"w{max(_BLOCKS)}") * x
+
+
+@MODELS.register("danet")
+class DANet(CounterModel):
+    """DA-Net as a counter of stride 16; 16,474,398 parameters.
+
+    * ``input``: what the network is fed, as ``pycc.models.convention.Convention`` says, of one
+      channel; by default ``"gray255"``.
+    * ``scale``: people per cell for an output of 1; by default 1.
+
+    The map of an [H,W] image has ceil(H / 16) x ceil(W / 16) cells. ``receptive_field`` is None:
+    offsets are learned and unbounded, so that, whatever the weights, some image sends a tap to any
+    cell of the map; what a cell depends on is not a window. A fresh network has the published
+    initialisation: all weights N(0, 0.01), those of the offsets too, biases 0, the weights of the
+    sum 1. The loss is the published one, the mean squared error over cells. Deformable convolutions
+    run in float32, and in float64 by their twin; other types raise ValueError.
+    """
+
+    name = "danet"
+    minimum_side = 1  # the poolings keep a last, incomplete cell
+
+    def __init__(self, *, input: Kind | None = None, scale: float = 1.0) -> None:
+        fed = convention("danet", input, Convention("gray255"))
+        super().__init__(
+            DANetNet(CHANNELS[fed.kind]),
+            stride=_STRIDE,
+            receptive_field=None,
+            scale=scale,
+            convention=fed,
+        )
+        for module in self.net.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def recipe(self) -> Recipe:
+        """As the code published with the paper trains."""
+        return Recipe(
+            source="the code published with DA-Net (IEEE Access 2018)",
+            optimisers=(Optimiser("adam", 1e-5),),
+            epochs=1001,
+            batch=1,
+            density={
+                "": "svishwa_window",
+                "shanghaitech_a": "danet_geometry",
+                "ucf_cc_50": "danet_geometry",
+            },
+            down_sampling="bilinear",
+            crop=Crop("quarter_sides", number=100, multiple=_STRIDE),
+            notes=(
+                "from scratch: the branch that takes VGG-16 weights names a missing attribute",
+                "every 10 epochs the code looks at the test images",
+                "its readme says crops of 1/4 size; they have 1/4 of each side, 1/16 of the area",
+                "down-sampling takes 4 of 256 pixels: with kernels so narrow, counts are noisy",
+                "data loaded in advance is neither resized nor down-sampled",
+            ),
+        )
+
+    def options(self) -> dict[str, object]:
+        """The keyword arguments that build this counter again; JSON values only."""
+        return {"scale": self.scale, **self.convention.options()}
+
+    @classmethod
+    def recognise(cls, state: Mapping[str, Tensor]) -> dict[str, object] | None:
+        """The published keys, of which a deformable kernel is like no other network's."""
+        return {} if any(key.endswith(".conv_kernel.weight") for key in state) else None
