@@ -126,7 +126,7 @@ class DANet(CounterModel):
     def recipe(self) -> Recipe:
         """As the code published with the paper trains."""
         return Recipe(
-            source="the code published with DA-Net (IEEE Access 2018)",
+            source="BigTeacher-777/DA-Net",
             optimisers=(Optimiser("adam", 1e-5),),
             epochs=1001,
             batch=1,
@@ -135,7 +135,7 @@ class DANet(CounterModel):
                 "shanghaitech_a": "danet_geometry",
                 "ucf_cc_50": "danet_geometry",
             },
-            down_sampling="bilinear",
+            down_sampling="linear16",
             crop=Crop("quarter_sides", number=100, multiple=_STRIDE),
             notes=(
                 "from scratch: the branch that takes VGG-16 weights names a missing attribute",
@@ -143,6 +143,7 @@ class DANet(CounterModel):
                 "its readme says crops of 1/4 size; they have 1/4 of each side, 1/16 of the area",
                 "down-sampling takes 4 of 256 pixels: with kernels so narrow, counts are noisy",
                 "data loaded in advance is neither resized nor down-sampled",
+                "its readme has no crops for the data sets of the fixed kernel",
             ),
         )
 
