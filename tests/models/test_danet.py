@@ -229,7 +229,7 @@ def test_the_published_recipe(small: CounterModel) -> None:
     recipe = small.recipe()
     (optimiser,) = recipe.optimisers
     assert (optimiser.kind, optimiser.lr, optimiser.momentum) == ("adam", 1e-5, 0.0)
-    assert (recipe.epochs, recipe.batch, recipe.down_sampling) == (1001, 1, "bilinear")
+    assert (recipe.epochs, recipe.batch, recipe.down_sampling) == (1001, 1, "linear16")
     crop = recipe.crop
     assert (crop.kind, crop.number, crop.multiple) == ("quarter_sides", 100, 16)
     assert recipe.density["shanghaitech_a"] == recipe.density["ucf_cc_50"] == "danet_geometry"
