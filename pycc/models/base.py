@@ -71,7 +71,10 @@ class CounterModel(nn.Module):
 
     @property
     def stride(self) -> int:
-        """Pixels per cell: the map of an [H,W] image is [H // stride, W // stride]."""
+        """Pixels per cell: the map of an [H,W] image is [H // stride, W // stride].
+
+        Networks whose poolings round up keep a last, incomplete cell.
+        """
         return self._stride
 
     @property

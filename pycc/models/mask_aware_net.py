@@ -33,6 +33,8 @@ FEATURES = 256
 """Channels that a backbone returns, and those of the hidden layers of mask and density."""
 PATH = 64
 """Channels of each of the four paths of a multi-scale unit."""
+STEM = (64, 128)
+"""Channels of the paper's backbone before and after its first pooling."""
 STRIDES: dict[Backbone, int] = {"own": 4, "csr": vgg.STRIDE}
 # Own: 3, 5; pooling 6, +4·2 = 14; pooling 16, +2·4 = 24; two units whose longest path has two
 # convolutions of 7 each way: +2·(2·6·4) = 120 pixels. csr: the adapter's 2·8.
@@ -122,14 +124,15 @@ class OwnBackbone(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        first, second = STEM
         self.stem = nn.Sequential(
-            *_convolutions([1, 64, 64], [3, 3]),
+            *_convolutions([1, first, first], [3, 3]),
             nn.MaxPool2d(2),
-            *_convolutions([64, 128, 128], [3, 3]),
+            *_convolutions([first, second, second], [3, 3]),
             nn.MaxPool2d(2),
-            *_convolutions([128, 128], [3]),
+            *_convolutions([second, second], [3]),
         )
-        self.unit1 = MultiScaleUnit(128, width)
+        self.unit1 = MultiScaleUnit(second, width)
         self.unit2 = MultiScaleUnit(4 * PATH, width)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -38,9 +38,10 @@ def measure_receptive_field(
 
     Why the answer is neither too small nor too large: on trained weights a ReLU or a maximum may
     hide an influence, and so may a weight that happens to be 0. So a copy is measured whose
-    weights are all positive (1 / fan-in; biases made non-negative, batch norms reset), on a
-    positive picture, with a large positive change. There every ReLU is the identity and every
-    layer increases strictly with what it sees; the change is large enough to win every maximum.
+    weights are all positive (1 / fan-in; biases made non-negative, batch norms reset; a
+    ``nn.Sigmoid``, which would saturate, made the identity), on a positive picture, with a large
+    positive change. There every ReLU is the identity and every layer increases strictly with what
+    it sees; the change is large enough to win every maximum.
     So exactly those cells move that the wiring allows to move, whatever the weights. Changing a
     whole row keeps the smallest effect (a path through the outermost tap of every layer) far
     above float64's rounding. This is exact for convolutions, pooling, PReLU and batch norm; for
@@ -77,6 +78,11 @@ def measure_receptive_field(
 
 
 def _make_monotone(counter: CounterModel) -> None:
+    for module in list(counter.modules()):
+        for key, child in module.named_children():
+            if isinstance(child, nn.Sigmoid):
+                # Increasing, but flat in float64 above 37: no change would be seen through it.
+                setattr(module, key, nn.Identity())
     for module in counter.modules():
         if isinstance(module, _BatchNorm):
             module.reset_running_stats()

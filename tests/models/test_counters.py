@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
+
+import narrow
 import pytest
 import torch
 from torch import nn
 
-from pycc import models
-from pycc.models.base import CounterModel
-from pycc.types import Counter
+from pycc import attack, models
+from pycc.data.density import _RULES, recipes
+from pycc.models.base import MODELS, CounterModel
+from pycc.models.recipe import Recipe
+from pycc.models.weights import read_weights
+from pycc.types import Counter, Sample
 
 
 @pytest.fixture(params=models.names())
-def counter(request: pytest.FixtureRequest) -> CounterModel:
-    torch.manual_seed(3)
-    return models.create(request.param).eval()
+def counter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> CounterModel:
+    """Narrow: what it promises does not depend on its number of channels."""
+    narrow.narrow(monkeypatch)
+    return narrow.create(request.param)
 
 
 def test_names_are_known() -> None:
     assert "mcnn" in models.names()
-    with pytest.raises(ValueError, match="unknown model 'vgg'; known: mcnn"):
+    with pytest.raises(ValueError, match=r"unknown model 'vgg'; known: .*mcnn"):
         models.create("vgg")
 
 
@@ -40,10 +48,9 @@ def test_stride(counter: CounterModel) -> None:
 
 def test_receptive_field_is_the_measured_one(counter: CounterModel) -> None:
     """Neither smaller (certificates would be wrong) nor larger (they would be weak)."""
-    measured = models.measure_receptive_field(counter)
     if counter.receptive_field is None:
-        assert measured is None
-        return
+        pytest.skip("unbounded, or of a grid coarser than its cells: see its own tests")
+    measured = models.measure_receptive_field(counter)
     assert measured is not None
     assert 2 * max(measured.before, measured.after) + counter.stride == counter.receptive_field
     assert measured.before == measured.after
@@ -94,7 +101,8 @@ def test_batches_do_not_mix(counter: CounterModel) -> None:
     images = torch.rand(3, 3, 64, 64)
     together = counter(images)
     for index in range(3):
-        torch.testing.assert_close(together[index : index + 1], counter(images[index : index + 1]))
+        alone = counter(images[index : index + 1])
+        assert (together[index] - alone[0]).abs().max() <= 1e-5 * together.abs().max()
 
 
 def test_bad_images(counter: CounterModel) -> None:
@@ -116,9 +124,9 @@ def test_bad_images(counter: CounterModel) -> None:
 def test_loss_is_a_scalar_that_a_step_of_descent_lowers(counter: CounterModel) -> None:
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
-        target = torch.rand_like(counter(images))
-    for parameter in counter.parameters():
-        nn.init.uniform_(parameter, 0.0, 0.005)  # no ReLU shuts
+        # Whole people: one published loss takes nothing else.
+        target = torch.randint(0, 4, counter(images).shape).float()
+    narrow.positive(counter)
     loss = counter.loss(images, target)
     assert loss.shape == ()
     loss.backward()
@@ -135,6 +143,80 @@ def test_loss_is_a_scalar_that_a_step_of_descent_lowers(counter: CounterModel) -
 
 def test_options_build_the_counter_again(counter: CounterModel) -> None:
     again = models.create(counter.name, **counter.options())
+    assert type(again) is type(counter)
     assert again.options() == counter.options()
     shapes = [value.shape for value in counter.state_dict().values()]
     assert [value.shape for value in again.state_dict().values()] == shapes
+
+
+def test_gradients_are_those_of_differences(counter: CounterModel) -> None:
+    """Along one direction, in double precision, where no ReLU turns."""
+    counter.double()
+    side = max(32, 2 * counter.minimum_side)
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(1, 3, side, side, dtype=torch.float64, generator=generator)
+    direction = torch.randn(images.shape, dtype=torch.float64, generator=generator)
+    fed = images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(counter(fed).square().sum(), fed)
+    step = 1e-7
+    with torch.no_grad():
+        ahead = counter(images + step * direction).square().sum()
+        behind = counter(images - step * direction).square().sum()
+    expected = float((ahead - behind) / (2 * step))
+    assert abs(expected) > 1e-3
+    assert float((gradient * direction).sum()) == pytest.approx(expected, rel=1e-4)
+
+
+def test_weights_survive_saving(counter: CounterModel, tmp_path: Path) -> None:
+    """Bit by bit, recognised by their keys and by their passport."""
+    models.save(counter, tmp_path / "own.npz", passport={})
+    torch.save({"state_dict": counter.net.state_dict()}, tmp_path / "w.pth.tar")
+    images = torch.rand(1, 3, 64, 64)
+    settings = narrow.OPTIONS.get(counter.name, {})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # random weights may look like another convention's
+        own = models.load(tmp_path / "own.npz")
+        foreign = models.load(tmp_path / "w.pth.tar", **settings)
+    for other in (own, foreign):
+        assert other.name == counter.name
+        for key, value in counter.net.state_dict().items():
+            assert torch.equal(other.net.state_dict()[key], value), key
+        assert torch.equal(other(images), counter(images))
+    assert own.options() == counter.options()
+
+
+@pytest.mark.parametrize("prefix", ["module.", "net.", "DME.", "CCN.module.", "fine."])
+def test_prefixes_of_training_wrappers(counter: CounterModel, tmp_path: Path, prefix: str) -> None:
+    state = {prefix + key: value for key, value in counter.net.state_dict().items()}
+    torch.save(state, tmp_path / "w.pth")
+    found, _ = read_weights(tmp_path / "w.pth")
+    assert set(found) == set(counter.net.state_dict())
+    assert MODELS[counter.name].recognise(found) is not None
+    others = [name for name in models.names() if name != counter.name]
+    assert all(MODELS[name].recognise(found) is None for name in others)
+
+
+def test_recipes_name_what_there_is(counter: CounterModel) -> None:
+    recipe = counter.recipe()
+    assert isinstance(recipe, Recipe)
+    assert set(recipe.density.values()) <= {*recipes.names(), "dots"}
+    assert recipe.down_sampling in {*_RULES.names(), "sum", None}
+    assert [o.from_epoch for o in recipe.optimisers] == sorted(
+        {o.from_epoch for o in recipe.optimisers}
+    )
+    assert recipe.optimisers[0].from_epoch == 0
+    assert min(recipe.epochs, recipe.batch, recipe.crop.number) >= 1
+
+
+def test_a_patch_can_be_attacked(counter: CounterModel) -> None:
+    """Gradients reach the patch through the engine, window by window or as a whole."""
+    image = torch.rand(3, 80, 96, generator=torch.Generator().manual_seed(3))
+    sample = Sample("one", image, torch.tensor([[40.0, 30.0]], dtype=torch.float64))
+    narrow.positive(counter)
+    for parameter in counter.parameters():
+        parameter.data.mul_(0.5)
+    apam = attack.APAM(size=24, steps=3, objective="over", transform="none")
+    run = attack.run(apam, counter, [sample], pgd=None, gates=False)
+    (record,) = [r for r in run.records if r["condition"] == "apam"]
+    assert record["zero"] < 0.5
+    assert record["count"] != run.records[0]["count"]

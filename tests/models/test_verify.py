@@ -85,3 +85,20 @@ def test_the_counter_is_left_as_it_was() -> None:
     assert counter.training
     for key, value in counter.state_dict().items():
         assert torch.equal(value, before[key])
+
+
+class Gated(nn.Module):
+    """A convolution times a gate that sees further."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.near, self.far = nn.Conv2d(3, 1, 3, padding=1), nn.Conv2d(3, 1, 7, padding=3)
+        self.gate = nn.Sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        density: Tensor = self.near(x) * self.gate(self.far(255.0 * x))
+        return density
+
+
+def test_a_saturated_gate_does_not_hide_what_it_sees() -> None:
+    assert field(Gated(), 1) == ReceptiveField(3, 3, 7)

@@ -1,0 +1,159 @@
+"""One white-box attack of 20 steps on every counter: gradients, time a step, memory.
+
+    python bench/models.py [--data PATH] [--only NAME ...] [--no-store]
+
+Weights are random, drawn from each entry's published name as the fixtures' are, so the counts mean
+nothing; what is shown is that the gradient reaches every pixel of the patch, and what a step costs.
+Every counter runs in a process of its own, whose peak memory beyond the loaded counter is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import statistics
+import time
+import zlib
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from timer import RESULTS, commit, machine
+
+from pycc import attack, data, models
+from pycc.attack.stage import Clean, Member, Stage
+from pycc.attack.survey import Shelf, survey
+from pycc.models.base import CounterModel
+from pycc.types import Sample
+
+SHAPE = (768, 1024)
+SIDE, STEPS = 81, 20
+FAMILIES: tuple[tuple[str, dict[str, object]], ...] = (
+    ("mcnn", {}),
+    ("cmtl", {}),
+    ("csrnet", {}),
+    ("csrnet", {"variant": "commissarma"}),
+    ("can", {}),
+    ("can", {"variant": "weizheliu"}),
+    ("danet", {}),
+    ("clip_ebc", {}),
+    ("mask_aware", {}),
+    ("mask_aware", {"backbone": "csr"}),
+)
+PREFIXES = {"mcnn": "DME.", "cmtl": "CCN.", "danet": "fine."}
+OFFSETS = {"offsets4": 0.005, "offsets5": 0.004, "offsets6": 0.004, "offsets7": 0.008}
+"""Factors of the fixtures that keep DA-Net's offsets to about one cell."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one counter did."""
+
+    model: str
+    options: dict[str, object]
+    parameters: int
+    layers_followed: bool
+    seconds_a_step: float
+    megabytes: float
+    clean: float
+    attacked: float
+    without_gradient: float
+    """Share of the patch's pixels whose first gradient is exactly 0."""
+
+
+@torch.no_grad()
+def draw(counter: CounterModel) -> None:
+    """The fixtures' rule for every entry of the network's state."""
+    for name, tensor in counter.net.state_dict().items():
+        if not tensor.is_floating_point():
+            continue
+        key = PREFIXES.get(counter.name, "") + name
+        generator = np.random.Generator(np.random.PCG64(zlib.crc32(key.encode())))
+        normal = generator.standard_normal(tuple(tensor.shape))
+        if name == "logit_scale":
+            continue
+        if tensor.ndim >= 2:
+            value = normal * np.sqrt(2 / np.prod(tensor.shape[1:])) * OFFSETS.get(name[:8], 1.0)
+        elif name.endswith("running_mean"):
+            value = 0.1 * normal
+        elif name.endswith("running_var"):
+            value = 1 + 0.1 * np.abs(normal)
+        elif name.endswith("bias"):
+            value = 0.01 * normal
+        elif tensor.shape == (1,) and counter.name == "cmtl":
+            value = np.full(1, 0.25)  # a PReLU's slope
+        else:
+            value = 1 + 0.1 * normal
+        tensor.copy_(torch.from_numpy(np.asarray(value)))
+
+
+def measure(name: str, options: dict[str, object], sample: Sample) -> Result:
+    counter = models.create(name, **options)
+    draw(counter)
+    counter.eval().requires_grad_(False)
+    apam = attack.APAM(size=SIDE, steps=STEPS, objective="over", step_size=0.1, transform="none")
+    found = survey([sample], [apam], counter.stride, seed=0)
+    member, shelf, clean = Member(counter), Shelf([sample]), Clean()
+    stage = Stage([member], shelf, clean)
+    (item,) = found.items
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    problem = stage.problem(apam, [item], [apam.place(item.shape, seed=0, image=0)])
+    moments = [time.perf_counter()]
+    done = apam.optimise(problem, seed=0, step_done=lambda _: moments.append(time.perf_counter()))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    gaps = [after - start for start, after in pairwise(moments[1:])]
+    mask = apam.mask(problem.side)
+    added = float(problem.added(done.patch, mask)[0])
+    count, _ = clean(member, item, shelf)
+    parameters = sum(parameter.numel() for parameter in counter.net.parameters())
+    return Result(
+        name, options, parameters, problem.scenes[0].local.follows_layers,
+        statistics.median(gaps), (peak - before) / 1024, count, count + added, done.zero[0],
+    )  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", help="take its first test image instead of a built-in scene")
+    parser.add_argument("--only", nargs="+", help="these models alone")
+    parser.add_argument("--no-store", action="store_true")
+    options = parser.parse_args()
+    scenes = (
+        data.open("synthetic", split="test", shape=SHAPE)
+        if options.data is None
+        else data.open(options.data, split="test")
+    )
+    sample = scenes[0]
+    chosen = [f for f in FAMILIES if options.only is None or f[0] in options.only]
+    print(f"{sample.name}, {sample.image.shape[1]}x{sample.image.shape[2]}, patch {SIDE}")
+    print("| counter | parameters | a step | memory | computes | clean -> attacked | no gradient |")
+    print("|---|---|---|---|---|---|---|")
+    results = []
+    context = multiprocessing.get_context("spawn")
+    for name, settings in chosen:
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            one = pool.submit(measure, name, settings, sample).result()
+        results.append(one)
+        told = " ".join([name, *map(str, settings.values())])
+        way = "what changes" if one.layers_followed else "the window or image"
+        print(
+            f"| {told} | {one.parameters:,} | {1e3 * one.seconds_a_step:,.0f} ms | "
+            f"{one.megabytes:,.0f} MB | {way} | {one.clean:,.1f} -> {one.attacked:,.1f} | "
+            f"{100 * one.without_gradient:.1f} % |",
+            flush=True,
+        )
+    if not options.no_store:
+        content = {
+            "commit": commit(), "machine": machine(), "torch": torch.__version__,
+            "image": sample.name, "shape": list(sample.image.shape[1:]), "side": SIDE,
+            "steps": STEPS, "rows": [asdict(one) for one in results],
+        }  # fmt: skip
+        (RESULTS / "models-cpu.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""Every counter with few channels: the same wiring, computed in no time."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from pycc import models
+from pycc.models import clip_ebc, danet, mask_aware_net, vgg
+from pycc.models.base import CounterModel
+from pycc.models.clip_ebc_net import CLIPEBCNet
+
+OPTIONS: dict[str, dict[str, object]] = {"mask_aware": {"width": 2, "mask_features": [2, 3, 4]}}
+
+
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on, counters are created with few channels."""
+    monkeypatch.setattr(vgg, "FRONTEND", (4, 4, None, 4, 4, None, 4, 4, 4, None, 6, 6, 6))
+    monkeypatch.setattr(vgg, "BACKEND", (5, 5, 5, 4, 4, 4))
+    blocks = {block: tuple(max(1, c // 64) for c in row) for block, row in danet._BLOCKS.items()}
+    monkeypatch.setattr(danet, "_BLOCKS", blocks)
+    monkeypatch.setattr(mask_aware_net, "PATH", 2)
+    monkeypatch.setattr(mask_aware_net, "FEATURES", 8)
+    monkeypatch.setattr(mask_aware_net, "STEM", (4, 4))
+    sizes = {"width": 8, "embedding": 16, "text_width": 64, "text_layers": 1}
+    monkeypatch.setattr(clip_ebc, "CLIPEBCNet", partial(CLIPEBCNet, **sizes))
+
+
+def create(name: str, **options: object) -> CounterModel:
+    """A counter as ``narrow`` makes them, of fixed random weights that let something through."""
+    counter = models.create(name, **{**OPTIONS.get(name, {}), **options})
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in counter.net.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim >= 2:
+                parameter.copy_(noise * (2.0 / parameter[0].numel()) ** 0.5)
+            elif parameter.ndim == 1 and len(parameter) > 1:
+                parameter.copy_(0.5 + 0.1 * noise)
+    return counter.eval()
+
+
+def positive(counter: CounterModel) -> CounterModel:
+    """The same counter with weights under which no ReLU shuts."""
+    for parameter in counter.net.parameters():
+        if parameter.ndim > 0:
+            nn.init.uniform_(parameter, 0.0, 2.0 / parameter[0].numel())
+    return counter
