@@ -10,7 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from pycc import attack, models
+from pycc import attack, models, ops
+from pycc.attack.patch import Place
+from pycc.attack.stage import Clean, Member, Stage
+from pycc.attack.survey import Shelf, survey
+from pycc.data import quantize
 from pycc.data.density import _RULES, recipes
 from pycc.models.base import MODELS, CounterModel
 from pycc.models.recipe import Recipe
@@ -23,6 +27,10 @@ def counter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Narrow: what it promises does not depend on its number of channels."""
     narrow.narrow(monkeypatch)
     return narrow.create(request.param)
+
+
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(3)
 
 
 def test_names_are_known() -> None:
@@ -150,21 +158,12 @@ def test_options_build_the_counter_again(counter: CounterModel) -> None:
 
 
 def test_gradients_are_those_of_differences(counter: CounterModel) -> None:
-    """Along one direction, in double precision, where no ReLU turns."""
+    """In double precision, along random directions of input and output."""
     counter.double()
     side = max(32, 2 * counter.minimum_side)
-    generator = torch.Generator().manual_seed(1)
-    images = torch.rand(1, 3, side, side, dtype=torch.float64, generator=generator)
-    direction = torch.randn(images.shape, dtype=torch.float64, generator=generator)
-    fed = images.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(counter(fed).square().sum(), fed)
-    step = 1e-7
-    with torch.no_grad():
-        ahead = counter(images + step * direction).square().sum()
-        behind = counter(images - step * direction).square().sum()
-    expected = float((ahead - behind) / (2 * step))
-    assert abs(expected) > 1e-3
-    assert float((gradient * direction).sum()) == pytest.approx(expected, rel=1e-4)
+    images = torch.rand(1, 3, side, side, dtype=torch.float64, generator=_generator())
+    assert counter(images).abs().max() > 1e-6
+    assert torch.autograd.gradcheck(counter, images.requires_grad_(), eps=1e-7, fast_mode=True)
 
 
 def test_weights_survive_saving(counter: CounterModel, tmp_path: Path) -> None:
@@ -210,7 +209,7 @@ def test_recipes_name_what_there_is(counter: CounterModel) -> None:
 
 def test_a_patch_can_be_attacked(counter: CounterModel) -> None:
     """Gradients reach the patch through the engine, window by window or as a whole."""
-    image = torch.rand(3, 80, 96, generator=torch.Generator().manual_seed(3))
+    image = torch.rand(3, 80, 96, generator=_generator())
     sample = Sample("one", image, torch.tensor([[40.0, 30.0]], dtype=torch.float64))
     narrow.positive(counter)
     for parameter in counter.parameters():
@@ -220,3 +219,29 @@ def test_a_patch_can_be_attacked(counter: CounterModel) -> None:
     (record,) = [r for r in run.records if r["condition"] == "apam"]
     assert record["zero"] < 0.5
     assert record["count"] != run.records[0]["count"]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("place", [(0, 0), (61, 71)])
+def test_a_window_tells_what_the_full_image_does(
+    counter: CounterModel, place: tuple[int, int]
+) -> None:
+    """Also in corners, and in an image whose sides are no multiples of anything."""
+    narrow.positive(counter).double()
+    shape, side = (101, 95), 24
+    generator = _generator()
+    image = torch.rand(3, *shape, generator=generator)
+    patch = torch.rand(1, 3, side, side, generator=generator)
+    sample = Sample("one", image, torch.zeros(0, 2, dtype=torch.float64))
+    apam = attack.APAM(size=side, transform="none", objective="over")
+    (item,) = survey([sample], [apam], counter.stride, seed=0).items
+    image, patch = quantize(image).double(), quantize(patch).double()
+    pasted = image.clone()
+    pasted[:, place[0] : place[0] + side, place[1] : place[1] + side] = patch[0]
+    expected = float(counter(pasted[None]).sum() - counter(image[None]).sum())
+    with ops.reference():  # in double precision
+        stage = Stage([Member(counter)], Shelf([sample]), Clean())
+        problem = stage.problem(apam, [item], [Place(side, place)])
+        found = float(problem.added(patch, apam.mask(side).double())[0])
+    assert expected != 0
+    assert found == pytest.approx(expected, rel=1e-9)
