@@ -1,4 +1,4 @@
-"""What every floor agrees on: a counter and a sample."""
+"""What every floor agrees on: a counter, a sample, and an interval on a count."""
 
 from __future__ import annotations
 
@@ -46,3 +46,34 @@ class Sample:
     def count(self) -> int:
         """Number of annotated heads."""
         return len(self.points)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A certified interval on a count: no patch of the stated size pushes it out.
+
+    It speaks of the prediction of the defended counter, not of the truth (``conformal`` does).
+    """
+
+    low: float
+    """People; 0 where nothing better is known."""
+    high: float
+    """People; infinite where nothing is known."""
+    method: str
+    deterministic: bool
+    """Whether it always holds; otherwise with probability ``confidence`` over its own draws."""
+    confidence: float = 1.0
+    count: float | None = None
+    """What the defended counter says of the image at hand."""
+    vacuous: bool = False
+    """Whether it says nothing that a patch could break."""
+    reason: str | None = None
+    """Why it is vacuous, or abstains."""
+
+    @property
+    def width(self) -> float:
+        """People between the ends."""
+        return self.high - self.low
+
+    def __contains__(self, count: float) -> bool:
+        return self.low <= count <= self.high

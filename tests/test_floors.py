@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1] / "pycc"
 FLOORS = [
     {"types", "registry", "random"},
     {"ops", "metrics", "run", "local"},
-    {"models", "data", "report"},
+    {"models", "data", "report", "robust"},
     {"attack", "backdoor", "train"},
     {"defense", "certify"},
     {"cli"},

@@ -1,0 +1,73 @@
+"""The masked count and its bounds, and the bounds of a capped one: all from one map.
+
+D is a map of cells that are not negative, S its sum, S_W the sum of a window W of cells, and every
+set of cells that a patch can touch is part of such a window. Proofs: ``pycc.certify``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pycc.robust.windows import window_sums
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """[N] lower and upper bounds in people, float64, and what is lost and gained at most."""
+
+    low: Tensor
+    high: Tensor
+
+
+def masked_maps(maps: Tensor, window: tuple[int, int], allowance: float) -> Tensor:
+    """Maps [N,h,w] less what their fullest window holds beyond ``allowance``.
+
+    The cells of that window (of equal ones the first) are scaled, so that the map's sum is
+    S - max(0, max_W S_W - allowance). Differentiable; cells keep their type.
+    """
+    sums = window_sums(maps, window)
+    most, place = sums.flatten(1).max(1)
+    columns = sums.shape[2]
+    factor = torch.where(
+        most > allowance, allowance / most.clamp(min=1e-300), torch.ones_like(most)
+    )
+    rows = torch.arange(maps.shape[1], device=maps.device)
+    across = torch.arange(maps.shape[2], device=maps.device)
+    top, left = place // columns, place % columns
+    inside = _between(rows, top, window[0])[:, :, None] & _between(across, left, window[1])[:, None]
+    return torch.where(inside, maps * factor.to(maps.dtype)[:, None, None], maps)
+
+
+def _between(cells: Tensor, first: Tensor, length: int) -> Tensor:
+    return (cells >= first[:, None]) & (cells < first[:, None] + length)
+
+
+def masked_bounds(maps: Tensor, window: tuple[int, int], allowance: float) -> Bounds:
+    """Bounds [N] of the masked count of every image that differs in one window (C3).
+
+    Low is S - omega, omega = max_{W*} [S_{W*} + max(0, max_W S_{W without W*} - allowance)], high
+    is S - min_W S_W + allowance.
+    """
+    sums = window_sums(maps, window).flatten(1)
+    total = maps.double().sum((1, 2))
+    most, least = sums.max(1).values, sums.min(1).values
+    omega = most + (most - allowance).clamp(min=0.0)
+    return Bounds(total - omega, total - least + allowance)
+
+
+def additive_bounds(
+    maps: Tensor, window: tuple[int, int], caps: Tensor | float, *, patches: int = 1
+) -> Bounds:
+    """Bounds [N] of the sum of cells in [0, cap] that differ in ``patches`` windows (C2).
+
+    Low is S - J max_W S_W (and at least 0), high S + J max_W sum over W of (cap - D).
+    """
+    total = maps.double().sum((1, 2))
+    lost = window_sums(maps, window).flatten(1).max(1).values
+    room = torch.as_tensor(caps, dtype=torch.float64, device=maps.device) - maps.double()
+    gained = window_sums(room, window).flatten(1).max(1).values
+    low = (total - patches * lost).clamp(min=0.0)
+    return Bounds(low, total + patches * gained)
