@@ -1,0 +1,1 @@
+"""Certified counts: intervals that no patch can push a count out of."""

@@ -1,0 +1,117 @@
+"""How far laws of counts lie apart: what a patch can move, and what a sample misses."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+from pycc.certify._check import inside, whole
+from pycc.ops import log_probability_untouched
+
+
+def exposure(
+    size: int | tuple[int, int],
+    patch: int,
+    *,
+    k: int | None = None,
+    band: int | None = None,
+    block: int | None = None,
+    wrap: bool = True,
+    patches: int = 1,
+    channels: int = 1,
+) -> float:
+    """Delta: the probability that an ablated draw shows a pixel of the patch, never too small.
+
+    Exactly one of ``k``, ``band`` and ``block`` says what a draw keeps:
+
+    * k of the d = H * W pixels, all channels of a pixel together, drawn without replacement: the
+      draw misses the n = J * p^2 pixels of J patches with C(d - n, k) / C(d, k). ``channels`` = C
+      is for k of the C * H * W array entries instead, of which a patch holds C * p^2. (k pixels in
+      each of C channels are neither: that shows the patch about C times as often.)
+    * a band of b columns, as high as the image, at one of W places alike where it wraps around the
+      border: p + b - 1 of these touch the patch, so Delta = (p + b - 1) / W. Bands of rows: give
+      the transposed size.
+    * a block of b x b pixels, at one of H * W places: (p + b - 1)^2 of these.
+
+    Without ``wrap`` a band or block lies inside the image, at W - b + 1 places an axis, of which a
+    patch in the middle is still touched by p + b - 1. J patches are touched by J times as many.
+
+    Args:
+        size: (H, W); or, where that is all that matters, an int: H * W for ``k``, W for ``band``.
+        patch: p, the side of the square patch in pixels.
+        k: kept pixels, or entries, 0 to all of them.
+        band: b, 1 to W.
+        block: b, 1 to the smaller side.
+        wrap: whether bands and blocks wrap around the image's border.
+        patches: J, from 1 on.
+        channels: C, where array entries are kept one by one.
+
+    Returns:
+        Delta within [0, 1], rounded up.
+
+    Raises:
+        ValueError: a bad argument: a patch larger than the image, k above d, two kinds of draws.
+        TypeError: a size that is no whole number.
+
+    Source: Levine and Feizi, AAAI 2020 (pixels) and NeurIPS 2020 (bands and blocks).
+    """
+    op = "exposure"
+    given = {"k": k, "band": band, "block": block}
+    named = [name for name, value in given.items() if value is not None]
+    if len(named) != 1:
+        raise ValueError(f"{op}: give exactly one of k, band and block, got {named or 'none'}")
+    both = isinstance(size, tuple | list)
+    if both and len(size) != 2:  # type: ignore[arg-type]
+        raise ValueError(f"{op}: size must be (H, W) or a number, got {size!r}")
+    sides = [whole(op, "size", side, 1) for side in (size if both else (size,))]  # type: ignore[union-attr]
+    side, count = whole(op, "patch", patch, 1), whole(op, "patches", patches, 1)
+    if k is not None:
+        return _pixels(op, sides, side, k, count, whole(op, "channels", channels, 1))
+    if channels != 1:
+        raise ValueError(f"{op}: channels is for k only, got {channels!r} with {named[0]}")
+    if block is not None and not both:
+        raise ValueError(f"{op}: size must be (H, W) with block, got {size!r}")
+    _fits(op, side, min(sides), size)
+    if band is not None:
+        sides = sides[-1:]
+    width = whole(op, named[0], given[named[0]], 1, min(sides))
+    touched = places = 1
+    for length in sides:
+        positions = length if wrap else length - width + 1
+        places *= positions
+        touched *= min(side + width - 1, positions)
+    return _rounded_up(min(Fraction(count * touched, places), Fraction(1)))
+
+
+def _pixels(op: str, sides: list[int], patch: int, k: int, patches: int, channels: int) -> float:
+    pixels = math.prod(sides)
+    longest = min(sides) if len(sides) == 2 else math.isqrt(pixels)
+    _fits(op, patch, longest, tuple(sides))
+    entries = channels * pixels
+    kept = whole(op, "k", k, 0, entries)
+    hidden = channels * min(patches * patch * patch, pixels)
+    missed = float(log_probability_untouched(entries, hidden, kept, rounding="down"))
+    # expm1 is right to one unit in the last place: two more are on the safe side.
+    return min(1.0, -math.expm1(missed) * (1.0 + 2.0**-51))
+
+
+def _fits(op: str, patch: int, longest: int, size: object) -> None:
+    if patch > longest:
+        raise ValueError(f"{op}: patch must fit into the image of {size}, got {patch} pixels")
+
+
+def _rounded_up(value: Fraction) -> float:
+    nearest = float(value)
+    return nearest if Fraction(nearest) >= value else math.nextafter(nearest, math.inf)
+
+
+def sampling_error(draws: int, beta: float) -> float:
+    """How far an empirical law of so many draws is off anywhere, but with probability ``beta``.
+
+    sqrt(ln(2 / beta) / (2 draws)): Dvoretzky, Kiefer and Wolfowitz (1956), constant of Massart
+    (1990). ValueError for fewer than one draw and for ``beta`` outside (0, 1).
+    """
+    op = "sampling_error"
+    return math.sqrt(
+        math.log(2.0 / inside(op, "beta", beta)) / (2.0 * whole(op, "draws", draws, 1))
+    )
