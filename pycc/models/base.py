@@ -36,7 +36,8 @@ class CounterModel(nn.Module):
     adjustable: ClassVar[frozenset[str]] = frozenset()
     """Options that do not belong to the weights and may be changed when these are loaded."""
     untold: ClassVar[Mapping[str, tuple[object, ...]]] = {}
-    """Options that leave no trace in the keys of weights, and the values that they may have."""
+    """Options that leave no trace in the keys of weights, and the values that the probe image may
+    tell apart (none: it cannot)."""
     origin: str = "fresh"
     """Where the weights come from: what ``pycc.models.load`` recognised."""
     passport: Mapping[str, object] = MappingProxyType({})
@@ -52,11 +53,16 @@ class CounterModel(nn.Module):
         convention: Convention = Convention("rgb_unit"),  # noqa: B008  (frozen)
     ) -> None:
         super().__init__()
-        if stride < 1:
-            raise ValueError(f"{self.name}: stride must be at least 1, got {stride}")
-        if receptive_field is not None and receptive_field < 1:
+        if type(stride) is not int or stride < 1:
             raise ValueError(
-                f"{self.name}: receptive_field must be at least 1 or None, got {receptive_field}"
+                f"{self.name}: stride must be a whole number from 1 on, got {shown(stride)}"
+            )
+        if receptive_field is not None and (
+            type(receptive_field) is not int or receptive_field < 1
+        ):
+            raise ValueError(
+                f"{self.name}: receptive_field must be a whole number from 1 on or None, "
+                f"got {shown(receptive_field)}"
             )
         if not is_number(scale) or not 0 < scale <= _MOST_SCALE:
             raise ValueError(

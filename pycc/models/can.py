@@ -117,7 +117,8 @@ class CAN(CounterModel):
     * ``quadrants``: whether an image is counted as four quadrants, each by itself, in eval mode;
       by default the variant's: the authors evaluate so, and since features are averaged over the
       whole input, the result differs. The cut is at the multiple of 8 pixels below the middle,
-      which is the middle for sides that are multiples of 16.
+      which is the middle for sides that are multiples of 16; for others the authors cut in the
+      middle of a cell and count another map.
     * ``input``, ``mean``, ``std``, ``scale``: as elsewhere; ImageNet standardisation, 1.
 
     Averages over the whole image reach every cell, so ``receptive_field`` is None. The published

@@ -9,7 +9,7 @@ the probabilities.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -71,6 +71,7 @@ class CLIPEBC(CounterModel):
     name = "clip_ebc"
     minimum_side = _PERIOD - 1
     adjustable = frozenset({"count_loss"})
+    untold: ClassVar[Mapping[str, tuple[object, ...]]] = {"data": (), "anchors": (), "prompt": ()}
     net: CLIPEBCNet
 
     def __init__(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pycc.models.base import MODELS, CounterModel
-from pycc.models.convention import CHANNELS, Convention, Kind, convention
+from pycc.models.convention import C3_RGB, CHANNELS, Convention, Kind, convention
 from pycc.models.options import choice, is_number, shown
 from pycc.models.recipe import Crop, Optimiser, Recipe
 
@@ -144,7 +144,7 @@ class CMTL(CounterModel):
     ) -> None:
         choice("cmtl", "variant", variant, ("svishwa", "c3"))
         choice("cmtl", "stride", stride, (1, _PERIOD))
-        default = Convention("gray255" if variant == "svishwa" else "rgb_standard")
+        default = Convention("gray255") if variant == "svishwa" else C3_RGB
         fed = convention("cmtl", input, default, mean=mean, std=std)
         super().__init__(
             CMTLNet(CHANNELS[fed.kind]),
@@ -217,11 +217,13 @@ class CMTL(CounterModel):
             epochs=2001,
             batch=1,
             density={"": "svishwa_window"},
+            down_sampling=None if self.stride == 1 else "sum",
             crop=Crop("quarter_sides", number=9, multiple=8),
             flip=0.5,
             augmentation={"uniform_noise": {"levels": 10.0, "of": 255.0, "probability": 0.5}},
             validation_share=0.1,
             notes=(
+                "the published loss is per pixel: stride=1",
                 "the noise is added in grey levels and not clipped",
                 "training keeps the full resolution, testing compares sums with the quarter's",
                 "results differ from the paper's, whose code was another",

@@ -65,6 +65,16 @@ class Convention:
         return {"input": self.kind, "mean": list(self.mean), "std": list(self.std)}
 
 
+IMAGENET_RGB = Convention("rgb_standard")
+"""RGB standardised as torchvision's weights expect it."""
+C3_RGB = Convention(
+    "rgb_standard",
+    (0.410824894905, 0.370634973049, 0.359682112932),
+    (0.278580576181, 0.26925137639, 0.27156367898),
+)
+"""RGB standardised as C-3-Framework does for ShanghaiTech A, by what it measured there."""
+
+
 def convention(
     model: str,
     input: object,

@@ -14,21 +14,16 @@ from torch.nn import functional
 
 from pycc.models import vgg
 from pycc.models.base import MODELS, CounterModel
-from pycc.models.convention import Convention, Kind, convention
+from pycc.models.convention import C3_RGB, Convention, Kind, convention
 from pycc.models.options import choice
 from pycc.models.recipe import Crop, Optimiser, Recipe
 
 Variant = Literal["leeyeehoo", "commissarma", "c3"]
 
-_C3 = Convention(
-    "rgb_standard",
-    (0.410824894905, 0.370634973049, 0.359682112932),
-    (0.278580576181, 0.26925137639, 0.27156367898),
-)
 _CONVENTIONS: dict[Variant, Convention] = {
     "leeyeehoo": Convention("rgb_standard"),
     "commissarma": Convention("rgb_standard", (0.5,) * 3, (0.225,) * 3),
-    "c3": _C3,
+    "c3": C3_RGB,
 }
 _SCALES: dict[Variant, float] = {"leeyeehoo": 1.0, "commissarma": 1.0, "c3": 1 / 100}
 # The front end's 92 pixels and six times 4 cells of 8 pixels.
@@ -70,8 +65,8 @@ class CSRNet(CounterModel):
       8, ImageNet standardisation), ``"commissarma"`` (trained on full-resolution density, so a
       cell holds 64 times the network's value; mean 0.5, standard deviation 0.225), ``"c3"``
       (C-3-Framework: the same enlargement, density x100, ShanghaiTech A's mean and deviation).
-      Their keys are the same: weights loaded as the wrong variant count wrong by 64 or so, which
-      the probe image shows when they are loaded.
+      Their keys are the same but for C-3-Framework's prefix ``CCN.``: weights of "commissarma"
+      loaded as "leeyeehoo" count 64 times too little, which the probe image shows.
     * ``input``, ``mean``, ``std``: what the network is fed, as
       ``pycc.models.convention.Convention`` says; by default the variant's.
     * ``scale``: people for an output of 1 (a pixel's, where the map is enlarged); 1/100 for "c3".
@@ -154,9 +149,14 @@ class CSRNet(CounterModel):
                 epochs=1999,
                 batch=1,
                 density={"": "csrnet_raw", "shanghaitech_b": "shhb15"},
+                down_sampling="sum",
                 crop=Crop("whole", multiple=16),
                 flip=0.5,
-                notes=("images are cut at the top left to multiples of 16",),
+                notes=(
+                    "images are cut at the top left to multiples of 16",
+                    "the published loss is per pixel: up to a constant that of sums over cells",
+                    "Mall: kernels of sigma int(15 / perspective)",
+                ),
             )
         return super().recipe()
 

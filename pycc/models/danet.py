@@ -48,10 +48,13 @@ class Deformable(nn.Module):
     def forward(self, x: Tensor, offset: Tensor) -> Tensor:
         """[N,1,h,w] of x [N,C,h,w] and offset [N,18,h,w], in cells.
 
-        Compiled kernels are of float32; a network in float64 is for measuring, and takes the twin.
+        Compiled kernels are of float32. A network in float64 is for measuring, and takes the twin;
+        in half precision (autocast too) this one layer computes in float32.
         """
-        convolve = deform_conv_reference if x.dtype == torch.float64 else deform_conv
-        return convolve(x, offset, self.conv_kernel.weight)
+        kernel = self.conv_kernel.weight
+        if x.dtype == torch.float64:
+            return deform_conv_reference(x, offset, kernel)
+        return deform_conv(x.float(), offset.float(), kernel.float()).to(x.dtype)
 
 
 class DANetNet(nn.Module):
@@ -102,7 +105,7 @@ class DANet(CounterModel):
     cell of the map; what a cell depends on is not a window. A fresh network has the published
     initialisation: all weights N(0, 0.01), those of the offsets too, biases 0, the weights of the
     sum 1. The loss is the published one, the mean squared error over cells. Deformable convolutions
-    run in float32, and in float64 by their twin; other types raise ValueError.
+    run in float32 (of half types, that layer too), and in float64 by their twin.
     """
 
     name = "danet"

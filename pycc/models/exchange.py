@@ -64,6 +64,7 @@ class _Script(nn.Module):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
+        self.path = path
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -75,7 +76,12 @@ class _Script(nn.Module):
 
     def forward(self, x: Tensor) -> object:
         with torch.no_grad():
-            return self.script(x)
+            try:
+                return self.script(x)
+            except RuntimeError as error:
+                # The last line says what is wrong; those before, where in the archive's code.
+                reason = str(error).strip().splitlines()[-1]
+                raise ValueError(f"{self.path}: {reason[:160]}") from None
 
 
 class BlackBox(CounterModel):
@@ -150,8 +156,9 @@ def export_onnx(
     stride=counter.stride)`` counts as the counter does. Returns the largest difference of the two
     maps of one picture, as a share of their maximum.
 
-    ValueError, and no file, where a library is missing, ``shape`` is too small for the counter,
-    or the difference is above 1e-4; OSError where the file cannot be written.
+    ValueError, and no file, for a counter that is no network of torch (a black box), where a
+    library is missing, ``shape`` is too small for the counter, or the difference is above 1e-4;
+    OSError where the file cannot be written.
     """
     target = Path(path)
     if target.suffix.lower() != ".onnx":
@@ -162,8 +169,15 @@ def export_onnx(
         import onnxscript  # noqa: F401
     except ImportError:
         raise ValueError(f"export: writing {target} {_NEEDS}") from None
+    if isinstance(counter, BlackBox):
+        raise ValueError("export: expected a network of torch, got a black box")
+    if min(shape) < counter.minimum_side:
+        raise ValueError(
+            f"export: images must be at least {counter.minimum_side}x{counter.minimum_side} "
+            f"pixels, got {shape[0]}x{shape[1]}"
+        )
     mode = counter.training
-    like = next(counter.parameters())
+    like = next(counter.parameters(), torch.zeros(()))
     images = nn.functional.interpolate(probe_image(), shape, mode="bilinear").to(like)
     counter.eval()
     partial = target.with_name(f".{target.stem}.{os.getpid()}.onnx")

@@ -17,36 +17,62 @@ _SIDE = 256
 class _Lightweight(nn.Module):
     """Features of a backbone, and a density map made of them."""
 
-    def __init__(self, backbone: nn.Module, level: int, channels: int, hidden: int) -> None:
+    def __init__(self, features: _Features, channels: int, hidden: int) -> None:
         super().__init__()
-        self.backbone, self.level = backbone, level
+        self.features = features
         self.head = nn.Sequential(
             nn.Conv2d(channels, hidden, 3, padding=1), nn.ReLU(), nn.Conv2d(hidden, 1, 1), nn.ReLU()
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        density: Tensor = self.head(features_of(self.backbone, x, self.level))
+        density: Tensor = self.head(self.features(x))
         return density
 
 
-def features_of(backbone: nn.Module, x: Tensor, level: int) -> Tensor:
+class _Features(nn.Module):
     """The feature map [N,C,h,w] that a backbone makes of x [N,3,H,W].
 
-    timm's ``forward_features`` where there is one; else torchvision's ``features`` part; else what
-    calling the backbone gives. Of a list or tuple (timm's ``features_only``) the one at ``level``.
+    What the submodule ``layer`` returns, where one is named; else timm's ``forward_features`` where
+    there is one; else torchvision's ``features`` part; else what calling the backbone gives. Of a
+    list or tuple (timm's ``features_only``) the one at ``level``.
     """
-    if callable(getattr(backbone, "forward_features", None)):
-        found = backbone.forward_features(x)  # type: ignore[operator]
-    elif isinstance(getattr(backbone, "features", None), nn.Module):
-        found = backbone.features(x)  # type: ignore[operator]
-    else:
-        found = backbone(x)
-    if isinstance(found, list | tuple):
-        found = found[level]
-    if not isinstance(found, Tensor) or found.ndim != 4:
-        got = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
-        raise ValueError(f"lightweight: the backbone must give features [N,C,h,w], got {got}")
-    return found
+
+    def __init__(
+        self, backbone: nn.Module, level: int, layer: str | None, channels_last: bool
+    ) -> None:
+        super().__init__()
+        self.backbone, self.level, self.channels_last = backbone, level, channels_last
+        self._seen: list[object] = []
+        self.layer = layer
+        if layer is not None:
+            try:
+                part = backbone.get_submodule(layer)
+            except AttributeError:
+                raise ValueError(f"lightweight: the backbone has no layer {layer!r}") from None
+            part.register_forward_hook(lambda _, __, output: self._seen.append(output))
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self._found(x)
+        if isinstance(found, list | tuple):
+            found = found[self.level]
+        if not isinstance(found, Tensor) or found.ndim != 4:
+            got = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(
+                f"lightweight: the backbone must give features [N,C,h,w], got {got}; "
+                "name the layer that does"
+            )
+        return found.permute(0, 3, 1, 2) if self.channels_last else found
+
+    def _found(self, x: Tensor) -> object:
+        if self.layer is not None:
+            self._seen.clear()
+            self.backbone(x)
+            return self._seen.pop()
+        if callable(getattr(self.backbone, "forward_features", None)):
+            return self.backbone.forward_features(x)  # type: ignore[operator]
+        if isinstance(getattr(self.backbone, "features", None), nn.Module):
+            return self.backbone.features(x)  # type: ignore[operator]
+        return self.backbone(x)
 
 
 class Lightweight(CounterModel):
@@ -59,6 +85,8 @@ def lightweight(
     backbone: nn.Module,
     *,
     level: int = -1,
+    layer: str | None = None,
+    channels_last: bool = False,
     hidden: int = 64,
     receptive_field: int | None = None,
     input: Kind | None = None,
@@ -68,9 +96,10 @@ def lightweight(
 ) -> CounterModel:
     """A counter on an image backbone: its features, a 3x3 and a 1x1 convolution, a ReLU.
 
-    ``backbone`` is any network of torchvision (with ``features``) or timm (with
-    ``forward_features``, or built with ``features_only=True``: then ``level`` chooses the map), or
-    any module that maps images to features [N,C,h,w]. Its channels and stride are found by one
+    ``backbone`` is any network of torchvision (with ``features``; of a ResNet say
+    ``layer="layer3"``) or timm (with ``forward_features``, or built with ``features_only=True``:
+    then ``level`` chooses the map), or any module that maps images to features [N,C,h,w], or
+    [N,h,w,C] with ``channels_last`` (Swin). Its channels and stride are found by one
     pass over a blank picture of 256x256. The head is fresh (weights N(0, 0.01), biases 0), so the
     counter has to be trained (``hidden`` channels between its convolutions). ``input``, ``mean``
     and ``std`` as elsewhere (by default ImageNet standardisation); ``receptive_field`` as in
@@ -84,12 +113,15 @@ def lightweight(
         raise TypeError(
             f"lightweight: backbone must be an nn.Module, got {type(backbone).__name__}"
         )
+    if type(hidden) is not int or hidden < 1:
+        raise ValueError(f"lightweight: hidden must be a whole number from 1 on, got {hidden!r}")
+    features = _Features(backbone, level, layer, channels_last)
     mode = backbone.training
     backbone.eval()
     like = next((p for p in backbone.parameters() if p.is_floating_point()), torch.zeros(()))
     with torch.no_grad():
         try:
-            found = features_of(backbone, torch.zeros(1, 3, _SIDE, _SIDE).to(like), level)
+            found = features(torch.zeros(1, 3, _SIDE, _SIDE).to(like))
         except IndexError:
             raise ValueError(f"lightweight: the backbone has no level {level}") from None
         finally:
@@ -100,11 +132,11 @@ def lightweight(
             f"lightweight: the stride must be one whole number, got features of {height}x{width} "
             f"for a picture of {_SIDE}x{_SIDE}"
         )
-    net = _Lightweight(backbone, level, channels, hidden)
-    for layer in net.head:
-        if isinstance(layer, nn.Conv2d):
-            nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    net = _Lightweight(features, channels, hidden)
+    for part in net.head:
+        if isinstance(part, nn.Conv2d):
+            nn.init.normal_(part.weight, std=0.01)
+            nn.init.zeros_(part.bias)  # type: ignore[arg-type]
     net.head.to(like)
     counter = Lightweight(
         net,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -13,11 +15,11 @@ from torch import Tensor
 
 from pycc.models.base import MODELS, CounterModel
 from pycc.models.exchange import BlackBox, black_box
-from pycc.models.known import PROBE_TOLERANCE, passport_of
+from pycc.models.known import passport_of
 from pycc.models.options import known
-from pycc.models.passport import TOLERANCE, check_passport
-from pycc.models.probe import diagnose, probe_image
-from pycc.models.weights import fit, locate, misfit, read_weights
+from pycc.models.passport import TOLERANCE, check_passport, read_beside
+from pycc.models.probe import ask, diagnose, probe_image
+from pycc.models.weights import Stored, fit, locate, misfit, read_weights
 
 
 def names() -> list[str]:
@@ -74,39 +76,60 @@ def load(
         return _black_box(source, options)
     asked = None if name is None else MODELS[name]  # an unknown model is told before a bad file
     path = locate(weights)
-    state, passport = read_weights(path)
-    tensors = f"{len(state)} tensors of {path.name}"
-    public = None if "model" in passport else passport_of(state)
-    if public is not None:
-        passport = {**passport, **public}
-    stated = passport.get("model", name)
-    if stated is None:
-        name, recognised = _recognise(state, source)
-        options = {**recognised, **options}
-    elif name is not None and stated != name:
-        raise ValueError(f"weights: {source} is of model {stated!r}, not {name!r}")
-    elif "model" in passport:
-        name = str(stated)
-        options = _with_passport(MODELS[name], passport, options, source)
-    elif asked is not None:
-        found = asked.recognise(state)
-        if found is None and (counter := _adopted(asked, state, options, source)) is not None:
-            return counter
-        options = {**(found or {}), **options}
-    counter = create(str(name), **options)
-    fit(counter, state, source)
-    counter.eval()
+    stored = read_weights(path)
+    passport, tolerance, how = stored.passport, TOLERANCE, "its passport"
+    if not passport and (public := passport_of(stored.state)) is not None:
+        passport, tolerance = public
+        how = f"its content: {passport['source']}"
+    if name is not None and passport.get("model", name) != name:
+        raise ValueError(f"weights: {source} is of model {passport['model']!r}, not {name!r}")
     if "model" in passport:
-        tolerance = TOLERANCE if public is None else PROBE_TOLERANCE
-        check_passport(counter, passport, source, tolerance=tolerance)
-        counter.passport = passport
-        how = "its passport" if public is None else f"its content: {public['source']}"
+        asked = MODELS[str(passport["model"])]
+    found: dict[str, object] | None
+    if asked is None:
+        asked, found = _recognise(stored, source)
+        how = how if passport else "its keys"
     else:
-        if (warning := diagnose(counter)) is not None:
-            warnings.warn(f"weights: {source} {warning}", UserWarning, stacklevel=2)
-        how = "its keys" if asked is None else "its name"
-    counter.origin = f"{counter.name} by {how} ({tensors})"
+        found = _read_as(asked, stored)
+        how = how if passport else "its name"
+        if found is None and not passport:
+            counter = _adopted(asked, stored.state, options, source)
+            if counter is not None:
+                return counter
+    told = {**(found or {}), **_options(passport, source)}
+    _check_options(asked, told if passport else {}, options, source)
+    # A passport speaks of the options that it states; what is free is changed afterwards.
+    free = {k: v for k, v in options.items() if passport and k in asked.adjustable}
+    stated = {**told, **{k: v for k, v in options.items() if k not in free}}
+    counter = create(asked.name, **stated)
+    fit(counter, stored.state, source)
+    counter.eval()
+    if passport:
+        check_passport(counter, passport, source, tolerance=tolerance)
+    else:
+        _warn(counter, source)
+    if free:
+        changed = create(asked.name, **{**stated, **free})
+        changed.net.load_state_dict(counter.net.state_dict())
+        counter = changed.eval()
+    counter.passport = passport
+    said = {**_options(passport, source), **options}
+    values = {k: v for k, v in counter.options().items() if k in counter.untold and k not in said}
+    guess = ", ".join(f"{k}={v!r}" for k, v in values.items())
+    counter.origin = f"{counter.name} by {how} ({len(stored.state)} tensors of {path.name})"
+    if guess:
+        counter.origin += f"; not told by the keys: {guess}"
     return counter
+
+
+def _warn(counter: CounterModel, source: str) -> None:
+    answer = ask(counter)
+    if not all(map(math.isfinite, (answer.count, answer.blank))):
+        raise ValueError(
+            f"weights: {source}: the counter overflows on the probe image, it says {answer.count}"
+        )
+    if (warning := diagnose(counter)) is not None:
+        warnings.warn(f"weights: {source} {warning}", UserWarning, stacklevel=3)
 
 
 def _black_box(source: str, options: Mapping[str, object]) -> CounterModel:
@@ -116,15 +139,21 @@ def _black_box(source: str, options: Mapping[str, object]) -> CounterModel:
         raise ValueError(
             f"{BlackBox.name}: unknown option {unknown[0]!r}; known: {', '.join(known_options)}"
         )
-    if "stride" not in options:
+    if "stride" not in {**_options(read_beside(Path(source)), source), **options}:
         raise ValueError(f"weights: {source} needs the option stride, pixels per cell of its map")
-    counter = cast("Callable[..., CounterModel]", black_box)(source, **options)
+    passport = read_beside(Path(source))
+    stated = _options(passport, source)
+    _check_options(BlackBox, stated, options, source)
+    counter = cast("Callable[..., CounterModel]", black_box)(source, **{**stated, **options})
     counter.origin = f"{BlackBox.name} of {source}"
     probed = tuple(probe_image().shape[-2:])
     # A network for one size of image cannot be asked about another.
-    fits = getattr(counter.net, "sides", None) in (None, probed)
-    if fits and (warning := diagnose(counter)) is not None:
-        warnings.warn(f"weights: {source} {warning}", UserWarning, stacklevel=3)
+    if getattr(counter.net, "sides", None) in (None, probed):
+        if passport:
+            check_passport(counter, passport, source)
+        else:
+            _warn(counter, source)
+    counter.passport = passport
     return counter
 
 
@@ -151,21 +180,29 @@ def _adopted(
     return counter.eval()
 
 
-def _recognise(state: Mapping[str, Tensor], source: str) -> tuple[str, dict[str, object]]:
+def _read_as(model: type[CounterModel], stored: Stored) -> dict[str, object] | None:
+    """The options under which weights are a model's, or None."""
+    options = model.recognise(stored.state)
+    # C-3-Framework's networks have the keys of others; their prefix gives them away.
+    by_prefix = "CCN." in stored.prefixes and "c3" in model.untold.get("variant", ())
+    return {**options, "variant": "c3"} if options is not None and by_prefix else options
+
+
+def _recognise(stored: Stored, source: str) -> tuple[type[CounterModel], dict[str, object]]:
     for name in MODELS.names():
-        options = MODELS[name].recognise(state)
+        options = _read_as(MODELS[name], stored)
         if options is not None:
-            return name, options
+            return MODELS[name], options
     with torch.device("meta"):
         fresh = {name: create(name) for name in MODELS.names()}
-    shapes = {key: value.to("meta") for key, value in state.items()}
+    shapes = {key: value.to("meta") for key, value in stored.state.items()}
     takers = [name for name, counter in fresh.items() if _would_adopt(counter, shapes)]
     if takers:
         raise ValueError(
             f"weights: {source} holds a backbone, not a counter: say which counter is to start "
             f"from it, {known(takers)}"
         )
-    return min(fresh, key=lambda name: misfit(fresh[name], state)[0]), {}
+    return MODELS[min(fresh, key=lambda name: misfit(fresh[name], stored.state)[0])], {}
 
 
 def _would_adopt(counter: CounterModel, state: Mapping[str, Tensor]) -> bool:
@@ -175,19 +212,23 @@ def _would_adopt(counter: CounterModel, state: Mapping[str, Tensor]) -> bool:
         return False
 
 
-def _with_passport(
-    model: type[CounterModel],
-    passport: Mapping[str, object],
-    options: Mapping[str, object],
-    source: str,
-) -> dict[str, object]:
+def _options(passport: Mapping[str, object], source: str) -> dict[str, object]:
     stated = passport.get("options", {})
     if not isinstance(stated, dict):
         raise ValueError(f"weights: {source}: the passport's options must be a JSON object")
+    return stated
+
+
+def _check_options(
+    model: type[CounterModel],
+    stated: Mapping[str, object],
+    options: Mapping[str, object],
+    source: str,
+) -> None:
+    """ValueError where options contradict a passport's and are not free."""
     for key, value in options.items():
         same = list(value) if isinstance(value, tuple) else value  # JSON knows lists only
         if key in stated and key not in model.adjustable and stated[key] != same:
             raise ValueError(
                 f"weights: {source} was trained with {key}={stated[key]!r}, got {key}={value!r}"
             )
-    return {**stated, **options}

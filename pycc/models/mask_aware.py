@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -81,6 +81,7 @@ class MaskAware(CounterModel):
     name = "mask_aware"
     minimum_side = STRIDES["own"]
     adjustable = frozenset({"mask_loss", "gamma", "alpha"})
+    untold: ClassVar[Mapping[str, tuple[object, ...]]] = {"variant": ()}
 
     def __init__(
         self,

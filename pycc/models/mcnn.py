@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pycc.models.base import MODELS, CounterModel
-from pycc.models.convention import CHANNELS, Convention, Kind, convention
+from pycc.models.convention import C3_RGB, CHANNELS, Convention, Kind, convention
 from pycc.models.options import choice
 from pycc.models.recipe import Crop, Optimiser, Recipe
 
@@ -32,13 +32,6 @@ _COLUMNS = (
 _STRIDE = 4
 # Column 1: 9, pooling 10, +6·2 = 22, pooling 24, +6·4 = 48, +6·4 = 72 pixels.
 _RECEPTIVE_FIELD = 72
-
-_C3 = Convention(
-    "rgb_standard",
-    (0.410824894905, 0.370634973049, 0.359682112932),
-    (0.278580576181, 0.26925137639, 0.27156367898),
-)
-"""Mean and standard deviation that C-3-Framework measured on ShanghaiTech A."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +51,7 @@ _VARIANTS: dict[Variant, _Format] = {
     "rgb": _Format(False, Convention("rgb255"), False, 1.0),
     # gjy3035/C-3-Framework enlarges the map 4x by nearest neighbour (each cell is counted 16
     # times) and trains it x100; the enlargement has no parameters and is left out here.
-    "c3": _Format(True, _C3, True, 16 / 100),
+    "c3": _Format(True, C3_RGB, True, 16 / 100),
 }
 
 
@@ -204,7 +197,9 @@ class MCNN(CounterModel):
         }
 
     def recipe(self) -> Recipe:
-        """As svishwa/crowdcount-mcnn trains; the other formats' recipes are not public."""
+        """As svishwa/crowdcount-mcnn trains; the other formats' recipes are not public in full."""
+        if self.variant != "gray":
+            return super().recipe()
         return Recipe(
             source="svishwa/crowdcount-mcnn",
             optimisers=(Optimiser("adam", 1e-5),),
@@ -216,6 +211,7 @@ class MCNN(CounterModel):
             validation_share=0.1,
             notes=(
                 "the declared momentum of 0.9 is not used",
+                "seed 64678, order of images by seed 2468; validated every second epoch",
                 "29 of 300 (A), 39 of 400 (B) images are held out: the split is strict",
                 "the paper has a linear last layer and geometry-adaptive kernels",
             ),

@@ -9,7 +9,9 @@ JSON, inside this package's own files or beside a foreign one as ``FILE.json``: 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 
 from pycc.models.base import CounterModel
@@ -43,6 +45,11 @@ def passport(counter: CounterModel, facts: Mapping[str, object]) -> dict[str, ob
     }
     written(full)
     return full
+
+
+_KNOWN = (
+    *_COUNTS, "model", "options", "stride", "data", "mae", "rmse", "recipe", "source",
+)  # fmt: skip
 
 
 def written(content: Mapping[str, object]) -> str:
@@ -85,6 +92,13 @@ def check_passport(
 
     ``tolerance`` is relative, and absolute below one person. A passport may state less.
     """
+    for name in passport:
+        meant = get_close_matches(name, _KNOWN, 1, 0.85)
+        if name not in _KNOWN and meant:
+            raise ValueError(
+                f"weights: {source}: the passport has an unknown entry {shown(name)}; "
+                f"{meant[0]!r} is meant"
+            )
     stated = passport.get("stride", counter.stride)
     if stated != counter.stride:
         raise ValueError(
@@ -98,6 +112,11 @@ def check_passport(
                 f"weights: {source}: {name} must be a finite number, got {shown(value)}"
             )
     if not promised:
+        warnings.warn(
+            f"weights: {source}: the passport promises no count on the probe image, so that it "
+            "cannot be checked",
+            stacklevel=3,
+        )
         return
     answer = ask(counter)
     for name, value in promised.items():

@@ -19,8 +19,8 @@ from pycc.models.convention import CHANNELS, Convention
 HEADS = 32
 """Discs on the probe image."""
 _SHAPE = (96, 128)
-_FACTORS = (1.0, 1 / 64, 1 / 100, 64.0, 100.0)
-"""Output scales that published trainings use, and their opposites."""
+_FACTORS = (1.0, 1 / 64, 1 / 100)
+"""Output scales that undo those of published trainings."""
 _FAR = 5.0
 """A counter that fits its weights is not wrong by more than this factor on the probe image: the
 public MCNN weights say 14 to 37 for its 32 discs."""
@@ -102,13 +102,14 @@ def probe_count(counter: CounterModel) -> float:
 
 
 def diagnose(counter: CounterModel) -> str | None:
-    """Which other reading of its weights makes a counter plausible that is not, or None.
+    """Which other reading of its weights would make a counter plausible that is not, or None.
 
     The counter is asked again under every input convention of its number of channels, every value
     of the options that its keys do not tell (``untold``), and the output scales of published
     trainings; those that see about as many heads on the probe image as it has, and nearly none on
     its bare ground, are named, nearest first. None for a counter that is plausible as it is, and
-    for one that no reading makes plausible (random weights, say).
+    for one that no reading makes plausible. Of random weights some fall in by chance; of trained
+    ones, some are plausible in a convention that is not theirs.
     """
     now = ask(counter)
     if now.plausible:
@@ -129,7 +130,7 @@ def diagnose(counter: CounterModel) -> str | None:
     best = [text for _, text in sorted(found)[:3]]
     return (
         f"counts {now.count:.4g} people on the probe image of {HEADS} heads and {now.blank:.4g} on "
-        f"its bare ground, as {_reading(counter)}; the weights fit other conventions: "
+        f"its bare ground, as {_reading(counter)}; plausible in another convention: "
         + ", ".join(best)
     )
 
@@ -138,7 +139,7 @@ def _readings(counter: CounterModel) -> Iterator[tuple[dict[str, object], Counte
     """The changed options and the counter of every reading of the same tensors."""
     options, kind = counter.options(), counter.convention.kind
     inputs = [name for name in CHANNELS if CHANNELS[name] == CHANNELS[kind]]
-    untold = {name: values for name, values in counter.untold.items() if name in options}
+    untold = {k: values for k, values in counter.untold.items() if values and k in options}
     for values in product(*untold.values()):
         wanted = dict(zip(untold, values, strict=True))
         changes = {name: value for name, value in wanted.items() if value != options[name]}

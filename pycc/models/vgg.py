@@ -34,7 +34,7 @@ STRIDE = 8
 FIELD = 92
 """Receptive field: 3, 5; pooling 6, +4·2 = 14; 16, +6·4 = 40; 44, +6·8 = 92 pixels."""
 
-_FEATURE = re.compile(r"features\.(\d+)\.(weight|bias)")
+_FEATURE = re.compile(r"features\.\d+\.(weight|bias|running_mean|running_var|num_batches_tracked)")
 
 
 def frontend() -> nn.Sequential:

@@ -6,14 +6,19 @@ torch's restricted unpickler.
 
 from __future__ import annotations
 
+import argparse
+import codecs
 import io
 import json
 import os
 import pickle
+import re
 import warnings
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,13 +27,31 @@ from torch import Tensor
 
 from pycc.models import passport as passports
 from pycc.models.archive import is_script, read_script
-from pycc.models.base import CounterModel
+from pycc.models.base import MODELS, CounterModel
 
 _TORCH_SUFFIXES = (".pth", ".pt", ".tar", ".param", ".ckpt", ".model")
 _H5_SUFFIXES = (".h5", ".hdf5")
 _PREFIXES = ("module.", "net.", "DME.", "CCN.", "fine.")
 _NESTED = ("state_dict", "net", "model_state_dict")
 _PASSPORT = "passport"
+_BATCHES = "num_batches_tracked"
+# What training scripts keep beside weights: scores by numpy, settings by argparse. None runs code.
+_HARMLESS: list[Any] = [
+    np.dtype,
+    np.ndarray,
+    *{type(np.dtype(kind)) for kind in (*"?bBhHiIlLqQefdg", "O", "U", "S")},
+    np.float64(0).__reduce__()[0],
+    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
+    np.zeros(1).__reduce__()[0],
+    (np.zeros(1).__reduce__()[0], "numpy.core.multiarray._reconstruct"),
+    codecs.encode,
+    defaultdict,
+    dict,
+    list,
+    int,
+    float,
+    argparse.Namespace,
+]
 _PACKAGED = Path(__file__).parent / "pretrained"
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -46,8 +69,19 @@ def locate(weights: str | os.PathLike[str]) -> Path:
     return Path(weights)
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
-    """The tensors of a weights file under their published keys, and its passport or {}.
+class Stored(NamedTuple):
+    """What a weights file holds."""
+
+    state: dict[str, Tensor]
+    """Its tensors under their published keys."""
+    passport: dict[str, object]
+    """What it, or a file beside it, says of them; {} where nothing does."""
+    prefixes: frozenset[str]
+    """Of training wrappers, which were removed from the keys."""
+
+
+def read_weights(path: Path) -> Stored:
+    """The tensors of a weights file under their published keys, and its passport.
 
     Known formats by suffix: HDF5 (.h5, .hdf5; needs h5py), torch (.pth, .pt, .pth.tar, .param,
     .ckpt, .model; a bare state dict or one under ``state_dict``, ``net`` or
@@ -75,7 +109,8 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
     else:
         known = ", ".join((*_H5_SUFFIXES, ".npz", *_TORCH_SUFFIXES))
         raise ValueError(f"weights: {path}: unknown format {suffix!r}; known: {known}")
-    return _clean(entries, path), passport or passports.read_beside(path)
+    state, prefixes = _clean(entries, path)
+    return Stored(state, passport or passports.read_beside(path), prefixes)
 
 
 @contextmanager
@@ -91,7 +126,7 @@ def _third_party(path: Path, problem: str) -> Iterator[None]:
         raise ValueError(f"weights: {path} {problem}: {_one_line(error)}") from None
 
 
-def _clean(entries: Mapping[str, object], path: Path) -> dict[str, Tensor]:
+def _clean(entries: Mapping[str, object], path: Path) -> tuple[dict[str, Tensor], frozenset[str]]:
     state: dict[str, Tensor] = {}
     for key, value in entries.items():
         if not isinstance(value, Tensor):
@@ -110,14 +145,11 @@ def _clean(entries: Mapping[str, object], path: Path) -> dict[str, Tensor]:
         state[str(key)] = value
     if not state:
         raise ValueError(f"weights: {path} holds no tensors")
-    stripped = True
-    while stripped:
-        stripped = False
-        for prefix in _PREFIXES:
-            if all(key.startswith(prefix) for key in state):
-                state = {key.removeprefix(prefix): value for key, value in state.items()}
-                stripped = True
-    return state
+    prefixes: set[str] = set()
+    while found := [p for p in _PREFIXES if all(key.startswith(p) for key in state)]:
+        prefixes.add(found[0])
+        state = {key.removeprefix(found[0]): value for key, value in state.items()}
+    return state, frozenset(prefixes)
 
 
 def _kind(value: Tensor) -> str | None:
@@ -178,7 +210,8 @@ def _read_torch(path: Path) -> Mapping[str, object]:
         try:
             if is_script(path):
                 return read_script(path)
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(_HARMLESS):
+                content = torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             refusal = error
     if refusal is not None:
@@ -186,8 +219,10 @@ def _read_torch(path: Path) -> Mapping[str, object]:
         with path.open("rb") as file:
             pickled = file.read(1) == b"\x80"
         if pickled or "GLOBAL" in str(refusal):
+            asked = re.search(r"GLOBAL ([\w.]+)", str(refusal))
+            what = f" ({asked[1]})" if asked else ""
             raise ValueError(
-                f"weights: {path} is refused: its pickle asks for more than tensors, "
+                f"weights: {path} is refused: its pickle asks for more than tensors{what}, "
                 "which could run code"
             )
         raise ValueError(f"weights: {path} is not a torch file")
@@ -207,14 +242,16 @@ def fit(counter: CounterModel, state: Mapping[str, Tensor], source: str) -> None
         raise ValueError(
             f"weights: {source} does not fit {counter.name} {_settings(counter)}: {problems}"
         )
-    counter.net.load_state_dict(dict(state))
+    # Older torch kept no counts of batches, which only training looks at.
+    counts = {k: v for k, v in counter.net.state_dict().items() if k.endswith(_BATCHES)}
+    counter.net.load_state_dict({**counts, **state})
 
 
 def misfit(counter: CounterModel, state: Mapping[str, Tensor]) -> tuple[int, str]:
     """How many keys of ``state`` are missing or unexpected, and all that does not fit in words."""
     expected = counter.net.state_dict()
     problems = []
-    missing = [key for key in expected if key not in state]
+    missing = [key for key in expected if key not in state and not key.endswith(_BATCHES)]
     unexpected = [key for key in state if key not in expected]
     wrong = [
         f"{key} {list(state[key].shape)} instead of {list(tensor.shape)}"
@@ -237,13 +274,22 @@ def misfit(counter: CounterModel, state: Mapping[str, Tensor]) -> tuple[int, str
 def save(counter: CounterModel, path: str | Path, *, passport: Mapping[str, object]) -> None:
     """Write a counter's weights and passport as npz, whole or not at all.
 
-    To the ``passport`` given (recipe, training time, data, errors on test scenes, …) is added what
-    the counter itself tells (``pycc.models.passport``). Raises ValueError for a passport that is
-    not JSON, OSError where the file cannot be written.
+    Registered counters in float32 only; a wrapped network is the user's own to keep. To the
+    ``passport`` given (recipe, training time, data, errors on test scenes, …) is added what
+    the counter itself tells (``pycc.models.passport``). Raises ValueError for
+    others and for a passport that is not JSON, OSError where the file cannot be written.
     """
     target = Path(path)
     if target.suffix != ".npz":
         raise ValueError(f"weights: save writes .npz files, got {target}")
+    if counter.name not in MODELS.names():
+        raise ValueError(
+            f"weights: {counter.name!r} is made of a user's network, which load could not build "
+            "again; keep its state dict with torch.save"
+        )
+    other = {t.dtype for t in counter.net.state_dict().values() if t.is_floating_point()}
+    if other != {torch.float32}:
+        raise ValueError(f"weights: save writes float32 counters, got {sorted(map(str, other))}")
     full = passports.passport(counter, passport)
     arrays: dict[str, NDArray[np.generic]] = {
         key: np.asarray(tensor.detach().cpu().numpy(), order="C")

@@ -38,7 +38,7 @@ def test_the_same_tensors_as_torchs_own_loader(scripted: Path) -> None:
     for key, value in expected.items():
         assert found[key].dtype == value.dtype
         assert torch.equal(found[key], value)
-    assert set(read_weights(scripted)[0]) == set(expected)
+    assert set(read_weights(scripted).state) == set(expected)
 
 
 def test_other_files_are_no_scripts(tmp_path: Path) -> None:

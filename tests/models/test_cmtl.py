@@ -106,7 +106,7 @@ def test_dropout_belongs_to_training() -> None:
 def test_recipe_keys_and_options() -> None:
     counter = models.create("cmtl")
     recipe = counter.recipe()
-    assert (recipe.optimisers[0].lr, recipe.epochs, recipe.down_sampling) == (1e-5, 2001, None)
+    assert (recipe.optimisers[0].lr, recipe.epochs, recipe.down_sampling) == (1e-5, 2001, "sum")
     assert CMTL.recognise(counter.net.state_dict()) == {"variant": "svishwa"}
     assert CMTL.recognise(models.create("cmtl", variant="c3").net.state_dict()) == {"variant": "c3"}
     for options, message in (

@@ -188,7 +188,7 @@ def test_weights_survive_saving(counter: CounterModel, tmp_path: Path) -> None:
 def test_prefixes_of_training_wrappers(counter: CounterModel, tmp_path: Path, prefix: str) -> None:
     state = {prefix + key: value for key, value in counter.net.state_dict().items()}
     torch.save(state, tmp_path / "w.pth")
-    found, _ = read_weights(tmp_path / "w.pth")
+    found = read_weights(tmp_path / "w.pth").state
     assert set(found) == set(counter.net.state_dict())
     assert MODELS[counter.name].recognise(found) is not None
     others = [name for name in models.names() if name != counter.name]
@@ -205,6 +205,20 @@ def test_recipes_name_what_there_is(counter: CounterModel) -> None:
     )
     assert recipe.optimisers[0].from_epoch == 0
     assert min(recipe.epochs, recipe.batch, recipe.crop.number) >= 1
+    # What the recipe makes of a density map is what the loss takes.
+    images = torch.rand(1, 3, 96, 64)
+    stride = {None: 1, "sum": counter.stride}.get(recipe.down_sampling)
+    stride = stride or _RULES[str(recipe.down_sampling)][0]
+    with torch.no_grad():
+        assert counter(images).shape == (1, 1, 96 // stride, 64 // stride)
+
+
+def test_it_computes_under_autocast(counter: CounterModel) -> None:
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = counter(images)
+    expected = counter(images).detach()
+    assert (found - expected).abs().max() <= 0.1 * expected.abs().max()
 
 
 def test_a_patch_can_be_attacked(counter: CounterModel) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import warnings
 from pathlib import Path
@@ -35,7 +36,7 @@ def test_the_file_counts_as_the_counter_does(exported: Path) -> None:
     assert float((found - expected).abs().max()) <= 1e-5 * float(expected.max())
     assert [path.name for path in exported.parent.iterdir()] == ["net.onnx"]
     # The network's own convention inside: a wrong one from outside is told.
-    with pytest.warns(UserWarning, match=r"other conventions: .*input='rgb_unit' \(18\.5\)"):
+    with pytest.warns(UserWarning, match=r"another convention: .*input='rgb_unit' \(18\.5\)"):
         models.load(exported, stride=4, input="rgb255")
 
 
@@ -74,6 +75,9 @@ def test_bad_files_and_options(exported: Path, tmp_path: Path) -> None:
         models.black_box(tmp_path / "none.onnx", stride=4)
     with pytest.raises(ValueError, match="needs the option stride"):
         models.load(exported)
+    for stride in ("abc", 4.5):
+        with pytest.raises(ValueError, match="stride must be a whole number from 1 on, got"):
+            models.load(exported, stride=stride)
     with pytest.raises(ValueError, match="unknown option 'variant'; known: stride, input"):
         models.load(exported, stride=4, variant="gray")
     # A file for one size of image says so when it gets another.
@@ -82,7 +86,7 @@ def test_bad_files_and_options(exported: Path, tmp_path: Path) -> None:
 
 
 def test_export_leaves_nothing_when_it_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("onnxruntime")
     counter = models.load("mcnn-synthetic")
@@ -90,6 +94,8 @@ def test_export_leaves_nothing_when_it_fails(
         models.export_onnx(counter, tmp_path / "net.pt")
     with pytest.raises(ValueError, match="at least 4x4 pixels, got 2x96"):
         models.export_onnx(counter, tmp_path / "net.onnx", shape=(2, 96))
+    with pytest.raises(ValueError, match="expected a network of torch, got a black box"):
+        models.export_onnx(models.black_box(exported, stride=4), tmp_path / "net.onnx")
     real = models.exchange._Onnx.forward
     monkeypatch.setattr(models.exchange._Onnx, "forward", lambda self, x: real(self, x) * 1.001)
     with pytest.raises(ValueError, match=r"onnxruntime's map differs by 0\.001 .* nothing is"):
@@ -125,3 +131,28 @@ def test_several_outputs_and_no_channel(tmp_path: Path) -> None:
     counter = models.black_box(tmp_path / "w.pt", stride=1, scale=0.5)
     found = counter(IMAGES).numpy()
     np.testing.assert_allclose(found, 0.5 * IMAGES.mean(1, keepdim=True).numpy(), rtol=1e-6)
+
+
+def test_a_script_that_fails_is_one_line(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(nn.Conv2d(1, 1, 3)), tmp_path / "grey.pt")
+    with pytest.raises(ValueError, match=r"grey\.pt: .*channels") as caught:
+        models.black_box(tmp_path / "grey.pt", stride=1)(IMAGES)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_passport_beside_a_black_box(exported: Path) -> None:
+    counter = models.load(exported, stride=4)
+    content = {"options": {"stride": 4}, "probe_count": models.probe.ask(counter).count}
+    file = exported.with_name("net.onnx.json")
+    file.write_text(json.dumps(content))
+    try:
+        assert models.load(exported).passport == content
+        with pytest.raises(ValueError, match="was trained with stride=4, got stride=8"):
+            models.load(exported, stride=8)
+        file.write_text(json.dumps({**content, "probe_count": 5.0}))
+        with pytest.raises(ValueError, match="promises a count of 5 on the probe image"):
+            models.load(exported)
+    finally:
+        file.unlink()

@@ -53,6 +53,38 @@ class Pyramid(nn.Module):
         return [first, self.second(first)]
 
 
+class Resnet(nn.Module):
+    """Like torchvision's: no part is the features alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = _stem()
+        self.layer1 = nn.Sequential(nn.Conv2d(6, 6, 3, padding=1), nn.ReLU())
+        self.fc = nn.Linear(6, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.layer1(self.conv1(x)).mean((2, 3)))
+
+
+class Swin(Timm):
+    """Like timm's: channels last."""
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self.body(x).permute(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "options"), [(Resnet, {"layer": "layer1"}), (Swin, {"channels_last": True})]
+)
+def test_named_layers_and_channels_last(
+    backbone: type[nn.Module], options: dict[str, object]
+) -> None:
+    counter = models.lightweight(backbone(), **options)
+    images = torch.rand(2, 3, 32, 48)
+    assert counter(images).shape == (2, 1, 8, 12)
+    assert torch.equal(counter.eval()(images), counter(images))
+
+
 @pytest.mark.parametrize(
     ("backbone", "level", "stride"),
     [(Torchvision, -1, 4), (Timm, -1, 4), (Pyramid, -1, 8), (Pyramid, 0, 4), (_stem, -1, 4)],
@@ -102,6 +134,9 @@ def test_the_declared_field_is_measured() -> None:
         (nn.AdaptiveAvgPool2d((4, 8)), {}, "must be one whole number, got features of 4x8"),
         (Pyramid(), {"level": 2}, "has no level 2"),
         (_stem(), {"input": "gray255"}, "3 input channels"),
+        (_stem(), {"hidden": 0}, "hidden must be a whole number from 1 on, got 0"),
+        (Resnet(), {}, r"got \[1, 10\]; name the layer that does"),
+        (Resnet(), {"layer": "layer9"}, "has no layer 'layer9'"),
     ],
 )
 def test_what_is_no_backbone(backbone: nn.Module, options: dict[str, object], message: str) -> None:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import narrow
 import pytest
 import torch
 from scipy import ndimage
@@ -58,20 +59,19 @@ def test_plausible_answers(answer: tuple[float, float], plausible: bool) -> None
 
 @pytest.fixture
 def public(shared: Path) -> Callable[[str], dict[str, Tensor]]:
-    """Public weights, changed in one last bit so that they are not recognised by their content."""
+    """Public weights, changed a little so that they are not recognised by their content."""
     pytest.importorskip("h5py")
 
     def read(file: str) -> dict[str, Tensor]:
-        state, _ = read_weights(shared / "data/weights" / file)
-        bias = state["fuse.0.conv.bias"]
-        state["fuse.0.conv.bias"] = torch.nextafter(bias, bias + 1)
+        state = read_weights(shared / "data/weights" / file).state
+        state["fuse.0.conv.bias"] = state["fuse.0.conv.bias"] * 1.002
         return state
 
     return read
 
 
 def _warned(path: Path, **options: object) -> str:
-    with pytest.warns(UserWarning, match="the weights fit other") as caught:
+    with pytest.warns(UserWarning, match="plausible in another") as caught:
         models.load(path, **options)
     (warning,) = caught
     text = str(warning.message)
@@ -97,9 +97,7 @@ def test_255_scaled_weights_in_another_convention(
 ) -> None:
     torch.save(public("mcnn_shtechA_660.h5"), tmp_path / "w.pth")
     text = _warned(tmp_path / "w.pth", input=kind)
-    assert (
-        f"as input='{kind}' scale=1; the weights fit other conventions: input='gray255' (" in text
-    )
+    assert f"as input='{kind}' scale=1; plausible in another convention: input='gray255' (" in text
 
 
 def test_unit_scaled_weights_fed_255(
@@ -110,7 +108,7 @@ def test_unit_scaled_weights_fed_255(
     for branch in (1, 2, 3):
         state[f"branch{branch}.0.conv.weight"] *= 255.0
     torch.save(state, tmp_path / "w.pth")
-    assert "other conventions: input='gray_unit' (36.9)" in _warned(tmp_path / "w.pth")
+    assert "another convention: input='gray_unit' (36.9)" in _warned(tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize("factor", [64, 100])
@@ -124,7 +122,7 @@ def test_output_scales(
     text = _warned(tmp_path / "w.pth")
     assert f"scale={1 / factor:.6g} (36.9)" in text
     loaded = models.load(tmp_path / "w.pth", scale=1 / factor)
-    assert ask(loaded).count == pytest.approx(36.92311, rel=1e-4)
+    assert ask(loaded).count == pytest.approx(36.92311, rel=2e-3)
 
 
 def test_missing_normalisation_and_the_other_variant(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,9 +162,18 @@ def test_missing_normalisation_and_the_other_variant(monkeypatch: pytest.MonkeyP
     assert "variant='leeyeehoo' input='rgb_unit'" in str(diagnose(other))
 
 
-def test_random_weights_are_left_alone() -> None:
+def test_random_weights_are_left_alone_but_for_chance() -> None:
+    """The published initialisation always; larger weights fall in now and then."""
     torch.manual_seed(0)
     assert diagnose(models.create("mcnn").eval()) is None
+    alarms = 0
+    for _ in range(20):
+        counter = models.create("mcnn").eval()
+        for parameter in counter.parameters():
+            if parameter.ndim > 1:
+                nn.init.kaiming_normal_(parameter)
+        alarms += diagnose(counter) is not None
+    assert alarms <= 6
 
 
 # --- passports
@@ -209,3 +216,58 @@ def test_what_was_recognised_is_said(shared: Path, tmp_path: Path) -> None:
     torch.save({"net": models.create("cmtl").net.state_dict()}, tmp_path / "w.pth")
     assert models.load(tmp_path / "w.pth").origin == "cmtl by its keys (56 tensors of w.pth)"
     assert models.create("mcnn").origin == "fresh"
+
+
+def test_half_precision_copies_are_recognised(shared: Path, tmp_path: Path) -> None:
+    state = read_weights(shared / "data/weights/mcnn_tf_uestc_A.pth").state
+    torch.save({key: value.half() for key, value in state.items()}, tmp_path / "half.pth")
+    loaded = models.load(tmp_path / "half.pth")
+    assert loaded.origin.startswith("mcnn by its content: mcnn_tf_uestc_A.pth")
+    assert loaded.options()["input"] == "gray_half"
+
+
+def test_what_the_keys_do_not_tell_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    narrow.narrow(monkeypatch)
+    counter = narrow.create("csrnet")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # random weights
+        torch.save(counter.net.state_dict(), tmp_path / "w.pth")
+        loaded = models.load(tmp_path / "w.pth")
+        assert loaded.origin.endswith("; not told by the keys: variant='leeyeehoo'")
+        assert "not told" not in models.load(tmp_path / "w.pth", variant="commissarma").origin
+        torch.save({f"CCN.{k}": v for k, v in counter.net.state_dict().items()}, tmp_path / "w.pth")
+        assert models.load(tmp_path / "w.pth").options()["variant"] == "c3"
+
+
+def test_passports_without_a_model(counter: CounterModel, tmp_path: Path, refused) -> None:
+    """The keys tell the model; the rest of the passport holds all the same."""
+    path = tmp_path / "w.pth"
+    torch.save(counter.net.state_dict(), path)
+    told = models.create("mcnn", input="gray_half").eval()
+    told.net.load_state_dict(counter.net.state_dict())
+    content = {"options": {"input": "gray_half"}, "probe_count": ask(told).count}
+    beside(path).write_text(json.dumps(content))
+    assert models.load(path).options()["input"] == "gray_half"
+    assert models.load(path, name="mcnn").options()["input"] == "gray_half"
+    beside(path).write_text(json.dumps({**content, "probe_count": 1e6}))
+    refused(path, r"the passport promises a count of 1e\+06")
+    beside(path).write_text(json.dumps({"probe_cout": 3.0}))
+    refused(path, "unknown entry 'probe_cout'; 'probe_count' is meant")
+    beside(path).write_text(json.dumps({"data": "somewhere"}))
+    with pytest.warns(UserWarning, match="promises no count on the probe image"):
+        models.load(path)
+
+
+def test_free_options_change_after_the_check(tmp_path: Path) -> None:
+    counter = models.create("cmtl").eval()
+    models.save(counter, tmp_path / "cmtl.npz", passport={})
+    fine = models.load(tmp_path / "cmtl.npz", stride=1, count_range=[1, 90])
+    assert (fine.stride, fine.options()["count_range"]) == (1, [1.0, 90.0])
+    assert torch.equal(fine.net.base_layer[0].conv.weight, counter.net.base_layer[0].conv.weight)
+
+
+def test_weights_that_overflow(counter: CounterModel, tmp_path: Path, refused) -> None:
+    for parameter in counter.parameters():
+        nn.init.constant_(parameter, 1e30)
+    torch.save(counter.net.state_dict(), tmp_path / "w.pth")
+    refused(tmp_path / "w.pth", "overflows on the probe image")

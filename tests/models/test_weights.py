@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import warnings
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import narrow
 import numpy as np
 import pytest
 import torch
@@ -109,7 +113,7 @@ def test_public_weights_bring_their_convention(
     path = shared / "data/weights" / file
     images = torch.rand(1, 3, 61, 90, generator=torch.Generator().manual_seed(1))
     by_hand = models.create("mcnn", **options).eval()
-    by_hand.net.load_state_dict(read_weights(path)[0])
+    by_hand.net.load_state_dict(read_weights(path).state)
     torch.save({"net": by_hand.net.state_dict()}, tmp_path / "converted.pth")
     for source in (path, tmp_path / "converted.pth"):
         loaded = models.load(source)
@@ -135,7 +139,7 @@ def test_public_weights_are_checked_on_the_probe_image(
 
 
 def test_changed_public_weights_are_not_recognised(shared: Path) -> None:
-    state, _ = read_weights(shared / "data/weights/mcnn_embrace_A.pth")
+    state = read_weights(shared / "data/weights/mcnn_embrace_A.pth").state
     assert known.passport_of(state) is not None
     backwards = dict(reversed(list(state.items())))
     assert known.passport_of(backwards) == known.passport_of(state)
@@ -155,7 +159,7 @@ def test_round_trip_is_bit_equal(counter: CounterModel, tmp_path: Path) -> None:
     assert loaded.options() == counter.options()
     images = torch.rand(1, 3, 40, 52)
     assert torch.equal(loaded(images), counter(images))
-    _, passport = read_weights(path)
+    passport = read_weights(path).passport
     assert passport["recipe"] == {"minutes": 3}
     assert passport["probe_count"] == probe_count(counter)
 
@@ -263,7 +267,7 @@ def test_builtin_weights_are_the_published_network() -> None:
     assert counter.options() == published.options()
     assert list(counter.net.state_dict()) == list(published.net.state_dict())
     assert not counter.training
-    _, passport = read_weights(locate(BUILTIN))
+    passport = read_weights(locate(BUILTIN)).passport
     assert probe_count(counter) == pytest.approx(passport["probe_count"], rel=1e-4)
     assert passport["test"]["relative"] < 0.15
     assert passport["test"]["scenes"] >= 100
@@ -291,3 +295,45 @@ def test_published_fixture_weights_load_from_a_file(
     state = {str(k): torch.rand(s) for k, s in zip(data["keys"], shapes, strict=True)}
     loaded = models.load(write_h5(tmp_path / "MCNN_A.h5", state, prefix=""))
     assert torch.equal(loaded.net.state_dict()["branch1.0.conv.weight"], next(iter(state.values())))
+
+
+def test_what_training_scripts_keep_beside_weights(tmp_path: Path) -> None:
+    """Scores by numpy, settings by argparse, counters by collections: read, not refused."""
+    counter = models.create("mcnn")
+    content = {
+        "epoch": 7,
+        "scores": {"mae": [np.float64(3.5)], "rmse": np.array([1.0, 2.0])},
+        "best_prec1": np.float32(110.2),
+        "args": argparse.Namespace(lr=1e-5, model="mcnn"),
+        "history": defaultdict(list, {"loss": [0.5]}),
+        "model_state_dict": counter.net.state_dict(),
+        "optimizer_state_dict": torch.optim.Adam(counter.parameters()).state_dict(),
+    }
+    torch.save(content, tmp_path / "ckpt.pth")
+    assert same(models.load(tmp_path / "ckpt.pth"), counter)
+
+
+def test_batch_norms_without_counts_of_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As torch before 0.4.1 saved them."""
+    narrow.narrow(monkeypatch)
+    counter = narrow.create("can", variant="weizheliu")
+    state = counter.net.state_dict()
+    old = {key: value for key, value in state.items() if "num_batches" not in key}
+    assert len(old) < len(state)
+    torch.save({"state_dict": old}, tmp_path / "part_B_pre.pth.tar")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # random weights
+        loaded = models.load(tmp_path / "part_B_pre.pth.tar")
+    assert same(loaded, counter)
+
+
+def test_only_what_can_be_built_again_is_saved(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="'wrap' is made of a user's network"):
+        models.save(
+            models.wrap(torch.nn.Conv2d(3, 1, 1), stride=1), tmp_path / "w.npz", passport={}
+        )
+    with pytest.raises(ValueError, match=r"save writes float32 counters, got \['torch.float16'\]"):
+        models.save(models.create("mcnn").half(), tmp_path / "w.npz", passport={})
+    assert list(tmp_path.iterdir()) == []

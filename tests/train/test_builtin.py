@@ -248,7 +248,7 @@ def test_the_command_writes_weights_with_a_passport(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "over 2 scenes" in done.stdout
-    _, passport = read_weights(out)
+    passport = read_weights(out).passport
     assert passport["recipe"]["scenes"] == 2
     assert passport["test"]["scenes"] == 2
     assert json.dumps(passport)
