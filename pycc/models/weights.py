@@ -14,7 +14,6 @@ import os
 import pickle
 import re
 import warnings
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,11 +44,6 @@ _HARMLESS: list[Any] = [
     np.zeros(1).__reduce__()[0],
     (np.zeros(1).__reduce__()[0], "numpy.core.multiarray._reconstruct"),
     codecs.encode,
-    defaultdict,
-    dict,
-    list,
-    int,
-    float,
     argparse.Namespace,
 ]
 _PACKAGED = Path(__file__).parent / "pretrained"
@@ -224,6 +218,11 @@ def _read_torch(path: Path) -> Mapping[str, object]:
             raise ValueError(
                 f"weights: {path} is refused: its pickle asks for more than tensors{what}, "
                 "which could run code"
+            )
+        if held := re.search(r"but got <class '([\w.]+)'>", str(refusal)):
+            raise ValueError(
+                f"weights: {path} is refused: beside tensors its pickle holds {held[1]}, which "
+                "torch's safe reader does not fill; save the state dict alone"
             )
         raise ValueError(f"weights: {path} is not a torch file")
     for name in _NESTED:
