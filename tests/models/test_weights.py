@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import json
 import os
 import warnings
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -297,20 +297,22 @@ def test_published_fixture_weights_load_from_a_file(
     assert torch.equal(loaded.net.state_dict()["branch1.0.conv.weight"], next(iter(state.values())))
 
 
-def test_what_training_scripts_keep_beside_weights(tmp_path: Path) -> None:
-    """Scores by numpy, settings by argparse, counters by collections: read, not refused."""
+def test_what_training_scripts_keep_beside_weights(tmp_path: Path, refused) -> None:
+    """Scores by numpy and settings by argparse are read; what cannot be is named."""
     counter = models.create("mcnn")
     content = {
         "epoch": 7,
         "scores": {"mae": [np.float64(3.5)], "rmse": np.array([1.0, 2.0])},
         "best_prec1": np.float32(110.2),
         "args": argparse.Namespace(lr=1e-5, model="mcnn"),
-        "history": defaultdict(list, {"loss": [0.5]}),
         "model_state_dict": counter.net.state_dict(),
         "optimizer_state_dict": torch.optim.Adam(counter.parameters()).state_dict(),
     }
     torch.save(content, tmp_path / "ckpt.pth")
     assert same(models.load(tmp_path / "ckpt.pth"), counter)
+    content["history"] = collections.defaultdict(list, {"loss": [0.5]})
+    torch.save(content, tmp_path / "ckpt.pth")
+    refused(tmp_path / "ckpt.pth", "holds collections.defaultdict, .* save the state dict alone")
 
 
 def test_batch_norms_without_counts_of_batches(
