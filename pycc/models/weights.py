@@ -219,11 +219,6 @@ def _read_torch(path: Path) -> Mapping[str, object]:
                 f"weights: {path} is refused: its pickle asks for more than tensors{what}, "
                 "which could run code"
             )
-        if held := re.search(r"but got <class '([\w.]+)'>", str(refusal)):
-            raise ValueError(
-                f"weights: {path} is refused: beside tensors its pickle holds {held[1]}, which "
-                "torch's safe reader does not fill; save the state dict alone"
-            )
         raise ValueError(f"weights: {path} is not a torch file")
     for name in _NESTED:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
