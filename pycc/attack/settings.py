@@ -132,9 +132,10 @@ def complete(given: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
         # Nothing is attacked, so there is nothing to look at unless it is asked for.
         settings |= {"save_images": given.get("save_images", given.get("pictures", False))}
         settings |= {"pictures": given.get("pictures", False)}
-    if settings["model"] is not None and settings["model"] not in models.names():
+    known = [*models.names(), "black_box"]
+    if settings["model"] is not None and settings["model"] not in known:
         raise ValueError(
-            f"--model: expected one of {', '.join(models.names())}, got {settings['model']!r}"
+            f"--model: expected one of {', '.join(known)}, got {settings['model']!r}"
         )
     if settings["weights"] is None:
         if settings["model"] is not None and not settings["transfer"]:

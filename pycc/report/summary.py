@@ -131,7 +131,7 @@ def table(
             line += _beside(row, published)
         lines.append(line)
     left = 2 + len(several)
-    text = _aligned(lines, left)
+    text = aligned(lines, left)
     seeds = max((row["seeds"] for row in rows), default=1)
     text.append(
         f"images: {summary['images']}; seeds: {seeds}; errors in people, with bootstrap intervals "
@@ -146,7 +146,7 @@ def table(
     return "\n".join(text)
 
 
-def _aligned(lines: Sequence[Sequence[str]], left: int) -> list[str]:
+def aligned(lines: Sequence[Sequence[str]], left: int) -> list[str]:
     """Columns, the first ``left`` of them to the left, and a rule below the head."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = []
@@ -172,7 +172,7 @@ def _beside(row: Row, published: Mapping[int, tuple[float, float]]) -> list[str]
 def gates_table(outcomes: Sequence[Mapping[str, str]]) -> str:
     """The gates of a run as aligned text: verdict, name, figure."""
     lines = [[gate["verdict"], gate["name"], gate["figure"]] for gate in outcomes]
-    return "\n".join(_aligned([["gate", "", "found"], *lines], 3))
+    return "\n".join(aligned([["gate", "", "found"], *lines], 3))
 
 
 def _cell(row: Row, field: str, digits: int) -> str:

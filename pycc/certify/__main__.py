@@ -1,0 +1,398 @@
+"""The command ``python -m pycc.certify``: intervals that no patch can push a count out of."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pycc import attack, cli, data, defense, models, report
+from pycc import run as runs
+from pycc.attack.engine import identity
+from pycc.certify import engine
+from pycc.certify.engine import KEY, ON_MAPS, Calibrated, Plan
+from pycc.certify.maps import map_of, slack_map
+from pycc.data.dataset import builtin as builtin_data
+from pycc.report import certificates
+from pycc.robust.windows import window_of
+from pycc.run import Run
+from pycc.types import Counter, Sample
+
+QUICK = {"limit": 6, "calibrate_limit": 12}
+"""For the built-in scenes."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run depends on; kept in its manifest."""
+
+    data: str = field(
+        default="synthetic",
+        metadata={"help": "folder of annotated images, or a built-in data set", "metavar": "DATA"},
+    )
+    split: str = field(default="test", metadata={"help": "part that is certified"})
+    calibrate_split: str = field(
+        default="train", metadata={"help": "part that allowances, caps and colours are fixed on"}
+    )
+    calibrate_limit: int | None = field(
+        default=None, metadata={"help": "use its first images only"}
+    )
+    model: str | None = field(
+        default=None, metadata={"help": "the counter; without it the weights tell"}
+    )
+    weights: str = field(
+        default="mcnn-synthetic", metadata={"help": "file with weights, or built-in ones"}
+    )
+    option: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "an option of the counter; may be repeated"}
+    )
+    patch: list[int] = field(
+        default_factory=lambda: [20, 40, 81, 163],
+        metadata={"help": "sides of square patches, pixels", "metavar": "PIXELS"},
+    )
+    method: list[str] = field(
+        default_factory=lambda: ["masked"],
+        metadata={"help": "certificates", "choices": engine.methods.names()},
+    )
+    tile: int | None = field(
+        default=None,
+        metadata={
+            "help": "count isolated tiles of this side: for counters without a bounded field"
+        },
+    )
+    allowance: float | None = field(
+        default=None, metadata={"help": "masked: people a window may hold (default: calibrated)"}
+    )
+    cap: float | None = field(
+        default=None, metadata={"help": "additive: people a cell may hold (default: calibrated)"}
+    )
+    force_calibration: bool = field(
+        default=False,
+        metadata={"help": "allow calibration on the certified part itself; the table says so"},
+    )
+    masks: int = field(default=36, metadata={"help": "two-mask: a square number"})
+    k: int = field(default=45, metadata={"help": "quantile: pixels that a draw shows"})
+    draws: int = field(default=1000, metadata={"help": "quantile: draws"})
+    alpha: float = field(default=0.001, metadata={"help": "quantile: error probability of a run"})
+    attack: bool = field(
+        default=False, metadata={"help": "attack the defended counters too; exit code 1 if a count "
+                                 "leaves its interval"}
+    )  # fmt: skip
+    steps: int = field(default=40, metadata={"help": "of the attack"})
+    step_size: float = field(default=0.25, metadata={"help": "of the attack, of [0,1]"})
+    limit: int | None = field(default=None, metadata={"help": "use the first images only"})
+    on_error: str = field(
+        default="raise",
+        metadata={"help": "what to do with broken items", "choices": ["raise", "skip"]},
+    )
+    device: str = field(default="cpu", metadata={"help": "cpu or cuda[:N]"})
+    seed: int = field(default=0, metadata={"help": "key of all randomness"})
+    threads: int | None = field(default=None, metadata={"help": "threads (default: torch's)"})
+    pictures: bool | None = field(
+        default=None, metadata={"help": "draw the curve and where a patch would hurt most"}
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with ``argv`` (default: the process's); returns its exit code."""
+    given_argv = list(sys.argv[1:] if argv is None else argv)
+    return cli.command(lambda: _work(given_argv))
+
+
+def _parser() -> cli.Parser:
+    parser = cli.Parser(
+        prog="python -m pycc.certify",
+        description="Intervals on the counts of a data set that no patch of the stated sizes, at "
+        "any place, of any content, can push them out of.",
+        epilog="Without --data, on the built-in scenes, "
+        + ", ".join(f"{name} is {value}" for name, value in QUICK.items())
+        + ". Exit codes: 0 done, 1 an attacked count left its interval, 2 bad usage or input.",
+    )
+    cli.add_fields(parser.add_argument_group("certificates"), Settings)
+    control = parser.add_argument_group("run")
+    control.add_argument("--out", metavar="RUN", help="run folder (default: runs/certify-TIME)")
+    control.add_argument("--resume", metavar="RUN", help="continue the run in this folder")
+    return parser
+
+
+def _work(argv: list[str]) -> int:
+    given = vars(_parser().parse_args(argv))
+    out, resume = given.pop("out", None), given.pop("resume", None)
+    if "option" in given:
+        given["option"] = dict(given["option"])
+    for name, names in (("data", builtin_data.names()), ("weights", models.builtin())):
+        if name in given and given[name] not in names:
+            given[name] = str(Path(given[name]).absolute())
+    settings, folder = _settings(given, out, resume)
+    if settings["threads"] is not None:
+        torch.set_num_threads(settings["threads"])
+    plan = _plan(settings)
+    counter = _counter(settings)
+    samples = _samples(settings, settings["split"], settings["limit"])
+    _check(settings, plan, samples)
+    log = _open(settings, folder, resume, argv, counter, samples)
+    progress = cli.Progress("images")
+    try:
+        known = _calibrated(settings, plan, counter, samples, progress)
+        engine.certify(counter, plan, known, samples, log, lambda d, t, s: progress(d, t, s))
+        summary = {
+            **engine.summarise(log.records),
+            "calibration": _calibration(settings, known),
+            "attacks": _attacks(settings, plan, known, counter, samples, log, progress)
+            if settings["attack"]
+            else [],
+        }
+        log.finish(summary)
+    finally:
+        progress.close()
+        log.close()
+    print(certificates.certificates_table(summary))
+    print(f"run folder: {folder}", flush=True)
+    _draw(settings, plan, counter, samples, log, folder)
+    return cli.FAILED if any(one["violations"] for one in summary["attacks"]) else cli.DONE
+
+
+def _settings(
+    given: dict[str, Any], out: str | None, resume: str | None
+) -> tuple[dict[str, Any], Path]:
+    if resume is not None:
+        stored = runs.read_manifest(resume)
+        if stored.get("kind") != "certify" or not isinstance(stored.get("settings"), dict):
+            raise ValueError(f"--resume {resume}: expected a run of this command, got another")
+        cli.check_same(stored["settings"], given, resume)
+        return stored["settings"], Path(resume)
+    settings = asdict(Settings())
+    if given.get("data", settings["data"]) == settings["data"]:
+        settings |= QUICK
+    settings |= given
+    folder = Path(out or f"runs/certify-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+    runs.check_new(folder)
+    if settings["pictures"] is None:
+        reason = report.missing_library()
+        settings["pictures"] = reason is None
+        if reason is not None:
+            cli.say(f"note: {reason}")
+    return settings, folder
+
+
+def _plan(settings: Mapping[str, Any]) -> Plan:
+    if not 0 < settings["alpha"] < 1:
+        raise ValueError(f"--alpha must lie inside (0, 1), got {settings['alpha']}")
+    for name, least in (("k", 1), ("draws", 1), ("steps", 1), ("masks", 1)):
+        if settings[name] < least:
+            raise ValueError(f"--{name} must be at least {least}, got {settings[name]}")
+    return Plan(
+        patches=tuple(dict.fromkeys(settings["patch"])),
+        methods=tuple(dict.fromkeys(settings["method"])),
+        masks=settings["masks"],
+        k=settings["k"],
+        draws=settings["draws"],
+        alpha=settings["alpha"],
+        seed=settings["seed"],
+        allowance=settings["allowance"],
+        cap=settings["cap"],
+    )
+
+
+def _counter(settings: Mapping[str, Any]) -> Counter:
+    where = cli.device(settings["device"])
+    try:
+        loaded = models.load(settings["weights"], name=settings["model"], **settings["option"]).to(
+            where
+        )
+    except TypeError as error:
+        raise ValueError(f"--option: {error}") from None
+    counter: Counter = loaded
+    if settings["tile"] is not None:
+        counter = defense.tiled(counter, settings["tile"])
+    # Networks whose last layer is linear count below nobody; no certificate takes that.
+    return defense.clipped(counter)
+
+
+def _samples(settings: Mapping[str, Any], split: str, limit: int | None) -> Sequence[Sample]:
+    return data.open(settings["data"], split=split, on_error=settings["on_error"], limit=limit)
+
+
+def _check(settings: Mapping[str, Any], plan: Plan, samples: Sequence[Sample]) -> None:
+    """What would fail later fails before anything is written."""
+    needs = "allowance" if "masked" in plan.methods else "cap"
+    asked = any(m in ON_MAPS for m in plan.methods) and settings[needs] is None
+    if asked and settings["calibrate_split"] == settings["split"]:
+        if not settings["force_calibration"]:
+            raise ValueError(
+                f"--calibrate-split {settings['split']}: expected another part than the certified "
+                "one, or --force-calibration"
+            )
+        warnings.warn(
+            "calibrated on the certified images themselves", stacklevel=2
+        )
+    for sample in samples:
+        least = min(sample.image.shape[1:])
+        if max(plan.patches) > least:
+            raise ValueError(
+                f"{sample.name}: a patch of {max(plan.patches)} pixels does not fit into "
+                f"{sample.image.shape[1]}x{sample.image.shape[2]}"
+            )
+        if "quantile" in plan.methods and plan.k > sample.image[0].numel():
+            raise ValueError(f"{sample.name}: --k {plan.k} is more than its pixels")
+
+
+def _open(
+    settings: dict[str, Any],
+    folder: Path,
+    resume: str | None,
+    argv: list[str],
+    counter: Counter,
+    samples: Sequence[Sample],
+) -> Run:
+    prints = {
+        "weights": identity(counter),
+        "data": runs.fingerprint([(s.name, s.image) for s in samples]),
+    }
+    if resume is None:
+        manifest = {
+            "kind": "certify", "command": argv, "settings": settings, "fingerprints": prints,
+            "environment": runs.environment(),
+        }  # fmt: skip
+        return Run.create(folder, manifest, key=KEY)
+    log = Run.resume(folder, key=KEY)
+    changed = runs.differences(log.manifest.get("fingerprints"), prints)
+    if changed:
+        log.close()
+        raise ValueError(
+            f"{folder}: a resumed run keeps its data and weights; {'; '.join(changed)}"
+        )
+    return log
+
+
+def _calibrated(
+    settings: Mapping[str, Any],
+    plan: Plan,
+    counter: Counter,
+    samples: Sequence[Sample],
+    progress: cli.Progress,
+) -> Calibrated:
+    training = _samples(settings, settings["calibrate_split"], settings["calibrate_limit"])
+    source = f"{Path(settings['data']).name}, {settings['calibrate_split']}"
+    if settings["calibrate_split"] == settings["split"]:
+        source += " (the certified part itself)"
+        kept: Sequence[Sample] = training
+    else:
+        kept = engine.apart(samples, training)
+    return engine.calibrate(counter, plan, kept, source, lambda d, t, s: progress(d, t, s))
+
+
+def _calibration(settings: Mapping[str, Any], known: Calibrated) -> list[dict[str, Any]]:
+    found = [{"patch": patch, **one.json()} for patch, one in known.allowances.items()]
+    if known.cap is not None:
+        found.append({"patch": None, **known.cap.json()})
+    return found
+
+
+def _defended(
+    method: str, patch: int, plan: Plan, known: Calibrated, counter: Counter
+) -> Counter | None:
+    """The counter whose interval a method certifies; None where an attack cannot be run on it."""
+    if method == "masked":
+        return defense.masked(counter, patch, known.allowances[patch].value)
+    if method == "additive":
+        assert known.cap is not None
+        return defense.clipped(counter, known.cap.value)
+    if method == "two-mask":
+        assert known.fill is not None
+        return defense.two_mask(counter, patch, masks=plan.masks, fill=known.fill)
+    return None  # the quantile of a law is no function that a gradient reaches
+
+
+def _attacks(
+    settings: Mapping[str, Any],
+    plan: Plan,
+    known: Calibrated,
+    counter: Counter,
+    samples: Sequence[Sample],
+    log: Run,
+    progress: cli.Progress,
+) -> list[dict[str, Any]]:
+    """Attacked error and violations, by method and patch: counts pushed up and down."""
+    bounds = {(r["image"], r["method"], r["patch"]): r for r in log.records}
+    found = []
+    for method in plan.methods:
+        for patch in plan.patches:
+            victim = _defended(method, patch, plan, known, counter)
+            if victim is None:
+                continue
+            errors: dict[str, float] = {}
+            violations = 0
+            for objective in ("over", "under"):
+                apam = attack.APAM(
+                    size=patch, steps=settings["steps"], step_size=settings["step_size"],
+                    decay="cosine", objective=objective, transform="none", smoothness=0.0,
+                )  # fmt: skip
+                done = attack.run(
+                    apam, victim, samples, seed=settings["seed"], pgd=None, gates=False,
+                    save_images=False, progress=progress,
+                )  # fmt: skip
+                for record in done.records:
+                    if record["condition"] == "none":
+                        continue  # every other patch, optimised or not, has to stay inside
+                    bound = bounds[record["image"], method, patch]
+                    high = float("inf") if bound["high"] is None else bound["high"]
+                    violations += not bound["low"] <= record["count"] <= high
+                    error = abs(record["count"] - bound["truth"])
+                    name = record["image"]
+                    errors[name] = max(errors.get(name, 0.0), error)
+            attacked = sum(errors.values()) / len(errors)
+            found.append({
+                "method": method, "patch": patch, "attacked_mae": attacked,
+                "violations": violations, "images": len(errors),
+            })  # fmt: skip
+    return found
+
+
+def _draw(
+    settings: Mapping[str, Any],
+    plan: Plan,
+    counter: Counter,
+    samples: Sequence[Sample],
+    log: Run,
+    folder: Path,
+) -> None:
+    if not settings["pictures"]:
+        return
+    (folder / "pictures").mkdir(exist_ok=True)
+    certificates.draw_curve(log.summary, folder / "pictures" / "curve.png")
+    method, patch = plan.methods[0], plan.patches[min(2, len(plan.patches) - 1)]
+    chosen = [r for r in log.records if r["method"] == method and r["patch"] == patch]
+    by_name = {sample.name: sample for sample in samples}
+    for record in certificates.widest(chosen, 3):
+        sample = by_name[record["image"]]
+        cells = map_of(counter, sample.image).cpu()
+        shape = (sample.image.shape[1], sample.image.shape[2])
+        if counter.receptive_field is None:
+            return
+        window = window_of(counter, patch, shape, (cells.shape[1], cells.shape[2]))
+        heat = slack_map(cells, window)
+        top, left = divmod(int(heat.argmax()), heat.shape[1])
+        stride = counter.stride
+        title = (
+            f"{sample.name}: {record['truth']:.0f} heads, {record['count']:.0f} counted by "
+            f"{method}, {record['low']:.0f} to {record['high']:.0f} whatever {patch} pixels show"
+        )
+        certificates.draw_intervals(
+            np.ascontiguousarray(sample.image.permute(1, 2, 0).numpy()),
+            heat.float().numpy(),
+            title,
+            folder / "pictures" / f"{record['index']:04d}-{method}-{patch}.png",
+            (left * stride, top * stride, window[1] * stride, window[0] * stride),
+        )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,119 @@
+"""Intervals that ask the counter many times: ablated draws (C1), pairs of masks (C4)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from pycc.certify.maps import ABSOLUTE, RELATIVE, check_eval
+from pycc.certify.quantile import exposure, quantile_bounds
+from pycc.robust.ablation import Bands, Blocks, Kind, Pixels, ablated_counts
+from pycc.robust.pairs import two_mask_table
+from pycc.robust.windows import check_patch
+from pycc.types import Counter, Interval
+
+Progress = Callable[[int, int], None]
+
+
+def quantile(
+    counter: Counter,
+    image: Tensor,
+    patch: int,
+    *,
+    k: int | None = None,
+    band: int | None = None,
+    block: int | None = None,
+    fill: float | Sequence[float],
+    draws: int = 1000,
+    q: float = 0.5,
+    alpha: float = 0.001,
+    images: int = 1,
+    patches: int = 1,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Interval:
+    """C1: the q-quantile of the counts of randomly ablated images, of every image a patch away.
+
+    Each draw shows the counter ``k`` random pixels of ``image`` [3,H,W], or one ``band`` of so many
+    columns, or one ``block`` of that side; the rest is ``fill`` (a number or three, RGB in [0,1]:
+    the data set's mean). A patch of ``patch`` pixels is met by a draw with a probability of at most
+    ``exposure``. Holds with probability 1 - ``alpha`` over the ``draws`` (for ``images`` of them
+    together), which are keyed by ``seed`` and must not be those that chose q, k or the counter.
+    Abstains on the side where a patch may meet too many draws. The defended counter is the quantile
+    itself; ``pycc.defense.ablated`` estimates it (``estimate_interval`` covers that error).
+
+    ValueError for a patch or k that does not fit the image, a counter in train mode, and unless
+    exactly one of ``k``, ``band`` and ``block`` is given.
+    """
+    check_eval(counter)
+    shape = (int(image.shape[-2]), int(image.shape[-1]))
+    check_patch(patch, shape)
+    kinds: list[Kind] = []
+    kinds += [Pixels(k)] if k is not None else []
+    kinds += [Bands(band)] if band is not None else []
+    kinds += [Blocks(block)] if block is not None else []
+    if len(kinds) != 1:
+        raise ValueError("certify: expected one of k, band and block")
+    touched = exposure(shape, patch, k=k, band=band, block=block, patches=patches)
+    counts = ablated_counts(
+        counter, image, kinds[0], draws=draws, seed=seed, fill=fill, progress=progress
+    )
+    found = quantile_bounds(
+        counts.clamp(min=0.0).cpu().numpy(), touched, q=q, alpha=alpha, images=images
+    )
+    return _widened(found, found.low, found.high)
+
+
+def two_mask(
+    counter: Counter,
+    image: Tensor,
+    patch: int,
+    *,
+    masks: int | tuple[int, int] = 36,
+    fill: float | Sequence[float],
+    progress: Progress | None = None,
+) -> Interval:
+    """C4: min over m of max over m' of the count with masks m and m' hidden; any counter.
+
+    Some mask hides every place of the patch, so that every attacked image agrees with the clean
+    one under it. The interval is the least and the largest count of the clean image's table of all
+    pairs (Xiang, Mahloujifar and Mittal, "PatchCleanser", USENIX Security 2022, for the idea of two
+    masks). Deterministic; the defended counter is ``pycc.defense.two_mask``.
+
+    ValueError for a patch that does not fit, masks that are no square number or pair, and a counter
+    in train mode.
+    """
+    check_eval(counter)
+    table = two_mask_table(counter, image, patch, masks=masks, fill=fill, progress=progress)
+    found = Interval(
+        low=float(table.min()),
+        high=float(table.max()),
+        method="two-mask",
+        deterministic=True,
+        count=float(table.max(1).values.min()),
+    )
+    return _widened(found, found.low, found.high)
+
+
+def _widened(found: Interval, low: float, high: float) -> Interval:
+    """The interval with room for the last bits of counts of other batch shapes."""
+    from dataclasses import replace
+
+    def room(value: float) -> float:
+        return ABSOLUTE + RELATIVE * abs(value) if math.isfinite(value) else 0.0
+
+    return replace(found, low=max(0.0, low - room(low)), high=high + room(high))
+
+
+def mean_colour(images: Sequence[Tensor]) -> tuple[float, float, float]:
+    """Mean of R, G, B in [0,1] over images [3,H,W], each with the same weight: the usual fill.
+
+    ValueError for no images.
+    """
+    if not images:
+        raise ValueError("certify: a mean colour needs images, got none")
+    means = torch.stack([image.double().mean((1, 2)) for image in images]).mean(0)
+    return float(means[0]), float(means[1]), float(means[2])

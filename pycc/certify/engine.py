@@ -1,0 +1,281 @@
+"""Certify a data set: calibrate on other images, one interval an image, method and patch."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pycc.certify.calibration import Calibration, allowance_of, cap_of
+from pycc.certify.drawn import mean_colour, quantile, two_mask
+from pycc.certify.maps import additive_of, map_of, masked_of
+from pycc.data import quantize
+from pycc.registry import Registry
+from pycc.robust.windows import window_of
+from pycc.run import Run, fingerprint
+from pycc.types import Counter, Interval, Sample
+
+KEY = ("image", "method", "patch")
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is certified, and how."""
+
+    patches: tuple[int, ...] = (20, 40, 81, 163)
+    methods: tuple[str, ...] = ("masked",)
+    masks: int = 36
+    k: int = 45
+    draws: int = 1000
+    alpha: float = 0.001
+    seed: int = 0
+    allowance: float | None = None
+    """People; None: calibrated for each patch."""
+    cap: float | None = None
+    """People a cell; None: calibrated."""
+    fill: tuple[float, float, float] | None = None
+    """None: the mean colour of the calibration images."""
+
+
+@dataclass
+class Calibrated:
+    """What a plan's methods need, from images that are not the certified ones."""
+
+    allowances: dict[int, Calibration] = field(default_factory=dict)
+    """By patch."""
+    cap: Calibration | None = None
+    fill: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One image, and what the counter says of it."""
+
+    image: Tensor
+    cells: Tensor | None
+    """[1,h,w], where a method works on the map."""
+    index: int
+
+
+Method = Callable[[Counter, Seen, int, Plan, Calibrated, int], Interval]
+methods: Registry[Method] = Registry("method")
+"""(counter, image, patch, plan, calibrated, number of images) -> interval."""
+ON_MAPS = ("masked", "additive")
+"""Methods that need the map alone: one forward pass for all patches."""
+
+
+@methods.register("masked")
+def _masked(
+    counter: Counter, seen: Seen, patch: int, plan: Plan, known: Calibrated, images: int
+) -> Interval:
+    assert seen.cells is not None
+    return masked_of(seen.cells, _window(counter, seen, patch), known.allowances[patch].value)
+
+
+@methods.register("additive")
+def _additive(
+    counter: Counter, seen: Seen, patch: int, plan: Plan, known: Calibrated, images: int
+) -> Interval:
+    assert seen.cells is not None
+    assert known.cap is not None
+    return additive_of(seen.cells, _window(counter, seen, patch), known.cap.value)
+
+
+@methods.register("two-mask")
+def _two_mask(
+    counter: Counter, seen: Seen, patch: int, plan: Plan, known: Calibrated, images: int
+) -> Interval:
+    assert known.fill is not None
+    return two_mask(counter, seen.image, patch, masks=plan.masks, fill=known.fill)
+
+
+@methods.register("quantile")
+def _quantile(
+    counter: Counter, seen: Seen, patch: int, plan: Plan, known: Calibrated, images: int
+) -> Interval:
+    assert known.fill is not None
+    return quantile(
+        counter, seen.image, patch, k=plan.k, fill=known.fill, draws=plan.draws, alpha=plan.alpha,
+        images=images, seed=plan.seed + seen.index,
+    )  # fmt: skip
+
+
+def _window(counter: Counter, seen: Seen, patch: int) -> tuple[int, int]:
+    assert seen.cells is not None
+    shape = (seen.image.shape[-2], seen.image.shape[-1])
+    return window_of(counter, patch, shape, (seen.cells.shape[-2], seen.cells.shape[-1]))
+
+
+def calibrate(
+    counter: Counter,
+    plan: Plan,
+    training: Sequence[Sample],
+    source: str,
+    progress: Progress | None = None,
+) -> Calibrated:
+    """Allowances, cap and fill that the plan's methods need, from ``training`` images."""
+    known = Calibrated(fill=plan.fill)
+    maps: list[Tensor] = []
+    truths: list[float] = []
+    shapes: list[tuple[int, int]] = []
+    colours: list[Tensor] = []
+    wanted = any(name in ON_MAPS for name in plan.methods)
+    fixed = dict.fromkeys(plan.patches, plan.allowance)
+    asked = wanted and (
+        ("masked" in plan.methods and plan.allowance is None)
+        or ("additive" in plan.methods and plan.cap is None)
+    )
+    hidden = plan.fill is None and any(name not in ON_MAPS for name in plan.methods)
+    if asked or hidden:
+        for number, sample in enumerate(training):
+            if progress is not None:
+                progress(number, len(training), f"calibrating on {sample.name}")
+            if asked:
+                cells = map_of(counter, sample.image.to(_like(counter)))
+                maps.append(cells[0].cpu())
+            truths.append(float(sample.count))
+            shapes.append((sample.image.shape[1], sample.image.shape[2]))
+            colours.append(sample.image.mean((1, 2), keepdim=True))
+    if "masked" in plan.methods:
+        for patch in plan.patches:
+            value, origin, images = fixed[patch], "given", 0
+            if value is None:
+                kept = [
+                    (m, t, window_of(counter, patch, s, (m.shape[0], m.shape[1])))
+                    for m, t, s in zip(maps, truths, shapes, strict=True)
+                    if patch <= min(s)
+                ]
+                value = allowance_of(*(list(column) for column in zip(*kept, strict=True)))
+                origin, images = source, len(kept)
+            known.allowances[patch] = Calibration("allowance", value, origin, images)
+    if "additive" in plan.methods:
+        known.cap = (
+            Calibration("cap", plan.cap, "given", 0)
+            if plan.cap is not None
+            else Calibration("cap", cap_of(maps), source, len(maps))
+        )
+    if hidden:
+        known.fill = mean_colour(colours)
+    return known
+
+
+def apart(samples: Sequence[Sample], training: Sequence[Sample]) -> list[Sample]:
+    """The training images that are none of the certified; a warning names each left out."""
+    certified = {fingerprint([("image", s.image)]): s.name for s in samples}
+    kept = []
+    for sample in training:
+        same = certified.get(fingerprint([("image", sample.image)]))
+        if same is None:
+            kept.append(sample)
+        else:
+            warnings.warn(
+                f"calibration image {sample.name} is certified image {same}: left out", stacklevel=2
+            )
+    return kept
+
+
+def certify(
+    counter: Counter,
+    plan: Plan,
+    known: Calibrated,
+    samples: Sequence[Sample],
+    log: Run,
+    progress: Progress | None = None,
+) -> None:
+    """One record an image, method and patch in ``log``; what is there already is left alone."""
+    jobs = list(_jobs(plan))
+    for index, sample in enumerate(samples):
+        todo = [j for j in jobs if not log.has(image=sample.name, method=j[0], patch=j[1])]
+        if not todo and log.has(image=sample.name, method="none", patch=None):
+            continue
+        if progress is not None:
+            progress(index, len(samples), f"certifying {sample.name}")
+        image = quantize(sample.image).to(_like(counter))  # as attacks see it
+        start = time.perf_counter()
+        cells = map_of(counter, image)
+        forward = time.perf_counter() - start
+        base = {
+            "index": index,
+            "image": sample.name,
+            "truth": float(sample.count),
+            "height": image.shape[1],
+            "width": image.shape[2],
+        }
+        count = float(cells.double().sum())
+        log.append({**base, "method": "none", "patch": None, "count": count, "seconds": forward})
+        seen = Seen(image, cells, index)
+        for method, patch in todo:
+            start = time.perf_counter()
+            found = methods[method](counter, seen, patch, plan, known, len(samples))
+            spent = time.perf_counter() - start
+            log.append({**base, "method": method, "patch": patch, **_record(found), "seconds":
+                        spent + (forward if method in ON_MAPS else 0.0)})  # fmt: skip
+
+
+def _jobs(plan: Plan) -> Iterator[tuple[str, int]]:
+    for method in plan.methods:
+        for patch in plan.patches:
+            yield method, patch
+
+
+def _record(found: Interval) -> dict[str, Any]:
+    return {
+        "low": found.low,
+        "high": None if found.high == float("inf") else found.high,
+        "count": found.count,
+        "deterministic": found.deterministic,
+        "confidence": found.confidence,
+        "vacuous": found.vacuous,
+        "reason": found.reason,
+    }
+
+
+def summarise(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Rows by method and patch: clean and certified MAE, width, share vacuous, seconds."""
+    rows: list[dict[str, Any]] = []
+    plain = [r for r in records if r["method"] == "none"]
+    groups: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+    for record in records:
+        if record["method"] != "none":
+            groups.setdefault((record["method"], record["patch"]), []).append(record)
+    for (method, patch), found in groups.items():
+        bounded = [r for r in found if r["high"] is not None]
+        whole = len(bounded) == len(found)
+        rows.append(
+            {
+                "method": method,
+                "patch": patch,
+                "images": len(found),
+                "clean_mae": _mean(abs(r["count"] - r["truth"]) for r in found),
+                "certified_mae": _mean(
+                    max(abs(r["high"] - r["truth"]), abs(r["low"] - r["truth"])) for r in bounded
+                )
+                if whole
+                else None,
+                "width": _mean(r["high"] - r["low"] for r in bounded) if bounded else None,
+                "unbounded": len(found) - len(bounded),
+                "vacuous": sum(bool(r["vacuous"]) for r in found) / len(found),
+                "seconds": _mean(r["seconds"] for r in found),
+            }
+        )
+    return {
+        "images": len(plain),
+        "undefended_mae": _mean(abs(r["count"] - r["truth"]) for r in plain),
+        "rows": sorted(rows, key=lambda row: (row["patch"], row["method"])),
+    }
+
+
+def _mean(values: Any) -> float:
+    listed = list(values)
+    return sum(listed) / len(listed) if listed else 0.0
+
+
+def _like(counter: Counter) -> Tensor:
+    state = counter.parameters() if isinstance(counter, torch.nn.Module) else iter(())
+    return next((p for p in state if p.is_floating_point()), torch.zeros(()))

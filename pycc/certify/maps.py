@@ -1,0 +1,141 @@
+"""Deterministic intervals from one map: masked counts (C3) and capped sums (C2)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from pycc.robust.masking import additive_bounds, masked_bounds, masked_maps
+from pycc.robust.windows import check_maps, window_of
+from pycc.types import Counter, Interval
+
+ABSOLUTE, RELATIVE = 0.01, 1e-5
+"""What an interval is widened by, in people and of the count: cells of another batch or image size
+differ in their last bits, and a patch may make a count a hundred times as large."""
+
+
+def map_of(counter: Counter, image: Tensor) -> Tensor:
+    """The map [1,h,w] of an image [3,H,W], checked.
+
+    ValueError for a counter with parts in train mode (a batch norm there mixes what should stay
+    apart), an image of another kind, and cells that are negative or not finite.
+    """
+    check_eval(counter)
+    if image.ndim != 3 or image.shape[0] != 3:
+        raise ValueError(f"certify: image must be [3,H,W], got {list(image.shape)}")
+    with torch.no_grad():
+        return check_maps(counter(image[None]))
+
+
+def check_eval(counter: Counter) -> None:
+    """ValueError unless every part of a counter is in eval mode."""
+    if isinstance(counter, nn.Module) and any(part.training for part in counter.modules()):
+        raise ValueError("certify: the counter must be in eval mode, call eval() first")
+
+
+def masked(counter: Counter, image: Tensor, patch: int, *, allowance: float) -> Interval:
+    """C3: the masked count S - max(0, max_W S_W - allowance) of every image a patch away.
+
+    ``image`` [3,H,W] RGB in [0,1]; ``patch`` the side in pixels of a square patch, at any place,
+    of any content; ``allowance`` people, fixed beforehand on training data (``allowance_of``). The
+    defended counter is ``pycc.defense.masked(counter, patch, allowance)``.
+
+    Let the patch touch cells of the window W*, and let these hold a in place of S_{W*}. Above: the
+    fullest window holds a at least, so the masked count is S - S_{W*} + min(a, allowance) at most.
+    Below: the fullest holds max_W S_{W without W*} + a at most, so the masked count is
+    S - S_{W*} - max(0, max_W S_{W without W*} - allowance) at least. Deterministic.
+
+    ValueError as ``map_of`` and ``window_of``, and for an allowance below 0.
+    """
+    cells = map_of(counter, image)
+    window = window_of(counter, patch, _shape(image), _shape(cells))
+    return masked_of(cells, window, allowance)
+
+
+def masked_of(cells: Tensor, window: tuple[int, int], allowance: float) -> Interval:
+    """``masked`` of a map [1,h,w] that is known, for a window of cells (height, width)."""
+    _check_people("allowance", allowance)
+    bounds = masked_bounds(cells, window, allowance)
+    count = float(masked_maps(cells, window, allowance).double().sum())
+    slack = _slack(cells)
+    whole = window == _shape(cells)
+    return Interval(
+        low=max(0.0, float(bounds.low[0]) - slack),
+        high=float(bounds.high[0]) + slack,
+        method="masked",
+        deterministic=True,
+        count=count,
+        vacuous=whole,
+        reason="the patch can touch every cell" if whole else None,
+    )
+
+
+def additive(
+    counter: Counter, image: Tensor, patch: int, *, caps: Tensor | float, patches: int = 1
+) -> Interval:
+    """C2: the sum of cells capped at ``caps``, of every image ``patches`` patches away.
+
+    ``caps`` are people a cell, a number or [h,w], fixed beforehand (``cap_of``); the defended
+    counter is ``pycc.defense.clipped(counter, caps)``. Outside the touched windows the cells are
+    those of the clean image, inside they lie in [0, caps]. Deterministic.
+
+    ValueError as ``masked``, and for caps that are not positive.
+    """
+    cells = map_of(counter, image)
+    window = window_of(counter, patch, _shape(image), _shape(cells))
+    return additive_of(cells, window, caps, patches=patches)
+
+
+def additive_of(
+    cells: Tensor, window: tuple[int, int], caps: Tensor | float, *, patches: int = 1
+) -> Interval:
+    """``additive`` of a map [1,h,w] that is known, for a window of cells (height, width)."""
+    limits = torch.as_tensor(caps, dtype=cells.dtype, device=cells.device)
+    if not bool((limits > 0).all()) or not bool(torch.isfinite(limits).all()):
+        raise ValueError("certify: caps must be people above 0, finite")
+    if patches < 1:
+        raise ValueError(f"certify: patches must be at least 1, got {patches}")
+    kept = torch.minimum(cells, limits)
+    bounds = additive_bounds(kept, window, limits, patches=patches)
+    most = float((torch.zeros_like(kept) + limits).double().sum())
+    slack = _slack(kept)
+    low = max(0.0, float(bounds.low[0]) - slack)
+    high = min(float(bounds.high[0]), most) + slack
+    vacuous = low <= 0.0 and high >= most
+    return Interval(
+        low=low,
+        high=high,
+        method="additive",
+        deterministic=True,
+        count=float(kept.double().sum()),
+        vacuous=vacuous,
+        reason="patches can touch every cell" if vacuous else None,
+    )
+
+
+def slack_map(cells: Tensor, window: tuple[int, int]) -> Tensor:
+    """[h,w]: for each cell, people in the fullest window around it: where a patch would hurt."""
+    from pycc.robust.windows import window_sums
+
+    sums = window_sums(cells, window)
+    padded = nn.functional.pad(
+        sums[None],
+        (window[1] - 1, window[1] - 1, window[0] - 1, window[0] - 1),
+        value=-math.inf,
+    )
+    return nn.functional.max_pool2d(padded, window, stride=1)[0, 0]
+
+
+def _shape(tensor: Tensor) -> tuple[int, int]:
+    return tensor.shape[-2], tensor.shape[-1]
+
+
+def _slack(cells: Tensor) -> float:
+    return ABSOLUTE + RELATIVE * float(cells.double().sum())
+
+
+def _check_people(what: str, value: float) -> None:
+    if not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ValueError(f"certify: {what} must be people from 0 on, got {value!r}")

@@ -1,0 +1,109 @@
+"""Certificates as a table, a curve and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pycc.report.summary import aligned
+
+
+def certificates_table(summary: Mapping[str, Any]) -> str:
+    """Clean, certified and attacked error, width and time, by patch and method, as aligned text."""
+    lines = [
+        ["patch", "method", "clean MAE", "certified MAE", "attacked MAE", "mean width", "vacuous",
+         "s an image"],
+        ["none", "", f"{summary['undefended_mae']:,.1f}", "", "", "", "", ""],
+    ]  # fmt: skip
+    attacked = {(r["method"], r["patch"]): r for r in summary.get("attacks", ())}
+    for row in summary["rows"]:
+        one = attacked.get((row["method"], row["patch"]))
+        certified = row["certified_mae"]
+        lines.append([
+            str(row["patch"]),
+            row["method"],
+            f"{row['clean_mae']:,.1f}",
+            f"unbounded on {row['unbounded']}" if certified is None else f"{certified:,.1f}",
+            "-" if one is None else f"{one['attacked_mae']:,.1f}",
+            "-" if row["width"] is None else f"{row['width']:,.1f}",
+            f"{100 * row['vacuous']:.0f} %",
+            f"{row['seconds']:.2f}",
+        ])  # fmt: skip
+    text = aligned(lines, 2)
+    text.append(
+        f"images: {summary['images']}; errors in people; certified: the mean distance from the "
+        "truth of the interval's farther end, whatever a patch shows and wherever"
+    )
+    for one in summary.get("calibration", ()):
+        patch = "" if one["patch"] is None else f" for {one['patch']} pixels"
+        where = one["source"] if not one["images"] else f"{one['images']} images of {one['source']}"
+        text.append(f"{one['kind']}{patch}: {one['value']:.4g} people, {where}")
+    for one in summary.get("attacks", ()):
+        if one["violations"]:
+            text.append(
+                f"VIOLATED: {one['method']}, {one['patch']} pixels: {one['violations']} attacked "
+                "counts outside their intervals"
+            )
+    return "\n".join(text)
+
+
+def draw_curve(summary: Mapping[str, Any], file: Path) -> None:
+    """The mean width and the certified error against the patch's side, a line a method."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.0, 4.0), layout="constrained")
+    widths, errors = figure.subplots(1, 2)
+    for method in sorted({row["method"] for row in summary["rows"]}):
+        rows = [r for r in summary["rows"] if r["method"] == method and r["width"] is not None]
+        sides = [r["patch"] for r in rows]
+        widths.plot(sides, [r["width"] for r in rows], "o-", label=method)
+        whole = [r for r in rows if r["certified_mae"] is not None]
+        errors.plot([r["patch"] for r in whole], [r["certified_mae"] for r in whole], "o-")
+    errors.axhline(summary["undefended_mae"], color="0.5", linestyle=":", label="no patch")
+    widths.set(xlabel="side of the patch, pixels", ylabel="mean width of the interval, people")
+    errors.set(xlabel="side of the patch, pixels", ylabel="certified MAE, people")
+    widths.set_ylim(bottom=0)
+    errors.set_ylim(bottom=0)
+    if widths.get_legend_handles_labels()[0]:
+        widths.legend()
+    errors.legend()
+    figure.savefig(file, dpi=120)
+
+
+def draw_intervals(
+    image: NDArray[np.float32],
+    heat: NDArray[np.float32],
+    title: str,
+    file: Path,
+    box: tuple[float, float, float, float],
+) -> None:
+    """An image [H,W,3] in [0,1] and where a patch would hurt it most.
+
+    ``heat`` [h,w] are people in the fullest window that a patch could touch around each cell, drawn
+    over the image; ``box`` (x, y, width, height) in pixels marks the fullest of all.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    figure = Figure(figsize=(10.0, 4.0), layout="constrained")
+    plain, hot = figure.subplots(1, 2)
+    height, width = image.shape[:2]
+    plain.imshow(image)
+    hot.imshow(image.mean(2), cmap="gray")
+    shown = hot.imshow(heat, cmap="inferno", alpha=0.6, extent=(0, width, height, 0))
+    figure.colorbar(shown, ax=hot, label="people in the fullest window around")
+    hot.add_patch(Rectangle(box[:2], box[2], box[3], fill=False, edgecolor="cyan", linewidth=1.5))
+    for axes in (plain, hot):
+        axes.set_axis_off()
+    figure.suptitle(title)
+    figure.savefig(file, dpi=100)
+
+
+def widest(records: Sequence[Mapping[str, Any]], number: int) -> list[Mapping[str, Any]]:
+    """The records of bounded intervals that are widest, of one method and patch."""
+    bounded = [r for r in records if r.get("high") is not None and r["method"] != "none"]
+    return sorted(bounded, key=lambda r: r["low"] - r["high"])[:number]

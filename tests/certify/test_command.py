@@ -1,0 +1,128 @@
+"""``python -m pycc.certify`` as users run it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pycc.certify.__main__ import main
+
+QUICK = ["--limit", "2", "--calibrate-limit", "2", "--no-pictures"]
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    code = main([*argv])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_the_default_is_the_masked_count(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    code, text, _ = run(capsys, *QUICK, "--patch", "20", "81", "--out", str(out))
+    assert code == 0
+    assert "20     masked" in text
+    assert "allowance for 81 pixels: " in text
+    assert "2 images of synthetic, train" in text
+    summary = json.loads((out / "summary.json").read_text())
+    for row in summary["rows"]:
+        assert row["clean_mae"] <= row["certified_mae"]
+        assert row["width"] > 0
+    # The same once more, and continued: the same bytes.
+    before = (out / "summary.json").read_bytes()
+    lines = (out / "results.jsonl").read_text().splitlines(keepends=True)
+    (out / "results.jsonl").write_text("".join(lines[:-1]))
+    (out / "summary.json").unlink()
+    assert run(capsys, "--resume", str(out))[0] == 0
+    after = json.loads((out / "summary.json").read_bytes())
+    for one in (after, summary):
+        for row in one["rows"]:
+            del row["seconds"]
+    assert after == summary
+    assert before
+
+
+def test_every_method_and_an_attack(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, text, _ = run(
+        capsys, "--limit", "1", "--calibrate-limit", "2", "--no-pictures", "--patch", "40",
+        "--method", "masked", "additive", "two-mask", "quantile", "--masks", "9", "--draws", "40",
+        "--alpha", "0.05", "--out", str(tmp_path / "run"),
+    )  # fmt: skip
+    assert code == 0
+    rows = json.loads((tmp_path / "run/summary.json").read_text())["rows"]
+    assert {row["method"] for row in rows} == {"masked", "additive", "two-mask", "quantile"}
+    assert "cap: " in text
+
+
+@pytest.mark.slow
+def test_attacked_counts_are_held_against_their_intervals(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ["--limit", "1", "--calibrate-limit", "2", "--no-pictures", "--patch", "40"]
+    flags += ["--attack", "--steps", "3"]
+    code, text, _ = run(capsys, *flags, "--out", str(tmp_path / "run"))
+    assert code == 0
+    (row,) = json.loads((tmp_path / "run/summary.json").read_text())["attacks"]
+    assert row["violations"] == 0
+    assert row["attacked_mae"] > 0
+    # An interval that is too narrow is found out.
+    from pycc.certify import engine
+
+    sound = engine.methods["masked"]
+
+    def narrow(*arguments):
+        from dataclasses import replace
+
+        found = sound(*arguments)
+        return replace(found, low=found.count, high=found.count)
+
+    monkeypatch.setitem(engine.methods._entries, "masked", narrow)
+    code, text, _ = run(capsys, *flags, "--out", str(tmp_path / "narrow"))
+    assert code == 1
+    assert "VIOLATED: masked, 40 pixels" in text
+
+
+def test_pictures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    run(
+        capsys, "--limit", "1", "--patch", "40", "--allowance", "10", "--out", str(tmp_path / "run")
+    )  # fmt: skip
+    names = sorted(path.name for path in (tmp_path / "run/pictures").iterdir())
+    assert names == ["0000-masked-40.png", "curve.png"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--patch", "2000"], "a patch of 2000 pixels does not fit into"),
+        (["--alpha", "1"], "--alpha must lie inside (0, 1), got 1"),
+        (["--method", "quantile", "--k", "100000000"], "--k 100000000 is more than its pixels"),
+        (["--k", "0"], "--k must be at least 1, got 0"),
+        (["--calibrate-split", "test"], "expected another part than the certified one, or --force"),
+        (["--method", "magic"], "invalid choice: 'magic'"),
+        (["--weights", "none.pth"], "no such file"),
+        (["--option", "resize=4"], "count isolated tiles (pycc.defense.tiled)"),
+        (["--resume", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_usage(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, argv: list[str], message: str
+) -> None:
+    out = [] if "--resume" in argv else ["--out", str(tmp_path / "run")]
+    code, text, err = run(capsys, *QUICK, *argv, *out)
+    assert (code, text) == (2, "")
+    assert message in err
+    assert sum(line.startswith("error: ") for line in err.splitlines()) == 1
+
+
+def test_forced_calibration_is_marked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, text, err = run(
+        capsys, *QUICK, "--patch", "40", "--calibrate-split", "test", "--force-calibration",
+        "--out", str(tmp_path / "run"),
+    )  # fmt: skip
+    assert code == 0
+    assert "warning: calibrated on the certified images themselves" in err
+    assert "test (the certified part itself)" in text
