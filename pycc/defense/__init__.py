@@ -1,0 +1,24 @@
+"""Counters that a patch moves less: each wraps a counter and is a counter again.
+
+Every attack therefore runs on every defense, and defenses nest:
+``masked(clipped(counter), patch=81, allowance=12.0)``.
+"""
+
+from pycc.defense.ablation import ablated, banded, blocked
+from pycc.defense.base import Defended, DefendedModule, Defense
+from pycc.defense.cells import clipped, masked
+from pycc.defense.masks import two_mask
+from pycc.defense.tiles import tiled
+
+__all__ = [
+    "Defended",
+    "DefendedModule",
+    "Defense",
+    "ablated",
+    "banded",
+    "blocked",
+    "clipped",
+    "masked",
+    "tiled",
+    "two_mask",
+]

@@ -1,0 +1,158 @@
+"""What a draw keeps of an image, and the checks on what is asked of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from pycc.random import Stream
+from pycc.types import Counter
+
+BUDGET = 1 << 21
+"""Pixels that are counted at once: about 1 GB of activations for a VGG-16 front end."""
+
+
+def check_whole(op: str, name: str, value: object, low: int, high: float = math.inf) -> int:
+    """``value`` as a whole number within [low, high]; ValueError, TypeError naming both."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{op}: {name} must be a whole number, got {value!r}")
+    if not low <= value <= high:
+        limits = f"at least {low}" if high == math.inf else f"within [{low}, {high}]"
+        raise ValueError(f"{op}: {name} must be {limits}, got {value}")
+    return value
+
+
+def check_fill(op: str, fill: float | Sequence[float]) -> tuple[float, float, float]:
+    """A colour, RGB in [0,1], from one number or three; ValueError for another."""
+    values = (fill,) * 3 if isinstance(fill, (int, float)) else tuple(fill)
+    if len(values) != 3 or not all(0.0 <= float(value) <= 1.0 for value in values):
+        raise ValueError(f"{op}: fill must be a number or three (RGB) in [0,1], got {fill!r}")
+    return float(values[0]), float(values[1]), float(values[2])
+
+
+def check_eval(op: str, counter: Counter) -> None:
+    """ValueError where a part of the counter is in train mode: its counts are then not its own."""
+    if isinstance(counter, nn.Module) and any(part.training for part in counter.modules()):
+        raise ValueError(f"{op}: counter must be in eval mode, got one in train mode")
+
+
+def check_image(op: str, image: Tensor) -> None:
+    """ValueError unless ``image`` is [3,H,W] of floats."""
+    if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
+        raise ValueError(
+            f"{op}: image must be [3,H,W] (RGB in [0,1]), got {list(image.shape)} {image.dtype}"
+        )
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """k uniformly random pixels are kept, all channels of a pixel together."""
+
+    k: int
+    op: ClassVar[str] = "ablated"
+    unit: ClassVar[str] = "pixel"
+    channels: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        check_whole(self.op, "k", self.k, 1)
+
+    def check(self, shape: tuple[int, int]) -> None:
+        """ValueError where an image of ``shape`` (H, W) has fewer than k."""
+        most = self.channels * shape[0] * shape[1]
+        if self.k > most:
+            raise ValueError(
+                f"{self.op}: k must be at most the {most} {self.unit}s of an image of "
+                f"{shape[0]}x{shape[1]}, got {self.k}"
+            )
+
+
+@dataclass(frozen=True)
+class Elements(Pixels):
+    """k uniformly random entries of the array are kept, as arXiv 2104.10868 has published."""
+
+    unit: ClassVar[str] = "element"
+    channels: ClassVar[int] = 3
+
+
+@dataclass(frozen=True)
+class Bands:
+    """The columns [x, x + width) are kept, wrapping around; x is uniform."""
+
+    width: int
+    op: ClassVar[str] = "banded"
+
+    def __post_init__(self) -> None:
+        check_whole(self.op, "width", self.width, 1)
+
+    def check(self, shape: tuple[int, int]) -> None:
+        """ValueError for a band wider than an image of ``shape`` (H, W)."""
+        check_whole(self.op, "width", self.width, 1, shape[1])
+
+    def window(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of what is kept."""
+        return shape[0], self.width
+
+    def positions(self, shape: tuple[int, int]) -> int:
+        """How many places there are."""
+        return shape[1]
+
+    def corner(self, number: int, shape: tuple[int, int]) -> tuple[int, int]:
+        """(y, x) of one of them."""
+        return 0, number
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The block [y, y + side) x [x, x + side) is kept, wrapping around; (y, x) is uniform."""
+
+    side: int
+    op: ClassVar[str] = "blocked"
+
+    def __post_init__(self) -> None:
+        check_whole(self.op, "side", self.side, 1)
+
+    def check(self, shape: tuple[int, int]) -> None:
+        """ValueError for a block that is larger than an image of ``shape`` (H, W)."""
+        check_whole(self.op, "side", self.side, 1, min(shape))
+
+    def window(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of what is kept."""
+        return self.side, self.side
+
+    def positions(self, shape: tuple[int, int]) -> int:
+        """How many places there are."""
+        return shape[0] * shape[1]
+
+    def corner(self, number: int, shape: tuple[int, int]) -> tuple[int, int]:
+        """(y, x) of one of them."""
+        return divmod(number, shape[1])
+
+
+Kind = Pixels | Elements | Bands | Blocks
+"""What a draw keeps."""
+
+
+def corners(
+    kind: Bands | Blocks, shape: tuple[int, int], *, draws: int | None, first_draw: int, seed: int
+) -> list[tuple[int, int]]:
+    """(y, x) of the windows that draws keep in an image of ``shape`` (H, W); all for None."""
+    places = kind.positions(shape)
+    if draws is None:
+        return [kind.corner(number, shape) for number in range(places)]
+    numbers = range(first_draw, first_draw + draws)
+    streams = (Stream(seed, f"ablation, {kind.op}", draw=number) for number in numbers)
+    return [kind.corner(int(stream.integers(places)), shape) for stream in streams]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some draws, counted together."""
+
+    draws: list[int]
+    """Their positions among the draws that were asked for."""
+    maps: Callable[[Tensor], Tensor]
+    """From the image [3,H,W] to their density maps [n,1,h,w]; differentiable in the image."""

@@ -1,0 +1,209 @@
+"""Counts with one or two masks over an image, for every pair of masks.
+
+Two masks of which one hides the patch, wherever it lies, are the idea of PatchCleanser (Xiang,
+Mahloujifar and Mittal, USENIX Security 2022), there for classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pycc.local import Box, influence
+from pycc.robust.kept import BUDGET, check_eval, check_fill, check_image, check_whole
+from pycc.types import Counter
+
+_OP = "two_mask"
+
+
+def check_masks(masks: int | tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of masks; ValueError, TypeError unless a square number or a pair."""
+    if isinstance(masks, tuple) and len(masks) == 2:
+        rows, columns = (check_whole(_OP, "masks", number, 1) for number in masks)
+        return rows, columns
+    number = check_whole(_OP, "masks", masks, 1)
+    side = math.isqrt(number)
+    if side * side != number:
+        raise ValueError(f"{_OP}: masks must be a square number or (rows, columns), got {number}")
+    return side, side
+
+
+def mask_boxes(shape: tuple[int, int], patch: int, masks: int | tuple[int, int] = 36) -> list[Box]:
+    """Masks of an image of ``shape`` (H, W) of which one hides the patch, wherever it lies.
+
+    With m masks along an axis of n pixels they begin every t = ceil((n - p + 1) / m) pixels and
+    are p + t - 1 long, cut off by the image: that which begins at j t hides the places from j t to
+    j t + t - 1. Masks that would begin after the last place are left out, so there are fewer than
+    ``masks`` (a square number, or (rows, columns)) where fewer do.
+
+    ValueError for a patch (side in pixels) that is larger than the image.
+    """
+    check_whole(_OP, "patch", patch, 1)
+    if patch > min(shape):
+        raise ValueError(
+            f"{_OP}: patch must fit into the image of {shape[0]}x{shape[1]}, got {patch} pixels"
+        )
+    rows, columns = (
+        _spans(size, patch, number) for size, number in zip(shape, check_masks(masks), strict=True)
+    )
+    return [Box(top, left, bottom, right) for top, bottom in rows for left, right in columns]
+
+
+def _spans(size: int, patch: int, masks: int) -> list[tuple[int, int]]:
+    """First pixel and the one after the last of the masks along one axis."""
+    places = size - patch + 1
+    step = -(-places // masks)
+    return [(start, min(start + patch + step - 1, size)) for start in range(0, places, step)]
+
+
+def hidden(image: Tensor, boxes: Sequence[Box], colour: Tensor) -> Tensor:
+    """The image [3,H,W] with boxes of one colour [3]; differentiable in the image."""
+    mask = torch.zeros(image.shape[1:], dtype=torch.bool, device=image.device)
+    for box in boxes:
+        mask[box.slices] = True
+    return torch.where(mask, colour.to(image)[:, None, None], image)
+
+
+def two_mask_table(
+    counter: Counter,
+    image: Tensor,
+    patch: int,
+    *,
+    masks: int | tuple[int, int] = 36,
+    fill: float | Sequence[float],
+    budget: int = BUDGET,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Counts of an image with masks m and m' both hidden, for all pairs; without gradient.
+
+    A counter with a bounded receptive field is asked only about the surroundings of the masks:
+    cells that do not feel them stay what they are in the clean image, and where no cell feels
+    both masks, the change by both is the sum of the changes by each. These are the same numbers up
+    to the rounding of sums. Other counters are asked about whole images.
+
+    Args:
+        counter: in eval mode, on the device of the image.
+        image: [3,H,W], RGB in [0,1].
+        patch: side of the patch in pixels, at most the image's.
+        masks: how many, see :func:`mask_boxes`.
+        fill: the masks' colour, one number or three (RGB) in [0,1].
+        budget: pixels that are counted at once, which bounds the memory.
+        progress: told the number of pairs whose count is known, and of all.
+
+    Returns:
+        [M,M] float64, people, symmetric, on the device of the image; the diagonal has one mask
+        hidden. M is the number of :func:`mask_boxes`.
+
+    Raises:
+        ValueError, TypeError: a bad argument, or a counter in train mode.
+    """
+    check_image(_OP, image)
+    check_eval(_OP, counter)
+    check_whole(_OP, "budget", budget, 1)
+    colour = torch.tensor(check_fill(_OP, fill), device=image.device)
+    boxes = mask_boxes((image.shape[1], image.shape[2]), patch, masks)
+    with torch.no_grad():
+        table = _Table(counter, image, boxes, colour, budget)
+        return table.filled(progress)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A pair of masks that must be looked at."""
+
+    pair: tuple[int, int]
+    window: Box
+    cells: Box
+    """Of the whole map: those that can feel the masks. The window shows each its whole field."""
+
+
+class _Table:
+    """One image, its masks, and the counts that are known."""
+
+    def __init__(
+        self, counter: Counter, image: Tensor, boxes: list[Box], colour: Tensor, budget: int
+    ) -> None:
+        self._counter, self._image, self._boxes = counter, image, boxes
+        self._colour, self._budget = colour, budget
+        self._clean = counter(image[None])[0, 0].double()
+
+    def filled(self, progress: Callable[[int, int], None] | None) -> Tensor:
+        """[M,M]: all counts."""
+        number = len(self._boxes)
+        tasks = [self._task(i, j) for i in range(number) for j in range(i, number)]
+        looked = [task for task in tasks if task is not None]
+        change = self._clean.new_zeros(number, number)
+        known = len(tasks) - len(looked)
+        for batch in self._batches(looked):
+            values = self._changes(batch)
+            for task, value in zip(batch, values, strict=True):
+                change[task.pair] = value
+            known += len(batch)
+            if progress is not None:
+                progress(known, len(tasks))
+        single = change.diagonal()
+        apart = torch.ones_like(change, dtype=torch.bool)
+        for task in looked:
+            apart[task.pair] = False
+        upper = torch.where(apart, single[:, None] + single, change).triu()
+        return self._clean.sum() + upper + upper.triu(1).T
+
+    def _task(self, i: int, j: int) -> _Task | None:
+        """What a pair needs; None where its change is the sum of those by each mask."""
+        shape = self._image.shape[1], self._image.shape[2]
+        cells = Box(0, 0, *self._clean.shape)
+        field, stride = self._counter.receptive_field, self._counter.stride
+        if field is None:
+            return _Task((i, j), Box(0, 0, *shape), cells)
+        felt = [self._felt(self._boxes[number], field) for number in (i, j)]
+        if felt[0].intersection(felt[1]).empty:
+            return None
+        both = self._boxes[i].union(self._boxes[j])
+        window = influence(both, shape, stride=stride, receptive_field=field)
+        return _Task((i, j), window, self._felt(both, field))
+
+    def _felt(self, box: Box, field: int) -> Box:
+        """The cells whose field, which sticks out alike on all sides, meets a box of pixels."""
+        stride = self._counter.stride
+        rim = max(0, -(-(field - stride) // 2))
+        felt = Box(
+            (box.top - rim - stride) // stride + 1,
+            (box.left - rim - stride) // stride + 1,
+            -(-(box.bottom + rim) // stride),
+            -(-(box.right + rim) // stride),
+        )
+        return felt.clipped((self._clean.shape[0], self._clean.shape[1]))
+
+    def _batches(self, tasks: list[_Task]) -> Iterator[list[_Task]]:
+        """Tasks whose windows have equal shapes, no more together than the budget allows."""
+        groups: dict[tuple[int, int], list[_Task]] = {}
+        for task in tasks:
+            groups.setdefault(task.window.shape, []).append(task)
+        for (height, width), group in groups.items():
+            size = max(1, self._budget // (height * width))
+            for begin in range(0, len(group), size):
+                yield group[begin : begin + size]
+
+    def _changes(self, tasks: list[_Task]) -> list[Tensor]:
+        """How much each pair of masks changes the count."""
+        windows = []
+        for task in tasks:
+            top, left = task.window.top, task.window.left
+            boxes = [self._boxes[number].moved(-top, -left) for number in task.pair]
+            windows.append(hidden(self._image[:, *task.window.slices], boxes, self._colour))
+        found = []
+        for cells, task in zip(self._counter(torch.stack(windows))[:, 0], tasks, strict=True):
+            stride = self._counter.stride
+            part = task.cells.moved(-(task.window.top // stride), -(task.window.left // stride))
+            if part.clipped((cells.shape[0], cells.shape[1])) != part:
+                raise ValueError(
+                    f"{_OP}: a counter of stride {stride} must give the same cells for a window "
+                    f"as for the image, got {list(cells.shape)} of window {task.window}"
+                )
+            after = cells[part.slices].double()
+            found.append(after.sum() - self._clean[task.cells.slices].sum())
+        return found

@@ -1,0 +1,167 @@
+"""Maps of an image that is shown in bands or blocks only, from what changes in an empty image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pycc import ops
+from pycc.local import Box, Local, Wirings, aligned, influence
+from pycc.robust.kept import Bands, Batch, Blocks
+from pycc.types import Counter
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A part of the image that is shown, and where that can be felt."""
+
+    shown: Box
+    changed: Box  # ``shown``, moved outwards to the counter's grid
+    window: Box
+
+    @property
+    def kind(self) -> tuple[tuple[int, int], Box]:
+        """Pieces that have this in common look the same in an empty image."""
+        return self.window.shape, self.changed.moved(-self.window.top, -self.window.left)
+
+
+Alike = tuple[tuple[tuple[int, int], Box], ...]
+"""The kinds of the pieces of a draw, ``_Piece.kind``."""
+
+
+def structured(
+    counter: Counter,
+    image: Tensor,
+    kind: Bands | Blocks,
+    places: list[tuple[int, int]],
+    colour: Tensor,
+    budget: int,
+) -> Iterator[Batch]:
+    """The batches that count windows of an image [3,H,W] at ``places`` (y, x), arguments checked.
+
+    ``colour`` is float32 [3]. Draws whose windows look the same in an empty image go together.
+    """
+    shape = image.shape[1], image.shape[2]
+    window = kind.window(shape)
+    pieces = [_pieces(counter, corner, window, shape) for corner in places]
+    groups: dict[Alike, list[int]] = {}
+    for number, parts in enumerate(pieces):
+        groups.setdefault(tuple(part.kind for part in parts), []).append(number)
+
+    def whole(rows: list[int], image: Tensor) -> Tensor:
+        top_left = torch.tensor([places[row] for row in rows], device=image.device)
+        return counter(ops.keep_windows(image[None], top_left, window, fill=colour))
+
+    ground = _Ground(counter, image, colour) if any(groups) else None
+    for kinds, numbers in groups.items():
+        area = sum(sides[0] * sides[1] for sides, _ in kinds) or shape[0] * shape[1]
+        size = max(1, budget // area)
+        for begin in range(0, len(numbers), size):
+            rows = numbers[begin : begin + size]
+            if ground is None or not kinds:
+                yield Batch(rows, partial(whole, rows))
+                continue
+            ground.prepare(kinds)
+            yield Batch(rows, partial(ground.shown, [pieces[row] for row in rows]))
+
+
+def _pieces(
+    counter: Counter, corner: tuple[int, int], window: tuple[int, int], shape: tuple[int, int]
+) -> list[_Piece]:
+    """The parts of a window that wraps around; none where they must be counted together."""
+    field, stride = counter.receptive_field, counter.stride
+    if field is None:
+        return []
+    rows, columns = (
+        [(start, min(start + length, size)), (0, start + length - size)]
+        for start, length, size in zip(corner, window, shape, strict=True)
+    )
+    boxes = [Box(top, left, bottom, right) for top, bottom in rows for left, right in columns]
+    boxes = [box for box in boxes if not box.empty]
+    felt = [influence(box, shape, stride=stride, receptive_field=field) for box in boxes]
+    for number, one in enumerate(felt):
+        # A cell that feels two parts is not the sum of what it makes of either.
+        if any(not one.intersection(other).empty for other in felt[:number]):
+            return []
+    changed = [aligned(box, shape, stride) for box in boxes]
+    return [
+        _Piece(box, grid, _steady(grid, shape, stride, field))
+        for box, grid in zip(boxes, changed, strict=True)
+    ]
+
+
+def _steady(changed: Box, shape: tuple[int, int], stride: int, field: int) -> Box:
+    """A window that holds the one of ``influence``, of the same shape near a border too.
+
+    A counter's layers are looked up once for each shape, so few shapes save time.
+    """
+    ends = []
+    for start, stop, size in zip(
+        (changed.top, changed.left), (changed.bottom, changed.right), shape, strict=True
+    ):
+        reach = field - 1
+        length = -(-(stop - start + 2 * reach + stride - 1) // stride) * stride
+        last = max(0, (size - length) // stride * stride)
+        low = min(max(0, (start - reach) // stride * stride), last)
+        ends.append((low, size if size - low - length < stride else low + length))
+    return Box(ends[0][0], ends[1][0], ends[0][1], ends[1][1])
+
+
+class _Ground:
+    """An image of one colour, and what a counter makes of parts of another image shown in it."""
+
+    def __init__(self, counter: Counter, image: Tensor, colour: Tensor) -> None:
+        self._counter, self._wirings = counter, Wirings(counter)
+        self._colour = colour.to(image)[:, None, None]
+        with torch.no_grad():
+            self._map = counter(self._colour.expand_as(image)[None].contiguous())
+        self._kinds: Alike = ()
+        self._locals: list[Local] = []
+
+    def prepare(self, kinds: Alike) -> list[Local]:
+        """Counters of boxes in an empty window; the last ones are kept."""
+        if kinds != self._kinds:
+            self._locals = []
+            for sides, box in kinds:
+                empty = self._colour.expand(3, *sides)[None].contiguous()
+                self._locals.append(Local(self._counter, empty, box, wirings=self._wirings))
+            self._kinds = kinds
+        return self._locals
+
+    def shown(self, rows: list[list[_Piece]], image: Tensor) -> Tensor:
+        """[n,1,h,w]: the map of each row's pieces of the image, all rows of the same kinds."""
+        maps = self._map
+        for number, local in enumerate(self.prepare(tuple(piece.kind for piece in rows[0]))):
+            pieces = [row[number] for row in rows]
+            changes = local(torch.stack([self._content(image, p) for p in pieces])) - local.clean
+            placed = [
+                self._placed(change, local.cells, piece)
+                for change, piece in zip(changes, pieces, strict=True)
+            ]
+            maps = maps + torch.stack(placed)
+        return maps
+
+    def _content(self, image: Tensor, piece: _Piece) -> Tensor:
+        """[3,h,w]: the changed box, in which the shown part lies."""
+        whole = self._colour.expand(3, *piece.changed.shape).clone()
+        inner = piece.shown.moved(-piece.changed.top, -piece.changed.left)
+        whole[:, *inner.slices] = image[:, *piece.shown.slices]
+        return whole
+
+    def _placed(self, change: Tensor, cells: Box, piece: _Piece) -> Tensor:
+        """[1,h,w]: the change of a window's cells, where these lie in the whole map."""
+        height, width = self._map.shape[-2:]
+        stride = self._counter.stride
+        cells = cells.moved(piece.window.top // stride, piece.window.left // stride)
+        if cells.clipped((height, width)) != cells:
+            raise ValueError(
+                f"ablated_counts: a counter of stride {stride} must give the same cells for a "
+                f"window as for the image, got {cells} of {height}x{width}"
+            )
+        margins = cells.left, width - cells.right, cells.top, height - cells.bottom
+        return functional.pad(change, margins)

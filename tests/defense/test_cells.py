@@ -1,0 +1,115 @@
+"""Clamped cells and the masked window."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from defense.toys import Plain, Signed, Tiny, Whole, pictures
+from torch import Tensor
+
+from pycc.defense import clipped, masked, tiled
+
+
+def test_clipped_to_zero_and_above() -> None:
+    images = pictures(number=3)
+    with torch.no_grad():
+        raw = Signed()(images)
+        assert float(raw.min()) < 0
+        found = clipped(Signed())(images)
+        assert torch.equal(found, raw.clamp(min=0))
+        cap = float(raw.max()) / 2
+        capped = clipped(Signed(), caps=cap)(images)
+        assert torch.equal(capped, raw.clamp(0, cap))
+        assert float(capped.max()) == pytest.approx(cap)
+    assert clipped(Signed()).stride == 2
+    assert clipped(Signed()).receptive_field == 8
+    assert clipped(Whole()).receptive_field is None
+
+
+@pytest.mark.parametrize("caps", [0.1, 0.2, 0.3])
+def test_rounding_does_not_exceed_caps(caps: float) -> None:
+    """The float32 next to each lies above."""
+    with torch.no_grad():
+        most = float(clipped(flat(2.0), caps)(pictures()).max())
+    assert caps * (1 - 2e-7) < most <= caps
+
+
+def flat(value: float) -> Plain:
+    """A counter of equal cells."""
+
+    class Flat(Plain):
+        def __call__(self, images: Tensor) -> Tensor:
+            return super().__call__(images) * 0 + value
+
+    return Flat()
+
+
+@pytest.mark.parametrize("caps", [0.0, -1.0, float("inf"), float("nan")])
+def test_bad_caps(caps: float) -> None:
+    with pytest.raises(ValueError, match="clipped: caps must be a number above 0 or None, got"):
+        clipped(Tiny(), caps)
+
+
+@pytest.mark.parametrize("allowance", [0.0, 0.5, 1e6])
+@pytest.mark.parametrize("shape", [(20, 24), (41, 33)])
+def test_masked_sum(shape: tuple[int, int], allowance: float) -> None:
+    """Windows by hand: a patch of 5 pixels touches (5 + 2 + 2 * 3 - 1) / 2 = 6 cells of an axis."""
+    images = pictures(shape, 3)
+    with torch.no_grad():
+        maps = Tiny()(images).double()
+        found = masked(Tiny(), 5, allowance)(images).double()
+    fullest = torch.tensor(
+        [
+            max(
+                float(one[0, y : y + 6, x : x + 6].sum())
+                for y in range(one.shape[1] - 5)
+                for x in range(one.shape[2] - 5)
+            )
+            for one in maps
+        ]
+    )
+    wanted = maps.sum((1, 2, 3)) - (fullest - allowance).clamp(min=0)
+    torch.testing.assert_close(found.sum((1, 2, 3)), wanted, rtol=1e-6, atol=0)
+    changed = (found - maps).abs() > 1e-9
+    assert bool(changed.any()) == (allowance < float(fullest.max()))
+    assert bool((found <= maps + 1e-9).all())
+
+
+def test_masked_gradient() -> None:
+    image = pictures((14, 16), dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(masked(Tiny().double(), 3, 0.2), image, fast_mode=True)
+    assert torch.autograd.gradcheck(clipped(Signed().double(), 0.1), image, fast_mode=True)
+
+
+def test_masked_geometry() -> None:
+    counter = masked(clipped(Signed()), 5, 1.0)
+    assert counter.stride == 2
+    assert counter.receptive_field is None
+    assert float(counter(pictures()).detach().min()) >= 0
+
+
+def test_masked_on_tiles() -> None:
+    """A patch of 9 pixels touches two tiles of 8 an axis: all but a rest of the windows."""
+    image = pictures((24, 24))
+    with torch.no_grad():
+        tiles = tiled(Tiny(), 8)(image)[0, 0]
+        found = masked(tiled(Whole(), 8), 9, 0.0)
+        assert found.stride == 8
+        count = float(masked(tiled(Tiny(), 8), 9, 0.0)(image).sum())
+    windows = [float(tiles[y : y + 2, x : x + 2].sum()) for y in (0, 1) for x in (0, 1)]
+    assert count == pytest.approx(float(tiles.sum()) - max(windows), rel=1e-6)
+
+
+def test_masked_refuses() -> None:
+    with pytest.raises(ValueError, match="masked: counter must have a bounded receptive field"):
+        masked(Whole(), 5, 1.0)
+    with pytest.raises(ValueError, match=r"masked: allowance must be at least 0, got -0\.1"):
+        masked(Tiny(), 5, -0.1)
+    with pytest.raises(ValueError, match="masked: patch must be at least 1, got 0"):
+        masked(Tiny(), 0, 1.0)
+    with pytest.raises(ValueError, match="masked: cells must not be negative, got -"):
+        masked(Signed(), 5, 1.0)(pictures())
+    with pytest.raises(ValueError, match="masked: cells must not be negative, got nan"):
+        masked(Tiny(), 5, 1.0)(pictures() * float("nan"))
+    with pytest.raises(ValueError, match="masked: patch must fit into the image of 20x24, got 21"):
+        masked(Plain(), 21, 1.0)(pictures())
