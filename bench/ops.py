@@ -22,6 +22,7 @@ import deform
 import density
 import hits
 import overlap
+import pairs
 import paste
 import sums
 import windows
@@ -38,6 +39,7 @@ SUBJECTS = {
     "hits": hits.rows,
     "overlap": overlap.rows,
     "sums": sums.rows,
+    "pairs": pairs.rows,
     "deform": deform.rows,
 }
 

@@ -259,3 +259,19 @@ def max_window_sum_cuda(
     sizes: SumSizes,
     stream: int,
 ) -> None: ...
+def max_pair_sum_cpu(
+    value: int, places: int, maps: int, allowance: int, sizes: SumSizes, threads: int
+) -> None: ...
+def max_pair_sum_cuda(
+    value: int,
+    places: int,
+    tables: int,
+    sums: int,
+    found: int,
+    fullest: int,
+    least: int,
+    maps: int,
+    allowance: int,
+    sizes: SumSizes,
+    stream: int,
+) -> None: ...

@@ -10,6 +10,7 @@
 #include "../ops/density.h"
 #include "../ops/hits.h"
 #include "../ops/overlap.h"
+#include "../ops/pairs.h"
 #include "../ops/paste.h"
 #include "../ops/sigma.h"
 #include "../ops/sums.h"
@@ -190,6 +191,16 @@ PYBIND11_MODULE(_pycc, m) {
         [](Address sum, Address place, Address maps, const SumSizes& sizes, int threads) {
             max_window_sum_cpu(pointer<double>(sum), pointer<Int>(place),
                                pointer<const float>(maps), sizes, threads);
+        },
+        no_gil);
+
+    m.def(
+        "max_pair_sum_cpu",
+        [](Address value, Address places, Address maps, Address allowance, const SumSizes& sizes,
+           int threads) {
+            max_pair_sum_cpu(pointer<double>(value), pointer<Int>(places),
+                             pointer<const float>(maps), pointer<const double>(allowance), sizes,
+                             threads);
         },
         no_gil);
 
@@ -403,6 +414,18 @@ PYBIND11_MODULE(_pycc, m) {
                                 pointer<double>(tails), pointer<BestWindow>(row_best),
                                 pointer<const float>(maps), sizes,
                                 reinterpret_cast<cudaStream_t>(stream));
+        },
+        no_gil);
+    m.def(
+        "max_pair_sum_cuda",
+        [](Address value, Address places, Address tables, Address sums, Address found,
+           Address fullest, Address least, Address maps, Address allowance, const SumSizes& sizes,
+           Address stream) {
+            max_pair_sum_cuda(pointer<double>(value), pointer<Int>(places), pointer<double>(tables),
+                              pointer<double>(sums), pointer<WindowPair>(found),
+                              pointer<BestWindow>(fullest), pointer<double>(least),
+                              pointer<const float>(maps), pointer<const double>(allowance), sizes,
+                              reinterpret_cast<cudaStream_t>(stream));
         },
         no_gil);
 #else

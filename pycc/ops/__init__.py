@@ -19,6 +19,7 @@ from pycc.ops.deform import deform_conv, deform_conv_reference
 from pycc.ops.density import density_map, density_map_reference
 from pycc.ops.hits import mask_hits, mask_hits_reference
 from pycc.ops.overlap import topk_overlap, topk_overlap_reference
+from pycc.ops.pairs import max_pair_sum, max_pair_sum_reference
 from pycc.ops.paste import paste_patch, paste_patch_reference
 from pycc.ops.sigma import adaptive_sigma, adaptive_sigma_reference
 from pycc.ops.sums import max_window_sum, max_window_sum_reference
@@ -46,6 +47,8 @@ __all__ = [
     "log_probability_untouched_reference",
     "mask_hits",
     "mask_hits_reference",
+    "max_pair_sum",
+    "max_pair_sum_reference",
     "max_window_sum",
     "max_window_sum_reference",
     "paste_patch",

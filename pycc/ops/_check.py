@@ -248,3 +248,18 @@ def output_apart(
         if overlap(tensor, read):
             raise ValueError(f"{op}: out must not overlap {name}")
     return tensor
+
+
+def maps_and_window(op: str, maps: object, window: object) -> tuple[Tensor, int, int]:
+    """Maps [N,h,w] float32 as plain memory, and a window's height and width inside them."""
+    tensor = shaped(op, "maps", maps, "[N,h,w]", (None,) * 3)
+    typed(op, "maps", tensor, torch.float32)
+    not_meta(op, "maps", tensor)
+    sides = pair(op, "window", window, "(height, width)", 1 << 62)
+    fitting = all(1 <= side <= size for side, size in zip(sides, tensor.shape[1:], strict=True))
+    if not fitting:
+        raise ValueError(
+            f"{op}: window must be within [1, {tensor.shape[1]}] x [1, {tensor.shape[2]}], "
+            f"a place inside the maps, got {sides}"
+        )
+    return raw(op, "maps", tensor.detach(), torch.float32, (None,) * 3, tensor.device), *sides

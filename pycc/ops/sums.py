@@ -11,22 +11,6 @@ from pycc.ops import _check, _native
 _OP = "max_window_sum"
 
 
-def _checked(maps: Tensor, window: tuple[int, int]) -> tuple[Tensor, int, int]:
-    """The maps as plain memory, and the window's height and width."""
-    tensor = _check.shaped(_OP, "maps", maps, "[N,h,w]", (None,) * 3)
-    _check.typed(_OP, "maps", tensor, torch.float32)
-    _check.not_meta(_OP, "maps", tensor)
-    sides = _check.pair(_OP, "window", window, "(height, width)", 1 << 62)
-    fitting = all(1 <= side <= size for side, size in zip(sides, tensor.shape[1:], strict=True))
-    if not fitting:
-        raise ValueError(
-            f"{_OP}: window must be within [1, {tensor.shape[1]}] x [1, {tensor.shape[2]}], "
-            f"a place inside the maps, got {sides}"
-        )
-    raw = _check.raw(_OP, "maps", tensor.detach(), torch.float32, (None,) * 3, tensor.device)
-    return raw, *sides
-
-
 def max_window_sum(maps: Tensor, window: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """The largest sum of a window that lies inside each map, and where it is.
 
@@ -47,7 +31,7 @@ def max_window_sum(maps: Tensor, window: tuple[int, int]) -> tuple[Tensor, Tenso
     """
     if _native.use_reference():
         return max_window_sum_reference(maps, window)
-    plain, high, wide = _checked(maps, window)
+    plain, high, wide = _check.maps_and_window(_OP, maps, window)
     count, height, width = plain.shape
     sums = torch.empty(count, dtype=torch.float64, device=plain.device)
     places = torch.empty((count, 2), dtype=torch.int64, device=plain.device)
@@ -77,7 +61,7 @@ def _scratch(maps: Tensor, rows: int) -> list[Tensor | None]:
 
 def max_window_sum_reference(maps: Tensor, window: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """The twin of :func:`max_window_sum` in pure torch: all windows, the same additions."""
-    plain, high, wide = _checked(maps, window)
+    plain, high, wide = _check.maps_and_window(_OP, maps, window)
     sums = _row_sums(_column_sums(plain.double(), high), wide)
     most, index = sums.flatten(1).max(1)
     cols = sums.shape[2]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pycc import ops
 from pycc.robust.windows import window_sums
 
 
@@ -48,14 +49,20 @@ def _between(cells: Tensor, first: Tensor, length: int) -> Tensor:
 def masked_bounds(maps: Tensor, window: tuple[int, int], allowance: float) -> Bounds:
     """Bounds [N] of the masked count of every image that differs in one window (C3).
 
-    Low is S - omega, omega = max_{W*} [S_{W*} + max(0, max_W S_{W without W*} - allowance)], high
-    is S - min_W S_W + allowance.
+    Low is S - omega, omega = max_{W*} [S_{W*} + max(0, max_W S_{W without W*} - allowance)]
+    (:func:`pycc.ops.max_pair_sum`), which erasing W* attains; high is S - min_W S_W + allowance.
+    Both are rounded outward. Not differentiable.
+
+    ValueError for maps [N,h,w] that are not float32, or have a cell that is negative or not finite,
+    and for an allowance that is negative or NaN.
     """
-    sums = window_sums(maps, window).flatten(1)
-    total = maps.double().sum((1, 2))
-    most, least = sums.max(1).values, sums.min(1).values
-    omega = most + (most - allowance).clamp(min=0.0)
-    return Bounds(total - omega, total - least + allowance)
+    omega, _ = ops.max_pair_sum(maps, window, allowance)
+    total = maps.detach().double().sum((1, 2))
+    least = window_sums(maps.detach(), window).flatten(1).min(1).values
+    # The rounding of omega is below 12 (h + w) 2^-53 S, that of S and of S_W below a third of it.
+    rounding = total * (16 * (maps.shape[1] + maps.shape[2]) * 2.0**-53)
+    low = (total - omega - rounding).clamp(min=0.0)  # no masked count is negative
+    return Bounds(low, total - least + allowance + rounding)
 
 
 def additive_bounds(

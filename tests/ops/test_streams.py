@@ -25,6 +25,7 @@ from pycc.ops import (
     log_probability_inside,
     log_probability_untouched,
     mask_hits,
+    max_pair_sum,
     max_window_sum,
     paste_patch,
     reference,
@@ -108,6 +109,12 @@ CASES += [
     ),
     Case("topk_overlap", {"a": MAPS, "b": OTHERS}, lambda a, b: (topk_overlap(a, b, 300),)),
     Case("max_window_sum", {"maps": MAPS}, lambda maps: max_window_sum(maps, (9, 20))),
+    Case(
+        "max_pair_sum",
+        {"maps": MAPS},
+        lambda maps: max_pair_sum(maps, (9, 20), 3.0),
+        waits=True,
+    ),
     *(
         Case(
             f"{op.__name__} {rounding}",

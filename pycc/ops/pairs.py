@@ -1,0 +1,150 @@
+"""What an attacked window and the fullest window beside it hold between them: masking's worst case.
+
+The count that is left of a map when its fullest window is masked beyond an allowance falls by no
+more than this sum, whatever one patch does to the map.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pycc.ops import _check, _native
+
+_OP = "max_pair_sum"
+_AT_ONCE = 1 << 20
+"""Pairs of windows that the twin looks at in one go: 100 MB of temporary tensors."""
+
+
+def _checked(
+    maps: Tensor, window: tuple[int, int], allowance: float | Tensor
+) -> tuple[Tensor, int, int, Tensor]:
+    """The maps as plain memory, the window's height and width, and an allowance for each map."""
+    plain, high, wide = _check.maps_and_window(_OP, maps, window)
+    least, most = _check.extremes(plain)
+    if not (least >= 0 and most < math.inf):
+        raise ValueError(f"{_OP}: maps must be finite and at least 0, got {least:g} to {most:g}")
+    each = _check.number_each(
+        _OP, "allowance", allowance, len(plain), 0.0, math.inf, plain.device
+    ).contiguous()
+    return plain, high, wide, each
+
+
+def max_pair_sum(
+    maps: Tensor, window: tuple[int, int], allowance: float | Tensor
+) -> tuple[Tensor, Tensor]:
+    """The most that one window W* and, beyond the allowance, a second one W hold between them.
+
+    omega = max_{W*} [S_{W*} + max(0, max_W S_{W without W*} - allowance)]
+          = max(max_W S_W, max_{W*,W} S_{W* and W united} - allowance)
+
+    over all windows of one size that lie inside the map, W* and W overlapping or not; S is the sum
+    over a set of cells, each counted once. With S the map's sum, S - omega is the least masked
+    count after an attack on one window.
+
+    Args:
+        maps: [N,h,w] float32, finite and at least 0; in people per cell sums are counts.
+        window: (height, width) in cells, 1 to the map's size each.
+        allowance: what masking leaves of the fullest window, a number or [N] float32 or float64, at
+            least 0; with infinity omega is the largest sum of a window.
+
+    Returns:
+        omega [N] float64 and places [N,2,2] int64, top left cells (y, x) of W* and W. W is (-1, -1)
+        where the allowance covers what any W adds; W* is then the first of the fullest windows in
+        row-major order. Else W* comes before W, and of pairs whose united sums are equal the one
+        with the first W* wins, then the one with the first W.
+
+        Sums are rectangles of an integral image in float64, rows first. What rounding adds to or
+        takes from omega is less than 12 (h + w) 2^-53 S for h + w up to 2^23: h + w - 2 additions
+        for each entry, twelve entries, and the additions between them. To bound omega from
+        above, add that. Value and places are the same bits on every device, in any batch and for
+        any number of threads. Waits for the device, to check the maps. Not differentiable.
+
+    Raises:
+        ValueError: maps of another dtype (cast them) or shape, or with a cell that is negative or
+            not finite; a window that does not fit; an allowance that is negative or NaN.
+        TypeError: no tensor, a window that is no pair of integers, an allowance that is no number.
+    """
+    if _native.use_reference():
+        return max_pair_sum_reference(maps, window, allowance)
+    plain, high, wide, each = _checked(maps, window, allowance)
+    count, height, width = plain.shape
+    values = torch.empty(count, dtype=torch.float64, device=plain.device)
+    places = torch.empty((count, 2, 2), dtype=torch.int64, device=plain.device)
+    scratch: list[Tensor] = []
+    if plain.device.type == "cuda":
+        scratch = _scratch(plain, height - high + 1, width - wide + 1)
+    _native.run(
+        _OP,
+        plain.device,
+        values.data_ptr(),
+        places.data_ptr(),
+        *(part.data_ptr() for part in scratch),
+        plain.data_ptr(),
+        each.data_ptr(),
+        _native.module().SumSizes(count, height, width, high, wide),
+    )
+    return values, places
+
+
+def _scratch(maps: Tensor, rows: int, cols: int) -> list[Tensor]:
+    """What the CUDA kernels keep between them.
+
+    Integral images, sums of windows, the best partner of each window, the fullest window, and the
+    sum of a pair that is good already.
+    """
+    count, height, width = maps.shape
+    sizes = ((height + 1, width + 1), (rows, cols), (rows * cols, 3), (2,), (1,))
+    return [maps.new_empty((count, *size), dtype=torch.float64) for size in sizes]
+
+
+def max_pair_sum_reference(
+    maps: Tensor, window: tuple[int, int], allowance: float | Tensor
+) -> tuple[Tensor, Tensor]:
+    """The twin of :func:`max_pair_sum` in pure torch: all pairs of windows.
+
+    The same bits on the CPU; on CUDA torch adds up in another order. Time grows with the square of
+    the number of windows, memory does not.
+    """
+    plain, high, wide, each = _checked(maps, window, allowance)
+    count, height, width = plain.shape
+    cols = width - wide + 1
+    corners = torch.arange((height - high + 1) * cols, device=plain.device)
+    tops, lefts = corners // cols, corners % cols
+    table = F.pad(plain.double().cumsum(2).cumsum(1), (1, 0, 1, 0))
+
+    def sums(top: Tensor, bottom: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        """[N,...] over rows [top, bottom) and columns [left, right), which may be none."""
+        bottom, right = torch.maximum(bottom, top), torch.maximum(right, left)
+        by_right = table[:, bottom, right] - table[:, top, right]
+        by_left = table[:, bottom, left] - table[:, top, left]
+        return (by_right - by_left).clamp(min=0.0)
+
+    alone = sums(tops, tops + high, lefts, lefts + wide)  # [N,P]
+    fullest, single = alone.max(1)
+    united, pair = torch.full_like(fullest, -1.0), torch.zeros_like(single)
+    step = max(1, _AT_ONCE // max(1, count * len(corners)))
+    for start in range(0, len(corners), step):
+        some = slice(start, start + step)
+        top, left = tops[some, None], lefts[some, None]
+        both = sums(
+            torch.maximum(top, tops),
+            torch.minimum(top, tops) + high,
+            torch.maximum(left, lefts),
+            torch.minimum(left, lefts) + wide,
+        )
+        unions = alone[:, some, None] + alone[:, None, :] - both  # [N,step,P]
+        most, index = unions.flatten(1).max(1)
+        larger = most > united
+        united = torch.where(larger, most, united)
+        pair = torch.where(larger, index + start * len(corners), pair)
+    two = united - each > fullest
+    first = torch.where(two, pair // len(corners), single)
+    second = pair % len(corners)
+    places = torch.stack((first // cols, first % cols, second // cols, second % cols), 1)
+    places = places.reshape(count, 2, 2)
+    places[:, 1] = torch.where(two[:, None], places[:, 1], -1)
+    return torch.where(two, united - each, fullest), places

@@ -1,0 +1,265 @@
+"""Masked counts and bounds: what every patch is promised, tried with many contaminations."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tensors import noise
+from torch import Tensor
+
+from pycc.ops import max_pair_sum
+from pycc.robust.masking import additive_bounds, masked_bounds, masked_maps
+from pycc.robust.windows import check_maps, window_of, window_sums
+
+SHAPE = (9, 12)
+WINDOWS = [(3, 4), (5, 5), (1, 1), (1, 12), (6, 8), (9, 12)]
+SHARES = [0.0, 0.3, 0.9, 1.5, 8.0]
+TRIALS = 240
+"""Of each kind, window, allowance and map: 5 x 6 x 5 x 3 x 240 = 108,000 in all."""
+NEAR = 1e-6
+
+
+def base(kind: int) -> Tensor:
+    """[h,w] float32: noise, a few heads, and heads on one side."""
+    cells = noise(*SHAPE, seed=kind)
+    if kind == 1:
+        cells = torch.where(cells > 0.9, cells, 0.0)
+    if kind == 2:
+        cells = cells**6 * torch.linspace(0.0, 3.0, SHAPE[1])
+    return cells
+
+
+def allowance_of(maps: Tensor, window: tuple[int, int], share: float) -> float:
+    return share * float(window_sums(maps, window).max())
+
+
+def inside(places: Tensor, window: tuple[int, int]) -> Tensor:
+    """[T,h,w] bool: the cells of the windows at places [T,2]."""
+    rows, cols = torch.arange(SHAPE[0])[:, None], torch.arange(SHAPE[1])
+    top, left = places[:, 0, None, None], places[:, 1, None, None]
+    down = (rows >= top) & (rows < top + window[0])
+    return down & (cols >= left) & (cols < left + window[1])
+
+
+def random_places(count: int, window: tuple[int, int], seed: int) -> Tensor:
+    room = torch.tensor([n - m + 1 for n, m in zip(SHAPE, window, strict=True)])
+    return (noise(count, 2, seed=seed).double() * room).long()
+
+
+def beside_the_next_fullest(cells: Tensor, window: tuple[int, int], hit: Tensor) -> Tensor:
+    """[T,h,w] bool: the attacked cells in the fullest window of what is left; where it has none,
+    the attacked cell that is next to it."""
+    left = torch.where(hit, 0.0, cells.double())
+    sums = window_sums(left, window)
+    place = sums.flatten(1).argmax(1)
+    corner = torch.stack((place // sums.shape[2], place % sums.shape[2]), 1)
+    shared = hit & inside(corner, window)
+    rows, cols = torch.arange(SHAPE[0])[:, None], torch.arange(SHAPE[1])
+    y, x = corner[:, 0, None, None], corner[:, 1, None, None]
+    away = torch.where(hit, (rows - y).abs() + (cols - x).abs(), 10**6)
+    nearest = away == away.amin((1, 2), keepdim=True)
+    return torch.where(shared.any(2).any(1)[:, None, None], shared, nearest)
+
+
+def contaminated(
+    cells: Tensor, window: tuple[int, int], kind: str, scale: float, seed: int
+) -> Tensor:
+    """[TRIALS,h,w] float64: other cells, none negative, in one random window of each."""
+    hit = inside(random_places(TRIALS, window, seed), window)
+    content = noise(TRIALS, *SHAPE, seed=seed + 1).double()
+    strength = 4.0 * noise(TRIALS, 1, 1, seed=seed + 2).double() ** 2
+    if kind == "erased":
+        content = torch.zeros_like(content)
+    if kind == "random":  # about as much as an allowance in all
+        content = content * strength * 2.0 * (scale + 0.1) / (window[0] * window[1])
+    if kind == "sparse":
+        content = torch.where(content > 0.8, content * strength, 0.0)
+    if kind == "spike":
+        sum_of_each = (content * hit).amax((1, 2), keepdim=True)
+        content = torch.where(content == sum_of_each, 1e4 * strength, 0.0)
+    if kind == "overlapping":
+        some = beside_the_next_fullest(cells, window, hit)
+        spread = some.sum((1, 2), keepdim=True)
+        content = some * strength * (scale + 0.1) / spread
+    return torch.where(hit, content, cells.double())
+
+
+def masked_count(maps: Tensor, window: tuple[int, int], allowance: float) -> Tensor:
+    return masked_maps(maps, window, allowance).double().sum((1, 2))
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("share", [*SHARES, math.inf])
+def test_a_masked_map_sums_to_the_masked_count(window, share: float) -> None:
+    maps = torch.stack([base(kind) for kind in range(3)]).double()
+    allowance = math.inf if share == math.inf else allowance_of(maps, window, share)
+    most = window_sums(maps, window).amax((1, 2))
+    expected = maps.sum((1, 2)) - (most - allowance).clamp(min=0.0)
+    got = masked_maps(maps, window, allowance)
+    torch.testing.assert_close(got.sum((1, 2)), expected, rtol=1e-12, atol=1e-12)
+    assert ((got >= 0) & (got <= maps)).all()
+
+
+def test_a_masked_map_is_differentiable() -> None:
+    # Without ties: the fullest window stays the same under small changes.
+    maps = torch.stack([base(0), base(2)]).double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: masked_maps(x, (3, 4), 1.5), maps)
+    # A cell of the masked window counts no more: the count is S - S_W + allowance.
+    count = masked_maps(maps[:1], (3, 4), 0.5).sum()
+    (gradient,) = torch.autograd.grad(count, maps)
+    sums = window_sums(maps[:1], (3, 4))
+    place = int(sums.argmax())
+    corner = torch.tensor([[place // sums.shape[2], place % sums.shape[2]]])
+    expected = (~inside(corner, (3, 4))).double()[0]
+    torch.testing.assert_close(gradient[0], expected, rtol=0.0, atol=1e-12)
+    nothing = torch.zeros(1, *SHAPE, requires_grad=True)
+    masked_maps(nothing, (3, 4), 0.0).sum().backward()
+    assert nothing.grad is not None
+    assert nothing.grad.isfinite().all()
+
+
+KINDS = ["erased", "random", "sparse", "spike", "overlapping"]
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_contamination_leaves_the_bounds_of_masking(kind: str, window) -> None:
+    for seed, (number, share) in enumerate(itertools.product(range(3), SHARES)):
+        cells = base(number)
+        allowance = allowance_of(cells[None], window, share)
+        bounds = masked_bounds(cells[None], window, allowance)
+        attacked = contaminated(cells, window, kind, allowance, 10 * seed)
+        assert (attacked >= 0).all()
+        count = masked_count(attacked, window, allowance)
+        room = NEAR * float(attacked.sum((1, 2)).max())
+        assert (count >= bounds.low - room).all()
+        assert (count <= bounds.high + room).all()
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("share", SHARES)
+def test_erasing_one_window_attains_the_lower_bound(window, share: float) -> None:
+    maps = torch.stack([base(kind) for kind in range(3)])
+    allowance = allowance_of(maps, window, share)
+    _, places = max_pair_sum(maps, window, allowance)
+    erased = torch.where(inside(places[:, 0], window), 0.0, maps.double())
+    low = masked_bounds(maps, window, allowance).low
+    torch.testing.assert_close(masked_count(erased, window, allowance), low, rtol=0.0, atol=NEAR)
+
+
+def test_the_upper_bound_of_masking_is_attained() -> None:
+    """In the emptiest window the attacker holds what the allowance leaves him, and nobody else."""
+    maps = torch.zeros(1, *SHAPE)
+    maps[0, 0, 0] = 1.0
+    for allowance in (1.0, 2.5):
+        attacked = maps.double().clone()
+        attacked[0, 6, 6] = 100.0
+        high = masked_bounds(maps, (3, 4), allowance).high
+        count = masked_count(attacked, (3, 4), allowance)
+        torch.testing.assert_close(count, high, rtol=0.0, atol=1e-9)
+
+
+def test_bounds_of_masking_refuse_what_they_do_not_hold_for() -> None:
+    with pytest.raises(ValueError, match="maps must be finite and at least 0"):
+        masked_bounds(torch.full((1, 4, 5), -0.1), (2, 2), 0.0)
+    with pytest.raises(ValueError, match="allowance must be within"):
+        masked_bounds(torch.ones(1, 4, 5), (2, 2), -1.0)
+    assert not masked_bounds(torch.ones(1, 4, 5).requires_grad_(), (2, 2), 1.0).low.requires_grad
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("patches", [1, 2])
+def test_no_contamination_leaves_the_bounds_of_capped_counts(window, patches: int) -> None:
+    for number in range(3):
+        caps = base(number) + 0.5 * noise(*SHAPE, seed=9)  # each cell has its own
+        cells = base(number)
+        bounds = additive_bounds(cells[None], window, caps, patches=patches)
+        for seed in range(5):
+            attacked = cells.double().expand(TRIALS, *SHAPE)
+            for patch in range(patches):
+                hit = inside(random_places(TRIALS, window, 10 * seed + patch), window)
+                share = noise(TRIALS, *SHAPE, seed=10 * seed + patch + 5).double()
+                ends = noise(TRIALS, 1, 1, seed=seed)
+                share = torch.where(ends < 0.3, 0.0, torch.where(ends > 0.7, 1.0, share))
+                attacked = torch.where(hit, share * caps, attacked)
+            count = attacked.sum((1, 2))
+            assert (count >= bounds.low - NEAR).all()
+            assert (count <= bounds.high + NEAR).all()
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_bounds_of_capped_counts_are_attained(window) -> None:
+    maps = torch.stack([base(kind) for kind in range(3)])
+    low, high = (
+        getattr(additive_bounds(maps, window, 3.5), side).tolist() for side in ("low", "high")
+    )
+    corners = itertools.product(*(range(n - m + 1) for n, m in zip(SHAPE, window, strict=True)))
+    hit = inside(torch.tensor(list(corners)), window)
+    for n, cells in enumerate(maps.double()):
+        assert low[n] == pytest.approx(float(torch.where(hit, 0.0, cells).sum((1, 2)).min()))
+        assert high[n] == pytest.approx(float(torch.where(hit, 3.5, cells).sum((1, 2)).max()))
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_window_sums_are_those_of_pooling(window) -> None:
+    maps = torch.stack([base(kind) for kind in range(3)])
+    expected = F.avg_pool2d(maps.double()[:, None], window, 1, divisor_override=1)[:, 0]
+    torch.testing.assert_close(window_sums(maps, window), expected, rtol=1e-12, atol=1e-12)
+
+
+def touched(first: int, patch: int, stride: int, field: int, rim: int, cells: int) -> list[int]:
+    """The cells of an axis whose field has a pixel of the patch, one by one."""
+    pixels = set(range(first, first + patch))
+    seen = (range(i * stride - rim, i * stride - rim + field) for i in range(cells))
+    return [i for i, field_of in enumerate(seen) if pixels & set(field_of)]
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 8])
+@pytest.mark.parametrize("field", [1, 4, 8, 9, 21, 36])
+@pytest.mark.parametrize("patch", [1, 2, 7, 16, 30])
+def test_what_a_patch_touches_fits_into_the_window(patch: int, field: int, stride: int) -> None:
+    counter = SimpleNamespace(stride=stride, receptive_field=field)
+    shape = (64, 90)
+    for up in (0, 1):  # maps that leave out a rest of the image, or that count it as a cell
+        cells = tuple((size + up * (stride - 1)) // stride for size in shape)
+        window = window_of(counter, patch, shape, cells)
+        own = max(field, stride)  # a cell answers for its own pixels at least
+        for axis, rim in itertools.product((0, 1), {(own - stride) // 2, (own - stride + 1) // 2}):
+            spans = [0]
+            for first in range(shape[axis] - patch + 1):
+                hit = touched(first, patch, stride, own, rim, cells[axis])
+                if hit:
+                    spans.append(hit[-1] - hit[0] + 1)
+            assert max(spans) <= window[axis]
+            if (own - stride) % 2 == 0 and axis == 1:
+                assert max(spans) == window[axis]  # no window would do that is smaller
+
+
+@pytest.mark.parametrize(
+    ("field", "patch", "message"),
+    [
+        (None, 8, "without a bounded receptive field"),
+        (9, 65, "must fit into the image of 64x90, got 65"),
+        (9, 0, "whole number of pixels from 1 on, got 0"),
+        (9, True, "whole number of pixels from 1 on, got True"),
+        (9, 8.0, r"whole number of pixels from 1 on, got 8\.0"),
+    ],
+)
+def test_no_window_holds_what_has_no_bound(field, patch, message: str) -> None:
+    counter = SimpleNamespace(stride=8, receptive_field=field)
+    with pytest.raises(ValueError, match=f"certify: .*{message}"):
+        window_of(counter, patch, (64, 90), (8, 11))
+
+
+@pytest.mark.parametrize("cell", [-0.25, math.nan, math.inf])
+def test_maps_with_other_than_people_are_refused(cell: float) -> None:
+    density = noise(2, 1, 4, 5)
+    assert torch.equal(check_maps(density), density[:, 0])
+    density[1, 0, 2, 3] = cell
+    with pytest.raises(ValueError, match=r"certify: .*must (not be negative|be finite)"):
+        check_maps(density)
