@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from pycc.local import Box, Wirings
 from pycc.robust.kept import check_eval
 from pycc.types import Counter
 
@@ -33,6 +35,15 @@ class Defense(ABC):
     def density(self, counter: Counter, images: Tensor) -> Tensor:
         """The defended map [N,1,h,w] of images [N,3,H,W], people per cell."""
 
+    def around(
+        self, counter: Counter, windows: Tensor, box: Box, wirings: Wirings
+    ) -> tuple[Callable[[Tensor], Tensor], Box] | None:
+        """The defended map for pixels that change inside ``box``, as ``pycc.local.Local`` asks.
+
+        None: nothing is known that is quicker than asking anew.
+        """
+        return None
+
 
 class _Wearing:
     """The face of a counter, for a counter that a defense has been put on."""
@@ -40,6 +51,7 @@ class _Wearing:
     counter: Counter
     """The counter without the defense."""
     defense: Defense
+    _wirings: Wirings | None = None
 
     @property
     def stride(self) -> int:
@@ -58,6 +70,13 @@ class _Wearing:
     def minimum_side(self) -> int:
         """Smallest height and width, in pixels, that give a map of at least one cell."""
         return minimum_side(self.counter)
+
+    def around(self, windows: Tensor, box: Box) -> tuple[Callable[[Tensor], Tensor], Box] | None:
+        """How the map changes with the pixels inside a box; see ``pycc.local.Local``."""
+        check_eval(self.defense.op, self.counter)
+        if self._wirings is None:
+            self._wirings = Wirings(self.counter)
+        return self.defense.around(self.counter, windows, box, self._wirings)
 
     def forward(self, images: Tensor) -> Tensor:
         """Density map [N,1,h,w], people per cell, of images [N,3,H,W] (RGB in [0,1]).

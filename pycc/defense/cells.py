@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pycc.defense.base import Defended, DefendedModule, Defense, defended
+from pycc.local import Box, Local, Wirings, aligned, influence
 from pycc.robust.kept import check_whole
 from pycc.robust.masking import masked_maps
 from pycc.robust.windows import window_of
@@ -88,7 +90,10 @@ class Masked(Defense):
                 f"masked: patch must fit into the image of {shape[0]}x{shape[1]}, "
                 f"got {self.patch} pixels"
             )
-        maps = counter(images)[:, 0]
+        return self._less(counter, counter(images), shape)
+
+    def _less(self, counter: Counter, density: Tensor, shape: tuple[int, int]) -> Tensor:
+        maps = density[:, 0]
         least = float(maps.detach().min())
         if not least >= 0:  # true for NaN too
             raise ValueError(
@@ -97,6 +102,27 @@ class Masked(Defense):
             )
         window = window_of(counter, self.patch, shape, (maps.shape[1], maps.shape[2]))
         return masked_maps(maps, window, self.allowance)[:, None]
+
+    def around(
+        self, counter: Counter, windows: Tensor, box: Box, wirings: Wirings
+    ) -> tuple[Callable[[Tensor], Tensor], Box]:
+        """The counter is asked about the changed surroundings only, its window found anew."""
+        shape, stride = (windows.shape[2], windows.shape[3]), counter.stride
+        seen = influence(
+            aligned(box, shape, stride), shape, stride=stride,
+            receptive_field=counter.receptive_field,
+        )  # fmt: skip
+        inner = box.moved(-seen.top, -seen.left)
+        local = Local(counter, windows[..., *seen.slices].contiguous(), inner, wirings=wirings)
+        clean = counter(windows)
+        place = local.cells.moved(seen.top // stride, seen.left // stride)
+
+        def compute(pixels: Tensor) -> Tensor:
+            density = clean.repeat_interleave(len(pixels) // len(windows), 0)
+            density[..., *place.slices] = local(pixels)
+            return self._less(counter, density, shape)
+
+        return compute, Box(0, 0, clean.shape[2], clean.shape[3])
 
 
 def masked(counter: Counter, patch: int, allowance: float) -> Defended | DefendedModule:

@@ -95,7 +95,9 @@ class Local:
     Each layer of the network is computed only where the change has spread to, from the clean
     values around it, which are kept. Where that is not known (a layer without a rule, a counter
     that is no module) the counter is asked about the whole window, and the result has all of its
-    cells, those too that a cut window does not show their whole field; these do not change. Values
+    cells, those too that a cut window does not show their whole field; these do not change. A
+    counter that knows better how its map changes may say so: ``around(windows, box)`` returns the
+    function of the changed pixels and the cells that it gives, or None. Values
     agree with those of the whole image up to the rounding of sums. The counter must be in eval mode
     and stay as it is.
 
@@ -119,9 +121,12 @@ class Local:
             )
         self.box = box
         self._rows = len(windows)
-        graph = (wirings or Wirings(counter)).of(windows)
-        built = None
+        offered: Callable[..., _Built | None] | None = getattr(counter, "around", None)
+        built: _Built | None = None
         with torch.no_grad():
+            if offered is not None:
+                built = offered(windows, box)
+            graph = None if built is not None else (wirings or Wirings(counter)).of(windows)
             if graph is not None:
                 try:
                     built = _build(graph, windows, box)
@@ -147,6 +152,10 @@ class Local:
                 f"got {list(pixels.shape)}"
             )
         return self._compute(pixels)
+
+
+_Built = tuple[Callable[[Tensor], Tensor], Box]
+"""The function of changed pixels, and the cells that it gives."""
 
 
 def _operator(target: Any) -> Any:

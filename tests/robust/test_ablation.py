@@ -62,11 +62,11 @@ def test_pixels_are_those_of_the_op(unit: str) -> None:
 
 @pytest.mark.parametrize("counter", [Tiny(), Plain(), Whole()], ids=lambda c: type(c).__name__)
 @pytest.mark.parametrize("shape", [(37, 53), (20, 24), (14, 81)])
-@pytest.mark.parametrize("kind", [Bands(1), Bands(5), Blocks(7)], ids=str)
+@pytest.mark.parametrize("kind", [Bands(5), Bands(18), Blocks(7)], ids=str)
 def test_windows_equal_whole_images(
     kind: Bands | Blocks, shape: tuple[int, int], counter: Counter
 ) -> None:
-    """At all places: inside, at borders, and around them."""
+    """At all places: inside, at borders, and around them, where cells may see both ends."""
     image = pictures(shape)[0]
     window = kind.window(shape)
     options: dict[str, Any] = {"draws": 20, "first_draw": 0, "seed": 9}
@@ -74,7 +74,7 @@ def test_windows_equal_whole_images(
         options["draws"] = None
     places = corners(kind, shape, **options)
     wraps = [y + window[0] > shape[0] or x + window[1] > shape[1] for y, x in places]
-    assert any(wraps) == (max(window[1:]) > 1)
+    assert any(wraps)
     with torch.no_grad():
         kept = ops.keep_windows(image[None], torch.tensor(places), window, fill=COLOUR)
         wanted = counter(kept)

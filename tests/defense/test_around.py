@@ -1,0 +1,32 @@
+"""A masked counter in an attack computes what the patch changes, and finds its window anew."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pycc import defense, models
+from pycc.local import Box, Local
+
+
+@pytest.mark.parametrize("box", [Box(0, 0, 8, 12), Box(40, 52, 61, 70), Box(83, 110, 95, 125)])
+@pytest.mark.parametrize("draws", [1, 2])
+def test_it_is_the_full_image(box: Box, draws: int) -> None:
+    counter = defense.masked(defense.clipped(models.load("mcnn-synthetic")), 12, 1.5)
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(2, 3, 95, 125, generator=generator)
+    pixels = torch.rand(2 * draws, 3, *box.shape, generator=generator).requires_grad_()
+    local = Local(counter, images, box)
+    changed = images.repeat_interleave(draws, 0).clone()
+    changed[..., *box.slices] = pixels
+    whole, part = counter(changed), local(pixels)
+    torch.testing.assert_close(part, whole, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(local.clean, counter(images))
+    weight = torch.rand(whole.shape, generator=generator)
+    gradients = [torch.autograd.grad((m * weight).sum(), pixels)[0] for m in (whole, part)]
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
+
+
+def test_a_counter_that_knows_nothing_is_asked_anew() -> None:
+    counter = defense.two_mask(models.load("mcnn-synthetic"), 12, masks=4, fill=0.5)
+    assert counter.around(torch.rand(1, 3, 64, 64), Box(0, 0, 8, 8)) is None
