@@ -118,8 +118,12 @@ class Masked(Defense):
         place = local.cells.moved(seen.top // stride, seen.left // stride)
 
         def compute(pixels: Tensor) -> Tensor:
-            density = clean.repeat_interleave(len(pixels) // len(windows), 0)
-            density[..., *place.slices] = local(pixels)
+            draws = len(pixels) // len(windows)
+            density = clean.repeat_interleave(draws, 0)
+            # Only the change: cells that the window does not show their whole field do not change,
+            # but a counter without known layers gives them other values there.
+            change = local(pixels) - local.clean.repeat_interleave(draws, 0)
+            density[..., *place.slices] += change
             return self._less(counter, density, shape)
 
         return compute, Box(0, 0, clean.shape[2], clean.shape[3])

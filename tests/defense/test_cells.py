@@ -8,6 +8,7 @@ from defense.toys import Plain, Signed, Tiny, Whole, pictures
 from torch import Tensor
 
 from pycc.defense import clipped, masked, tiled
+from pycc.local import Box, Local
 
 
 def test_clipped_to_zero_and_above() -> None:
@@ -86,6 +87,27 @@ def test_masked_geometry() -> None:
     assert counter.stride == 2
     assert counter.receptive_field is None
     assert float(counter(pictures()).detach().min()) >= 0
+
+
+class Unwatched(Tiny):
+    """With a bounded field, and a step that hides its layers."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) * float(images.detach().isfinite().all())
+
+
+@pytest.mark.parametrize("inner", [Tiny, Unwatched])
+def test_masked_in_an_attack(inner: type[Tiny]) -> None:
+    """The map after a change of one box is that of the whole changed image."""
+    counter, box = masked(inner().double(), 6, 5.0), Box(30, 31, 36, 38)
+    images = pictures((64, 66), 2, dtype=torch.float64)
+    pixels = pictures((6, 7), 4, dtype=torch.float64, seed=4)
+    changed = images.repeat_interleave(2, 0)
+    changed[..., *box.slices] = pixels
+    with torch.no_grad():
+        local = Local(counter, images, box)
+        torch.testing.assert_close(local.clean, counter(images))
+        torch.testing.assert_close(local(pixels), counter(changed))
 
 
 def test_masked_on_tiles() -> None:
