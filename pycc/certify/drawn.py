@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -100,8 +101,6 @@ def two_mask(
 
 def _widened(found: Interval, low: float, high: float) -> Interval:
     """The interval with room for the last bits of counts of other batch shapes."""
-    from dataclasses import replace
-
     def room(value: float) -> float:
         return ABSOLUTE + RELATIVE * abs(value) if math.isfinite(value) else 0.0
 

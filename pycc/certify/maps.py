@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pycc.robust.masking import additive_bounds, masked_bounds, masked_maps
-from pycc.robust.windows import check_maps, window_of
+from pycc.robust.windows import check_maps, window_of, window_sums
 from pycc.types import Counter, Interval
 
 ABSOLUTE, RELATIVE = 0.01, 1e-5
@@ -117,8 +117,6 @@ def additive_of(
 
 def slack_map(cells: Tensor, window: tuple[int, int]) -> Tensor:
     """[h,w]: for each cell, people in the fullest window around it: where a patch would hurt."""
-    from pycc.robust.windows import window_sums
-
     sums = window_sums(cells, window)
     padded = nn.functional.pad(
         sums[None],
