@@ -134,9 +134,7 @@ def complete(given: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
         settings |= {"pictures": given.get("pictures", False)}
     known = [*models.names(), "black_box"]
     if settings["model"] is not None and settings["model"] not in known:
-        raise ValueError(
-            f"--model: expected one of {', '.join(known)}, got {settings['model']!r}"
-        )
+        raise ValueError(f"--model: expected one of {', '.join(known)}, got {settings['model']!r}")
     if settings["weights"] is None:
         if settings["model"] is not None and not settings["transfer"]:
             raise ValueError(f"--model {settings['model']}: expected --weights FILE too, got none")

@@ -230,9 +230,7 @@ def _check(settings: Mapping[str, Any], plan: Plan, samples: Sequence[Sample]) -
                 f"--calibrate-split {settings['split']}: expected another part than the certified "
                 "one, or --force-calibration"
             )
-        warnings.warn(
-            "calibrated on the certified images themselves", stacklevel=2
-        )
+        warnings.warn("calibrated on the certified images themselves", stacklevel=2)
     for sample in samples:
         least = min(sample.image.shape[1:])
         if max(plan.patches) > least:

@@ -101,6 +101,7 @@ def two_mask(
 
 def _widened(found: Interval, low: float, high: float) -> Interval:
     """The interval with room for the last bits of counts of other batch shapes."""
+
     def room(value: float) -> float:
         return ABSOLUTE + RELATIVE * abs(value) if math.isfinite(value) else 0.0
 

@@ -26,7 +26,9 @@ def test_no_other_allowance_is_much_better() -> None:
     windows = [(5, 5)] * len(maps)
     chosen = allowance_of(maps, truths, windows)
     found = error(maps, truths, windows, chosen)
-    others = [error(maps, truths, windows, value) for value in (0.0, *torch.linspace(0.5, 9, 60).tolist())]
+    others = [
+        error(maps, truths, windows, value) for value in (0.0, *torch.linspace(0.5, 9, 60).tolist())
+    ]
     assert found <= 1.02 * min(others)
     assert found < error(maps, truths, windows, 0.0)
     # It is no larger than it need be: the error has begun to rise.
