@@ -145,7 +145,7 @@ def _work(argv: list[str]) -> int:
         summary = {
             **engine.summarise(log.records),
             "calibration": _calibration(settings, known),
-            "attacks": _attacks(settings, plan, known, counter, samples, log, progress)
+            "attacks": _attacks(settings, plan, known, counter, samples, log)
             if settings["attack"]
             else [],
         }
@@ -316,7 +316,6 @@ def _attacks(
     counter: Counter,
     samples: Sequence[Sample],
     log: Run,
-    progress: cli.Progress,
 ) -> list[dict[str, Any]]:
     """Attacked error and violations, by method and patch: counts pushed up and down."""
     bounds = {(r["image"], r["method"], r["patch"]): r for r in log.records}
@@ -333,10 +332,14 @@ def _attacks(
                     size=patch, steps=settings["steps"], step_size=settings["step_size"],
                     decay="cosine", objective=objective, transform="none", smoothness=0.0,
                 )  # fmt: skip
-                done = attack.run(
-                    apam, victim, samples, seed=settings["seed"], pgd=None, gates=False,
-                    save_images=False, progress=progress,
-                )  # fmt: skip
+                progress = cli.Progress("megapixels")
+                try:
+                    done = attack.run(
+                        apam, victim, samples, seed=settings["seed"], pgd=None, gates=False,
+                        save_images=False, progress=progress,
+                    )  # fmt: skip
+                finally:
+                    progress.close()
                 for record in done.records:
                     if record["condition"] == "none":
                         continue  # every other patch, optimised or not, has to stay inside
