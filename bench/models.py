@@ -131,6 +131,7 @@ def measure(name: str, options: dict[str, object], sample: Sample) -> Result:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="take its first test image instead of a built-in scene")
+    parser.add_argument("--index", type=int, default=0, help="which of its test images")
     parser.add_argument("--only", nargs="+", help="these models alone")
     parser.add_argument("--no-store", action="store_true")
     options = parser.parse_args()
@@ -139,7 +140,7 @@ def main() -> None:
         if options.data is None
         else data.open(options.data, split="test")
     )
-    sample = scenes[0]
+    sample = scenes[options.index]
     chosen = [f for f in FAMILIES if options.only is None or f[0] in options.only]
     print(f"{sample.name}, {sample.image.shape[1]}x{sample.image.shape[2]}, patch {SIDE}")
     print("| counter | parameters | a step | memory | computes | clean -> attacked | no gradient |")

@@ -234,6 +234,7 @@ def test_resume_of_no_run(refused, folder: Path, tmp_path: Path) -> None:
     assert "expected a run folder" in refused("--resume", tmp_path / "nowhere")
 
 
+@pytest.mark.long
 def test_resume_keeps_the_number_of_threads(call, refused, folder, weights, tmp_path) -> None:
     """The number of threads changes the order of sums, and with it the bits of a count."""
     out, before = tmp_path / "run", torch.get_num_threads()

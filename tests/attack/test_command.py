@@ -51,6 +51,7 @@ def test_a_run(call, folder: Path, weights: Path, tmp_path: Path) -> None:
     assert not list((tmp_path / "home").iterdir())
 
 
+@pytest.mark.long
 def test_without_data_the_built_in_scenes_and_counter_are_used(call, tmp_path: Path) -> None:
     out = tmp_path / "run"
     fast = ["--limit", 1, "--steps", 3, "--sizes", 0.04, "--no-pictures", "--no-gates"]

@@ -10,7 +10,7 @@ import pytest
 from pycc.attack.__main__ import main
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_patch_on_shanghaitech(shared: Path, tmp_path: Path) -> None:
     pytest.importorskip("h5py")
     data, weights = shared / "data/shanghaitech/part_A", shared / "data/weights"

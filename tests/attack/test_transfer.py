@@ -118,6 +118,7 @@ def test_a_victim_inside_its_own_ensemble_is_refused(counters, samples, tiny, tm
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 def test_a_stopped_matrix_resumes_to_the_same_bytes(
     counters, samples, tmp_path: Path, monkeypatch
 ) -> None:

@@ -48,8 +48,8 @@ def test_the_default_is_the_masked_count(
 def test_every_method_and_an_attack(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, text, _ = run(
         capsys, "--limit", "1", "--calibrate-limit", "2", "--no-pictures", "--patch", "40",
-        "--method", "masked", "additive", "two-mask", "quantile", "--masks", "9", "--draws", "40",
-        "--alpha", "0.05", "--out", str(tmp_path / "run"),
+        "--method", "masked", "additive", "two-mask", "quantile", "--masks", "4", "--draws", "12",
+        "--alpha", "0.2", "--out", str(tmp_path / "run"),
     )  # fmt: skip
     assert code == 0
     rows = json.loads((tmp_path / "run/summary.json").read_text())["rows"]
@@ -57,7 +57,7 @@ def test_every_method_and_an_attack(capsys: pytest.CaptureFixture[str], tmp_path
     assert "cap: " in text
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_attacked_counts_are_held_against_their_intervals(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

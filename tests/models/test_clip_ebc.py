@@ -314,7 +314,7 @@ def test_what_follows_a_prompts_end_does_not_matter(counter: CLIPEBC) -> None:
     assert (features(numbers) - features(counter)).abs().max() > 1e-3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @torch.no_grad()
 def test_features_follow_in_compiled_and_exported_counters(
     counter: CLIPEBC, images: Tensor

@@ -95,7 +95,7 @@ def test_bad_usage(capsys: pytest.CaptureFixture[str], argv: list[str], message:
     assert err.count("\n") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_export_from_a_shell(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     target = tmp_path / "net.onnx"

@@ -64,6 +64,7 @@ def test_receptive_field_is_the_measured_one(counter: CounterModel) -> None:
     assert measured.before == measured.after
 
 
+@pytest.mark.long
 @torch.no_grad()
 def test_pixels_outside_the_receptive_field_do_not_matter(counter: CounterModel) -> None:
     """On weights as they are: all that lies outside a cell's square is replaced by noise."""
@@ -86,6 +87,7 @@ def test_pixels_outside_the_receptive_field_do_not_matter(counter: CounterModel)
     assert (before - after).abs().max() > 1e-3 * scale
 
 
+@pytest.mark.long
 @torch.no_grad()
 def test_shifting_by_the_stride_shifts_the_map(counter: CounterModel) -> None:
     if counter.receptive_field is None:

@@ -266,6 +266,7 @@ def test_bad_options(options: dict[str, object], message: str) -> None:
         models.create("danet", **options)
 
 
+@pytest.mark.long
 def test_it_compiles_into_one_graph_and_exports(small: CounterModel) -> None:
     images = torch.rand(1, 3, 32, 48)
     small.requires_grad_(False)

@@ -167,13 +167,13 @@ def test_random_weights_are_left_alone_but_for_chance() -> None:
     torch.manual_seed(0)
     assert diagnose(models.create("mcnn").eval()) is None
     alarms = 0
-    for _ in range(20):
+    for _ in range(10):
         counter = models.create("mcnn").eval()
         for parameter in counter.parameters():
             if parameter.ndim > 1:
                 nn.init.kaiming_normal_(parameter)
         alarms += diagnose(counter) is not None
-    assert alarms <= 6
+    assert alarms <= 4
 
 
 # --- passports
