@@ -26,6 +26,7 @@ from pycc.types import Counter, Sample
 def counter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> CounterModel:
     """Narrow: what it promises does not depend on its number of channels."""
     narrow.narrow(monkeypatch)
+    torch.manual_seed(3)
     return narrow.create(request.param)
 
 
@@ -108,11 +109,13 @@ def test_shifting_by_the_stride_shifts_the_map(counter: CounterModel) -> None:
 
 @torch.no_grad()
 def test_batches_do_not_mix(counter: CounterModel) -> None:
-    images = torch.rand(3, 3, 64, 64)
+    """In double precision: single ones add in another order, which deep networks amplify."""
+    counter.double()
+    images = torch.rand(3, 3, 64, 64, dtype=torch.float64)
     together = counter(images)
     for index in range(3):
         alone = counter(images[index : index + 1])
-        assert (together[index] - alone[0]).abs().max() <= 1e-5 * together.abs().max()
+        assert (together[index] - alone[0]).abs().max() <= 1e-10 * together.abs().max()
 
 
 def test_bad_images(counter: CounterModel) -> None:
