@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,85 +19,12 @@ from pycc.attack.engine import identity
 from pycc.certify import engine
 from pycc.certify.engine import KEY, ON_MAPS, Calibrated, Plan
 from pycc.certify.maps import map_of, slack_map
+from pycc.certify.settings import QUICK, Settings, plan_of
 from pycc.data.dataset import builtin as builtin_data
 from pycc.report import certificates
 from pycc.robust.windows import window_of
 from pycc.run import Run
 from pycc.types import Counter, Sample
-
-QUICK = {"limit": 6, "calibrate_limit": 12}
-"""For the built-in scenes."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a run depends on; kept in its manifest."""
-
-    data: str = field(
-        default="synthetic",
-        metadata={"help": "folder of annotated images, or a built-in data set", "metavar": "DATA"},
-    )
-    split: str = field(default="test", metadata={"help": "part that is certified"})
-    calibrate_split: str = field(
-        default="train", metadata={"help": "part that allowances, caps and colours are fixed on"}
-    )
-    calibrate_limit: int | None = field(
-        default=None, metadata={"help": "use its first images only"}
-    )
-    model: str | None = field(
-        default=None, metadata={"help": "the counter; without it the weights tell"}
-    )
-    weights: str = field(
-        default="mcnn-synthetic", metadata={"help": "file with weights, or built-in ones"}
-    )
-    option: dict[str, Any] = field(
-        default_factory=dict, metadata={"help": "an option of the counter; may be repeated"}
-    )
-    patch: list[int] = field(
-        default_factory=lambda: [20, 40, 81, 163],
-        metadata={"help": "sides of square patches, pixels", "metavar": "PIXELS"},
-    )
-    method: list[str] = field(
-        default_factory=lambda: ["masked"],
-        metadata={"help": "certificates", "choices": engine.methods.names()},
-    )
-    tile: int | None = field(
-        default=None,
-        metadata={
-            "help": "count isolated tiles of this side: for counters without a bounded field"
-        },
-    )
-    allowance: float | None = field(
-        default=None, metadata={"help": "masked: people a window may hold (default: calibrated)"}
-    )
-    cap: float | None = field(
-        default=None, metadata={"help": "additive: people a cell may hold (default: calibrated)"}
-    )
-    force_calibration: bool = field(
-        default=False,
-        metadata={"help": "allow calibration on the certified part itself; the table says so"},
-    )
-    masks: int = field(default=36, metadata={"help": "two-mask: a square number"})
-    k: int = field(default=45, metadata={"help": "quantile: pixels that a draw shows"})
-    draws: int = field(default=1000, metadata={"help": "quantile: draws"})
-    alpha: float = field(default=0.001, metadata={"help": "quantile: error probability of a run"})
-    attack: bool = field(
-        default=False, metadata={"help": "attack the defended counters too; exit code 1 if a count "
-                                 "leaves its interval"}
-    )  # fmt: skip
-    steps: int = field(default=40, metadata={"help": "of the attack"})
-    step_size: float = field(default=0.25, metadata={"help": "of the attack, of [0,1]"})
-    limit: int | None = field(default=None, metadata={"help": "use the first images only"})
-    on_error: str = field(
-        default="raise",
-        metadata={"help": "what to do with broken items", "choices": ["raise", "skip"]},
-    )
-    device: str = field(default="cpu", metadata={"help": "cpu or cuda[:N]"})
-    seed: int = field(default=0, metadata={"help": "key of all randomness"})
-    threads: int | None = field(default=None, metadata={"help": "threads (default: torch's)"})
-    pictures: bool | None = field(
-        default=None, metadata={"help": "draw the curve and where a patch would hurt most"}
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> cli.Parser:
-    parser = cli.Parser(
+    flags = cli.Parser(
         prog="python -m pycc.certify",
         description="Intervals on the counts of a data set that no patch of the stated sizes, at "
         "any place, of any content, can push them out of.",
@@ -115,11 +42,11 @@ def _parser() -> cli.Parser:
         + ", ".join(f"{name} is {value}" for name, value in QUICK.items())
         + ". Exit codes: 0 done, 1 an attacked count left its interval, 2 bad usage or input.",
     )
-    cli.add_fields(parser.add_argument_group("certificates"), Settings)
-    control = parser.add_argument_group("run")
+    cli.add_fields(flags.add_argument_group("certificates"), Settings)
+    control = flags.add_argument_group("run")
     control.add_argument("--out", metavar="RUN", help="run folder (default: runs/certify-TIME)")
     control.add_argument("--resume", metavar="RUN", help="continue the run in this folder")
-    return parser
+    return flags
 
 
 def _work(argv: list[str]) -> int:
@@ -133,7 +60,7 @@ def _work(argv: list[str]) -> int:
     settings, folder = _settings(given, out, resume)
     if settings["threads"] is not None:
         torch.set_num_threads(settings["threads"])
-    plan = _plan(settings)
+    plan = plan_of(settings)
     counter = _counter(settings)
     samples = _samples(settings, settings["split"], settings["limit"])
     _check(settings, plan, samples)
@@ -180,25 +107,6 @@ def _settings(
         if reason is not None:
             cli.say(f"note: {reason}")
     return settings, folder
-
-
-def _plan(settings: Mapping[str, Any]) -> Plan:
-    if not 0 < settings["alpha"] < 1:
-        raise ValueError(f"--alpha must lie inside (0, 1), got {settings['alpha']}")
-    for name, least in (("k", 1), ("draws", 1), ("steps", 1), ("masks", 1)):
-        if settings[name] < least:
-            raise ValueError(f"--{name} must be at least {least}, got {settings[name]}")
-    return Plan(
-        patches=tuple(dict.fromkeys(settings["patch"])),
-        methods=tuple(dict.fromkeys(settings["method"])),
-        masks=settings["masks"],
-        k=settings["k"],
-        draws=settings["draws"],
-        alpha=settings["alpha"],
-        seed=settings["seed"],
-        allowance=settings["allowance"],
-        cap=settings["cap"],
-    )
 
 
 def _counter(settings: Mapping[str, Any]) -> Counter:
