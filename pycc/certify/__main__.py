@@ -80,7 +80,7 @@ def _work(argv: list[str]) -> int:
     finally:
         progress.close()
         log.close()
-    print(certificates.certificates_table(summary))
+    print(certificates.certificates_table(summary, engine.seconds(log.records)))
     print(f"run folder: {folder}", flush=True)
     _draw(settings, plan, counter, samples, log, folder)
     return cli.FAILED if any(one["violations"] for one in summary["attacks"]) else cli.DONE

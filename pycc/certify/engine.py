@@ -237,7 +237,10 @@ def _record(found: Interval) -> dict[str, Any]:
 
 
 def summarise(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Rows by method and patch: clean and certified MAE, width, share vacuous, seconds."""
+    """Rows by method and patch: clean and certified MAE, width, share vacuous.
+
+    A function of the images, counter and plan alone: a resumed run has the same. Times are not.
+    """
     rows: list[dict[str, Any]] = []
     plain = [r for r in records if r["method"] == "none"]
     groups: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
@@ -261,7 +264,6 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 "width": _mean(r["high"] - r["low"] for r in bounded) if bounded else None,
                 "unbounded": len(found) - len(bounded),
                 "vacuous": sum(bool(r["vacuous"]) for r in found) / len(found),
-                "seconds": _mean(r["seconds"] for r in found),
             }
         )
     return {
@@ -269,6 +271,15 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "undefended_mae": _mean(abs(r["count"] - r["truth"]) for r in plain),
         "rows": sorted(rows, key=lambda row: (row["patch"], row["method"])),
     }
+
+
+def seconds(records: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], float]:
+    """Mean seconds an image by method and patch."""
+    times: dict[tuple[str, int], list[float]] = {}
+    for record in records:
+        if record["method"] != "none":
+            times.setdefault((record["method"], record["patch"]), []).append(record["seconds"])
+    return {key: _mean(found) for key, found in times.items()}
 
 
 def _mean(values: Any) -> float:

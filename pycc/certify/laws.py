@@ -60,10 +60,11 @@ def exposure(
     named = [name for name, value in given.items() if value is not None]
     if len(named) != 1:
         raise ValueError(f"{op}: give exactly one of k, band and block, got {named or 'none'}")
+    told = tuple(size) if isinstance(size, tuple | list) else (size,)
     both = isinstance(size, tuple | list)
-    if both and len(size) != 2:  # type: ignore[arg-type]
+    if both and len(told) != 2:
         raise ValueError(f"{op}: size must be (H, W) or a number, got {size!r}")
-    sides = [whole(op, "size", side, 1) for side in (size if both else (size,))]  # type: ignore[union-attr]
+    sides = [whole(op, "size", one, 1) for one in told]
     side, count = whole(op, "patch", patch, 1), whole(op, "patches", patches, 1)
     if k is not None:
         return _pixels(op, sides, side, k, count, whole(op, "channels", channels, 1))

@@ -52,6 +52,7 @@ class _Onnx(nn.Module):
         """Height and width that the network is made for, None where it takes any."""
 
     def forward(self, x: Tensor) -> Tensor:
+        # As above: the runtime's own types, none of them documented.
         try:
             (found, *_) = self.session.run(None, {self.input: x.detach().cpu().float().numpy()})
         except Exception as error:

@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 from pycc.report.summary import aligned
 
 
-def certificates_table(summary: Mapping[str, Any]) -> str:
-    """Clean, certified and attacked error, width and time, by patch and method, as aligned text."""
+def certificates_table(summary: Mapping[str, Any], seconds: Mapping[tuple[str, int], float]) -> str:
+    """Clean, certified and attacked error, width and time, by patch and method, as aligned text.
+
+    ``seconds`` an image stand by method and patch beside the summary, of which they are no part.
+    """
     lines = [
         ["patch", "method", "clean MAE", "certified MAE", "attacked MAE", "mean width", "vacuous",
          "s an image"],
@@ -31,7 +34,7 @@ def certificates_table(summary: Mapping[str, Any]) -> str:
             "-" if one is None else f"{one['attacked_mae']:,.1f}",
             "-" if row["width"] is None else f"{row['width']:,.1f}",
             f"{100 * row['vacuous']:.0f} %",
-            f"{row['seconds']:.2f}",
+            f"{seconds[row['method'], row['patch']]:.2f}",
         ])  # fmt: skip
     text = aligned(lines, 2)
     text.append(
