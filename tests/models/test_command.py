@@ -106,3 +106,32 @@ def test_export_from_a_shell(tmp_path: Path) -> None:
     assert done.stderr == ""
     assert f"{target}: images [N,3,64,96] in [0,1] -> people per cell of 4x4 pixels" in done.stdout
     assert target.is_file()
+
+
+class _Runs:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return print, ("ran",)
+
+
+def test_bad_weights_are_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    state = models.load("mcnn-synthetic").net.state_dict()
+    key = "fuse.0.conv.bias"
+    cases: list[tuple[object, str]] = [
+        ({**state, key: torch.full((1,), torch.nan)}, "holds NaN or infinity"),
+        ({"frontend.0.weight": torch.zeros(64, 3, 3, 3)}, "unexpected frontend.0.weight"),
+        ({"model": _Runs()}, "could run code"),
+        ({}, "holds no tensors"),
+    ]
+    for content, message in cases:
+        torch.save(content, path)
+        code, out, err = run(capsys, "check", str(path))
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert message in err
+    torch.save(state, path)
+    whole = path.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b""):
+        path.write_bytes(damaged)
+        code, out, err = run(capsys, "check", str(path))
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert err.startswith(f"error: weights: {path} ")
