@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pycc import data, models, ops
 from pycc.certify.maps import additive_of, masked_of
+from pycc.robust.capping import Caps
 from pycc.robust.pairs import hidden, mask_boxes, two_mask_table
 from pycc.robust.windows import window_of, window_sums
 
@@ -38,7 +39,7 @@ def rows() -> list[Row]:
         Row(subject, name, seconds(call), "one forward pass", forward, 50)
         for name, call in (
             ("masked interval", lambda: masked_of(cells, window, 20.0)),
-            ("capped interval", lambda: additive_of(cells, window, 1.0)),
+            ("capped interval", lambda: additive_of(cells, window, Caps(1.0, 20.0))),
         )
     ]
     check(torch.tensor([masked_of(cells, window, 0.0).count]), _masked(cells, window), 1e-6)

@@ -17,7 +17,7 @@ from pycc import attack, cli, data, defense, models, report
 from pycc import run as runs
 from pycc.attack.engine import identity
 from pycc.certify import engine
-from pycc.certify.engine import KEY, ON_MAPS, Calibrated, Plan
+from pycc.certify.engine import KEY, Calibrated, Plan
 from pycc.certify.maps import map_of, slack_map
 from pycc.certify.settings import QUICK, Settings, plan_of
 from pycc.data.dataset import builtin as builtin_data
@@ -72,7 +72,7 @@ def _work(argv: list[str]) -> int:
         summary = {
             **engine.summarise(log.records),
             "calibration": _calibration(settings, known),
-            "attacks": _attacks(settings, plan, known, counter, samples, log)
+            "attacks": _attacks(settings, plan, known, counter, samples, log, folder / "attacks")
             if settings["attack"]
             else [],
         }
@@ -130,8 +130,9 @@ def _samples(settings: Mapping[str, Any], split: str, limit: int | None) -> Sequ
 
 def _check(settings: Mapping[str, Any], plan: Plan, samples: Sequence[Sample]) -> None:
     """What would fail later fails before anything is written."""
-    needs = "allowance" if "masked" in plan.methods else "cap"
-    asked = any(m in ON_MAPS for m in plan.methods) and settings[needs] is None
+    asked = ("masked" in plan.methods and plan.allowance is None) or (
+        "additive" in plan.methods and None in (plan.cap, plan.block_cap)
+    )
     if asked and settings["calibrate_split"] == settings["split"]:
         if not settings["force_calibration"]:
             raise ValueError(
@@ -197,9 +198,8 @@ def _calibrated(
 
 def _calibration(settings: Mapping[str, Any], known: Calibrated) -> list[dict[str, Any]]:
     found = [{"patch": patch, **one.json()} for patch, one in known.allowances.items()]
-    if known.cap is not None:
-        found.append({"patch": None, **known.cap.json()})
-    return found
+    caps = (known.cap, known.block_cap)
+    return found + [{"patch": None, **one.json()} for one in caps if one is not None]
 
 
 def _defended(
@@ -209,8 +209,8 @@ def _defended(
     if method == "masked":
         return defense.masked(counter, patch, known.allowances[patch].value)
     if method == "additive":
-        assert known.cap is not None
-        return defense.clipped(counter, known.cap.value)
+        caps = engine.caps_of(known)
+        return defense.clipped(counter, caps.cell, block_cap=caps.block, block=caps.side)
     if method == "two-mask":
         assert known.fill is not None
         return defense.two_mask(counter, patch, masks=plan.masks, fill=known.fill)
@@ -224,8 +224,12 @@ def _attacks(
     counter: Counter,
     samples: Sequence[Sample],
     log: Run,
+    folder: Path,
 ) -> list[dict[str, Any]]:
-    """Attacked error and violations, by method and patch: counts pushed up and down."""
+    """Attacked error and violations, by method and patch: counts pushed up and down.
+
+    Each attack is a run in a folder of its own, so that a stopped one goes on where it was.
+    """
     bounds = {(r["image"], r["method"], r["patch"]): r for r in log.records}
     found = []
     for method in plan.methods:
@@ -240,11 +244,13 @@ def _attacks(
                     size=patch, steps=settings["steps"], step_size=settings["step_size"],
                     decay="cosine", objective=objective, transform="none", smoothness=0.0,
                 )  # fmt: skip
+                own = folder / f"{method}-{patch}-{objective}"
                 progress = cli.Progress("megapixels")
                 try:
                     done = attack.run(
                         apam, victim, samples, seed=settings["seed"], pgd=None, gates=False,
-                        save_images=False, progress=progress,
+                        save_images=False, progress=progress, out=own,
+                        resume=(own / "manifest.json").exists(),
                     )  # fmt: skip
                 finally:
                     progress.close()

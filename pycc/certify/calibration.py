@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pycc.robust.capping import block_sums
 from pycc.robust.masking import masked_bounds
 from pycc.robust.windows import window_sums
 
@@ -23,9 +24,9 @@ class Calibration:
     """A number that a certificate needs, fixed on images that are not the certified ones."""
 
     kind: str
-    """``allowance`` or ``cap``."""
+    """``allowance``, ``cap`` or ``block cap``."""
     value: float
-    """People: in a window, or in a cell."""
+    """People: in a window, a cell or a block of cells."""
     source: str
     """The data it was fixed on."""
     images: int
@@ -66,15 +67,17 @@ def allowance_of(
     return float(tried[mean <= _FLAT * mean.min()].max())
 
 
-def cap_of(maps: Sequence[Tensor], *, share: float = 0.9999) -> float:
-    """A cap on a cell: below it lie this ``share`` of all training cells with anyone in them.
+def cap_of(maps: Sequence[Tensor], *, block: int = 1, share: float = 0.9999) -> float:
+    """A cap on ``block`` x ``block`` cells: this ``share`` of all training blocks lie below it.
 
-    ValueError for no cells, or a share outside (0, 1].
+    Of the maps [h,w] the blocks with anyone in them are looked at, cells for ``block`` 1.
+    ValueError for none of them, or a share outside (0, 1].
     """
     if not 0 < share <= 1:
         raise ValueError(f"certify: share must lie in (0, 1], got {share}")
-    cells = torch.cat([m.flatten() for m in maps]).double().numpy() if maps else np.zeros(0)
-    held = cells[cells > 0]
+    sums = [block_sums(one[None].clamp(min=0.0), block).flatten() for one in maps]
+    held = torch.cat(sums).cpu().numpy() if sums else np.zeros(0)
+    held = held[held > 0]
     if not len(held):
         raise ValueError("certify: a cap needs training cells with somebody in them, got none")
     return float(np.quantile(held, share))

@@ -16,6 +16,7 @@ from pycc.certify.drawn import mean_colour, quantile, two_mask
 from pycc.certify.maps import additive_of, map_of, masked_of
 from pycc.data import quantize
 from pycc.registry import Registry
+from pycc.robust.capping import BLOCK, Caps
 from pycc.robust.windows import window_of
 from pycc.run import Run, fingerprint
 from pycc.types import Counter, Interval, Sample
@@ -39,6 +40,8 @@ class Plan:
     """People; None: calibrated for each patch."""
     cap: float | None = None
     """People a cell; None: calibrated."""
+    block_cap: float | None = None
+    """People a block of 8 x 8 cells; None: calibrated."""
     fill: tuple[float, float, float] | None = None
     """None: the mean colour of the calibration images."""
 
@@ -50,6 +53,7 @@ class Calibrated:
     allowances: dict[int, Calibration] = field(default_factory=dict)
     """By patch."""
     cap: Calibration | None = None
+    block_cap: Calibration | None = None
     fill: tuple[float, float, float] | None = None
 
 
@@ -83,8 +87,7 @@ def _additive(
     counter: Counter, seen: Seen, patch: int, plan: Plan, known: Calibrated, images: int
 ) -> Interval:
     assert seen.cells is not None
-    assert known.cap is not None
-    return additive_of(seen.cells, _window(counter, seen, patch), known.cap.value)
+    return additive_of(seen.cells, _window(counter, seen, patch), caps_of(known))
 
 
 @methods.register("two-mask")
@@ -104,6 +107,13 @@ def _quantile(
         counter, seen.image, patch, k=plan.k, fill=known.fill, draws=plan.draws, alpha=plan.alpha,
         images=images, seed=plan.seed + seen.index,
     )  # fmt: skip
+
+
+def caps_of(known: Calibrated) -> Caps:
+    """The caps of the additive certificate."""
+    assert known.cap is not None
+    assert known.block_cap is not None
+    return Caps(known.cap.value, known.block_cap.value)
 
 
 def _window(counter: Counter, seen: Seen, patch: int) -> tuple[int, int]:
@@ -129,7 +139,7 @@ def calibrate(
     fixed = dict.fromkeys(plan.patches, plan.allowance)
     asked = wanted and (
         ("masked" in plan.methods and plan.allowance is None)
-        or ("additive" in plan.methods and plan.cap is None)
+        or ("additive" in plan.methods and None in (plan.cap, plan.block_cap))
     )
     hidden = plan.fill is None and any(name not in ON_MAPS for name in plan.methods)
     if asked or hidden:
@@ -155,10 +165,11 @@ def calibrate(
                 origin, images = source, len(kept)
             known.allowances[patch] = Calibration("allowance", value, origin, images)
     if "additive" in plan.methods:
-        known.cap = (
-            Calibration("cap", plan.cap, "given", 0)
-            if plan.cap is not None
-            else Calibration("cap", cap_of(maps), source, len(maps))
+        known.cap, known.block_cap = (
+            Calibration(kind, given, "given", 0)
+            if given is not None
+            else Calibration(kind, cap_of(maps, block=side), source, len(maps))
+            for kind, given, side in (("cap", plan.cap, 1), ("block cap", plan.block_cap, BLOCK))
         )
     if hidden:
         known.fill = mean_colour(colours)

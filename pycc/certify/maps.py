@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from pycc.robust.masking import additive_bounds, masked_bounds, masked_maps
+from pycc.robust.capping import BLOCK, Caps, additive_bounds, capped_maps
+from pycc.robust.masking import masked_bounds, masked_maps
 from pycc.robust.windows import check_maps, window_of, window_sums
 from pycc.types import Counter, Interval
 
@@ -73,34 +74,39 @@ def masked_of(cells: Tensor, window: tuple[int, int], allowance: float) -> Inter
 
 
 def additive(
-    counter: Counter, image: Tensor, patch: int, *, caps: Tensor | float, patches: int = 1
+    counter: Counter,
+    image: Tensor,
+    patch: int,
+    *,
+    caps: Tensor | float | None = None,
+    block_cap: float | None = None,
+    block: int = BLOCK,
+    patches: int = 1,
 ) -> Interval:
-    """C2: the sum of cells capped at ``caps``, of every image ``patches`` patches away.
+    """C2: the sum of capped cells and blocks, of every image ``patches`` patches away.
 
-    ``caps`` are people a cell, a number or [h,w], fixed beforehand (``cap_of``); the defended
-    counter is ``pycc.defense.clipped(counter, caps)``. Outside the touched windows the cells are
-    those of the clean image, inside they lie in [0, caps]. Deterministic.
+    ``caps`` are people a cell, a number or [h,w]; ``block_cap`` people in a block of ``block`` x
+    ``block`` cells. At least one of them is needed, both fixed beforehand (``cap_of``); the
+    defended counter is ``pycc.defense.clipped`` with the same. Outside the touched windows the
+    cells are those of the clean image, inside they lie in [0, caps], and a block counts its cap at
+    most. Deterministic.
 
-    ValueError as ``masked``, and for caps that are not positive.
+    ValueError as ``masked``, and for caps that are not positive or of another map's size.
     """
     cells = map_of(counter, image)
     window = window_of(counter, patch, _shape(image), _shape(cells))
-    return additive_of(cells, window, caps, patches=patches)
+    return additive_of(cells, window, Caps(caps, block_cap, block), patches=patches)
 
 
 def additive_of(
-    cells: Tensor, window: tuple[int, int], caps: Tensor | float, *, patches: int = 1
+    cells: Tensor, window: tuple[int, int], caps: Caps, *, patches: int = 1
 ) -> Interval:
     """``additive`` of a map [1,h,w] that is known, for a window of cells (height, width)."""
-    limits = torch.as_tensor(caps, dtype=cells.dtype, device=cells.device)
-    if not bool((limits > 0).all()) or not bool(torch.isfinite(limits).all()):
-        raise ValueError("certify: caps must be people above 0, finite")
     if patches < 1:
         raise ValueError(f"certify: patches must be at least 1, got {patches}")
-    kept = torch.minimum(cells, limits)
-    bounds = additive_bounds(kept, window, limits, patches=patches)
-    most = float((torch.zeros_like(kept) + limits).double().sum())
-    slack = _slack(kept)
+    bounds = additive_bounds(cells, window, caps, patches=patches)
+    most = caps.total(cells)
+    slack = _slack(cells)
     low = max(0.0, float(bounds.low[0]) - slack)
     high = min(float(bounds.high[0]), most) + slack
     vacuous = low <= 0.0 and high >= most
@@ -109,7 +115,7 @@ def additive_of(
         high=high,
         method="additive",
         deterministic=True,
-        count=float(kept.double().sum()),
+        count=float(capped_maps(cells, caps).double().sum()),
         vacuous=vacuous,
         reason="patches can touch every cell" if vacuous else None,
     )

@@ -57,6 +57,10 @@ class Settings:
     cap: float | None = field(
         default=None, metadata={"help": "additive: people a cell may hold (default: calibrated)"}
     )
+    block_cap: float | None = field(
+        default=None,
+        metadata={"help": "additive: people 8 x 8 cells may hold (default: calibrated)"},
+    )
     force_calibration: bool = field(
         default=False,
         metadata={"help": "allow calibration on the certified part itself; the table says so"},
@@ -101,4 +105,5 @@ def plan_of(settings: Mapping[str, Any]) -> Plan:
         seed=settings["seed"],
         allowance=settings["allowance"],
         cap=settings["cap"],
+        block_cap=settings["block_cap"],
     )

@@ -3,66 +3,109 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from pycc.defense.base import Defended, DefendedModule, Defense, defended
 from pycc.local import Box, Local, Wirings, aligned, influence
+from pycc.robust.capping import BLOCK, Caps, capped_maps
 from pycc.robust.kept import check_whole
 from pycc.robust.masking import masked_maps
 from pycc.robust.windows import window_of
 from pycc.types import Counter
 
 
-@dataclass(frozen=True)
-class Clipped(Defense):
-    """Cells clamped to [0, caps]."""
+class OnMap(Defense):
+    """A defense that looks at the counter's map alone."""
 
-    caps: float | None
-    op: ClassVar[str] = "clipped"
-
-    def __post_init__(self) -> None:
-        if self.caps is not None and not (math.isfinite(self.caps) and self.caps > 0):
-            raise ValueError(f"clipped: caps must be a number above 0 or None, got {self.caps}")
-
-    def receptive_field(self, counter: Counter) -> int | None:
-        """That of the counter."""
-        return counter.receptive_field
+    @abstractmethod
+    def after(self, counter: Counter, density: Tensor, shape: tuple[int, int]) -> Tensor:
+        """The defended map [N,1,h,w] of the counter's, for images of ``shape``."""
 
     def density(self, counter: Counter, images: Tensor) -> Tensor:
-        """The counter's map, clamped."""
-        density = counter(images)
-        if self.caps is None:
-            return density.clamp(min=0.0)
-        return density.clamp(min=0.0, max=_within(self.caps, density.dtype))
+        """The counter's map, defended."""
+        return self.after(counter, counter(images), (images.shape[2], images.shape[3]))
 
+    def around(
+        self, counter: Counter, windows: Tensor, box: Box, wirings: Wirings
+    ) -> tuple[Callable[[Tensor], Tensor], Box] | None:
+        """The counter is asked about the changed surroundings only, its map defended anew."""
+        shape, stride = (windows.shape[2], windows.shape[3]), counter.stride
+        seen = influence(
+            aligned(box, shape, stride), shape, stride=stride,
+            receptive_field=counter.receptive_field,
+        )  # fmt: skip
+        inner = box.moved(-seen.top, -seen.left)
+        local = Local(counter, windows[..., *seen.slices].contiguous(), inner, wirings=wirings)
+        clean = counter(windows)
+        place = local.cells.moved(seen.top // stride, seen.left // stride)
 
-def _within(caps: float, dtype: torch.dtype) -> float:
-    """The largest number of a map's type that is at most ``caps``: rounding must not exceed it."""
-    if dtype == torch.float64:
-        return caps
-    near = np.float32(caps)
-    # As a Python float: NumPy would compare in float32, where the two are equal.
-    return float(near if float(near) <= caps else np.nextafter(near, np.float32(0)))
+        def compute(pixels: Tensor) -> Tensor:
+            draws = len(pixels) // len(windows)
+            density = clean.repeat_interleave(draws, 0)
+            # Only the change: cells that the window does not show their whole field do not change,
+            # but a counter without known layers gives them other values there.
+            change = local(pixels) - local.clean.repeat_interleave(draws, 0)
+            density[..., *place.slices] += change
+            return self.after(counter, density, shape)
 
-
-def clipped(counter: Counter, caps: float | None = None) -> Defended | DefendedModule:
-    """The counter with the cells of its map clamped to [0, caps] people.
-
-    ``caps`` None clamps at 0 alone. Certificates need cells that are not negative, and additive
-    ones also caps, fixed beforehand on training data. Geometry is the counter's own; the gradient
-    is 0 in cells beyond the limits. ValueError for caps that are no number above 0.
-    """
-    return defended(counter, Clipped(None if caps is None else float(caps)))
+        return compute, Box(0, 0, clean.shape[2], clean.shape[3])
 
 
 @dataclass(frozen=True)
-class Masked(Defense):
+class Clipped(OnMap):
+    """Cells clamped to [0, cap], blocks of them scaled to their cap."""
+
+    caps: Caps
+    op: ClassVar[str] = "clipped"
+
+    def receptive_field(self, counter: Counter) -> int | None:
+        """That of the counter, where caps are the same everywhere and of cells alone."""
+        return counter.receptive_field if self.caps.anywhere else None
+
+    def after(self, counter: Counter, density: Tensor, shape: tuple[int, int]) -> Tensor:
+        """The map, capped."""
+        return capped_maps(density[:, 0], self.caps)[:, None]
+
+    def around(
+        self, counter: Counter, windows: Tensor, box: Box, wirings: Wirings
+    ) -> tuple[Callable[[Tensor], Tensor], Box] | None:
+        """Nothing quicker than the window alone, where that is counted as a part of the image.
+
+        Nor is there for a counter of which every cell sees the whole image.
+        """
+        if self.caps.anywhere or counter.receptive_field is None:
+            return None
+        return super().around(counter, windows, box, wirings)
+
+
+def clipped(
+    counter: Counter,
+    caps: Tensor | float | None = None,
+    *,
+    block_cap: float | None = None,
+    block: int = BLOCK,
+) -> Defended | DefendedModule:
+    """The counter with the cells of its map clamped to [0, caps], and blocks of them to a cap.
+
+    ``caps`` are people a cell, a number or [h,w] (for a camera that does not move: images of one
+    size); None clamps at 0 alone. ``block_cap`` are people in a block of ``block`` x ``block``
+    cells, from the map's top left corner; a fuller block's cells are scaled down. Certificates need
+    cells that are not negative, and additive ones also caps, fixed beforehand on training data
+    (``pycc.certify.additive``). The gradient is 0 in cells beyond the limits. The receptive field
+    is the counter's own, but None for caps that differ from place to place.
+
+    ValueError for caps that are not above 0; when called, for a map of another size than theirs.
+    """
+    return defended(counter, Clipped(Caps(caps, block_cap, block)))
+
+
+@dataclass(frozen=True)
+class Masked(OnMap):
     """The fullest window that a patch can touch, reduced to an allowance."""
 
     patch: int
@@ -82,17 +125,13 @@ class Masked(Defense):
                 "tiles with pycc.defense.tiled"
             )
 
-    def density(self, counter: Counter, images: Tensor) -> Tensor:
-        """The counter's map, less what its fullest window holds beyond the allowance."""
-        shape = images.shape[2], images.shape[3]
+    def after(self, counter: Counter, density: Tensor, shape: tuple[int, int]) -> Tensor:
+        """The map, less what its fullest window holds beyond the allowance."""
         if self.patch > min(shape):
             raise ValueError(
                 f"masked: patch must fit into the image of {shape[0]}x{shape[1]}, "
                 f"got {self.patch} pixels"
             )
-        return self._less(counter, counter(images), shape)
-
-    def _less(self, counter: Counter, density: Tensor, shape: tuple[int, int]) -> Tensor:
         maps = density[:, 0]
         least = float(maps.detach().min())
         if not least >= 0:  # true for NaN too
@@ -102,31 +141,6 @@ class Masked(Defense):
             )
         window = window_of(counter, self.patch, shape, (maps.shape[1], maps.shape[2]))
         return masked_maps(maps, window, self.allowance)[:, None]
-
-    def around(
-        self, counter: Counter, windows: Tensor, box: Box, wirings: Wirings
-    ) -> tuple[Callable[[Tensor], Tensor], Box]:
-        """The counter is asked about the changed surroundings only, its window found anew."""
-        shape, stride = (windows.shape[2], windows.shape[3]), counter.stride
-        seen = influence(
-            aligned(box, shape, stride), shape, stride=stride,
-            receptive_field=counter.receptive_field,
-        )  # fmt: skip
-        inner = box.moved(-seen.top, -seen.left)
-        local = Local(counter, windows[..., *seen.slices].contiguous(), inner, wirings=wirings)
-        clean = counter(windows)
-        place = local.cells.moved(seen.top // stride, seen.left // stride)
-
-        def compute(pixels: Tensor) -> Tensor:
-            draws = len(pixels) // len(windows)
-            density = clean.repeat_interleave(draws, 0)
-            # Only the change: cells that the window does not show their whole field do not change,
-            # but a counter without known layers gives them other values there.
-            change = local(pixels) - local.clean.repeat_interleave(draws, 0)
-            density[..., *place.slices] += change
-            return self._less(counter, density, shape)
-
-        return compute, Box(0, 0, clean.shape[2], clean.shape[3])
 
 
 def masked(counter: Counter, patch: int, allowance: float) -> Defended | DefendedModule:

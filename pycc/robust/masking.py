@@ -1,4 +1,4 @@
-"""The masked count and its bounds, and the bounds of a capped one: all from one map.
+"""The masked count and its bounds, from one map.
 
 D is a map of cells that are not negative, S its sum, S_W the sum of a window W of cells, and every
 set of cells that a patch can touch is part of such a window. Proofs: ``pycc.certify``.
@@ -63,18 +63,3 @@ def masked_bounds(maps: Tensor, window: tuple[int, int], allowance: float) -> Bo
     rounding = total * (16 * (maps.shape[1] + maps.shape[2]) * 2.0**-53)
     low = (total - omega - rounding).clamp(min=0.0)  # no masked count is negative
     return Bounds(low, total - least + allowance + rounding)
-
-
-def additive_bounds(
-    maps: Tensor, window: tuple[int, int], caps: Tensor | float, *, patches: int = 1
-) -> Bounds:
-    """Bounds [N] of the sum of cells in [0, cap] that differ in ``patches`` windows (C2).
-
-    Low is S - J max_W S_W (and at least 0), high S + J max_W sum over W of (cap - D).
-    """
-    total = maps.double().sum((1, 2))
-    lost = window_sums(maps, window).flatten(1).max(1).values
-    room = torch.as_tensor(caps, dtype=torch.float64, device=maps.device) - maps.double()
-    gained = window_sums(room, window).flatten(1).max(1).values
-    low = (total - patches * lost).clamp(min=0.0)
-    return Bounds(low, total + patches * gained)

@@ -46,6 +46,10 @@ def test_a_cap_is_a_quantile_of_cells_with_somebody() -> None:
     cells = torch.cat([torch.zeros(900), torch.arange(1, 101) / 100.0])
     assert cap_of([cells.view(40, 25)], share=1.0) == pytest.approx(1.0)
     assert cap_of([cells.view(40, 25)], share=0.5) == pytest.approx(0.505)
+    ones = torch.ones(4, 6)
+    ones[:2, :3] = 0
+    assert cap_of([ones], block=3, share=1.0) == 9.0
+    assert cap_of([ones], block=3, share=0.5) == 3.0  # three blocks of 3, two of them at the edge
     for maps, share, message in (
         ([torch.zeros(2, 2)], 0.9, "cells with somebody in them"),
         ([], 0.9, "cells with somebody in them"),

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from pycc import attack, certify, defense, models
 from pycc.certify.engine import Plan
 from pycc.data import quantize
+from pycc.robust.capping import Caps, capped_maps
 from pycc.robust.masking import masked_maps
 from pycc.robust.windows import window_of
 from pycc.types import Sample
@@ -59,12 +60,15 @@ def test_no_violation_in_a_hundred_thousand_trials() -> None:
         allowance, cap = 0.3 * float(cells.sum()) * (seed % 4), float(cells.max()) * 1.1
         masked = certify.masked(counter, image, 3, allowance=allowance)
         additive = certify.additive(counter, image, 3, caps=cap)
+        caps = Caps(cap * torch.rand(9, 11, generator=generator).add(0.1), cap * 1.5, 3)
+        blocks = certify.additive(counter, image, 3, caps=caps.cell, block_cap=caps.block, block=3)
         for _ in range(4):
             maps = counter(with_patches(image, 3, 1000, generator))[:, 0]
             trials += len(maps)
             for interval, found in (
                 (masked, masked_maps(maps, window, allowance).double().sum((1, 2))),
                 (additive, maps.clamp(max=cap).double().sum((1, 2))),
+                (blocks, capped_maps(maps, caps).double().sum((1, 2))),
             ):
                 assert interval.low <= float(found.min())
                 assert float(found.max()) <= interval.high
@@ -94,6 +98,10 @@ def test_an_attack_on_the_defended_counter_stays_inside(objective: str) -> None:
     for defended, interval in (
         (defense.masked(counter, 6, 1.0), certify.masked(counter, image, 6, allowance=1.0)),
         (defense.clipped(counter, 0.4), certify.additive(counter, image, 6, caps=0.4)),
+        (
+            defense.clipped(counter, 0.4, block_cap=1.5, block=3),
+            certify.additive(counter, image, 6, caps=0.4, block_cap=1.5, block=3),
+        ),
         (
             defense.two_mask(counter, 6, masks=9, fill=0.5),
             certify.two_mask(counter, image, 6, masks=9, fill=0.5),
@@ -216,7 +224,9 @@ def test_room_for_the_last_bits() -> None:
         (lambda c, i: certify.masked(c, i, 19, allowance=1.0), "must fit into .* 18x22, got 19"),
         (lambda c, i: certify.masked(c, i, 0, allowance=1.0), "whole number of pixels from 1 on"),
         (lambda c, i: certify.masked(c, i, 3, allowance=-1.0), "allowance must be people from 0"),
-        (lambda c, i: certify.additive(c, i, 3, caps=0.0), "caps must be people above 0"),
+        (lambda c, i: certify.additive(c, i, 3, caps=0.0), "must be people above 0"),
+        (lambda c, i: certify.additive(c, i, 3), "needs caps of cells or of blocks"),
+        (lambda c, i: certify.additive(c, i, 3, caps=torch.ones(9, 9)), "9x9 cells, got 9x11"),
         (lambda c, i: certify.masked(c, i[None], 3, allowance=1.0), r"image must be \[3,H,W\]"),
         (lambda c, i: certify.quantile(c, i, 3, fill=0.5), "one of k, band and block"),
         (lambda c, i: certify.quantile(c, i, 3, k=5, band=2, fill=0.5), "one of k, band and"),

@@ -11,8 +11,16 @@ from pycc.local import Box, Local
 
 @pytest.mark.parametrize("box", [Box(0, 0, 8, 12), Box(40, 52, 61, 70), Box(83, 110, 95, 125)])
 @pytest.mark.parametrize("draws", [1, 2])
-def test_it_is_the_full_image(box: Box, draws: int) -> None:
-    counter = defense.masked(defense.clipped(models.load("mcnn-synthetic")), 12, 1.5)
+@pytest.mark.parametrize("kind", ["masked", "cells", "blocks"])
+def test_it_is_the_full_image(kind: str, box: Box, draws: int) -> None:
+    counter = models.load("mcnn-synthetic")
+    if kind == "masked":
+        counter = defense.masked(defense.clipped(counter), 12, 1.5)
+    elif kind == "cells":
+        caps = torch.rand(23, 31, generator=torch.Generator().manual_seed(2)) * 0.1 + 1e-3
+        counter = defense.clipped(counter, caps)
+    else:
+        counter = defense.clipped(counter, 0.05, block_cap=0.5, block=5)
     generator = torch.Generator().manual_seed(1)
     images = torch.rand(2, 3, 95, 125, generator=generator)
     pixels = torch.rand(2 * draws, 3, *box.shape, generator=generator).requires_grad_()

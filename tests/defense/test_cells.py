@@ -47,8 +47,55 @@ def flat(value: float) -> Plain:
 
 @pytest.mark.parametrize("caps", [0.0, -1.0, float("inf"), float("nan")])
 def test_bad_caps(caps: float) -> None:
-    with pytest.raises(ValueError, match="clipped: caps must be a number above 0 or None, got"):
+    with pytest.raises(ValueError, match="caps: must be people above 0, or None, got"):
         clipped(Tiny(), caps)
+
+
+def test_caps_for_each_cell_and_for_blocks() -> None:
+    images = pictures((20, 24), 2)
+    with torch.no_grad():
+        raw = Signed()(images)
+        caps = torch.rand(raw.shape[2:], generator=torch.Generator().manual_seed(1)) + 0.01
+        found = clipped(Signed(), caps)(images)
+        assert torch.equal(found, torch.minimum(raw.clamp(min=0), caps))
+        cap = float(clipped(Signed())(images).sum()) / 200
+        blocks = clipped(Signed(), block_cap=cap, block=4)(images)
+        kept = raw.clamp(min=0)
+        for y in range(0, raw.shape[2], 4):
+            for x in range(0, raw.shape[3], 4):
+                part = (..., slice(y, y + 4), slice(x, x + 4))
+                wanted = kept[part].sum((1, 2, 3)).clamp(max=cap)
+                torch.testing.assert_close(blocks[part].sum((1, 2, 3)), wanted)
+        assert float(blocks.sum()) < 0.9 * float(kept.sum())
+    # Counted elsewhere, a window meets other caps: no field is promised.
+    assert clipped(Signed(), caps).receptive_field is None
+    assert clipped(Signed(), block_cap=1.0).receptive_field is None
+    with pytest.raises(ValueError, match="expected maps of 10x12 cells, got 10x10"):
+        clipped(Signed(), caps)(pictures((20, 20)))
+
+
+@pytest.mark.parametrize(
+    ("caps", "options", "error", "message"),
+    [
+        (torch.zeros(3, 4), {}, ValueError, "above 0, finite, in every cell"),
+        (torch.ones(3), {}, ValueError, r"numbers \[h,w\], got torch.float32 \[3\]"),
+        (torch.ones(3, 4, dtype=torch.int64), {}, ValueError, "got torch.int64"),
+        (None, {"block_cap": 0.0}, ValueError, "of a block must be people above 0"),
+        (None, {"block_cap": 1.0, "block": 0}, ValueError, "at least 1 cell, got 0"),
+        (None, {"block_cap": 1.0, "block": 2.5}, TypeError, "must be a whole number, got 2.5"),
+    ],
+)
+def test_bad_caps_of_cells_and_blocks(caps, options, error, message: str) -> None:
+    with pytest.raises(error, match=message):
+        clipped(Tiny(), caps, **options)
+
+
+def test_counters_that_differ_in_one_cap_differ() -> None:
+    caps = torch.ones(100, 100)
+    other = caps.clone()
+    other[50, 50] = 2.0
+    assert repr(clipped(Tiny(), caps).defense) == repr(clipped(Tiny(), caps.clone()).defense)
+    assert repr(clipped(Tiny(), caps).defense) != repr(clipped(Tiny(), other).defense)
 
 
 @pytest.mark.parametrize("allowance", [0.0, 0.5, 1e6])

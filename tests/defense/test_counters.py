@@ -92,7 +92,9 @@ def test_states_are_those_of_one_defense() -> None:
     assert isinstance(other, nn.Module)
     other.load_state_dict(first.state_dict())
     assert not other.get_parameter("counter.net.0.weight").any()
-    with pytest.raises(ValueError, match=r"clipped: the state must be that of Clipped\(caps=0.4\)"):
+    with pytest.raises(
+        ValueError, match=r"clipped: the state must be that of Clipped\(caps=Caps\(0.4\)\)"
+    ):
         second.load_state_dict(first.state_dict())
 
 

@@ -13,7 +13,8 @@ from tensors import noise
 from torch import Tensor
 
 from pycc.ops import max_pair_sum
-from pycc.robust.masking import additive_bounds, masked_bounds, masked_maps
+from pycc.robust.capping import Caps, additive_bounds, capped_maps
+from pycc.robust.masking import masked_bounds, masked_maps
 from pycc.robust.windows import check_maps, window_of, window_sums
 
 SHAPE = (9, 12)
@@ -178,7 +179,7 @@ def test_no_contamination_leaves_the_bounds_of_capped_counts(window, patches: in
     for number in range(3):
         caps = base(number) + 0.5 * noise(*SHAPE, seed=9)  # each cell has its own
         cells = base(number)
-        bounds = additive_bounds(cells[None], window, caps, patches=patches)
+        bounds = additive_bounds(cells[None], window, Caps(caps), patches=patches)
         for seed in range(5):
             attacked = cells.double().expand(TRIALS, *SHAPE)
             for patch in range(patches):
@@ -196,13 +197,62 @@ def test_no_contamination_leaves_the_bounds_of_capped_counts(window, patches: in
 def test_bounds_of_capped_counts_are_attained(window) -> None:
     maps = torch.stack([base(kind) for kind in range(3)])
     low, high = (
-        getattr(additive_bounds(maps, window, 3.5), side).tolist() for side in ("low", "high")
+        getattr(additive_bounds(maps, window, Caps(3.5)), side).tolist() for side in ("low", "high")
     )
     corners = itertools.product(*(range(n - m + 1) for n, m in zip(SHAPE, window, strict=True)))
     hit = inside(torch.tensor(list(corners)), window)
     for n, cells in enumerate(maps.double()):
         assert low[n] == pytest.approx(float(torch.where(hit, 0.0, cells).sum((1, 2)).min()))
         assert high[n] == pytest.approx(float(torch.where(hit, 3.5, cells).sum((1, 2)).max()))
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 7])
+def test_blocks_that_hold_their_caps_bound_from_above_and_below(side: int) -> None:
+    """Of blocks by hand, for every window, all that the bounds allow for; and one that attains it.
+
+    Where cells have no caps of their own, a patch fills every block that it meets.
+    """
+    caps = Caps(None, 1.0, side)
+    cells = 0.6 * base(0)
+    kept = capped_maps(cells[None], caps)[0].double()
+    window = WINDOWS[1]
+    rows, columns = torch.meshgrid(*(torch.arange(n) for n in SHAPE), indexing="ij")
+    block = rows // side * 1000 + columns // side
+    sums = {int(b): float(kept[block == b].sum()) for b in block.unique()}
+    assert all(found <= 1.0 + 1e-5 for found in sums.values())
+    assert side == 1 or max(sums.values()) > 0.99
+    gained, lost = [], []
+    for y in range(SHAPE[0] - window[0] + 1):
+        for x in range(SHAPE[1] - window[1] + 1):
+            inside_window = (slice(y, y + window[0]), slice(x, x + window[1]))
+            met = {int(b) for b in block[inside_window].unique()}
+            gained.append(sum(1.0 - sums[b] for b in met))
+            lost.append(min(float(cells[inside_window].sum()), sum(sums[b] for b in met)))
+    bounds = additive_bounds(cells[None], window, caps)
+    total = float(kept.sum())
+    assert float(bounds.high[0]) == pytest.approx(total + max(gained), rel=1e-6)
+    assert float(bounds.low[0]) == pytest.approx(max(0.0, total - max(lost)), rel=1e-6, abs=1e-5)
+
+
+@pytest.mark.parametrize("patches", [1, 2])
+def test_no_contamination_leaves_the_bounds_of_capped_blocks(patches: int) -> None:
+    for number in range(3):
+        cells = base(number)
+        for side, block in ((3, 4.0), (4, 1.0), (2, 100.0)):
+            for cell in (None, 1.2, base(number) + 0.5 * noise(*SHAPE, seed=9)):
+                caps = Caps(cell, block, side)
+                window = WINDOWS[number % len(WINDOWS)]
+                bounds = additive_bounds(cells[None], window, caps, patches=patches)
+                attacked = cells.expand(TRIALS, *SHAPE)
+                for patch in range(patches):
+                    hit = inside(random_places(TRIALS, window, 10 * number + patch), window)
+                    ends = noise(TRIALS, 1, 1, seed=number + patch)
+                    content = 3 * noise(TRIALS, *SHAPE, seed=10 * number + patch)
+                    content = torch.where(ends < 0.3, 0.0, torch.where(ends > 0.7, 9.0, content))
+                    attacked = torch.where(hit, content, attacked)
+                count = capped_maps(attacked, caps).double().sum((1, 2))
+                assert (count >= bounds.low - 1e-4).all()
+                assert (count <= bounds.high + 1e-4).all()
 
 
 @pytest.mark.parametrize("window", WINDOWS)

@@ -1,0 +1,160 @@
+"""Maps whose cells, and blocks of cells, hold no more than they may; what a patch moves of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from hashlib import sha256
+
+import torch
+from torch import Tensor
+
+from pycc.robust.masking import Bounds
+from pycc.robust.windows import window_sums
+
+BLOCK = 8
+"""Cells of a block's side, unless asked for otherwise."""
+
+
+@dataclass(frozen=True, eq=False)
+class Caps:
+    """The most people that a cell, and that a block of cells, may hold.
+
+    ``cell``: a number for all, one for each in [h,w], or None. ``block``: a number for every block
+    of ``side`` x ``side`` cells, counted from the map's top left corner (those at its other edges
+    may be smaller), or None. ValueError for numbers that are not above 0 and finite, TypeError for
+    a side that is no whole number.
+    """
+
+    cell: float | Tensor | None = None
+    block: float | None = None
+    side: int = BLOCK
+
+    def __post_init__(self) -> None:
+        if isinstance(self.cell, Tensor):
+            if self.cell.ndim != 2 or not self.cell.is_floating_point():
+                raise ValueError(
+                    "caps: one for each cell must be floating-point numbers [h,w], got "
+                    f"{self.cell.dtype} {list(self.cell.shape)}"
+                )
+            if not bool((torch.isfinite(self.cell) & (self.cell > 0)).all()):
+                raise ValueError("caps: must be people above 0, finite, in every cell")
+        elif self.cell is not None and not (math.isfinite(self.cell) and self.cell > 0):
+            raise ValueError(f"caps: must be people above 0, or None, got {self.cell}")
+        if self.block is not None and not (math.isfinite(self.block) and self.block > 0):
+            raise ValueError(f"caps: of a block must be people above 0, or None, got {self.block}")
+        if isinstance(self.side, bool) or not isinstance(self.side, int):
+            raise TypeError(f"caps: a block's side must be a whole number, got {self.side!r}")
+        if self.side < 1:
+            raise ValueError(f"caps: a block's side must be at least 1 cell, got {self.side}")
+
+    def __repr__(self) -> str:
+        """Tells caps that differ apart: those of cells by their bytes."""
+        cell = self.cell
+        if isinstance(cell, Tensor):
+            plain = cell.detach().cpu().double().contiguous().numpy()
+            cell_text = f"{list(cell.shape)} {sha256(plain.tobytes()).hexdigest()[:16]}"
+        else:
+            cell_text = repr(cell)
+        blocks = "" if self.block is None else f", block={self.block!r}, side={self.side}"
+        return f"Caps({cell_text}{blocks})"
+
+    @property
+    def anywhere(self) -> bool:
+        """Whether they are the same at every place of a map, for each cell alone."""
+        return self.block is None and not isinstance(self.cell, Tensor)
+
+    def cells_like(self, maps: Tensor) -> Tensor | None:
+        """Caps of the cells of maps [N,h,w], in their type and rounded towards 0; None: none.
+
+        ValueError where there is one for each cell of maps of another size.
+        """
+        if self.cell is None:
+            return None
+        exact = torch.as_tensor(self.cell, dtype=torch.float64, device=maps.device)
+        if exact.ndim == 2 and exact.shape != maps.shape[1:]:
+            raise ValueError(
+                f"caps: expected maps of {exact.shape[0]}x{exact.shape[1]} cells, got "
+                f"{maps.shape[1]}x{maps.shape[2]}"
+            )
+        near = exact.to(maps.dtype)
+        below = torch.nextafter(near, torch.zeros_like(near))
+        return torch.where(near.double() <= exact, near, below)
+
+    def total(self, maps: Tensor) -> float:
+        """People that a map of the size of maps [N,h,w] holds at most; infinite without caps."""
+        found = math.inf
+        cells = self.cells_like(maps)
+        if cells is not None:
+            found = float((torch.zeros_like(maps[0]) + cells).double().sum())
+        if self.block is not None:
+            rows, columns = (-(-size // self.side) for size in maps.shape[1:])
+            found = min(found, self.block * rows * columns)
+        return found
+
+
+def capped_maps(maps: Tensor, caps: Caps) -> Tensor:
+    """Maps [N,h,w] with cells clamped to [0, cap] and the cells of fuller blocks scaled down.
+
+    Differentiable; cells keep their type.
+    """
+    limits = caps.cells_like(maps)
+    kept = maps.clamp(min=0.0)
+    if limits is not None:
+        kept = torch.minimum(kept, limits)
+    if caps.block is None:
+        return kept
+    sums = block_sums(kept, caps.side)
+    factor = torch.where(sums > caps.block, caps.block / sums.clamp(min=1e-300), 1.0)
+    spread = factor.repeat_interleave(caps.side, 1).repeat_interleave(caps.side, 2)
+    return kept * spread[:, : maps.shape[1], : maps.shape[2]].to(maps.dtype)
+
+
+def block_sums(maps: Tensor, side: int) -> Tensor:
+    """Sums [N,ceil(h/side),ceil(w/side)] float64 of maps [N,h,w] over blocks, from the top left."""
+    down, right = (-size % side for size in maps.shape[1:])
+    padded = torch.nn.functional.pad(maps.double(), (0, right, 0, down))
+    rows, columns = padded.shape[1] // side, padded.shape[2] // side
+    return padded.reshape(-1, rows, side, columns, side).sum((2, 4))
+
+
+def additive_bounds(
+    maps: Tensor, window: tuple[int, int], caps: Caps, *, patches: int = 1
+) -> Bounds:
+    """Bounds [N] of the sum of capped maps that differ in ``patches`` windows (C2).
+
+    ``maps`` [N,h,w], not negative. With D their capped cells before blocks are scaled, b the sums
+    of blocks after it and S the sum of b: low is S - J max_W min(sum of D over W, sum of b over
+    the blocks that W meets), at least 0; high is S + J max_W min(sum of cap - D over W, sum of the
+    block's cap - b over the blocks that W meets). A block loses at most what it counts and what its
+    changed cells hold, and gains at most what is left below its cap and below theirs.
+    """
+    cells = Caps(caps.cell)
+    kept = capped_maps(maps, cells)
+    limits = cells.cells_like(maps)
+    lost = window_sums(kept, window)
+    gained = None if limits is None else window_sums(limits.double() - kept.double(), window)
+    total = kept.double().sum((1, 2))
+    if caps.block is not None:
+        counted = block_sums(kept, caps.side).clamp(max=caps.block)
+        total = counted.sum((1, 2))
+        lost = torch.minimum(lost, _met(counted, maps, window, caps.side))
+        below = _met(caps.block - counted, maps, window, caps.side)
+        gained = below if gained is None else torch.minimum(gained, below)
+    if gained is None:
+        raise ValueError("caps: an additive certificate needs caps of cells or of blocks")
+    low = total - patches * lost.flatten(1).max(1).values
+    return Bounds(low.clamp(min=0.0), total + patches * gained.flatten(1).max(1).values)
+
+
+def _met(blocks: Tensor, maps: Tensor, window: tuple[int, int], side: int) -> Tensor:
+    """For each window inside maps, the sum over the blocks that it meets."""
+    table = torch.nn.functional.pad(blocks.cumsum(1).cumsum(2), (1, 0, 1, 0))
+
+    def ends(axis: int) -> tuple[Tensor, Tensor]:
+        first = torch.arange(maps.shape[axis + 1] - window[axis] + 1, device=maps.device)
+        return first // side, (first + window[axis] - 1) // side + 1
+
+    (top, bottom), (left, right) = ends(0), ends(1)
+    rows = table[:, bottom] - table[:, top]
+    return rows[:, :, right] - rows[:, :, left]
