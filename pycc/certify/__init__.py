@@ -1,14 +1,15 @@
 """Certified counts: intervals that no patch can push a count out of.
 
 A certificate speaks of the prediction of a defended counter: whatever a patch of the stated size
-shows, wherever it lies, what that counter says stays inside. ``masked`` (the default), ``additive``
-and ``two_mask`` always hold; ``quantile`` holds with a stated probability over its own draws;
-``conformal`` turns an interval on the prediction into one on the number of people.
+shows, wherever it lies, what that counter says stays inside. ``masked`` (the default),
+``additive``, ``two_mask`` and ``fixed_masks`` always hold; ``quantile`` holds with a stated
+probability over its own draws; ``conformal`` turns an interval on the prediction into one on the
+number of people.
 """
 
 from pycc.certify.calibration import Calibration, allowance_of, cap_of
 from pycc.certify.conformal import calibrate, conformal
-from pycc.certify.drawn import mean_colour, quantile, two_mask
+from pycc.certify.drawn import fixed_masks, mean_colour, quantile, two_mask
 from pycc.certify.maps import additive, masked, slack_map
 from pycc.certify.paper import counterexample, probability_inside, probability_untouched
 from pycc.certify.quantile import (
@@ -31,6 +32,7 @@ __all__ = [
     "counterexample",
     "estimate_interval",
     "exposure",
+    "fixed_masks",
     "fixed_masks_bounds",
     "masked",
     "mean_bounds",

@@ -54,15 +54,17 @@ def _work(argv: list[str]) -> int:
     out, resume = given.pop("out", None), given.pop("resume", None)
     if "option" in given:
         given["option"] = dict(given["option"])
-    for name, names in (("data", builtin_data.names()), ("weights", models.builtin())):
-        if name in given and given[name] not in names:
+    inside = builtin_data.names()
+    names_of = {"data": inside, "calibrate_data": inside, "weights": models.builtin()}
+    for name, names in names_of.items():
+        if given.get(name) is not None and given[name] not in names:
             given[name] = str(Path(given[name]).absolute())
     settings, folder = _settings(given, out, resume)
     if settings["threads"] is not None:
         torch.set_num_threads(settings["threads"])
     plan = plan_of(settings)
     counter = _counter(settings)
-    samples = _samples(settings, settings["split"], settings["limit"])
+    samples = _samples(settings, settings["data"], settings["split"], settings["limit"])
     _check(settings, plan, samples)
     log = _open(settings, folder, resume, argv, counter, samples)
     progress = cli.Progress("images")
@@ -124,8 +126,16 @@ def _counter(settings: Mapping[str, Any]) -> Counter:
     return defense.clipped(counter)
 
 
-def _samples(settings: Mapping[str, Any], split: str, limit: int | None) -> Sequence[Sample]:
-    return data.open(settings["data"], split=split, on_error=settings["on_error"], limit=limit)
+def _samples(
+    settings: Mapping[str, Any], where: str, split: str, limit: int | None
+) -> Sequence[Sample]:
+    return data.open(where, split=split, on_error=settings["on_error"], limit=limit)
+
+
+def _calibrates_itself(settings: Mapping[str, Any]) -> bool:
+    """Whether numbers come from the certified part itself."""
+    elsewhere = settings["calibrate_data"] not in (None, settings["data"])
+    return not elsewhere and settings["calibrate_split"] == settings["split"]
 
 
 def _check(settings: Mapping[str, Any], plan: Plan, samples: Sequence[Sample]) -> None:
@@ -133,7 +143,7 @@ def _check(settings: Mapping[str, Any], plan: Plan, samples: Sequence[Sample]) -
     asked = ("masked" in plan.methods and plan.allowance is None) or (
         "additive" in plan.methods and None in (plan.cap, plan.block_cap)
     )
-    if asked and settings["calibrate_split"] == settings["split"]:
+    if asked and _calibrates_itself(settings):
         if not settings["force_calibration"]:
             raise ValueError(
                 f"--calibrate-split {settings['split']}: expected another part than the certified "
@@ -147,7 +157,7 @@ def _check(settings: Mapping[str, Any], plan: Plan, samples: Sequence[Sample]) -
                 f"{sample.name}: a patch of {max(plan.patches)} pixels does not fit into "
                 f"{sample.image.shape[1]}x{sample.image.shape[2]}"
             )
-        if "quantile" in plan.methods and plan.k > sample.image[0].numel():
+        if {"quantile", "fixed-masks"} & {*plan.methods} and plan.k > sample.image[0].numel():
             raise ValueError(f"{sample.name}: --k {plan.k} is more than its pixels")
 
 
@@ -186,9 +196,10 @@ def _calibrated(
     samples: Sequence[Sample],
     progress: cli.Progress,
 ) -> Calibrated:
-    training = _samples(settings, settings["calibrate_split"], settings["calibrate_limit"])
-    source = f"{Path(settings['data']).name}, {settings['calibrate_split']}"
-    if settings["calibrate_split"] == settings["split"]:
+    where = settings["calibrate_data"] or settings["data"]
+    training = _samples(settings, where, settings["calibrate_split"], settings["calibrate_limit"])
+    source = f"{Path(where).name}, {settings['calibrate_split']}"
+    if _calibrates_itself(settings):
         source += " (the certified part itself)"
         kept: Sequence[Sample] = training
     else:
@@ -214,6 +225,11 @@ def _defended(
     if method == "two-mask":
         assert known.fill is not None
         return defense.two_mask(counter, patch, masks=plan.masks, fill=known.fill)
+    if method == "fixed-masks":
+        assert known.fill is not None
+        return defense.ablated(
+            counter, plan.k, draws=plan.draws, fill=known.fill, combine="median", seed=plan.seed
+        )
     return None  # the quantile of a law is no function that a gradient reaches
 
 

@@ -1,4 +1,4 @@
-"""Intervals that ask the counter many times: ablated draws (C1), pairs of masks (C4)."""
+"""Intervals that ask the counter many times: ablated draws (C1, C1'), pairs of masks (C4)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from pycc.certify.fixed import fixed_masks_bounds
 from pycc.certify.maps import ABSOLUTE, RELATIVE, check_eval
 from pycc.certify.quantile import exposure, quantile_bounds
 from pycc.robust.ablation import Bands, Blocks, Kind, Pixels, ablated_counts
+from pycc.robust.kept import most_touched
 from pycc.robust.pairs import two_mask_table
 from pycc.robust.windows import check_patch
 from pycc.types import Counter, Interval
@@ -52,18 +54,62 @@ def quantile(
     check_eval(counter)
     shape = (int(image.shape[-2]), int(image.shape[-1]))
     check_patch(patch, shape)
+    kind = _kind(k, band, block)
+    touched = exposure(shape, patch, k=k, band=band, block=block, patches=patches)
+    counts = ablated_counts(
+        counter, image, kind, draws=draws, seed=seed, fill=fill, progress=progress
+    )
+    found = quantile_bounds(
+        counts.clamp(min=0.0).cpu().numpy(), touched, q=q, alpha=alpha, images=images
+    )
+    return _widened(found, found.low, found.high)
+
+
+def _kind(k: int | None, band: int | None, block: int | None) -> Kind:
     kinds: list[Kind] = []
     kinds += [Pixels(k)] if k is not None else []
     kinds += [Bands(band)] if band is not None else []
     kinds += [Blocks(block)] if block is not None else []
     if len(kinds) != 1:
         raise ValueError("certify: expected one of k, band and block")
-    touched = exposure(shape, patch, k=k, band=band, block=block, patches=patches)
+    return kinds[0]
+
+
+def fixed_masks(
+    counter: Counter,
+    image: Tensor,
+    patch: int,
+    *,
+    k: int | None = None,
+    band: int | None = None,
+    block: int | None = None,
+    fill: float | Sequence[float],
+    draws: int | None = 101,
+    patches: int = 1,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Interval:
+    """C1': the median count over ablated draws that are fixed, of every image a patch away.
+
+    The draws are those of ``quantile``, but ``seed`` may be public: their interval counts how many
+    of them a patch can touch at most (``most_touched``), and holds without any probability. Bands
+    and blocks with ``draws`` None are shown at every place once. The defended counter is
+    ``pycc.defense.ablated``, ``banded`` or ``blocked`` with ``combine="median"`` and the same draws
+    and seed, which predicts the lower of two middle counts.
+
+    ValueError for a patch or draw that does not fit the image, a counter in train mode, and unless
+    exactly one of ``k``, ``band`` and ``block`` is given.
+    """
+    check_eval(counter)
+    shape = (int(image.shape[-2]), int(image.shape[-1]))
+    check_patch(patch, shape)
+    kind = _kind(k, band, block)
     counts = ablated_counts(
-        counter, image, kinds[0], draws=draws, seed=seed, fill=fill, progress=progress
+        counter, image, kind, draws=draws, seed=seed, fill=fill, progress=progress
     )
-    found = quantile_bounds(
-        counts.clamp(min=0.0).cpu().numpy(), touched, q=q, alpha=alpha, images=images
+    hits = most_touched(kind, shape, patch, draws=draws, seed=seed)
+    found = fixed_masks_bounds(
+        counts.clamp(min=0.0).cpu().numpy(), hits, patches=patches, median="lower"
     )
     return _widened(found, found.low, found.high)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pycc.certify.calibration import Calibration, allowance_of, cap_of
-from pycc.certify.drawn import mean_colour, quantile, two_mask
+from pycc.certify.drawn import fixed_masks, mean_colour, quantile, two_mask
 from pycc.certify.maps import additive_of, map_of, masked_of
 from pycc.data import quantize
 from pycc.registry import Registry
@@ -107,6 +107,16 @@ def _quantile(
         counter, seen.image, patch, k=plan.k, fill=known.fill, draws=plan.draws, alpha=plan.alpha,
         images=images, seed=plan.seed + seen.index,
     )  # fmt: skip
+
+
+@methods.register("fixed-masks")
+def _fixed_masks(
+    counter: Counter, seen: Seen, patch: int, plan: Plan, known: Calibrated, images: int
+) -> Interval:
+    assert known.fill is not None
+    return fixed_masks(
+        counter, seen.image, patch, k=plan.k, fill=known.fill, draws=plan.draws, seed=plan.seed
+    )
 
 
 def caps_of(known: Calibrated) -> Caps:

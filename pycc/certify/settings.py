@@ -22,6 +22,10 @@ class Settings:
         metadata={"help": "folder of annotated images, or a built-in data set", "metavar": "DATA"},
     )
     split: str = field(default="test", metadata={"help": "part that is certified"})
+    calibrate_data: str | None = field(
+        default=None,
+        metadata={"help": "another folder to calibrate on (default: --data)", "metavar": "DATA"},
+    )
     calibrate_split: str = field(
         default="train", metadata={"help": "part that allowances, caps and colours are fixed on"}
     )
@@ -66,8 +70,8 @@ class Settings:
         metadata={"help": "allow calibration on the certified part itself; the table says so"},
     )
     masks: int = field(default=36, metadata={"help": "two-mask: a square number"})
-    k: int = field(default=45, metadata={"help": "quantile: pixels that a draw shows"})
-    draws: int = field(default=1000, metadata={"help": "quantile: draws"})
+    k: int = field(default=45, metadata={"help": "quantile, fixed-masks: pixels of a draw"})
+    draws: int = field(default=1000, metadata={"help": "quantile, fixed-masks: draws"})
     alpha: float = field(default=0.001, metadata={"help": "quantile: error probability of a run"})
     attack: bool = field(
         default=False, metadata={"help": "attack the defended counters too; exit code 1 if a count "

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pycc.data import shanghaitech, synthetic
+from pycc.data import shanghaitech, synthetic, ucf
 from pycc.data.dataset import Dataset, OnError, builtin, formats, listing
 from pycc.data.density import density, downsample
 from pycc.data.folder import Folder
@@ -23,6 +23,7 @@ __all__ = [
     "save_image",
     "shanghaitech",
     "synthetic",
+    "ucf",
 ]
 
 
@@ -36,7 +37,8 @@ def open(
 ) -> Dataset:
     """Open a data set: a folder in a known layout, or a built-in one by name (``"synthetic"``).
 
-    Folders: ShanghaiTech as published (a part, or one split of it), or any folder of images with
+    Folders: ShanghaiTech (a part, or one split of it), UCF_CC_50 (splits ``all``, ``test1`` to
+    ``test5``, ``train1`` to ``train5``) and UCF-QNRF as published, or any folder of images with
     points in CSV or JSON. Whether every image has its annotation is checked at once; contents are
     read as samples are asked for, and a broken one raises ValueError then. With
     ``on_error="skip"`` all is read at once and what is broken is left out, with a warning each.

@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
+from pycc import ops
 from pycc.random import Stream
 from pycc.types import Counter
 
@@ -146,6 +148,37 @@ def corners(
     numbers = range(first_draw, first_draw + draws)
     streams = (Stream(seed, f"ablation, {kind.op}", draw=number) for number in numbers)
     return [kind.corner(int(stream.integers(places)), shape) for stream in streams]
+
+
+def most_touched(
+    kind: Kind, shape: tuple[int, int], patch: int, *, draws: int | None, seed: int
+) -> int:
+    """The largest number of draws of which one square patch can touch what they keep: exact.
+
+    The draws are the first ``draws`` of ``seed`` in an image of ``shape`` (H, W), or for None every
+    place of a band or block once. ValueError for k pixels without a number of draws, and for a
+    patch that does not fit.
+    """
+    if isinstance(kind, Elements):
+        raise ValueError(f"{kind.op}: entries of channels are not kept pixel by pixel")
+    if isinstance(kind, Pixels):
+        if draws is None:
+            raise ValueError(f"{kind.op}: draws must be a number where pixels are kept, got None")
+        size = shape[0] * shape[1]
+        kept = [ops.ablation_indices(size, kind.k, seed=seed, draw=n) for n in range(draws)]
+        return int(ops.mask_hits(torch.stack(kept), shape, patch)[0])
+    high, wide = kind.window(shape)
+    if draws is None:
+        places = (kind.positions(shape) // shape[1], shape[1])
+        met = [min(n, side + patch - 1) for n, side in zip(places, (high, wide), strict=True)]
+        return met[0] * met[1] if places[0] > 1 else met[1]
+    top, left = torch.tensor(corners(kind, shape, draws=draws, first_draw=0, seed=seed)).T
+    columns = (left[:, None] + torch.arange(wide)) % shape[1]
+    if isinstance(kind, Bands):  # as high as the image: a row says all
+        return int(ops.mask_hits(columns, (1, shape[1]), (1, patch))[0])
+    rows = (top[:, None] + torch.arange(high)) % shape[0]
+    pixels = rows[:, :, None] * shape[1] + columns[:, None]
+    return int(ops.mask_hits(pixels.flatten(1), shape, patch)[0])
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pycc import data
 from pycc.certify.__main__ import main
 
 QUICK = ["--limit", "2", "--calibrate-limit", "2", "--no-pictures"]
@@ -43,13 +44,16 @@ def test_the_default_is_the_masked_count(
 def test_every_method_and_an_attack(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, text, _ = run(
         capsys, "--limit", "1", "--calibrate-limit", "2", "--no-pictures", "--patch", "40",
-        "--method", "masked", "additive", "two-mask", "quantile", "--masks", "4", "--draws", "12",
-        "--alpha", "0.2", "--out", str(tmp_path / "run"),
+        "--method", "masked", "additive", "two-mask", "quantile", "fixed-masks", "--masks", "4",
+        "--draws", "12", "--alpha", "0.2", "--out", str(tmp_path / "run"),
     )  # fmt: skip
     assert code == 0
     rows = json.loads((tmp_path / "run/summary.json").read_text())["rows"]
-    assert {row["method"] for row in rows} == {"masked", "additive", "two-mask", "quantile"}
-    assert "cap: " in text
+    assert {row["method"] for row in rows} == {
+        "masked", "additive", "two-mask", "quantile", "fixed-masks"
+    }  # fmt: skip
+    assert "\ncap: " in text
+    assert "\nblock cap: " in text
 
 
 @pytest.mark.long
@@ -111,6 +115,27 @@ def test_bad_usage(
     assert (code, text) == (2, "")
     assert message in err
     assert sum(line.startswith("error: ") for line in err.splitlines()) == 1
+
+
+def test_calibration_on_another_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The same split of another folder is no leak, of the same folder it is."""
+    folder = tmp_path / "scenes"
+    folder.mkdir()
+    for sample in data.open("synthetic", split="train", limit=2, shape=(192, 256)):
+        data.save_image(folder / f"{sample.name}.png", sample.image)
+        (folder / f"{sample.name}.json").write_text(json.dumps(sample.points.tolist()))
+    flags = [*QUICK, "--patch", "40", "--calibrate-split", "test"]
+    code, text, _ = run(
+        capsys, *flags, "--calibrate-data", str(folder), "--out", str(tmp_path / "run")
+    )
+    assert code == 0
+    assert "2 images of scenes, test" in text
+    code, _, err = run(
+        capsys, *flags, "--data", str(folder), "--calibrate-data", str(folder),
+        "--out", str(tmp_path / "other"),
+    )  # fmt: skip
+    assert code == 2
+    assert "expected another part than the certified one" in err
 
 
 def test_forced_calibration_is_marked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

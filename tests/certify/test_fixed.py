@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from pycc import certify, data, defense, models, ops
 from pycc.certify.quantile import fixed_masks_bounds
 from pycc.ops import ablation_indices, mask_hits
+from pycc.robust.kept import Bands, Blocks, Elements, Kind, Pixels, corners, most_touched
 
 MEDIANS = ("mean", "lower", "upper")
 
@@ -128,3 +130,54 @@ def test_bad_types() -> None:
     for arguments in ({"hits": 1.0}, {"hits": True}, {"hits": 1, "patches": 2.0}):
         with pytest.raises(TypeError, match="must be a whole number"):
             fixed_masks_bounds([1.0, 2.0, 3.0], **arguments)
+
+
+@pytest.mark.parametrize("kind", [Pixels(3), Bands(4), Blocks(3)])
+@pytest.mark.parametrize("patch", [1, 3, 8])
+def test_what_one_patch_can_touch_is_counted_place_by_place(kind: Kind, patch: int) -> None:
+    shape, draws = (8, 13), 30
+    image = torch.ones(1, 3, *shape)
+    if isinstance(kind, Pixels):
+        shown = ops.ablate(image, kind.k, seed=5, fill=0.0, draws=draws)
+    else:
+        places = corners(kind, shape, draws=draws, first_draw=0, seed=5)
+        shown = ops.keep_windows(image, torch.tensor(places), kind.window(shape), fill=0.0)
+    kept = shown[:, 0] > 0
+    hits = [
+        int(kept[:, y : y + patch, x : x + patch].flatten(1).any(1).sum())
+        for y in range(shape[0] - patch + 1)
+        for x in range(shape[1] - patch + 1)
+    ]
+    assert most_touched(kind, shape, patch, draws=draws, seed=5) == max(hits)
+
+
+@pytest.mark.parametrize("patch", [1, 3, 8])
+def test_of_all_places_the_overlaps_are_counted(patch: int) -> None:
+    shape = (8, 13)
+    for kind in (Bands(4), Blocks(3), Blocks(7)):
+        places = corners(kind, shape, draws=None, first_draw=0, seed=0)
+        shown = ops.keep_windows(
+            torch.ones(1, 3, *shape), torch.tensor(places), kind.window(shape), fill=0.0
+        )
+        most = int((shown[:, 0, :patch, :patch] > 0).flatten(1).any(1).sum())  # all are alike
+        assert most_touched(kind, shape, patch, draws=None, seed=0) == most
+
+
+def test_draws_that_cannot_be_counted_are_refused() -> None:
+    with pytest.raises(ValueError, match="draws must be a number where pixels are kept, got None"):
+        most_touched(Pixels(3), (8, 13), 3, draws=None, seed=0)
+    with pytest.raises(ValueError, match="entries of channels"):
+        most_touched(Elements(3), (8, 13), 3, draws=5, seed=0)
+
+
+def test_an_image_is_certified_by_the_draws_that_its_counter_takes() -> None:
+    counter = models.load("mcnn-synthetic")
+    image = data.open("synthetic", shape=(96, 128))[0].image
+    interval = certify.fixed_masks(counter, image, 8, band=24, draws=25, fill=0.45, seed=2)
+    defended = defense.banded(counter, 24, draws=25, fill=0.45, combine="median", seed=2)
+    with torch.no_grad():
+        count = float(defended(image[None]).sum())
+    assert interval.count == pytest.approx(count, rel=1e-4)
+    assert interval.deterministic
+    assert not interval.vacuous
+    assert certify.fixed_masks(counter, image, 90, band=24, draws=25, fill=0.45, seed=2).vacuous

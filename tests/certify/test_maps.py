@@ -106,6 +106,10 @@ def test_an_attack_on_the_defended_counter_stays_inside(objective: str) -> None:
             defense.two_mask(counter, 6, masks=9, fill=0.5),
             certify.two_mask(counter, image, 6, masks=9, fill=0.5),
         ),
+        (
+            defense.blocked(counter, 6, draws=21, fill=0.5, combine="median", seed=4),
+            certify.fixed_masks(counter, image, 6, block=6, draws=21, fill=0.5, seed=4),
+        ),
     ):
         apam = attack.APAM(size=6, steps=15, step_size=0.3, objective=objective, transform="none")
         run = attack.run(apam, defended, [sample], pgd=None, gates=False)

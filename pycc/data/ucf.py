@@ -1,0 +1,117 @@
+"""UCF_CC_50 (Idrees et al., CVPR 2013) and UCF-QNRF (Idrees et al., ECCV 2018), as published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pycc.data.dataset import (
+    IMAGE_SUFFIXES,
+    OnError,
+    Pair,
+    PairedFiles,
+    by_name,
+    formats,
+    listing,
+    pair_up,
+)
+from pycc.data.matlab import read_variable
+
+_ENDING = "_ann"
+_FOLDS = 5
+_CC_50_IMAGES = 50
+_QNRF = {"train": "Train", "test": "Test"}
+
+
+class UCFCC50:
+    """``n.jpg`` beside ``n_ann.mat``, n = 1 to 50.
+
+    There is no official split. Results are means over five folds of ten in file order: the splits
+    ``test1`` to ``test5``, each with its other forty, ``train1`` to ``train5``; and ``all``.
+    """
+
+    def recognises(self, root: Path) -> bool:
+        """Whether ``root`` holds annotations of this kind, and no image of UCF-QNRF."""
+        return _annotated(root) and not any(root.glob("img_*"))
+
+    def open(self, root: Path, *, split: str, on_error: OnError) -> PairedFiles:
+        """One split, in numeric order."""
+        pairs = _pairs(root, on_error)
+        name = root.resolve().name
+        if split == "all":
+            return PairedFiles(name, pairs, read_points)
+        kind, fold = split[:-1], split[-1:]
+        if kind not in ("test", "train") or fold not in map(str, range(1, _FOLDS + 1)):
+            raise ValueError(
+                f"{root}: has splits all, test1 to test{_FOLDS} and train1 to train{_FOLDS} (five "
+                f"folds of ten in file order), got {split!r}"
+            )
+        # By name, so that a broken item moves no other into another fold.
+        side = _CC_50_IMAGES // _FOLDS
+        tenth = {str(n) for n in range(side * (int(fold) - 1) + 1, side * int(fold) + 1)}
+        chosen = [pair for pair in pairs if (pair.name in tenth) == (kind == "test")]
+        return PairedFiles(f"{name}/{split}", chosen, read_points)
+
+
+class UCFQNRF:
+    """``Train`` and ``Test`` with ``img_0001.jpg`` beside ``img_0001_ann.mat``.
+
+    The folder may be that of one split, which then serves as whichever is asked for. Images are
+    as large as they are; published work limits their longer side.
+    """
+
+    def recognises(self, root: Path) -> bool:
+        """Whether ``root`` is the data set or one of its splits."""
+        splits = [root / name for name in _QNRF.values()]
+        return any(map(_annotated, splits)) or (_annotated(root) and any(root.glob("img_*")))
+
+    def open(self, root: Path, *, split: str, on_error: OnError) -> PairedFiles:
+        """One split, in numeric order."""
+        root = root.resolve()
+        folder = root
+        if not _annotated(root):
+            if split not in _QNRF:
+                raise ValueError(f"{root}: has splits train and test, got {split!r}")
+            folder = root / _QNRF[split]
+        return PairedFiles(
+            f"{folder.parent.name}/{folder.name}", _pairs(folder, on_error), read_points
+        )
+
+
+def _annotated(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.glob(f"*{_ENDING}.mat"))
+
+
+def _pairs(folder: Path, on_error: OnError) -> list[Pair]:
+    files = listing(folder)
+    images = [
+        path
+        for path in files
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.stem.endswith(_ENDING)  # drawings
+    ]
+    annotations: dict[str, list[Path]] = {}
+    for path in files:
+        if path.suffix.lower() == ".mat":
+            annotations.setdefault(path.stem.removesuffix(_ENDING), []).append(path)
+    return pair_up(by_name(images), annotations, on_error)
+
+
+def read_points(path: Path) -> NDArray[np.float64]:
+    """Points [N,2] (x, y) of ``annPoints`` in a .mat; ValueError naming the file without any."""
+    points = read_variable(path, "annPoints")
+    if not isinstance(points, np.ndarray) or points.dtype.kind not in "iuf":
+        raise ValueError(f"{path}: annPoints must be N x 2 numbers")
+    if points.size == 0:
+        return np.zeros((0, 2))
+    if points.ndim != 2 or points.shape[1] != 2:
+        got = " x ".join(map(str, points.shape))
+        raise ValueError(f"{path}: annPoints must be N x 2 numbers, got {got}")
+    if not np.isfinite(points).all():
+        raise ValueError(f"{path}: points must be finite, got NaN or infinity")
+    return points.astype(np.float64)
+
+
+formats.register("ucf_cc_50")(UCFCC50())
+formats.register("ucf_qnrf")(UCFQNRF())
