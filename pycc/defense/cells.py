@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from pycc.defense.base import Defended, DefendedModule, Defense, defended
@@ -49,8 +50,11 @@ class OnMap(Defense):
             density = clean.repeat_interleave(draws, 0)
             # Only the change: cells that the window does not show their whole field do not change,
             # but a counter without known layers gives them other values there.
-            change = local(pixels) - local.clean.repeat_interleave(draws, 0)
-            density[..., *place.slices] += change
+            before, now = density[..., *place.slices], local(pixels)
+            found = before + (now - local.clean.repeat_interleave(draws, 0))
+            # Rounding takes nobody away from cells that hold nobody.
+            least = torch.minimum(before, now.detach()).clamp(max=0.0)
+            density[..., *place.slices] = torch.where(found < least, least, found)
             return self.after(counter, density, shape)
 
         return compute, Box(0, 0, clean.shape[2], clean.shape[3])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pycc import defense, models
+from pycc import data, defense, models
 from pycc.local import Box, Local
 
 
@@ -38,3 +38,19 @@ def test_it_is_the_full_image(kind: str, box: Box, draws: int) -> None:
 def test_a_counter_that_knows_nothing_is_asked_anew() -> None:
     counter = defense.two_mask(models.load("mcnn-synthetic"), 12, masks=4, fill=0.5)
     assert counter.around(torch.rand(1, 3, 64, 64), Box(0, 0, 8, 8)) is None
+
+
+@pytest.mark.parametrize("colour", [0.0, 1.0])
+def test_rounding_makes_no_cell_negative(colour: float) -> None:
+    """A flat patch empties cells: what is left of them after a sum of changes is not below 0."""
+    counter = defense.masked(defense.clipped(models.load("mcnn-synthetic")), 12, 1.5)
+    box = Box(30, 40, 50, 60)
+    for seed in range(3):
+        image = data.open("synthetic", shape=(96, 128), seed=seed)[0].image[None]
+        local = Local(counter, image, box)
+        changed = image.clone()
+        changed[..., *box.slices] = colour
+        with torch.no_grad():
+            torch.testing.assert_close(
+                local(changed[..., *box.slices]), counter(changed), rtol=1e-4, atol=1e-6
+            )
