@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from pycc import attack, cli, data, defense, models, report
+from pycc import cli, data, defense, models, report
 from pycc import run as runs
 from pycc.attack.engine import identity
 from pycc.certify import engine
-from pycc.certify.engine import KEY, Calibrated, Plan
+from pycc.certify.attacked import attacks
+from pycc.certify.engine import KEY
 from pycc.certify.maps import map_of, slack_map
+from pycc.certify.methods import Calibrated, Plan, caps_of
 from pycc.certify.settings import QUICK, Settings, plan_of
 from pycc.data.dataset import builtin as builtin_data
 from pycc.report import certificates
@@ -69,12 +73,20 @@ def _work(argv: list[str]) -> int:
     log = _open(settings, folder, resume, argv, counter, samples)
     progress = cli.Progress("images")
     try:
-        known = _calibrated(settings, plan, counter, samples, progress)
+        known = _calibrated(settings, plan, counter, samples, folder, progress)
         engine.certify(counter, plan, known, samples, log, lambda d, t, s: progress(d, t, s))
         summary = {
             **engine.summarise(log.records),
             "calibration": _calibration(settings, known),
-            "attacks": _attacks(settings, plan, known, counter, samples, log, folder / "attacks")
+            "attacks": attacks(
+                settings,
+                plan,
+                partial(_defended, plan, known, counter),
+                samples,
+                log,
+                folder / "attacks",
+                partial(cli.Progress, "megapixels"),
+            )
             if settings["attack"]
             else [],
         }
@@ -96,7 +108,7 @@ def _settings(
         if stored.get("kind") != "certify" or not isinstance(stored.get("settings"), dict):
             raise ValueError(f"--resume {resume}: expected a run of this command, got another")
         cli.check_same(stored["settings"], given, resume)
-        return stored["settings"], Path(resume)
+        return {**asdict(Settings()), **stored["settings"]}, Path(resume)
     settings = asdict(Settings())
     if given.get("data", settings["data"]) == settings["data"]:
         settings |= QUICK
@@ -194,8 +206,16 @@ def _calibrated(
     plan: Plan,
     counter: Counter,
     samples: Sequence[Sample],
+    folder: Path,
     progress: cli.Progress,
 ) -> Calibrated:
+    """Of a resumed run what it began with; else from images, and kept in the run's folder."""
+    file = folder / "calibration.json"
+    if file.exists():
+        try:
+            return Calibrated.of(json.loads(file.read_text()))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise ValueError(f"{file}: no calibration of this command") from None
     where = settings["calibrate_data"] or settings["data"]
     training = _samples(settings, where, settings["calibrate_split"], settings["calibrate_limit"])
     source = f"{Path(where).name}, {settings['calibrate_split']}"
@@ -204,7 +224,9 @@ def _calibrated(
         kept: Sequence[Sample] = training
     else:
         kept = engine.apart(samples, training)
-    return engine.calibrate(counter, plan, kept, source, lambda d, t, s: progress(d, t, s))
+    known = engine.calibrate(counter, plan, kept, source, lambda d, t, s: progress(d, t, s))
+    runs.write_json(file, known.json())
+    return known
 
 
 def _calibration(settings: Mapping[str, Any], known: Calibrated) -> list[dict[str, Any]]:
@@ -214,13 +236,13 @@ def _calibration(settings: Mapping[str, Any], known: Calibrated) -> list[dict[st
 
 
 def _defended(
-    method: str, patch: int, plan: Plan, known: Calibrated, counter: Counter
+    plan: Plan, known: Calibrated, counter: Counter, method: str, patch: int
 ) -> Counter | None:
     """The counter whose interval a method certifies; None where an attack cannot be run on it."""
     if method == "masked":
         return defense.masked(counter, patch, known.allowances[patch].value)
     if method == "additive":
-        caps = engine.caps_of(known)
+        caps = caps_of(known)
         return defense.clipped(counter, caps.cell, block_cap=caps.block, block=caps.side)
     if method == "two-mask":
         assert known.fill is not None
@@ -231,60 +253,6 @@ def _defended(
             counter, plan.k, draws=plan.draws, fill=known.fill, combine="median", seed=plan.seed
         )
     return None  # the quantile of a law is no function that a gradient reaches
-
-
-def _attacks(
-    settings: Mapping[str, Any],
-    plan: Plan,
-    known: Calibrated,
-    counter: Counter,
-    samples: Sequence[Sample],
-    log: Run,
-    folder: Path,
-) -> list[dict[str, Any]]:
-    """Attacked error and violations, by method and patch: counts pushed up and down.
-
-    Each attack is a run in a folder of its own, so that a stopped one goes on where it was.
-    """
-    bounds = {(r["image"], r["method"], r["patch"]): r for r in log.records}
-    found = []
-    for method in plan.methods:
-        for patch in plan.patches:
-            victim = _defended(method, patch, plan, known, counter)
-            if victim is None:
-                continue
-            errors: dict[str, float] = {}
-            violations = 0
-            for objective in ("over", "under"):
-                apam = attack.APAM(
-                    size=patch, steps=settings["steps"], step_size=settings["step_size"],
-                    decay="cosine", objective=objective, transform="none", smoothness=0.0,
-                )  # fmt: skip
-                own = folder / f"{method}-{patch}-{objective}"
-                progress = cli.Progress("megapixels")
-                try:
-                    done = attack.run(
-                        apam, victim, samples, seed=settings["seed"], pgd=None, gates=False,
-                        save_images=False, progress=progress, out=own,
-                        resume=(own / "manifest.json").exists(),
-                    )  # fmt: skip
-                finally:
-                    progress.close()
-                for record in done.records:
-                    if record["condition"] == "none":
-                        continue  # every other patch, optimised or not, has to stay inside
-                    bound = bounds[record["image"], method, patch]
-                    high = float("inf") if bound["high"] is None else bound["high"]
-                    violations += not bound["low"] <= record["count"] <= high
-                    error = abs(record["count"] - bound["truth"])
-                    name = record["image"]
-                    errors[name] = max(errors.get(name, 0.0), error)
-            attacked = sum(errors.values()) / len(errors)
-            found.append({
-                "method": method, "patch": patch, "attacked_mae": attacked,
-                "violations": violations, "images": len(errors),
-            })  # fmt: skip
-    return found
 
 
 def _draw(

@@ -52,20 +52,42 @@ def quantile(
     exactly one of ``k``, ``band`` and ``block`` is given.
     """
     check_eval(counter)
-    shape = (int(image.shape[-2]), int(image.shape[-1]))
-    check_patch(patch, shape)
-    kind = _kind(k, band, block)
-    touched = exposure(shape, patch, k=k, band=band, block=block, patches=patches)
+    check_patch(patch, _shape(image))
+    kind = kind_of(k, band, block)
     counts = ablated_counts(
         counter, image, kind, draws=draws, seed=seed, fill=fill, progress=progress
     )
+    return quantile_of(
+        counts, _shape(image), patch, kind, q=q, alpha=alpha, images=images, patches=patches
+    )
+
+
+def quantile_of(
+    counts: Tensor,
+    shape: tuple[int, int],
+    patch: int,
+    kind: Kind,
+    *,
+    q: float = 0.5,
+    alpha: float,
+    images: int = 1,
+    patches: int = 1,
+) -> Interval:
+    """``quantile`` of the counts [draws] of an image of ``shape`` (H, W) that are known."""
+    k, band, block = (
+        kind.k if isinstance(kind, Pixels) else None,
+        kind.width if isinstance(kind, Bands) else None,
+        kind.side if isinstance(kind, Blocks) else None,
+    )
+    touched = exposure(shape, patch, k=k, band=band, block=block, patches=patches)
     found = quantile_bounds(
         counts.clamp(min=0.0).cpu().numpy(), touched, q=q, alpha=alpha, images=images
     )
     return _widened(found, found.low, found.high)
 
 
-def _kind(k: int | None, band: int | None, block: int | None) -> Kind:
+def kind_of(k: int | None, band: int | None, block: int | None) -> Kind:
+    """What a draw keeps; ValueError unless exactly one of the three is given."""
     kinds: list[Kind] = []
     kinds += [Pixels(k)] if k is not None else []
     kinds += [Bands(band)] if band is not None else []
@@ -101,12 +123,25 @@ def fixed_masks(
     exactly one of ``k``, ``band`` and ``block`` is given.
     """
     check_eval(counter)
-    shape = (int(image.shape[-2]), int(image.shape[-1]))
-    check_patch(patch, shape)
-    kind = _kind(k, band, block)
+    check_patch(patch, _shape(image))
+    kind = kind_of(k, band, block)
     counts = ablated_counts(
         counter, image, kind, draws=draws, seed=seed, fill=fill, progress=progress
     )
+    return fixed_of(counts, _shape(image), patch, kind, draws=draws, patches=patches, seed=seed)
+
+
+def fixed_of(
+    counts: Tensor,
+    shape: tuple[int, int],
+    patch: int,
+    kind: Kind,
+    *,
+    draws: int | None,
+    patches: int = 1,
+    seed: int,
+) -> Interval:
+    """``fixed_masks`` of the counts of an image of ``shape`` (H, W) that are known."""
     hits = most_touched(kind, shape, patch, draws=draws, seed=seed)
     found = fixed_masks_bounds(
         counts.clamp(min=0.0).cpu().numpy(), hits, patches=patches, median="lower"
@@ -143,6 +178,10 @@ def two_mask(
         count=float(table.max(1).values.min()),
     )
     return _widened(found, found.low, found.high)
+
+
+def _shape(image: Tensor) -> tuple[int, int]:
+    return int(image.shape[-2]), int(image.shape[-1])
 
 
 def _widened(found: Interval, low: float, high: float) -> Interval:

@@ -5,131 +5,24 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pycc.certify.calibration import Calibration, allowance_of, cap_of
-from pycc.certify.drawn import fixed_masks, mean_colour, quantile, two_mask
-from pycc.certify.maps import additive_of, map_of, masked_of
+from pycc.certify.drawn import mean_colour
+from pycc.certify.maps import map_of
+from pycc.certify.methods import ON_MAPS, Calibrated, Plan, Seen, methods
 from pycc.data import quantize
-from pycc.registry import Registry
-from pycc.robust.capping import BLOCK, Caps
+from pycc.robust.capping import BLOCK
 from pycc.robust.windows import window_of
 from pycc.run import Run, fingerprint
 from pycc.types import Counter, Interval, Sample
 
 KEY = ("image", "method", "patch")
 Progress = Callable[[int, int, str], None]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is certified, and how."""
-
-    patches: tuple[int, ...] = (20, 40, 81, 163)
-    methods: tuple[str, ...] = ("masked",)
-    masks: int = 36
-    k: int = 45
-    draws: int = 1000
-    alpha: float = 0.001
-    seed: int = 0
-    allowance: float | None = None
-    """People; None: calibrated for each patch."""
-    cap: float | None = None
-    """People a cell; None: calibrated."""
-    block_cap: float | None = None
-    """People a block of 8 x 8 cells; None: calibrated."""
-    fill: tuple[float, float, float] | None = None
-    """None: the mean colour of the calibration images."""
-
-
-@dataclass
-class Calibrated:
-    """What a plan's methods need, from images that are not the certified ones."""
-
-    allowances: dict[int, Calibration] = field(default_factory=dict)
-    """By patch."""
-    cap: Calibration | None = None
-    block_cap: Calibration | None = None
-    fill: tuple[float, float, float] | None = None
-
-
-@dataclass(frozen=True)
-class Seen:
-    """One image, and what the counter says of it."""
-
-    image: Tensor
-    cells: Tensor | None
-    """[1,h,w], where a method works on the map."""
-    index: int
-
-
-Method = Callable[[Counter, Seen, int, Plan, Calibrated, int], Interval]
-methods: Registry[Method] = Registry("method")
-"""(counter, image, patch, plan, calibrated, number of images) -> interval."""
-ON_MAPS = ("masked", "additive")
-"""Methods that need the map alone: one forward pass for all patches."""
-
-
-@methods.register("masked")
-def _masked(
-    counter: Counter, seen: Seen, patch: int, plan: Plan, known: Calibrated, images: int
-) -> Interval:
-    assert seen.cells is not None
-    return masked_of(seen.cells, _window(counter, seen, patch), known.allowances[patch].value)
-
-
-@methods.register("additive")
-def _additive(
-    counter: Counter, seen: Seen, patch: int, plan: Plan, known: Calibrated, images: int
-) -> Interval:
-    assert seen.cells is not None
-    return additive_of(seen.cells, _window(counter, seen, patch), caps_of(known))
-
-
-@methods.register("two-mask")
-def _two_mask(
-    counter: Counter, seen: Seen, patch: int, plan: Plan, known: Calibrated, images: int
-) -> Interval:
-    assert known.fill is not None
-    return two_mask(counter, seen.image, patch, masks=plan.masks, fill=known.fill)
-
-
-@methods.register("quantile")
-def _quantile(
-    counter: Counter, seen: Seen, patch: int, plan: Plan, known: Calibrated, images: int
-) -> Interval:
-    assert known.fill is not None
-    return quantile(
-        counter, seen.image, patch, k=plan.k, fill=known.fill, draws=plan.draws, alpha=plan.alpha,
-        images=images, seed=plan.seed + seen.index,
-    )  # fmt: skip
-
-
-@methods.register("fixed-masks")
-def _fixed_masks(
-    counter: Counter, seen: Seen, patch: int, plan: Plan, known: Calibrated, images: int
-) -> Interval:
-    assert known.fill is not None
-    return fixed_masks(
-        counter, seen.image, patch, k=plan.k, fill=known.fill, draws=plan.draws, seed=plan.seed
-    )
-
-
-def caps_of(known: Calibrated) -> Caps:
-    """The caps of the additive certificate."""
-    assert known.cap is not None
-    assert known.block_cap is not None
-    return Caps(known.cap.value, known.block_cap.value)
-
-
-def _window(counter: Counter, seen: Seen, patch: int) -> tuple[int, int]:
-    assert seen.cells is not None
-    shape = (seen.image.shape[-2], seen.image.shape[-1])
-    return window_of(counter, patch, shape, (seen.cells.shape[-2], seen.cells.shape[-1]))
 
 
 def calibrate(
@@ -230,13 +123,20 @@ def certify(
         }
         count = float(cells.double().sum())
         log.append({**base, "method": "none", "patch": None, "count": count, "seconds": forward})
-        seen = Seen(image, cells, index)
+        told = None
+        if progress is not None:
+            told = partial(_tell, progress, index, len(samples), sample.name)
+        seen = Seen(image, cells, index, told)
         for method, patch in todo:
             start = time.perf_counter()
             found = methods[method](counter, seen, patch, plan, known, len(samples))
             spent = time.perf_counter() - start
             log.append({**base, "method": method, "patch": patch, **_record(found), "seconds":
                         spent + (forward if method in ON_MAPS else 0.0)})  # fmt: skip
+
+
+def _tell(progress: Progress, index: int, images: int, name: str, done: int, of: int) -> None:
+    progress(index, images, f"certifying {name}, {done:,} of {of:,}")
 
 
 def _jobs(plan: Plan) -> Iterator[tuple[str, int]]:

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pycc.certify import engine
-from pycc.certify.engine import Plan
+from pycc.certify.methods import Plan, methods
 
 QUICK = {"limit": 6, "calibrate_limit": 12}
 """For the built-in scenes."""
@@ -47,7 +46,7 @@ class Settings:
     )
     method: list[str] = field(
         default_factory=lambda: ["masked"],
-        metadata={"help": "certificates", "choices": engine.methods.names()},
+        metadata={"help": "certificates", "choices": methods.names()},
     )
     tile: int | None = field(
         default=None,

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pycc import data
+from pycc.certify import engine
 from pycc.certify.__main__ import main
 
 QUICK = ["--limit", "2", "--calibrate-limit", "2", "--no-pictures"]
@@ -20,7 +21,7 @@ def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
 
 
 def test_the_default_is_the_masked_count(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
     code, text, _ = run(capsys, *QUICK, "--patch", "20", "81", "--out", str(out))
@@ -37,8 +38,15 @@ def test_the_default_is_the_masked_count(
     lines = (out / "results.jsonl").read_text().splitlines(keepends=True)
     (out / "results.jsonl").write_text("".join(lines[:-1]))
     (out / "summary.json").unlink()
+    # What was calibrated is kept: it cannot come out differently.
+    monkeypatch.setattr(engine, "calibrate", lambda *_: pytest.fail("calibrated again"))
     assert run(capsys, "--resume", str(out))[0] == 0
     assert (out / "summary.json").read_bytes() == before
+    (out / "calibration.json").write_text('{"allowances": 3}')
+    (out / "summary.json").unlink()
+    code, _, err = run(capsys, "--resume", str(out))
+    assert code == 2
+    assert "calibration.json: no calibration of this command" in err
 
 
 def test_every_method_and_an_attack(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -68,9 +76,9 @@ def test_attacked_counts_are_held_against_their_intervals(
     assert row["violations"] == 0
     assert row["attacked_mae"] > 0
     # An interval that is too narrow is found out.
-    from pycc.certify import engine
+    from pycc.certify import methods
 
-    sound = engine.methods["masked"]
+    sound = methods.methods["masked"]
 
     def narrow(*arguments):
         from dataclasses import replace
@@ -78,7 +86,7 @@ def test_attacked_counts_are_held_against_their_intervals(
         found = sound(*arguments)
         return replace(found, low=found.count, high=found.count)
 
-    monkeypatch.setitem(engine.methods._entries, "masked", narrow)
+    monkeypatch.setitem(methods.methods._entries, "masked", narrow)
     code, text, _ = run(capsys, *flags, "--out", str(tmp_path / "narrow"))
     assert code == 1
     assert "VIOLATED: masked, 40 pixels" in text

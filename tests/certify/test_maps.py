@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pycc import attack, certify, defense, models
-from pycc.certify.engine import Plan
+from pycc.certify.methods import Plan
 from pycc.data import quantize
 from pycc.robust.capping import Caps, capped_maps
 from pycc.robust.masking import masked_maps

@@ -1,0 +1,78 @@
+"""Attacks on certified counters: every attacked count has to stay inside its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from pycc import attack
+from pycc.certify.methods import Plan
+from pycc.run import Run
+from pycc.types import Counter, Sample
+
+
+class Shown(Protocol):
+    """A line that tells how far an attack is."""
+
+    def __call__(self, done: float, total: float, label: str, /) -> None:
+        """``done`` of ``total`` are through; ``label`` says what goes on."""
+
+    def close(self) -> None:
+        """End the line."""
+
+
+def attacks(
+    settings: Mapping[str, Any],
+    plan: Plan,
+    defended: Callable[[str, int], Counter | None],
+    samples: Sequence[Sample],
+    log: Run,
+    folder: Path,
+    shown: Callable[[], Shown],
+) -> list[dict[str, Any]]:
+    """Attacked error and violations, by method and patch: counts pushed up and down.
+
+    ``defended`` gives the counter of a method and patch, or None where no attack can be run on it;
+    ``shown`` makes what shows an attack's progress. Each attack is a run in a folder of its own, so
+    that a stopped one goes on where it was.
+    """
+    bounds = {(r["image"], r["method"], r["patch"]): r for r in log.records}
+    found = []
+    for method in plan.methods:
+        for patch in plan.patches:
+            victim = defended(method, patch)
+            if victim is None:
+                continue
+            errors: dict[str, float] = {}
+            violations = 0
+            for objective in ("over", "under"):
+                apam = attack.APAM(
+                    size=patch, steps=settings["steps"], step_size=settings["step_size"],
+                    decay="cosine", objective=objective, transform="none", smoothness=0.0,
+                )  # fmt: skip
+                own = folder / f"{method}-{patch}-{objective}"
+                progress = shown()
+                try:
+                    done = attack.run(
+                        apam, victim, samples, seed=settings["seed"], pgd=None, gates=False,
+                        save_images=False, progress=progress, out=own,
+                        resume=(own / "manifest.json").exists(),
+                    )  # fmt: skip
+                finally:
+                    progress.close()
+                for record in done.records:
+                    if record["condition"] == "none":
+                        continue  # every other patch, optimised or not, has to stay inside
+                    bound = bounds[record["image"], method, patch]
+                    high = float("inf") if bound["high"] is None else bound["high"]
+                    violations += not bound["low"] <= record["count"] <= high
+                    error = abs(record["count"] - bound["truth"])
+                    name = record["image"]
+                    errors[name] = max(errors.get(name, 0.0), error)
+            attacked = sum(errors.values()) / len(errors)
+            found.append({
+                "method": method, "patch": patch, "attacked_mae": attacked,
+                "violations": violations, "images": len(errors),
+            })  # fmt: skip
+    return found
