@@ -6,24 +6,28 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pycc.data import shanghaitech, synthetic, ucf
-from pycc.data.dataset import Dataset, OnError, builtin, formats, listing
+from pycc.data import jhu, nwpu, shanghaitech, synthetic, ucf, worldexpo
+from pycc.data.dataset import Dataset, NotAnnotatedError, OnError, builtin
 from pycc.data.density import density, downsample
-from pycc.data.folder import Folder
+from pycc.data.folder import open_folder
 from pycc.data.images import load_image, load_opacity, quantize, save_image
 
 __all__ = [
     "Dataset",
+    "NotAnnotatedError",
     "density",
     "downsample",
+    "jhu",
     "load_image",
     "load_opacity",
+    "nwpu",
     "open",
     "quantize",
     "save_image",
     "shanghaitech",
     "synthetic",
     "ucf",
+    "worldexpo",
 ]
 
 
@@ -38,10 +42,13 @@ def open(
     """Open a data set: a folder in a known layout, or a built-in one by name (``"synthetic"``).
 
     Folders: ShanghaiTech (a part, or one split of it), UCF_CC_50 (splits ``all``, ``test1`` to
-    ``test5``, ``train1`` to ``train5``) and UCF-QNRF as published, or any folder of images with
-    points in CSV or JSON. Whether every image has its annotation is checked at once; contents are
-    read as samples are asked for, and a broken one raises ValueError then. With
-    ``on_error="skip"`` all is read at once and what is broken is left out, with a warning each.
+    ``test5``, ``train1`` to ``train5``), UCF-QNRF, WorldExpo'10 (``train``, ``test``, a test scene
+    by its name or as ``S1`` to ``S5``), NWPU-Crowd and JHU-Crowd++ (``train``, ``val``, ``test``)
+    as published, or any folder of images with points in CSV or JSON, whose splits may be folders
+    in it. Splits published without annotation raise NotAnnotatedError, a ValueError. Whether every
+    image has its annotation is checked at once; contents are read as samples are asked for, and a
+    broken one raises ValueError then. With ``on_error="skip"`` all is read at once and what is
+    broken is left out, with a warning each.
     ``limit`` keeps the first samples (of those that are whole). Options go to built-in data sets:
     ``seed``, ``shape``, ``heads``, ``count`` for the scenes. Raises ValueError naming the file or
     argument that is wrong.
@@ -55,24 +62,6 @@ def open(
     if options:
         raise ValueError(f"open: folders take no option, got {', '.join(options)}")
     try:
-        return _open_folder(Path(path_or_name), split, on_error, limit)
+        return open_folder(Path(path_or_name), split, on_error, limit)
     except OSError as error:
         raise ValueError(f"{error.filename}: cannot read: {error.strerror}") from error
-
-
-def _open_folder(root: Path, split: str, on_error: OnError, limit: int | None) -> Dataset:
-    if not root.exists():
-        known = ", ".join(builtin.names())
-        raise ValueError(f"{root}: no such folder; built-in data sets: {known}")
-    if not listing(root):
-        raise ValueError(f"{root}: the folder is empty")
-    known_layouts = [formats[name] for name in formats.names() if formats[name].recognises(root)]
-    layout = known_layouts[0] if known_layouts else Folder()
-    samples = layout.open(root, split=split, on_error=on_error)
-    if on_error == "skip":
-        samples = samples.usable(limit)
-    elif limit is not None:
-        samples = samples.first(limit)
-    if not len(samples):
-        raise ValueError(f"{root}: no sample can be read")
-    return samples

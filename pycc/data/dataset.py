@@ -22,9 +22,19 @@ from pycc.types import Sample
 
 OnError = Literal["raise", "skip"]
 
+Refuse = Callable[[str], None]
+"""What is called with each problem of an item: it raises, or returns to have the item left out."""
+
+Region = Callable[[Path, int, int], NDArray[np.bool_]]
+"""(annotation, H, W) -> [H,W], the region of interest; ValueError naming the file without one."""
+
 IMAGE_SUFFIXES = frozenset(
     (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 )
+
+
+class NotAnnotatedError(ValueError):
+    """A split whose annotation was never published: nothing in it is broken."""
 
 
 class Dataset(Sequence[Sample], ABC):
@@ -80,33 +90,54 @@ class PairedFiles(Dataset):
     """Images beside annotations, in whatever format ``read`` understands.
 
     ``read(annotation)`` gives the points [N,2] (x, y) or raises ValueError naming the file. Points
-    outside the image are dropped, with a warning that counts them.
+    outside the image are dropped, with a warning that counts them. Where there is a ``region`` of
+    interest it becomes the sample's mask, and only heads whose pixel (int(x), int(y)) lies in it
+    are points of the sample: so the data set counts, and no warning is due.
     """
 
     def __init__(
-        self, name: str, pairs: Sequence[Pair], read: Callable[[Path], NDArray[np.float64]]
+        self,
+        name: str,
+        pairs: Sequence[Pair],
+        read: Callable[[Path], NDArray[np.float64]],
+        *,
+        region: Region | None = None,
     ) -> None:
         self.name = name
         self.names = [pair.name for pair in pairs]
-        self._pairs = list(pairs)
-        self._read = read
+        self.pairs = list(pairs)
+        self._read, self._region = read, region
+        if len(set(self.names)) < len(self.names):
+            twice = max(self.names, key=self.names.count)
+            raise ValueError(f"{self.name}: names must be unique, got {twice!r} twice")
 
     def _load(self, index: int) -> Sample:
-        pair = self._pairs[index]
-        image = load_image(pair.image)
-        height, width = image.shape[1:]
-        return Sample(pair.name, image, self._inside(pair, height, width))
+        sample, inside = self._examine(index)
+        height, width = sample.image.shape[1:]
+        self._warn(index, inside, height, width)
+        return sample
 
     def points(self, index: int) -> Tensor:
         """Head annotations [N,2] of a sample; of its image only the header is read."""
-        pair = self._pairs[index]
-        return self._inside(pair, *image_size(pair.image))
+        height, width = image_size(self.pairs[index].image)
+        points, _, inside = self._annotation(index, height, width)
+        self._warn(index, inside, height, width)
+        return points
+
+    def examine(self, index: int) -> tuple[Sample, int]:
+        """Sample ``index``, and how many annotated points outside its image it has lost."""
+        sample, inside = self._examine(index)
+        return sample, int(np.count_nonzero(~inside))
 
     def fingerprint(self) -> str:
-        """SHA-256 over the samples' names and all bytes of their two files."""
+        """SHA-256 over the samples' names, all bytes of their two files, and their regions."""
         digest = hashlib.sha256()
-        for pair in self._pairs:
-            for content in (pair.name.encode(), *map(read_bytes, (pair.image, pair.annotation))):
+        for pair in self.pairs:
+            parts = [pair.name.encode(), *map(read_bytes, (pair.image, pair.annotation))]
+            if self._region is not None:
+                mask = self._region(pair.annotation, *image_size(pair.image))
+                parts.append(np.packbits(mask).tobytes())
+            for content in parts:
                 digest.update(len(content).to_bytes(8, "little"))
                 digest.update(content)
         return digest.hexdigest()
@@ -117,58 +148,88 @@ class PairedFiles(Dataset):
         Every item is read, since only that tells whether it is whole.
         """
         good: list[Pair] = []
-        for pair in self._pairs:
+        for index, pair in enumerate(self.pairs):
             if limit is not None and len(good) >= limit:
                 break
             try:
-                load_image(pair.image)
-                self._read(pair.annotation)
+                self._examine(index)
             except ValueError as error:
-                warnings.warn(f"skipped: {error}", stacklevel=2)
+                skip(str(error))
             else:
                 good.append(pair)
-        return PairedFiles(self.name, good, self._read)
+        return self._of(good)
 
     def first(self, limit: int) -> PairedFiles:
         """The first ``limit`` samples."""
-        return PairedFiles(self.name, self._pairs[:limit], self._read)
+        return self._of(self.pairs[:limit])
 
-    def _inside(self, pair: Pair, height: int, width: int) -> Tensor:
-        points = self._read(pair.annotation)
-        inside = (points >= 0).all(1) & (points < (width, height)).all(1)
+    def _of(self, pairs: Sequence[Pair]) -> PairedFiles:
+        return PairedFiles(self.name, pairs, self._read, region=self._region)
+
+    def _examine(self, index: int) -> tuple[Sample, NDArray[np.bool_]]:
+        """Sample ``index``, and which of its annotated points lie inside its image."""
+        pair = self.pairs[index]
+        image = load_image(pair.image)
+        points, mask, inside = self._annotation(index, *image.shape[1:])
+        return Sample(pair.name, image, points, mask), inside
+
+    def _annotation(
+        self, index: int, height: int, width: int
+    ) -> tuple[Tensor, Tensor | None, NDArray[np.bool_]]:
+        """The points that count, the region, and which of the annotated points lie inside."""
+        annotation = self.pairs[index].annotation
+        points = self._read(annotation)
+        inside = np.asarray(((points >= 0) & (points < (width, height))).all(1), np.bool_)
+        counted, mask = points[inside], None
+        if self._region is not None:
+            region = self._region(annotation, height, width)
+            column, row = counted.astype(np.int64).T
+            counted, mask = counted[region[row, column]], torch.from_numpy(region)
+        return torch.from_numpy(np.ascontiguousarray(counted)), mask, inside
+
+    def _warn(self, index: int, inside: NDArray[np.bool_], height: int, width: int) -> None:
         if not inside.all():
             warnings.warn(
-                f"{pair.annotation}: dropped {np.count_nonzero(~inside)} of {len(points)} points "
-                f"outside the image of {width} x {height} pixels",
+                f"{self.pairs[index].annotation}: dropped {np.count_nonzero(~inside)} of "
+                f"{len(inside)} points outside the image of {width} x {height} pixels",
                 stacklevel=3,
             )
-        return torch.from_numpy(np.ascontiguousarray(points[inside]))
+
+
+def fail(problem: str) -> None:
+    """Raise ValueError with what is wrong with an item."""
+    raise ValueError(problem)
+
+
+def skip(problem: str) -> None:
+    """Warn that an item is left out, and of what is wrong with it."""
+    warnings.warn(f"skipped: {problem}", stacklevel=3)
 
 
 def pair_up(
-    images: dict[str, list[Path]], annotations: dict[str, list[Path]], on_error: OnError
+    images: dict[str, list[Path]],
+    annotations: dict[str, list[Path]],
+    refuse: Refuse | Literal["raise"] = "raise",
 ) -> list[Pair]:
     """One pair per name, in numeric order, of what lies under each name.
 
-    Raises ValueError, or warns and leaves out, where a name has no image, no annotation, or several
-    of one kind.
+    Refused, or by default raised as ValueError, is a name that has no image, no annotation, or
+    several of one kind.
     """
+    if not callable(refuse):
+        refuse = fail
     pairs = []
     for name in sorted(images.keys() | annotations.keys(), key=_numeric):
         image, annotation = images.get(name, []), annotations.get(name, [])
         if len(image) == len(annotation) == 1:
             pairs.append(Pair(name, image[0], annotation[0]))
-            continue
-        if not annotation:
-            problem = f"{image[0]}: image without annotation"
+        elif not annotation:
+            refuse(f"{image[0]}: image without annotation")
         elif not image:
-            problem = f"{annotation[0]}: annotation without image"
+            refuse(f"{annotation[0]}: annotation without image")
         else:
             many = sorted(image if len(image) > 1 else annotation)
-            problem = f"{many[1]}: one file expected per name, but there is also {many[0].name}"
-        if on_error == "raise":
-            raise ValueError(problem)
-        warnings.warn(f"skipped: {problem}", stacklevel=2)
+            refuse(f"{many[1]}: one file expected per name, but there is also {many[0].name}")
     return pairs
 
 
@@ -202,14 +263,24 @@ def read_bytes(path: Path) -> bytes:
         raise ValueError(f"{path}: cannot read the file: {error.strerror}") from error
 
 
-class Format(Protocol):
+class Layout(Protocol):
     """One layout of files."""
+
+    def splits(self, root: Path) -> tuple[str, ...]:
+        """The splits that are there and together hold each image once; ("all",) where one is."""
+
+    def open(self, root: Path, *, split: str, refuse: Refuse) -> PairedFiles:
+        """The samples of a split, paired; ValueError naming what is missing.
+
+        NotAnnotatedError where the split has images, but was published without annotation.
+        """
+
+
+class Format(Layout, Protocol):
+    """A published layout of files."""
 
     def recognises(self, root: Path) -> bool:
         """Whether this folder is laid out so."""
-
-    def open(self, root: Path, *, split: str, on_error: OnError) -> PairedFiles:
-        """The samples of a split, paired; ValueError naming what is missing."""
 
 
 formats: Registry[Format] = Registry("data format")

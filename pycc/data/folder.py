@@ -12,12 +12,18 @@ from numpy.typing import NDArray
 
 from pycc.data.dataset import (
     IMAGE_SUFFIXES,
+    Layout,
     OnError,
     PairedFiles,
+    Refuse,
+    builtin,
     by_name,
+    fail,
+    formats,
     listing,
     pair_up,
     read_bytes,
+    skip,
 )
 
 _POINT_SUFFIXES = (".csv", ".json")
@@ -28,19 +34,74 @@ class Folder:
 
     CSV: x,y per row, in pixels, after an optional header ``x,y``; JSON: a list of [x, y], or
     ``{"points": [[x, y], …]}``. Such a folder is one split: it serves as whichever is asked for.
+    A folder of such folders, without images of its own, has a split by the name of each.
     """
 
-    def open(self, root: Path, *, split: str, on_error: OnError) -> PairedFiles:
-        """All of the folder's images, in numeric order."""
-        files = listing(root)
-        if (root / "points").is_dir():
-            files += listing(root / "points")
-        images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
-        annotations = [path for path in files if path.suffix.lower() in _POINT_SUFFIXES]
-        if not images and not annotations:
+    def splits(self, root: Path) -> tuple[str, ...]:
+        """The folders in it that are splits, or all."""
+        if _holds_files(root):
+            return ("all",)
+        inner = [path.name for path in listing(root) if path.is_dir() and _holds_files(path)]
+        if not inner:
             raise ValueError(f"{root}: neither images nor a known layout of folders in it")
-        pairs = pair_up(by_name(images), by_name(annotations), on_error)
-        return PairedFiles(root.resolve().name, pairs, read_points)
+        return tuple(inner)
+
+    def open(self, root: Path, *, split: str, refuse: Refuse) -> PairedFiles:
+        """All of the folder's images, in numeric order."""
+        root = root.resolve()
+        folder, name = root, root.name
+        if not _holds_files(root):
+            known = self.splits(root)
+            if split not in known:
+                raise ValueError(f"{root}: has splits {', '.join(known)}, got {split!r}")
+            folder, name = root / split, f"{root.name}/{split}"
+        images, annotations = _files(folder)
+        pairs = pair_up(by_name(images), by_name(annotations), refuse)
+        return PairedFiles(name, pairs, read_points)
+
+
+def layout_of(root: Path) -> tuple[str, Layout]:
+    """The published layout that a folder has, by name, else ``"folder"``: a ``Folder``.
+
+    ValueError if there is no such folder, or nothing in it.
+    """
+    if not root.exists():
+        known = ", ".join(builtin.names())
+        raise ValueError(f"{root}: no such folder; built-in data sets: {known}")
+    if not listing(root):
+        raise ValueError(f"{root}: the folder is empty")
+    for name in formats.names():
+        if formats[name].recognises(root):
+            return name, formats[name]
+    return "folder", Folder()
+
+
+def open_folder(root: Path, split: str, on_error: OnError, limit: int | None) -> PairedFiles:
+    """The first ``limit`` samples of a split, as ``pycc.data.open`` gives them."""
+    refuse = skip if on_error == "skip" else fail
+    _, layout = layout_of(root)
+    samples = layout.open(root, split=split, refuse=refuse)
+    if on_error == "skip":
+        samples = samples.usable(limit)
+    elif limit is not None:
+        samples = samples.first(limit)
+    if not len(samples):
+        raise ValueError(f"{root}: no sample can be read")
+    return samples
+
+
+def _files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The images and the annotations of one split."""
+    files = listing(folder)
+    if (folder / "points").is_dir():
+        files += listing(folder / "points")
+    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    annotations = [path for path in files if path.suffix.lower() in _POINT_SUFFIXES]
+    return images, annotations
+
+
+def _holds_files(folder: Path) -> bool:
+    return any(_files(folder))
 
 
 def read_points(path: Path) -> NDArray[np.float64]:

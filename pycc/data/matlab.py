@@ -8,7 +8,9 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import scipy.io
+from numpy.typing import NDArray
 from scipy.io.matlab import MatReadError
 
 from pycc.data.dataset import read_bytes
@@ -42,3 +44,21 @@ def read_variable(path: Path, name: str) -> Any:
     except _DAMAGED as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path}: cannot read the .mat file: {reason}") from error
+
+
+def read_pairs(path: Path, name: str) -> NDArray[np.float64]:
+    """Variable ``name`` of a .mat file as points [N,2]; N may be 0.
+
+    Raises ValueError naming the file if it is missing, of another shape, or not of finite numbers.
+    """
+    points = read_variable(path, name)
+    if not isinstance(points, np.ndarray) or points.dtype.kind not in "iuf":
+        raise ValueError(f"{path}: {name} must be N x 2 numbers")
+    if points.size == 0:
+        return np.zeros((0, 2))
+    if points.ndim != 2 or points.shape[1] != 2:
+        got = " x ".join(map(str, points.shape))
+        raise ValueError(f"{path}: {name} must be N x 2 numbers, got {got}")
+    if not np.isfinite(points).all():
+        raise ValueError(f"{path}: points must be finite, got NaN or infinity")
+    return points.astype(np.float64)

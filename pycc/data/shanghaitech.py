@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from pycc.data.dataset import (
     IMAGE_SUFFIXES,
-    OnError,
     PairedFiles,
+    Refuse,
     by_name,
     formats,
     listing,
@@ -34,7 +34,13 @@ class ShanghaiTech:
         """Whether ``root`` is a part or one of its splits."""
         return _is_split(root) or any((root / f"{name}_data").is_dir() for name in _SPLITS)
 
-    def open(self, root: Path, *, split: str, on_error: OnError) -> PairedFiles:
+    def splits(self, root: Path) -> tuple[str, ...]:
+        """Those of train and test that are there."""
+        if _is_split(root):
+            return ("all",)
+        return tuple(name for name in _SPLITS if (root / f"{name}_data").is_dir())
+
+    def open(self, root: Path, *, split: str, refuse: Refuse) -> PairedFiles:
         """One split, in numeric order."""
         root = root.resolve()
         folder = root
@@ -51,7 +57,7 @@ class ShanghaiTech:
         annotations = [path for path in listing(truths[0]) if path.suffix.lower() == ".mat"]
         if not images and not annotations:
             raise ValueError(f"{folder / 'images'}: no images")
-        pairs = pair_up(by_name(images), by_name(annotations, "GT_"), on_error)
+        pairs = pair_up(by_name(images), by_name(annotations, "GT_"), refuse)
         return PairedFiles(f"{folder.parent.name}/{folder.name}", pairs, read_points)
 
 

@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 
 from pycc.data.dataset import (
     IMAGE_SUFFIXES,
-    OnError,
     Pair,
     PairedFiles,
+    Refuse,
     by_name,
     formats,
     listing,
     pair_up,
 )
-from pycc.data.matlab import read_variable
+from pycc.data.matlab import read_pairs
 
 _ENDING = "_ann"
 _FOLDS = 5
@@ -36,9 +36,13 @@ class UCFCC50:
         """Whether ``root`` holds annotations of this kind, and no image of UCF-QNRF."""
         return _annotated(root) and not any(root.glob("img_*"))
 
-    def open(self, root: Path, *, split: str, on_error: OnError) -> PairedFiles:
+    def splits(self, root: Path) -> tuple[str, ...]:
+        """``all``: the folds share images."""
+        return ("all",)
+
+    def open(self, root: Path, *, split: str, refuse: Refuse) -> PairedFiles:
         """One split, in numeric order."""
-        pairs = _pairs(root, on_error)
+        pairs = _pairs(root, refuse)
         name = root.resolve().name
         if split == "all":
             return PairedFiles(name, pairs, read_points)
@@ -67,7 +71,13 @@ class UCFQNRF:
         splits = [root / name for name in _QNRF.values()]
         return any(map(_annotated, splits)) or (_annotated(root) and any(root.glob("img_*")))
 
-    def open(self, root: Path, *, split: str, on_error: OnError) -> PairedFiles:
+    def splits(self, root: Path) -> tuple[str, ...]:
+        """Those of train and test that are there."""
+        if _annotated(root):
+            return ("all",)
+        return tuple(name for name, folder in _QNRF.items() if _annotated(root / folder))
+
+    def open(self, root: Path, *, split: str, refuse: Refuse) -> PairedFiles:
         """One split, in numeric order."""
         root = root.resolve()
         folder = root
@@ -76,7 +86,7 @@ class UCFQNRF:
                 raise ValueError(f"{root}: has splits train and test, got {split!r}")
             folder = root / _QNRF[split]
         return PairedFiles(
-            f"{folder.parent.name}/{folder.name}", _pairs(folder, on_error), read_points
+            f"{folder.parent.name}/{folder.name}", _pairs(folder, refuse), read_points
         )
 
 
@@ -84,7 +94,7 @@ def _annotated(folder: Path) -> bool:
     return folder.is_dir() and any(folder.glob(f"*{_ENDING}.mat"))
 
 
-def _pairs(folder: Path, on_error: OnError) -> list[Pair]:
+def _pairs(folder: Path, refuse: Refuse) -> list[Pair]:
     files = listing(folder)
     images = [
         path
@@ -95,22 +105,12 @@ def _pairs(folder: Path, on_error: OnError) -> list[Pair]:
     for path in files:
         if path.suffix.lower() == ".mat":
             annotations.setdefault(path.stem.removesuffix(_ENDING), []).append(path)
-    return pair_up(by_name(images), annotations, on_error)
+    return pair_up(by_name(images), annotations, refuse)
 
 
 def read_points(path: Path) -> NDArray[np.float64]:
     """Points [N,2] (x, y) of ``annPoints`` in a .mat; ValueError naming the file without any."""
-    points = read_variable(path, "annPoints")
-    if not isinstance(points, np.ndarray) or points.dtype.kind not in "iuf":
-        raise ValueError(f"{path}: annPoints must be N x 2 numbers")
-    if points.size == 0:
-        return np.zeros((0, 2))
-    if points.ndim != 2 or points.shape[1] != 2:
-        got = " x ".join(map(str, points.shape))
-        raise ValueError(f"{path}: annPoints must be N x 2 numbers, got {got}")
-    if not np.isfinite(points).all():
-        raise ValueError(f"{path}: points must be finite, got NaN or infinity")
-    return points.astype(np.float64)
+    return read_pairs(path, "annPoints")
 
 
 formats.register("ucf_cc_50")(UCFCC50())

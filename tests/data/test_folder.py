@@ -236,3 +236,22 @@ def test_bad_arguments(crowd: Path) -> None:
         pycc.data.open(crowd, on_error="ignore")
     with pytest.raises(ValueError, match="folders take no option, got seed"):
         pycc.data.open(crowd, seed=3)
+
+
+def test_folders_in_it_are_splits(tmp_path: Path) -> None:
+    for split, number in (("train", 3), ("test1", 2)):
+        (tmp_path / split).mkdir()
+        for n in range(number):
+            Image.fromarray(RED).save(tmp_path / split / f"{n}.png")
+            (tmp_path / split / f"{n}.json").write_text("[[1, 2]]")
+    (tmp_path / "notes").mkdir()
+    dataset = pycc.data.open(tmp_path, split="train")
+    assert dataset.name == f"{tmp_path.name}/train"
+    assert dataset.names == ["0", "1", "2"]
+    assert len(pycc.data.open(tmp_path, split="test1")) == 2
+    for split in ("test", "notes", ""):
+        with pytest.raises(ValueError, match=f"has splits test1, train, got '{split}'"):
+            pycc.data.open(tmp_path, split=split)
+    Image.fromarray(RED).save(tmp_path / "own.png")  # now it is one split, whatever is in it
+    (tmp_path / "own.csv").write_text("1,2")
+    assert pycc.data.open(tmp_path, split="train").names == ["own"]

@@ -1,0 +1,97 @@
+"""JHU-Crowd++ (Sindagi et al., TPAMI 2020), as published."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pycc.data.dataset import (
+    IMAGE_SUFFIXES,
+    NotAnnotatedError,
+    PairedFiles,
+    Refuse,
+    by_name,
+    formats,
+    listing,
+    pair_up,
+    read_bytes,
+)
+
+_SPLITS = ("train", "val", "test")
+_COLUMNS = ("x", "y", "w", "h", "occlusion", "blur")
+
+
+class JHUCrowd:
+    """``{train,val,test}/images/0001.jpg`` with ``gt/0001.txt`` beside ``images``.
+
+    A line is a head: x y w h occlusion blur, of which x and y, its middle, are the point; a file
+    without lines is nobody. The folder may be that of one split, which then serves as whichever is
+    asked for. Samples are in numeric order. A split without ``gt`` is one without annotation.
+    """
+
+    def recognises(self, root: Path) -> bool:
+        """Whether ``root`` is the data set or one of its splits."""
+        return _is_split(root) or any(_is_split(root / name) for name in _SPLITS)
+
+    def splits(self, root: Path) -> tuple[str, ...]:
+        """Those of train, val and test that are there."""
+        if _is_split(root):
+            return ("all",)
+        return tuple(name for name in _SPLITS if (root / name / "images").is_dir())
+
+    def open(self, root: Path, *, split: str, refuse: Refuse) -> PairedFiles:
+        """One split; ValueError naming what is missing.
+
+        NotAnnotatedError where there is no ``gt``.
+        """
+        root = root.resolve()
+        folder = root
+        if not _is_split(root):
+            if split not in _SPLITS:
+                raise ValueError(f"{root}: has splits {', '.join(_SPLITS)}, got {split!r}")
+            folder = root / split
+        pictures = listing(folder / "images")
+        if not (folder / "gt").is_dir():
+            usable = [name for name in _SPLITS if _is_split(root / name)]
+            raise NotAnnotatedError(
+                f"{folder}: images without annotation, there is no folder gt; annotated are "
+                f"{' and '.join(usable)}"
+            )
+        images = [path for path in pictures if path.suffix.lower() in IMAGE_SUFFIXES]
+        annotations = [path for path in listing(folder / "gt") if path.suffix.lower() == ".txt"]
+        if not images and not annotations:
+            raise ValueError(f"{folder / 'images'}: no images")
+        pairs = pair_up(by_name(images), by_name(annotations), refuse)
+        return PairedFiles(f"{folder.parent.name}/{folder.name}", pairs, read_points)
+
+
+def _is_split(folder: Path) -> bool:
+    return (folder / "images").is_dir() and (folder / "gt").is_dir()
+
+
+def read_points(path: Path) -> NDArray[np.float64]:
+    """Points [N,2] (x, y) of a ``gt/0001.txt``, N may be 0; ValueError naming the file and line."""
+    try:
+        text = read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected UTF-8 text: {error.reason}") from error
+    points = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            values = [float(cell) for cell in line.split()]
+        except ValueError:
+            values = []
+        if len(values) != len(_COLUMNS) or not all(map(math.isfinite, values)) or "_" in line:
+            expected = " ".join(_COLUMNS)
+            got = line.strip()[:60]
+            raise ValueError(f"{path}: line {number}: expected numbers {expected}, got {got!r}")
+        points.append(values[:2])
+    return np.array(points, np.float64).reshape(-1, 2)
+
+
+formats.register("jhu")(JHUCrowd())

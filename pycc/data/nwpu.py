@@ -1,0 +1,86 @@
+"""NWPU-Crowd (Wang et al., TPAMI 2021), as published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pycc.data.dataset import (
+    IMAGE_SUFFIXES,
+    NotAnnotatedError,
+    PairedFiles,
+    Refuse,
+    by_name,
+    formats,
+    listing,
+    pair_up,
+    read_bytes,
+)
+from pycc.data.folder import read_points
+
+_SPLITS = ("train", "val", "test")
+
+
+class NWPUCrowd:
+    """``images/0001.jpg`` with ``jsons/0001.json`` (``points``, [x, y] each; none is nobody).
+
+    ``train.txt``, ``val.txt`` and ``test.txt`` beside them list the images of a split: a name per
+    line, its first column. Samples are in numeric order. The test set's annotation is not
+    published.
+    """
+
+    def recognises(self, root: Path) -> bool:
+        """Whether ``root`` holds the two folders."""
+        return (root / "images").is_dir() and (root / "jsons").is_dir()
+
+    def splits(self, root: Path) -> tuple[str, ...]:
+        """Those that have a list."""
+        return tuple(name for name in _SPLITS if (root / f"{name}.txt").is_file())
+
+    def open(self, root: Path, *, split: str, refuse: Refuse) -> PairedFiles:
+        """One split; ValueError naming what is missing.
+
+        NotAnnotatedError for the published test set.
+        """
+        root = root.resolve()
+        if split not in _SPLITS:
+            raise ValueError(f"{root}: has splits {', '.join(_SPLITS)}, got {split!r}")
+        table = root / f"{split}.txt"
+        pictures, truths = listing(root / "images"), listing(root / "jsons")
+        images = by_name([path for path in pictures if path.suffix.lower() in IMAGE_SUFFIXES])
+        annotations = by_name([path for path in truths if path.suffix.lower() == ".json"])
+        names = _listed(table)
+        if not annotations.keys() & names.keys() and images.keys() & names.keys():
+            usable = [other for other in self.splits(root) if other != split]
+            raise NotAnnotatedError(
+                f"{table}: none of its {len(names)} images has an annotation in jsons; annotated "
+                f"are {' and '.join(usable) or 'no others'}, as published"
+            )
+        for name, line in names.items():
+            if name not in images and name not in annotations:
+                refuse(f"{table}: line {line}: {name!r} has neither image nor annotation")
+        pairs = pair_up(
+            {name: files for name, files in images.items() if name in names},
+            {name: files for name, files in annotations.items() if name in names},
+            refuse,
+        )
+        return PairedFiles(f"{root.name}/{split}", pairs, read_points)
+
+
+def _listed(path: Path) -> dict[str, int]:
+    """Names in the first column of a split's list, each with its line."""
+    try:
+        text = read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected UTF-8 text: {error.reason}") from error
+    names: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        for name in line.split()[:1]:
+            if name in names:
+                raise ValueError(f"{path}: line {number}: {name!r} is in line {names[name]} too")
+            names[name] = number
+    if not names:
+        raise ValueError(f"{path}: lists no image")
+    return names
+
+
+formats.register("nwpu")(NWPUCrowd())

@@ -1,0 +1,141 @@
+"""WorldExpo'10 (Zhang et al., CVPR 2015), as published: frames of scenes with a region of interest.
+
+Only heads inside their scene's region count; errors are reported for each of the five test scenes,
+S1 to S5, and as their mean.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pycc.data.dataset import (
+    IMAGE_SUFFIXES,
+    PairedFiles,
+    Refuse,
+    by_name,
+    formats,
+    listing,
+    pair_up,
+)
+from pycc.data.matlab import read_pairs, read_variable
+
+TEST_SCENES = ("104207", "200608", "200702", "202201", "500717")
+"""The test scenes, S1 to S5."""
+
+_SPLITS = ("train", "test")
+_SCENE = 6
+"""Characters that a training frame's name starts with: its scene."""
+_REGION = "roi.mat"
+
+
+class WorldExpo:
+    """``train_frame/FRAME.jpg``, ``test_frame/SCENE/FRAME.jpg``, and ``{train,test}_label/SCENE``.
+
+    There lie ``FRAME.mat`` for each frame (``point_position``, which may be empty) and ``roi.mat``,
+    the polygon that becomes the samples' mask as ``polygon`` says. The splits are ``train``,
+    ``test`` (all five scenes), and each test scene by its name or as ``S1`` to ``S5``. Samples are
+    in the order of their scenes, within one in numeric order.
+    """
+
+    def recognises(self, root: Path) -> bool:
+        """Whether ``root`` holds the frames of a split."""
+        return any((root / f"{name}_frame").is_dir() for name in _SPLITS)
+
+    def splits(self, root: Path) -> tuple[str, ...]:
+        """Those of train and test that are there."""
+        return tuple(name for name in _SPLITS if (root / f"{name}_frame").is_dir())
+
+    def open(self, root: Path, *, split: str, refuse: Refuse) -> PairedFiles:
+        """One split; ValueError naming what is missing."""
+        root = root.resolve()
+        scenes = {f"S{number}": scene for number, scene in enumerate(TEST_SCENES, start=1)}
+        split = scenes.get(split, split)
+        if split not in (*_SPLITS, *TEST_SCENES):
+            raise ValueError(
+                f"{root}: has splits train, test, {', '.join(TEST_SCENES)} (or S1 to S5), "
+                f"got {split!r}"
+            )
+        if split == "train":
+            frames, labels = _train_frames(root / "train_frame"), root / "train_label"
+        else:
+            wanted = TEST_SCENES if split == "test" else (split,)
+            frames = {scene: _images(root / "test_frame" / scene) for scene in wanted}
+            labels = root / "test_label"
+        pairs = []
+        for scene, images in frames.items():
+            annotations = _annotations(labels / scene)
+            pairs += pair_up(by_name(images), by_name(annotations), refuse)
+        return PairedFiles(f"{root.name}/{split}", pairs, read_points, region=read_region)
+
+
+def _train_frames(folder: Path) -> dict[str, list[Path]]:
+    """Frames by scene; scenes that have only annotation are there too, with none."""
+    labels = folder.with_name("train_label")
+    scenes = {path.name: list[Path]() for path in listing(labels) if path.is_dir()}
+    for path in _images(folder):
+        scenes.setdefault(path.stem[:_SCENE], []).append(path)
+    return dict(sorted(scenes.items()))
+
+
+def _images(folder: Path) -> list[Path]:
+    return [path for path in listing(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
+
+
+def _annotations(folder: Path) -> list[Path]:
+    """None where there is no folder: the frames are then reported, each for itself."""
+    files = listing(folder) if folder.is_dir() else []
+    return [path for path in files if path.suffix.lower() == ".mat" and path.name != _REGION]
+
+
+def read_points(path: Path) -> NDArray[np.float64]:
+    """Points [N,2] (x, y) of a frame's .mat, N may be 0; ValueError naming the file without any.
+
+    They are all that was annotated, inside the region of interest or not.
+    """
+    return read_pairs(path, "point_position")
+
+
+def read_region(annotation: Path, height: int, width: int) -> NDArray[np.bool_]:
+    """Region of interest [H,W] of a frame, from ``roi.mat`` beside its annotation.
+
+    ValueError naming that file if it is missing, is no polygon, or covers no pixel.
+    """
+    path = annotation.with_name(_REGION)
+    x, y = (_coordinates(path, f"maskVertices{axis}Coordinates") for axis in "XY")
+    if len(x) != len(y) or len(x) < 3:
+        raise ValueError(f"{path}: expected three vertices or more, got {len(x)} x and {len(y)} y")
+    region = polygon(np.stack((x, y), 1), height, width)
+    if not region.any():
+        raise ValueError(f"{path}: the region covers no pixel of {width} x {height}")
+    return region
+
+
+def _coordinates(path: Path, name: str) -> NDArray[np.float64]:
+    values = read_variable(path, name)
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "iuf":
+        raise ValueError(f"{path}: {name} must be numbers")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{path}: {name} must be finite, got NaN or infinity")
+    return values.ravel().astype(np.float64)
+
+
+def polygon(vertices: NDArray[np.float64], height: int, width: int) -> NDArray[np.bool_]:
+    """Pixels [H,W] whose centre lies inside a polygon of vertices [V,2] (x, y), in pixels.
+
+    The centre of pixel (row, column) is x = column + 1/2, y = row + 1/2; inside is where a ray
+    crosses the border an odd number of times. The last vertex is joined to the first; what lies
+    outside the image is cut off.
+    """
+    rows, columns = np.arange(height) + 0.5, np.arange(width) + 0.5
+    inside = np.zeros((height, width), np.bool_)
+    for (x0, y0), (x1, y1) in zip(vertices, np.roll(vertices, -1, axis=0), strict=True):
+        crossed = (y0 > rows) != (y1 > rows)
+        crossing = x0 + (rows[crossed] - y0) * (x1 - x0) / (y1 - y0 or 1.0)
+        inside[crossed] ^= columns < crossing[:, None]
+    return inside
+
+
+formats.register("worldexpo")(WorldExpo())

@@ -1,0 +1,104 @@
+"""NWPU-Crowd in its published layout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import pycc.data
+
+
+def add(root: Path, name: str, points: list[list[float]] | None) -> None:
+    Image.new("RGB", (20, 10)).save(root / "images" / f"{name}.jpg")
+    if points is not None:
+        content = {
+            "img_id": f"{name}.jpg",
+            "human_num": len(points),
+            "boxes": [[x - 1, y - 1, x + 1, y + 1] for x, y in points],
+            "points": points,
+        }
+        (root / "jsons" / f"{name}.json").write_text(json.dumps(content))
+
+
+@pytest.fixture
+def nwpu(tmp_path: Path) -> Path:
+    root = tmp_path / "NWPU-Crowd"
+    for folder in ("images", "jsons", "mats"):
+        (root / folder).mkdir(parents=True)
+    for number in range(1, 8):
+        heads = [[1.5, 2.5]] * (number - 1)
+        add(root, f"{number:04d}", heads if number < 6 else None)
+    (root / "train.txt").write_text("0003 1 2 \n0001 0 0 \n0002 1 3 \n")
+    (root / "val.txt").write_text("0004 0 1\n\n0005 2 1\n")
+    (root / "test.txt").write_text("0006 0 1\n0007 2 1\n")
+    return root
+
+
+def test_the_lists_are_the_splits(nwpu: Path) -> None:
+    train = pycc.data.open(nwpu, split="train")
+    assert train.name == "NWPU-Crowd/train"
+    assert train.names == ["0001", "0002", "0003"]
+    assert [sample.count for sample in train] == [0, 1, 2]
+    assert train[1].points.tolist() == [[1.5, 2.5]]
+    assert train[1].mask is None
+    assert pycc.data.open(nwpu, split="val").names == ["0004", "0005"]
+    with pytest.raises(ValueError, match="has splits train, val, test, got 'all'"):
+        pycc.data.open(nwpu, split="all")
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_the_test_set_has_no_annotation(nwpu: Path, on_error: str) -> None:
+    with pytest.raises(
+        pycc.data.NotAnnotatedError,
+        match=r"test\.txt: none of its 2 images has an annotation in jsons; annotated are train",
+    ):
+        pycc.data.open(nwpu, split="test", on_error=on_error)
+    # Whoever has some of it gets what is usual: the others are missing.
+    (nwpu / "jsons" / "0006.json").write_text('{"points": []}')
+    with pytest.raises(ValueError, match=r"0007\.jpg: image without annotation"):
+        pycc.data.open(nwpu, split="test")
+
+
+def test_what_is_missing_is_named(nwpu: Path) -> None:
+    (nwpu / "images" / "0001.jpg").unlink()
+    (nwpu / "jsons" / "0002.json").unlink()
+    (nwpu / "train.txt").write_text("0003 1\n0001 0\n0002 1\n0099 1\n")
+    with pytest.raises(ValueError, match=r"train\.txt: line 4: '0099' has neither image nor"):
+        pycc.data.open(nwpu, split="train")
+    with pytest.warns(UserWarning, match="skipped") as warned:
+        assert pycc.data.open(nwpu, split="train", on_error="skip").names == ["0003"]
+    assert [str(w.message).rsplit("/", 1)[1] for w in warned] == [
+        "train.txt: line 4: '0099' has neither image nor annotation",
+        "0001.json: annotation without image",
+        "0002.jpg: image without annotation",
+    ]
+    (nwpu / "val.txt").unlink()
+    with pytest.raises(ValueError, match=r"val\.txt: cannot read the file"):
+        pycc.data.open(nwpu, split="val")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"0001\n0002\n0001 2\n", "line 3: '0001' is in line 1 too"),
+        (b"\n \n", "lists no image"),
+        (b"\xff\xfe", "expected UTF-8 text"),
+    ],
+)
+def test_a_bad_list_is_refused(nwpu: Path, content: bytes, problem: str) -> None:
+    (nwpu / "train.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"train\.txt: {problem}"):
+        pycc.data.open(nwpu, split="train")
+
+
+def test_broken_annotation_is_named_and_skipped(nwpu: Path) -> None:
+    (nwpu / "jsons" / "0002.json").write_text('{"boxes": []}')
+    dataset = pycc.data.open(nwpu, split="train")
+    with pytest.raises(ValueError, match=r"0002\.json: expected a list"):
+        dataset[1]
+    with pytest.warns(UserWarning, match=r"skipped: .*0002\.json"):
+        rest = pycc.data.open(nwpu, split="train", on_error="skip")
+    assert rest.names == ["0001", "0003"]
