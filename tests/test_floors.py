@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1] / "pycc"
 
 FLOORS = [
-    {"types", "registry", "random"},
+    {"types", "registry", "random", "ranks"},
     {"ops", "metrics", "run", "local"},
     {"models", "data", "report", "robust"},
     {"attack", "backdoor", "train"},

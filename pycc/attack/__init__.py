@@ -8,6 +8,7 @@ them to a counter and samples and measures what they do, beside patches that nob
 from pycc.attack.apam import APAM
 from pycc.attack.base import Found, PatchAttack, attacks
 from pycc.attack.engine import frozen, run, transfer
+from pycc.attack.inner import InnerAttack
 from pycc.attack.objective import objectives
 from pycc.attack.optimiser import optimisers
 from pycc.attack.patch import Place
@@ -21,6 +22,7 @@ __all__ = [
     "APAM",
     "PGD",
     "Found",
+    "InnerAttack",
     "PatchAttack",
     "Place",
     "Problem",

@@ -11,12 +11,14 @@ from pycc.data.dataset import Dataset, NotAnnotatedError, OnError, builtin
 from pycc.data.density import density, downsample
 from pycc.data.folder import open_folder
 from pycc.data.images import load_image, load_opacity, quantize, save_image
+from pycc.data.region import in_region
 
 __all__ = [
     "Dataset",
     "NotAnnotatedError",
     "density",
     "downsample",
+    "in_region",
     "jhu",
     "load_image",
     "load_opacity",

@@ -86,7 +86,7 @@ def downsample(full: Tensor, rule: str) -> Tensor:
     of H·W / (h·w). All sample points and average no areas, so the sum changes by some per cent: it
     is no count. Raises ValueError for an unknown rule or a map smaller than one cell.
     """
-    stride, mode = _RULES[rule]
+    stride, mode = rules[rule]
     if full.ndim != 2 or min(full.shape) < stride:
         raise ValueError(
             f"downsample: full must be [H,W] of at least {stride} x {stride}, "
@@ -101,11 +101,12 @@ def downsample(full: Tensor, rule: str) -> Tensor:
     return small * (64 if stride == 8 else published_integer_ratio)
 
 
-_RULES: Registry[tuple[int, str]] = Registry("down-sampling rule")
-_RULES.register("cubic8")((8, "bicubic"))
-_RULES.register("linear8")((8, "bilinear"))
-_RULES.register("linear4")((4, "bilinear"))
-_RULES.register("linear16")((16, "bilinear"))
+rules: Registry[tuple[int, str]] = Registry("down-sampling rule")
+"""Stride and interpolation by name."""
+rules.register("cubic8")((8, "bicubic"))
+rules.register("linear8")((8, "bilinear"))
+rules.register("linear4")((4, "bilinear"))
+rules.register("linear16")((16, "bilinear"))
 
 
 def _pixels(points: Points, shape: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

@@ -15,7 +15,7 @@ from pycc.attack.patch import Place
 from pycc.attack.stage import Clean, Member, Stage
 from pycc.attack.survey import Shelf, survey
 from pycc.data import quantize
-from pycc.data.density import _RULES, recipes
+from pycc.data.density import recipes, rules
 from pycc.models.base import MODELS, CounterModel
 from pycc.models.recipe import Recipe
 from pycc.models.weights import read_weights
@@ -204,7 +204,7 @@ def test_recipes_name_what_there_is(counter: CounterModel) -> None:
     recipe = counter.recipe()
     assert isinstance(recipe, Recipe)
     assert set(recipe.density.values()) <= {*recipes.names(), "dots"}
-    assert recipe.down_sampling in {*_RULES.names(), "sum", None}
+    assert recipe.down_sampling in {*rules.names(), "sum", None}
     assert [o.from_epoch for o in recipe.optimisers] == sorted(
         {o.from_epoch for o in recipe.optimisers}
     )
@@ -213,7 +213,7 @@ def test_recipes_name_what_there_is(counter: CounterModel) -> None:
     # What the recipe makes of a density map is what the loss takes.
     images = torch.rand(1, 3, 96, 64)
     stride = {None: 1, "sum": counter.stride}.get(recipe.down_sampling)
-    stride = stride or _RULES[str(recipe.down_sampling)][0]
+    stride = stride or rules[str(recipe.down_sampling)][0]
     with torch.no_grad():
         assert counter(images).shape == (1, 1, 96 // stride, 64 // stride)
 

@@ -1,0 +1,83 @@
+"""A training as a table, curves and TensorBoard's files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from pycc.report.summary import aligned
+
+
+def training_table(records: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> str:
+    """Loss and validation by epoch (the first, the best and the last ten), then test errors."""
+    validations = {r["epoch"]: r for r in records if r["kind"] == "validation"}
+    epochs = [r for r in records if r["kind"] == "train"]
+    best = summary.get("best_epoch", -1)
+    lines = [["epoch", "loss", "rate", "images/s", "val MAE", "val RMSE", "bias", ""]]
+    for record in epochs:
+        number = record["epoch"]
+        if number not in (0, best) and number < len(epochs) - 10:
+            continue
+        found = validations.get(number)
+        lines.append([
+            str(number + 1),
+            f"{record['loss']:.4g}",
+            f"{record['lr']:.2g}",
+            f"{record['images_per_second']:.1f}",
+            *([f"{found[name]:,.1f}" for name in ("mae", "rmse", "bias")] if found else ["-"] * 3),
+            "best" if number == best else "",
+        ])  # fmt: skip
+    text = aligned(lines, 7)
+    if summary.get("validation"):
+        text.append(
+            f"validation: {summary['validation']['images']} of the training images, whole; errors "
+            "in people"
+        )
+    for name, one in summary.get("test", {}).items():
+        text.append(
+            f"test, {name}: MAE {one['mae']:,.1f}, RMSE {one['rmse']:,.1f}, bias "
+            f"{one['bias']:+,.1f} over {one['images']} images"
+        )
+    return "\n".join(text)
+
+
+def draw_training(records: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """Loss, and validation errors in people, against the epoch."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.0, 3.6), layout="constrained")
+    losses, errors = figure.subplots(1, 2)
+    train = [r for r in records if r["kind"] == "train"]
+    held = [r for r in records if r["kind"] == "validation"]
+    losses.plot([r["epoch"] + 1 for r in train], [r["loss"] for r in train])
+    losses.set(xlabel="epoch", ylabel="loss")
+    if train and min(r["loss"] for r in train) > 0:
+        losses.set_yscale("log")
+    for name, label in (("mae", "MAE"), ("rmse", "RMSE")):
+        errors.plot([r["epoch"] + 1 for r in held], [r[name] for r in held], label=label)
+    errors.set(xlabel="epoch", ylabel="validation error, people")
+    errors.set_ylim(bottom=0)
+    if held:
+        errors.legend()
+    figure.savefig(file, dpi=120)
+
+
+def check_tensorboard() -> None:
+    """ImportError, naming the extra, where TensorBoard is not installed."""
+    if find_spec("tensorboard") is None:
+        raise ImportError("TensorBoard's files need tensorboard: pip install 'pycc[tensorboard]'")
+
+
+def write_tensorboard(records: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Every number of the records as a scalar by epoch; ImportError without TensorBoard."""
+    check_tensorboard()
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(folder))
+    for record in records:
+        for name, value in record.items():
+            if name not in ("kind", "epoch") and isinstance(value, int | float):
+                writer.add_scalar(f"{record['kind']}/{name}", value, record["epoch"] + 1)
+    writer.close()

@@ -1,0 +1,221 @@
+"""The trainer: it learns, stops, resumes to the same bits, and keeps what was good."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from train.scenes import counter, scenes, state
+
+from pycc import run as runs
+from pycc.train import NotFiniteError, Plan, checkpoint, fit
+from pycc.train.held import split
+
+QUICK = Plan(
+    epochs=3, batch=3, lr=1e-2, crop="32x32", crops=2, validation_share=0.25, density="dots",
+    down_sampling="sum",
+)  # fmt: skip
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def changed(plan: Plan, **fields: object) -> Plan:
+    return Plan(**{**plan.__dict__, **fields})
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    model = counter()
+    log = fit(model, scenes(), changed(QUICK, epochs=60), out=tmp_path)
+    held = [r for r in log.records if r["kind"] == "validation"]
+    losses = [r["loss"] for r in log.records if r["kind"] == "train"]
+    assert losses[-1] < 0.5 * losses[0]
+    assert min(r["mae"] for r in held) < 0.6 * held[0]["mae"]
+    assert log.summary["validation"]["mae"] == min(r["mae"] for r in held)
+    assert held[log.summary["best_epoch"]]["mae"] == log.summary["validation"]["mae"]
+    assert not model.training
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        QUICK,
+        changed(QUICK, ema=0.9, accumulate=2),
+        changed(QUICK, recipe="ablation", k=200, warmup=1),
+    ],
+    ids=["plain", "ema", "ablation"],
+)
+@pytest.mark.parametrize("where", [2, 4, 5])
+def test_stopped_anywhere_and_resumed_it_has_the_same_bits(
+    tmp_path: Path, plan: Plan, where: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With dropout: what layers draw is the same too. 6 training images, 4 batches an epoch."""
+    whole = counter(dropout=0.3)
+    fit(whole, scenes(), plan, out=tmp_path / "whole")
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(done: int, total: int, label: str) -> None:
+        if done == where:
+            raise StoppedError
+
+    part = counter(dropout=0.3)
+    out = tmp_path / "part"
+    every = changed(plan, every_minutes=1e-9)
+    fit_whole = fit(counter(dropout=0.3), scenes(), every, out=tmp_path / "every")
+    with pytest.raises(StoppedError):
+        fit(part, scenes(), every, out=out, progress=stop)
+    torch.rand(5)  # the global generator is elsewhere now
+    again = counter(dropout=0.3)
+    log = fit(again, scenes(), every, out=out, resume=True)
+    assert same(state(again), state(whole))
+    assert log.summary == fit_whole.summary
+    strip = [{k: v for k, v in r.items() if "second" not in k} for r in log.records]
+    assert strip == [{k: v for k, v in r.items() if "second" not in k} for r in fit_whole.records]
+
+
+def test_parts_of_a_batch_give_its_gradient(tmp_path: Path) -> None:
+    models = [counter(), counter()]
+    for model, parts in zip(models, (1, 3), strict=True):
+        fit(model, scenes(), changed(QUICK, accumulate=parts), out=tmp_path / str(parts))
+    for a, b in zip(*(m.parameters() for m in models), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_workers_load_the_same_items(tmp_path: Path) -> None:
+    models = [counter(), counter()]
+    for model, workers in zip(models, (0, 2), strict=True):
+        fit(model, scenes(), changed(QUICK, workers=workers), out=tmp_path / str(workers))
+    assert same(state(models[0]), state(models[1]))
+
+
+def test_early_stopping(tmp_path: Path) -> None:
+    plan = changed(QUICK, epochs=50, patience=2, lr=1e-9)
+    log = fit(counter(), scenes(), plan, out=tmp_path)
+    assert log.summary["stopped_early"]
+    assert log.summary["epochs"] < 50
+
+
+def test_no_image_validates_and_trains() -> None:
+    training, held = split(scenes(10), 0.3, seed=4)
+    assert len(held) == 3
+    assert sorted(training + held) == list(range(10))
+    assert split(scenes(10), 0.3, seed=5)[1] != held
+    assert split(scenes(10), 0.0, seed=4) == (list(range(10)), [])
+
+
+def test_a_loss_that_is_no_number_stops_and_names_the_batch(tmp_path: Path) -> None:
+    samples = scenes()
+    model = counter()
+    broken = samples[split(samples, 0.25, seed=0)[0][2]]
+
+    class Poisoned(list):
+        armed = False
+
+        def __getitem__(self, index):
+            sample = super().__getitem__(index)
+            if self.armed and sample.name == broken.name:
+                image = sample.image.clone()
+                image[:] = float("nan")
+                return type(sample)(sample.name, image, sample.points)
+            return sample
+
+    fit(model, samples, changed(QUICK, epochs=1), out=tmp_path / "good")
+    poisoned = Poisoned(samples)
+    poisoned.armed = True
+    with pytest.raises(NotFiniteError, match=rf"loss is not finite in epoch 1.*{broken.name}"):
+        fit(counter(), poisoned, QUICK, out=tmp_path / "bad")
+    assert (tmp_path / "good" / "checkpoint.pt").exists()
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = changed(QUICK, every_minutes=1e-9)
+    sizes: list[int] = []
+    written = runs._write_all
+
+    def full(descriptor: int, data: bytes) -> None:
+        if len(data) > 10_000:
+            sizes.append(len(data))
+            if len(sizes) == 3:
+                written(descriptor, data[:100])
+                raise OSError(errno.ENOSPC, "No space left on device")
+        written(descriptor, data)
+
+    monkeypatch.setattr(runs, "_write_all", full)
+    with pytest.raises(OSError, match="No space left"):
+        fit(counter(), scenes(), plan, out=tmp_path)
+    assert not list(tmp_path.glob(".*.part"))
+    monkeypatch.setattr(runs, "_write_all", written)
+    content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert content["state"]["batch"] == 2
+    whole = counter()
+    fit(whole, scenes(), plan, out=tmp_path / "whole")
+    again = counter()
+    fit(again, scenes(), plan, out=tmp_path, resume=True)
+    assert same(state(again), state(whole))
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
+    fit(counter(), scenes(), QUICK, out=tmp_path)
+    with pytest.raises(ValueError, match=r"another training; plan\.lr was 0\.01, is 0\.1"):
+        fit(counter(), scenes(), changed(QUICK, lr=0.1), out=tmp_path, resume=True)
+    with pytest.raises(ValueError, match="another training; data was"):
+        fit(counter(), scenes(9), QUICK, out=tmp_path, resume=True)
+    (tmp_path / checkpoint.NAME).write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
+        fit(counter(), scenes(), QUICK, out=tmp_path, resume=True)
+
+
+def test_a_run_is_kept_in_its_folder(tmp_path: Path) -> None:
+    from pycc import models
+
+    model = models.create("mcnn")
+    fit(model, scenes(4), changed(QUICK, epochs=1, lr=1e-6), out=tmp_path, seed=3)
+    loaded = models.load(tmp_path / "weights.npz")
+    assert same(loaded.net.state_dict(), model.net.state_dict())
+    assert loaded.passport["seed"] == 3
+    assert loaded.passport["plan"]["crop"] == "32x32"
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["plan"]["lr"] == 1e-6
+    assert {r["kind"] for r in runs.read_records(tmp_path)} == {"train", "validation"}
+
+
+@pytest.mark.parametrize(
+    ("samples", "plan", "message"),
+    [
+        ([], QUICK, "no images"),
+        (scenes(4, heads=0)[:1], changed(QUICK, validation_share=0.0), "all images are without"),
+        (scenes(1), QUICK, "1 images are too few to hold 1 back"),
+        (scenes(4), changed(QUICK, recipe="adversarial"), "needs an adversary"),
+    ],
+)
+def test_bad_input(tmp_path: Path, samples: list, plan: Plan, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit(counter(), samples, plan, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"recipe": "magic"}, "recipe must be one of plain, adversarial, ablation"),
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"lr": float("nan")}, "lr must be above 0, got nan"),
+        ({"validation_share": 1.0}, r"validation_share must lie in \[0,1\), got 1.0"),
+        ({"ema": 1.0}, r"ema must lie in \[0,1\)"),
+        ({"crop": "32"}, "crop must be whole, quarter_sides, quadrant or HxW"),
+        ({"fill": 2.0}, r"fill must lie in \[0,1\]"),
+        ({"unit": "row"}, "unit must be pixel or element"),
+    ],
+)
+def test_bad_plans(fields: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Plan(**fields)

@@ -1,0 +1,88 @@
+"""Learning rates, optimisers and shares as their sources state them."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from pycc import models
+from pycc.models.recipe import Optimiser, Schedule
+from pycc.train.plan import TABLE_6, Plan, resolved
+from pycc.train.schedule import clean_share, made, optimiser_at, rate_at
+
+
+def test_the_share_of_clean_loss_falls_from_one_to_a_half() -> None:
+    """arXiv 2104.10868, under eq. 18: m epochs of 1, then down to 0.5 in n, then 0.5."""
+    assert [clean_share(e, 3, 4) for e in range(9)] == [
+        1, 1, 1, 1, 0.875, 0.75, 0.625, 0.5, 0.5,
+    ]  # fmt: skip
+    assert clean_share(0, 0, 0) == 0.5
+
+
+def test_rates() -> None:
+    assert rate_at(1e-3, Schedule(), 7) == 1e-3
+    step = Schedule("step", period=20, factor=0.1)
+    assert [rate_at(1.0, step, e) for e in (0, 19, 20, 40)] == pytest.approx([1, 1, 0.1, 0.01])
+    cosine = Schedule("cosine_restarts", period=5, factor=2.0, floor=0.1, warmup=4, warmup_lr=0.0)
+    rates = [rate_at(1.0, cosine, e) for e in range(20)]
+    assert rates[:5] == pytest.approx([0, 0.25, 0.5, 0.75, 1.0])
+    assert rates[9] == pytest.approx(1.0)  # restarted after 5 epochs
+    assert rates[19] == pytest.approx(1.0)  # and after 10 more
+    assert all(a > b for a, b in itertools.pairwise(rates[4:9]))
+    assert all(a > b for a, b in itertools.pairwise(rates[9:19]))
+    assert min(rates[4:]) > 0.1
+
+
+def test_the_learning_rates_are_torchs() -> None:
+    cosine = Schedule("cosine_restarts", period=3, factor=2.0, floor=0.01)
+    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 1.0)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimiser, 3, 2, eta_min=0.01)
+    for epoch in range(15):
+        assert rate_at(1.0, cosine, epoch) == pytest.approx(theirs.get_last_lr()[0])
+        optimiser.step()
+        theirs.step()
+
+
+def test_optimisers_change_where_a_recipe_says() -> None:
+    recipe = models.create("mask_aware").recipe()
+    first, later = (optimiser_at(recipe, epoch) for epoch in (0, 99))
+    assert later[0] == len(recipe.optimisers) - 1
+    assert first[1] == recipe.optimisers[0]
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    frozen = torch.nn.Parameter(torch.zeros(1), requires_grad=False)
+    sgd = made(Optimiser("sgd", 0.1, momentum=0.9, weight_decay=1e-3), [parameter, frozen])
+    assert len(sgd.param_groups[0]["params"]) == 1
+    assert sgd.param_groups[0]["momentum"] == 0.9
+    assert isinstance(made(Optimiser("adam", 0.1), [parameter]), torch.optim.Adam)
+
+
+def test_table_6_is_the_ablation_recipes_preset() -> None:
+    for name, (rate, epochs, kind) in {
+        "mcnn": (1e-5, 800, "adam"), "csrnet": (1e-5, 800, "adam"), "can": (1e-7, 1000, "sgd"),
+        "cmtl": (1e-5, 800, "adam"), "danet": (1e-5, 800, "adam"),
+    }.items():  # fmt: skip
+        optimiser, number = TABLE_6[name]
+        assert (optimiser.lr, number, optimiser.kind) == (rate, epochs, kind)
+    found = resolved(Plan(recipe="ablation"), models.create("mcnn"), "part_A")
+    assert (found.epochs, found.batch, found.optimisers[0].lr) == (800, 1, 1e-5)
+
+
+def test_a_plan_changes_what_it_asks_for_and_nothing_else() -> None:
+    model = models.create("csrnet")
+    own = model.recipe()
+    found = resolved(Plan(epochs=7, lr=0.5, batch=3), model, "shanghaitech/part_B")
+    assert (found.epochs, found.batch, found.optimisers[0].lr) == (7, 3, 0.5)
+    assert found.optimisers[0].momentum == own.optimisers[0].momentum
+    assert found.density == {"": "fixed15_reflect"}
+    assert resolved(Plan(), model, "part_A").density == {"": "csrnet_adaptive"}
+    cropped = resolved(Plan(crop="128x96", crops=5), model, "part_A").crop
+    assert (cropped.kind, cropped.size, cropped.number) == ("fixed", (128, 96), 5)
+
+
+def test_a_model_without_recipe_trains_as_mcnn() -> None:
+    net = torch.nn.Conv2d(3, 1, 1)
+    found = resolved(Plan(), models.wrap(net, stride=1, receptive_field=1), "")
+    assert "none is published" in found.source
+    assert found.crop.kind == "quarter_sides"
