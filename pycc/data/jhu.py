@@ -29,7 +29,7 @@ class JHUCrowd:
 
     A line is a head: x y w h occlusion blur, of which x and y, its middle, are the point; a file
     without lines is nobody. The folder may be that of one split, which then serves as whichever is
-    asked for. Samples are in numeric order. A split without ``gt`` is one without annotation.
+    asked for. Samples are in numeric order. A test set may lack ``gt``: it is not annotated then.
     """
 
     def recognises(self, root: Path) -> bool:
@@ -45,7 +45,7 @@ class JHUCrowd:
     def open(self, root: Path, *, split: str, refuse: Refuse) -> PairedFiles:
         """One split; ValueError naming what is missing.
 
-        NotAnnotatedError where there is no ``gt``.
+        NotAnnotatedError for a test set without ``gt``.
         """
         root = root.resolve()
         folder = root
@@ -54,11 +54,9 @@ class JHUCrowd:
                 raise ValueError(f"{root}: has splits {', '.join(_SPLITS)}, got {split!r}")
             folder = root / split
         pictures = listing(folder / "images")
-        if not (folder / "gt").is_dir():
-            usable = [name for name in _SPLITS if _is_split(root / name)]
+        if split == "test" and not (folder / "gt").is_dir():
             raise NotAnnotatedError(
-                f"{folder}: images without annotation, there is no folder gt; annotated are "
-                f"{' and '.join(usable)}"
+                f"{folder}: images without annotation, there is no folder gt; train and val have it"
             )
         images = [path for path in pictures if path.suffix.lower() in IMAGE_SUFFIXES]
         annotations = [path for path in listing(folder / "gt") if path.suffix.lower() == ".txt"]

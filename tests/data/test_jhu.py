@@ -46,9 +46,13 @@ def test_a_split_without_annotation_is_told(jhu: Path) -> None:
     (jhu / "test" / "gt").rmdir()
     with pytest.raises(
         pycc.data.NotAnnotatedError,
-        match="test: images without annotation, there is no folder gt; annotated are train and val",
+        match="test: images without annotation, there is no folder gt; train and val have it",
     ):
         pycc.data.open(jhu, on_error="skip")
+    (jhu / "val" / "gt").rename(jhu / "val" / "truth")
+    with pytest.raises(ValueError, match="val/gt: cannot read the folder") as raised:
+        pycc.data.open(jhu, split="val")
+    assert not isinstance(raised.value, pycc.data.NotAnnotatedError)
 
 
 def test_what_is_missing_is_named(jhu: Path) -> None:

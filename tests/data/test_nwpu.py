@@ -53,13 +53,17 @@ def test_the_lists_are_the_splits(nwpu: Path) -> None:
 def test_the_test_set_has_no_annotation(nwpu: Path, on_error: str) -> None:
     with pytest.raises(
         pycc.data.NotAnnotatedError,
-        match=r"test\.txt: none of its 2 images has an annotation in jsons; annotated are train",
+        match=r"test\.txt: none of its images has an annotation .* train and val have theirs",
     ):
         pycc.data.open(nwpu, split="test", on_error=on_error)
     # Whoever has some of it gets what is usual: the others are missing.
     (nwpu / "jsons" / "0006.json").write_text('{"points": []}')
     with pytest.raises(ValueError, match=r"0007\.jpg: image without annotation"):
         pycc.data.open(nwpu, split="test")
+    for name in ("0004", "0005"):  # that of the other sets is published: here it is missing
+        (nwpu / "jsons" / f"{name}.json").unlink()
+    with pytest.raises(ValueError, match=r"0004\.jpg: image without annotation"):
+        pycc.data.open(nwpu, split="val")
 
 
 def test_what_is_missing_is_named(nwpu: Path) -> None:
