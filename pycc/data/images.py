@@ -73,6 +73,12 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
+def is_upright(path: str | os.PathLike[str]) -> bool:
+    """Whether readers that know nothing of EXIF orientation see what ``load_image`` gives."""
+    with _opened(Path(path)) as picture:
+        return picture.getexif().get(_ORIENTATION) not in range(2, 9)
+
+
 def quantize(image: Tensor) -> Tensor:
     """What an 8-bit file keeps of values in [0,1]: the nearest k/255 (others are clipped), float32.
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pycc.data import load_image, quantize, save_image
-from pycc.data.images import image_size
+from pycc.data.images import image_size, is_upright
 
 RNG = np.random.default_rng(5)
 RGB = RNG.integers(0, 256, (13, 17, 3), dtype=np.uint8)
@@ -171,6 +171,17 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
     smooth = np.indices((40, 64)).sum(0).astype(np.uint8)
     Image.fromarray(smooth).save(tmp_path / "a.jpg", exif=exif, quality=95)
     check(tmp_path / "a.jpg", grey_planes(TURNS[orientation](smooth) / 255), 0.02)
+    assert is_upright(tmp_path / "a.jpg") == (orientation == 1)
+
+
+@pytest.mark.parametrize("orientation", [None, 0, 9])
+def test_an_orientation_that_is_none_turns_nothing(tmp_path: Path, orientation: int | None) -> None:
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    Image.fromarray(RGB).save(tmp_path / "a.png", exif=exif)
+    check(tmp_path / "a.png", planes(RGB), 0)
+    assert is_upright(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("kept", [0.02, 0.3, 0.7, 0.95, 0.999])

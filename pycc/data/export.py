@@ -1,0 +1,202 @@
+"""Data sets written as folders of files, in a layout that pycc and the published code read."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import scipy.io
+import torch
+from PIL import Image
+
+from pycc.data.dataset import IMAGE_SUFFIXES, NotAnnotatedError, OnError, PairedFiles
+from pycc.data.folder import layout_of, open_folder
+from pycc.data.images import is_upright, quantize, save_image
+from pycc.registry import Registry
+from pycc.types import Sample
+
+
+@dataclass(frozen=True)
+class Written:
+    """One split, as it was written."""
+
+    split: str
+    folder: Path
+    images: int
+    heads: int
+    resized: int
+    """Images that were larger than asked for."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A layout that can be written."""
+
+    folder: str
+    """Of a {split}."""
+    image: str
+    """Of a sample's image in it, by {name} or {number} (from 1), without suffix."""
+    points: str
+    """Of a sample's points in it, by {name} or {number}."""
+    kept: frozenset[str]
+    """Suffixes of the image files that its readers expect."""
+    write: Callable[[Path, Sample], None]
+    """Writes a sample's points; ValueError if the layout has no way to say them."""
+
+
+targets: Registry[Target] = Registry("layout to export")
+"""The layouts that can be written."""
+
+
+def export(
+    root: Path,
+    out: Path,
+    *,
+    split: str | None = None,
+    layout: str = "folder",
+    limit: int | None = None,
+    max_side: int | None = None,
+    on_error: OnError = "raise",
+    progress: Callable[[float, float, str], None] | None = None,
+) -> list[Written]:
+    """Write one split of a folder, or all that it has, into a new or empty folder ``out``.
+
+    ``folder``: ``SPLIT/NAME.png`` with ``NAME.json``, which ``pycc.data.open`` reads by their
+    split. ``shanghaitech``: ``SPLIT_data/images/IMG_n.png`` with ``ground-truth/GT_IMG_n.mat``,
+    numbered from 1 in the samples' order. Image files stay as they are, byte for byte, where the
+    layout has their suffix, they are upright and not too large; all others become 8-bit PNG.
+    ``max_side`` (pixels) shrinks images whose longer side exceeds it, their points with them, by
+    Lanczos' filter, as is usual for UCF-QNRF. ``limit`` keeps the first samples of each split.
+
+    The folder appears whole or not at all. ValueError naming what is wrong: the input, an ``out``
+    that holds something, samples with a region of interest (no layout has one), and images without
+    heads in ``shanghaitech`` (its readers refuse them). A split without annotation is left out with
+    a warning, unless there is no other.
+    """
+    target = targets[layout]
+    for name, value in (("limit", limit), ("max_side", max_side)):
+        if value is not None and value < 1:
+            raise ValueError(f"export: {name} must be at least 1, got {value}")
+    if split is not None and not re.fullmatch(r"\w[\w.-]*", split):
+        raise ValueError(f"export: split must be a plain name, got {split!r}")
+    out = out.resolve()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out}: expected a new or an empty folder")
+    opened = _open(root, split, on_error, limit)
+    total, done = sum(map(len, opened.values())), 0
+    written = []
+    draft = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        for each, samples in opened.items():
+            folder = target.folder.format(split=each)
+            heads = resized = 0
+            for index, pair in enumerate(samples.pairs):
+                whole = samples[index]
+                sample = _shrink(whole, max_side)
+                _write(target, draft / folder, index + 1, sample, pair.image, sample is whole)
+                heads += sample.count
+                resized += sample is not whole
+                done += 1
+                if progress is not None:
+                    progress(done, total, f"{each} {pair.name}")
+            written.append(Written(each, out / folder, len(samples), heads, resized))
+        draft.rename(out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return written
+
+
+def _open(
+    root: Path, split: str | None, on_error: OnError, limit: int | None
+) -> dict[str, PairedFiles]:
+    """The splits that are asked for, or all that are annotated."""
+    if split is not None:
+        return {split: open_folder(root, split, on_error, limit)}
+    opened: dict[str, PairedFiles] = {}
+    without: list[NotAnnotatedError] = []
+    for each in layout_of(root)[1].splits(root):
+        try:
+            opened[each] = open_folder(root, each, on_error, limit)
+        except NotAnnotatedError as error:
+            without.append(error)
+    if not opened:
+        raise next(iter(without), ValueError(f"{root}: none of its splits is there"))
+    for reason in without:
+        warnings.warn(f"left out: {reason}", stacklevel=3)
+    return opened
+
+
+def _write(
+    target: Target, folder: Path, number: int, sample: Sample, source: Path, unchanged: bool
+) -> None:
+    """Write sample ``number`` of a split, whose image was read from ``source``."""
+    if sample.mask is not None:
+        raise ValueError(
+            f"{source}: has a region of interest, which no layout to export can say; without it "
+            "other people would count"
+        )
+    image = folder / target.image.format(name=sample.name, number=number)
+    points = folder / target.points.format(name=sample.name, number=number)
+    for path in (image, points):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    suffix = source.suffix.lower().replace(".jpeg", ".jpg")
+    if unchanged and suffix in target.kept and is_upright(source):
+        shutil.copyfile(source, image.with_name(image.name + suffix))
+    else:
+        save_image(image.with_name(f"{image.name}.png"), sample.image)
+    try:
+        target.write(points, sample)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+
+
+def _shrink(sample: Sample, max_side: int | None) -> Sample:
+    """The sample itself, or one whose longer side is ``max_side``, its points moved along."""
+    height, width = sample.image.shape[1:]
+    if max_side is None or max(height, width) <= max_side:
+        return sample
+    scale = max_side / max(height, width)
+    rows, columns = (max(1, round(side * scale)) for side in (height, width))
+    levels = (quantize(sample.image) * 255.0).round().to(torch.uint8).permute(1, 2, 0)
+    picture = Image.fromarray(levels.contiguous().numpy())
+    smaller = picture.resize((columns, rows), Image.Resampling.LANCZOS)
+    image = torch.from_numpy(np.array(smaller)).permute(2, 0, 1) / 255.0
+    # In this order no rounding puts a point on the far edge, where it would no longer count:
+    # test_no_point_leaves_its_image.
+    points = sample.points * torch.tensor([columns, rows]) / torch.tensor([width, height])
+    return replace(sample, image=image.contiguous(), points=points)
+
+
+def _write_json(path: Path, sample: Sample) -> None:
+    path.write_text(json.dumps({"points": sample.points.tolist()}) + "\n")
+
+
+def _write_mat(path: Path, sample: Sample) -> None:
+    """As published: image_info{1} is a structure of location [N,2] and number [1,1]."""
+    if not sample.count:
+        raise ValueError("holds nobody, which readers of shanghaitech refuse; export as folder")
+    info = np.empty((1, 1), object)
+    info[0, 0] = {
+        "location": sample.points.numpy(),
+        "number": np.array([[float(sample.count)]]),
+    }
+    scipy.io.savemat(path, {"image_info": info}, do_compression=True)
+
+
+targets.register("folder")(Target("{split}", "{name}", "{name}.json", IMAGE_SUFFIXES, _write_json))
+targets.register("shanghaitech")(
+    Target(
+        "{split}_data",
+        "images/IMG_{number}",
+        "ground-truth/GT_IMG_{number}.mat",
+        frozenset((".jpg", ".png")),
+        _write_mat,
+    )
+)
