@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -61,7 +62,11 @@ def ranks(device: torch.device) -> Iterator[Ranks]:
             f"torchrun: RANK and WORLD_SIZE must be whole numbers, got {given['RANK']!r} and "
             f"{given['WORLD_SIZE']!r}"
         ) from None
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # Processes wait for the slowest, which may take hours over its share; torchrun ends them all
+    # where one dies.
+    distributed.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=7)
+    )
     try:
         yield Ranks(rank, world)
     finally:

@@ -43,6 +43,8 @@ class Run:
         self.manifest: dict[str, Any] = json.loads(json.dumps(manifest, allow_nan=False))
         self.records: list[Record] = []
         self.summary: dict[str, Any] = {}
+        self.files: Path | None = path
+        """Where other files of this run go."""
         self._keys: set[tuple[Any, ...]] = set()
         self._lock: int | None = None
 
@@ -117,6 +119,16 @@ class Run:
         self._keys.add(self._identity(record))
         self.records.append(record)
 
+    def tell(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Take results as known that are written elsewhere."""
+        for record in records:
+            if self._identity(record) not in self._keys:
+                self._remember(dict(record))
+
+    def ordered(self) -> list[Record]:
+        """The results in an order of their keys alone, whoever found them and when."""
+        return sorted(self.records, key=lambda r: [_sortable(one) for one in self._identity(r)])
+
     def has(self, **key: Any) -> bool:
         """Whether the result of this key is known."""
         return self._identity(key) in self._keys
@@ -142,11 +154,18 @@ class Run:
 
     def file(self, *parts: str) -> Path | None:
         """The path of a file of this run, its folder made; None in memory."""
-        if self.path is None:
+        if self.files is None:
             return None
-        path = self.path.joinpath(*parts)
+        path = self.files.joinpath(*parts)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+
+def _sortable(value: Any) -> tuple[bool, bool, float, str]:
+    """None first, then numbers by their size, then texts."""
+    if isinstance(value, int | float):
+        return True, False, float(value), ""
+    return value is not None, value is not None, 0.0, "" if value is None else str(value)
 
 
 def check_new(path: str | os.PathLike[str]) -> None:

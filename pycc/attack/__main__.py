@@ -23,6 +23,7 @@ from pycc.attack.printing import print_kit
 from pycc.attack.settings import QUICK, Settings, chosen, complete, names
 from pycc.attack.universal import Universal
 from pycc.data.dataset import builtin as builtin_data
+from pycc.ranks import Ranks, own_device, ranks
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,8 +56,12 @@ class _Command:
         for name in ("width_mm", "dpi"):
             if name in given:
                 raise ValueError(f"--{name.replace('_', '-')}: expected --print PATCH beside it")
+        with ranks(own_device(cli.device(given.get("device", "cpu")))) as processes:
+            return self._attack(given, processes)
+
+    def _attack(self, given: dict[str, Any], processes: Ranks) -> int:
         control = {name: given.pop(name, None) for name in ("out", "resume")}
-        settings = self._settings(given, control["resume"], control["out"])
+        settings = self._settings(given, control["resume"], control["out"], processes)
         attacks_wanted = chosen(settings)
         options: dict[str, Any] = {}
         if settings["pgd_steps"] < 0:
@@ -74,7 +79,7 @@ class _Command:
         if settings["attack"] != "none" and issubclass(attacks[settings["attack"]], Universal):
             options["train"] = _samples(settings, settings["train_split"], settings["train_limit"])
         assert self.folder is not None
-        if self.note:
+        if self.note and processes.first:
             cli.say(f"note: {self.note}")
         progress = cli.Progress("megapixels")
         try:
@@ -86,7 +91,8 @@ class _Command:
                 "resume": control["resume"] is not None,
                 "save_images": settings["save_images"],
                 "save_maps": settings["pictures"],
-                "progress": progress,
+                "progress": progress if processes.first else None,
+                "ranks": processes,
                 "manifest": {"command": self.argv, "settings": settings},
             }
             if settings["transfer"]:
@@ -95,6 +101,8 @@ class _Command:
                 done = run_attack(attacks_wanted, counter, samples, **options)
         finally:
             progress.close()
+        if not processes.first:
+            return cli.DONE
         print(report.table(done.summary, published=_published(settings)))
         outcomes = done.summary.get("gates", [])
         if outcomes:
@@ -154,15 +162,18 @@ class _Command:
             progress.close()
 
     def _settings(
-        self, given: dict[str, Any], resume: str | None, out: str | None
+        self, given: dict[str, Any], resume: str | None, out: str | None, processes: Ranks
     ) -> dict[str, Any]:
         """All settings of the run, and its folder, checked as far as nothing needs loading."""
         if resume is None:
             settings, self.note = complete(given)
             settings["threads"] = _set_threads(settings["threads"])
             if out is None:
+                if processes.world > 1:
+                    raise ValueError("torchrun: processes meet in a run folder, give --out")
                 out = f"runs/attack-{_now()}"
-            runs.check_new(out)
+            if processes.first:
+                runs.check_new(out)
             self.folder = Path(out)
             return settings
         if out is not None and Path(out).absolute() != Path(resume).absolute():

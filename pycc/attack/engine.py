@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,8 +27,10 @@ from pycc.attack.survey import Shelf, Survey, survey
 from pycc.attack.universal import Universal
 from pycc.attack.work import Progress, Work
 from pycc.random import Stream
+from pycc.ranks import Ranks
 from pycc.report import summarise
 from pycc.run import Run, differences, environment, fingerprint, write_json
+from pycc.shards import sharded
 from pycc.types import Counter, Sample
 
 GATES = "gates.json"
@@ -53,6 +56,7 @@ def run(
     save_maps: bool = False,
     progress: Progress | None = None,
     manifest: Mapping[str, Any] | None = None,
+    ranks: Ranks = Ranks(),  # noqa: B008  (frozen)
 ) -> Run:
     """Attack a counter on every sample, beside the baselines, and measure the counts.
 
@@ -70,8 +74,10 @@ def run(
     ``gates`` also judges the run by ``pycc.attack.gates``; the outcomes are in
     ``summary["gates"]``. ``out`` is the run folder (new or empty), or None to keep the results in
     memory; ``resume`` continues the run in ``out``. ``save_maps`` also keeps the density maps that
-    pictures need. ``manifest`` adds entries to the manifest. Counters that are modules are put in
-    eval mode and frozen meanwhile. The result holds ``records`` and ``summary``.
+    pictures need. ``manifest`` adds entries to the manifest. Under torchrun every process calls
+    this with its ``ranks`` and takes its turns; the results are those of one process, and the
+    first writes the summary. Counters that are modules are put in eval mode and frozen meanwhile.
+    The result holds ``records`` and ``summary``.
 
     ValueError for bad input, before anything is written; for a resumed run whose settings, data or
     weights are not those of its manifest; and for a counter whose maps are not finite or do not
@@ -92,7 +98,7 @@ def run(
     return _run(
         attack, sources, samples, seed=seed, seeds=seeds, combine=combine, train=train, pgd=pgd,
         gates=gates, out=out, resume=resume, save_images=save_images, save_maps=save_maps,
-        progress=progress, manifest=manifest,
+        progress=progress, manifest=manifest, ranks=ranks,
     )  # fmt: skip
 
 
@@ -146,6 +152,7 @@ def _run(
     save_maps: bool = False,
     progress: Progress | None = None,
     manifest: Mapping[str, Any] | None = None,
+    ranks: Ranks = Ranks(),  # noqa: B008  (frozen)
 ) -> Run:
     chosen = tuple(attack) if isinstance(attack, Sequence) else (attack,)
     _check(chosen, seeds, combine, train)
@@ -170,8 +177,9 @@ def _run(
         "save_maps": save_maps,
         "fingerprints": fingerprints,
     }
-    log = _open(asked, out, resume, manifest)
-    try:
+    opened = partial(_open, asked, out, resume, manifest)
+    with sharded(opened, out, ranks, KEY) as shards:
+        log = shards.mine
         with ExitStack() as stack:
             for member in members:
                 stack.enter_context(frozen(member.counter))
@@ -187,13 +195,15 @@ def _run(
                 combine=combine,
                 pgd=pgd,
                 progress=progress,
+                ranks=ranks,
             )
             work.do()
-            log.finish(summarise(log.records))
-            if gates and chosen:
-                log.finish({**log.summary, "gates": _judge(work, log, weights)})
-    finally:
-        log.close()
+            shards.merge()
+            if shards.main is not None:
+                log = shards.main
+                log.finish(summarise(log.ordered()))
+                if gates and chosen:
+                    log.finish({**log.summary, "gates": _judge(work, log, weights)})
     return log
 
 
@@ -273,7 +283,7 @@ def _open(
 
 def _judge(work: Work, log: Run, weights: Mapping[str, str]) -> list[dict[str, str]]:
     """The outcomes of all gates, in the run's folder and as JSON values."""
-    results = Results(log.records, work.attacks)
+    results = Results(log.ordered(), work.attacks)
     gates: list[Gate] = [gate(results) for gate in FROM_RESULTS]
     gates += [probe(work, results) for probe in PROBES]
     members = {id(m): m for s in work.sources for m in (*s.victims, *s.members)}.values()

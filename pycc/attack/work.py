@@ -19,6 +19,7 @@ from pycc.attack.scenes import Problem
 from pycc.attack.stage import Clean, Member, Stage
 from pycc.attack.survey import Item, Shelf, Survey
 from pycc.attack.universal import Universal
+from pycc.ranks import Ranks
 from pycc.run import Run
 
 _FORWARD = 1 / 3
@@ -48,7 +49,9 @@ class Work:
         combine: str = "mean",
         pgd: PGD | None = None,
         progress: Progress | None = None,
+        ranks: Ranks = Ranks(),  # noqa: B008  (frozen)
     ) -> None:
+        self.ranks, self._pieces = ranks, 0
         self.attacks, self.sources, self.seeds = tuple(attacks), tuple(sources), tuple(seeds)
         self.samples, self.items, self.run, self.pgd = samples, found.items, run, pgd
         self._train = train
@@ -70,16 +73,27 @@ class Work:
         self._progress, self._done, self._total = progress, 0.0, 0.0
 
     def do(self) -> None:
-        """Measure what is missing: all without optimisation, then each attack in batches."""
+        """Measure what is missing: all without optimisation, then each attack in batches.
+
+        Of several processes each does its turns; what is one for all does not depend on who does
+        it.
+        """
         self._total = self._cost()
         for item in self.items:
-            self._measure_clean(item)
+            if self._turn():
+                self._measure_clean(item)
         for seed in self.seeds:
             for number in range(len(self.sources)):
                 for attack in range(len(self.attacks)):
                     self._measure_attack(seed, number, attack)
         for item in self.items:
-            self._measure_baselines(item)
+            if self._turn():
+                self._measure_baselines(item)
+
+    def _turn(self) -> bool:
+        """Whether the next piece of work is this process's."""
+        self._pieces += 1
+        return self._pieces % self.ranks.world == self.ranks.rank
 
     # Planning
 
@@ -240,13 +254,15 @@ class Work:
         if not missing:
             return
         if isinstance(chosen, Universal):
+            if not self._turn():  # one training for all images
+                return
             found = self._trained(chosen, seed, source)
             for item in self.items:
                 place = self.place(item, attack, seed, source)
                 self._judge_found(found, 0, item, place, seed, source, attack)
             return
         for items, places in self._plan(seed, source, attack):
-            if not missing & {item.index for item in items}:
+            if not self._turn() or not missing & {item.index for item in items}:
                 continue
             pixels = float(len(items) * self.stages[source].pixels(chosen, items[0], places[0]))
             origin = "" if of.label is None else f" from {of.label}"

@@ -25,9 +25,12 @@ from pycc.certify.maps import map_of, slack_map
 from pycc.certify.methods import Calibrated, Plan, caps_of
 from pycc.certify.settings import QUICK, Settings, plan_of
 from pycc.data.dataset import builtin as builtin_data
+from pycc.ranks import Ranks, own_device, ranks
 from pycc.report import certificates
+from pycc.robust.mixture import parts_of
 from pycc.robust.windows import window_of
 from pycc.run import Run
+from pycc.shards import sharded
 from pycc.types import Counter, Sample
 
 
@@ -59,49 +62,67 @@ def _work(argv: list[str]) -> int:
     if "option" in given:
         given["option"] = dict(given["option"])
     inside = builtin_data.names()
+    if "also" in given:
+        given["also"] = [
+            one if one in models.builtin() else str(Path(one).absolute()) for one in given["also"]
+        ]
     names_of = {"data": inside, "calibrate_data": inside, "weights": models.builtin()}
     for name, names in names_of.items():
         if given.get(name) is not None and given[name] not in names:
             given[name] = str(Path(given[name]).absolute())
-    settings, folder = _settings(given, out, resume)
+    with ranks(own_device(cli.device(given.get("device", "cpu")))) as processes:
+        return _certify(argv, given, out, resume, processes)
+
+
+def _certify(
+    argv: list[str], given: dict[str, Any], out: str | None, resume: str | None, processes: Ranks
+) -> int:
+    settings, folder = _settings(given, out, resume, processes)
     if settings["threads"] is not None:
         torch.set_num_threads(settings["threads"])
     plan = plan_of(settings)
     counter = _counter(settings)
     samples = _samples(settings, settings["data"], settings["split"], settings["limit"])
     _check(settings, plan, samples)
-    log = _open(settings, folder, resume, argv, counter, samples)
+    opened = partial(_open, settings, folder, resume, argv, counter, samples)
     progress = cli.Progress("images")
     try:
-        known = _calibrated(settings, plan, counter, samples, folder, progress)
-        engine.certify(counter, plan, known, samples, log, lambda d, t, s: progress(d, t, s))
-        summary = {
-            **engine.summarise(log.records),
-            "calibration": _calibration(settings, known),
-            "attacks": attacks(
-                settings,
-                plan,
-                partial(_defended, plan, known, counter),
-                samples,
-                log,
-                folder / "attacks",
-                partial(cli.Progress, "megapixels"),
-            )
-            if settings["attack"]
-            else [],
-        }
-        log.finish(summary)
+        with sharded(opened, folder, processes, KEY) as shards:
+            if processes.first:
+                _calibrated(settings, plan, counter, samples, folder, progress)
+            processes.wait()
+            known = _calibrated(settings, plan, counter, samples, folder, progress)
+            engine.certify(
+                counter, plan, known, samples, shards.mine,
+                (lambda d, t, s: progress(d, t, s)) if processes.first else None, processes,
+            )  # fmt: skip
+            shards.merge()
+            log = shards.main or shards.mine
+            found: list[dict[str, Any]] = []
+            if settings["attack"]:
+                found = attacks(
+                    settings, plan, partial(_defended, plan, known, counter), samples, log,
+                    folder / "attacks", partial(cli.Progress, "megapixels"), processes,
+                )  # fmt: skip
+            summary = {
+                **engine.summarise(log.ordered()),
+                "calibration": _calibration(settings, known),
+                "attacks": found,
+            }
+            if shards.main is not None:
+                log.finish(summary)
     finally:
         progress.close()
-        log.close()
-    print(certificates.certificates_table(summary, engine.seconds(log.records)))
-    print(f"run folder: {folder}", flush=True)
-    _draw(settings, plan, counter, samples, log, folder)
-    return cli.FAILED if any(one["violations"] for one in summary["attacks"]) else cli.DONE
+    failed = any(one["violations"] for one in summary["attacks"])
+    if processes.first:
+        print(certificates.certificates_table(summary, engine.seconds(log.records)))
+        print(f"run folder: {folder}", flush=True)
+        _draw(settings, plan, counter, samples, log, folder)
+    return cli.FAILED if failed else cli.DONE
 
 
 def _settings(
-    given: dict[str, Any], out: str | None, resume: str | None
+    given: dict[str, Any], out: str | None, resume: str | None, processes: Ranks
 ) -> tuple[dict[str, Any], Path]:
     if resume is not None:
         stored = runs.read_manifest(resume)
@@ -113,8 +134,11 @@ def _settings(
     if given.get("data", settings["data"]) == settings["data"]:
         settings |= QUICK
     settings |= given
+    if processes.world > 1 and out is None:
+        raise ValueError("torchrun: processes meet in a run folder, give --out")
     folder = Path(out or f"runs/certify-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
-    runs.check_new(folder)
+    if processes.first:
+        runs.check_new(folder)
     if settings["pictures"] is None:
         reason = report.missing_library()
         settings["pictures"] = reason is None
@@ -131,7 +155,15 @@ def _counter(settings: Mapping[str, Any]) -> Counter:
         )
     except TypeError as error:
         raise ValueError(f"--option: {error}") from None
-    counter: Counter = loaded
+    counters = [_usable(loaded, settings)]
+    counters += [_usable(models.load(also).to(where), settings) for also in settings["also"]]
+    shares = settings["shares"]
+    if len(counters) == 1 and shares is None:
+        return counters[0]
+    return defense.mixed(counters, shares)
+
+
+def _usable(counter: Counter, settings: Mapping[str, Any]) -> Counter:
     if settings["tile"] is not None:
         counter = defense.tiled(counter, settings["tile"])
     # Networks whose last layer is linear count below nobody; no certificate takes that.
@@ -230,7 +262,11 @@ def _calibrated(
 
 
 def _calibration(settings: Mapping[str, Any], known: Calibrated) -> list[dict[str, Any]]:
-    found = [{"patch": patch, **one.json()} for patch, one in known.allowances.items()]
+    found = [
+        {"patch": patch, "counter": number, **one.json()}
+        for patch, ones in known.allowances.items()
+        for number, one in enumerate(ones)
+    ]
     caps = (known.cap, known.block_cap)
     return found + [{"patch": None, **one.json()} for one in caps if one is not None]
 
@@ -240,7 +276,12 @@ def _defended(
 ) -> Counter | None:
     """The counter whose interval a method certifies; None where an attack cannot be run on it."""
     if method == "masked":
-        return defense.masked(counter, patch, known.allowances[patch].value)
+        counters, shares = parts_of(counter)
+        found = [
+            defense.masked(one, patch, allowance.value)
+            for one, allowance in zip(counters, known.allowances[patch], strict=True)
+        ]
+        return found[0] if len(found) == 1 and shares == (1.0,) else defense.mixed(found, shares)
     if method == "additive":
         caps = caps_of(known)
         return defense.clipped(counter, caps.cell, block_cap=caps.block, block=caps.side)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from pycc import attack
 from pycc.certify.methods import Plan
+from pycc.ranks import Ranks
 from pycc.run import Run
 from pycc.types import Counter, Sample
 
@@ -30,6 +31,7 @@ def attacks(
     log: Run,
     folder: Path,
     shown: Callable[[], Shown],
+    ranks: Ranks = Ranks(),  # noqa: B008  (frozen)
 ) -> list[dict[str, Any]]:
     """Attacked error and violations, by method and patch: counts pushed up and down.
 
@@ -56,12 +58,12 @@ def attacks(
                 try:
                     done = attack.run(
                         apam, victim, samples, seed=settings["seed"], pgd=None, gates=False,
-                        save_images=False, progress=progress, out=own,
+                        save_images=False, progress=progress, out=own, ranks=ranks,
                         resume=(own / "manifest.json").exists(),
                     )  # fmt: skip
                 finally:
                     progress.close()
-                for record in done.records:
+                for record in done.ordered():
                     if record["condition"] == "none":
                         continue  # every other patch, optimised or not, has to stay inside
                     bound = bounds[record["image"], method, patch]

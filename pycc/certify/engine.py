@@ -16,7 +16,9 @@ from pycc.certify.drawn import mean_colour
 from pycc.certify.maps import map_of
 from pycc.certify.methods import ON_MAPS, Calibrated, Plan, Seen, methods
 from pycc.data import quantize
+from pycc.ranks import Ranks
 from pycc.robust.capping import BLOCK
+from pycc.robust.mixture import parts_of
 from pycc.robust.windows import window_of
 from pycc.run import Run, fingerprint
 from pycc.types import Counter, Interval, Sample
@@ -34,7 +36,8 @@ def calibrate(
 ) -> Calibrated:
     """Allowances, cap and fill that the plan's methods need, from ``training`` images."""
     known = Calibrated(fill=plan.fill)
-    maps: list[Tensor] = []
+    counters, shares = parts_of(counter)
+    maps: list[list[Tensor]] = [[] for _ in counters]
     truths: list[float] = []
     shapes: list[tuple[int, int]] = []
     colours: list[Tensor] = []
@@ -50,28 +53,35 @@ def calibrate(
             if progress is not None:
                 progress(number, len(training), f"calibrating on {sample.name}")
             if asked:
-                cells = map_of(counter, sample.image.to(_like(counter)))
-                maps.append(cells[0].cpu())
+                for one, kept in zip(counters, maps, strict=True):
+                    kept.append(map_of(one, sample.image.to(_like(counter)))[0].cpu())
             truths.append(float(sample.count))
             shapes.append((sample.image.shape[1], sample.image.shape[2]))
             colours.append(sample.image.mean((1, 2), keepdim=True))
     if "masked" in plan.methods:
         for patch in plan.patches:
-            value, origin, images = fixed[patch], "given", 0
-            if value is None:
-                kept = [
-                    (m, t, window_of(counter, patch, s, (m.shape[0], m.shape[1])))
-                    for m, t, s in zip(maps, truths, shapes, strict=True)
-                    if patch <= min(s)
-                ]
-                value = allowance_of(*(list(column) for column in zip(*kept, strict=True)))
-                origin, images = source, len(kept)
-            known.allowances[patch] = Calibration("allowance", value, origin, images)
+            found = []
+            for one, cells in zip(counters, maps, strict=True):
+                value, origin, images = fixed[patch], "given", 0
+                if value is None:
+                    usable = [
+                        (m, t, window_of(one, patch, s, (m.shape[0], m.shape[1])))
+                        for m, t, s in zip(cells, truths, shapes, strict=True)
+                        if patch <= min(s)
+                    ]
+                    value = allowance_of(*(list(column) for column in zip(*usable, strict=True)))
+                    origin, images = source, len(usable)
+                found.append(Calibration("allowance", value, origin, images))
+            known.allowances[patch] = tuple(found)
     if "additive" in plan.methods:
+        sums = [
+            torch.stack([share * one for share, one in zip(shares, many, strict=True)]).sum(0)
+            for many in zip(*maps, strict=True)
+        ]
         known.cap, known.block_cap = (
             Calibration(kind, given, "given", 0)
             if given is not None
-            else Calibration(kind, cap_of(maps, block=side), source, len(maps))
+            else Calibration(kind, cap_of(sums, block=side), source, len(sums))
             for kind, given, side in (("cap", plan.cap, 1), ("block cap", plan.block_cap, BLOCK))
         )
     if hidden:
@@ -101,10 +111,15 @@ def certify(
     samples: Sequence[Sample],
     log: Run,
     progress: Progress | None = None,
+    ranks: Ranks = Ranks(),  # noqa: B008  (frozen)
 ) -> None:
-    """One record an image, method and patch in ``log``; what is there already is left alone."""
+    """One record an image, method and patch in ``log``; what is there already is left alone.
+
+    Of several processes each certifies its share of the images.
+    """
     jobs = list(_jobs(plan))
-    for index, sample in enumerate(samples):
+    for index in ranks.share(range(len(samples))):
+        sample = samples[index]
         todo = [j for j in jobs if not log.has(image=sample.name, method=j[0], patch=j[1])]
         if not todo and log.has(image=sample.name, method="none", patch=None):
             continue
@@ -112,7 +127,9 @@ def certify(
             progress(index, len(samples), f"certifying {sample.name}")
         image = quantize(sample.image).to(_like(counter))  # as attacks see it
         start = time.perf_counter()
-        cells = map_of(counter, image)
+        counters, shares = parts_of(counter)
+        parts = tuple(map_of(one, image) for one in counters)
+        cells = torch.stack([s * one for s, one in zip(shares, parts, strict=True)]).sum(0)
         forward = time.perf_counter() - start
         base = {
             "index": index,
@@ -126,7 +143,7 @@ def certify(
         told = None
         if progress is not None:
             told = partial(_tell, progress, index, len(samples), sample.name)
-        seen = Seen(image, cells, index, told)
+        seen = Seen(image, cells, parts, index, told)
         for method, patch in todo:
             start = time.perf_counter()
             found = methods[method](counter, seen, patch, plan, known, len(samples))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -118,6 +119,37 @@ def additive_of(
         count=float(capped_maps(cells, caps).double().sum()),
         vacuous=vacuous,
         reason="patches can touch every cell" if vacuous else None,
+    )
+
+
+def mixed(intervals: Sequence[Interval], shares: Sequence[float]) -> Interval:
+    """An interval on the sum of counts times their shares, from intervals on each of them.
+
+    Holds where all of them hold: one patch does to each counter what it does to it. Deterministic
+    intervals give a deterministic one; errors of others add up. One interval of share 1 is
+    returned as it is. ValueError for none, or shares of another number or not above 0.
+    """
+    if not intervals or len(intervals) != len(shares) or not all(s > 0 for s in shares):
+        raise ValueError(
+            f"certify: a mixture needs intervals with a share above 0 each, got {len(intervals)} "
+            f"and {list(shares)}"
+        )
+    if len(intervals) == 1 and shares[0] == 1.0:
+        return intervals[0]
+    counts = [one.count for one in intervals]
+    known = [count for count in counts if count is not None]
+    reasons = [one.reason for one in intervals if one.reason is not None]
+    return Interval(
+        low=sum(share * one.low for share, one in zip(shares, intervals, strict=True)),
+        high=sum(share * one.high for share, one in zip(shares, intervals, strict=True)),
+        method=f"mixed-{intervals[0].method}",
+        deterministic=all(one.deterministic for one in intervals),
+        confidence=max(0.0, 1.0 - sum(1.0 - one.confidence for one in intervals)),
+        count=sum(share * one for share, one in zip(shares, known, strict=True))
+        if len(known) == len(counts)
+        else None,
+        vacuous=all(one.vacuous for one in intervals),
+        reason="; ".join(dict.fromkeys(reasons)) or None,
     )
 
 

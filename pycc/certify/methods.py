@@ -10,10 +10,11 @@ from torch import Tensor
 
 from pycc.certify.calibration import Calibration
 from pycc.certify.drawn import fixed_of, quantile_of, two_mask
-from pycc.certify.maps import additive_of, masked_of
+from pycc.certify.maps import additive_of, masked_of, mixed
 from pycc.registry import Registry
 from pycc.robust.ablation import Pixels, ablated_counts
 from pycc.robust.capping import Caps
+from pycc.robust.mixture import parts_of
 from pycc.robust.windows import window_of
 from pycc.types import Counter, Interval
 
@@ -43,8 +44,8 @@ class Plan:
 class Calibrated:
     """What a plan's methods need, from images that are not the certified ones."""
 
-    allowances: dict[int, Calibration] = field(default_factory=dict)
-    """By patch."""
+    allowances: dict[int, tuple[Calibration, ...]] = field(default_factory=dict)
+    """By patch, one for each counter of a mixture."""
     cap: Calibration | None = None
     block_cap: Calibration | None = None
     fill: tuple[float, float, float] | None = None
@@ -52,7 +53,10 @@ class Calibrated:
     def json(self) -> dict[str, Any]:
         """As a run's folder keeps it."""
         return {
-            "allowances": {str(patch): one.json() for patch, one in self.allowances.items()},
+            "allowances": {
+                str(patch): [one.json() for one in found]
+                for patch, found in self.allowances.items()
+            },
             "cap": None if self.cap is None else self.cap.json(),
             "block_cap": None if self.block_cap is None else self.block_cap.json(),
             "fill": self.fill,
@@ -65,7 +69,10 @@ class Calibrated:
         cap, block_cap = (None if one is None else Calibration(**one) for one in caps)
         fill = None if stored["fill"] is None else [float(value) for value in stored["fill"]]
         return cls(
-            {int(patch): Calibration(**one) for patch, one in stored["allowances"].items()},
+            {
+                int(patch): tuple(Calibration(**one) for one in found)
+                for patch, found in stored["allowances"].items()
+            },
             cap,
             block_cap,
             None if fill is None else (fill[0], fill[1], fill[2]),
@@ -77,8 +84,10 @@ class Seen:
     """One image, and what the counter says of it."""
 
     image: Tensor
-    cells: Tensor | None
-    """[1,h,w], where a method works on the map."""
+    cells: Tensor
+    """[1,h,w], the counter's map."""
+    parts: tuple[Tensor, ...]
+    """The maps of the counters that it is a mixture of."""
     index: int
     told: Callable[[int, int], None] | None = None
     """How many draws or pairs of masks are counted, and of how many."""
@@ -112,15 +121,18 @@ ON_MAPS = ("masked", "additive")
 def _masked(
     counter: Counter, seen: Seen, patch: int, plan: Plan, known: Calibrated, images: int
 ) -> Interval:
-    assert seen.cells is not None
-    return masked_of(seen.cells, _window(counter, seen, patch), known.allowances[patch].value)
+    counters, shares = parts_of(counter)
+    found = [
+        masked_of(cells, _window(one, seen, patch), allowance.value)
+        for one, cells, allowance in zip(counters, seen.parts, known.allowances[patch], strict=True)
+    ]
+    return mixed(found, shares)
 
 
 @methods.register("additive")
 def _additive(
     counter: Counter, seen: Seen, patch: int, plan: Plan, known: Calibrated, images: int
 ) -> Interval:
-    assert seen.cells is not None
     return additive_of(seen.cells, _window(counter, seen, patch), caps_of(known))
 
 
@@ -158,5 +170,4 @@ def caps_of(known: Calibrated) -> Caps:
 
 
 def _window(counter: Counter, seen: Seen, patch: int) -> tuple[int, int]:
-    assert seen.cells is not None
     return window_of(counter, patch, seen.shape, (seen.cells.shape[-2], seen.cells.shape[-1]))

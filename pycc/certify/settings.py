@@ -40,6 +40,14 @@ class Settings:
     option: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "an option of the counter; may be repeated"}
     )
+    also: list[str] = field(
+        default_factory=list,
+        metadata={"help": "weights of further counters: the mean of all is certified, each of them "
+                  "masked by itself", "metavar": "WEIGHTS"},
+    )  # fmt: skip
+    shares: list[float] | None = field(
+        default=None, metadata={"help": "their shares, --weights first (default: equal)"}
+    )
     patch: list[int] = field(
         default_factory=lambda: [20, 40, 81, 163],
         metadata={"help": "sides of square patches, pixels", "metavar": "PIXELS"},

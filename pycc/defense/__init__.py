@@ -8,6 +8,7 @@ from pycc.defense.ablation import ablated, banded, blocked
 from pycc.defense.base import Defended, DefendedModule, Defense
 from pycc.defense.cells import clipped, masked
 from pycc.defense.masks import two_mask
+from pycc.defense.mixture import mixed
 from pycc.defense.tiles import tiled
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "blocked",
     "clipped",
     "masked",
+    "mixed",
     "tiled",
     "two_mask",
 ]

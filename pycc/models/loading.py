@@ -82,6 +82,9 @@ def load(
         passport, tolerance = public
         how = f"its content: {passport['source']}"
     if name is not None and passport.get("model", name) != name:
+        counter = _adopted(MODELS[name], stored.state, options, source)
+        if counter is not None:
+            return counter
         raise ValueError(f"weights: {source} is of model {passport['model']!r}, not {name!r}")
     if "model" in passport:
         asked = MODELS[str(passport["model"])]

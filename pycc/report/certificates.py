@@ -43,6 +43,8 @@ def certificates_table(summary: Mapping[str, Any], seconds: Mapping[tuple[str, i
     )
     for one in summary.get("calibration", ()):
         patch = "" if one["patch"] is None else f" for {one['patch']} pixels"
+        if one.get("counter"):
+            patch += f", counter {one['counter'] + 1}"
         where = one["source"] if not one["images"] else f"{one['images']} images of {one['source']}"
         text.append(f"{one['kind']}{patch}: {one['value']:.4g} people, {where}")
     for one in summary.get("attacks", ()):

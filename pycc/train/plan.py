@@ -162,10 +162,14 @@ def resolved(plan: Plan, model: CounterModel, data: str) -> Recipe:
     optimisers = recipe.optimisers
     if plan.lr is not None:
         optimisers = tuple(replace(one, lr=plan.lr) for one in optimisers)
+    epochs, rates = plan.epochs or recipe.epochs, recipe.schedule
+    if rates.kind == "cosine_restarts" and rates.period == recipe.epochs:
+        rates = replace(rates, period=epochs)  # one cosine over the whole training
     return replace(
         recipe,
         optimisers=optimisers,
-        epochs=plan.epochs or recipe.epochs,
+        epochs=epochs,
+        schedule=rates,
         batch=plan.batch or recipe.batch,
         density={"": density},
         down_sampling=plan.down_sampling or recipe.down_sampling,

@@ -81,6 +81,15 @@ def test_a_plan_changes_what_it_asks_for_and_nothing_else() -> None:
     assert (cropped.kind, cropped.size, cropped.number) == ("fixed", (128, 96), 5)
 
 
+def test_a_cosine_over_the_whole_training_keeps_its_end() -> None:
+    model = models.create("narrow")
+    found = resolved(Plan(epochs=12), model, "part_A")
+    assert found.schedule.period == 12
+    rates = [rate_at(1.0, found.schedule, epoch) for epoch in range(12)]
+    assert rates[0] == 1.0
+    assert rates[11] < 0.02
+
+
 def test_a_model_without_recipe_trains_as_mcnn() -> None:
     net = torch.nn.Conv2d(3, 1, 1)
     found = resolved(Plan(), models.wrap(net, stride=1, receptive_field=1), "")

@@ -1,0 +1,83 @@
+"""What loading and ground truth cost beside a step of training, MCNN on crops of 768x1024 images.
+
+    python bench/train.py [--no-store]
+
+The trainer's items (crops, flips, density maps made on the fly) with its step, against the bare
+loop: the same model, loss and optimiser on tensors that lie ready. Both do the same steps, and must
+end with the same weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+from dataclasses import replace
+from functools import partial
+
+import torch
+from timer import Row, check, compare, store, table
+
+from pycc import data, models
+from pycc.ranks import Ranks
+from pycc.train.items import Item, Items
+from pycc.train.plan import Plan, resolved
+from pycc.train.schedule import made
+from pycc.train.step import Stepper
+
+SHAPE, IMAGES, STEPS = (768, 1024), 8, 72
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--no-store", action="store_true")
+    options = parser.parse_args()
+    found = rows()
+    print(table(found))
+    compare("train-cpu", found)
+    if not options.no_store:
+        store("train-cpu", found)
+
+
+def rows() -> list[Row]:
+    samples = list(data.open("synthetic", split="train", limit=IMAGES, shape=SHAPE))
+    start = models.load("mcnn-synthetic")
+    recipe = resolved(Plan(), start, "synthetic")
+    recipe = replace(recipe, optimisers=(replace(recipe.optimisers[0], lr=1e-7),))
+    keys = [(epoch, n) for epoch in range(2) for n in range(IMAGES * recipe.crop.number)][:STEPS]
+    fresh = Items(samples, range(IMAGES), recipe, start.stride, seed=0)
+    ready = [fresh[key] for key in keys]
+    whole = Items(samples, range(IMAGES), recipe, start.stride, seed=0)
+    # In turns: what else the machine does meets both alike.
+    models_of = [copy.deepcopy(start), copy.deepcopy(start)]
+    times = [0.0, 0.0]
+    optimisers = [made(recipe.optimisers[0], model.parameters()) for model in models_of]
+    stepper = Stepper(models_of[0], Plan(), 0, Ranks(), None)
+
+    def trained(number: int, key: tuple[int, int]) -> None:
+        optimisers[0].zero_grad(set_to_none=True)
+        stepper.gradient(0, number, 1, [whole[key]])
+        optimisers[0].step()
+
+    def bare(item: Item) -> None:
+        optimisers[1].zero_grad(set_to_none=True)
+        models_of[1].train()
+        models_of[1].loss(item.image[None], item.target[None]).backward()
+        optimisers[1].step()
+
+    for number, (key, item) in enumerate(zip(keys, ready, strict=True)):
+        for which, step in enumerate((partial(trained, number, key), partial(bare, item))):
+            begin = time.perf_counter()
+            step()
+            times[which] += time.perf_counter() - begin
+    for mine, plain in zip(*(model.parameters() for model in models_of), strict=True):
+        check(mine.detach(), plain.detach(), 0.0)
+    subject = f"training MCNN on quarter-side crops of {SHAPE[0]}x{SHAPE[1]}"
+    return [
+        Row(subject, "a step with its item", times[0] / STEPS, "bare step", times[1] / STEPS, 0.95)
+    ]
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    main()

@@ -1,0 +1,126 @@
+"""Attacks and certificates on two processes: the results of one, whoever found them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pycc.ranks import Ranks, own_device
+from pycc.run import Run
+from pycc.shards import sharded
+
+FLAGS = ["--limit", "3", "--threads", "1", "--no-pictures"]
+ATTACK = [*FLAGS, "--sizes", "20", "40", "--steps", "3", "--seeds", "2", "--no-save-images",
+          "--pgd-steps", "2"]  # fmt: skip
+CERTIFY = [*FLAGS, "--calibrate-limit", "2", "--patch", "40", "--method", "masked", "additive",
+           "--attack", "--steps", "2"]  # fmt: skip
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+
+
+def command(module: str, *argv: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
+    launch = [sys.executable, "-m"]
+    if processes > 1:
+        launch += [
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            str(processes),
+            "-m",
+        ]
+    return subprocess.run(
+        [*launch, f"pycc.{module}", *argv],
+        capture_output=True, text=True, env=environment(), timeout=500,
+    )  # fmt: skip
+
+
+def results(folder: Path) -> list[dict]:
+    records = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    for record in records:
+        record.pop("seconds", None)
+    return sorted(records, key=lambda r: json.dumps(r, sort_keys=True))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("module", "flags"), [("attack", ATTACK), ("certify", CERTIFY)])
+def test_two_processes_find_what_one_finds(tmp_path: Path, module: str, flags: list[str]) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    alone = command(module, *flags, "--out", str(one))
+    both = command(module, *flags, "--out", str(two), processes=2)
+    assert both.returncode == alone.returncode, both.stderr
+    assert (two / "summary.json").read_bytes() == (one / "summary.json").read_bytes()
+    assert results(two) == results(one)
+    assert both.stdout.count("run folder: ") == 1
+    assert not (two / "ranks").exists()
+    # Stopped with what two had found so far, and gone on with by one.
+    lines = (two / "results.jsonl").read_text().splitlines(keepends=True)
+    (two / "results.jsonl").write_text("".join(lines[: len(lines) // 2]))
+    part = two / "ranks" / "1"
+    part.mkdir(parents=True)
+    (part / "results.jsonl").write_text("".join(lines[len(lines) // 2 : -1]) + lines[-1][:20])
+    (two / "summary.json").unlink()
+    again = command(module, "--resume", str(two), processes=2)
+    assert again.returncode == alone.returncode, again.stderr
+    assert (two / "summary.json").read_bytes() == (one / "summary.json").read_bytes()
+
+
+@pytest.mark.long
+def test_many_processes_need_a_folder_to_meet_in() -> None:
+    found = command("attack", *ATTACK, processes=2)
+    assert found.returncode != 0
+    assert "torchrun: processes meet in a run folder, give --out" in found.stderr
+
+
+def test_shares_are_gathered_in_order() -> None:
+    items = list(range(7))
+    shares = [Ranks(rank, 3).share(items) for rank in range(3)]
+    assert shares == [[0, 3, 6], [1, 4], [2, 5]]
+    assert Ranks().gathered(items) == items
+    assert Ranks().first
+    assert not Ranks(1, 2).first
+    Ranks().wait()
+
+
+def test_one_process_writes_its_run_itself(tmp_path: Path) -> None:
+    def opened() -> Run:
+        return Run.create(tmp_path / "run", {}, key=("n",))
+
+    with sharded(opened, tmp_path / "run", Ranks(), ("n",)) as shards:
+        shards.mine.append({"n": 1})
+        shards.merge()
+        assert shards.main is shards.mine
+    assert (tmp_path / "run" / "results.jsonl").read_text() == '{"n": 1}\n'
+    several = sharded(opened, None, Ranks(0, 2), ("n",))
+    with pytest.raises(ValueError, match="processes meet in a run folder"), several:
+        pass
+
+
+def test_results_have_an_order_of_their_keys() -> None:
+    runs = [Run.create(None, {}, key=("index", "size", "name")) for _ in range(2)]
+    records = [
+        {"index": 1, "size": None, "name": "a"},
+        {"index": 0, "size": 20, "name": "b"},
+        {"index": 0, "size": 0.5, "name": None},
+        {"index": 10, "size": None, "name": None},
+        {"index": 2, "size": 20, "name": "a"},
+    ]
+    for run, some in zip(runs, (records, records[::-1]), strict=True):
+        run.tell(some)
+        run.tell(some)  # known already
+    assert runs[0].ordered() == runs[1].ordered()
+    assert [r["index"] for r in runs[0].ordered()] == [0, 0, 1, 2, 10]
+
+
+def test_a_process_takes_the_gpu_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert own_device(torch.device("cuda")) == torch.device("cuda", 3)
+    assert own_device(torch.device("cuda", 1)) == torch.device("cuda", 1)
+    assert own_device(torch.device("cpu")) == torch.device("cpu")
