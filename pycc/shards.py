@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pycc.ranks import Ranks
-from pycc.run import RESULTS, Run, cut_torn_line, parse_records
+from pycc.run import RESULTS, Run, cut_torn_line, parse_records, read_manifest
 
 _FOLDER = "ranks"
 
@@ -73,7 +73,7 @@ def sharded(
             _absorb(main, folder)
         ranks.wait()
         known = _known(folder) if main is None else main.records
-        mine = Run.create(folder / _FOLDER / str(ranks.rank), {"rank": ranks.rank}, key=key)
+        mine = Run.create(folder / _FOLDER / str(ranks.rank), read_manifest(folder), key=key)
         mine.tell(known)
         mine.files = folder
         ranks.wait()

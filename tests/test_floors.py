@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parents[1] / "pycc"
 
 FLOORS = [
     {"types", "registry", "random", "ranks"},
-    {"ops", "metrics", "run", "shards", "local"},
-    {"models", "data", "report", "robust"},
+    {"ops", "metrics", "run", "local"},
+    {"models", "data", "report", "robust", "shards"},
     {"attack", "backdoor", "train"},
     {"defense", "certify"},
     {"cli"},

@@ -17,7 +17,7 @@ from pycc.shards import sharded
 
 FLAGS = ["--limit", "3", "--threads", "1", "--no-pictures"]
 ATTACK = [*FLAGS, "--sizes", "20", "40", "--steps", "3", "--seeds", "2", "--no-save-images",
-          "--pgd-steps", "2"]  # fmt: skip
+          "--pgd-steps", "2", "--no-gates"]  # fmt: skip
 CERTIFY = [*FLAGS, "--calibrate-limit", "2", "--patch", "40", "--method", "masked", "additive",
            "--attack", "--steps", "2"]  # fmt: skip
 

@@ -71,7 +71,9 @@ class Calibrated:
         return cls(
             {
                 int(patch): tuple(Calibration(**one) for one in found)
-                for patch, found in stored["allowances"].items()
+                for patch, found in sorted(
+                    stored["allowances"].items(), key=lambda one: int(one[0])
+                )
             },
             cap,
             block_cap,

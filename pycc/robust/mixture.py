@@ -37,7 +37,7 @@ class Mixture(nn.Module):
         self.shares = tuple(float(share) for share in shares)
         self.counters = tuple(counters)
         self.parts = nn.ModuleList(c for c in counters if isinstance(c, nn.Module))
-        self.training = any(part.training for part in self.parts)
+        self.training = self.parts.training = any(part.training for part in self.parts)
 
     @property
     def stride(self) -> int:

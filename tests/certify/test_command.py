@@ -125,6 +125,26 @@ def test_bad_usage(
     assert sum(line.startswith("error: ") for line in err.splitlines()) == 1
 
 
+def test_the_mean_of_two_counters(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A counter with itself is that counter; half of each interval makes a whole."""
+    flags = [*QUICK, "--patch", "40", "--attack", "--steps", "2", "--limit", "1"]
+    code, _, err = run(
+        capsys, *flags, "--also", "mcnn-synthetic", "--out", str(tmp_path / "two")
+    )
+    assert code == 0, err
+    assert run(capsys, *flags, "--out", str(tmp_path / "one"))[0] == 0
+    two, one = (json.loads((tmp_path / n / "summary.json").read_text()) for n in ("two", "one"))
+    for key in ("clean_mae", "certified_mae", "width"):
+        assert two["rows"][0][key] == pytest.approx(one["rows"][0][key], rel=1e-4)
+    assert len(two["calibration"]) == 2
+    assert two["attacks"][0]["violations"] == 0
+    code, _, err = run(
+        capsys, *flags, "--also", "mcnn-synthetic", "--shares", "1", "--out", str(tmp_path / "bad")
+    )
+    assert code == 2
+    assert "a share for each of 2 counters, got 1" in err
+
+
 def test_calibration_on_another_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """The same split of another folder is no leak, of the same folder it is."""
     folder = tmp_path / "scenes"

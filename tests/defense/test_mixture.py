@@ -27,6 +27,7 @@ def test_the_sum_by_shares() -> None:
         Tiny().receptive_field, Signed().receptive_field
     )
     assert defense.mixed([Tiny(), Whole()]).receptive_field is None
+    assert not any(part.training for part in defense.mixed([first.eval()]).modules())
     assert len(list(defense.mixed([first, Plain()]).parameters())) == len(list(first.parameters()))
 
 
@@ -78,16 +79,18 @@ def test_a_change_in_a_box_is_the_full_images(box: Box) -> None:
 @pytest.mark.parametrize("objective", ["over", "under"])
 def test_an_attack_on_all_parts_stays_inside_the_sum_of_their_intervals(objective: str) -> None:
     torch.manual_seed(3)
-    wide = models.load("mcnn-synthetic")
-    narrow = models.create("narrow").eval()
+    wide, other = models.load("mcnn-synthetic"), models.load("mcnn-synthetic")
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1 + 0.1 * torch.randn_like(parameter))
     image = quantize(data.open("synthetic", shape=(96, 128))[0].image)
     sample = Sample("one", image, torch.tensor([[12.0, 12.0]], dtype=torch.float64))
     counter = defense.mixed(
-        [defense.masked(wide, 10, 4.0), defense.masked(narrow, 10, 2.0)], [0.4, 0.6]
+        [defense.masked(wide, 10, 40.0), defense.masked(other, 10, 20.0)], [0.4, 0.6]
     )
     parts = [
         certify.masked(one, image, 10, allowance=allowance)
-        for one, allowance in ((wide, 4.0), (narrow, 2.0))
+        for one, allowance in ((wide, 40.0), (other, 20.0))
     ]
     interval = certify.mixed(parts, [0.4, 0.6])
     assert interval.width == pytest.approx(0.4 * parts[0].width + 0.6 * parts[1].width)
@@ -97,7 +100,7 @@ def test_an_attack_on_all_parts_stays_inside_the_sum_of_their_intervals(objectiv
     assert counts["none"] == pytest.approx(interval.count, abs=1e-3)
     assert all(count in interval for count in counts.values()), (interval, counts)
     lead = counts["apam"] - counts["noise"]
-    assert lead > 0 if objective == "over" else lead < 0
+    assert lead > 0.5 if objective == "over" else lead < 0
 
 
 def test_intervals_add_up() -> None:
