@@ -23,7 +23,10 @@ class Counter(Protocol):
 
     @property
     def receptive_field(self) -> int | None:
-        """Side, in pixels, of the square that one cell depends on; None where it is unbounded."""
+        """Side, in pixels, of the square, centred on its cell, that one cell depends on.
+
+        None where it is unbounded.
+        """
 
     def __call__(self, images: Tensor, /) -> Tensor:
         """Density [N,1,h,w] of images [N,3,H,W]."""

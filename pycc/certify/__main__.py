@@ -22,7 +22,7 @@ from pycc.certify import engine
 from pycc.certify.attacked import attacks
 from pycc.certify.engine import KEY
 from pycc.certify.maps import map_of, slack_map
-from pycc.certify.methods import Calibrated, Plan, caps_of
+from pycc.certify.methods import ON_MAPS, Calibrated, Plan, caps_of
 from pycc.certify.settings import QUICK, Settings, plan_of
 from pycc.data.dataset import builtin as builtin_data
 from pycc.ranks import Ranks, own_device, ranks
@@ -78,12 +78,12 @@ def _certify(
     argv: list[str], given: dict[str, Any], out: str | None, resume: str | None, processes: Ranks
 ) -> int:
     settings, folder = _settings(given, out, resume, processes)
+    plan = plan_of(settings)
     if settings["threads"] is not None:
         torch.set_num_threads(settings["threads"])
-    plan = plan_of(settings)
     counter = _counter(settings)
     samples = _samples(settings, settings["data"], settings["split"], settings["limit"])
-    _check(settings, plan, samples)
+    _check(settings, plan, samples, counter)
     opened = partial(_open, settings, folder, resume, argv, counter, samples)
     progress = cli.Progress("images")
     try:
@@ -182,11 +182,23 @@ def _calibrates_itself(settings: Mapping[str, Any]) -> bool:
     return not elsewhere and settings["calibrate_split"] == settings["split"]
 
 
-def _check(settings: Mapping[str, Any], plan: Plan, samples: Sequence[Sample]) -> None:
+def _training(settings: Mapping[str, Any]) -> Sequence[Sample]:
+    """The images that numbers are fixed on."""
+    where = settings["calibrate_data"] or settings["data"]
+    return _samples(settings, where, settings["calibrate_split"], settings["calibrate_limit"])
+
+
+def _check(
+    settings: Mapping[str, Any], plan: Plan, samples: Sequence[Sample], counter: Counter
+) -> None:
     """What would fail later fails before anything is written."""
-    asked = ("masked" in plan.methods and plan.allowance is None) or (
-        "additive" in plan.methods and None in (plan.cap, plan.block_cap)
+    asked = (
+        ("masked" in plan.methods and plan.allowance is None)
+        or ("additive" in plan.methods and None in (plan.cap, plan.block_cap))
+        or any(name not in ON_MAPS for name in plan.methods)  # the colour of what is hidden
     )
+    if asked:
+        _training(settings)
     if asked and _calibrates_itself(settings):
         if not settings["force_calibration"]:
             raise ValueError(
@@ -194,7 +206,19 @@ def _check(settings: Mapping[str, Any], plan: Plan, samples: Sequence[Sample]) -
                 "one, or --force-calibration"
             )
         warnings.warn("calibrated on the certified images themselves", stacklevel=2)
+    bounded = all(one.receptive_field is not None for one in parts_of(counter)[0])
+    for name in ON_MAPS:
+        if name in plan.methods and not bounded:
+            raise ValueError(
+                f"--method {name}: a counter without a bounded receptive field has no window that "
+                "holds what a patch can change; count isolated tiles (pycc.defense.tiled): --tile"
+            )
     for sample in samples:
+        if sample.mask is not None:
+            raise ValueError(
+                f"{sample.name}: certificates of a region of interest are not to be had: what a "
+                "patch outside it changes inside is not told apart"
+            )
         least = min(sample.image.shape[1:])
         if max(plan.patches) > least:
             raise ValueError(
@@ -245,11 +269,13 @@ def _calibrated(
     file = folder / "calibration.json"
     if file.exists():
         try:
-            return Calibrated.of(json.loads(file.read_text()))
-        except (KeyError, TypeError, ValueError, AttributeError):
-            raise ValueError(f"{file}: no calibration of this command") from None
+            stored = Calibrated.of(json.loads(file.read_text()))
+            stored.check(plan, len(parts_of(counter)[0]))
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise ValueError(f"{file}: no calibration of this run: {error}") from None
+        return stored
+    training = _training(settings)
     where = settings["calibrate_data"] or settings["data"]
-    training = _samples(settings, where, settings["calibrate_split"], settings["calibrate_limit"])
     source = f"{Path(where).name}, {settings['calibrate_split']}"
     if _calibrates_itself(settings):
         source += " (the certified part itself)"
@@ -278,7 +304,7 @@ def _defended(
     if method == "masked":
         counters, shares = parts_of(counter)
         found = [
-            defense.masked(one, patch, allowance.value)
+            defense.masked(one, patch, allowance.value, straight_through=True)
             for one, allowance in zip(counters, known.allowances[patch], strict=True)
         ]
         return found[0] if len(found) == 1 and shares == (1.0,) else defense.mixed(found, shares)
@@ -287,7 +313,9 @@ def _defended(
         return defense.clipped(counter, caps.cell, block_cap=caps.block, block=caps.side)
     if method == "two-mask":
         assert known.fill is not None
-        return defense.two_mask(counter, patch, masks=plan.masks, fill=known.fill)
+        return defense.two_mask(
+            counter, patch, masks=plan.masks, fill=known.fill, straight_through=True
+        )
     if method == "fixed-masks":
         assert known.fill is not None
         return defense.ablated(
@@ -313,7 +341,12 @@ def _draw(
     by_name = {sample.name: sample for sample in samples}
     for record in certificates.widest(chosen, 3):
         sample = by_name[record["image"]]
-        cells = map_of(counter, sample.image).cpu()
+        like = (
+            next(counter.parameters(), sample.image)
+            if isinstance(counter, torch.nn.Module)
+            else sample.image
+        )
+        cells = map_of(counter, data.quantize(sample.image).to(like.device)).cpu()
         shape = (sample.image.shape[1], sample.image.shape[2])
         if counter.receptive_field is None:
             return

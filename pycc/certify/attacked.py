@@ -52,6 +52,7 @@ def attacks(
                 apam = attack.APAM(
                     size=patch, steps=settings["steps"], step_size=settings["step_size"],
                     decay="cosine", objective=objective, transform="none", smoothness=0.0,
+                    location="worst",
                 )  # fmt: skip
                 own = folder / f"{method}-{patch}-{objective}"
                 progress = shown()

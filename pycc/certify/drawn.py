@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pycc.certify.fixed import fixed_masks_bounds
@@ -54,12 +57,16 @@ def quantile(
     check_eval(counter)
     check_patch(patch, _shape(image))
     kind = kind_of(k, band, block)
+    # What is wrong with the arguments is said before hours of counting.
+    bound = partial(
+        quantile_of, shape=_shape(image), patch=patch, kind=kind, q=q, alpha=alpha, images=images,
+        patches=patches,
+    )  # fmt: skip
+    bound(torch.zeros(1))
     counts = ablated_counts(
         counter, image, kind, draws=draws, seed=seed, fill=fill, progress=progress
     )
-    return quantile_of(
-        counts, _shape(image), patch, kind, q=q, alpha=alpha, images=images, patches=patches
-    )
+    return bound(counts)
 
 
 def quantile_of(
@@ -80,9 +87,7 @@ def quantile_of(
         kind.side if isinstance(kind, Blocks) else None,
     )
     touched = exposure(shape, patch, k=k, band=band, block=block, patches=patches)
-    found = quantile_bounds(
-        counts.clamp(min=0.0).cpu().numpy(), touched, q=q, alpha=alpha, images=images
-    )
+    found = quantile_bounds(_people(counts), touched, q=q, alpha=alpha, images=images)
     return _widened(found, found.low, found.high)
 
 
@@ -143,9 +148,7 @@ def fixed_of(
 ) -> Interval:
     """``fixed_masks`` of the counts of an image of ``shape`` (H, W) that are known."""
     hits = most_touched(kind, shape, patch, draws=draws, seed=seed)
-    found = fixed_masks_bounds(
-        counts.clamp(min=0.0).cpu().numpy(), hits, patches=patches, median="lower"
-    )
+    found = fixed_masks_bounds(_people(counts), hits, patches=patches, median="lower")
     return _widened(found, found.low, found.high)
 
 
@@ -170,6 +173,7 @@ def two_mask(
     """
     check_eval(counter)
     table = two_mask_table(counter, image, patch, masks=masks, fill=fill, progress=progress)
+    _people(table)
     found = Interval(
         low=float(table.min()),
         high=float(table.max()),
@@ -178,6 +182,18 @@ def two_mask(
         count=float(table.max(1).values.min()),
     )
     return _widened(found, found.low, found.high)
+
+
+def _people(counts: Tensor) -> NDArray[np.float64]:
+    """The counts, of which none is below nobody; ValueError otherwise."""
+    least = float(counts.min())
+    if least < 0:
+        raise ValueError(
+            f"certify: counts must not be negative, got {least:.3g}; count with "
+            "pycc.defense.clipped(counter)"
+        )
+    found: NDArray[np.float64] = counts.double().cpu().numpy()
+    return found
 
 
 def _shape(image: Tensor) -> tuple[int, int]:

@@ -48,6 +48,8 @@ def calibrate(
         or ("additive" in plan.methods and None in (plan.cap, plan.block_cap))
     )
     hidden = plan.fill is None and any(name not in ON_MAPS for name in plan.methods)
+    if (asked or hidden) and not len(training):
+        raise ValueError(f"{source}: no image is left to calibrate on")
     if asked or hidden:
         for number, sample in enumerate(training):
             if progress is not None:
@@ -69,6 +71,11 @@ def calibrate(
                         for m, t, s in zip(cells, truths, shapes, strict=True)
                         if patch <= min(s)
                     ]
+                    if not usable:
+                        raise ValueError(
+                            f"{source}: no image is left to fix an allowance for {patch} pixels "
+                            f"on; of {len(truths)} none is large enough"
+                        )
                     value = allowance_of(*(list(column) for column in zip(*usable, strict=True)))
                     origin, images = source, len(usable)
                 found.append(Calibration("allowance", value, origin, images))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,9 +63,25 @@ class Calibrated:
             "fill": self.fill,
         }
 
+    def check(self, plan: Plan, counters: int) -> None:
+        """ValueError unless all is there that a plan needs, for so many counters of a mixture."""
+        if "masked" in plan.methods:
+            for patch in plan.patches:
+                if len(self.allowances.get(patch, ())) != counters:
+                    raise ValueError(f"an allowance for {patch} pixels and each counter is missing")
+        if "additive" in plan.methods and None in (self.cap, self.block_cap):
+            raise ValueError("caps are missing")
+        if self.fill is None and any(name not in ON_MAPS for name in plan.methods):
+            raise ValueError("the fill is missing")
+        numbers = [one.value for ones in self.allowances.values() for one in ones]
+        numbers += [one.value for one in (self.cap, self.block_cap) if one is not None]
+        numbers += list(self.fill or ())
+        if not all(math.isfinite(float(number)) and number >= 0 for number in numbers):
+            raise ValueError("numbers must be finite and at least 0")
+
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Calibrated:
-        """What ``json`` gave; KeyError, TypeError or ValueError for anything else."""
+        """What ``json`` gave; an error of some kind for anything else."""
         caps = (stored[name] for name in ("cap", "block_cap"))
         cap, block_cap = (None if one is None else Calibration(**one) for one in caps)
         fill = None if stored["fill"] is None else [float(value) for value in stored["fill"]]
@@ -153,7 +170,11 @@ def _quantile(
     counter: Counter, seen: Seen, patch: int, plan: Plan, known: Calibrated, images: int
 ) -> Interval:
     counts = seen.drawn(counter, plan, known, plan.seed + seen.index)
-    return quantile_of(counts, seen.shape, patch, Pixels(plan.k), alpha=plan.alpha, images=images)
+    # alpha is the run's: shared by images and patch sizes.
+    return quantile_of(
+        counts, seen.shape, patch, Pixels(plan.k), alpha=plan.alpha,
+        images=images * len(plan.patches),
+    )  # fmt: skip
 
 
 @methods.register("fixed-masks")

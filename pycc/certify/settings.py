@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pycc.certify.methods import Plan, methods
+from pycc.robust.pairs import check_masks
 
 QUICK = {"limit": 6, "calibrate_limit": 12}
 """For the built-in scenes."""
@@ -103,9 +104,22 @@ def plan_of(settings: Mapping[str, Any]) -> Plan:
     """What the settings ask for; ValueError for a number out of range."""
     if not 0 < settings["alpha"] < 1:
         raise ValueError(f"--alpha must lie inside (0, 1), got {settings['alpha']}")
-    for name, least in (("k", 1), ("draws", 1), ("steps", 1), ("masks", 1)):
-        if settings[name] < least:
-            raise ValueError(f"--{name} must be at least {least}, got {settings[name]}")
+    for name in ("k", "draws", "steps", "masks", "threads"):
+        if settings[name] is not None and settings[name] < 1:
+            raise ValueError(f"--{name} must be at least 1, got {settings[name]}")
+    if min(settings["patch"]) < 1:
+        raise ValueError(f"--patch must be at least 1 pixel, got {min(settings['patch'])}")
+    check_masks(settings["masks"])
+    for name, least in (("allowance", 0.0), ("cap", 1e-30), ("block_cap", 1e-30)):
+        value = settings[name]
+        if value is not None and not least <= value < float("inf"):
+            flag = name.replace("_", "-")
+            raise ValueError(
+                f"--{flag} must be people {'from 0 on' if not least else 'above 0'}, "
+                f"finite, got {value}"
+            )
+    if not 0 < settings["step_size"] <= 1:
+        raise ValueError(f"--step-size must lie in (0,1], got {settings['step_size']}")
     return Plan(
         patches=tuple(dict.fromkeys(settings["patch"])),
         methods=tuple(dict.fromkeys(settings["method"])),

@@ -114,6 +114,7 @@ class Masked(OnMap):
 
     patch: int
     allowance: float
+    straight_through: bool = False
     op: ClassVar[str] = "masked"
 
     def __post_init__(self) -> None:
@@ -144,10 +145,15 @@ class Masked(OnMap):
                 "pycc.defense.clipped(counter)"
             )
         window = window_of(counter, self.patch, shape, (maps.shape[1], maps.shape[2]))
-        return masked_maps(maps, window, self.allowance)[:, None]
+        found = masked_maps(maps, window, self.allowance)[:, None]
+        if self.straight_through:
+            return density + (found - density).detach()
+        return found
 
 
-def masked(counter: Counter, patch: int, allowance: float) -> Defended | DefendedModule:
+def masked(
+    counter: Counter, patch: int, allowance: float, *, straight_through: bool = False
+) -> Defended | DefendedModule:
     """The counter, of whose fullest window of cells only ``allowance`` people count.
 
     The window is as large as what a patch of ``patch`` pixels can touch. The count is
@@ -155,9 +161,11 @@ def masked(counter: Counter, patch: int, allowance: float) -> Defended | Defende
     of the first fullest window are scaled. Masking the strongest window is the idea of PatchGuard
     (Xiang et al., USENIX Security 2021), there for classes; what it certifies of counts is
     ``pycc.certify.masked``. ``allowance`` is fixed on training data; 0 masks the whole window, and
-    a patch in it then gets no gradient.
+    a patch in it then gets no gradient. With ``straight_through`` the gradient is that of the
+    counter without the mask, for attacks that would stand still there (backward pass differentiable
+    approximation, Athalye, Carlini and Wagner, ICML 2018); counts are the same.
 
     ValueError for a negative allowance and for a counter without a bounded receptive field; when
     called, for a patch that is larger than the image and for negative cells (use ``clipped``).
     """
-    return defended(counter, Masked(patch, float(allowance)))
+    return defended(counter, Masked(patch, float(allowance), straight_through))

@@ -23,6 +23,7 @@ class TwoMask(Defense):
     masks: tuple[int, int]
     fill: tuple[float, float, float]
     budget: int
+    straight_through: bool = False
     op: ClassVar[str] = "two_mask"
 
     def __post_init__(self) -> None:
@@ -43,7 +44,11 @@ class TwoMask(Defense):
             most, second = table.max(1)
             first = int(most.argmin())
             covered.append(hidden(image, [boxes[first], boxes[int(second[first])]], colour))
-        return torch.cat([counter(one[None]) for one in covered])
+        found = torch.cat([counter(one[None]) for one in covered])
+        if self.straight_through:
+            plain = counter(images)
+            return plain + (found - plain).detach()
+        return found
 
 
 def two_mask(
@@ -53,6 +58,7 @@ def two_mask(
     masks: int | tuple[int, int] = 36,
     fill: float | Sequence[float],
     budget: int = BUDGET,
+    straight_through: bool = False,
 ) -> Defended | DefendedModule:
     """min over m of max over m' of the count with masks m and m' hidden.
 
@@ -63,11 +69,13 @@ def two_mask(
     the two masks which attain the count, and the gradient goes through these alone: pixels that
     they hide have none. The table costs less than its M (M + 1) / 2 counts where the counter has a
     bounded receptive field (:func:`pycc.robust.pairs.two_mask_table`). ``budget`` is the number of
-    pixels counted at once.
+    pixels counted at once. With ``straight_through`` the gradient is that of the counter on the
+    image without masks, for attacks; counts are the same.
 
     ValueError for another number of masks or a colour outside [0,1]; when called, for a patch that
     is larger than the image.
     """
     return defended(
-        counter, TwoMask(patch, check_masks(masks), check_fill(TwoMask.op, fill), budget)
+        counter,
+        TwoMask(patch, check_masks(masks), check_fill(TwoMask.op, fill), budget, straight_through),
     )

@@ -46,7 +46,13 @@ def test_the_default_is_the_masked_count(
     (out / "summary.json").unlink()
     code, _, err = run(capsys, "--resume", str(out))
     assert code == 2
-    assert "calibration.json: no calibration of this command" in err
+    assert "calibration.json: no calibration of this run" in err
+    (out / "calibration.json").write_text(
+        '{"allowances": {}, "cap": null, "block_cap": null, "fill": null}'
+    )
+    code, _, err = run(capsys, "--resume", str(out))
+    assert code == 2
+    assert "an allowance for 20 pixels and each counter is missing" in err
 
 
 def test_every_method_and_an_attack(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -113,6 +119,15 @@ def test_pictures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         (["--weights", "none.pth"], "no such file"),
         (["--option", "resize=4"], "count isolated tiles (pycc.defense.tiled)"),
         (["--resume", "nowhere"], "nowhere"),
+        (["--patch", "0"], "--patch must be at least 1 pixel, got 0"),
+        (["--masks", "5"], "masks"),
+        (["--allowance", "nan"], "--allowance must be people from 0 on, finite, got nan"),
+        (["--block-cap", "-3"], "--block-cap must be people above 0"),
+        (["--step-size", "nan"], "--step-size must lie in (0,1], got nan"),
+        (["--threads", "0"], "--threads must be at least 1, got 0"),
+        (["--calibrate-data", "/nowhere"], "/nowhere"),
+        (["--calibrate-limit", "0"], "limit must be at least 1, got 0"),
+        (["--method", "fixed-masks", "--calibrate-split", "test"], "--force-calibration"),
     ],
 )
 def test_bad_usage(
@@ -123,14 +138,43 @@ def test_bad_usage(
     assert (code, text) == (2, "")
     assert message in err
     assert sum(line.startswith("error: ") for line in err.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_image_that_is_left_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    for sample in data.open("synthetic", split="train", limit=2, shape=(64, 96)):
+        data.save_image(folder / f"{sample.name}.png", sample.image)
+        (folder / f"{sample.name}.json").write_text(json.dumps(sample.points.tolist()))
+    code, _, err = run(
+        capsys, *QUICK, "--patch", "81", "--calibrate-data", str(folder),
+        "--out", str(tmp_path / "run"),
+    )  # fmt: skip
+    assert code == 2
+    assert "no image is left to fix an allowance for 81 pixels on; of 2 none is large enough" in err
+
+
+def test_a_region_of_interest_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    opened = data.open
+
+    def masked(*arguments, **options):
+        return [replace(s, mask=s.image[0] > 0.5) for s in opened(*arguments, **options)]
+
+    monkeypatch.setattr(data, "open", masked)
+    code, _, err = run(capsys, *QUICK, "--patch", "20", "--out", str(tmp_path / "run"))
+    assert code == 2
+    assert "certificates of a region of interest are not to be had" in err
 
 
 def test_the_mean_of_two_counters(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """A counter with itself is that counter; half of each interval makes a whole."""
     flags = [*QUICK, "--patch", "40", "--attack", "--steps", "2", "--limit", "1"]
-    code, _, err = run(
-        capsys, *flags, "--also", "mcnn-synthetic", "--out", str(tmp_path / "two")
-    )
+    code, _, err = run(capsys, *flags, "--also", "mcnn-synthetic", "--out", str(tmp_path / "two"))
     assert code == 0, err
     assert run(capsys, *flags, "--out", str(tmp_path / "one"))[0] == 0
     two, one = (json.loads((tmp_path / n / "summary.json").read_text()) for n in ("two", "one"))

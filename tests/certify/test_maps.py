@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pycc import attack, certify, defense, models
+from pycc import attack, certify, data, defense, models
+from pycc.certify import methods
 from pycc.certify.methods import Plan
 from pycc.data import quantize
 from pycc.robust.capping import Caps, capped_maps
@@ -212,6 +213,60 @@ def test_negative_cells_are_refused() -> None:
     with pytest.raises(ValueError, match=r"must not be negative, .* pycc\.defense\.clipped"):
         certify.masked(counter, image, 3, allowance=1.0)
     assert certify.masked(defense.clipped(counter), image, 3, allowance=1.0).count == 0
+
+
+def test_negative_counts_are_refused() -> None:
+    net = nn.Conv2d(3, 1, 1)
+    nn.init.constant_(net.weight, -1.0)
+    counter = models.wrap(net, stride=1, receptive_field=1).eval()
+    image = torch.rand(3, 18, 22)
+    for call in (
+        lambda: certify.two_mask(counter, image, 3, masks=4, fill=0.5),
+        lambda: certify.quantile(counter, image, 3, k=40, fill=0.5, draws=5),
+        lambda: certify.fixed_masks(counter, image, 3, k=4, fill=0.5, draws=5),
+    ):
+        with pytest.raises(ValueError, match="counts must not be negative, got -"):
+            call()
+
+
+@pytest.mark.parametrize("objective", ["over", "under"])
+def test_straight_through_an_attack_beats_every_flat_patch(objective: str) -> None:
+    """The mask takes the gradient of what it hides, not the count: noise would stand still."""
+    counter = models.load("mcnn-synthetic")
+    image = quantize(data.open("synthetic", shape=(96, 128))[0].image)
+    sample = Sample("one", image, torch.tensor([[12.0, 12.0]], dtype=torch.float64))
+    victim = defense.masked(counter, 20, 6.0, straight_through=True)
+    with torch.no_grad():
+        plain = defense.masked(counter, 20, 6.0)(image[None])
+        torch.testing.assert_close(victim(image[None]), plain, rtol=1e-5, atol=1e-7)
+    apam = attack.APAM(
+        size=20, steps=30, step_size=0.25, decay="cosine", objective=objective, transform="none",
+        smoothness=0.0, location="given", top_left=(40, 50),
+    )  # fmt: skip
+    run = attack.run(apam, victim, [sample], pgd=None, gates=False)
+    counts = {r["condition"]: r["count"] for r in run.records}
+    flat = [counts[name] for name in ("grey", "black", "noise")]
+    if objective == "over":
+        assert counts["apam"] >= max(flat) - 1e-3
+    else:
+        assert counts["apam"] <= min(flat) + 1e-3
+    interval = certify.masked(counter, image, 20, allowance=6.0)
+    assert all(count in interval for count in counts.values())
+
+
+def test_alpha_is_shared_by_images_and_patch_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def spied(counts, shape, patch, kind, *, alpha, images):
+        asked.append((alpha, images))
+
+    monkeypatch.setattr(methods, "quantile_of", spied)
+    counter, image = counter_of(3), torch.rand(3, 18, 22)
+    seen = methods.Seen(image, counter(image[None])[:, 0].detach(), (), 0)
+    plan = Plan(patches=(2, 3, 5), methods=("quantile",), k=20, draws=4, alpha=0.1)
+    known = methods.Calibrated(fill=(0.5, 0.5, 0.5))
+    methods.methods["quantile"](counter, seen, 3, plan, known, 7)
+    assert asked == [(0.1, 21)]
 
 
 def test_room_for_the_last_bits() -> None:
