@@ -10,7 +10,7 @@ number of people.
 from pycc.certify.calibration import Calibration, allowance_of, cap_of
 from pycc.certify.conformal import calibrate, conformal
 from pycc.certify.drawn import fixed_masks, mean_colour, quantile, two_mask
-from pycc.certify.maps import additive, masked, mixed, slack_map
+from pycc.certify.maps import additive, check_field, masked, mixed, slack_map
 from pycc.certify.paper import counterexample, probability_inside, probability_untouched
 from pycc.certify.quantile import (
     estimate_interval,
@@ -28,6 +28,7 @@ __all__ = [
     "allowance_of",
     "calibrate",
     "cap_of",
+    "check_field",
     "conformal",
     "counterexample",
     "estimate_interval",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pycc.certify.calibration import Calibration, allowance_of, cap_of
 from pycc.certify.drawn import mean_colour
-from pycc.certify.maps import map_of
+from pycc.certify.maps import check_field, map_of
 from pycc.certify.methods import ON_MAPS, Calibrated, Plan, Seen, methods
 from pycc.data import quantize
 from pycc.ranks import Ranks
@@ -125,6 +125,10 @@ def certify(
     Of several processes each certifies its share of the images.
     """
     jobs = list(_jobs(plan))
+    if samples and any(name in ON_MAPS for name in plan.methods):
+        first = quantize(samples[0].image).to(_like(counter))
+        for one in parts_of(counter)[0]:
+            check_field(one, first, min(plan.patches))
     for index in ranks.share(range(len(samples))):
         sample = samples[index]
         todo = [j for j in jobs if not log.has(image=sample.name, method=j[0], patch=j[1])]

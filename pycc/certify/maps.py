@@ -31,6 +31,35 @@ def map_of(counter: Counter, image: Tensor) -> Tensor:
         return check_maps(counter(image[None]))
 
 
+def check_field(counter: Counter, image: Tensor, patch: int) -> None:
+    """ValueError where a patch moves cells that the declared receptive field puts out of its reach.
+
+    A patch of the opposite colours is laid into the middle of ``image`` [3,H,W] and cells outside
+    its window are compared: whole-image statistics, resizing or compression inside a counter move
+    all of them. A check on one image, no proof.
+    """
+    before = map_of(counter, image)
+    height, width = _shape(image)
+    top, left = (height - patch) // 2, (width - patch) // 2
+    other = image.clone()
+    part = (..., slice(top, top + patch), slice(left, left + patch))
+    other[part] = (image[part] < 0.5).to(image)
+    after = map_of(counter, other)
+    rows, columns = window_of(counter, patch, (height, width), _shape(before))
+    moved = (after - before).abs() > 1e-5 * float(before.abs().max()) + 1e-7
+    found = moved[0].nonzero()
+    if not len(found):
+        return
+    for axis, most in enumerate((rows, columns)):
+        extent = int(found[:, axis].max() - found[:, axis].min()) + 1
+        if extent > most:
+            raise ValueError(
+                f"certify: a patch of {patch} pixels moves {extent} cells of an axis, and at most "
+                f"{most} by the declared receptive field of {counter.receptive_field} pixels: the "
+                "counter looks at more of the image (statistics, resizing, attention)"
+            )
+
+
 def check_eval(counter: Counter) -> None:
     """ValueError unless every part of a counter is in eval mode."""
     if isinstance(counter, nn.Module) and any(part.training for part in counter.modules()):

@@ -182,6 +182,21 @@ def test_global_context_is_refused_but_for_tiles(monkeypatch: pytest.MonkeyPatch
         assert certificate(defense.tiled(counter, 16)).width > 0
 
 
+def test_whole_image_statistics_are_found_out() -> None:
+    """A field is declared, but every pixel has a part in the mean that all are divided by."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 1), nn.ReLU())
+    for parameter in net.parameters():
+        parameter.data.abs_()
+    image = torch.rand(3, 40, 40, generator=torch.Generator().manual_seed(9))
+    honest = models.wrap(net, stride=1, receptive_field=3).eval()
+    certify.check_field(honest, image, 6)
+    standardised = models.wrap(
+        net, stride=1, receptive_field=3, preprocess=lambda x: x / x.mean((1, 2, 3), keepdim=True)
+    ).eval()
+    with pytest.raises(ValueError, match="moves 40 cells of an axis, and at most 8 by"):
+        certify.check_field(standardised, image, 6)
+
+
 def test_a_rotated_patch_is_its_bounding_box() -> None:
     """Turned by 45°, a patch of 9 pixels touches cells that one of 9 upright pixels cannot."""
     counter = counter_of(11)

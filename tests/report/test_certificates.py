@@ -1,0 +1,91 @@
+"""Certificates as a table, and which of them are drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pycc.certify import slack_map
+from pycc.certify.engine import seconds, summarise
+from pycc.report import certificates
+
+
+def record(image: str, method: str, patch: int | None, **values: object) -> dict:
+    return {
+        "image": image, "method": method, "patch": patch, "truth": 10.0, "seconds": 0.5, **values,
+    }  # fmt: skip
+
+
+def interval(image: str, low: float, high: float | None, count: float, *, vacuous: bool = False):
+    return record(image, "masked", 20, low=low, high=high, count=count, vacuous=vacuous)
+
+
+RECORDS = [
+    record("a", "none", None, count=12.0),
+    interval("a", 8.0, 15.0, 11.0),
+    record("b", "none", None, count=10.0),
+    interval("b", 1.0, 12.0, 9.0),
+]
+
+
+def test_errors_are_of_the_farther_end() -> None:
+    summary = summarise(RECORDS)
+    assert summary["images"] == 2
+    assert summary["undefended_mae"] == 1.0
+    (row,) = summary["rows"]
+    assert row["clean_mae"] == 1.0  # |11 - 10| and |9 - 10|
+    assert row["certified_mae"] == 7.0  # 15 - 10 and 10 - 1
+    assert row["width"] == 9.0
+    assert row["vacuous"] == 0.0
+    assert seconds(RECORDS) == {("masked", 20): 0.5}
+
+
+def test_one_unbounded_interval_leaves_no_certified_error() -> None:
+    records = [*RECORDS, interval("c", 0.0, None, 9.0, vacuous=True)]
+    (row,) = summarise(records)["rows"]
+    assert row["certified_mae"] is None
+    assert row["unbounded"] == 1
+    assert row["vacuous"] == pytest.approx(1 / 3)
+    assert row["width"] == 9.0  # of those that have one
+
+
+def test_the_table_says_what_was_found_and_what_was_violated() -> None:
+    summary = {
+        **summarise(RECORDS),
+        "calibration": [
+            {"kind": "allowance", "patch": 20, "value": 3.25, "images": 7, "source": "x, train"},
+            {"kind": "allowance", "patch": 20, "counter": 1, "value": 2.0, "images": 0,
+             "source": "given"},
+        ],
+        "attacks": [{"method": "masked", "patch": 20, "attacked_mae": 4.5, "violations": 3}],
+    }  # fmt: skip
+    text = certificates.certificates_table(summary, seconds(RECORDS))
+    row = next(line for line in text.splitlines() if line.startswith("20"))
+    assert row.split() == ["20", "masked", "1.0", "7.0", "4.5", "9.0", "0", "%", "0.50"]
+    assert "allowance for 20 pixels: 3.25 people, 7 images of x, train" in text
+    assert "allowance for 20 pixels, counter 2: 2 people, given" in text
+    assert "VIOLATED: masked, 20 pixels: 3 attacked counts outside their intervals" in text
+
+
+def test_the_widest_come_first_and_the_unbounded_not_at_all() -> None:
+    records = [*RECORDS, interval("c", 0.0, None, 9.0), interval("d", 5.0, 9.0, 7.0)]
+    assert [r["image"] for r in certificates.widest(records, 2)] == ["b", "a"]
+
+
+def test_slack_is_the_fullest_window_around_each_cell() -> None:
+    cells = torch.zeros(1, 5, 6)
+    cells[0, 1, 1], cells[0, 4, 5] = 3.0, 1.0
+    found = slack_map(cells, (2, 2))
+    assert found.shape == (5, 6)
+    assert found[0, 0] == 3.0
+    assert found[2, 2] == 3.0
+    assert found[3, 3] == 0.0
+    assert found[4, 5] == 1.0
+
+
+def test_the_curve_is_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    certificates.draw_curve(summarise(RECORDS), tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").stat().st_size > 5_000
