@@ -201,7 +201,7 @@ def _run(
             shards.merge()
             if shards.main is not None:
                 log = shards.main
-                log.finish(summarise(log.ordered()))
+                log.finish(summarise(work.ordered(log.records)))
                 if gates and chosen:
                     log.finish({**log.summary, "gates": _judge(work, log, weights)})
     return log
@@ -283,7 +283,7 @@ def _open(
 
 def _judge(work: Work, log: Run, weights: Mapping[str, str]) -> list[dict[str, str]]:
     """The outcomes of all gates, in the run's folder and as JSON values."""
-    results = Results(log.ordered(), work.attacks)
+    results = Results(work.ordered(log.records), work.attacks)
     gates: list[Gate] = [gate(results) for gate in FROM_RESULTS]
     gates += [probe(work, results) for probe in PROBES]
     members = {id(m): m for s in work.sources for m in (*s.victims, *s.members)}.values()

