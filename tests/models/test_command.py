@@ -119,7 +119,7 @@ def test_bad_weights_are_one_line(capsys: pytest.CaptureFixture[str], tmp_path: 
     key = "fuse.0.conv.bias"
     cases: list[tuple[object, str]] = [
         ({**state, key: torch.full((1,), torch.nan)}, "holds NaN or infinity"),
-        ({"frontend.0.weight": torch.zeros(64, 3, 3, 3)}, "unexpected frontend.0.weight"),
+        ({"frontend.0.weight": torch.zeros(64, 3, 3, 3)}, "does not fit csrnet"),
         ({"model": _Runs()}, "could run code"),
         ({}, "holds no tensors"),
     ]
