@@ -88,7 +88,6 @@ class Narrow(CounterModel):
         self.columns = columns
         for name in _COLUMNS:
             getattr(self.net, name).requires_grad_(columns == "train")
-        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def options(self) -> dict[str, object]:
         """The keyword arguments that build this counter again; JSON values only."""
