@@ -341,12 +341,7 @@ def _draw(
     by_name = {sample.name: sample for sample in samples}
     for record in certificates.widest(chosen, 3):
         sample = by_name[record["image"]]
-        like = (
-            next(counter.parameters(), sample.image)
-            if isinstance(counter, torch.nn.Module)
-            else sample.image
-        )
-        cells = map_of(counter, data.quantize(sample.image).to(like.device)).cpu()
+        cells = map_of(counter, data.quantize(sample.image).to(engine.like(counter))).cpu()
         shape = (sample.image.shape[1], sample.image.shape[2])
         if counter.receptive_field is None:
             return

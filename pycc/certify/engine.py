@@ -56,7 +56,7 @@ def calibrate(
                 progress(number, len(training), f"calibrating on {sample.name}")
             if asked:
                 for one, kept in zip(counters, maps, strict=True):
-                    kept.append(map_of(one, sample.image.to(_like(counter)))[0].cpu())
+                    kept.append(map_of(one, sample.image.to(like(counter)))[0].cpu())
             truths.append(float(sample.count))
             shapes.append((sample.image.shape[1], sample.image.shape[2]))
             colours.append(sample.image.mean((1, 2), keepdim=True))
@@ -126,7 +126,7 @@ def certify(
     """
     jobs = list(_jobs(plan))
     if samples and any(name in ON_MAPS for name in plan.methods):
-        first = quantize(samples[0].image).to(_like(counter))
+        first = quantize(samples[0].image).to(like(counter))
         for one in parts_of(counter)[0]:
             check_field(one, first, min(plan.patches))
     for index in ranks.share(range(len(samples))):
@@ -136,7 +136,7 @@ def certify(
             continue
         if progress is not None:
             progress(index, len(samples), f"certifying {sample.name}")
-        image = quantize(sample.image).to(_like(counter))  # as attacks see it
+        image = quantize(sample.image).to(like(counter))  # as attacks see it
         start = time.perf_counter()
         counters, shares = parts_of(counter)
         parts = tuple(map_of(one, image) for one in counters)
@@ -236,6 +236,7 @@ def _mean(values: Any) -> float:
     return sum(listed) / len(listed) if listed else 0.0
 
 
-def _like(counter: Counter) -> Tensor:
+def like(counter: Counter) -> Tensor:
+    """A tensor of a counter's device and type."""
     state = counter.parameters() if isinstance(counter, torch.nn.Module) else iter(())
     return next((p for p in state if p.is_floating_point()), torch.zeros(()))

@@ -18,7 +18,7 @@ from pycc.models import CounterModel
 from pycc.ranks import Ranks, own_device, ranks
 from pycc.report import curves
 from pycc.run import Run
-from pycc.train.held import mean_colour, measured
+from pycc.train.held import mean_colour, measured, split
 from pycc.train.plan import Plan
 from pycc.train.settings import QUICK, Settings
 
@@ -157,7 +157,8 @@ def _measure(
     )  # fmt: skip
     found = {"plain": measured(counter, tested, ranks=processes)}
     if plan.recipe == "ablation":
-        fill = plan.fill if plan.fill is not None else mean_colour(samples, range(len(samples)))
+        training = split(samples, plan.validation_share, settings["seed"])[0]
+        fill = plan.fill if plan.fill is not None else mean_colour(samples, training)
         shown = defense.ablated(
             counter, plan.k, draws=_ABLATED_DRAWS, fill=fill, unit=plan.unit, seed=settings["seed"]
         )

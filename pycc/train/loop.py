@@ -6,7 +6,8 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,6 @@ class State:
     best_epoch: int = -1
     stale: int = 0
     """Validations since then."""
-    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 def fit(
@@ -152,9 +152,10 @@ class _Fit:
                 log.close()
 
     def _data(self) -> str:
-        """The names and heads that it learns from, and their order: cheaper than all pixels."""
-        parts = ((s.name, s.points) for s in (self.samples[i] for i in self.items.indices[:64]))
-        return fingerprint([("number", str(len(self.samples))), *parts])
+        """Every image that it learns from, in order: name, pixels and heads."""
+        chosen = (self.samples[i] for i in self.items.indices)
+        parts = ((s.name, part) for s in chosen for part in (s.image, s.points))
+        return fingerprint(chain([("number", str(len(self.samples)))], parts))
 
     def _open(self, resume: bool, manifest: Mapping[str, Any]) -> Run | None:
         if not self.ranks.first:
@@ -243,7 +244,6 @@ class _Fit:
             return
         found = measured(self._judged(), self.samples, self.held, self.ranks)
         record = {"kind": "validation", "epoch": epoch, **found}
-        state.history.append(record)
         if log is not None:
             log.append(record)
         if not all(math.isfinite(value) for value in found.values()):
@@ -289,10 +289,8 @@ class _Fit:
         try:
             self.state = State(**content["state"])
             self.model.load_state_dict(content["model"])
-            self.number, rule = schedule.optimiser_at(self.recipe, self.state.epoch)
-            if self.state.batch == 0 or content["number"] != self.number:
-                self.number = content["number"]
-                rule = self.recipe.optimisers[self.number]
+            self.number = content["number"]
+            rule = self.recipe.optimisers[self.number]
             self.optimiser = schedule.made(rule, self.model.parameters())
             self.optimiser.load_state_dict(content["optimiser"])
             if self.average is not None:

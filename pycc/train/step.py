@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, Protocol
@@ -97,10 +98,10 @@ class Stepper:
                     raise NotFiniteError(_where("loss", epoch, batch, items))
                 loss.backward()
             total += float(loss.detach())
-        if self.plan.clip is not None:
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.clip)
-            if not torch.isfinite(norm):
-                raise NotFiniteError(_where("gradient", epoch, batch, items))
+        # A finite loss may have a gradient that is none, and the weights would follow it.
+        most = math.inf if self.plan.clip is None else self.plan.clip
+        if not torch.isfinite(nn.utils.clip_grad_norm_(self.model.parameters(), most)):
+            raise NotFiniteError(_where("gradient", epoch, batch, items))
         # DistributedDataParallel takes the mean over processes: losses are scaled up for that.
         return float(sum(self.ranks.gathered([total]))) / self.ranks.world
 

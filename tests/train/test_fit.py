@@ -134,6 +134,15 @@ def test_a_loss_that_is_no_number_stops_and_names_the_batch(tmp_path: Path) -> N
     assert (tmp_path / "good" / "checkpoint.pt").exists()
 
 
+def test_a_gradient_that_is_no_number_stops_before_the_weights_follow_it(tmp_path: Path) -> None:
+    """The loss is finite, its gradient is not: sqrt at 0."""
+    model = counter()
+    model.loss = lambda images, target, *, points=None: (model(images) * 0).sum().sqrt()
+    with pytest.raises(NotFiniteError, match="gradient is not finite in epoch 1, batch 1"):
+        fit(model, scenes(), QUICK, out=tmp_path)
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+
+
 def test_a_full_disk_leaves_the_checkpoint_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
