@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pycc import ops
 from pycc.attack.base import PatchAttack
 from pycc.attack.gates import FROM_RESULTS, Gate, Results, judged, not_applicable
+from pycc.attack.location import Candidates
 from pycc.attack.measure import KEY
 from pycc.attack.pgd import PGD
 from pycc.attack.plan import Source
@@ -49,6 +50,8 @@ def run(
     combine: str = "mean",
     train: Sequence[Sample] | None = None,
     pgd: PGD | None = PGD(),  # noqa: B008  (frozen)
+    compare: bool = True,
+    candidates: Candidates | None = None,
     gates: bool = True,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -62,7 +65,9 @@ def run(
 
     ``attack`` is one attack, several (of different sizes), or none at all (the clean counts
     alone). Each patch is compared with grey, black, uniform noise and a crowd from another image,
-    of the same shape and place, and with ``pgd`` on all pixels (None: without it). Every count is
+    of the same shape and place (``compare`` False: without these), and with ``pgd`` on all pixels
+    (None: without it). Location ``worst`` is searched for among ``candidates`` (y, x) of a sample
+    and a patch's side, where they are given. Every count is
     one of the full image after rounding to 8 bits; attacked images are written as PNG and counted
     as read back (``save_images`` False rounds in memory, which gives the same numbers).
 
@@ -97,8 +102,9 @@ def run(
         sources.append(Source("+".join(substitutes), members, (victim,)))
     return _run(
         attack, sources, samples, seed=seed, seeds=seeds, combine=combine, train=train, pgd=pgd,
-        gates=gates, out=out, resume=resume, save_images=save_images, save_maps=save_maps,
-        progress=progress, manifest=manifest, ranks=ranks,
+        compare=compare, candidates=candidates, gates=gates, out=out, resume=resume,
+        save_images=save_images, save_maps=save_maps, progress=progress, manifest=manifest,
+        ranks=ranks,
     )  # fmt: skip
 
 
@@ -145,6 +151,8 @@ def _run(
     combine: str = "mean",
     train: Sequence[Sample] | None = None,
     pgd: PGD | None = None,
+    compare: bool = True,
+    candidates: Candidates | None = None,
     gates: bool = True,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -173,6 +181,8 @@ def _run(
         "combine": combine,
         "attacks": [{"name": a.name, **a.settings()} for a in chosen],
         "pgd": None if pgd is None else asdict(pgd),
+        **({} if compare else {"compare": False}),
+        **({} if candidates is None else {"candidates": True}),
         "save_images": save_images,
         "save_maps": save_maps,
         "fingerprints": fingerprints,
@@ -194,6 +204,8 @@ def _run(
                 train=None if train is None or learned is None else (Shelf(train), learned),
                 combine=combine,
                 pgd=pgd,
+                compare=compare,
+                candidates=candidates,
                 progress=progress,
                 ranks=ranks,
             )

@@ -1,7 +1,8 @@
-"""Where a patch does most harm: candidate places by gradient energy, tried out at the best few."""
+"""Where a patch does most harm: the best few of all places, tried out."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -13,21 +14,50 @@ from pycc.attack.patch import Place
 from pycc.attack.scenes import Problem, as_it_is
 from pycc.attack.stage import Stage
 from pycc.attack.survey import Item
+from pycc.types import Sample
+
+Candidates = Callable[[Sample, int], Sequence[tuple[int, int]]]
+"""First rows and columns (y, x) where a patch of so many pixels may do most harm."""
 
 CANDIDATES = 8
 SHARE = 0.1
 """Of the attack's steps, for trying a candidate out."""
 
 
-def worst_place(attack: APAM, stage: Stage, item: Item, *, seed: int) -> Place:
+def worst_place(
+    attack: APAM, stage: Stage, item: Item, *, seed: int, candidates: Candidates | None = None
+) -> Place:
     """The place of an image where the patch is expected to do most harm.
 
     The squared gradient of the loss by the clean image's pixels, summed over the patch's square,
     ranks all places; the best few, each by what those before it do not cover, and the centre are
     each attacked for a tenth of the steps, and the one that is then best is taken. Where the
-    gradient is zero everywhere: the centre.
+    gradient is zero everywhere: the centre. Who knows better where a defended counter is weak gives
+    ``candidates`` in place of those.
     """
     side = attack.side(item.shape)
+    if candidates is None:
+        places = _by_gradient(attack, stage, item, side)
+    else:
+        corners = dict.fromkeys(candidates(stage.samples[item.index], side))
+        places = [Place(side, corner) for corner in corners]
+    centre = attack.place(item.shape, seed=seed, image=item.index)
+    if not places:
+        return centre
+    places.append(centre)
+    trial = replace(
+        attack, steps=max(1, round(SHARE * attack.steps)), restarts=1, location="centre"
+    )
+    losses = []
+    for place in places:
+        found = trial.optimise(
+            stage.problem(trial, [item], [place]), seed=seed, step_done=lambda _: None
+        )
+        losses.append(found.path[0][-1])
+    return places[losses.index(min(losses))]
+
+
+def _by_gradient(attack: APAM, stage: Stage, item: Item, side: int) -> list[Place]:
     problem = stage.whole(attack, item)
     energy = torch.zeros(item.shape, dtype=torch.float64)
     for scenes in problem.scenes:
@@ -46,20 +76,7 @@ def worst_place(attack: APAM, stage: Stage, item: Item, *, seed: int) -> Place:
         y, x = corner.tolist()
         places.append(Place(side, (y, x)))
         energy[y : y + side, x : x + side] = 0.0
-    centre = attack.place(item.shape, seed=seed, image=item.index)
-    if not places:
-        return centre
-    places.append(centre)
-    trial = replace(
-        attack, steps=max(1, round(SHARE * attack.steps)), restarts=1, location="centre"
-    )
-    losses = []
-    for place in places:
-        found = trial.optimise(
-            stage.problem(trial, [item], [place]), seed=seed, step_done=lambda _: None
-        )
-        losses.append(found.path[0][-1])
-    return places[losses.index(min(losses))]
+    return places
 
 
 def cost(attack: APAM) -> float:

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from pycc.attack.apam import APAM
 from pycc.attack.base import Found, PatchAttack
 from pycc.attack.baseline import baselines
+from pycc.attack.location import Candidates, worst_place
 from pycc.attack.location import cost as search_cost
-from pycc.attack.location import worst_place
 from pycc.attack.measure import Case, Judge
 from pycc.attack.patch import Place
 from pycc.attack.pgd import PGD
@@ -48,6 +48,8 @@ class Work:
         train: tuple[Shelf, Survey] | None = None,
         combine: str = "mean",
         pgd: PGD | None = None,
+        compare: bool = True,
+        candidates: Candidates | None = None,
         progress: Progress | None = None,
         ranks: Ranks = Ranks(),  # noqa: B008  (frozen)
     ) -> None:
@@ -69,7 +71,9 @@ class Work:
             else []
         )
         self.judge = Judge(samples, run)
-        self._places: dict[tuple[int, int, int, int], Place] = {}
+        self._baselines = baselines.names() if compare else []
+        self._candidates = candidates
+        self._places: dict[tuple[int, int, int, int], Place] = self._searched(run.records)
         self._progress, self._done, self._total = progress, 0.0, 0.0
 
     def do(self) -> None:
@@ -94,7 +98,7 @@ class Work:
         """Results in the order of what was asked for, whoever found them and when."""
         orders: dict[str, list[Any]] = {
             "victim": [victim.label for victim in self.victims],
-            "condition": ["none", *baselines.names(), "pgd", *(a.name for a in self.attacks)],
+            "condition": ["none", *self._baselines, "pgd", *(a.name for a in self.attacks)],
             "size": [None, *(a.size for a in self.attacks)],
             "source": [None, *(source.label for source in self.sources)],
         }
@@ -123,13 +127,27 @@ class Work:
         if key not in self._places:
             assert isinstance(chosen, APAM)
             stage = self.stages[source]
-            self._places[key] = worst_place(chosen, stage, item, seed=seed)
+            self._places[key] = worst_place(
+                chosen, stage, item, seed=seed, candidates=self._candidates
+            )
             self._advance(
                 item.shape[0] * item.shape[1]
                 + search_cost(chosen) * stage.pixels(chosen, item, self._places[key]),
                 f"where to attack {item.name}",
             )
         return self._places[key]
+
+    def _searched(self, records: Sequence[Record]) -> dict[tuple[int, int, int, int], Place]:
+        """The worst places that a stopped run has found."""
+        attacks = {(a.name, a.size): n for n, a in enumerate(self.attacks)}
+        sources = {source.label: n for n, source in enumerate(self.sources)}
+        found = {}
+        for record in records:
+            attack = attacks.get((record["condition"], record["size"]))
+            if attack is not None and self.attacks[attack].location == "worst":
+                key = record["index"], attack, record["seed"], sources[record["source"]]
+                found[key] = Place(record["side"], tuple(record["top_left"]))
+        return found
 
     def _plan(self, seed: int, source: int, attack: int) -> list[tuple[list[Item], list[Place]]]:
         """Batches of one kind, a function of images and settings alone.
@@ -168,7 +186,7 @@ class Work:
                 self._case(item, attack, name, seed, None)
                 for attack in range(len(self.attacks))
                 for seed in self._baseline_seeds(attack)
-                for name in baselines.names()
+                for name in self._baselines
             ]
             if self.pgd is not None and self.attacks:
                 reference = Case(item, "pgd", None, seed=self.seeds[0])
@@ -242,7 +260,7 @@ class Work:
         """The patches that nobody optimised, at the places of the white-box ones; and PGD."""
         for attack, chosen in enumerate(self.attacks):
             for seed in self._baseline_seeds(attack):
-                for name in baselines.names():
+                for name in self._baselines:
                     case = self._case(item, attack, name, seed, None)
                     for victim in self.victims:
                         if self.judge.knows(case, victim):

@@ -24,6 +24,7 @@ from pycc.certify.engine import KEY
 from pycc.certify.maps import map_of, slack_map
 from pycc.certify.methods import ON_MAPS, Calibrated, Plan, caps_of
 from pycc.certify.settings import QUICK, Settings, plan_of
+from pycc.certify.weakest import Weakest
 from pycc.data.dataset import builtin as builtin_data
 from pycc.ranks import Ranks, own_device, ranks
 from pycc.report import certificates
@@ -101,8 +102,9 @@ def _certify(
             found: list[dict[str, Any]] = []
             if settings["attack"]:
                 found = attacks(
-                    settings, plan, partial(_defended, plan, known, counter), samples, log,
-                    folder / "attacks", partial(cli.Progress, "megapixels"), processes,
+                    settings, plan, partial(_defended, plan, known, counter),
+                    Weakest(counter, known), samples, log, folder / "attacks",
+                    partial(cli.Progress, "megapixels"), processes,
                 )  # fmt: skip
             summary = {
                 **engine.summarise(log.ordered()),

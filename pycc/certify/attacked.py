@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from pycc import attack
 from pycc.certify.methods import Plan
+from pycc.certify.weakest import Weakest
 from pycc.ranks import Ranks
 from pycc.run import Run
 from pycc.types import Counter, Sample
@@ -27,6 +28,7 @@ def attacks(
     settings: Mapping[str, Any],
     plan: Plan,
     defended: Callable[[str, int], Counter | None],
+    weakest: Weakest,
     samples: Sequence[Sample],
     log: Run,
     folder: Path,
@@ -36,8 +38,9 @@ def attacks(
     """Attacked error and violations, by method and patch: counts pushed up and down.
 
     ``defended`` gives the counter of a method and patch, or None where no attack can be run on it;
-    ``shown`` makes what shows an attack's progress. Each attack is a run in a folder of its own, so
-    that a stopped one goes on where it was.
+    ``weakest`` where the certificate is reached; ``shown`` makes what shows an attack's progress.
+    Patches that nobody optimised are counted once, where those that push up are. Each attack is a
+    run in a folder of its own, so that a stopped one goes on where it was.
     """
     bounds = {(r["image"], r["method"], r["patch"]): r for r in log.records}
     found = []
@@ -59,6 +62,8 @@ def attacks(
                 try:
                     done = attack.run(
                         apam, victim, samples, seed=settings["seed"], pgd=None, gates=False,
+                        compare=objective == "over",
+                        candidates=weakest.candidates(method, objective),
                         save_images=False, progress=progress, out=own, ranks=ranks,
                         resume=(own / "manifest.json").exists(),
                     )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from pycc.local import Box, Wirings
+from pycc.local import Box, Remembered, Wirings
 from pycc.robust.kept import check_eval
 from pycc.types import Counter
 
@@ -36,7 +36,7 @@ class Defense(ABC):
         """The defended map [N,1,h,w] of images [N,3,H,W], people per cell."""
 
     def around(
-        self, counter: Counter, windows: Tensor, box: Box, wirings: Wirings
+        self, counter: Counter, windows: Tensor, box: Box, wirings: Wirings, clean: Remembered
     ) -> tuple[Callable[[Tensor], Tensor], Box] | None:
         """The defended map for pixels that change inside ``box``, as ``pycc.local.Local`` asks.
 
@@ -51,7 +51,7 @@ class _Wearing:
     counter: Counter
     """The counter without the defense."""
     defense: Defense
-    _wirings: Wirings | None = None
+    _known: tuple[Wirings, Remembered] | None = None
 
     @property
     def stride(self) -> int:
@@ -74,9 +74,9 @@ class _Wearing:
     def around(self, windows: Tensor, box: Box) -> tuple[Callable[[Tensor], Tensor], Box] | None:
         """How the map changes with the pixels inside a box; see ``pycc.local.Local``."""
         check_eval(self.defense.op, self.counter)
-        if self._wirings is None:
-            self._wirings = Wirings(self.counter)
-        return self.defense.around(self.counter, windows, box, self._wirings)
+        if self._known is None:
+            self._known = Wirings(self.counter), Remembered(self.counter)
+        return self.defense.around(self.counter, windows, box, *self._known)
 
     def forward(self, images: Tensor) -> Tensor:
         """Density map [N,1,h,w], people per cell, of images [N,3,H,W] (RGB in [0,1]).

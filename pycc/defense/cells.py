@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pycc.defense.base import Defended, DefendedModule, Defense, defended
-from pycc.local import Box, Local, Wirings, aligned, influence
+from pycc.local import Box, Local, Remembered, Wirings, aligned, influence
 from pycc.robust.capping import BLOCK, Caps, capped_maps
 from pycc.robust.kept import check_whole
 from pycc.robust.masking import masked_maps
@@ -32,7 +32,7 @@ class OnMap(Defense):
         return self.after(counter, counter(images), (images.shape[2], images.shape[3]))
 
     def around(
-        self, counter: Counter, windows: Tensor, box: Box, wirings: Wirings
+        self, counter: Counter, windows: Tensor, box: Box, wirings: Wirings, clean: Remembered
     ) -> tuple[Callable[[Tensor], Tensor], Box] | None:
         """The counter is asked about the changed surroundings only, its map defended anew."""
         shape, stride = (windows.shape[2], windows.shape[3]), counter.stride
@@ -42,12 +42,12 @@ class OnMap(Defense):
         )  # fmt: skip
         inner = box.moved(-seen.top, -seen.left)
         local = Local(counter, windows[..., *seen.slices].contiguous(), inner, wirings=wirings)
-        clean = counter(windows)
+        whole = clean(windows)
         place = local.cells.moved(seen.top // stride, seen.left // stride)
 
         def compute(pixels: Tensor) -> Tensor:
             draws = len(pixels) // len(windows)
-            density = clean.repeat_interleave(draws, 0)
+            density = whole.repeat_interleave(draws, 0)
             # Only the change: cells that the window does not show their whole field do not change,
             # but a counter without known layers gives them other values there.
             before, now = density[..., *place.slices], local(pixels)
@@ -57,7 +57,7 @@ class OnMap(Defense):
             density[..., *place.slices] = torch.where(found < least, least, found)
             return self.after(counter, density, shape)
 
-        return compute, Box(0, 0, clean.shape[2], clean.shape[3])
+        return compute, Box(0, 0, whole.shape[2], whole.shape[3])
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Clipped(OnMap):
         return capped_maps(density[:, 0], self.caps)[:, None]
 
     def around(
-        self, counter: Counter, windows: Tensor, box: Box, wirings: Wirings
+        self, counter: Counter, windows: Tensor, box: Box, wirings: Wirings, clean: Remembered
     ) -> tuple[Callable[[Tensor], Tensor], Box] | None:
         """Nothing quicker than the window alone, where that is counted as a part of the image.
 
@@ -84,7 +84,7 @@ class Clipped(OnMap):
         """
         if self.caps.anywhere or counter.receptive_field is None:
             return None
-        return super().around(counter, windows, box, wirings)
+        return super().around(counter, windows, box, wirings, clean)
 
 
 def clipped(

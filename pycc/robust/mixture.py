@@ -8,7 +8,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from pycc.local import Box, Local
+from pycc.local import Box, Local, Remembered
 from pycc.types import Counter
 
 
@@ -36,6 +36,7 @@ class Mixture(nn.Module):
             raise ValueError(f"mixed: shares must be above 0, got {shares}")
         self.shares = tuple(float(share) for share in shares)
         self.counters = tuple(counters)
+        self._clean = tuple(Remembered(counter) for counter in counters)
         self.parts = nn.ModuleList(c for c in counters if isinstance(c, nn.Module))
         self.training = self.parts.training = any(part.training for part in self.parts)
 
@@ -81,7 +82,7 @@ class Mixture(nn.Module):
 
     def around(self, windows: Tensor, box: Box) -> tuple[Callable[[Tensor], Tensor], Box]:
         """How the map changes with the pixels inside a box (``pycc.local.Local``): part by part."""
-        clean = [counter(windows).detach() for counter in self.counters]
+        clean = [remembered(windows) for remembered in self._clean]
         locals_ = [Local(counter, windows, box) for counter in self.counters]
 
         def compute(pixels: Tensor) -> Tensor:

@@ -1,0 +1,65 @@
+"""Where a patch moves a certified count most, by the certificate itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from torch import Tensor
+
+from pycc import ops
+from pycc.certify.maps import map_of
+from pycc.certify.methods import ON_MAPS, Calibrated
+from pycc.robust.mixture import parts_of
+from pycc.robust.windows import window_of, window_sums
+from pycc.types import Counter, Sample
+
+Candidates = Callable[[Sample, int], Sequence[tuple[int, int]]]
+
+
+class Weakest:
+    """The windows at which an interval's ends are reached, as places of a patch.
+
+    Its upper end belongs to the emptiest window: there a patch has most to add. Its lower end
+    belongs to the window whose loss is largest, with what the mask then takes elsewhere (C3), or to
+    the fullest one (C2). An attack that knows the defense begins there.
+    """
+
+    def __init__(self, counter: Counter, known: Calibrated) -> None:
+        self.counters = parts_of(counter)[0]
+        self.known = known
+        self._maps: dict[str, list[Tensor]] = {}
+
+    def candidates(self, method: str, objective: str) -> Candidates | None:
+        """First rows and columns by sample and side; None where the certificate names none."""
+        if method not in ON_MAPS:
+            return None
+        return partial(self._places, method, objective)
+
+    def _places(
+        self, method: str, objective: str, sample: Sample, patch: int
+    ) -> list[tuple[int, int]]:
+        height, width = sample.image.shape[1:]
+        if sample.name not in self._maps:
+            self._maps[sample.name] = [map_of(one, sample.image) for one in self.counters]
+        places = []
+        for number, (counter, cells) in enumerate(
+            zip(self.counters, self._maps[sample.name], strict=True)
+        ):
+            window = window_of(counter, patch, (height, width), (cells.shape[1], cells.shape[2]))
+            if objective == "under" and method == "masked":
+                allowance = float(self.known.allowances[patch][number].value)
+                pair: list[list[int]] = ops.max_pair_sum(cells, window, allowance)[1][0].tolist()
+                corners = [corner for corner in pair if min(corner) >= 0]
+            else:
+                sums = window_sums(cells, window)[0]
+                best = int(sums.argmin() if objective == "over" else sums.argmax())
+                corners = [list(divmod(best, sums.shape[1]))]
+            # The first pixel of those that reach this window's first cell and none before it.
+            field, stride = counter.receptive_field, counter.stride
+            assert field is not None
+            rim = max(0, -(-(field - stride) // 2))
+            for row, column in corners:
+                y, x = row * stride + rim, column * stride + rim
+                places.append((min(y, height - patch), min(x, width - patch)))
+        return places
