@@ -284,7 +284,9 @@ def _open(
         raise ValueError("attack: resume needs the run folder as out")
     log = Run.resume(out, key=KEY)
     now = json.loads(json.dumps(asked))
-    changed = differences({name: log.manifest.get(name) for name in now}, now)
+    # What is kept only where it was asked for may be missing now.
+    names = (*now, "compare", "candidates")
+    changed = differences({name: log.manifest[name] for name in names if name in log.manifest}, now)
     if changed:
         log.close()
         raise ValueError(

@@ -55,10 +55,11 @@ class Weakest:
                 sums = window_sums(cells, window)[0]
                 best = int(sums.argmin() if objective == "over" else sums.argmax())
                 corners = [list(divmod(best, sums.shape[1]))]
-            # The first pixel of those that reach this window's first cell and none before it.
+            # The last pixel of those that reach this window's first cell and none before it: a
+            # patch from there on reaches as many cells as the window has.
             field, stride = counter.receptive_field, counter.stride
             assert field is not None
-            rim = max(0, -(-(field - stride) // 2))
+            rim = max(0, -(-(field - stride) // 2)) + stride - 1
             for row, column in corners:
                 y, x = row * stride + rim, column * stride + rim
                 places.append((min(y, height - patch), min(x, width - patch)))

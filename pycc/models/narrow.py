@@ -66,9 +66,11 @@ class Narrow(CounterModel):
 
     Grey input of 0…255, stride 4, receptive field 32; cells are positive. ``columns``: whether
     these learn ("train"), or stay as they are ("keep", the default): MCNN's, taken from its weights
-    by ``adopt``. The loss compares counts of blocks of 2, 8, 32 and 64 cells a side, squared and
-    divided by what the block holds plus some people: the scale of a Poisson number's error, so
-    that dense blocks do not outweigh all others and sums stay unbiased. No one has published this
+    by ``adopt``. The loss compares counts of blocks of 2, 8, 32 and 64 cells a side: errors squared
+    and divided by what the network itself finds in the block, plus some people. That is the scale
+    of a Poisson number's error, so that dense blocks do not outweigh all others. Divided by what
+    was annotated (Neyman's chi-squared instead of Pearson's), sums come out too small: the best
+    answer to y of 0 or 2, weighed by 1 / y, lies near 0. No one has published this
     network; it is made for certificates (``pycc.certify.masked``).
     """
 
@@ -105,7 +107,7 @@ class Narrow(CounterModel):
                 continue
             area = side * side
             error = functional.avg_pool2d(density - target, side) * area
-            people = functional.avg_pool2d(target, side) * area
+            people = functional.avg_pool2d(density.detach(), side) * area
             weight = (1.0 if side < 32 else 2.0) / side
             total = total + weight * torch.mean(error.square() / (people + 0.05 * side))
         return total
@@ -115,15 +117,15 @@ class Narrow(CounterModel):
         return Recipe(
             source="pycc",
             optimisers=(Optimiser("adam", 2e-3),),
-            epochs=80,
+            epochs=160,
             batch=6,
             density={"": "svishwa_window"},
             down_sampling="sum",
-            schedule=Schedule("cosine_restarts", period=80, floor=1e-5),
+            schedule=Schedule("cosine_restarts", period=160, floor=1e-5),
             crop=Crop("fixed", size=(256, 256)),
             flip=0.5,
             validation_share=0.1,
-            notes=("validated and kept is a running mean of the weights: ema 0.99",),
+            notes=("validated and kept is a running mean of the weights: ema 0.995; clip 1",),
         )
 
     @classmethod

@@ -220,3 +220,51 @@ def test_a_resumed_run_has_the_same_bytes(tmp_path: Path, tiny, samples) -> None
         run(chosen, tiny(), samples[:2], out=stopped, resume=True)
         for file in (RESULTS, SUMMARY):
             assert (stopped / file).read_bytes() == (whole / file).read_bytes()
+
+
+def test_candidates_take_the_place_of_the_gradients(sample) -> None:
+    counter = gains((4, 4, 8, 1.0), (40, 10, 8, 0.5))
+    counter.eval().requires_grad_(False)
+    stage, (item,) = staged([counter], [sample()])
+    asked: list[int] = []
+
+    def candidates(one: Sample, side: int) -> list[tuple[int, int]]:
+        asked.append(side)
+        return [(40, 10), (0, 70), (40, 10)]
+
+    place = worst_place(WORST, stage, item, seed=0, candidates=candidates)
+    assert place == Place(8, (40, 10))
+    assert asked == [8]
+    none = worst_place(WORST, stage, item, seed=0, candidates=lambda one, side: [])
+    assert none == WORST.place(item.shape, seed=0, image=item.index)
+
+
+def test_a_resumed_run_does_not_search_again(sample, tmp_path: Path) -> None:
+    samples = [replace(sample(), name=str(n)) for n in range(3)]
+    counter, searched = gains((13, 50, 8, 1.0)), []
+
+    def candidates(one: Sample, side: int) -> list[tuple[int, int]]:
+        searched.append(one.name)
+        return [(13, 50)]
+
+    options = {"compare": False, "candidates": candidates, "save_images": False}
+    whole = run(WORST, counter, samples, out=tmp_path / "a", **options)
+    assert searched == ["0", "1", "2"]
+    lines = (tmp_path / "a" / RESULTS).read_text().splitlines(keepends=True)
+    attacked = [line for line in lines if json.loads(line)["condition"] == WORST.name]
+    kept = [line for line in lines if line not in attacked[1:]]
+    (tmp_path / "a" / RESULTS).write_text("".join(kept))
+    searched.clear()
+    again = run(WORST, counter, samples, out=tmp_path / "a", resume=True, **options)
+    assert searched == ["1", "2"]
+    assert again.summary == whole.summary
+    with pytest.raises(ValueError, match="candidates"):
+        run(
+            WORST,
+            counter,
+            samples,
+            out=tmp_path / "a",
+            resume=True,
+            compare=False,
+            save_images=False,
+        )
