@@ -13,8 +13,8 @@ FLOORS = [
     {"types", "registry", "random", "ranks"},
     {"ops", "metrics", "run", "local"},
     {"models", "data", "report", "robust", "shards"},
-    {"attack", "backdoor", "train"},
-    {"defense", "certify"},
+    {"attack", "train"},
+    {"backdoor", "defense", "certify"},
     {"cli"},
 ]
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

@@ -21,7 +21,7 @@ from pycc.attack.engine import identity
 from pycc.certify import engine
 from pycc.certify.attacked import attacks
 from pycc.certify.engine import KEY
-from pycc.certify.maps import map_of, slack_map
+from pycc.certify.maps import slack_map
 from pycc.certify.methods import ON_MAPS, Calibrated, Plan, caps_of
 from pycc.certify.settings import QUICK, Settings, plan_of
 from pycc.certify.weakest import Weakest
@@ -216,10 +216,10 @@ def _check(
                 "holds what a patch can change; count isolated tiles (pycc.defense.tiled): --tile"
             )
     for sample in samples:
-        if sample.mask is not None:
+        if sample.mask is not None and settings["attack"]:
             raise ValueError(
-                f"{sample.name}: certificates of a region of interest are not to be had: what a "
-                "patch outside it changes inside is not told apart"
+                f"{sample.name}: --attack needs images that count as a whole, this one has a "
+                "region of interest: a defended counter would differ from image to image"
             )
         least = min(sample.image.shape[1:])
         if max(plan.patches) > least:
@@ -343,7 +343,7 @@ def _draw(
     by_name = {sample.name: sample for sample in samples}
     for record in certificates.widest(chosen, 3):
         sample = by_name[record["image"]]
-        cells = map_of(counter, data.quantize(sample.image).to(engine.like(counter))).cpu()
+        cells = engine.map_inside(counter, sample).cpu()
         shape = (sample.image.shape[1], sample.image.shape[2])
         if counter.receptive_field is None:
             return

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pycc.attack.cells import cell_weight
 from pycc.certify.calibration import Calibration, allowance_of, cap_of
 from pycc.certify.drawn import mean_colour
 from pycc.certify.maps import check_field, map_of
@@ -19,6 +20,7 @@ from pycc.data import quantize
 from pycc.ranks import Ranks
 from pycc.robust.capping import BLOCK
 from pycc.robust.mixture import parts_of
+from pycc.robust.region import Regional, weighted
 from pycc.robust.windows import window_of
 from pycc.run import Run, fingerprint
 from pycc.types import Counter, Interval, Sample
@@ -56,7 +58,7 @@ def calibrate(
                 progress(number, len(training), f"calibrating on {sample.name}")
             if asked:
                 for one, kept in zip(counters, maps, strict=True):
-                    kept.append(map_of(one, sample.image.to(like(counter)))[0].cpu())
+                    kept.append(map_inside(one, sample)[0].cpu())
             truths.append(float(sample.count))
             shapes.append((sample.image.shape[1], sample.image.shape[2]))
             colours.append(sample.image.mean((1, 2), keepdim=True))
@@ -139,7 +141,7 @@ def certify(
         image = quantize(sample.image).to(like(counter))  # as attacks see it
         start = time.perf_counter()
         counters, shares = parts_of(counter)
-        parts = tuple(map_of(one, image) for one in counters)
+        parts = tuple(map_inside(one, sample) for one in counters)
         cells = torch.stack([s * one for s, one in zip(shares, parts, strict=True)]).sum(0)
         forward = time.perf_counter() - start
         base = {
@@ -155,12 +157,29 @@ def certify(
         if progress is not None:
             told = partial(_tell, progress, index, len(samples), sample.name)
         seen = Seen(image, cells, parts, index, told)
+        # Methods that ask for other images than this one count in its region, whatever they ask.
+        inside = counter
+        if sample.mask is not None:
+            inside = Regional(counter, cell_weight(sample, cells.shape[-2:], counter.stride))
         for method, patch in todo:
             start = time.perf_counter()
-            found = methods[method](counter, seen, patch, plan, known, len(samples))
+            asked = counter if method in ON_MAPS else inside
+            found = methods[method](asked, seen, patch, plan, known, len(samples))
             spent = time.perf_counter() - start
             log.append({**base, "method": method, "patch": patch, **_record(found), "seconds":
                         spent + (forward if method in ON_MAPS else 0.0)})  # fmt: skip
+
+
+def map_inside(counter: Counter, sample: Sample) -> Tensor:
+    """The map [1,h,w] of a sample's image as attacks see it, 0 outside its region of interest.
+
+    The region's border cuts cells: these count in proportion. What is said of the counter's own
+    map, cell by cell and window by window, holds for this one.
+    """
+    cells = map_of(counter, quantize(sample.image).to(like(counter)))
+    if sample.mask is None:
+        return cells
+    return weighted(cells, cell_weight(sample, cells.shape[-2:], counter.stride))
 
 
 def _tell(progress: Progress, index: int, images: int, name: str, done: int, of: int) -> None:

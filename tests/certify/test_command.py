@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -155,20 +156,28 @@ def test_no_image_that_is_left_is_said(capsys: pytest.CaptureFixture[str], tmp_p
     assert "no image is left to fix an allowance for 81 pixels on; of 2 none is large enough" in err
 
 
-def test_a_region_of_interest_is_refused(
+def test_a_region_of_interest(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dataclasses import replace
-
     opened = data.open
 
     def masked(*arguments, **options):
         return [replace(s, mask=s.image[0] > 0.5) for s in opened(*arguments, **options)]
 
     monkeypatch.setattr(data, "open", masked)
-    code, _, err = run(capsys, *QUICK, "--patch", "20", "--out", str(tmp_path / "run"))
+    flags = [*QUICK, "--patch", "20"]
+    code, _, err = run(capsys, *flags, "--attack", "--out", str(tmp_path / "attacked"))
     assert code == 2
-    assert "certificates of a region of interest are not to be had" in err
+    assert "--attack needs images that count as a whole" in err
+    assert not (tmp_path / "attacked").exists()
+    assert run(capsys, *flags, "--out", str(tmp_path / "run"))[0] == 0
+    monkeypatch.setattr(data, "open", opened)
+    assert run(capsys, *flags, "--out", str(tmp_path / "whole"))[0] == 0
+    part, whole = (
+        json.loads((tmp_path / name / "summary.json").read_text())["rows"][0]
+        for name in ("run", "whole")
+    )
+    assert part["width"] < whole["width"]
 
 
 def test_the_mean_of_two_counters(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -1,0 +1,81 @@
+"""Intervals on the count of a region of interest: a patch outside it or across its border too."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+import torch
+from certify.test_every_shape import patched
+from certify.test_maps import counter_of
+
+from pycc import defense
+from pycc.attack.cells import cell_weight
+from pycc.certify import engine
+from pycc.certify.calibration import Calibration
+from pycc.certify.methods import Calibrated, Plan
+from pycc.robust.capping import Caps, capped_maps
+from pycc.robust.masking import masked_maps
+from pycc.robust.region import Regional
+from pycc.robust.windows import window_of
+from pycc.run import Run
+from pycc.types import Sample
+
+PATCH = 3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("seed", range(6))
+def test_no_patch_leaves_the_interval(seed: int) -> None:
+    draw = random.Random(seed)
+    counter = counter_of(seed, side=3, stride=2)
+    generator = torch.Generator().manual_seed(seed)
+    image = (torch.rand(3, 17, 21, generator=generator) * 255).round() / 255
+    mask = torch.zeros(17, 21, dtype=torch.bool)
+    mask[3:12, 5:16] = True  # cells at its border lie in it in part
+    sample = Sample("scene", image, torch.tensor([[6.0, 4.0]], dtype=torch.float64), mask)
+    cells = counter(image[None])[0, 0]
+    weight = cell_weight(sample, cells.shape, 2)
+    assert ((weight > 0) & (weight < 1)).any()
+    inside = cells * weight
+    allowance, cap = 0.2 * float(inside.sum()), 0.6 * float(cells.max())
+    known = Calibrated(
+        {PATCH: (Calibration("allowance", allowance, "here", 1),)},
+        Calibration("cap", cap, "here", 1),
+        Calibration("block cap", 1e6, "here", 1),
+        (0.4, 0.4, 0.4),
+    )
+    plan = Plan((PATCH,), ("masked", "additive", "two-mask", "fixed-masks"), masks=4, k=3, draws=5)
+    log = Run(None, {"kind": "certify"}, engine.KEY)
+    engine.certify(counter, plan, known, [sample], log)
+    regional = Regional(counter, weight)
+    victims = {
+        "two-mask": defense.two_mask(regional, PATCH, masks=4, fill=0.4),
+        "fixed-masks": defense.ablated(
+            regional, 3, draws=5, fill=0.4, combine="median", seed=plan.seed
+        ),
+    }
+    images = patched(image, PATCH, 60, 1, draw)
+    maps = (counter(images)[:, 0] * weight).contiguous()
+    size = window_of(counter, PATCH, (17, 21), (cells.shape[0], cells.shape[1]))
+    counts = {
+        "masked": masked_maps(maps, size, allowance).double().sum((1, 2)),
+        "additive": capped_maps(maps, Caps(cap, 1e6)).double().sum((1, 2)),
+        **{name: victim(images).double().sum((1, 2, 3)) for name, victim in victims.items()},
+    }
+    found = {record["method"]: record for record in log.records}
+    assert found["none"]["count"] == pytest.approx(float(inside.double().sum()), rel=1e-5)
+    for method, values in counts.items():
+        low, high = found[method]["low"], found[method]["high"]
+        high = math.inf if high is None else high
+        assert low - 1e-6 <= float(values.min()), method
+        assert float(values.max()) <= high + 1e-6, method
+        if method in ("masked", "additive"):
+            assert float(values.max()) > float(values.min())  # the patches do something
+
+
+def test_a_map_of_another_size_is_refused() -> None:
+    regional = Regional(counter_of(0, side=3, stride=2), torch.ones(4, 5))
+    with pytest.raises(ValueError, match=r"the region's \[4, 5\] cells, got \[8, 10\]"):
+        regional(torch.rand(1, 3, 16, 20))
