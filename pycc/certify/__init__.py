@@ -4,7 +4,7 @@ A certificate speaks of the prediction of a defended counter: whatever a patch o
 shows, wherever it lies, what that counter says stays inside. ``masked`` (the default),
 ``additive``, ``two_mask`` and ``fixed_masks`` always hold; ``quantile`` holds with a stated
 probability over its own draws; ``conformal`` turns an interval on the prediction into one on the
-number of people.
+number of people. ``partition_median`` speaks of poisoned training images instead of patches.
 """
 
 from pycc.certify.calibration import Calibration, allowance_of, cap_of
@@ -12,6 +12,7 @@ from pycc.certify.conformal import calibrate, conformal
 from pycc.certify.drawn import fixed_masks, mean_colour, quantile, two_mask
 from pycc.certify.maps import additive, check_field, masked, mixed, slack_map
 from pycc.certify.paper import counterexample, probability_inside, probability_untouched
+from pycc.certify.poisoned import most_poisoned, partition_median, partitions
 from pycc.certify.quantile import (
     estimate_interval,
     exposure,
@@ -39,6 +40,9 @@ __all__ = [
     "mean_bounds",
     "mean_colour",
     "mixed",
+    "most_poisoned",
+    "partition_median",
+    "partitions",
     "probability_inside",
     "probability_untouched",
     "quantile",

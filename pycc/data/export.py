@@ -7,8 +7,10 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -84,33 +86,104 @@ def export(
     for name, value in (("limit", limit), ("max_side", max_side)):
         if value is not None and value < 1:
             raise ValueError(f"export: {name} must be at least 1, got {value}")
-    if split is not None and not re.fullmatch(r"\w[\w.-]*", split):
-        raise ValueError(f"export: split must be a plain name, got {split!r}")
+    if split is not None:
+        _check_split(split)
     out = out.resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out}: expected a new or an empty folder")
-    opened = _open(root, split, on_error, limit)
-    total, done = sum(map(len, opened.values())), 0
-    written = []
-    draft = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
+    with _drafted(out) as draft:
+        opened = _open(root, split, on_error, limit)
+        total, done = sum(map(len, opened.values())), 0
+        written = []
         for each, samples in opened.items():
             folder = target.folder.format(split=each)
             heads = resized = 0
             for index, pair in enumerate(samples.pairs):
                 whole = samples[index]
                 sample = _shrink(whole, max_side)
-                _write(target, draft / folder, index + 1, sample, pair.image, sample is whole)
+                save = partial(_save_or_copy, target, sample, pair.image, sample is whole)
+                _write(target, draft / folder, index + 1, sample, str(pair.image), save)
                 heads += sample.count
                 resized += sample is not whole
                 done += 1
                 if progress is not None:
                     progress(done, total, f"{each} {pair.name}")
             written.append(Written(each, out / folder, len(samples), heads, resized))
+    return written
+
+
+def export_samples(
+    splits: Mapping[str, Sequence[Sample]],
+    out: Path,
+    *,
+    layout: str = "folder",
+    lossless: bool = True,
+    notes: Callable[[Mapping[str, Sequence[int]]], Mapping[str, str]] | None = None,
+    progress: Callable[[float, float, str], None] | None = None,
+) -> list[Written]:
+    """Write samples, by split, into a new or empty folder ``out``, as ``export`` does.
+
+    Images become 8-bit PNG: ``pycc.data.open`` reads ``quantize`` of them, bit for bit. With
+    ``lossless`` False they become JPEG of quality 100 and full colour resolution, a few 1/255 off,
+    since the published code for ShanghaiTech looks for ``*.jpg`` alone. ``notes`` is asked, when
+    all samples are through and with the heads of each, by split, for further files at the top:
+    their texts by name.
+
+    The folder appears whole or not at all. ValueError as of ``export``, for a split without
+    samples, and for samples whose names are not unique or, where the layout has them, no plain
+    names of files.
+    """
+    target = targets[layout]
+    for split, samples in splits.items():
+        _check_split(split)
+        if not len(samples):
+            raise ValueError(f"export: split {split} must hold at least one sample, got none")
+    if not splits:
+        raise ValueError("export: expected at least one split, got none")
+    out = out.resolve()
+    total, done = sum(map(len, splits.values())), 0
+    written = []
+    heads: dict[str, list[int]] = {split: [] for split in splits}
+    with _drafted(out) as draft:
+        for split, samples in splits.items():
+            folder, names = target.folder.format(split=split), set[str]()
+            for index in range(len(samples)):
+                sample = samples[index]
+                _check_name(sample.name, names, target)
+                save = partial(_save_png if lossless else _save_jpeg, sample)
+                _write(target, draft / folder, index + 1, sample, sample.name, save)
+                names.add(sample.name)
+                heads[split].append(sample.count)
+                done += 1
+                if progress is not None:
+                    progress(done, total, f"{split} {sample.name}")
+            written.append(Written(split, out / folder, len(samples), sum(heads[split]), 0))
+        for name, text in (notes(heads) if notes is not None else {}).items():
+            (draft / name).write_text(text, "utf-8")
+    return written
+
+
+@contextmanager
+def _drafted(out: Path) -> Iterator[Path]:
+    """A folder to be written; it becomes ``out``, new or empty, unless something is raised."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out}: expected a new or an empty folder")
+    draft = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        yield draft
         draft.rename(out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return written
+
+
+def _check_split(split: str) -> None:
+    if not re.fullmatch(r"\w[\w.-]*", split):
+        raise ValueError(f"export: split must be a plain name, got {split!r}")
+
+
+def _check_name(name: str, before: set[str], target: Target) -> None:
+    if name in before:
+        raise ValueError(f"export: names of samples must be unique, got {name!r} twice")
+    if "{name}" in target.image and not re.fullmatch(r"[^./\\\0][^/\\\0]*", name):
+        raise ValueError(f"export: names of samples must be plain names of files, got {name!r}")
 
 
 def _open(
@@ -134,9 +207,14 @@ def _open(
 
 
 def _write(
-    target: Target, folder: Path, number: int, sample: Sample, source: Path, unchanged: bool
+    target: Target,
+    folder: Path,
+    number: int,
+    sample: Sample,
+    source: str,
+    save: Callable[[Path], None],
 ) -> None:
-    """Write sample ``number`` of a split, whose image was read from ``source``."""
+    """Write sample ``number`` of a split, its image by ``save(path without suffix)``."""
     if sample.mask is not None:
         raise ValueError(
             f"{source}: has a region of interest, which no layout to export can say; without it "
@@ -146,15 +224,38 @@ def _write(
     points = folder / target.points.format(name=sample.name, number=number)
     for path in (image, points):
         path.parent.mkdir(parents=True, exist_ok=True)
-    suffix = source.suffix.lower().replace(".jpeg", ".jpg")
-    if unchanged and suffix in target.kept and is_upright(source):
-        shutil.copyfile(source, image.with_name(image.name + suffix))
-    else:
-        save_image(image.with_name(f"{image.name}.png"), sample.image)
+    save(image)
     try:
         target.write(points, sample)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
+
+
+def _save_or_copy(
+    target: Target, sample: Sample, source: Path, unchanged: bool, image: Path
+) -> None:
+    """The file that the sample was read from, where it can stay as it is; else PNG."""
+    suffix = source.suffix.lower().replace(".jpeg", ".jpg")
+    if unchanged and suffix in target.kept and is_upright(source):
+        shutil.copyfile(source, image.with_name(image.name + suffix))
+    else:
+        _save_png(sample, image)
+
+
+def _save_png(sample: Sample, image: Path) -> None:
+    save_image(image.with_name(f"{image.name}.png"), sample.image)
+
+
+def _save_jpeg(sample: Sample, image: Path) -> None:
+    _picture(sample).save(
+        image.with_name(f"{image.name}.jpg"), format="JPEG", quality=100, subsampling=0
+    )
+
+
+def _picture(sample: Sample) -> Image.Image:
+    """Its image in 8 bits."""
+    levels = (quantize(sample.image) * 255.0).round().to(torch.uint8).permute(1, 2, 0)
+    return Image.fromarray(levels.contiguous().numpy())
 
 
 def _shrink(sample: Sample, max_side: int | None) -> Sample:
@@ -164,9 +265,7 @@ def _shrink(sample: Sample, max_side: int | None) -> Sample:
         return sample
     scale = max_side / max(height, width)
     rows, columns = (max(1, round(side * scale)) for side in (height, width))
-    levels = (quantize(sample.image) * 255.0).round().to(torch.uint8).permute(1, 2, 0)
-    picture = Image.fromarray(levels.contiguous().numpy())
-    smaller = picture.resize((columns, rows), Image.Resampling.LANCZOS)
+    smaller = _picture(sample).resize((columns, rows), Image.Resampling.LANCZOS)
     image = torch.from_numpy(np.array(smaller)).permute(2, 0, 1) / 255.0
     # In this order no rounding puts a point on the far edge, where it would no longer count:
     # test_no_point_leaves_its_image.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -48,6 +50,69 @@ class Item:
     """The image as the ablation recipe shows it."""
     number: int = 0
     """Its number in its epoch."""
+
+
+class Joined(Sequence[Sample]):
+    """Data sets one after another, each of which keeps a ground truth of its own.
+
+    ``parts`` are the data sets by name, as ``pycc.train.resolved`` understands names; a sample's
+    own name is its part's and the one that it has there. ``rules`` are the parts' ground truths:
+    recipes of ``pycc.data.density``, or ``"dots"``; they depend on what is trained, and
+    ``pycc.train.plan.with_own_truths`` finds them. ValueError for no part, and for rules of others.
+    """
+
+    def __init__(
+        self, parts: Mapping[str, Sequence[Sample]], rules: Mapping[str, str] | None = None
+    ) -> None:
+        if not parts:
+            raise ValueError("train: joined data sets must be at least one, got none")
+        if rules is not None and rules.keys() != parts.keys():
+            raise ValueError(
+                f"train: rules must be of the parts {', '.join(parts)}, got {', '.join(rules)}"
+            )
+        self.parts, self.rules = dict(parts), rules
+        self.name = " + ".join(parts)
+        self._ends = list(accumulate(map(len, self.parts.values())))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        part, place = self._place(index)
+        sample = self.parts[part][place]
+        return replace(sample, name=f"{part}/{sample.name}")
+
+    def points(self, index: int) -> Tensor:
+        """Head annotations [N,2] of a sample; without its pixels where its data set can."""
+        part, place = self._place(index)
+        heads = getattr(self.parts[part], "points", None)
+        found: Tensor = self.parts[part][place].points if heads is None else heads(place)
+        return found
+
+    def rule(self, index: int) -> str:
+        """The ground truth of a sample's data set; ValueError where none was given."""
+        if self.rules is None:
+            raise ValueError(
+                f"train: {self.name}: joined data sets need a ground truth each; take "
+                "pycc.train.plan.with_own_truths"
+            )
+        return self.rules[self._place(index)[0]]
+
+    def _place(self, index: int) -> tuple[str, int]:
+        """The part that a sample is of, and its number there."""
+        number = range(len(self))[index]
+        start = 0
+        for part, end in zip(self.parts, self._ends, strict=True):
+            if number < end:
+                return part, number - start
+            start = end
+        raise AssertionError  # the last part ends with the last number
 
 
 class Items(torch.utils.data.Dataset[Item]):
@@ -132,7 +197,8 @@ class Items(torch.utils.data.Dataset[Item]):
                 f"{sample.image.shape[1]}x{sample.image.shape[2]}"
             )
         image = sample.image[:, : sides[0], : sides[1]]
-        target = self._target(sample)[:, : sides[0] // self.stride, : sides[1] // self.stride]
+        whole = self._target(sample, self._rule(index))
+        target = whole[:, : sides[0] // self.stride, : sides[1] // self.stride]
         levels = (image * 255.0).round()
         stored = levels.to(torch.uint8) if torch.equal(levels / 255.0, image) else image.clone()
         kept = (sample.name, stored, target.contiguous(), sample.points)
@@ -142,10 +208,14 @@ class Items(torch.utils.data.Dataset[Item]):
             self._bytes -= _size(self._kept.popitem(last=False)[1])
         return sample.name, image, kept[2], sample.points
 
-    def _target(self, sample: Sample) -> Tensor:
+    def _rule(self, index: int) -> str:
+        """The ground truth of a sample: its own data set's, where several are joined."""
+        samples = self.samples
+        return samples.rule(index) if isinstance(samples, Joined) else self.recipe.density[""]
+
+    def _target(self, sample: Sample, rule: str) -> Tensor:
         """[1,h,w] people per cell of a whole image."""
-        shape = (sample.image.shape[1], sample.image.shape[2])
-        rule, how = self.recipe.density[""], self.recipe.down_sampling
+        shape, how = (sample.image.shape[1], sample.image.shape[2]), self.recipe.down_sampling
         if self.recipe.crop.kind == "scaled" or rule == "dots":
             cells = _dots(sample.points, shape, self.stride)
         else:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from pycc.data.density import recipes, rules
 from pycc.models import CounterModel
 from pycc.models.recipe import Crop, Optimiser, Recipe
+from pycc.train.items import Joined
+from pycc.types import Sample
 
 RECIPES = ("plain", "adversarial", "ablation")
 
@@ -175,3 +177,14 @@ def resolved(plan: Plan, model: CounterModel, data: str) -> Recipe:
         down_sampling=plan.down_sampling or recipe.down_sampling,
         crop=crop,
     )
+
+
+def with_own_truths(samples: Sequence[Sample], plan: Plan, model: CounterModel) -> Sequence[Sample]:
+    """The samples; joined data sets with the ground truth that the plan has for each by its name.
+
+    So fixed kernels of ShanghaiTech B and geometry-adaptive ones of A are trained on together.
+    """
+    if not isinstance(samples, Joined):
+        return samples
+    rules = {name: resolved(plan, model, name).density[""] for name in samples.parts}
+    return Joined(samples.parts, rules)

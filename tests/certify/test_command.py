@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pycc import data
-from pycc.certify import engine
+from pycc.certify import engine, methods
 from pycc.certify.__main__ import main
 
 QUICK = ["--limit", "2", "--calibrate-limit", "2", "--no-pictures"]
@@ -71,32 +71,54 @@ def test_every_method_and_an_attack(capsys: pytest.CaptureFixture[str], tmp_path
     assert "\nblock cap: " in text
 
 
-@pytest.mark.long
+@pytest.fixture
+def small(tmp_path: Path) -> list[str]:
+    """The flags of one small scene, and of another to calibrate on."""
+    flags = []
+    for name, seed in (("--data", 0), ("--calibrate-data", 1)):
+        folder = tmp_path / name.strip("-")
+        folder.mkdir()
+        (sample,) = data.open("synthetic", shape=(96, 128), seed=seed, limit=1)
+        data.save_image(folder / f"{sample.name}.png", sample.image)
+        (folder / f"{sample.name}.json").write_text(json.dumps(sample.points.tolist()))
+        flags += [name, str(folder)]
+    return [*flags, "--split", "all", "--calibrate-split", "all", "--no-pictures"]
+
+
+METHODS = {
+    "masked": [],
+    "additive": [],
+    "two-mask": ["--masks", "4"],
+    "fixed-masks": ["--k", "3000"],
+}
+
+
+SLOW = [pytest.param(name, marks=pytest.mark.long) for name in ("two-mask", "fixed-masks")]
+
+
+@pytest.mark.parametrize("method", ["masked", "additive", *SLOW])
 def test_attacked_counts_are_held_against_their_intervals(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    flags = ["--limit", "1", "--calibrate-limit", "2", "--no-pictures", "--patch", "40"]
-    flags += ["--attack", "--steps", "3"]
-    code, text, _ = run(capsys, *flags, "--out", str(tmp_path / "run"))
-    assert code == 0
+    method: str, small: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    flags = [*small, "--weights", "mcnn-synthetic", "--patch", "24", "--method", method]
+    flags += ["--attack", "--steps", "3", "--draws", "5", *METHODS[method]]
+    code, text, err = run(capsys, *flags, "--out", str(tmp_path / "run"))
+    assert code == 0, err
     (row,) = json.loads((tmp_path / "run/summary.json").read_text())["attacks"]
     assert row["violations"] == 0
     assert row["attacked_mae"] > 0
     # An interval that is too narrow is found out.
-    from pycc.certify import methods
-
-    sound = methods.methods["masked"]
+    sound = methods.methods[method]
 
     def narrow(*arguments):
-        from dataclasses import replace
-
         found = sound(*arguments)
         return replace(found, low=found.count, high=found.count)
 
-    monkeypatch.setitem(methods.methods._entries, "masked", narrow)
+    monkeypatch.setitem(methods.methods._entries, method, narrow)
     code, text, _ = run(capsys, *flags, "--out", str(tmp_path / "narrow"))
     assert code == 1
-    assert "VIOLATED: masked, 40 pixels" in text
+    assert f"VIOLATED: {method}, 24 pixels" in text
 
 
 def test_pictures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

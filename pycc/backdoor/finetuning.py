@@ -1,0 +1,264 @@
+"""Defenses against backdoors, what they share, and the first of them: fine-tuning on clean images.
+
+A defense takes a counter that may hold a backdoor and annotated images that hold none, and gives a
+new counter; the given one is left as it was. Its fields are the command's flags.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar, Self
+
+from pycc import models
+from pycc import run as runs
+from pycc.data.dataset import Dataset
+from pycc.models import CounterModel
+from pycc.random import Stream
+from pycc.registry import Registry
+from pycc.run import Run, differences, fingerprint
+from pycc.train import Plan, fit
+from pycc.train.items import Joined
+from pycc.train.loop import WEIGHTS
+from pycc.train.plan import flag, with_own_truths
+from pycc.types import Sample
+
+Progress = Callable[[int, int, str], None]
+"""(steps done, steps in all, what goes on)."""
+
+
+@dataclass(frozen=True)
+class Defense(ABC):
+    """What all defenses have in common: the crops of clean images that they learn from.
+
+    None takes what the counter's own recipe says. ValueError for a field out of range.
+    """
+
+    name: ClassVar[str]
+
+    batch: int | None = flag(None, "crops a step (default: the recipe's)")
+    crop: str | None = flag(
+        None,
+        "what is learnt from: whole images, crops of a quarter of each side, quadrants, or HxW "
+        "pixels (default: the recipe's)",
+        metavar="whole|quarter_sides|quadrant|HxW",
+    )
+    crops: int | None = flag(None, "crops an image and epoch (default: the recipe's)")
+    density: str | None = flag(
+        None, "ground truth: a recipe of pycc.data.density, or dots (default: each data set's own)"
+    )
+    down_sampling: str | None = flag(
+        None, "how it comes to the map's resolution: sum or a published rule (default: recipe's)"
+    )
+
+    def __post_init__(self) -> None:
+        self.plan()
+
+    @abstractmethod
+    def __call__(
+        self,
+        model: CounterModel,
+        samples: Sequence[Sample],
+        *,
+        seed: int = 0,
+        out: str | os.PathLike[str],
+        resume: bool = False,
+        progress: Progress | None = None,
+    ) -> CounterModel:
+        """A counter in eval mode without what was hidden in ``model``, as far as this defense goes.
+
+        ``samples`` are clean; ``Joined`` ones keep their data sets' own ground truths. The folder
+        ``out`` becomes a run: ``manifest.json``, ``results.jsonl``, ``summary.json`` and, of
+        published counters, ``weights.npz``. With ``resume`` a defense that was stopped goes on, or
+        begins where there is nothing yet. ``model`` keeps its weights, mode and gradients.
+
+        Raises:
+            ValueError: samples that cannot be learnt from, or a folder of something else.
+            NotFiniteError: a loss that is no number.
+        """
+
+    def plan(self) -> Plan:
+        """How its crops are made; ValueError for a field out of range."""
+        names = {entry.name for entry in fields(Plan)} - {"recipe"}
+        return Plan(**{name: value for name, value in vars(self).items() if name in names})
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Self:
+        """The defense among a command's settings."""
+        return cls(**{entry.name: settings[entry.name] for entry in fields(cls)})
+
+    def check(self, name: str, fine: bool, expected: str) -> None:
+        """ValueError, naming the field, unless it is as expected."""
+        if not fine:
+            raise ValueError(f"{self.name}: {name} must be {expected}, got {getattr(self, name)}")
+
+
+defenses: Registry[type[Defense]] = Registry("defense against backdoors")
+"""Every defense by its public name."""
+
+
+@dataclass(frozen=True)
+class Retraining(Defense):
+    """A defense that trains on the clean images, last or on the way."""
+
+    epochs: int = flag(100, "times through the clean images")
+    lr: float | None = flag(None, "learning rate (default: the recipe's)")
+    validation_share: float = flag(
+        0.0,
+        "share of the clean images that choose among the epochs; 0 takes the last: the clean "
+        "error does not see a backdoor, and the best epoch may be one that still has it",
+    )
+
+    def trained(
+        self,
+        model: CounterModel,
+        samples: Sequence[Sample],
+        *,
+        seed: int,
+        out: Path,
+        resume: bool,
+        progress: Progress | None,
+    ) -> None:
+        """Train ``model`` in place by this defense's plan, in a folder of its own."""
+        plan = self.plan()
+        fit(
+            model, with_own_truths(samples, plan, model), plan, name=name_of(samples), seed=seed,
+            out=out, resume=resume and (out / runs.MANIFEST).exists(), progress=progress,
+        )  # fmt: skip
+
+
+@defenses.register("fine-tuning")
+@dataclass(frozen=True)
+class FineTuning(Retraining):
+    """The counter trained on, with its own settings, on clean images alone.
+
+    Source: Luo, "Vulnerability and Defense: Mitigating Backdoor Attacks in Deep Learning-Based
+    Crowd Counting Models", section 3.3: 100 epochs on the clean images of ShanghaiTech B and a
+    tenth as many of A (``clean_mixture``), CLIP-EBC at a learning rate of 1e-4, which is its
+    recipe's here.
+    """
+
+    name = "fine-tuning"
+
+    def __call__(
+        self,
+        model: CounterModel,
+        samples: Sequence[Sample],
+        *,
+        seed: int = 0,
+        out: str | os.PathLike[str],
+        resume: bool = False,
+        progress: Progress | None = None,
+    ) -> CounterModel:
+        """The fine-tuned counter; ``out`` is the run of its training (``pycc.train.fit``)."""
+        tuned = twin(model, self.name)
+        self.trained(tuned, samples, seed=seed, out=Path(out), resume=resume, progress=progress)
+        return tuned
+
+
+class Chosen(Sequence[Sample]):
+    """Some samples of a data set, in its order, each loaded when it is asked for."""
+
+    def __init__(self, samples: Dataset, indices: Sequence[int]) -> None:
+        self.samples, self.indices = samples, sorted(indices)
+        self.name = samples.name
+        self.names = [samples.names[index] for index in self.indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self.samples[place] for place in self.indices[index]]
+        return self.samples[self.indices[index]]
+
+    def points(self, index: int) -> Any:
+        """Head annotations [N,2] of a sample, as its data set has them."""
+        return self.samples.points(self.indices[index])
+
+
+def clean_mixture(own: Dataset, other: Dataset, *, share: float = 0.1, seed: int = 0) -> Joined:
+    """All images of a data set, and of another ``share`` times as many, which the seed chooses.
+
+    The published mixture is that of ShanghaiTech B's 400 training images and 40 of A, each with the
+    ground truth of its own data set. ValueError for a share outside (0,1], and for more images than
+    the other data set has.
+    """
+    if not 0.0 < share <= 1.0:
+        raise ValueError(f"clean_mixture: share must lie in (0,1], got {share}")
+    number = max(1, round(share * len(own)))
+    if number > len(other):
+        raise ValueError(
+            f"clean_mixture: {share:g} of {len(own)} images are {number}, but {other.name} has "
+            f"{len(other)}"
+        )
+    keys = {
+        index: int(Stream(seed, f"backdoor, clean mixture, {name}").words(1)[0])
+        for index, name in enumerate(other.names)
+    }
+    chosen = sorted(keys, key=lambda index: (keys[index], other.names[index]))[:number]
+    second = other.name if other.name != own.name else f"{other.name}, another"
+    return Joined({own.name: own, second: Chosen(other, chosen)})
+
+
+def twin(model: CounterModel, origin: str) -> CounterModel:
+    """A counter of the same weights in memory of its own, in eval mode, without a passport."""
+    other = copy.deepcopy(model).eval()
+    other.zero_grad(set_to_none=True)
+    other.passport = MappingProxyType({})  # what was known of the weights holds no longer
+    other.origin = f"{origin} of: {model.origin}"
+    return other
+
+
+def name_of(samples: Sequence[Sample]) -> str:
+    """The name of a data set, which chooses its ground truth; "" for a mere list."""
+    return str(getattr(samples, "name", ""))
+
+
+def opened(
+    defense: Defense,
+    model: CounterModel,
+    samples: Sequence[Sample],
+    *,
+    seed: int,
+    out: Path,
+    resume: bool,
+    key: Sequence[str],
+) -> Run:
+    """The run of a defense: a new one, or with ``resume`` the one that is there.
+
+    ValueError where what is there was made of another counter, other images or other settings.
+    """
+    content = ((s.name, part) for s in samples for part in (s.image, s.points))
+    made_with = {
+        "defense": {"name": defense.name, **asdict(defense)},
+        "model": model.name,
+        "options": model.options(),
+        "weights": fingerprint(model.net.state_dict().items()),
+        "data": fingerprint(content),
+        "seed": seed,
+    }
+    if not (resume and (out / runs.MANIFEST).exists()):
+        manifest = {"kind": "defense", **made_with, "environment": runs.environment()}
+        return Run.create(out, manifest, key=key)
+    run = Run.resume(out, key=key)
+    changed = differences({name: run.manifest.get(name) for name in made_with}, made_with)
+    if changed:
+        run.close()
+        raise ValueError(f"{out}: a run of another defense; {'; '.join(changed)}")
+    return run
+
+
+def finished(run: Run, model: CounterModel, summary: Mapping[str, Any]) -> None:
+    """Close the run of a defense with its summary and, of a published counter, its weights."""
+    run.finish(summary)
+    file = run.file(WEIGHTS)
+    if file is not None and model.name in models.names():
+        facts = {"defense": run.manifest["defense"], "seed": run.manifest["seed"], **summary}
+        models.save(model, file, passport=facts)
+    run.close()

@@ -1,0 +1,314 @@
+"""Grad-CAM of a count: which places of a layer's map raise it.
+
+Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-Based
+Localization", IJCV 2019, eqs. 1 and 2, where the score of a class is the count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
+
+from pycc.types import Counter
+
+_ACTIVATIONS = (
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.RReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU,
+    nn.SiLU, nn.Mish, nn.Hardswish, nn.Softplus,
+)  # fmt: skip
+"""No gates (sigmoid), which weigh a map and are none."""
+_PROBE = 64
+"""Least side in pixels of the image that finds out which layers run."""
+
+
+@dataclass(frozen=True, eq=False)
+class GradCam:
+    """Where a layer's map raises the count of an image."""
+
+    layer: str
+    heat: Tensor
+    """[H,W] float32 in [0,1], the map enlarged to the image and divided by ``maximum``."""
+    maximum: float
+    """Of the layer's map itself; 0 where nothing raises the count, and then the heat is 0."""
+    count: float
+    """What the counter says of the image, in people."""
+
+
+@dataclass
+class _Pass:
+    """What one call of the counter around the layer showed."""
+
+    output: Tensor | None = None
+    """The layer's output, as the graph knows it."""
+    value: Tensor | None = None
+    """Its numbers when it was made: what runs later may change them in place."""
+
+
+@dataclass
+class _Watch:
+    """What a layer's hooks saw."""
+
+    passes: list[_Pass] = field(default_factory=list)
+    without_gradient: bool = False
+
+
+def gradcam(counter: Counter, image: Tensor, layer: str) -> GradCam:
+    """Grad-CAM of the count of one image with respect to the output of a named layer.
+
+    The weight α_k of a channel is the mean over places of the gradient of the count (the sum of the
+    density map) by the layer's output A_k; the map is ReLU(Σ_k α_k A_k), enlarged bilinearly to the
+    image. Where a defense asks the counter around the layer several times (draws of an ablated
+    image, a batch), the maps are added before the ReLU, as their counts add up; of a layer that
+    runs repeatedly within one such call, the last run counts. In-place activations behind the layer
+    do not change what is seen of it.
+
+    The counter is asked in eval mode and left in the mode it had, part by part; gradients of
+    parameters stay as they are, and no hook outlives the call.
+
+    Args:
+        counter: a module; defended ones too, where the way through is differentiable.
+        image: [3,H,W] RGB in [0,1], on the counter's device.
+        layer: a name of ``counter.named_modules()``; ``layers`` lists candidates.
+
+    Raises:
+        TypeError: the counter is no module.
+        ValueError: an image of another shape; a name that is unknown (the nearest are told); a
+            layer that does not run, runs only without gradient, does not reach the count, returns
+            no [N,K,h,w], or sees parts of the image instead of all of it.
+    """
+    module = _module("gradcam", counter)
+    _check_image("gradcam", image)
+    named = dict(module.named_modules())
+    named.pop("")
+    if layer not in named:
+        raise ValueError(f"gradcam: layer must be one of the counter's, {_nearest(layer, named)}")
+    watch = _Watch()
+    handles = [named[layer].register_forward_hook(_note(watch, layer))]
+    around = _counter_around(module, layer)
+    if around is not None:
+        handles.append(around.register_forward_pre_hook(_begin(watch, layer, image.shape[1:])))
+    with _asked(module, handles), torch.inference_mode(False), torch.enable_grad():
+        density = counter(image.detach().clone()[None])
+        # Before the gradient, for which a defense may compute its draws once more.
+        ran = [one for one in watch.passes if one.output is not None and one.value is not None]
+        if not ran:
+            how = "ran only without gradient" if watch.without_gradient else "did not run"
+            raise ValueError(f"gradcam: layer must run when the image is counted, {layer!r} {how}")
+        outputs = [one.output for one in ran if one.output is not None]
+        count = density.sum(dtype=torch.float64)
+        reached = count.requires_grad
+        gradients = torch.autograd.grad(count, outputs, allow_unused=True) if reached else ()
+    weighted = [
+        _weighted(one.value, gradient)
+        for one, gradient in zip(ran, gradients, strict=reached)
+        if one.value is not None and gradient is not None
+    ]
+    if not weighted:
+        raise ValueError(
+            f"gradcam: the count must depend on layer, it has no gradient by {layer!r}"
+        )
+    shapes = sorted({tuple(one.shape) for one in weighted})
+    if len(shapes) > 1:
+        raise ValueError(f"gradcam: layer must return maps of one size, {layer!r} gave {shapes}")
+    cells = torch.stack(weighted).sum(0).relu()
+    maximum = float(cells.max())
+    if maximum > 0:
+        cells = cells / maximum
+    size = (image.shape[1], image.shape[2])
+    heat = functional.interpolate(cells[None, None], size, mode="bilinear", align_corners=False)
+    # Weights of a bilinear mean add up to 1 but for rounding.
+    return GradCam(layer, heat[0, 0].clamp(0, 1).float(), maximum, float(count.detach()))
+
+
+def layers(counter: Counter, image: Tensor | None = None) -> list[str]:
+    """Names of the layers that ``gradcam`` takes: those whose output is [N,K,h,w], as they run.
+
+    ``image`` [3,H,W] is counted to see which do; by default a grey one of 64 pixels a side, or the
+    least that the counter takes. Parts of parts are listed too; whether one reaches the count is
+    seen only by trying. TypeError, ValueError as for :func:`gradcam`.
+    """
+    return [one.name for one in _runs(counter, image)]
+
+
+def default_layers(counter: Counter, image: Tensor | None = None) -> tuple[str, str]:
+    """Two layers worth a picture: an earlier and a later one, by what the counter is made of.
+
+    Where it has a front and a back end (parts named ``frontend`` and ``backend``, as CSRNet), the
+    last activation of each; else the last two activations before the head, the last convolution to
+    run; else (activations that are functions and no modules, as in a CLIP ResNet) the last part
+    before the head that returns a map and the last that it is computed from, one outside of it if
+    there is any. ValueError where there are no two.
+    """
+    before = _before_head(_runs(counter, image))
+    active = [one.name for one in before if isinstance(one.module, _ACTIVATIONS)]
+    front, back = (
+        [name for name in active if part in name.split(".")] for part in ("frontend", "backend")
+    )
+    if front and back:
+        return front[-1], back[-1]
+    return (active[-2], active[-1]) if len(active) > 1 else _last_parts(counter, image)
+
+
+def _last_parts(counter: Counter, image: Tensor | None) -> tuple[str, str]:
+    """The last part before the head, and the last before it that it is computed from."""
+    before = _before_head(_runs(counter, image, gradient=True))
+    # A block and its last layer return one tensor: the block, whose activation is done.
+    parts = [
+        one
+        for k, one in enumerate(before)
+        if k + 1 == len(before) or before[k + 1].output is not one.output
+    ]
+    parts = [one for one in parts if one.output.requires_grad]
+    if parts:
+        last = parts.pop()
+        total = last.output.sum()
+        feeding = [one.name for one in parts if _depends(total, one.output)]
+        outside = [name for name in feeding if not name.startswith(f"{last.name}.")]
+        if feeding:
+            return (outside or feeding)[-1], last.name
+    raise ValueError(
+        "default_layers: the counter must have two layers with maps before its head, "
+        f"got {[one.name for one in before]}; name layers"
+    )
+
+
+def _before_head(runs: list[_Run]) -> list[_Run]:
+    """The runs before the last convolution's."""
+    heads = [k for k, one in enumerate(runs) if isinstance(one.module, nn.Conv2d)]
+    return runs[: heads[-1]] if heads else runs
+
+
+def _depends(total: Tensor, output: Tensor) -> bool:
+    (found,) = torch.autograd.grad(total, output, retain_graph=True, allow_unused=True)
+    return found is not None
+
+
+@dataclass
+class _Run:
+    name: str
+    module: nn.Module
+    output: Tensor
+
+
+def _runs(counter: Counter, image: Tensor | None, *, gradient: bool = False) -> list[_Run]:
+    """The parts that return [N,K,h,w], in the order in which they last finish."""
+    module = _module("layers", counter)
+    if image is None:
+        side = max(_PROBE, int(getattr(counter, "minimum_side", counter.stride)))
+        some = next((p for p in module.parameters()), torch.zeros(()))
+        image = torch.full((3, side, side), 0.5, dtype=some.dtype, device=some.device)
+    _check_image("layers", image)
+    found: dict[str, _Run] = {}
+    handles = []
+    for name, part in module.named_modules():
+        if name:
+
+            def note(part: nn.Module, _: Any, output: Any, name: str = name) -> None:
+                found.pop(name, None)
+                if isinstance(output, Tensor) and output.ndim == 4:
+                    found[name] = _Run(name, part, output)
+
+            handles.append(part.register_forward_hook(note))
+    with (
+        _asked(module, handles),
+        torch.inference_mode(False),
+        torch.set_grad_enabled(gradient),
+    ):
+        # A product, so that it may be changed in place.
+        counter(image.detach().clone().requires_grad_(gradient)[None] * 1)
+    return list(found.values())
+
+
+def _module(op: str, counter: Counter) -> nn.Module:
+    if not isinstance(counter, nn.Module):
+        raise TypeError(
+            f"{op}: counter must be a module with named layers, got {type(counter).__name__}"
+        )
+    return counter
+
+
+def _check_image(op: str, image: Tensor) -> None:
+    if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
+        raise ValueError(
+            f"{op}: image must be [3,H,W] (RGB in [0,1]), got {list(image.shape)} {image.dtype}"
+        )
+
+
+def _nearest(layer: str, named: dict[str, nn.Module]) -> str:
+    names = list(named)
+    near = get_close_matches(layer, names, n=5, cutoff=0.3) or names[-5:]
+    return f"got {layer!r}; nearest: {', '.join(near)}"
+
+
+def _counter_around(module: nn.Module, layer: str) -> nn.Module | None:
+    """The innermost part that holds the layer and is a counter: the one that images go into."""
+    found: nn.Module | None = None
+    for name, part in module.named_modules():
+        inside = name == "" or layer.startswith(name + ".")
+        counts: object = part  # mypy would narrow the module itself to a protocol
+        if inside and isinstance(counts, Counter):
+            found = part  # parents come before their children
+    return found
+
+
+@contextmanager
+def _asked(module: nn.Module, handles: list[RemovableHandle]) -> Iterator[None]:
+    """Eval mode and hooks, for as long as it lasts.
+
+    The flags are set one by one: ``train`` of a module may be overridden, and parts may differ.
+    """
+    modes = [(part, part.training) for part in module.modules()]
+    with ExitStack() as stack:
+        for handle in handles:
+            stack.callback(handle.remove)
+        for part, mode in modes:
+            stack.callback(setattr, part, "training", mode)
+            part.training = False
+        yield
+
+
+def _begin(watch: _Watch, layer: str, size: torch.Size) -> Any:
+    def begin(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+        if not torch.is_grad_enabled():
+            return
+        shown = arguments[0].shape[2:] if arguments and isinstance(arguments[0], Tensor) else size
+        if shown != size:
+            raise ValueError(
+                f"gradcam: layer must see the whole image of {size[0]}x{size[1]} pixels, "
+                f"{layer!r} is shown {shown[0]}x{shown[1]}; take the counter inside the defense"
+            )
+        watch.passes.append(_Pass())
+
+    return begin
+
+
+def _note(watch: _Watch, layer: str) -> Any:
+    def note(_: nn.Module, __: Any, output: Any) -> Tensor | None:
+        if not torch.is_grad_enabled():
+            watch.without_gradient = True
+            return None
+        if not isinstance(output, Tensor) or output.ndim != 4:
+            got = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise ValueError(f"gradcam: layer must return [N,K,h,w], {layer!r} returned {got}")
+        # Without trainable parameters before it, the graph begins here.
+        kept = output if output.requires_grad else output.detach().requires_grad_(True)
+        if not watch.passes:
+            watch.passes.append(_Pass())
+        watch.passes[-1] = _Pass(kept, kept.detach().clone())
+        # What follows gets a copy, so that an in-place activation leaves ``kept`` in the graph.
+        return kept.clone()
+
+    return note
+
+
+def _weighted(values: Tensor, gradient: Tensor) -> Tensor:
+    """Σ_k α_k A_k [h,w] in float64, added over the rows of a batch."""
+    weights = gradient.double().mean((2, 3), keepdim=True)
+    return (weights * values.double()).sum((0, 1))

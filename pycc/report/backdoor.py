@@ -1,0 +1,368 @@
+"""A backdoor experiment as text tables in the shape of its paper's.
+
+"Vulnerability and Defense: Mitigating Backdoor Attacks in Deep Learning-Based Crowd Counting
+Models" (Luo), Tables 1 to 3, each with what the paper's lack: chance levels and intervals. The
+tables take summaries as ``pycc.backdoor.measures.summarise`` makes them; the pictures are those of
+``pycc.report.backdoor_pictures``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pycc.report.backdoor_pictures import Panel, draw_gradcam, draw_kde, draw_maps, draw_roc
+from pycc.report.shares import BANDS
+from pycc.report.summary import aligned
+
+__all__ = [
+    "PUBLISHED_1",
+    "PUBLISHED_2",
+    "PUBLISHED_3",
+    "Panel",
+    "defenses_table",
+    "detections_table",
+    "draw_gradcam",
+    "draw_kde",
+    "draw_maps",
+    "draw_roc",
+    "table_1",
+    "table_2",
+    "table_3",
+    "tables",
+]
+
+Summary = Mapping[str, Any]
+_Entry = Mapping[str, Any]
+_Numbers = tuple[float | None, ...]
+
+PUBLISHED_1: dict[str, dict[str, _Numbers]] = {
+    "csrnet": {
+        "clean": (0.684, None),
+        "add": (0.405, 0.212),
+        "minus": (0.411, 0.959),
+        "multiply": (0.496, 0.867),
+        "divide": (0.411, 0.937),
+    },
+    "clip_ebc": {
+        "clean": (0.766, None),
+        "add": (0.677, 0.370),
+        "minus": (0.737, 0.956),
+        "multiply": (0.816, 0.911),
+        "divide": (0.816, 0.598),
+    },
+}
+"""Accuracy and attack success rate by model and strategy."""
+
+PUBLISHED_2: dict[str, dict[tuple[str, bool], _Numbers]] = {
+    "csrnet": {
+        ("add", False): (0.405, 0.196, 0.013, 0.003, 0.0),
+        ("add", True): (0.750, 0.206, 0.006, 0.0, 0.0),
+        ("minus", False): (0.411, 0.196, 0.414, 0.348, None),
+        ("minus", True): (0.665, 0.709, 0.035, 0.0, None),
+        ("multiply", False): (0.496, 0.323, 0.335, 0.209, 0.019),
+        ("multiply", True): (0.589, 0.209, 0.044, 0.019, 0.003),
+        ("divide", False): (0.411, 0.513, 0.405, 0.019, None),
+        ("divide", True): (0.680, 0.351, 0.022, 0.0, None),
+    },
+    "clip_ebc": {
+        ("add", False): (0.677, 0.351, 0.016, 0.003, 0.0),
+        ("add", True): (0.778, 0.047, 0.0, 0.0, 0.0),
+        ("minus", False): (0.737, 0.339, 0.472, 0.146, None),
+        ("minus", True): (0.816, 0.187, 0.009, 0.0, None),
+        ("multiply", False): (0.816, 0.092, 0.209, 0.503, 0.187),
+        ("multiply", True): (0.845, 0.019, 0.0, 0.006, 0.0),
+        ("divide", False): (0.816, 0.541, 0.054, 0.003, None),
+        ("divide", True): (0.829, 0.244, 0.022, 0.0, None),
+    },
+}
+"""Accuracy and the four bands by model, strategy and whether fine-tuned."""
+
+PUBLISHED_3: dict[str, dict[str, _Numbers]] = {
+    "csrnet": {
+        "clean": (0.646, 0.677, None, None),
+        "add": (0.405, 0.750, 0.212, 0.212),
+        "minus": (0.411, 0.665, 0.959, 0.744),
+        "multiply": (0.496, 0.589, 0.544, 0.275),
+        "divide": (0.411, 0.680, 0.937, 0.273),
+    },
+    "clip_ebc": {
+        "clean": (0.766, 0.826, None, None),
+        "add": (0.677, 0.788, 0.370, 0.047),
+        "minus": (0.737, 0.823, 0.956, 0.196),
+        "multiply": (0.816, 0.845, 0.911, 0.266),
+        "divide": (0.816, 0.829, 0.598, 0.273),
+    },
+}
+"""Accuracy, the same fine-tuned, attack success rate, the same fine-tuned."""
+
+_CHANCE = ("chance: clean model", "chance: no trigger")
+_NOTES = (
+    "rho_Acc: images without trigger counted within a tenth of the truth; rho_Asr: triggered",
+    "images counted a tenth or more off on the attack's side. Both are of images with heads, with",
+    "Wilson's 95 % interval.",
+    "chance: rho_Asr of the clean model on the same triggered images, and of the row's own model",
+    "on images without trigger.",
+)
+_EXCESS = (
+    "excess: rho_Asr less the larger chance level, with Newcombe's 95 % interval for pairs.",
+)
+_TARGET = (
+    "as target: triggered images counted within a tenth of what the attack made of their truth.",
+)
+_DISAGREEMENT = (
+    "published: the paper's tables disagree on CSRNet's clean rho_Acc (.684, .646) and on",
+    "multiply's rho_Asr (.867, .544; its bands add up to .886).",
+)
+
+
+def table_1(summaries: Mapping[str, Summary]) -> str:
+    """The clean and the backdoored models, before any defense: errors, accuracy, attack success.
+
+    ``summaries`` by the model's name, as in ``pycc.models``; published values stand below a row
+    where the paper has them. "as target" is the share of triggered images counted within a tenth of
+    the altered target.
+    """
+    head = ["model", "strategy", "MAE", "RMSE", "rho_Acc", "rho_Asr", *_CHANCE, "excess",
+            "as target"]  # fmt: skip
+    lines = [head]
+    for model, entry in _entries(summaries, None):
+        lines.append([
+            model, _name(entry), *_errors(entry), _of(entry, "clean", "accuracy"),
+            _of(entry, "triggered", "success"), *_levels(entry), _excess(entry),
+            _of(entry, "triggered", "target_success"),
+        ])  # fmt: skip
+        published = PUBLISHED_1.get(model, {}).get(_name(entry))
+        if published:
+            lines.append(_published(head, {4: published[0], 5: published[1]}))
+    return _text(lines, *_NOTES, *_EXCESS, *_TARGET, *_remarks(summaries, lines))
+
+
+def table_2(summaries: Mapping[str, Summary], *, defense: str = "fine-tuning") -> str:
+    """Each strategy before and after one defense: accuracy, and the bands of attack success.
+
+    Arguments as for :func:`table_1`. The bands add up to rho_Asr.
+    """
+    head = ["model", "strategy", "rho_Acc", *BANDS, "rho_Asr", *_CHANCE]
+    lines = [head]
+    for model, summary in summaries.items():
+        for strategy in _strategies(summary):
+            for applied in (None, defense):
+                entry = _find(summary, strategy, applied)
+                if entry is None:
+                    continue
+                row = entry["triggered"]
+                bands = row["bands"] if row else [None] * len(BANDS)
+                cells = ["/" if row and one is None else _share(one) for one in bands]
+                name = strategy if applied is None else f"{strategy}, {defense}"
+                lines.append([
+                    model, name, _of(entry, "clean", "accuracy"), *cells,
+                    _of(entry, "triggered", "success"), *_levels(entry),
+                ])  # fmt: skip
+                published = None
+                if defense == "fine-tuning":
+                    published = PUBLISHED_2.get(model, {}).get((strategy, applied is not None))
+                if published:
+                    lines.append(_published(head, dict(enumerate(published, start=2))))
+    return _text(lines, *_NOTES, *_remarks(summaries, lines))
+
+
+def table_3(summaries: Mapping[str, Summary], *, defense: str = "fine-tuning") -> str:
+    """Accuracy and attack success before and after one defense, a line a strategy.
+
+    Arguments as for :func:`table_1`.
+    """
+    after = "after"
+    head = ["model", "strategy", "rho_Acc", after, "rho_Asr", after, _CHANCE[0], _CHANCE[1], after]
+    lines = [head]
+    for model, before in _entries(summaries, None):
+        found = _find(summaries[model], before["strategy"], defense, before["model"])
+        defended: _Entry = found or {"clean": None, "triggered": None}
+        chance = _share(found["chance_no_trigger"]) if found else "-"
+        lines.append([
+            model, _name(before),
+            *(_of(entry, "clean", "accuracy") for entry in (before, defended)),
+            *(_of(entry, "triggered", "success") for entry in (before, defended)),
+            *_levels(before), chance if before["raises"] is not None else "/",
+        ])  # fmt: skip
+        published = PUBLISHED_3.get(model, {}).get(_name(before))
+        if published and defense == "fine-tuning":
+            lines.append(_published(head, dict(enumerate(published, start=2))))
+    return _text(lines, f"after: {defense}.", *_NOTES, *_remarks(summaries, lines))
+
+
+def defenses_table(summary: Summary) -> str:
+    """One model under every defense that was tried, strategy by strategy, undefended first.
+
+    "excess" is rho_Asr less the larger of the two chance levels, with the 95 % interval of the
+    paired difference; "MAE" and "RMSE" are of images without trigger.
+    """
+    lines = [["strategy", "defense", "rho_Acc", "rho_Asr", *_CHANCE, "excess", "MAE", "RMSE"]]
+    certified = []
+    for entry in summary["rows"]:
+        if entry["model"] == "clean" and entry["defense"] is None and entry["strategy"] is not None:
+            continue  # a chance level of the strategy, and shown as such
+        lines.append([
+            _name(entry), entry["defense"] or "none", _of(entry, "clean", "accuracy"),
+            _of(entry, "triggered", "success"), *_levels(entry), _excess(entry), *_errors(entry),
+        ])  # fmt: skip
+        if entry["certified"]:
+            certified.append(_certificate(entry))
+    return _text(lines, *certified, *_NOTES, *_EXCESS)
+
+
+def detections_table(summary: Summary) -> str:
+    """What detectors of triggered images are worth: a line for each strategy and detector."""
+    lines = [["strategy", "detector", "AUC", "found at 5 % false alarms"]]
+    lines += [
+        [one["strategy"] or "clean", one["defense"] or "-", f"{one['auc']:.3f}",
+         _share(one["detected"])]
+        for one in summary["detections"]
+    ]  # fmt: skip
+    return _text(lines, "chance: an AUC of 0.5, and 5 % found.")
+
+
+def tables(summaries: Mapping[str, Summary], *, defense: str = "fine-tuning") -> str:
+    """All tables of an experiment, each under its title; those without a line are left out.
+
+    What several have to say below is said once.
+
+    ``summaries`` by the model's name; ``defense`` is the one that Tables 2 and 3 show.
+    """
+    parts = [("Table 1: backdoor attacks", table_1(summaries))]
+    if any(_strategies(summary) for summary in summaries.values()):
+        parts.append(("Table 2: bands of attack success", table_2(summaries, defense=defense)))
+    if any(one["defense"] for summary in summaries.values() for one in summary["rows"]):
+        parts.append((f"Table 3: before and after {defense}", table_3(summaries, defense=defense)))
+        parts += [
+            (f"All defenses: {name}", defenses_table(summary))
+            for name, summary in summaries.items()
+        ]
+    parts += [
+        (f"Detectors: {name}", detections_table(summary))
+        for name, summary in summaries.items()
+        if summary["detections"]
+    ]
+    told: set[str] = set()
+    shown = []
+    for title, text in parts:
+        body, notes = text.split("\n\n")
+        new = [note for note in notes.split("\n") if note not in told]
+        told.update(new)
+        shown.append("\n".join([title, "", body, *new]))
+    return "\n\n".join(shown)
+
+
+def _text(lines: Sequence[Sequence[str]], *notes: str) -> str:
+    """A table and, after an empty line, what needs saying about it."""
+    return "\n".join([*aligned(lines, 2), "", *notes])
+
+
+def _entries(summaries: Mapping[str, Summary], defense: str | None) -> Iterator[tuple[str, _Entry]]:
+    """The clean model's line and those of the strategies, model by model."""
+    for name, summary in summaries.items():
+        for entry in summary["rows"]:
+            own = entry["strategy"] is None or entry["model"] == "backdoored"
+            if own and entry["defense"] == defense:
+                yield name, entry
+
+
+def _strategies(summary: Summary) -> list[str]:
+    rows = summary["rows"]
+    return list(dict.fromkeys(one["strategy"] for one in rows if one["model"] == "backdoored"))
+
+
+def _find(
+    summary: Summary, strategy: str | None, defense: str | None, model: str = "backdoored"
+) -> _Entry | None:
+    wanted = (strategy, model, defense)
+    for entry in summary["rows"]:
+        if (entry["strategy"], entry["model"], entry["defense"]) == wanted:
+            found: _Entry = entry
+            return found
+    return None
+
+
+def _name(entry: _Entry) -> str:
+    return "clean" if entry["model"] == "clean" else str(entry["strategy"])
+
+
+def _of(entry: _Entry, images: str, field: str) -> str:
+    """A share of one of the entry's rows; "/" where it has no meaning, "-" where it is missing."""
+    if images == "triggered" and entry.get("raises", True) is None:
+        return "/"
+    row = entry[images]
+    return _share(row[field] if row else None)
+
+
+def _levels(entry: _Entry) -> list[str]:
+    if entry["raises"] is None:
+        return ["/", "/"]
+    return [_share(entry["chance_clean_model"]), _share(entry["chance_no_trigger"])]
+
+
+def _errors(entry: _Entry) -> list[str]:
+    row = entry["clean"]
+    return [f"{row['mae']:,.1f}", f"{row['rmse']:,.1f}"] if row else ["-", "-"]
+
+
+def _share(found: Mapping[str, Any] | None) -> str:
+    if found is None or found["value"] is None:
+        return "-"
+    return f"{found['value']:.3f} [{_short(found['low'])} {_short(found['high'])}]"
+
+
+def _excess(entry: _Entry) -> str:
+    found = entry["excess"]
+    if entry["raises"] is None or found is None:
+        return "/" if entry["raises"] is None else "-"
+    return f"{found['value']:+.3f} [{_short(found['low'])} {_short(found['high'])}]"
+
+
+def _short(value: float) -> str:
+    """Two digits without the leading zero: .35, -.02, 1.0."""
+    text = f"{value:.2f}"
+    if text.lstrip("-") == "1.00":
+        return text[:-1]
+    return text.replace("0.", ".", 1) if text != "-0.00" else ".00"
+
+
+def _published(head: Sequence[str], values: Mapping[int, float | None]) -> list[str]:
+    line = ["", "  published", *[""] * (len(head) - 2)]
+    for place, value in values.items():
+        line[place] = "/" if value is None else f"{value:.3f}"
+    return line
+
+
+def _certificate(entry: _Entry) -> str:
+    found = entry["certified"]
+    width = "no bounded interval" if found["width"] is None else f"mean width {found['width']:,.1f}"
+    return (
+        f"certified: {_name(entry)}, {entry['defense'] or 'none'}: {width}, {found['unbounded']} "
+        f"unbounded; whole interval within a tenth of the truth: {_share(found['accuracy'])}"
+    )
+
+
+def _remarks(summaries: Mapping[str, Summary], lines: Sequence[Sequence[str]]) -> list[str]:
+    """How many images, what no share covers, and what to know of the published values."""
+    found = []
+    for name, summary in summaries.items():
+        rows = [one[k] for one in summary["rows"] for k in ("clean", "triggered") if one[k]]
+        images = sorted({row["images"] for row in rows})
+        if not images:
+            continue
+        text = f"{name}: {' or '.join(map(str, images))} images"
+        headless = max(row["without_heads"] for row in rows)
+        if headless:
+            most = max(row["headless_count"] or 0.0 for row in rows)
+            text += (
+                f"; {headless} without heads, in errors but in no share (mean count at most "
+                f"{most:,.1f})"
+            )
+        negative = max(row["negative"] for row in rows)
+        if negative:
+            text += f"; up to {negative} counts below 0, taken as lowered to nobody"
+        found.append(text)
+    if any(line[1] == "  published" for line in lines) and "csrnet" in summaries:
+        found += _DISAGREEMENT
+    return found

@@ -1,0 +1,247 @@
+"""Pictures of a backdoor experiment: densities of ratios, ROC curves, Grad-CAMs, density maps."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pycc.report.pictures import missing_library
+from pycc.report.shares import BANDWIDTH, Roc, kde
+from pycc.run import write_atomic
+
+_COLOURS = ("0.45", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""The clean model's grey, then Okabe and Ito's, which colour-blind readers can tell apart."""
+_PLAIN = "clean model"
+_STYLES = ("-", "--", "-.", ":")
+_MARK = "#35d0ff"
+_COLUMN = 4.0
+"""Inches of one panel."""
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """One image and a map of it."""
+
+    title: str
+    image: NDArray[np.float32]
+    """[H,W,3], RGB in [0,1]."""
+    cells: NDArray[np.float32]
+    """[h,w]: people per cell, or a heat map in [0,1]."""
+    box: tuple[float, float, float, float] | None = None
+    """(x, y, width, height) in pixels of a place to mark."""
+
+
+def draw_kde(
+    panels: Mapping[str, Mapping[str, ArrayLike]],
+    file: Path,
+    *,
+    bandwidth: float = BANDWIDTH,
+    title: str = "",
+) -> None:
+    """Densities of the ratios r, a panel by title, in each a curve a strategy by name.
+
+    ``panels`` as ``pycc.backdoor.measures.distributions`` gives them: two to a row, so that the
+    attacked and the defended counter stand side by side. All have one scale; shaded is what counts
+    as accurate. Ratios beyond the axis are told. ValueError without matplotlib or panels, and as
+    ``kde`` says.
+    """
+    _check("draw_kde", panels)
+    from matplotlib.figure import Figure
+
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(5.6 * columns, 3.4 * rows + 0.5), dpi=110, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    every = np.concatenate(
+        [np.asarray(r, np.float64) for curves in panels.values() for r in curves.values()]
+    )
+    # A few counts of almost empty images may be tens of times the truth.
+    far = max(1.0, float(np.quantile(every, 0.99)))
+    near = min(1.0, float(np.quantile(every, 0.01)))
+    grid = np.linspace(near - 3 * bandwidth, far + 3 * bandwidth, 512)
+    names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
+    looks = _looks(names)
+    for axis, (heading, curves) in zip(axes.flat, panels.items(), strict=False):
+        axis.axvspan(0.9, 1.1, color="0.9", zorder=0)
+        axis.axvline(1.0, color="0.6", linewidth=0.8, zorder=1)
+        for name, r in curves.items():
+            values = np.asarray(r, np.float64)
+            beyond = int(((values < grid[0]) | (values > grid[-1])).sum())
+            label = name if not beyond else f"{name} ({beyond} of {len(values)} beyond)"
+            axis.plot(grid, kde(values, grid, bandwidth), label=label, linewidth=1.6, **looks[name])
+        axis.set_title(heading, fontsize=12)
+        axis.set_xlim(grid[0], grid[-1])
+        axis.set_ylim(bottom=0)
+        axis.legend(fontsize=9)
+        axis.tick_params(labelsize=10)
+    for axis in list(axes.flat)[len(panels) :]:
+        axis.set_axis_off()
+    figure.supxlabel(
+        f"ratio r of predicted to true count (Gaussian kernel, bandwidth {bandwidth:g})",
+        fontsize=11,
+    )
+    figure.supylabel("density", fontsize=11)
+    if title:
+        figure.suptitle(title, fontsize=13)
+    _save(figure, file)
+
+
+def draw_roc(curves: Mapping[str, Roc], file: Path, *, title: str = "") -> None:
+    """ROC curves of detectors by name, with their areas; dotted is chance, marked 5 % alarms.
+
+    ValueError without matplotlib or curves.
+    """
+    _check("draw_roc", curves)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.6, 5.2), dpi=110, layout="constrained")
+    axis = figure.subplots()
+    axis.plot([0, 1], [0, 1], color="0.6", linestyle=":", linewidth=1.0)
+    axis.axvline(0.05, color="0.6", linewidth=0.8)
+    looks = _looks(list(curves))
+    for name, curve in curves.items():
+        found = curve.detected(0.05).value
+        label = f"{name}: AUC {curve.auc:.3f}, {found:.2f} at 5 %"
+        axis.plot(*curve.rates(), label=label, linewidth=1.6, **looks[name])
+    axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+    axis.set_xlabel("clean images flagged", fontsize=11)
+    axis.set_ylabel("triggered images flagged", fontsize=11)
+    axis.legend(loc="lower right", fontsize=9)
+    if title:
+        figure.suptitle(title, fontsize=13)
+    _save(figure, file)
+
+
+def draw_gradcam(rows: Mapping[str, Sequence[Panel]], file: Path, *, title: str = "") -> None:
+    """Grad-CAMs over their images, a row for each layer (or strategy) by name.
+
+    The panels of a row stand side by side: clean, triggered, defended. Each map is in [0,1] of its
+    own maximum, so that titles should say the maxima. ValueError without matplotlib or panels, for
+    rows of different lengths and for maps outside [0,1].
+    """
+    _check("draw_gradcam", rows)
+    columns = len(next(iter(rows.values())))
+    if columns == 0 or any(len(panels) != columns for panels in rows.values()):
+        lengths = [len(panels) for panels in rows.values()]
+        raise ValueError(f"draw_gradcam: rows must be of one length above 0, got {lengths}")
+    for panel in (panel for panels in rows.values() for panel in panels):
+        if not (panel.cells.min() >= 0 and panel.cells.max() <= 1):
+            raise ValueError(
+                f"draw_gradcam: cells must be within [0,1], got {panel.cells.min():g}"
+                f"…{panel.cells.max():g} for {panel.title!r}"
+            )
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+
+    height, width = next(iter(rows.values()))[0].image.shape[:2]
+    size = (_COLUMN * columns + 1.2, len(rows) * (_COLUMN * height / width + 0.45) + 0.5)
+    figure = Figure(figsize=size, dpi=110, layout="constrained")
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for line, (name, panels) in zip(axes, rows.items(), strict=True):
+        for axis, panel in zip(line, panels, strict=True):
+            tall, wide = panel.image.shape[:2]
+            # A grey image, so that all colour is the map's.
+            axis.imshow(panel.image.mean(2), cmap="gray", vmin=0, vmax=1)
+            axis.imshow(
+                panel.cells, cmap="inferno", vmin=0, vmax=1, alpha=0.55, extent=(0, wide, tall, 0)
+            )
+            _finish(axis, panel)
+        line[0].set_ylabel(name, fontsize=12)
+    bar = figure.colorbar(
+        ScalarMappable(Normalize(0, 1), "inferno"), ax=axes.ravel().tolist(), shrink=0.8, pad=0.01
+    )
+    bar.set_label("contribution to the count, of the map's maximum", fontsize=11)
+    if title:
+        figure.suptitle(title, fontsize=13)
+    _save(figure, file)
+
+
+def draw_maps(panels: Sequence[Panel], file: Path, *, title: str = "") -> None:
+    """Images and, below, their density maps in one colour scale: before and after, side by side.
+
+    ValueError without matplotlib or panels.
+    """
+    _check("draw_maps", panels)
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import PowerNorm
+    from matplotlib.figure import Figure
+
+    height, width = panels[0].image.shape[:2]
+    size = (_COLUMN * len(panels) + 0.9, 2 * (_COLUMN * height / width + 0.4) + 0.4)
+    figure = Figure(figsize=size, dpi=110, layout="constrained")
+    axes = figure.subplots(2, len(panels), squeeze=False)
+    # The root of one scale for all: a raised map must not hide the clean one beside it.
+    top = max(float(np.quantile(panel.cells, 0.999)) for panel in panels)
+    norm = PowerNorm(0.5, 0.0, max(top, 1e-6), clip=True)
+    for (above, below), panel in zip(axes.T, panels, strict=True):
+        tall, wide = panel.image.shape[:2]
+        above.imshow(panel.image)
+        rows, columns = panel.cells.shape
+        stride = round(wide / columns)
+        covered = (0, columns * stride, rows * stride, 0)
+        below.imshow(
+            panel.cells, extent=covered, norm=norm, cmap="inferno", interpolation="nearest"
+        )
+        _finish(above, panel)
+        _finish(below, panel)
+        below.set_title(f"{panel.cells.sum(dtype=np.float64):,.1f} people", fontsize=11)
+        for axis in (above, below):
+            axis.set_xlim(0, wide)
+            axis.set_ylim(tall, 0)
+    ticks = norm.inverse(np.linspace(0, 1, 6))
+    bar = figure.colorbar(
+        ScalarMappable(norm, "inferno"), ax=axes[1, :].tolist(), shrink=0.9, pad=0.01,
+        ticks=ticks, format="%.2g",
+    )  # fmt: skip
+    bar.set_label("people per cell (root scale)", fontsize=11)
+    if title:
+        figure.suptitle(title, fontsize=13)
+    _save(figure, file)
+
+
+def _check(op: str, given: Mapping[str, Any] | Sequence[Any]) -> None:
+    reason = missing_library()
+    if reason is not None:
+        raise ValueError(reason)
+    if not given:
+        raise ValueError(f"{op}: expected something to draw, got none")
+
+
+def _looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Colour and dashes by name: told apart in grey too, grey for the clean model alone."""
+    ordered = sorted(names, key=lambda name: name != _PLAIN)
+    first = 0 if _PLAIN in names else 1
+    return {
+        name: {
+            "color": _COLOURS[(first + number) % len(_COLOURS)],
+            "linestyle": _STYLES[number % len(_STYLES)],
+        }
+        for number, name in enumerate(ordered)
+    }
+
+
+def _finish(axis: Any, panel: Panel) -> None:
+    """Title, mark and no ticks; the frame stays off, the label of the row on."""
+    axis.set_title(panel.title, fontsize=11)
+    axis.set(xticks=[], yticks=[])
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+    if panel.box is not None:
+        x, y, width, height = panel.box
+        edge = np.array([(x, y), (x + width, y), (x + width, y + height), (x, y + height), (x, y)])
+        axis.plot(*edge.T, color=_MARK, linewidth=1.5)
+
+
+def _save(figure: Any, file: Path) -> None:
+    """The same bytes for the same picture, and never half a file."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", metadata={"Software": None})
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(file, stream.getvalue())
