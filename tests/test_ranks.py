@@ -73,6 +73,18 @@ def test_two_processes_find_what_one_finds(tmp_path: Path, module: str, flags: l
 
 
 @pytest.mark.long
+@pytest.mark.parametrize(("module", "flags"), [("attack", ATTACK), ("certify", CERTIFY)])
+def test_more_processes_than_images(tmp_path: Path, module: str, flags: list[str]) -> None:
+    """The last one finds nothing to do and waits for the others."""
+    one, three = tmp_path / "one", tmp_path / "three"
+    few = [*flags, "--limit", "1"]
+    alone = command(module, *few, "--out", str(one))
+    many = command(module, *few, "--out", str(three), processes=3)
+    assert many.returncode == alone.returncode == 0, many.stderr
+    assert (three / "summary.json").read_bytes() == (one / "summary.json").read_bytes()
+
+
+@pytest.mark.long
 def test_many_processes_need_a_folder_to_meet_in() -> None:
     found = command("attack", *ATTACK, processes=2)
     assert found.returncode != 0

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -23,9 +22,10 @@ from pycc.ranks import Ranks
 from pycc.run import Run, fingerprint
 from pycc.train import checkpoint, schedule
 from pycc.train.held import mean_colour, measured, split
-from pycc.train.items import Ablation, Items
+from pycc.train.items import Ablation, Item, Items, Joined
 from pycc.train.plan import Plan, resolved
 from pycc.train.step import Adversary, NotFiniteError, Stepper
+from pycc.train.workers import loaded
 from pycc.types import Sample
 
 KEY = ("kind", "epoch")
@@ -80,7 +80,8 @@ def fit(
         ValueError: samples without heads, too few samples, a batch smaller than the number of
             processes, a checkpoint of another training, an adversary that is missing.
         NotFiniteError: a loss that is no number; the last good checkpoint is left.
-        OSError: a file that cannot be written; what was there before stays.
+        OSError: a file that cannot be written, what was there before stays; ChildProcessError where
+            a process that loads images dies.
     """
     return _Fit(model, samples, plan, name, seed, Path(out), adversary, ranks, progress).run(
         resume, settings or {}
@@ -222,14 +223,13 @@ class _Fit:
         self.ranks.wait()
         return time.monotonic()
 
-    def _loaded(self, batches: Sequence[Sequence[int]], epoch: int) -> Any:
+    def _loaded(self, batches: Sequence[Sequence[int]], epoch: int) -> Iterator[list[Item]]:
         """The items of this process, batch by batch."""
         mine = [[(epoch, n) for n in self.ranks.share(batch) or batch[:1]] for batch in batches]
-        if self.plan.workers == 0:
-            return ([self.items[key] for key in keys] for keys in mine)
-        return torch.utils.data.DataLoader(
-            self.items, batch_sampler=mine, num_workers=self.plan.workers, collate_fn=list
-        )
+        try:
+            yield from loaded(self.items, mine, self.plan.workers)
+        except ChildProcessError as error:
+            raise ChildProcessError(f"train: {error}; {self._kept()}") from None
 
     # --- validation, checkpoints, the end
 
@@ -301,6 +301,12 @@ class _Fit:
                 f"{self.out / checkpoint.NAME}: of another training: {error}"
             ) from None
 
+    def _own_truths(self) -> dict[str, Any]:
+        """The ground truth of each of joined data sets; the recipe names but one."""
+        return (
+            {"density": dict(self.samples.rules or {})} if isinstance(self.samples, Joined) else {}
+        )
+
     def _finish(self, log: Run | None) -> Run:
         if self.best:
             self.model.net.load_state_dict(self.best)
@@ -317,6 +323,7 @@ class _Fit:
         }
         passport = {
             "recipe": {**asdict(self.recipe), "kind": self.plan.recipe},
+            **self._own_truths(),
             "plan": asdict(self.plan),
             "seed": self.seed,
             "training_images": len(self.items.indices),

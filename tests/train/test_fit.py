@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from train.scenes import counter, scenes, state
 from pycc import run as runs
 from pycc.train import NotFiniteError, Plan, checkpoint, fit
 from pycc.train.held import split
+from pycc.types import Sample
 
 QUICK = Plan(
     epochs=3, batch=3, lr=1e-2, crop="32x32", crops=2, validation_share=0.25, density="dots",
@@ -93,6 +97,40 @@ def test_workers_load_the_same_items(tmp_path: Path) -> None:
     for model, workers in zip(models, (0, 2), strict=True):
         fit(model, scenes(), changed(QUICK, workers=workers), out=tmp_path / str(workers))
     assert same(state(models[0]), state(models[1]))
+
+
+class Breaking(Sequence[Sample]):
+    """Scenes of which one cannot be loaded by another process."""
+
+    def __init__(self, how: str) -> None:
+        self.samples, self.how = scenes(), how
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
+        if index == 3 and torch.utils.data.get_worker_info() is not None:
+            if self.how == "dies":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise ValueError("scene-3: a broken image")
+        return self.samples[index]
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "problem"),
+    [
+        ("dies", ChildProcessError, "train: a process that loads images died: .*checkpoint"),
+        ("raises", ValueError, "^scene-3: a broken image$"),
+    ],
+)
+def test_a_worker_that_fails_is_told(
+    tmp_path: Path, how: str, kind: type[Exception], problem: str
+) -> None:
+    plan = changed(QUICK, workers=1, validation_share=0.0)
+    with pytest.raises(kind, match=problem):
+        fit(counter(), Breaking(how), plan, out=tmp_path)
+    # Nothing is lost: the run goes on without other processes.
+    fit(counter(), Breaking(how), changed(plan, workers=0), out=tmp_path / "alone")
 
 
 def test_early_stopping(tmp_path: Path) -> None:
