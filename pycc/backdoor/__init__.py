@@ -1,5 +1,28 @@
-"""Backdoors in crowd counters: triggers, density manipulations, poisoned data sets."""
+"""Backdoors in crowd counters: how they come in, what they do, and what takes them out.
 
+Triggers, density manipulations and poisoned data sets; the measures of an attack with their chance
+levels; defenses, a detector, and the experiment that puts all of them side by side.
+"""
+
+from pycc.backdoor.detector import BlendConsistency, Blended, deviations
+from pycc.backdoor.distillation import AttentionDistillation
+from pycc.backdoor.evaluation import EvaluationSet, Overlap, contents, counted, detected, overlap
+from pycc.backdoor.experiment import (
+    Experiment,
+    Partitions,
+    clean_images,
+    verdict,
+)
+from pycc.backdoor.finetuning import (
+    Defense,
+    FineTuning,
+    Retraining,
+    clean_mixture,
+    defenses,
+)
+from pycc.backdoor.gradcam import GradCam, default_layers, gradcam
+from pycc.backdoor.measures import distributions, record, row, summarise
+from pycc.backdoor.neurons import AdversarialNeuronPruning
 from pycc.backdoor.poison import (
     Poisoned,
     PoisonedTraining,
@@ -7,6 +30,7 @@ from pycc.backdoor.poison import (
     export,
     poisoned_training,
 )
+from pycc.backdoor.pruning import FinePruning
 from pycc.backdoor.strategies import Add, Divide, Minus, Multiply, Strategy, strategies
 from pycc.backdoor.triggers import (
     Blend,
@@ -21,22 +45,50 @@ from pycc.backdoor.triggers import (
 
 __all__ = [
     "Add",
+    "AdversarialNeuronPruning",
+    "AttentionDistillation",
     "Blend",
+    "BlendConsistency",
+    "Blended",
     "Corner",
+    "Defense",
     "Divide",
+    "EvaluationSet",
+    "Experiment",
+    "FinePruning",
+    "FineTuning",
+    "GradCam",
     "Layer",
     "Minus",
     "Multiply",
     "Noise",
+    "Overlap",
+    "Partitions",
     "Poisoned",
     "PoisonedTraining",
+    "Retraining",
     "Sinusoid",
     "Strategy",
     "Trigger",
     "Triggered",
     "Warp",
+    "clean_images",
+    "clean_mixture",
+    "contents",
+    "counted",
+    "default_layers",
+    "defenses",
+    "detected",
+    "deviations",
+    "distributions",
     "export",
+    "gradcam",
+    "overlap",
     "poisoned_training",
+    "record",
+    "row",
     "strategies",
+    "summarise",
     "triggers",
+    "verdict",
 ]

@@ -1,0 +1,488 @@
+"""The command ``python -m pycc.backdoor``: backdoors in counters, and their defenses."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pycc import cli, models, report
+from pycc import run as runs
+from pycc.backdoor import drawing, experiment, flags, measures, settings
+from pycc.backdoor.evaluation import (
+    EvaluationSet,
+    Overlap,
+    contents,
+    counted,
+    overlap,
+    poisoned_with,
+)
+from pycc.backdoor.experiment import Experiment, Partitions, clean_images, content_of, verdict
+from pycc.backdoor.finetuning import Defense, defenses
+from pycc.backdoor.flags import QUICK, Pictures
+from pycc.backdoor.gradcam import gradcam
+from pycc.backdoor.poison import Poisoned, Triggered, export, poisoned_training
+from pycc.certify.poisoned import partition_median, partitions
+from pycc.data.dataset import builtin as builtin_data
+from pycc.models import CounterModel
+from pycc.report import backdoor as tables
+from pycc.report import curves
+from pycc.run import Run
+from pycc.train import NotFiniteError
+from pycc.train.loop import WEIGHTS
+from pycc.types import Sample
+
+EXITS = "Exit codes: 0 done, 1 a loss was no number, 2 bad usage or input."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with ``argv`` (default: the process's); returns its exit code."""
+    given_argv = list(sys.argv[1:] if argv is None else argv)
+    return cli.command(lambda: _work(given_argv))
+
+
+def _parser() -> cli.Parser:
+    root = cli.Parser(
+        prog="python -m pycc.backdoor",
+        description="Backdoors in crowd counters: poisoned training sets, what they do to "
+        "counters, and what defenses leave of it.",
+        epilog=EXITS + " --help of each command tells its flags.",
+    )
+    commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    quick = "Without --data-b, on the built-in scenes, " + ", ".join(
+        f"{name} is {value}" for name, value in QUICK.items()
+    )
+    told = {
+        "run": ("the whole experiment: clean and backdoored counters, defenses, tables, pictures",
+                f"{quick}. The last line says whether a backdoor that works and its removal are "
+                f"shown; with --gate the exit code is 1 if not. {EXITS}"),
+        "poison": ("write a poisoned data set, for any program to train on", EXITS),
+        "train": ("train a counter on a poisoned set, or without --strategy on the clean one",
+                  EXITS),
+        "evaluate": ("count clean and triggered test images with weights", EXITS),
+    }  # fmt: skip
+    for name, (text, epilog) in told.items():
+        one = commands.add_parser(name, help=text, description=text, epilog=epilog)
+        if name == "poison":
+            one.add_argument("out", metavar="OUT", help="the folder to write: new or empty")
+        _add(one, flags.GROUPS[name])
+        if name != "poison":
+            _add_control(one, name)
+    defend = commands.add_parser(
+        "defend", help="a defense for a counter that may have a backdoor", epilog=EXITS
+    )
+    kinds = defend.add_subparsers(dest="defense", metavar="DEFENSE", required=True)
+    for name in defenses.names():
+        text = (defenses[name].__doc__ or name).splitlines()[0]
+        one = kinds.add_parser(name, help=text.replace("%", "%%"), epilog=EXITS)
+        _add(one, (("defense", defenses[name]), *flags.GROUPS["defend"]))
+        _add_control(one, "defend")
+    shown = commands.add_parser(
+        "report", help="tables and pictures of a run, again, from its folder", epilog=EXITS
+    )
+    shown.add_argument("run", metavar="RUN", help="the folder of a run or an evaluation")
+    _add(shown, (("pictures", Pictures),))
+    return root
+
+
+def _add(parser: argparse.ArgumentParser, groups: Sequence[tuple[str, type[Any]]]) -> None:
+    made: dict[str, argparse._ArgumentGroup] = {}
+    for title, kind in groups:
+        if title not in made:
+            made[title] = parser.add_argument_group(title)
+        cli.add_fields(made[title], kind)
+
+
+def _add_control(parser: argparse.ArgumentParser, name: str) -> None:
+    control = parser.add_argument_group("folder")
+    control.add_argument(
+        "--out", metavar="RUN", help=f"run folder (default: runs/backdoor-{name}-TIME)"
+    )
+    control.add_argument("--resume", metavar="RUN", help="continue the run in this folder")
+
+
+def _work(argv: list[str]) -> int:
+    given = vars(_parser().parse_args(argv))
+    command = given.pop("command")
+    if command == "report":
+        return _report(Path(given.pop("run")), given)
+    _normalise(given)
+    cli.device(given.get("device", "cpu"))
+    if command == "poison":
+        return _poison(Path(given.pop("out")), flags.defaults("poison", given))
+    out, resume = given.pop("out", None), given.pop("resume", None)
+    kind = f"backdoor {command}"
+    if command == "defend":
+        kind += f" {given['defense']}"
+    if resume is not None:
+        stored = runs.read_manifest(resume)
+        kept = stored.get("settings")
+        if not isinstance(kept, dict) or kept.get("command") != kind:
+            raise ValueError(f"--resume {resume}: expected a run of this command, got another")
+        cli.check_same(kept, given, resume)
+        basis = flags.defaults(command, {"defense": kept.get("defense")})
+        chosen, folder = {**basis, **kept}, resume
+    else:
+        chosen = {**flags.defaults(command, given), "command": kind}
+        folder = out or f"runs/backdoor-{command}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+        runs.check_new(folder)
+        if chosen.get("pictures", False) is None:
+            reason = report.missing_library()
+            chosen["pictures"] = reason is None
+            if reason is not None:
+                cli.say(f"note: {reason}")
+    settings.check(chosen)
+    if chosen["threads"] is not None:
+        torch.set_num_threads(chosen["threads"])
+    work = {"run": _run, "train": _train, "evaluate": _evaluate, "defend": _defend}[command]
+    told = _Stages()
+    try:
+        return work(argv, chosen, Path(folder), resume is not None, told)
+    except NotFiniteError as error:
+        cli.say(f"error: {error}")
+        return cli.FAILED
+    finally:
+        told.close()
+
+
+def _normalise(given: dict[str, Any]) -> None:
+    """Files by their absolute paths and options as mappings: as a manifest keeps them."""
+    for name in ("option", "trigger_option", "defense_option"):
+        if name in given:
+            given[name] = dict(given[name])
+    if "trigger_option" in given:
+        given["trigger_option"] = settings.absolute(given["trigger_option"])
+    inside = {"data_a": builtin_data.names(), "data_b": builtin_data.names(),
+              "weights": models.builtin(), "clean_weights": models.builtin()}  # fmt: skip
+    for name, names in inside.items():
+        if given.get(name) is not None and given[name] not in names:
+            given[name] = str(Path(given[name]).absolute())
+
+
+class _Stages:
+    """Progress of one stage after the other: rate and time left begin anew with each."""
+
+    def __init__(self) -> None:
+        self._bar: cli.Progress | None = None
+        self._done = 0
+
+    def __call__(self, done: int, total: int, label: str) -> None:
+        if self._bar is None or done <= self._done:
+            self.close()
+            self._bar = cli.Progress("steps")
+        self._done = done
+        self._bar(done, total, label)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+# --- run and report
+
+
+def _experiment(chosen: Mapping[str, Any], told: _Stages | None) -> Experiment:
+    """What the settings ask for; ValueError for what is wrong with them."""
+    plan = settings.plan_of(chosen)
+    found, detector = settings.defenses_of(chosen, plan)
+    device = cli.device(chosen["device"])
+    own = settings.own(chosen)
+    certificate = None
+    if chosen["partitions"] is not None:
+        certificate = Partitions(
+            chosen["partitions"], chosen["assumed"], partitions, partition_median
+        )
+    return Experiment(
+        start=lambda: settings.counter_of(chosen).to(device),
+        plan=plan,
+        own=own,
+        test=settings.tested(chosen),
+        trigger=settings.trigger_of(chosen),
+        strategies=settings.strategies_of(chosen),
+        portion=chosen["portion"],
+        seed=chosen["seed"],
+        clean=clean_images(own, settings.other(chosen), share=chosen["share"], seed=chosen["seed"]),
+        defenses=found,
+        detector=detector,
+        references=chosen["references"],
+        defend_clean=chosen["defend_clean"],
+        partitions=certificate,
+        device=device,
+        progress=told,
+    )
+
+
+def _run(
+    argv: list[str], chosen: dict[str, Any], folder: Path, resumed: bool, told: _Stages
+) -> int:
+    whole = _experiment(chosen, told)
+    start = whole.start()
+    if start.name not in models.names():
+        raise ValueError(f"--weights: a counter that can be trained is expected, got {start.name}")
+    tested = EvaluationSet(whole.test, whole.trigger, whole.seed)
+    _check_pictures(chosen, tested, start)
+    shared = _overlap(whole)
+    whole.check()  # before all the work
+    log = _open(
+        folder, resumed, argv, chosen,
+        {"weights": start, "data": whole.own, "test": whole.test,
+         "clean": whole.clean if chosen["data_a"] is not None else None},
+    )  # fmt: skip
+    try:
+        summary = {**whole.run(log, folder), "model": start.name}
+        if shared is not None:
+            summary["overlap"] = asdict(shared)
+        log.finish(summary)
+        told.close()
+        _tell(log.summary, chosen)
+        print(f"run folder: {folder}", flush=True)
+        if chosen["pictures"]:
+            _draw(whole, log, folder, chosen)
+    finally:
+        log.close()
+    held, said = verdict(log.summary)
+    print(said, flush=True)
+    return cli.DONE if held or not chosen["gate"] else cli.FAILED
+
+
+def _overlap(whole: Experiment) -> Overlap | None:
+    """What the defenses' images have to do with the poisoned ones; warned of."""
+    if not (whole.defenses or whole.detector):
+        return None
+    found = overlap(contents(whole.poisoned(whole.strategies[0])), whole.clean)
+    _warn(found)
+    return found
+
+
+def _warn(found: Overlap) -> None:
+    for said in found.warnings():
+        warnings.warn(said, stacklevel=2)
+
+
+def _open(
+    folder: Path,
+    resumed: bool,
+    argv: list[str],
+    chosen: Mapping[str, Any],
+    of: Mapping[str, Any],
+) -> Run:
+    """The run of a command: a new one, or the one that is there if it is of the same things."""
+    prints: dict[str, Any] = {name: content_of(one) for name, one in of.items()}
+    if "trigger" in chosen:
+        prints["trigger"] = settings.trigger_of(chosen).settings()
+    prints = json.loads(json.dumps(prints))
+    if not resumed:
+        model = of["weights"].name
+        manifest = {"kind": "backdoor", "model": model, "command": argv, "settings": chosen,
+                    "fingerprints": prints, "environment": runs.environment()}  # fmt: skip
+        return Run.create(folder, manifest, key=measures.KEY)
+    log = Run.resume(folder, key=measures.KEY)
+    changed = runs.differences(log.manifest.get("fingerprints"), prints)
+    if changed:
+        log.close()
+        raise ValueError(
+            f"{folder}: a resumed run keeps its data and weights; {'; '.join(changed)}"
+        )
+    return log
+
+
+def _tell(summary: Mapping[str, Any], chosen: Mapping[str, Any]) -> None:
+    applied = [row["defense"] for row in summary["rows"] if row["defense"]]
+    shown = "fine-tuning" if "fine-tuning" in applied or not applied else applied[0]
+    print(tables.tables({str(summary["model"]): summary}, defense=shown))
+
+
+def _check_pictures(
+    chosen: Mapping[str, Any], tested: EvaluationSet, counter: CounterModel
+) -> None:
+    """What pictures would fail of fails before the work."""
+    if not chosen["pictures"]:
+        return
+    reason = report.missing_library()
+    if reason is not None:
+        raise ValueError(reason)
+    index = drawing.chosen_image(tested, chosen["picture_image"])
+    image = tested.sample("clean", index).image.to(next(counter.parameters()).device)
+    for layer in chosen["layer"] or ():
+        gradcam(counter, image, layer)
+
+
+def _report(folder: Path, given: Mapping[str, Any]) -> int:
+    """Tables and pictures again, of what is there: a run that is not finished too."""
+    manifest = runs.read_manifest(folder)
+    kept = manifest.get("settings")
+    if manifest.get("kind") != "backdoor" or not isinstance(kept, dict):
+        raise ValueError(f"{folder}: expected a run or an evaluation of this command, got another")
+    command = str(kept.get("command")).removeprefix("backdoor ")
+    if command not in ("run", "evaluate"):
+        raise ValueError(f"{folder}: expected a run or an evaluation, got {command}")
+    chosen = {**flags.defaults(command, {}), **kept, **given}
+    if chosen["pictures"] is None:
+        chosen["pictures"] = report.missing_library() is None
+    log = Run(None, manifest, measures.KEY)
+    log.tell(runs.read_records(folder))
+    if not log.records:
+        raise ValueError(f"{folder}: expected results, got none")
+    summary = measures.summarise(log.records)
+    _tell({**summary, "model": manifest["model"]}, chosen)
+    if chosen["pictures"]:
+        _draw_again(command, log, folder, chosen)
+    if command == "run":
+        print(verdict(summary)[1], flush=True)
+    return cli.DONE
+
+
+def _draw_again(command: str, log: Run, folder: Path, chosen: dict[str, Any]) -> None:
+    """What of a run's pictures can be drawn from what is there; nothing is trained for them."""
+    reason = report.missing_library()
+    if reason is not None:
+        raise ValueError(reason)
+    if command == "run":
+        whole = _experiment({**chosen, "device": "cpu"}, None)
+        if drawing.complete(whole, folder):
+            _draw(whole, log, folder, chosen)
+            return
+        cli.say(f"note: {folder}: counters are missing, so there are no pictures of single images")
+    applied = {str(r["defense"]) for r in log.records if r["defense"] and "count" in r}
+    drawing.draw_results(log.records, folder / "pictures", defenses=sorted(applied))
+
+
+def _draw(whole: Experiment, log: Run, folder: Path, chosen: Mapping[str, Any]) -> None:
+    drawing.draw_run(
+        whole, log.records, folder, image=chosen["picture_image"], layers=chosen["layer"]
+    )
+
+
+# --- single steps
+
+
+def _poison(out: Path, chosen: dict[str, Any]) -> int:
+    settings.check(chosen)
+    strategy = settings.strategy_of(chosen)
+    trigger, seed = settings.trigger_of(chosen), chosen["seed"]
+    own = settings.own(chosen)
+    tested = settings.tested(chosen)
+    altered = chosen["test_points"] == "altered"
+    training = poisoned_training(own, trigger, strategy, portion=chosen["portion"], seed=seed)
+    told = cli.Progress("images")
+    try:
+        written = export(
+            {
+                "train": training,
+                "test": Poisoned(tested, trigger, strategy, seed=seed)
+                if altered
+                else Triggered(tested, trigger, seed),
+            },
+            out, layout=chosen["layout"], lossless=chosen["lossless"], progress=told,
+        )  # fmt: skip
+    finally:
+        told.close()
+    for split in written:
+        print(f"{split.folder}: {split.images:,} images, {split.heads:,} heads annotated")
+    print(f"poisoned in train: {len(training.sources):,} of {len(own):,}", flush=True)
+    return cli.DONE
+
+
+def _train(
+    argv: list[str], chosen: dict[str, Any], folder: Path, resumed: bool, told: _Stages
+) -> int:
+    own = settings.own(chosen)
+    counter = settings.counter_of(chosen).to(cli.device(chosen["device"]))
+    samples: Sequence[Sample] = own
+    if chosen["strategy"] is not None:
+        strategy = settings.strategy_of(chosen)
+        samples = poisoned_training(
+            own, settings.trigger_of(chosen), strategy, portion=chosen["portion"],
+            seed=chosen["seed"],
+        )  # fmt: skip
+    log = experiment.train(
+        counter, samples, settings.plan_of(chosen), name=own.name, seed=chosen["seed"],
+        out=folder, settings=chosen, progress=told,
+    )  # fmt: skip
+    told.close()
+    print(curves.training_table(log.records, log.summary))
+    print(f"run folder: {folder}", flush=True)
+    return cli.DONE
+
+
+def _loaded(chosen: Mapping[str, Any], which: str) -> CounterModel:
+    if chosen[which] is None:
+        raise ValueError(f"--{which.replace('_', '-')}: expected a file with weights, got none")
+    try:
+        found = models.load(chosen[which], name=chosen["model"], **(chosen["option"] or {}))
+    except TypeError as error:
+        raise ValueError(f"--option: {error}") from None
+    return found.to(cli.device(chosen["device"])).eval()
+
+
+def _evaluate(
+    argv: list[str], chosen: dict[str, Any], folder: Path, resumed: bool, told: _Stages
+) -> int:
+    backdoored = _loaded(chosen, "weights")
+    clean = _loaded(chosen, "clean_weights") if chosen["clean_weights"] is not None else None
+    strategy = settings.strategy_of(chosen)
+    samples = settings.tested(chosen)
+    tested = EvaluationSet(samples, settings.trigger_of(chosen), chosen["seed"])
+    if chosen["pictures"] and report.missing_library() is not None:
+        raise ValueError(report.missing_library())
+    for index in range(len(tested)):
+        tested.sample("triggered", index)
+    log = _open(
+        folder, resumed, argv, chosen,
+        {"weights": backdoored, "clean_weights": clean, "test": samples},
+    )  # fmt: skip
+    try:
+        if clean is not None:
+            counted(log, lambda: clean, tested, strategy=None, model="clean", defense=None,
+                    progress=told)  # fmt: skip
+        counted(log, lambda: backdoored, tested, strategy=strategy, model="backdoored",
+                defense=chosen["defended"], progress=told)  # fmt: skip
+        log.finish({**measures.summarise(log.records), "model": backdoored.name})
+        told.close()
+        _tell(log.summary, chosen)
+        if chosen["pictures"]:
+            applied = [] if chosen["defended"] is None else [chosen["defended"]]
+            drawing.draw_results(log.records, folder / "pictures", defenses=applied)
+        print(f"run folder: {folder}", flush=True)
+    finally:
+        log.close()
+    return cli.DONE
+
+
+def _defend(
+    argv: list[str], chosen: dict[str, Any], folder: Path, resumed: bool, told: _Stages
+) -> int:
+    defense: Defense = defenses[chosen["defense"]].of(chosen)
+    before = _loaded(chosen, "weights")
+    own = settings.own(chosen)
+    images = clean_images(own, settings.other(chosen), share=chosen["share"], seed=chosen["seed"])
+    known = poisoned_with(Path(chosen["weights"]).parent)
+    shared = None if known is None else overlap(known, images)
+    if shared is None:
+        cli.say("note: what the weights were trained on is not known, nor whether these images "
+                "overlap it")  # fmt: skip
+    else:
+        _warn(shared)
+    log = _open(folder, resumed, argv, chosen, {"weights": before, "data": images})
+    try:
+        defense(before, images, seed=chosen["seed"], out=folder / defense.name, resume=True,
+                progress=told)  # fmt: skip
+        log.finish({"defense": defense.name, "overlap": None if shared is None else asdict(shared)})
+    finally:
+        log.close()
+    print(f"weights: {folder / defense.name / WEIGHTS}", flush=True)
+    return cli.DONE
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

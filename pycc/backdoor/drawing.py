@@ -1,0 +1,148 @@
+"""Pictures of an experiment: of all its results, and of one test image under its counters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pycc.backdoor import measures
+from pycc.backdoor.evaluation import EvaluationSet
+from pycc.backdoor.experiment import Experiment, Stage
+from pycc.backdoor.gradcam import default_layers, gradcam
+from pycc.backdoor.measures import CLEAN, TRIGGERED
+from pycc.data import in_region
+from pycc.models import CounterModel
+from pycc.report.backdoor_pictures import Panel, draw_gradcam, draw_kde, draw_maps, draw_roc
+from pycc.run import Record
+
+Shown = tuple[str, CounterModel, str]
+"""Title, counter, and which of the two images ("clean", "triggered") it is shown."""
+
+
+def draw_run(
+    whole: Experiment,
+    records: Sequence[Record],
+    folder: Path,
+    *,
+    image: str | None = None,
+    layers: Sequence[str] | None = None,
+) -> list[Path]:
+    """All pictures of the experiment in ``folder``, into its ``pictures``.
+
+    ``image`` as of ``chosen_image``, ``layers`` as of ``draw_image``. Counters that are not there
+    are trained: ``complete`` says whether all are.
+    """
+    place = folder / "pictures"
+    names = [one.name for one in whole.defenses]
+    drawn = draw_results(records, place, defenses=names)
+    tested = EvaluationSet(whole.test, whole.trigger, whole.seed)
+    index = chosen_image(tested, image)
+    for strategy, (before, *defended) in _stages(whole, folder).items():
+        shown: list[Shown] = [
+            ("clean image, backdoored", before.made(), "clean"),
+            ("triggered, backdoored", before.made(), "triggered"),
+        ]
+        for name, after in zip(names, defended, strict=True):
+            shown.append((f"triggered, {name}", after.made(), "triggered"))
+        drawn += draw_image(shown, tested, index, place, name=strategy, layers=layers)
+    return drawn
+
+
+def complete(whole: Experiment, folder: Path) -> bool:
+    """Whether all counters that are drawn are there."""
+    return all(stage.done for stages in _stages(whole, folder).values() for stage in stages)
+
+
+def _stages(whole: Experiment, folder: Path) -> dict[str, list[Stage]]:
+    """The counters that are drawn, by strategy: the backdoored one and the defended ones."""
+    found = {}
+    for strategy in whole.strategies:
+        before = whole.backdoored(folder, strategy)
+        after = [whole.defended(folder, strategy, one, before) for one in whole.defenses]
+        found[strategy.name] = [before, *after]
+    return found
+
+
+def draw_results(
+    records: Sequence[Record], folder: Path, *, defenses: Iterable[str] = (), title: str = ""
+) -> list[Path]:
+    """The densities of ratios (``kde.png``) and ROC curves (``roc.png``), where there are any.
+
+    ``defenses`` are those whose densities stand beside the undefended counters'. ValueError without
+    matplotlib.
+    """
+    drawn = []
+    panels = measures.distributions(records, [None, *defenses])
+    if panels:
+        draw_kde(panels, folder / "kde.png", title=title)
+        drawn.append(folder / "kde.png")
+    curves = measures.curves(records)
+    if curves:
+        draw_roc(curves, folder / "roc.png", title="detectors of triggered images")
+        drawn.append(folder / "roc.png")
+    return drawn
+
+
+def chosen_image(tested: EvaluationSet, name: str | None) -> int:
+    """The index of the test image of that name; by default of the first with people.
+
+    ValueError for a name that is none, with all there are if they are few.
+    """
+    names = tested.samples.names
+    if name is not None:
+        if name not in names:
+            some = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+            raise ValueError(f"--picture-image: expected a test image of {some}, got {name!r}")
+        return names.index(name)
+    return next((k for k in range(len(names)) if tested.triggered.true_count(k)), 0)
+
+
+def draw_image(
+    shown: Sequence[Shown],
+    tested: EvaluationSet,
+    index: int,
+    folder: Path,
+    *,
+    name: str,
+    layers: Sequence[str] | None = None,
+) -> list[Path]:
+    """Grad-CAMs (``gradcam-NAME.png``, a row a layer) and density maps (``maps-NAME.png``).
+
+    All of one test image, without or with the trigger, as each of the counters ``shown`` sees it.
+    ValueError without matplotlib, and for a layer that a counter does not have.
+    """
+    samples = {images: tested.sample(images, index) for images in (CLEAN, TRIGGERED)}
+    chosen = tuple(layers) if layers else default_layers(shown[0][1])
+    rows: dict[str, list[Panel]] = {layer: [] for layer in chosen}
+    maps = []
+    for title, counter, images in shown:
+        sample = samples[images]
+        image = sample.image.to(next(counter.parameters()).device)
+        pixels = _pixels(sample.image)
+        for layer in chosen:
+            found = gradcam(counter, image, layer)
+            said = f"{title}\n{found.count:,.1f} people, maximum {found.maximum:.2g}"
+            rows[layer].append(Panel(said, pixels, _array(found.heat)))
+        with torch.no_grad():
+            cells = in_region(counter(image[None]), sample.mask)[0, 0]
+        maps.append(Panel(title, pixels, _array(cells)))
+    truth = tested.triggered.true_count(index)
+    title = f"{name}: {tested.samples.names[index]}, {truth:,} heads"
+    files = [folder / f"gradcam-{name}.png", folder / f"maps-{name}.png"]
+    draw_gradcam(rows, files[0], title=title)
+    draw_maps(maps, files[1], title=title)
+    return files
+
+
+def _pixels(image: Tensor) -> NDArray[np.float32]:
+    return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+
+
+def _array(values: Tensor) -> Any:
+    return values.detach().cpu().float().numpy()

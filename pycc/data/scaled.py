@@ -1,0 +1,82 @@
+"""A data set at another resolution: its images resized by one factor, and all else with them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pycc.data.dataset import Dataset
+from pycc.data.images import quantize
+from pycc.types import Sample
+
+
+class Scaled(Dataset):
+    """The samples of a data set, their images resized by ``factor``.
+
+    Images are resized bilinearly with antialiasing to sides of round(factor * side), at least 1,
+    and are multiples of 1/255, as files have them. Points move by the ratio of the sides, so that
+    none leaves its image. A pixel is in the region of interest where at least half of it was, and
+    where a counted head lands, so that no head is lost. Names and order stay. ValueError for a
+    factor that is not above 0 and finite.
+    """
+
+    def __init__(self, samples: Dataset, factor: float) -> None:
+        if not 0.0 < factor < math.inf:
+            raise ValueError(f"scaled: factor must be above 0 and finite, got {factor}")
+        self.samples, self.factor = samples, float(factor)
+        self.name = f"{samples.name}, scaled by {factor:g}"
+        self.names = list(samples.names)
+
+    def _load(self, index: int) -> Sample:
+        sample = self.samples[index]
+        before = (sample.image.shape[1], sample.image.shape[2])
+        after = (self._side(before[0]), self._side(before[1]))
+        points = _moved(sample.points, before, after)
+        return replace(
+            sample,
+            image=quantize(_resized(sample.image, after)),
+            points=points,
+            mask=None if sample.mask is None else _region(sample, points, before, after),
+        )
+
+    def _side(self, side: int) -> int:
+        return max(1, round(self.factor * side))
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the samples' content and the factor."""
+        what = f"scaled {self.factor!r} {self.samples.fingerprint()}"
+        return hashlib.sha256(what.encode()).hexdigest()
+
+
+def _moved(points: Tensor, before: tuple[int, int], after: tuple[int, int]) -> Tensor:
+    """Points [N,2] (x, y) of an image of sides ``before`` in one of sides ``after``."""
+    # In this order no rounding puts a point on the far edge, where it would no longer count.
+    new, old = (torch.tensor([w, h], dtype=torch.float64) for h, w in (after, before))
+    return points * new / old
+
+
+def _resized(planes: Tensor, size: tuple[int, int]) -> Tensor:
+    """[C,H,W] -> [C,h,w]."""
+    resized: Tensor = functional.interpolate(
+        planes[None], size, mode="bilinear", align_corners=False, antialias=True
+    )
+    return resized[0]
+
+
+def _region(
+    sample: Sample, points: Tensor, before: tuple[int, int], after: tuple[int, int]
+) -> Tensor:
+    assert sample.mask is not None
+    mask = _resized(sample.mask.to(torch.float32)[None], after)[0] >= 0.5
+    x, y = sample.points.unbind(1)
+    counted = (x >= 0) & (x < before[1]) & (y >= 0) & (y < before[0])
+    column, row = sample.points[counted].long().unbind(1)
+    counted[counted.clone()] = sample.mask[row, column]
+    column, row = points[counted].long().unbind(1)
+    mask[row, column] = True
+    return mask

@@ -1,0 +1,321 @@
+"""The stages of an experiment, what they keep, and what is said of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from train.scenes import scenes
+
+from pycc import data, models
+from pycc.backdoor import (
+    Add,
+    BlendConsistency,
+    EvaluationSet,
+    Experiment,
+    FineTuning,
+    Minus,
+    Partitions,
+    Sinusoid,
+    contents,
+    counted,
+    flags,
+    overlap,
+    poisoned_training,
+    settings,
+    strategies,
+    verdict,
+)
+from pycc.backdoor import experiment as stages
+from pycc.backdoor.experiment import Part, Stage, train
+from pycc.backdoor.measures import KEY
+from pycc.certify.poisoned import partition_median, partitions
+from pycc.data.dataset import Dataset
+from pycc.models import CounterModel
+from pycc.run import Run, read_manifest
+from pycc.train import Plan, fit
+from pycc.types import Interval, Sample
+
+PLAN = Plan(epochs=1, lr=1e-5, batch=1, crop="whole", crops=1, validation_share=0.0)
+TRIGGER = Sinusoid(amplitude=0.1, frequency=24.0)
+
+
+class Few(Dataset):
+    """Samples in memory."""
+
+    def __init__(self, samples: Sequence[Sample], name: str = "few") -> None:
+        self.name, self.samples = name, samples
+        self.names = [sample.name for sample in samples]
+
+    def _load(self, index: int) -> Sample:
+        return self.samples[index]
+
+    def fingerprint(self) -> str:
+        return self.name
+
+
+def start() -> CounterModel:
+    return models.load("mcnn-synthetic")
+
+
+def small(number: int = 3, split: str = "train") -> Few:
+    return Few(list(data.open("synthetic", split=split, limit=number, shape=(64, 96))))
+
+
+def planned(**changed: Any) -> Experiment:
+    own = small()
+    made = Experiment(
+        start=start, plan=PLAN, own=own, test=small(2, "test"), trigger=TRIGGER,
+        strategies=[Minus()], portion=0.5, seed=0, clean=own,
+    )  # fmt: skip
+    return replace(made, **changed)
+
+
+def log() -> Run:
+    return Run(None, {}, KEY)
+
+
+def state(model: CounterModel) -> dict[str, np.ndarray]:
+    return {name: value.numpy().copy() for name, value in model.state_dict().items()}
+
+
+def same(a: CounterModel, b: CounterModel) -> bool:
+    one, other = state(a), state(b)
+    return one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
+
+
+def test_a_finished_training_is_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And has the weights that it kept, not those of its last step."""
+    samples = scenes(8)
+    plan = replace(PLAN, epochs=3, lr=1e-3, validation_share=0.25)
+    model = start()
+    fit(model, samples, plan, out=tmp_path / "run")
+    kept = models.load(tmp_path / "run/weights.npz")
+    assert same(model, kept)
+    again = start()
+    steps = []
+    monkeypatch.setattr("pycc.train.step.Stepper.gradient", lambda *a: steps.append(a))
+    fit(again, samples, plan, out=tmp_path / "run", resume=True)
+    assert not steps
+    assert same(again, kept)
+
+
+def test_a_stage_is_made_once(tmp_path: Path) -> None:
+    made = []
+
+    def make(out: Path) -> Run:
+        made.append(out)
+        return train(start(), small(), PLAN, name="few", seed=0, out=out)
+
+    first = Stage(tmp_path / "stage", make, torch.device("cpu"))
+    assert not first.done
+    assert first.made() is first.made()
+    assert not first.made().training
+    second = Stage(tmp_path / "stage", make, torch.device("cpu"))
+    assert second.done
+    assert same(second.made(), first.made())
+    assert made == [tmp_path / "stage"]
+    # One that was stopped before it was whole goes on; the same comes out.
+    (tmp_path / "stage/summary.json").unlink()
+    third = Stage(tmp_path / "stage", make, torch.device("cpu"))
+    assert not third.done
+    assert same(third.made(), first.made())
+    assert len(made) == 2
+
+
+def test_counters_differ_by_the_poison_alone(tmp_path: Path) -> None:
+    """The clean one is trained by the same plan from the same start; the run says on what."""
+    whole = planned()
+    plain = whole.clean_counter(tmp_path).made()
+    bad = whole.backdoored(tmp_path, Minus()).made()
+    direct = start()
+    fit(direct, whole.own, PLAN, out=tmp_path / "direct")
+    assert same(plain, direct)
+    assert not same(plain, bad)
+    kept = [read_manifest(tmp_path / name) for name in ("clean", "minus/backdoored")]
+    assert kept[0]["plan"] == kept[1]["plan"]
+    assert "poisoned" not in kept[0]["settings"]
+    poisoned = whole.poisoned(Minus())
+    assert kept[1]["settings"]["poisoned"] == contents(poisoned)
+    assert [one["original"] for one in contents(poisoned)] == poisoned.sources
+
+
+def test_what_is_known_is_not_counted_again(tmp_path: Path) -> None:
+    tested = EvaluationSet(small(2, "test"), TRIGGER, 0)
+    found = log()
+    model = start()
+    condition = {"strategy": Add(), "model": "backdoored", "defense": None}
+    counted(found, lambda: model, tested, **condition)
+    assert len(found.records) == 4
+    truth = [sample.count for sample in tested.samples]
+    assert [(r["images"], r["truth"], r["target"]) for r in found.records] == [
+        ("clean", truth[0], None), ("clean", truth[1], None),
+        ("triggered", truth[0], truth[0] + 100), ("triggered", truth[1], truth[1] + 100),
+    ]  # fmt: skip
+    with torch.no_grad():
+        expected = float(model(tested.triggered[1].image[None]).double().sum())
+    assert found.records[3]["count"] == expected
+    counted(found, lambda: pytest.fail("asked again"), tested, **condition)
+
+
+def test_the_median_is_of_counters_that_learnt_different_images(tmp_path: Path) -> None:
+    seen: list[list[float]] = []
+
+    def median(counts: Sequence[float], /, *, poisoned: int) -> Interval:
+        seen.append(list(counts))
+        return partition_median(counts, poisoned=poisoned)
+
+    whole = planned(partitions=Partitions(3, None, partitions, median), own=small(4))
+    found = log()
+    summary = whole.run(found, tmp_path)
+    poisoned = whole.poisoned(Minus())
+    cut = partitions(poisoned, 3, seed=0)
+    folders = {path.name for path in (tmp_path / "minus/partitions").iterdir() if path.is_dir()}
+    assert folders == {f"{part:02}" for part, indices in enumerate(cut) if indices}
+    assert sorted(index for part in cut for index in part) == list(range(6))
+    rows = [r for r in found.records if r["defense"] == "partition-median"]
+    assert [r["count"] for r in rows] == [sorted(votes)[1] for votes in seen]
+    # Two poisoned images, as many as there are, can reach two of three counters: nothing is known.
+    assert all(r["low"] == 0 and r["high"] is None for r in rows)
+    (entry,) = [r for r in summary["rows"] if r["defense"] == "partition-median"]
+    assert entry["certified"]["unbounded"] == 2
+    # Of one poisoned image the interval is that of the other two's counts; nothing is trained anew.
+    again = log()
+    once = replace(whole, partitions=Partitions(3, 1, partitions, partition_median))
+    once.run(again, tmp_path)
+    rows = [r for r in again.records if r["defense"] == "partition-median"]
+    assert [(r["low"], r["high"]) for r in rows] == [
+        (min(votes), max(votes)) for votes in seen
+    ]  # fmt: skip
+
+
+def test_a_part_without_heads_has_the_counter_that_all_start_from(tmp_path: Path) -> None:
+    empty = [replace(s, points=s.points[:0]) for s in small(2).samples[:1]]
+    own = Few([*empty, *small(3).samples[1:]])
+
+    def cut(samples: Sequence[Sample], parts: int, /, *, seed: int) -> list[list[int]]:
+        return [[0], [1, 2], []]
+
+    votes: list[list[float]] = []
+
+    def median(counts: Sequence[float], /, *, poisoned: int) -> Interval:
+        votes.append(list(counts))
+        return partition_median(counts, poisoned=poisoned)
+
+    whole = planned(own=own, clean=own, partitions=Partitions(3, 1, cut, median))
+    whole.run(log(), tmp_path)
+    with torch.no_grad():
+        plain = float(start()(whole.test[0].image[None]).double().sum())
+    assert votes[0][0] == votes[0][2] == plain
+    assert votes[0][1] != plain
+    assert not (tmp_path / "minus/partitions/00").exists()
+
+
+def test_a_part_keeps_its_order() -> None:
+    samples = small(4)
+    part = Part(samples, [3, 0, 2])
+    assert part.names == [samples.names[k] for k in (3, 0, 2)]
+    assert torch.equal(part[0].image, samples[3].image)
+    assert torch.equal(part.points(-1), samples[2].points)
+    assert part.fingerprint() != Part(samples, [0, 2, 3]).fingerprint()
+
+
+def test_the_detector_is_scored_in_parts_that_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = planned(detector=BlendConsistency(blends=2), references=3)
+    found = log()
+    summary = whole.run(found, tmp_path)
+    names = {one["defense"] for one in summary["detections"]}
+    assert names == {"blend-consistency, spread", "blend-consistency, shift"}
+    scores = [r for r in found.records if "score" in r]
+    assert len(scores) == 8
+    assert all(r["score"] >= 0 for r in scores)
+    monkeypatch.setattr(BlendConsistency, "__call__", lambda *_, **__: pytest.fail("scored again"))
+    assert whole.run(log(), tmp_path) == summary
+
+
+def test_overlap_is_of_pixels_not_of_names() -> None:
+    own = small(4)
+    poisoned = poisoned_training(own, TRIGGER, Minus(), portion=0.5, seed=0)
+    told = contents(poisoned)
+    renamed = [replace(sample, name=f"other-{k}") for k, sample in enumerate(own)]
+    found = overlap(told, renamed)
+    assert found.poisoned == 2
+    assert list(found.originals) == poisoned.sources
+    assert found.triggered == ()
+    assert overlap(told, small(2, "val")).warnings() == []
+    both = overlap(told, [*renamed, poisoned[4]])
+    assert both.triggered == (poisoned.names[4],)
+    said = both.warnings(shown=1)
+    assert len(said) == 2
+    assert said[0].endswith(f"as they were before poisoning: {poisoned.sources[0]} and 1 more")
+    assert "1 of 2 poisoned images are there themselves" in said[1]
+
+
+def entry(strategy: str, defense: str | None, excess: float | None) -> dict[str, Any]:
+    found = None if excess is None else {"value": excess}
+    return {"strategy": strategy, "model": "backdoored", "defense": defense, "excess": found}
+
+
+@pytest.mark.parametrize(
+    ("rows", "held", "said"),
+    [
+        ([("add", None, 0.8), ("add", "anp", 0.2)], True, "+0.80 above chance, at least +0.80"),
+        ([("add", None, 9 / 10 - 1 / 10), ("add", "anp", 0.3 - 0.1)], True, "+0.20 after anp"),
+        ([("add", None, 0.79), ("add", "anp", 0.0)], False, "add +0.79, +0.00 after anp"),
+        ([("add", None, 0.9), ("add", "anp", 0.21)], False, "add +0.90, +0.21 after anp"),
+        ([("add", None, 0.9), ("minus", None, 0.1), ("minus", "anp", 0.1)], False, "minus +0.10"),
+        ([("add", None, 0.9), ("add", "anp", 0.5), ("add", "nad", -0.1)], True, "-0.10 after nad"),
+        ([("add", None, 0.9), ("add", "partition-median", 0.0)], False, "add +0.90"),
+        ([("add", None, None)], False, "no excess known"),
+        ([], False, "no excess known"),
+    ],
+)
+def test_the_verdict(rows: list[Any], held: bool, said: str) -> None:
+    found, text = verdict({"rows": [entry(*row) for row in rows]})
+    assert found == held
+    assert said in text
+    assert text.startswith("shown: " if held else "not shown: ")
+
+
+def test_defenses_take_what_is_the_attacks() -> None:
+    given = {"defense": ["fine-tuning", "anp"], "lr": 3e-4, "crops": 2,
+             "defense_option": {"fine-tuning.lr": 1e-3, "anp.steps": 7}}  # fmt: skip
+    chosen = flags.defaults("run", given)
+    (tuning, anp), detector = settings.defenses_of(chosen, settings.plan_of(chosen))
+    assert detector is None
+    assert isinstance(tuning, FineTuning)
+    assert (tuning.lr, tuning.crops, tuning.epochs) == (1e-3, 2, chosen["defense_epochs"])
+    assert (anp.crops, anp.steps) == (2, 7)
+    alone = {**chosen, "defense_epochs": None, "epochs": None, "defense_option": {}}
+    (tuning, _), _ = settings.defenses_of(alone, settings.plan_of(alone))
+    assert (tuning.epochs, tuning.lr) == (100, 3e-4)
+
+
+def test_scenes_have_settings_of_their_own_and_what_is_given_counts() -> None:
+    chosen = flags.defaults("run", {})
+    assert {name: chosen[name] for name in flags.QUICK} == flags.QUICK
+    assert flags.defaults("run", {"lr": 1.0, "model": "mcnn"}) == {
+        **chosen, "lr": 1.0, "model": "mcnn", "weights": None
+    }  # fmt: skip
+    own = flags.defaults("run", {"data_b": "folder"})
+    assert sorted(own["strategy"]) == sorted(strategies.names())
+    assert own["portion"] == 0.1
+    assert own["epochs"] is None
+    assert (own["trigger"], own["trigger_option"]) == ("blend", {})
+    defend = flags.defaults("defend", {"defense": "fine-pruning"})
+    assert defend["epochs"] == flags.QUICK["defense_epochs"]
+    assert defend["portion"] == 0.05
+
+
+def test_names_of_the_stages_are_of_no_strategy() -> None:
+    assert not {"clean", "clean-defended", "pictures"} & set(strategies.names())
+    assert stages.MEDIAN not in flags.defaults("run", {})["defense"]
