@@ -184,11 +184,13 @@ class Items(torch.utils.data.Dataset[Item]):
         )[0]  # fmt: skip
 
     def _whole(self, index: int) -> tuple[str, Tensor, Tensor, Tensor]:
-        """Name, image, target and points of a sample; kept, as far as memory allows."""
+        """Name, image, target and points of a sample; kept, as far as memory allows.
+
+        The image in 8 bits where that loses nothing: it is what is cut out that becomes float.
+        """
         if index in self._kept:
             self._kept.move_to_end(index)
-            name, stored, target, points = self._kept[index]
-            return name, _as_float(stored), target, points
+            return self._kept[index]
         sample = self.samples[index]
         sides = [size // self.step * self.step for size in sample.image.shape[1:]]
         if min(sides) == 0:
@@ -206,7 +208,7 @@ class Items(torch.utils.data.Dataset[Item]):
         self._bytes += _size(kept)
         while self._bytes > _CACHE and len(self._kept) > 1:
             self._bytes -= _size(self._kept.popitem(last=False)[1])
-        return sample.name, image, kept[2], sample.points
+        return kept
 
     def _rule(self, index: int) -> str:
         """The ground truth of a sample: its own data set's, where several are joined."""
@@ -242,7 +244,7 @@ class Items(torch.utils.data.Dataset[Item]):
             )
         bottom, right = top + sides[0], left + sides[1]
         s = self.stride
-        image = image[:, top:bottom, left:right]
+        image = _as_float(image[:, top:bottom, left:right])
         target = target[:, top // s : bottom // s, left // s : right // s]
         beyond = (0, sides[1] - image.shape[2], 0, sides[0] - image.shape[1])
         if any(beyond):
@@ -261,7 +263,7 @@ class Items(torch.utils.data.Dataset[Item]):
         sides = [max(1, int(side * scale)) for side in crop.size]
         top = int(stream.integers(height - sides[0] + 1))
         left = int(stream.integers(width - sides[1] + 1))
-        part = image[:, top : top + sides[0], left : left + sides[1]]
+        part = _as_float(image[:, top : top + sides[0], left : left + sides[1]])
         resized = functional.interpolate(
             part[None], crop.size, mode="bicubic", antialias=True, align_corners=False
         )[0].clamp(0.0, 1.0)
