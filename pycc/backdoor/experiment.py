@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 from pycc import models
 from pycc import run as runs
@@ -30,6 +29,7 @@ from pycc.backdoor.poison import PoisonedTraining, poisoned_training
 from pycc.backdoor.strategies import Strategy
 from pycc.backdoor.triggers import Trigger
 from pycc.data.dataset import Dataset
+from pycc.data.subset import Subset
 from pycc.models import CounterModel
 from pycc.run import Run
 from pycc.train import Plan, fit
@@ -263,7 +263,7 @@ class Experiment:
             return lru_cache(1)(lambda: self.start().eval())
         # Parts may be of one image: none validates.
         stage = self._trained(
-            folder, lambda: Part(poisoned, indices), f"part {part + 1}",
+            folder, lambda: Subset(poisoned, indices), f"part {part + 1}",
             replace(self.plan, validation_share=0.0),
         )  # fmt: skip
         return stage.made
@@ -273,27 +273,6 @@ class Experiment:
         if tell is None:
             return None
         return lambda done, total, said: tell(done, total, f"{what}: {said}")
-
-
-class Part(Dataset):
-    """Some samples of a data set, in the order given."""
-
-    def __init__(self, samples: Dataset, indices: Sequence[int]) -> None:
-        self.samples, self.indices = samples, list(indices)
-        self.name = f"a part of {samples.name}"
-        self.names = [samples.names[index] for index in self.indices]
-
-    def _load(self, index: int) -> Sample:
-        return self.samples[self.indices[index]]
-
-    def points(self, index: int) -> Tensor:
-        """Head annotations [N,2] of a sample, as its data set has them."""
-        return self.samples.points(self.indices[range(len(self))[index]])
-
-    def fingerprint(self) -> str:
-        """SHA-256 over the samples' content and which of them these are."""
-        parts = [("samples", self.samples.fingerprint()), ("names", "\n".join(self.names))]
-        return runs.fingerprint(parts)
 
 
 def train(

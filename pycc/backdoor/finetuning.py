@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Self
 from pycc import models
 from pycc import run as runs
 from pycc.data.dataset import Dataset
+from pycc.data.subset import Subset
 from pycc.models import CounterModel
 from pycc.random import Stream
 from pycc.registry import Registry
@@ -161,27 +162,6 @@ class FineTuning(Retraining):
         return tuned
 
 
-class Chosen(Sequence[Sample]):
-    """Some samples of a data set, in its order, each loaded when it is asked for."""
-
-    def __init__(self, samples: Dataset, indices: Sequence[int]) -> None:
-        self.samples, self.indices = samples, sorted(indices)
-        self.name = samples.name
-        self.names = [samples.names[index] for index in self.indices]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self.samples[place] for place in self.indices[index]]
-        return self.samples[self.indices[index]]
-
-    def points(self, index: int) -> Any:
-        """Head annotations [N,2] of a sample, as its data set has them."""
-        return self.samples.points(self.indices[index])
-
-
 def clean_mixture(own: Dataset, other: Dataset, *, share: float = 0.1, seed: int = 0) -> Joined:
     """All images of a data set, and of another ``share`` times as many, which the seed chooses.
 
@@ -203,7 +183,7 @@ def clean_mixture(own: Dataset, other: Dataset, *, share: float = 0.1, seed: int
     }
     chosen = sorted(keys, key=lambda index: (keys[index], other.names[index]))[:number]
     second = other.name if other.name != own.name else f"{other.name}, another"
-    return Joined({own.name: own, second: Chosen(other, chosen)})
+    return Joined({own.name: own, second: Subset(other, sorted(chosen))})
 
 
 def twin(model: CounterModel, origin: str) -> CounterModel:

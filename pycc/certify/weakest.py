@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from functools import partial
 
 from torch import Tensor
 
 from pycc import ops
-from pycc.certify.maps import map_of
+from pycc.attack.location import Candidates
+from pycc.certify.engine import map_inside
 from pycc.certify.methods import ON_MAPS, Calibrated
 from pycc.robust.mixture import parts_of
 from pycc.robust.windows import window_of, window_sums
 from pycc.types import Counter, Sample
-
-Candidates = Callable[[Sample, int], Sequence[tuple[int, int]]]
 
 
 class Weakest:
@@ -41,7 +39,7 @@ class Weakest:
     ) -> list[tuple[int, int]]:
         height, width = sample.image.shape[1:]
         if sample.name not in self._maps:
-            self._maps[sample.name] = [map_of(one, sample.image) for one in self.counters]
+            self._maps[sample.name] = [map_inside(one, sample).cpu() for one in self.counters]
         places = []
         for number, (counter, cells) in enumerate(
             zip(self.counters, self._maps[sample.name], strict=True)

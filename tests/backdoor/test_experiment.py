@@ -32,7 +32,7 @@ from pycc.backdoor import (
     verdict,
 )
 from pycc.backdoor import experiment as stages
-from pycc.backdoor.experiment import Part, Stage, train
+from pycc.backdoor.experiment import Stage, train
 from pycc.backdoor.measures import KEY
 from pycc.certify.poisoned import partition_median, partitions
 from pycc.data.dataset import Dataset
@@ -216,15 +216,6 @@ def test_a_part_without_heads_has_the_counter_that_all_start_from(tmp_path: Path
     assert votes[0][0] == votes[0][2] == plain
     assert votes[0][1] != plain
     assert not (tmp_path / "minus/partitions/00").exists()
-
-
-def test_a_part_keeps_its_order() -> None:
-    samples = small(4)
-    part = Part(samples, [3, 0, 2])
-    assert part.names == [samples.names[k] for k in (3, 0, 2)]
-    assert torch.equal(part[0].image, samples[3].image)
-    assert torch.equal(part.points(-1), samples[2].points)
-    assert part.fingerprint() != Part(samples, [0, 2, 3]).fingerprint()
 
 
 def test_the_detector_is_scored_in_parts_that_are_kept(

@@ -16,7 +16,7 @@ from train.scenes import scenes
 from pycc import cli, data, models
 from pycc import run as runs
 from pycc.backdoor import distillation, neurons, pruning  # noqa: F401  (importing registers them)
-from pycc.backdoor.finetuning import Chosen, Defense, FineTuning, clean_mixture, defenses, twin
+from pycc.backdoor.finetuning import Defense, FineTuning, clean_mixture, defenses, twin
 from pycc.data.dataset import Dataset
 from pycc.models.recipe import Crop
 from pycc.train import Plan, fit, resolved
@@ -292,19 +292,8 @@ def test_the_mixture_is_chosen_by_seed_and_names() -> None:
         clean_mixture(PART_A, PART_B, share=1.0)
 
 
-def test_chosen_samples_are_loaded_when_asked_for() -> None:
-    some = Chosen(PART_A, [5, 1, 3])
-    assert some.names == [PART_A.names[n] for n in (1, 3, 5)]
-    assert [sample.name for sample in some] == some.names
-    assert [sample.name for sample in some[1:]] == some.names[1:]
-    assert torch.equal(some.points(2), PART_A[5].points)
-    assert len(some) == 3
-
-
 def test_the_published_mixture_of_shanghaitech(shared: Path) -> None:
     folders = [shared / "data/shanghaitech" / part for part in ("part_B", "part_A")]
-    if not all(folder.is_dir() for folder in folders):
-        pytest.skip("ShanghaiTech is not there")
     own, other = (data.open(folder, split="train") for folder in folders)
     mixed = clean_mixture(own, other)
     assert [len(part) for part in mixed.parts.values()] == [len(own), round(0.1 * len(own))]

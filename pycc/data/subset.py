@@ -1,0 +1,36 @@
+"""Some samples of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from pycc.data.dataset import Dataset
+from pycc.run import fingerprint
+from pycc.types import Sample
+
+
+class Subset(Dataset):
+    """The samples of a data set at ``indices``, in that order, each loaded when it is asked for.
+
+    It keeps the data set's name, which chooses the ground truth. IndexError for another index.
+    """
+
+    def __init__(self, samples: Dataset, indices: Sequence[int]) -> None:
+        self.samples, self.indices = samples, list(indices)
+        self.name = samples.name
+        self.names = [samples.names[index] for index in self.indices]
+
+    def _load(self, index: int) -> Sample:
+        return self.samples[self.indices[index]]
+
+    def points(self, index: int) -> Tensor:
+        """Head annotations [N,2] of a sample, as its data set has them."""
+        return self.samples.points(self.indices[range(len(self))[index]])
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the whole data set's content and which of its samples these are."""
+        return fingerprint(
+            [("samples", self.samples.fingerprint()), *(("name", n) for n in self.names)]
+        )
