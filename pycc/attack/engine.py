@@ -67,9 +67,9 @@ def run(
     alone). Each patch is compared with grey, black, uniform noise and a crowd from another image,
     of the same shape and place (``compare`` False: without these), and with ``pgd`` on all pixels
     (None: without it). Location ``worst`` is searched for among ``candidates`` (y, x) of a sample
-    and a patch's side, where they are given. Every count is
-    one of the full image after rounding to 8 bits; attacked images are written as PNG and counted
-    as read back (``save_images`` False rounds in memory, which gives the same numbers).
+    and a patch's side, where they are given. Every count is one of the full image after rounding to
+    8 bits; attacked images are written as PNG and counted as read back (``save_images`` False
+    rounds in memory, which gives the same numbers).
 
     ``seeds`` repeats the attack from as many seeds, ``seed`` the first. With ``substitutes``
     (counters by name) patches are also made on these, together as ``combine`` says (``mean`` or
