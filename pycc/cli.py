@@ -202,12 +202,11 @@ class Progress:
             self._bar.update(share - self._bar.n)
         elif now - self._last >= self._every:
             self._last = now
-            left = round((total - done) / max(rate, 1e-9))
-            clock = f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}"
-            say(
-                f"{100 * share:.0f} %, {rate:.2f} {self._unit}/s, {clock} left: {label}",
-                self._stream,
-            )
+            clock = ""
+            if done > 0:
+                left = round((total - done) / rate)
+                clock = f", {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
+            say(f"{100 * share:.0f} %, {rate:.2f} {self._unit}/s{clock}: {label}", self._stream)
 
     def close(self) -> None:
         """Leave the terminal as it was."""
