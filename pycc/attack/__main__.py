@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from pycc import cli, data, models, report
+from pycc import cli, data, defense, models, report
 from pycc import run as runs
 from pycc.attack.base import attacks
 from pycc.attack.engine import run as run_attack
@@ -24,6 +24,7 @@ from pycc.attack.settings import QUICK, Settings, chosen, complete, names
 from pycc.attack.universal import Universal
 from pycc.data.dataset import builtin as builtin_data
 from pycc.ranks import Ranks, own_device, ranks
+from pycc.types import Counter
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,7 +74,7 @@ class _Command:
         if settings["transfer"]:
             victims = _several(settings["transfer"], settings)
         else:
-            counter = _counter(settings["weights"], settings)
+            counter = _ablated(_counter(settings["weights"], settings), settings)
             options["substitutes"] = _several(settings["substitutes"], settings)
         samples = _samples(settings, settings["split"], settings["limit"])
         if settings["attack"] != "none" and issubclass(attacks[settings["attack"]], Universal):
@@ -298,6 +299,19 @@ def _counter(weights: str, settings: Mapping[str, Any]) -> models.CounterModel:
         # The values of options come from the command line as they are.
         raise ValueError(f"--option: {error}") from None
     return counter.to(where)
+
+
+def _ablated(counter: models.CounterModel, settings: Mapping[str, Any]) -> Counter:
+    """The counter that is attacked: itself, or what it says of ablated images."""
+    k, draws, fill = (settings[name] for name in ("ablate", "ablate_draws", "ablate_fill"))
+    if k is None:
+        return counter
+    if fill is None:
+        shown = _samples(settings, settings["train_split"], settings["train_limit"])
+        fill = data.mean_colour(shown[index].image for index in range(len(shown)))
+    return defense.ablated(
+        counter, k, draws=draws, fill=fill, unit=settings["ablate_unit"], seed=settings["seed"]
+    )
 
 
 def _several(weights: Sequence[str], settings: Mapping[str, Any]) -> dict[str, models.CounterModel]:

@@ -51,6 +51,29 @@ class Settings:
         default_factory=dict,
         metadata={"help": "an option of the counter, such as resize=4; may be repeated"},
     )
+    ablate: int | None = field(
+        default=None,
+        metadata={
+            "help": "attack what the counter says of images of which only so many random pixels "
+            "are shown, the mean over draws (pycc.defense.ablated)",
+            "metavar": "K",
+        },
+    )
+    ablate_draws: int = field(default=20, metadata={"help": "--ablate: draws an image"})
+    ablate_unit: str = field(
+        default="pixel",
+        metadata={
+            "help": "--ablate: what is kept, pixels or array entries",
+            "choices": ["pixel", "element"],
+        },
+    )
+    ablate_fill: float | None = field(
+        default=None,
+        metadata={
+            "help": "--ablate: grey of the rest, of [0,1] (default: mean colour of --train-limit "
+            "images of --train-split)"
+        },
+    )
     substitutes: list[str] = field(
         default_factory=list,
         metadata={
@@ -72,7 +95,8 @@ class Settings:
         metadata={"help": "loss over several counters", "choices": combinations.names()},
     )
     train_split: str = field(
-        default="train", metadata={"help": "attack universal: the part that the patch is made on"}
+        default="train",
+        metadata={"help": "attack universal: the part that the patch is made on"},
     )
     train_limit: int | None = field(
         default=60, metadata={"help": "attack universal: images of that part"}
@@ -141,6 +165,8 @@ def complete(given: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
         settings["weights"] = "mcnn-synthetic"
     if settings["transfer"] and ({"weights", "substitutes"} & given.keys()):
         raise ValueError("--transfer: expected neither --weights nor --substitutes beside it")
+    if settings["transfer"] and settings["ablate"] is not None:
+        raise ValueError("--ablate: expected one counter, with --weights, got --transfer")
     settings["pictures"], note = _pictures(settings)
     return settings, note
 

@@ -9,7 +9,7 @@ number of people. ``partition_median`` speaks of poisoned training images instea
 
 from pycc.certify.calibration import Calibration, allowance_of, cap_of
 from pycc.certify.conformal import calibrate, conformal
-from pycc.certify.drawn import fixed_masks, mean_colour, quantile, two_mask
+from pycc.certify.drawn import fixed_masks, quantile, two_mask
 from pycc.certify.maps import additive, check_field, masked, mixed, slack_map
 from pycc.certify.paper import counterexample, probability_inside, probability_untouched
 from pycc.certify.poisoned import most_poisoned, partition_median, partitions
@@ -38,7 +38,6 @@ __all__ = [
     "fixed_masks_bounds",
     "masked",
     "mean_bounds",
-    "mean_colour",
     "mixed",
     "most_poisoned",
     "partition_median",

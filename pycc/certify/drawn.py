@@ -207,14 +207,3 @@ def _widened(found: Interval, low: float, high: float) -> Interval:
         return ABSOLUTE + RELATIVE * abs(value) if math.isfinite(value) else 0.0
 
     return replace(found, low=max(0.0, low - room(low)), high=high + room(high))
-
-
-def mean_colour(images: Sequence[Tensor]) -> tuple[float, float, float]:
-    """Mean of R, G, B in [0,1] over images [3,H,W], each with the same weight: the usual fill.
-
-    ValueError for no images.
-    """
-    if not images:
-        raise ValueError("certify: a mean colour needs images, got none")
-    means = torch.stack([image.double().mean((1, 2)) for image in images]).mean(0)
-    return float(means[0]), float(means[1]), float(means[2])

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from pycc.attack.cells import cell_weight
 from pycc.certify.calibration import Calibration, allowance_of, cap_of
-from pycc.certify.drawn import mean_colour
 from pycc.certify.maps import check_field, map_of
 from pycc.certify.methods import ON_MAPS, Calibrated, Plan, Seen, methods
-from pycc.data import quantize
+from pycc.data import mean_colour, quantize
 from pycc.ranks import Ranks
 from pycc.robust.capping import BLOCK
 from pycc.robust.mixture import parts_of

@@ -10,7 +10,7 @@ from pycc.data import jhu, nwpu, shanghaitech, synthetic, ucf, worldexpo
 from pycc.data.dataset import Dataset, NotAnnotatedError, OnError, builtin
 from pycc.data.density import density, downsample
 from pycc.data.folder import open_folder
-from pycc.data.images import load_image, load_opacity, quantize, save_image
+from pycc.data.images import load_image, load_opacity, mean_colour, quantize, save_image
 from pycc.data.region import in_region
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "jhu",
     "load_image",
     "load_opacity",
+    "mean_colour",
     "nwpu",
     "open",
     "quantize",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -146,3 +146,15 @@ def _repeat(grey: NDArray[np.generic], top: int) -> NDArray[np.float32]:
     if not bool(((values >= 0.0) & (values <= 1.0)).all()):
         raise ValueError(f"grey values must lie in 0…{top}")
     return np.repeat(values.astype(np.float32)[None], 3, axis=0)
+
+
+def mean_colour(images: Iterable[Tensor]) -> tuple[float, float, float]:
+    """Mean of R, G, B in [0,1] over images [3,H,W], each with the same weight.
+
+    What ablation and masks usually put in place of what they hide. ValueError for no images.
+    """
+    means = [image.double().mean((1, 2)) for image in images]
+    if not means:
+        raise ValueError("mean_colour: expected images, got none")
+    red, green, blue = torch.stack(means).mean(0).tolist()
+    return red, green, blue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from pycc import ops
 from pycc.defense.base import Defended, DefendedModule, Defense, check_finite, defended
+from pycc.local import Box, Local, Remembered, Wirings, aligned, influence
 from pycc.robust.ablation import (
     BUDGET,
     Bands,
@@ -60,6 +62,87 @@ class Ablated(Defense):
         check_finite(self.op, images)
         combined = self._median if self.combine == "median" else self._mean
         return torch.cat([combined(counter, image) for image in images])
+
+    def around(
+        self, counter: Counter, windows: Tensor, box: Box, wirings: Wirings, clean: Remembered
+    ) -> tuple[Callable[[Tensor], Tensor], Box] | None:
+        """Draws that keep pixels of the box are counted in its surroundings; the others stay.
+
+        For the mean of draws of pixels (entries), on a counter with a bounded field and known
+        layers.
+        """
+        known = isinstance(self.kind, Pixels | Elements) and self.combine == "mean"
+        if not known or counter.receptive_field is None:
+            return None
+        check_finite(self.op, windows)
+        shape, stride = (windows.shape[2], windows.shape[3]), counter.stride
+        seen = influence(
+            aligned(box, shape, stride), shape, stride=stride,
+            receptive_field=counter.receptive_field,
+        )  # fmt: skip
+        inner = box.moved(-seen.top, -seen.left)
+        part, colour = windows[..., *seen.slices], windows.new_tensor(self.fill)[:, None, None]
+        kept = self._kept(shape, seen, windows)
+        size = max(1, self.budget // (len(part) * part.shape[2] * part.shape[3]))
+
+        def shown(draws: Tensor) -> Tensor:
+            return torch.where(draws[:, None], part, colour).flatten(0, 1)
+
+        touched = kept[..., *inner.slices].flatten(1).any(1)
+        touched[0] |= not touched.any()  # whose gradient is then 0
+        locals_ = [
+            (Local(counter, shown(draws), inner, wirings=wirings), draws[..., *inner.slices])
+            for draws in torch.split(kept[touched], size)
+        ]
+        if not all(local.follows_layers for local, _ in locals_):
+            return None  # cells at the window's border would not be those of the image
+        cells = locals_[0][0].cells
+        base = torch.stack([
+            counter(shown(draws))[..., *cells.slices].double()
+            .reshape(len(draws), len(part), 1, *cells.shape).sum(0)
+            for draws in torch.split(kept, size)
+        ]).sum(0)  # fmt: skip
+
+        def change(pixels: Tensor, number: int) -> Tensor:
+            local, mask = locals_[number]
+            rows = torch.where(mask[:, None, None], pixels, colour)
+            before = local.clean.reshape(len(mask), len(part), 1, 1, *cells.shape)
+            now = local(rows.flatten(0, 2)).reshape(*rows.shape[:3], 1, *cells.shape)
+            return (now - before).double().sum(0)
+
+        def compute(pixels: Tensor) -> Tensor:
+            pixels = pixels.reshape(len(part), -1, *pixels.shape[1:])
+            total = base[:, None]
+            for number in range(len(locals_)):
+                if len(locals_) > 1 and torch.is_grad_enabled():
+                    more = cast(
+                        Tensor,
+                        checkpoint(
+                            change, pixels, number, use_reentrant=False, preserve_rng_state=False
+                        ),
+                    )
+                else:
+                    more = change(pixels, number)
+                total = total + more
+            return (total / len(kept)).flatten(0, 1).to(pixels.dtype)
+
+        return compute, cells.moved(seen.top // stride, seen.left // stride)
+
+    def _kept(self, shape: tuple[int, int], seen: Box, like: Tensor) -> Tensor:
+        """[draws,3,*seen.shape] bool: what of a part of the image each draw keeps."""
+        assert isinstance(self.kind, Pixels | Elements)
+        assert self.draws is not None
+        self.kind.check(shape)
+        whole = like.new_ones(1, 3, *shape)
+        size = max(1, self.budget // (shape[0] * shape[1]))
+        found = []
+        for begin in range(0, self.draws, size):
+            draws = ops.ablate(
+                whole, self.kind.k, seed=self.seed, fill=0.0, unit=self.kind.unit,
+                draws=min(size, self.draws - begin), first_draw=begin,
+            )  # fmt: skip
+            found.append(draws[..., *seen.slices] > 0)
+        return torch.cat(found)
 
     def _mean(self, counter: Counter, image: Tensor) -> Tensor:
         total, batches = ablation_batches(

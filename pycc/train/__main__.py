@@ -18,7 +18,7 @@ from pycc.models import CounterModel
 from pycc.ranks import Ranks, own_device, ranks
 from pycc.report import curves
 from pycc.run import Run
-from pycc.train.held import mean_colour, measured, split
+from pycc.train.held import fill_of, measured, split
 from pycc.train.plan import Plan
 from pycc.train.settings import QUICK, Settings
 
@@ -158,7 +158,7 @@ def _measure(
     found = {"plain": measured(counter, tested, ranks=processes)}
     if plan.recipe == "ablation":
         training = split(samples, plan.validation_share, settings["seed"])[0]
-        fill = plan.fill if plan.fill is not None else mean_colour(samples, training)
+        fill = fill_of(plan, samples, training)
         shown = defense.ablated(
             counter, plan.k, draws=_ABLATED_DRAWS, fill=fill, unit=plan.unit, seed=settings["seed"]
         )

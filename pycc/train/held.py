@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 
 from pycc import metrics
-from pycc.data import in_region
+from pycc.data import in_region, mean_colour
 from pycc.random import Stream
 from pycc.ranks import Ranks
+from pycc.train.plan import Plan
 from pycc.types import Counter, Sample
 
 
@@ -37,10 +38,13 @@ def split(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[int]
     return training, sorted(order[:held])
 
 
-def mean_colour(samples: Sequence[Sample], indices: Sequence[int]) -> tuple[float, float, float]:
-    """Mean of R, G, B in [0,1] over images, each with the same weight."""
-    means = torch.stack([samples[i].image.double().mean((1, 2)) for i in indices]).mean(0)
-    return float(means[0]), float(means[1]), float(means[2])
+def fill_of(
+    plan: Plan, samples: Sequence[Sample], training: Sequence[int]
+) -> tuple[float, float, float]:
+    """The colour of what ablation hides: the plan's, or the mean of the training images."""
+    if plan.fill is not None:
+        return plan.fill, plan.fill, plan.fill
+    return mean_colour(samples[index].image for index in training)
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from pycc.models.recipe import Recipe
 from pycc.ranks import Ranks
 from pycc.run import Run, fingerprint
 from pycc.train import checkpoint, schedule
-from pycc.train.held import mean_colour, measured, split
+from pycc.train.held import fill_of, measured, split
 from pycc.train.items import Ablation, Item, Items, Joined
 from pycc.train.plan import Plan, resolved
 from pycc.train.step import Adversary, NotFiniteError, Stepper
@@ -114,7 +114,7 @@ class _Fit:
         training, self.held = split(samples, plan.validation_share, seed)
         ablation = None
         if plan.recipe == "ablation":
-            fill = (plan.fill,) * 3 if plan.fill is not None else mean_colour(samples, training)
+            fill = fill_of(plan, samples, training)
             ablation = Ablation(plan.k, plan.unit, fill, plan.warmup)
         self.items = Items(
             samples, training, self.recipe, model.stride, seed=seed, ablation=ablation

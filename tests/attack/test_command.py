@@ -113,6 +113,27 @@ def test_options_reach_the_counter(call, folder: Path, weights: Path, tmp_path: 
     assert counts[0] == counts[1], "sides that are multiples of 4 are not resized"
 
 
+def test_the_counter_of_ablated_images_is_attacked(call, folder, weights, tmp_path: Path) -> None:
+    from pycc import data, defense
+
+    out = tmp_path / "run"
+    where = ["--data", folder, "--weights", weights, "--out", out, "--limit", 1]
+    flags = ["--ablate", 900, "--ablate-draws", 3, "--ablate-unit", "element"]
+    assert call(*where, *flags, "--train-split", "test", *FAST).code == 0
+    lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    samples = data.open(folder)
+    fill = data.mean_colour(sample.image for sample in samples)
+    counter = defense.ablated(models.load(weights), 900, draws=3, fill=fill, unit="element")
+    with torch.no_grad():
+        wanted = float(counter(samples[0].image[None]).sum())
+    found = {(line["condition"], line["size"]): line["count"] for line in lines}
+    assert found["none", None] == pytest.approx(wanted, rel=1e-5)
+    assert found["apam", 0.2] > found["none", None]
+    bad = call("--transfer", weights, weights, "--ablate", 5, "--out", tmp_path / "other")
+    assert bad.code == 2
+    assert "--ablate: expected one counter, with --weights, got --transfer" in bad.err
+
+
 def test_the_default_folder_is_named_by_the_time(call, folder: Path, weights: Path) -> None:
     assert call("--data", folder, "--weights", weights, "--limit", 1, *FAST).code == 0
     (run,) = Path("runs").iterdir()

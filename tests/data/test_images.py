@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pycc.data import load_image, quantize, save_image
+from pycc.data import load_image, mean_colour, quantize, save_image
 from pycc.data.images import image_size, is_upright
 
 RNG = np.random.default_rng(5)
@@ -269,3 +269,11 @@ def test_bad_tensors_are_not_saved(tmp_path: Path, image: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="save_image: image must be"):
         save_image(tmp_path / "a.png", image)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_mean_colour_weighs_images_alike() -> None:
+    white, red = torch.ones(3, 2, 2), torch.zeros(3, 40, 30)
+    red[0] = 1.0
+    assert mean_colour([white, red]) == (1.0, 0.5, 0.5)
+    with pytest.raises(ValueError, match="expected images, got none"):
+        mean_colour([])

@@ -1,4 +1,4 @@
-"""A masked counter in an attack computes what the patch changes, and finds its window anew."""
+"""A defended counter in an attack computes what the patch changes, and defends it anew."""
 
 from __future__ import annotations
 
@@ -33,6 +33,52 @@ def test_it_is_the_full_image(kind: str, box: Box, draws: int) -> None:
     weight = torch.rand(whole.shape, generator=generator)
     gradients = [torch.autograd.grad((m * weight).sum(), pixels)[0] for m in (whole, part)]
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("box", [Box(0, 0, 8, 12), Box(40, 52, 61, 70), Box(83, 110, 95, 125)])
+@pytest.mark.parametrize(
+    ("unit", "k", "budget"),
+    [("pixel", 30, 2**24), ("pixel", 1500, 40_000), ("element", 4000, 2**24)],
+)
+def test_ablated_draws_are_those_of_the_full_image(
+    unit: str, k: int, budget: int, box: Box
+) -> None:
+    """In one batch or in several, whichever draws keep pixels of the box."""
+    counter = defense.ablated(
+        models.load("mcnn-synthetic"), k, draws=5, fill=(0.4, 0.5, 0.3), unit=unit, budget=budget
+    )
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(2, 3, 95, 125, generator=generator)
+    pixels = torch.rand(4, 3, *box.shape, generator=generator).requires_grad_()
+    local = Local(counter, images, box)
+    assert local.follows_layers
+    assert local.cells.shape < (23, 31)
+    changed = images.repeat_interleave(2, 0).clone()
+    changed[..., *box.slices] = pixels
+    whole, part = counter(changed), local(pixels)
+    clean = counter(images)
+    torch.testing.assert_close(part, whole[..., *local.cells.slices], rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(local.clean, clean[..., *local.cells.slices], rtol=1e-4, atol=1e-7)
+    elsewhere = (whole - clean.repeat_interleave(2, 0)).detach()
+    elsewhere[..., *local.cells.slices] = 0.0
+    assert float(elsewhere.abs().max()) <= 1e-7
+    weight = torch.rand(part.shape, generator=generator)
+    there = whole[..., *local.cells.slices]
+    gradients = [torch.autograd.grad((m * weight).sum(), pixels)[0] for m in (there, part)]
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-6)
+
+
+def test_what_no_draw_shows_changes_nothing() -> None:
+    """Two pixels of the image are kept, none of them in the box."""
+    counter = defense.ablated(models.load("mcnn-synthetic"), 1, draws=2, fill=0.5)
+    images = torch.rand(1, 3, 95, 125, generator=torch.Generator().manual_seed(1))
+    box = Box(40, 52, 44, 56)
+    local = Local(counter, images, box)
+    pixels = torch.rand(1, 3, 4, 4).requires_grad_()
+    found = local(pixels)
+    torch.testing.assert_close(found, local.clean)
+    (gradient,) = torch.autograd.grad(found.sum(), pixels)
+    assert not gradient.any()
 
 
 def test_a_counter_that_knows_nothing_is_asked_anew() -> None:
