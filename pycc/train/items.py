@@ -22,6 +22,8 @@ from pycc.types import Sample
 
 _CACHE = 1 << 31
 """Bytes of images and ground truths that a process keeps."""
+_PIECE = 1 << 16
+"""Values that are turned into 8 bits at once."""
 
 
 @dataclass(frozen=True)
@@ -201,9 +203,7 @@ class Items(torch.utils.data.Dataset[Item]):
         image = sample.image[:, : sides[0], : sides[1]]
         whole = self._target(sample, self._rule(index))
         target = whole[:, : sides[0] // self.stride, : sides[1] // self.stride]
-        levels = (image * 255.0).round()
-        stored = levels.to(torch.uint8) if torch.equal(levels / 255.0, image) else image.clone()
-        kept = (sample.name, stored, target.contiguous(), sample.points)
+        kept = (sample.name, _stored(image), target.contiguous(), sample.points)
         self._kept[index] = kept
         self._bytes += _size(kept)
         while self._bytes > _CACHE and len(self._kept) > 1:
@@ -305,6 +305,21 @@ def _block_sums(full: Tensor, stride: int) -> Tensor:
     rows, columns = full.shape[0] // stride, full.shape[1] // stride
     whole = full[: rows * stride, : columns * stride]
     return whole.reshape(rows, stride, columns, stride).sum((1, 3))
+
+
+def _stored(image: Tensor) -> Tensor:
+    """An image in 8 bits, or a copy where that would lose something.
+
+    Piece by piece: what fits into the cache is converted and compared there.
+    """
+    stored = torch.empty(image.shape, dtype=torch.uint8)
+    pieces = (torch.split(one.reshape(-1), _PIECE) for one in (image.contiguous(), stored))
+    for piece, into in zip(*pieces, strict=True):
+        levels = (piece * 255.0).round_()
+        into.copy_(levels)
+        if not torch.equal(levels.div_(255.0), piece):
+            return image.clone()
+    return stored
 
 
 def _as_float(stored: Tensor) -> Tensor:
