@@ -32,23 +32,48 @@ class Counter(Protocol):
         """Density [N,1,h,w] of images [N,3,H,W]."""
 
 
+class _Points:
+    """The field ``Sample.points``: whoever asks for the heads of an image without any is told."""
+
+    def __get__(self, sample: Sample | None, _: type[Sample]) -> Tensor:
+        if sample is None:
+            raise AttributeError  # the field has no default
+        points: Tensor | None = sample.__dict__["points"]
+        if points is None:
+            raise ValueError(f"{sample.name}: not annotated, how many people it shows is unknown")
+        return points
+
+    def __set__(self, sample: Sample, points: Tensor | None) -> None:
+        sample.__dict__["points"] = points
+
+
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One annotated image."""
+    """One image and its annotated heads; points None: an image without annotation."""
 
     name: str
     """Unique within its data set; the stem of its file where there is one."""
     image: Tensor
     """[3,H,W] float32, RGB in [0,1]."""
-    points: Tensor
-    """[N,2] float64, head annotations (x, y) in pixels of this image."""
+    points: _Points = _Points()
+    """[N,2] float64, head annotations (x, y) in pixels of this image; to be asked for only where
+    it is ``annotated``, else ValueError."""
     mask: Tensor | None = None
     """[H,W] bool, the region of interest, or None where the whole image counts."""
 
     @property
+    def annotated(self) -> bool:
+        """Whether its heads are known: it can be attacked and counted without."""
+        return self.__dict__["points"] is not None
+
+    @property
     def count(self) -> int:
-        """Number of annotated heads."""
+        """Number of annotated heads; ValueError where it is not annotated."""
         return len(self.points)
+
+    def __repr__(self) -> str:
+        heads = f"{self.count} heads" if self.annotated else "not annotated"
+        return f"Sample({self.name!r}, image {list(self.image.shape)}, {heads})"
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ class _Command:
             progress.close()
         if not processes.first:
             return cli.DONE
-        print(report.table(done.summary, published=_published(settings)))
+        print(report.table(done.summary, published=_published(settings, samples)))
         outcomes = done.summary.get("gates", [])
         if outcomes:
             print(report.gates_table(outcomes))
@@ -292,7 +292,7 @@ def _whole_path(value: str, names: Sequence[str]) -> str:
 
 def _counter(weights: str, settings: Mapping[str, Any]) -> models.CounterModel:
     """A counter with its weights, on the run's device."""
-    where = cli.device(settings["device"])
+    where = own_device(cli.device(settings["device"]))
     try:
         counter = models.load(weights, name=settings["model"], **settings["option"])
     except TypeError as error:
@@ -326,12 +326,18 @@ def _several(weights: Sequence[str], settings: Mapping[str, Any]) -> dict[str, m
 
 
 def _samples(settings: Mapping[str, Any], split: str, limit: int | None) -> data.Dataset:
-    return data.open(settings["data"], split=split, on_error=settings["on_error"], limit=limit)
+    return data.open(
+        settings["data"], split=split, on_error=settings["on_error"], limit=limit,
+        annotated=not settings["unannotated"],
+    )  # fmt: skip
 
 
-def _published(settings: Mapping[str, Any]) -> dict[int, tuple[float, float]] | None:
+def _published(
+    settings: Mapping[str, Any], samples: data.Dataset
+) -> dict[int, tuple[float, float]] | None:
     """What the paper printed for this counter, where the data are those of its table."""
-    known = Path(settings["data"]).name.startswith("part_A") and settings["split"] == "test"
+    known = samples.origin == "shanghaitech_a" and settings["split"] == "test"
+    known = known and not settings["unannotated"]
     whole = settings["limit"] is None and not settings["transfer"]
     if not (known and whole and settings["attack"] in ("apam", "none")):
         return None

@@ -39,14 +39,18 @@ def crowd(
 ) -> Tensor | None:
     """The square that holds most heads of the next image that is large enough and has heads.
 
-    None where there is no such other image.
+    The middle square of the next where images are not annotated. None where there is no such other
+    image.
     """
     start = [other.index for other in items].index(item.index)
     for offset in range(1, len(items)):
         other = items[(start + offset) % len(items)]
-        if min(other.shape) >= side and other.truth > 0:
+        if min(other.shape) >= side and other.truth != 0:
             sample = samples[other.index]
-            y, x = fullest(counted_points(sample).numpy(), other.shape, side)
+            if sample.annotated:
+                y, x = fullest(counted_points(sample).numpy(), other.shape, side)
+            else:
+                y, x = patches.centre(other.shape, side)
             return sample.image[:, y : y + side, x : x + side].clone()
     return None
 

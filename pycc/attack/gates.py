@@ -6,6 +6,7 @@ to try something. A gate passes, fails or does not apply, and always with its fi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -86,7 +87,7 @@ class Results:
             attack.aim,
             count=record["count"] if count is None else count,
             clean=self.clean[record["victim"], record["index"]],
-            truth=record["truth"],
+            truth=math.nan if record["truth"] is None else record["truth"],
         )
 
     def by_image(self, condition: str, size: Any, victim: Any, source: Any) -> dict[int, float]:

@@ -92,6 +92,8 @@ class Judge:
             "area": 0.0 if image is None else 1.0,
             **(facts or {}),
         }
+        if item.group is not None:
+            record["group"] = item.group
         kept = case.condition not in (*baselines.names(), "pgd")
         if kept:
             record["file"] = case.file

@@ -48,8 +48,16 @@ DENSITY = frozenset({"density", "pap"})
 """Objectives that need the true density."""
 
 
+def needs_heads(objective: str, aim: Aim) -> bool:
+    """Whether it is about the annotated heads, so that images without annotation are no input."""
+    return objective in DENSITY or (objective == "target" and aim.target_count is None)
+
+
 def harm(objective: str, aim: Aim, *, count: float, clean: float, truth: float) -> float:
-    """How far, in people, an attack has come: 0 for the clean count, the more the better for it."""
+    """How far, in people, an attack has come: 0 for the clean count, the more the better for it.
+
+    ``truth`` may be NaN where the objective needs no heads.
+    """
     if objective in ("target", "density"):
         wanted = aim.factor * truth if aim.target_count is None else aim.target_count
         return abs(clean - wanted) - abs(count - wanted)

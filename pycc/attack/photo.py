@@ -64,7 +64,7 @@ def photographed(
             for index, pair in enumerate(pairs):
                 if progress is not None:
                     progress(index, len(pairs), pair.name)
-                before, after = (_count(member, path) for path in (pair.image, pair.annotation))
+                before, after = (_count(member, path) for path in pair.files)
                 log.append(
                     {
                         "index": index,
@@ -157,7 +157,7 @@ def _survey(pairs: Sequence[Pair], stride: int) -> str:
     """Read every photo once, since only that tells whether it is whole: SHA-256 over all."""
     digest = hashlib.sha256()
     for pair in pairs:
-        for path in (pair.image, pair.annotation):
+        for path in pair.files:
             height, width = load_image(path).shape[1:]
             if min(height, width) < stride:
                 raise ValueError(

@@ -102,12 +102,12 @@ def whole_image(work: Work, results: Results) -> Gate:
         return float((victim.map(image, item.name)[0].double() * weight).sum())
 
     def reached(people: float) -> float:
-        return harm(attack.objective, attack.aim, count=people, clean=clean, truth=item.truth)
+        return harm(attack.objective, attack.aim, count=people, clean=clean, truth=item.heads)
 
     found = count(PGD(epsilon=1.0, steps=steps).attack(stage, item, attack))
     figure = f"{item.name}: {clean:,.1f} becomes {found:,.1f}, harm {reached(found):,.1f}"
     if attack.objective in ("target", "density"):
-        wanted = float(attack.aim.wanted(torch.tensor(float(item.truth))))
+        wanted = float(attack.aim.wanted(torch.tensor(item.heads)))
         # A mean of squares over cells is not a count: it is asked to come near.
         share = 0.05 if attack.objective == "target" else 0.25
         fine = abs(found - wanted) <= share * abs(clean - wanted) + 0.5
@@ -211,6 +211,9 @@ class _Full:
             self.clean = member.counter(pixels)
         shape, stride = (self.clean.shape[-2], self.clean.shape[-1]), member.counter.stride
         weight = cell_weight(sample, shape, stride).to(pixels)
+        density = torch.zeros(shape)  # without annotation no objective asks for it
+        if sample.annotated:
+            density = cell_density(sample, shape, stride)
         count = (self.clean * weight).sum()[None]
         local: Any = self
         self._index = item.index
@@ -218,11 +221,11 @@ class _Full:
             local=local,
             pixels=pixels,
             top_left=torch.zeros(1, 2, dtype=torch.int64),
-            density=cell_density(sample, shape, stride).to(pixels)[None, None],
+            density=density.to(pixels)[None, None],
             weight=weight[None, None],
             cells=weight.sum().clamp(min=1.0)[None],
             count=count,
-            truth=torch.tensor([float(item.truth)]).to(pixels),
+            truth=torch.tensor([item.heads]).to(pixels),
         )
 
     def __call__(self, pixels: Tensor) -> Tensor:
@@ -328,4 +331,4 @@ def _harm(work: Work, attack: PatchAttack, item: Item, found: Found, problem: An
     mask = attack.mask(problem.side).to(problem.like)
     with torch.no_grad():
         added = float(problem.added(found.patch.to(problem.like), mask)[0])
-    return harm(attack.objective, attack.aim, count=clean + added, clean=clean, truth=item.truth)
+    return harm(attack.objective, attack.aim, count=clean + added, clean=clean, truth=item.heads)

@@ -39,6 +39,13 @@ class Settings:
         },
     )
     split: str = field(default="test", metadata={"help": "part of the data set"})
+    unannotated: bool = field(
+        default=False,
+        metadata={
+            "help": "images of --data alone, without their annotation or where there is none: "
+            "counted and attacked, errors against heads are unknown"
+        },
+    )
     model: str | None = field(
         default=None,
         metadata={"help": "the counter; without it the weights tell", "metavar": "NAME"},

@@ -174,7 +174,7 @@ class Stage:
             # An image without a region to count in has no loss, rather than one of 0 / 0.
             cells.append(full.sum().clamp(min=1.0))
         weights = torch.stack(weight)
-        truth = torch.tensor([float(item.truth) for item in items], dtype=torch.float64)
+        truth = torch.tensor([item.heads for item in items], dtype=torch.float64)
         corners = [
             (
                 place.top_left[0] - window.top - inner.top,

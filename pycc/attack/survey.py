@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor
 
 from pycc.attack.base import PatchAttack
+from pycc.attack.objective import needs_heads
+from pycc.data.dataset import Dataset
 from pycc.run import fingerprint
 from pycc.types import Sample
 
@@ -24,10 +27,17 @@ class Item:
     name: str
     shape: tuple[int, int]
     """(height, width)."""
-    truth: int
-    """Annotated heads inside the image and its region of interest."""
+    truth: int | None
+    """Annotated heads inside the image and its region of interest; None without annotation."""
     content: str = ""
     """A fingerprint of the image alone: the same in two data sets that share it."""
+    group: str | None = None
+    """The group that its data set puts it in, where it has groups."""
+
+    @property
+    def heads(self) -> float:
+        """The truth as a number; NaN without annotation."""
+        return math.nan if self.truth is None else float(self.truth)
 
 
 @dataclass(frozen=True)
@@ -44,8 +54,10 @@ def survey(
     """Load every image once and check it, and that every patch fits.
 
     ValueError for an empty data set, a name that occurs twice, an image that is no RGB image of
-    [0,1] or smaller than a cell of the counter's ``stride``, or a patch that does not fit.
+    [0,1] or smaller than a cell of the counter's ``stride``, a patch that does not fit, images of
+    which only some are annotated, or an objective that is about heads where none are.
     """
+    groups = samples.groups if isinstance(samples, Dataset) else None
     items: list[Item] = []
     seen: set[str] = set()
     fine: set[tuple[int, int]] = set()
@@ -69,13 +81,29 @@ def survey(
                     fine.add((number, side))
         except ValueError as error:
             raise ValueError(f"{sample.name}: {error}") from None
-        truth = len(counted_points(sample))
+        truth = len(counted_points(sample)) if sample.annotated else None
         content = fingerprint([("image", sample.image)])
-        items.append(Item(index, sample.name, (height, width), truth, content))
+        group = None if groups is None else groups[index]
+        items.append(Item(index, sample.name, (height, width), truth, content, group))
         digests.append((sample.name, _digest(sample)))
     if not items:
         raise ValueError("attack: expected at least one sample, got none")
+    _check_annotation(items, attacks)
     return Survey(tuple(items), fingerprint(digests))
+
+
+def _check_annotation(items: Sequence[Item], attacks: Sequence[PatchAttack]) -> None:
+    without = [item.name for item in items if item.truth is None]
+    if without and len(without) < len(items):
+        raise ValueError(
+            f"{without[0]}: not annotated, but other images are; expected all to be, or none"
+        )
+    for attack in attacks:
+        if without and needs_heads(attack.objective, attack.aim):
+            raise ValueError(
+                f"{without[0]}: not annotated, and objective {attack.objective} is about annotated "
+                "heads; take over, under, or target with a target count"
+            )
 
 
 def each(samples: Sequence[Sample]) -> Iterator[Sample]:
@@ -86,7 +114,8 @@ def each(samples: Sequence[Sample]) -> Iterator[Sample]:
 def counted_points(sample: Sample) -> Tensor:
     """The head annotations [M,2] (x, y) that count: inside the image and its region of interest.
 
-    Points outside the image are dropped with a warning that counts them.
+    Points outside the image are dropped with a warning that counts them. ValueError for a sample
+    that is not annotated.
     """
     height, width = sample.image.shape[1:]
     x, y = sample.points.unbind(1)
@@ -102,7 +131,8 @@ def counted_points(sample: Sample) -> Tensor:
 
 
 def _check(sample: Sample) -> None:
-    image, points, mask = sample.image, sample.points, sample.mask
+    image, mask = sample.image, sample.mask
+    points = sample.points if sample.annotated else torch.zeros(0, 2)
     if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.float32:
         raise ValueError(
             f"{sample.name}: image must be [3,H,W] float32, got {list(image.shape)} {image.dtype}"
@@ -121,7 +151,9 @@ def _check(sample: Sample) -> None:
 
 
 def _digest(sample: Sample) -> str:
-    content: list[tuple[str, Tensor | str]] = [("image", sample.image), ("points", sample.points)]
+    content: list[tuple[str, Tensor | str]] = [("image", sample.image)]
+    if sample.annotated:
+        content.append(("points", sample.points))
     if sample.mask is not None:
         content.append(("mask", sample.mask))
     return fingerprint(content)

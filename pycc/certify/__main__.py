@@ -83,7 +83,10 @@ def _certify(
     if settings["threads"] is not None:
         torch.set_num_threads(settings["threads"])
     counter = _counter(settings)
-    samples = _samples(settings, settings["data"], settings["split"], settings["limit"])
+    samples = _samples(
+        settings, settings["data"], settings["split"], settings["limit"],
+        annotated=not settings["unannotated"],
+    )  # fmt: skip
     _check(settings, plan, samples, counter)
     opened = partial(_open, settings, folder, resume, argv, counter, samples)
     progress = cli.Progress("images")
@@ -150,7 +153,7 @@ def _settings(
 
 
 def _counter(settings: Mapping[str, Any]) -> Counter:
-    where = cli.device(settings["device"])
+    where = own_device(cli.device(settings["device"]))
     try:
         loaded = models.load(settings["weights"], name=settings["model"], **settings["option"]).to(
             where
@@ -173,9 +176,11 @@ def _usable(counter: Counter, settings: Mapping[str, Any]) -> Counter:
 
 
 def _samples(
-    settings: Mapping[str, Any], where: str, split: str, limit: int | None
+    settings: Mapping[str, Any], where: str, split: str, limit: int | None, annotated: bool
 ) -> Sequence[Sample]:
-    return data.open(where, split=split, on_error=settings["on_error"], limit=limit)
+    return data.open(
+        where, split=split, on_error=settings["on_error"], limit=limit, annotated=annotated
+    )
 
 
 def _calibrates_itself(settings: Mapping[str, Any]) -> bool:
@@ -184,10 +189,13 @@ def _calibrates_itself(settings: Mapping[str, Any]) -> bool:
     return not elsewhere and settings["calibrate_split"] == settings["split"]
 
 
-def _training(settings: Mapping[str, Any]) -> Sequence[Sample]:
-    """The images that numbers are fixed on."""
+def _training(settings: Mapping[str, Any], plan: Plan) -> Sequence[Sample]:
+    """The images that numbers are fixed on; without their heads only where nothing needs them."""
     where = settings["calibrate_data"] or settings["data"]
-    return _samples(settings, where, settings["calibrate_split"], settings["calibrate_limit"])
+    annotated = plan.needs_heads or where != settings["data"] or not settings["unannotated"]
+    return _samples(
+        settings, where, settings["calibrate_split"], settings["calibrate_limit"], annotated
+    )
 
 
 def _check(
@@ -195,12 +203,12 @@ def _check(
 ) -> None:
     """What would fail later fails before anything is written."""
     asked = (
-        ("masked" in plan.methods and plan.allowance is None)
+        plan.needs_heads
         or ("additive" in plan.methods and None in (plan.cap, plan.block_cap))
         or any(name not in ON_MAPS for name in plan.methods)  # the colour of what is hidden
     )
     if asked:
-        _training(settings)
+        _training(settings, plan)
     if asked and _calibrates_itself(settings):
         if not settings["force_calibration"]:
             raise ValueError(
@@ -276,7 +284,7 @@ def _calibrated(
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise ValueError(f"{file}: no calibration of this run: {error}") from None
         return stored
-    training = _training(settings)
+    training = _training(settings, plan)
     where = settings["calibrate_data"] or settings["data"]
     source = f"{Path(where).name}, {settings['calibrate_split']}"
     if _calibrates_itself(settings):
@@ -351,8 +359,9 @@ def _draw(
         heat = slack_map(cells, window)
         top, left = divmod(int(heat.argmax()), heat.shape[1])
         stride = counter.stride
+        heads = "" if record["truth"] is None else f"{record['truth']:.0f} heads, "
         title = (
-            f"{sample.name}: {record['truth']:.0f} heads, {record['count']:.0f} counted by "
+            f"{sample.name}: {heads}{record['count']:.0f} counted by "
             f"{method}, {record['low']:.0f} to {record['high']:.0f} whatever {patch} pixels show"
         )
         certificates.draw_intervals(

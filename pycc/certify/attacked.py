@@ -37,12 +37,15 @@ def attacks(
 ) -> list[dict[str, Any]]:
     """Attacked error and violations, by method and patch: counts pushed up and down.
 
+    The error is None where images are not annotated.
+
     ``defended`` gives the counter of a method and patch, or None where no attack can be run on it;
     ``weakest`` where the certificate is reached; ``shown`` makes what shows an attack's progress.
     Patches that nobody optimised are counted once, where those that push up are. Each attack is a
     run in a folder of its own, so that a stopped one goes on where it was.
     """
     bounds = {(r["image"], r["method"], r["patch"]): r for r in log.records}
+    annotated = all(r["truth"] is not None for r in log.records)
     found = []
     for method in plan.methods:
         for patch in plan.patches:
@@ -75,10 +78,10 @@ def attacks(
                     bound = bounds[record["image"], method, patch]
                     high = float("inf") if bound["high"] is None else bound["high"]
                     violations += not bound["low"] <= record["count"] <= high
-                    error = abs(record["count"] - bound["truth"])
+                    error = abs(record["count"] - bound["truth"]) if annotated else 0.0
                     name = record["image"]
                     errors[name] = max(errors.get(name, 0.0), error)
-            attacked = sum(errors.values()) / len(errors)
+            attacked = sum(errors.values()) / len(errors) if annotated else None
             found.append({
                 "method": method, "patch": patch, "attacked_mae": attacked,
                 "violations": violations, "images": len(errors),

@@ -35,7 +35,10 @@ def calibrate(
     source: str,
     progress: Progress | None = None,
 ) -> Calibrated:
-    """Allowances, cap and fill that the plan's methods need, from ``training`` images."""
+    """Allowances, cap and fill that the plan's methods need, from ``training`` images.
+
+    Allowances alone need them annotated: ValueError where they are not.
+    """
     known = Calibrated(fill=plan.fill)
     counters, shares = parts_of(counter)
     maps: list[list[Tensor]] = [[] for _ in counters]
@@ -45,8 +48,7 @@ def calibrate(
     wanted = any(name in ON_MAPS for name in plan.methods)
     fixed = dict.fromkeys(plan.patches, plan.allowance)
     asked = wanted and (
-        ("masked" in plan.methods and plan.allowance is None)
-        or ("additive" in plan.methods and None in (plan.cap, plan.block_cap))
+        plan.needs_heads or ("additive" in plan.methods and None in (plan.cap, plan.block_cap))
     )
     hidden = plan.fill is None and any(name not in ON_MAPS for name in plan.methods)
     if (asked or hidden) and not len(training):
@@ -58,7 +60,8 @@ def calibrate(
             if asked:
                 for one, kept in zip(counters, maps, strict=True):
                     kept.append(map_inside(one, sample)[0].cpu())
-            truths.append(float(sample.count))
+            if plan.needs_heads:
+                truths.append(float(sample.count))
             shapes.append((sample.image.shape[1], sample.image.shape[2]))
             colours.append(sample.image.mean((1, 2), keepdim=True))
     if "masked" in plan.methods:
@@ -146,7 +149,7 @@ def certify(
         base = {
             "index": index,
             "image": sample.name,
-            "truth": float(sample.count),
+            "truth": float(sample.count) if sample.annotated else None,
             "height": image.shape[1],
             "width": image.shape[2],
         }
@@ -207,6 +210,8 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Rows by method and patch: clean and certified MAE, width, share vacuous.
 
     A function of the images, counter and plan alone: a resumed run has the same. Times are not.
+    Errors are None where images are not annotated, the certified one also where an interval is
+    unbounded.
     """
     rows: list[dict[str, Any]] = []
     plain = [r for r in records if r["method"] == "none"]
@@ -222,12 +227,8 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 "method": method,
                 "patch": patch,
                 "images": len(found),
-                "clean_mae": _mean(abs(r["count"] - r["truth"]) for r in found),
-                "certified_mae": _mean(
-                    max(abs(r["high"] - r["truth"]), abs(r["low"] - r["truth"])) for r in bounded
-                )
-                if whole
-                else None,
+                "clean_mae": _error(found, "count"),
+                "certified_mae": _error(found, "low", "high") if whole else None,
                 "width": _mean(r["high"] - r["low"] for r in bounded) if bounded else None,
                 "unbounded": len(found) - len(bounded),
                 "vacuous": sum(bool(r["vacuous"]) for r in found) / len(found),
@@ -235,9 +236,16 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         )
     return {
         "images": len(plain),
-        "undefended_mae": _mean(abs(r["count"] - r["truth"]) for r in plain),
+        "undefended_mae": _error(plain, "count"),
         "rows": sorted(rows, key=lambda row: (row["patch"], row["method"])),
     }
+
+
+def _error(records: Sequence[Mapping[str, Any]], *ends: str) -> float | None:
+    """The mean distance, in people, from the truth to the farthest of the named fields."""
+    if any(r["truth"] is None for r in records):
+        return None
+    return _mean(max(abs(r[end] - r["truth"]) for end in ends) for r in records)
 
 
 def seconds(records: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], float]:

@@ -40,6 +40,11 @@ class Plan:
     fill: tuple[float, float, float] | None = None
     """None: the mean colour of the calibration images."""
 
+    @property
+    def needs_heads(self) -> bool:
+        """Whether something is calibrated on the annotated heads of other images: allowances."""
+        return "masked" in self.methods and self.allowance is None
+
 
 @dataclass
 class Calibrated:

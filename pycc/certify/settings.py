@@ -22,6 +22,13 @@ class Settings:
         metadata={"help": "folder of annotated images, or a built-in data set", "metavar": "DATA"},
     )
     split: str = field(default="test", metadata={"help": "part that is certified"})
+    unannotated: bool = field(
+        default=False,
+        metadata={
+            "help": "images of --data alone, without their annotation or where there is none: "
+            "errors against heads are unknown; what calibration needs heads for is read with them"
+        },
+    )
     calibrate_data: str | None = field(
         default=None,
         metadata={"help": "another folder to calibrate on (default: --data)", "metavar": "DATA"},

@@ -40,6 +40,7 @@ def open(
     split: str = "test",
     on_error: OnError = "raise",
     limit: int | None = None,
+    annotated: bool = True,
     **options: Any,
 ) -> Dataset:
     """Open a data set: a folder in a known layout, or a built-in one by name (``"synthetic"``).
@@ -52,6 +53,9 @@ def open(
     image has its annotation is checked at once; contents are read as samples are asked for, and a
     broken one raises ValueError then. With ``on_error="skip"`` all is read at once and what is
     broken is left out, with a warning each.
+
+    ``annotated=False`` opens the images of a folder alone, of whichever layout, whether there is
+    an annotation or not: samples that can be counted and attacked, and whose heads are unknown.
     ``limit`` keeps the first samples (of those that are whole). Options go to built-in data sets:
     ``seed``, ``shape``, ``heads``, ``count`` for the scenes. Raises ValueError naming the file or
     argument that is wrong.
@@ -61,10 +65,12 @@ def open(
     if on_error not in ("raise", "skip"):
         raise ValueError(f"open: on_error must be 'raise' or 'skip', got {on_error!r}")
     if isinstance(path_or_name, str) and path_or_name in builtin.names():
+        if not annotated:
+            raise ValueError(f"open: annotated=False is for folders, {path_or_name} is drawn")
         return builtin[path_or_name](split=split, limit=limit, **options)
     if options:
         raise ValueError(f"open: folders take no option, got {', '.join(options)}")
     try:
-        return open_folder(Path(path_or_name), split, on_error, limit)
+        return open_folder(Path(path_or_name), split, on_error, limit, annotated)
     except OSError as error:
         raise ValueError(f"{error.filename}: cannot read: {error.strerror}") from error

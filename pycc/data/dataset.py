@@ -26,7 +26,7 @@ Refuse = Callable[[str], None]
 """What is called with each problem of an item: it raises, or returns to have the item left out."""
 
 Region = Callable[[Path, int, int], NDArray[np.bool_]]
-"""(annotation, H, W) -> [H,W], the region of interest; ValueError naming the file without one."""
+"""(file, H, W) -> [H,W], the region of interest; ValueError naming the file without one."""
 
 IMAGE_SUFFIXES = frozenset(
     (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -38,7 +38,7 @@ class NotAnnotatedError(ValueError):
 
 
 class Dataset(Sequence[Sample], ABC):
-    """A sequence of annotated images, each loaded when it is asked for.
+    """A sequence of images, annotated or not, each loaded when it is asked for.
 
     Every access reads the files again; nothing is cached.
     """
@@ -47,6 +47,10 @@ class Dataset(Sequence[Sample], ABC):
     """What the data set is called in tables and manifests."""
     names: list[str]
     """Names of the samples, in order; unique."""
+    origin: str = ""
+    """The published data set that it is of, as ``pycc.data.origin`` tells; "" where unknown."""
+    groups: Sequence[str] | None = None
+    """The group of each sample, where errors are published by group: the scenes of WorldExpo'10."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -69,7 +73,10 @@ class Dataset(Sequence[Sample], ABC):
         """Sample ``index`` of {0, …, len − 1}."""
 
     def points(self, index: int) -> Tensor:
-        """Head annotations [N,2] of a sample, as in the sample; cheaper than its pixels."""
+        """Head annotations [N,2] of a sample, as in the sample; cheaper than its pixels.
+
+        ValueError where it is not annotated.
+        """
         return self._load(index).points
 
     @abstractmethod
@@ -79,20 +86,29 @@ class Dataset(Sequence[Sample], ABC):
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and its annotation."""
+    """An image and its annotation, if it has any."""
 
     name: str
     image: Path
-    annotation: Path
+    annotation: Path | None = None
+    region: Path | None = None
+    """The file of its region of interest."""
+    group: str | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """The image and its annotation."""
+        return [self.image] if self.annotation is None else [self.image, self.annotation]
 
 
 class PairedFiles(Dataset):
-    """Images beside annotations, in whatever format ``read`` understands.
+    """Images beside annotations, in whatever format ``read`` understands; or images alone.
 
     ``read(annotation)`` gives the points [N,2] (x, y) or raises ValueError naming the file. Points
-    outside the image are dropped, with a warning that counts them. Where there is a ``region`` of
-    interest it becomes the sample's mask, and only heads whose pixel (int(x), int(y)) lies in it
-    are points of the sample: so the data set counts, and no warning is due.
+    outside the image are dropped, with a warning that counts them. Where there is a region of
+    interest, which ``region`` reads, it becomes the sample's mask, and only heads whose pixel
+    (int(x), int(y)) lies in it are points of the sample: so the data set counts, and no warning is
+    due.
     """
 
     def __init__(
@@ -106,6 +122,8 @@ class PairedFiles(Dataset):
         self.name = name
         self.names = [pair.name for pair in pairs]
         self.pairs = list(pairs)
+        groups = [pair.group for pair in pairs if pair.group is not None]
+        self.groups = groups if groups and len(groups) == len(pairs) else None
         self._read, self._region = read, region
         if len(set(self.names)) < len(self.names):
             twice = max(self.names, key=self.names.count)
@@ -118,9 +136,14 @@ class PairedFiles(Dataset):
         return sample
 
     def points(self, index: int) -> Tensor:
-        """Head annotations [N,2] of a sample; of its image only the header is read."""
+        """Head annotations [N,2] of a sample; of its image only the header is read.
+
+        ValueError where it is not annotated.
+        """
         height, width = image_size(self.pairs[index].image)
         points, _, inside = self._annotation(index, height, width)
+        if points is None:
+            raise ValueError(f"{self.pairs[index].image}: not annotated, its heads are unknown")
         self._warn(index, inside, height, width)
         return points
 
@@ -130,12 +153,12 @@ class PairedFiles(Dataset):
         return sample, int(np.count_nonzero(~inside))
 
     def fingerprint(self) -> str:
-        """SHA-256 over the samples' names, all bytes of their two files, and their regions."""
+        """SHA-256 over the samples' names, all bytes of their files, and their regions."""
         digest = hashlib.sha256()
         for pair in self.pairs:
-            parts = [pair.name.encode(), *map(read_bytes, (pair.image, pair.annotation))]
-            if self._region is not None:
-                mask = self._region(pair.annotation, *image_size(pair.image))
+            parts = [pair.name.encode(), *map(read_bytes, pair.files)]
+            mask = self._mask(pair, *image_size(pair.image))
+            if mask is not None:
                 parts.append(np.packbits(mask).tobytes())
             for content in parts:
                 digest.update(len(content).to_bytes(8, "little"))
@@ -164,7 +187,9 @@ class PairedFiles(Dataset):
         return self._of(self.pairs[:limit])
 
     def _of(self, pairs: Sequence[Pair]) -> PairedFiles:
-        return PairedFiles(self.name, pairs, self._read, region=self._region)
+        part = PairedFiles(self.name, pairs, self._read, region=self._region)
+        part.origin = self.origin
+        return part
 
     def _examine(self, index: int) -> tuple[Sample, NDArray[np.bool_]]:
         """Sample ``index``, and which of its annotated points lie inside its image."""
@@ -175,17 +200,26 @@ class PairedFiles(Dataset):
 
     def _annotation(
         self, index: int, height: int, width: int
-    ) -> tuple[Tensor, Tensor | None, NDArray[np.bool_]]:
+    ) -> tuple[Tensor | None, Tensor | None, NDArray[np.bool_]]:
         """The points that count, the region, and which of the annotated points lie inside."""
-        annotation = self.pairs[index].annotation
-        points = self._read(annotation)
+        pair = self.pairs[index]
+        region = self._mask(pair, height, width)
+        mask = None if region is None else torch.from_numpy(region)
+        if pair.annotation is None:
+            return None, mask, np.ones(0, np.bool_)
+        points = self._read(pair.annotation)
         inside = np.asarray(((points >= 0) & (points < (width, height))).all(1), np.bool_)
-        counted, mask = points[inside], None
-        if self._region is not None:
-            region = self._region(annotation, height, width)
+        counted = points[inside]
+        if region is not None:
             column, row = counted.astype(np.int64).T
-            counted, mask = counted[region[row, column]], torch.from_numpy(region)
+            counted = counted[region[row, column]]
         return torch.from_numpy(np.ascontiguousarray(counted)), mask, inside
+
+    def _mask(self, pair: Pair, height: int, width: int) -> NDArray[np.bool_] | None:
+        """The region of interest [H,W], where there is one."""
+        if self._region is None or pair.region is None:
+            return None
+        return self._region(pair.region, height, width)
 
     def _warn(self, index: int, inside: NDArray[np.bool_], height: int, width: int) -> None:
         if not inside.all():
@@ -208,22 +242,24 @@ def skip(problem: str) -> None:
 
 def pair_up(
     images: dict[str, list[Path]],
-    annotations: dict[str, list[Path]],
+    annotations: dict[str, list[Path]] | None,
     refuse: Refuse | Literal["raise"] = "raise",
 ) -> list[Pair]:
-    """One pair per name, in numeric order, of what lies under each name.
+    """One pair per name, in numeric order, of what lies under each name; None: images alone.
 
     Refused, or by default raised as ValueError, is a name that has no image, no annotation, or
     several of one kind.
     """
     if not callable(refuse):
         refuse = fail
+    expected = 0 if annotations is None else 1
+    annotations = annotations or {}
     pairs = []
     for name in sorted(images.keys() | annotations.keys(), key=_numeric):
         image, annotation = images.get(name, []), annotations.get(name, [])
-        if len(image) == len(annotation) == 1:
-            pairs.append(Pair(name, image[0], annotation[0]))
-        elif not annotation:
+        if len(image) == 1 and len(annotation) == expected:
+            pairs.append(Pair(name, image[0], annotation[0] if expected else None))
+        elif expected and not annotation:
             refuse(f"{image[0]}: image without annotation")
         elif not image:
             refuse(f"{annotation[0]}: annotation without image")
@@ -269,10 +305,13 @@ class Layout(Protocol):
     def splits(self, root: Path) -> tuple[str, ...]:
         """The splits that are there and together hold each image once; ("all",) where one is."""
 
-    def open(self, root: Path, *, split: str, refuse: Refuse) -> PairedFiles:
+    def open(
+        self, root: Path, *, split: str, refuse: Refuse, annotated: bool = True
+    ) -> PairedFiles:
         """The samples of a split, paired; ValueError naming what is missing.
 
-        NotAnnotatedError where the split has images, but was published without annotation.
+        NotAnnotatedError where the split has images, but was published without annotation. With
+        ``annotated`` False no annotation is looked for: the images alone.
         """
 
 

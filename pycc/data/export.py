@@ -215,6 +215,8 @@ def _write(
     save: Callable[[Path], None],
 ) -> None:
     """Write sample ``number`` of a split, its image by ``save(path without suffix)``."""
+    if not sample.annotated:
+        raise ValueError(f"{source}: not annotated, and layouts to export hold points")
     if sample.mask is not None:
         raise ValueError(
             f"{source}: has a region of interest, which no layout to export can say; without it "

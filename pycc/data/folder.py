@@ -25,6 +25,7 @@ from pycc.data.dataset import (
     read_bytes,
     skip,
 )
+from pycc.data.origin import origin
 
 _POINT_SUFFIXES = (".csv", ".json")
 
@@ -46,8 +47,10 @@ class Folder:
             raise ValueError(f"{root}: neither images nor a known layout of folders in it")
         return tuple(inner)
 
-    def open(self, root: Path, *, split: str, refuse: Refuse) -> PairedFiles:
-        """All of the folder's images, in numeric order."""
+    def open(
+        self, root: Path, *, split: str, refuse: Refuse, annotated: bool = True
+    ) -> PairedFiles:
+        """All of the folder's images, in numeric order; ValueError naming what is missing."""
         root = root.resolve()
         folder, name = root, root.name
         if not _holds_files(root):
@@ -56,7 +59,7 @@ class Folder:
                 raise ValueError(f"{root}: has splits {', '.join(known)}, got {split!r}")
             folder, name = root / split, f"{root.name}/{split}"
         images, annotations = _files(folder)
-        pairs = pair_up(by_name(images), by_name(annotations), refuse)
+        pairs = pair_up(by_name(images), by_name(annotations) if annotated else None, refuse)
         return PairedFiles(name, pairs, read_points)
 
 
@@ -76,11 +79,14 @@ def layout_of(root: Path) -> tuple[str, Layout]:
     return "folder", Folder()
 
 
-def open_folder(root: Path, split: str, on_error: OnError, limit: int | None) -> PairedFiles:
+def open_folder(
+    root: Path, split: str, on_error: OnError, limit: int | None, annotated: bool = True
+) -> PairedFiles:
     """The first ``limit`` samples of a split, as ``pycc.data.open`` gives them."""
     refuse = skip if on_error == "skip" else fail
-    _, layout = layout_of(root)
-    samples = layout.open(root, split=split, refuse=refuse)
+    name, layout = layout_of(root)
+    samples = layout.open(root, split=split, refuse=refuse, annotated=annotated)
+    samples.origin = origin(name, root)
     if on_error == "skip":
         samples = samples.usable(limit)
     elif limit is not None:

@@ -42,10 +42,12 @@ class JHUCrowd:
             return ("all",)
         return tuple(name for name in _SPLITS if (root / name / "images").is_dir())
 
-    def open(self, root: Path, *, split: str, refuse: Refuse) -> PairedFiles:
+    def open(
+        self, root: Path, *, split: str, refuse: Refuse, annotated: bool = True
+    ) -> PairedFiles:
         """One split; ValueError naming what is missing.
 
-        NotAnnotatedError for a test set without ``gt``.
+        NotAnnotatedError for a test set without ``gt``, unless its images are asked for alone.
         """
         root = root.resolve()
         folder = root
@@ -54,15 +56,19 @@ class JHUCrowd:
                 raise ValueError(f"{root}: has splits {', '.join(_SPLITS)}, got {split!r}")
             folder = root / split
         pictures = listing(folder / "images")
-        if split == "test" and not (folder / "gt").is_dir():
+        if annotated and split == "test" and not (folder / "gt").is_dir():
             raise NotAnnotatedError(
-                f"{folder}: images without annotation, there is no folder gt; train and val have it"
+                f"{folder}: images without annotation, there is no folder gt; train and val have "
+                "it; to count or attack the images alone take annotated=False (--unannotated)"
             )
         images = [path for path in pictures if path.suffix.lower() in IMAGE_SUFFIXES]
-        annotations = [path for path in listing(folder / "gt") if path.suffix.lower() == ".txt"]
+        annotations = None
+        if annotated:
+            files = listing(folder / "gt")
+            annotations = by_name([path for path in files if path.suffix.lower() == ".txt"])
         if not images and not annotations:
             raise ValueError(f"{folder / 'images'}: no images")
-        pairs = pair_up(by_name(images), by_name(annotations), refuse)
+        pairs = pair_up(by_name(images), annotations, refuse)
         return PairedFiles(f"{folder.parent.name}/{folder.name}", pairs, read_points)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 
 from pycc.data.dataset import (
@@ -36,33 +37,38 @@ class NWPUCrowd:
         """Those that have a list."""
         return tuple(name for name in _SPLITS if (root / f"{name}.txt").is_file())
 
-    def open(self, root: Path, *, split: str, refuse: Refuse) -> PairedFiles:
+    def open(
+        self, root: Path, *, split: str, refuse: Refuse, annotated: bool = True
+    ) -> PairedFiles:
         """One split; ValueError naming what is missing.
 
-        NotAnnotatedError for the published test set.
+        NotAnnotatedError for the published test set, unless its images are asked for alone.
         """
         root = root.resolve()
         if split not in _SPLITS:
             raise ValueError(f"{root}: has splits {', '.join(_SPLITS)}, got {split!r}")
         table = root / f"{split}.txt"
-        pictures, truths = listing(root / "images"), listing(root / "jsons")
-        images = by_name([path for path in pictures if path.suffix.lower() in IMAGE_SUFFIXES])
-        annotations = by_name([path for path in truths if path.suffix.lower() == ".json"])
         names = _listed(table)
-        if split == "test" and not annotations.keys() & names.keys():
+        images = _of(names, root / "images", IMAGE_SUFFIXES)
+        annotations = _of(names, root / "jsons", {".json"}) if annotated else None
+        if split == "test" and annotations == {}:
             raise NotAnnotatedError(
                 f"{table}: none of its images has an annotation in jsons: that of the test set is "
-                "not published; train and val have theirs"
+                "not published; train and val have theirs; to count or attack its images alone "
+                "take annotated=False (--unannotated)"
             )
+        lacks = "neither image nor annotation" if annotated else "no image"
         for name, line in names.items():
-            if name not in images and name not in annotations:
-                refuse(f"{table}: line {line}: {name!r} has neither image nor annotation")
-        pairs = pair_up(
-            {name: files for name, files in images.items() if name in names},
-            {name: files for name, files in annotations.items() if name in names},
-            refuse,
-        )
+            if name not in images and name not in (annotations or {}):
+                refuse(f"{table}: line {line}: {name!r} has {lacks}")
+        pairs = pair_up(images, annotations, refuse)
         return PairedFiles(f"{root.name}/{split}", pairs, read_points)
+
+
+def _of(names: Container[str], folder: Path, suffixes: Container[str]) -> dict[str, list[Path]]:
+    """The files of these names in a folder, by their name."""
+    files = [path for path in listing(folder) if path.suffix.lower() in suffixes]
+    return {name: found for name, found in by_name(files).items() if name in names}
 
 
 def _listed(path: Path) -> dict[str, int]:

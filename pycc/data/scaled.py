@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -21,8 +20,8 @@ class Scaled(Dataset):
     Images are resized bilinearly with antialiasing to sides of round(factor * side), at least 1,
     and are multiples of 1/255, as files have them. Points move by the ratio of the sides, so that
     none leaves its image. A pixel is in the region of interest where at least half of it was, and
-    where a counted head lands, so that no head is lost. Names and order stay. ValueError for a
-    factor that is not above 0 and finite.
+    where a counted head lands, so that no head is lost. Names, order, origin and groups stay.
+    ValueError for a factor that is not above 0 and finite.
     """
 
     def __init__(self, samples: Dataset, factor: float) -> None:
@@ -31,17 +30,18 @@ class Scaled(Dataset):
         self.samples, self.factor = samples, float(factor)
         self.name = f"{samples.name}, scaled by {factor:g}"
         self.names = list(samples.names)
+        self.origin, self.groups = samples.origin, samples.groups
 
     def _load(self, index: int) -> Sample:
         sample = self.samples[index]
         before = (sample.image.shape[1], sample.image.shape[2])
         after = (self._side(before[0]), self._side(before[1]))
-        points = _moved(sample.points, before, after)
-        return replace(
-            sample,
-            image=quantize(_resized(sample.image, after)),
-            points=points,
-            mask=None if sample.mask is None else _region(sample, points, before, after),
+        points = _moved(sample.points, before, after) if sample.annotated else None
+        return Sample(
+            sample.name,
+            quantize(_resized(sample.image, after)),
+            points,
+            None if sample.mask is None else _region(sample, points, before, after),
         )
 
     def _side(self, side: int) -> int:
@@ -69,10 +69,12 @@ def _resized(planes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _region(
-    sample: Sample, points: Tensor, before: tuple[int, int], after: tuple[int, int]
+    sample: Sample, points: Tensor | None, before: tuple[int, int], after: tuple[int, int]
 ) -> Tensor:
     assert sample.mask is not None
     mask = _resized(sample.mask.to(torch.float32)[None], after)[0] >= 0.5
+    if points is None:
+        return mask
     x, y = sample.points.unbind(1)
     counted = (x >= 0) & (x < before[1]) & (y >= 0) & (y < before[0])
     column, row = sample.points[counted].long().unbind(1)

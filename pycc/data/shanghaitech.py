@@ -40,7 +40,9 @@ class ShanghaiTech:
             return ("all",)
         return tuple(name for name in _SPLITS if (root / f"{name}_data").is_dir())
 
-    def open(self, root: Path, *, split: str, refuse: Refuse) -> PairedFiles:
+    def open(
+        self, root: Path, *, split: str, refuse: Refuse, annotated: bool = True
+    ) -> PairedFiles:
         """One split, in numeric order."""
         root = root.resolve()
         folder = root
@@ -48,17 +50,23 @@ class ShanghaiTech:
             if split not in _SPLITS:
                 raise ValueError(f"{root}: has splits {' and '.join(_SPLITS)}, got {split!r}")
             folder = root / f"{split}_data"
-        truths = [folder / name for name in _TRUTHS if (folder / name).is_dir()]
-        if len(truths) != 1:
-            found = "both" if truths else "neither"
-            raise ValueError(f"{folder}: expected {' or '.join(_TRUTHS)}, found {found}")
+        annotations = _annotations(folder) if annotated else None
         pictures = listing(folder / "images")
         images = [path for path in pictures if path.suffix.lower() in IMAGE_SUFFIXES]
-        annotations = [path for path in listing(truths[0]) if path.suffix.lower() == ".mat"]
         if not images and not annotations:
             raise ValueError(f"{folder / 'images'}: no images")
-        pairs = pair_up(by_name(images), by_name(annotations, "GT_"), refuse)
+        pairs = pair_up(by_name(images), annotations, refuse)
         return PairedFiles(f"{folder.parent.name}/{folder.name}", pairs, read_points)
+
+
+def _annotations(folder: Path) -> dict[str, list[Path]]:
+    """The annotations of a split by the name of their image."""
+    truths = [folder / name for name in _TRUTHS if (folder / name).is_dir()]
+    if len(truths) != 1:
+        found = "both" if truths else "neither"
+        raise ValueError(f"{folder}: expected {' or '.join(_TRUTHS)}, found {found}")
+    files = [path for path in listing(truths[0]) if path.suffix.lower() == ".mat"]
+    return by_name(files, "GT_")
 
 
 def _is_split(folder: Path) -> bool:

@@ -14,13 +14,16 @@ from pycc.types import Sample
 class Subset(Dataset):
     """The samples of a data set at ``indices``, in that order, each loaded when it is asked for.
 
-    It keeps the data set's name, which chooses the ground truth. IndexError for another index.
+    It keeps the data set's name, and its origin, which chooses the ground truth. IndexError for
+    another index.
     """
 
     def __init__(self, samples: Dataset, indices: Sequence[int]) -> None:
         self.samples, self.indices = samples, list(indices)
-        self.name = samples.name
+        self.name, self.origin = samples.name, samples.origin
         self.names = [samples.names[index] for index in self.indices]
+        if samples.groups is not None:
+            self.groups = [samples.groups[index] for index in self.indices]
 
     def _load(self, index: int) -> Sample:
         return self.samples[self.indices[index]]

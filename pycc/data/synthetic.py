@@ -64,6 +64,8 @@ def scene(
 class Scenes(Dataset):
     """The first ``count`` scenes of a split, of one size; options as of ``scene``."""
 
+    origin = "synthetic"
+
     def __init__(
         self,
         *,

@@ -40,9 +40,11 @@ class UCFCC50:
         """``all``: the folds share images."""
         return ("all",)
 
-    def open(self, root: Path, *, split: str, refuse: Refuse) -> PairedFiles:
+    def open(
+        self, root: Path, *, split: str, refuse: Refuse, annotated: bool = True
+    ) -> PairedFiles:
         """One split, in numeric order."""
-        pairs = _pairs(root, refuse)
+        pairs = _pairs(root, refuse, annotated)
         name = root.resolve().name
         if split == "all":
             return PairedFiles(name, pairs, read_points)
@@ -77,7 +79,9 @@ class UCFQNRF:
             return ("all",)
         return tuple(name for name, folder in _QNRF.items() if _annotated(root / folder))
 
-    def open(self, root: Path, *, split: str, refuse: Refuse) -> PairedFiles:
+    def open(
+        self, root: Path, *, split: str, refuse: Refuse, annotated: bool = True
+    ) -> PairedFiles:
         """One split, in numeric order."""
         root = root.resolve()
         folder = root
@@ -85,16 +89,15 @@ class UCFQNRF:
             if split not in _QNRF:
                 raise ValueError(f"{root}: has splits train and test, got {split!r}")
             folder = root / _QNRF[split]
-        return PairedFiles(
-            f"{folder.parent.name}/{folder.name}", _pairs(folder, refuse), read_points
-        )
+        pairs = _pairs(folder, refuse, annotated)
+        return PairedFiles(f"{folder.parent.name}/{folder.name}", pairs, read_points)
 
 
 def _annotated(folder: Path) -> bool:
     return folder.is_dir() and any(folder.glob(f"*{_ENDING}.mat"))
 
 
-def _pairs(folder: Path, refuse: Refuse) -> list[Pair]:
+def _pairs(folder: Path, refuse: Refuse, annotated: bool) -> list[Pair]:
     files = listing(folder)
     images = [
         path
@@ -105,7 +108,7 @@ def _pairs(folder: Path, refuse: Refuse) -> list[Pair]:
     for path in files:
         if path.suffix.lower() == ".mat":
             annotations.setdefault(path.stem.removesuffix(_ENDING), []).append(path)
-    return pair_up(by_name(images), annotations, refuse)
+    return pair_up(by_name(images), annotations if annotated else None, refuse)
 
 
 def read_points(path: Path) -> NDArray[np.float64]:

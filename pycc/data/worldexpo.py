@@ -6,6 +6,7 @@ S1 to S5, and as their mean.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ class WorldExpo:
     There lie ``FRAME.mat`` for each frame (``point_position``, which may be empty) and ``roi.mat``,
     the polygon that becomes the samples' mask as ``polygon`` says. The splits are ``train``,
     ``test`` (all five scenes), and each test scene by its name or as ``S1`` to ``S5``. Samples are
-    in the order of their scenes, within one in numeric order.
+    in the order of their scenes, within one in numeric order; the scenes are their groups.
     """
 
     def recognises(self, root: Path) -> bool:
@@ -48,7 +49,9 @@ class WorldExpo:
         """Those of train and test that are there."""
         return tuple(name for name in _SPLITS if (root / f"{name}_frame").is_dir())
 
-    def open(self, root: Path, *, split: str, refuse: Refuse) -> PairedFiles:
+    def open(
+        self, root: Path, *, split: str, refuse: Refuse, annotated: bool = True
+    ) -> PairedFiles:
         """One split; ValueError naming what is missing."""
         root = root.resolve()
         scenes = {f"S{number}": scene for number, scene in enumerate(TEST_SCENES, start=1)}
@@ -66,8 +69,12 @@ class WorldExpo:
             labels = root / "test_label"
         pairs = []
         for scene, images in frames.items():
-            annotations = _annotations(labels / scene)
-            pairs += pair_up(by_name(images), by_name(annotations), refuse)
+            annotations = by_name(_annotations(labels / scene)) if annotated else None
+            region = labels / scene / _REGION
+            pairs += [
+                replace(pair, region=region, group=scene)
+                for pair in pair_up(by_name(images), annotations, refuse)
+            ]
         return PairedFiles(f"{root.name}/{split}", pairs, read_points, region=read_region)
 
 
@@ -98,12 +105,11 @@ def read_points(path: Path) -> NDArray[np.float64]:
     return read_pairs(path, "point_position")
 
 
-def read_region(annotation: Path, height: int, width: int) -> NDArray[np.bool_]:
-    """Region of interest [H,W] of a frame, from ``roi.mat`` beside its annotation.
+def read_region(path: Path, height: int, width: int) -> NDArray[np.bool_]:
+    """Region of interest [H,W] of a scene, from its ``roi.mat``.
 
     ValueError naming that file if it is missing, is no polygon, or covers no pixel.
     """
-    path = annotation.with_name(_REGION)
     x, y = (_coordinates(path, f"maskVertices{axis}Coordinates") for axis in "XY")
     if len(x) != len(y) or len(x) < 3:
         raise ValueError(f"{path}: expected three vertices or more, got {len(x)} x and {len(y)} y")

@@ -20,19 +20,19 @@ def certificates_table(summary: Mapping[str, Any], seconds: Mapping[tuple[str, i
     lines = [
         ["patch", "method", "clean MAE", "certified MAE", "attacked MAE", "mean width", "vacuous",
          "s an image"],
-        ["none", "", f"{summary['undefended_mae']:,.1f}", "", "", "", "", ""],
+        ["none", "", _people(summary["undefended_mae"]), "", "", "", "", ""],
     ]  # fmt: skip
     attacked = {(r["method"], r["patch"]): r for r in summary.get("attacks", ())}
     for row in summary["rows"]:
         one = attacked.get((row["method"], row["patch"]))
-        certified = row["certified_mae"]
+        certified = _people(row["certified_mae"])
         lines.append([
             str(row["patch"]),
             row["method"],
-            f"{row['clean_mae']:,.1f}",
-            f"unbounded on {row['unbounded']}" if certified is None else f"{certified:,.1f}",
-            "-" if one is None else f"{one['attacked_mae']:,.1f}",
-            "-" if row["width"] is None else f"{row['width']:,.1f}",
+            _people(row["clean_mae"]),
+            f"unbounded on {row['unbounded']}" if row["unbounded"] else certified,
+            _people(None if one is None else one["attacked_mae"]),
+            _people(row["width"]),
             f"{100 * row['vacuous']:.0f} %",
             f"{seconds[row['method'], row['patch']]:.2f}",
         ])  # fmt: skip
@@ -41,6 +41,8 @@ def certificates_table(summary: Mapping[str, Any], seconds: Mapping[tuple[str, i
         f"images: {summary['images']}; errors in people; certified: the mean distance from the "
         "truth of the interval's farther end, whatever a patch shows and wherever"
     )
+    if summary["undefended_mae"] is None:
+        text.append("images without annotation: errors against their heads are unknown")
     for one in summary.get("calibration", ()):
         patch = "" if one["patch"] is None else f" for {one['patch']} pixels"
         if one.get("counter"):
@@ -56,26 +58,36 @@ def certificates_table(summary: Mapping[str, Any], seconds: Mapping[tuple[str, i
     return "\n".join(text)
 
 
+def _people(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.1f}"
+
+
 def draw_curve(summary: Mapping[str, Any], file: Path) -> None:
-    """The mean width and the certified error against the patch's side, a line a method."""
+    """The mean width and the certified error against the patch's side, a line a method.
+
+    The width alone where images are not annotated.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.0, 4.0), layout="constrained")
-    widths, errors = figure.subplots(1, 2)
+    known = summary["undefended_mae"] is not None
+    figure = Figure(figsize=(9.0 if known else 4.8, 4.0), layout="constrained")
+    widths, *others = figure.subplots(1, 1 + known, squeeze=False)[0]
     for method in sorted({row["method"] for row in summary["rows"]}):
         rows = [r for r in summary["rows"] if r["method"] == method and r["width"] is not None]
         sides = [r["patch"] for r in rows]
         widths.plot(sides, [r["width"] for r in rows], "o-", label=method)
         whole = [r for r in rows if r["certified_mae"] is not None]
-        errors.plot([r["patch"] for r in whole], [r["certified_mae"] for r in whole], "o-")
-    errors.axhline(summary["undefended_mae"], color="0.5", linestyle=":", label="no patch")
+        for errors in others:
+            errors.plot([r["patch"] for r in whole], [r["certified_mae"] for r in whole], "o-")
     widths.set(xlabel="side of the patch, pixels", ylabel="mean width of the interval, people")
-    errors.set(xlabel="side of the patch, pixels", ylabel="certified MAE, people")
     widths.set_ylim(bottom=0)
-    errors.set_ylim(bottom=0)
     if widths.get_legend_handles_labels()[0]:
         widths.legend()
-    errors.legend()
+    for errors in others:
+        errors.axhline(summary["undefended_mae"], color="0.5", linestyle=":", label="no patch")
+        errors.set(xlabel="side of the patch, pixels", ylabel="certified MAE, people")
+        errors.set_ylim(bottom=0)
+        errors.legend()
     figure.savefig(file, dpi=120)
 
 

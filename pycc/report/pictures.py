@@ -113,9 +113,9 @@ def _draw(panels: list[dict[str, Any]], path: Path) -> None:
         scale, ax=axes[1, :].tolist(), shrink=0.9, pad=0.01, ticks=ticks, format="%.2g"
     )
     bar.set_label("people per cell (root scale)")
-    figure.suptitle(
-        f"{panels[0]['image']}: {panels[0]['truth']:,} people annotated", fontsize=13, x=0.5
-    )
+    truth = panels[0]["truth"]
+    heads = "not annotated" if truth is None else f"{truth:,} people annotated"
+    figure.suptitle(f"{panels[0]['image']}: {heads}", fontsize=13, x=0.5)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", metadata={"Software": None})
     path.parent.mkdir(exist_ok=True)

@@ -22,7 +22,9 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
     were asked for) the baselines and the attacks. Errors are in people, shares in per cent; with
     several seeds, means over them. ``mae_low`` and ``mae_high`` bound the MAE in 95 % of bootstrap
     samples of the images. ``gain_over_noise`` is the MAE less that of noise of the same size and
-    place. Values that are undefined are None.
+    place. Values that are undefined are None, errors against the heads of images without annotation
+    among them. Rows of images that come in groups hold ``mae_by_group`` and the groups' mean,
+    ``mae_over_groups``.
     """
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for record in sorted(records, key=lambda r: (int(r["index"]), r.get("seed", 0))):
@@ -46,7 +48,8 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
                     group = groups.get((victim, size, source, condition))
                     if group:
                         row = _row(group, clean)
-                        row["gain_over_noise"] = None if level is None else row["mae"] - level
+                        mae = row["mae"]
+                        row["gain_over_noise"] = None if None in (mae, level) else mae - level
                         rows.append(row)
     images = len({r["index"] for r in records if r["condition"] == "none"})
     return {"images": images, "rows": rows}
@@ -58,37 +61,52 @@ def _row(group: Sequence[Record], clean: dict[int, float]) -> Row:
     for record in group:
         by_seed.setdefault(record.get("seed", 0), []).append(record)
     measured = [_measures(records, clean) for records in by_seed.values()]
-    errors: dict[int, list[float]] = {}
-    for record in group:
-        errors.setdefault(record["index"], []).append(abs(record["count"] - record["truth"]))
-    low, high = metrics.bootstrap([float(np.mean(values)) for values in errors.values()])
     rates = [m["error_rate"] for m in measured if m["error_rate"] is not None]
-    means = {
-        name: float(np.mean([m[name] for m in measured]))
-        for name in ("mae", "rmse", "bias", "mean_count")
-    }
     return {
         **{name: first.get(name) for name in _KEY},
-        "images": len(errors),
+        "images": len({record["index"] for record in group}),
         "seeds": len(by_seed),
-        **means,
-        "mae_by_seed": [m["mae"] for m in measured],
-        "mae_low": low,
-        "mae_high": high,
+        **_errors(group, list(by_seed.values())),
+        "mean_count": float(np.mean([m["mean_count"] for m in measured])),
         "error_rate": float(np.mean(rates)) if rates else None,
         "error_rate_undefined": max(m["error_rate_undefined"] for m in measured),
         "area": 100 * sum(record["area"] for record in group) / len(group),
     }
 
 
+def _errors(group: Sequence[Record], by_seed: Sequence[Sequence[Record]]) -> Row:
+    """Errors in people against the annotated heads; None for images without annotation."""
+    names = ("mae", "rmse", "bias", "mae_by_seed", "mae_low", "mae_high")
+    if any(record["truth"] is None for record in group):
+        return dict.fromkeys(names)
+    pairs = [([r["truth"] for r in rs], [r["count"] for r in rs]) for rs in by_seed]
+    by_image: dict[int, list[float]] = {}
+    by_group: dict[str, list[float]] = {}
+    for record in group:
+        error = abs(record["count"] - record["truth"])
+        by_image.setdefault(record["index"], []).append(error)
+        if "group" in record:
+            by_group.setdefault(record["group"], []).append(error)
+    low, high = metrics.bootstrap([float(np.mean(values)) for values in by_image.values()])
+    found: Row = {
+        measure.__name__: float(np.mean([measure(truth, count) for truth, count in pairs]))
+        for measure in (metrics.mae, metrics.rmse, metrics.bias)
+    }
+    found |= {
+        "mae_by_seed": [metrics.mae(truth, count) for truth, count in pairs],
+        "mae_low": low,
+        "mae_high": high,
+    }
+    if by_group:
+        means = {name: float(np.mean(values)) for name, values in by_group.items()}
+        found |= {"mae_by_group": means, "mae_over_groups": float(np.mean([*means.values()]))}
+    return found
+
+
 def _measures(group: Sequence[Record], clean: dict[int, float]) -> Row:
-    truth = [record["truth"] for record in group]
     count = [record["count"] for record in group]
     rate = metrics.error_rate([clean[record["index"]] for record in group], count)
     return {
-        "mae": metrics.mae(truth, count),
-        "rmse": metrics.rmse(truth, count),
-        "bias": metrics.bias(truth, count),
         "mean_count": metrics.mean_count(count),
         "error_rate": rate.percent,
         "error_rate_undefined": rate.undefined,
@@ -126,7 +144,8 @@ def table(
         size = "" if row["size"] is None else str(row["size"])
         names = [str(row[name] or "") for name in several]
         line = [row["condition"], size, *names, *(_cell(row, *c[1:]) for c in _COLUMNS)]
-        line.insert(len(several) + 3, f"{row['mae_low']:,.1f}…{row['mae_high']:,.1f}")
+        ends = _cell(row, "mae_low", 1), _cell(row, "mae_high", 1)
+        line.insert(len(several) + 3, "-" if row["mae_low"] is None else "…".join(ends))
         if published:
             line += _beside(row, published)
         lines.append(line)
@@ -139,6 +158,15 @@ def table(
     )
     if published:
         text.append("published: APAM (arXiv 2104.10868), Table 1, white-box, target 10 x GT")
+    if any(row["mae"] is None for row in rows):
+        text.append("images without annotation: errors against their heads are unknown")
+    for row in rows:
+        if row["condition"] == "none" and "mae_by_group" in row:
+            found = ", ".join(f"{name} {mae:,.1f}" for name, mae in row["mae_by_group"].items())
+            by = " ".join(str(row[name]) for name in several if row[name] is not None)
+            text.append(
+                f"MAE by group{by and f', {by}'}: {found}; mean {row['mae_over_groups']:,.1f}"
+            )
     undefined = max((row["error_rate_undefined"] for row in rows), default=0)
     if undefined:
         images = "1 image" if undefined == 1 else f"{undefined} images"

@@ -14,6 +14,7 @@ import torch
 
 from pycc import cli, models
 from pycc.attack.__main__ import main
+from pycc.data.export import export_samples
 
 FAST = [
     "--steps", "2", "--sizes", "6", "0.2", "--pgd-steps", "0", "--no-gates", "--no-pictures",
@@ -85,6 +86,26 @@ def test_without_attack(call, folder: Path, weights: Path, tmp_path: Path) -> No
     assert sorted(p.name for p in out.iterdir()) == [
         "manifest.json", "results.jsonl", "summary.json",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "also", "stands_beside"),
+    [
+        ("part_A", [], True),
+        ("part_A", ["--unannotated"], False),
+        ("part_A", ["--limit", "1"], False),
+        ("part_B", [], False),
+        ("crowd", [], False),
+    ],
+)
+def test_published_errors_stand_beside_those_of_the_same_images(
+    name, also, stands_beside, call, sample, weights: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "part_A" / name
+    export_samples({"test": [sample(0), sample(1)]}, root, layout="shanghaitech")
+    done = call("--attack", "none", "--data", root, "--weights", weights, *also)
+    assert done.code == 0
+    assert ("\npublished: APAM" in done.out) == stands_beside
 
 
 def test_the_counts_are_the_counters(call, folder: Path, weights: Path, tmp_path: Path) -> None:

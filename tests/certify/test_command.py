@@ -249,3 +249,54 @@ def test_forced_calibration_is_marked(capsys: pytest.CaptureFixture[str], tmp_pa
     assert code == 0
     assert "warning: calibrated on the certified images themselves" in err
     assert "test (the certified part itself)" in text
+
+
+def test_images_without_annotation(
+    small: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    flags = [*small, "--patch", "24", "--method", "masked", "additive"]
+    assert run(capsys, *flags, "--out", str(tmp_path / "known"))[0] == 0
+    for file in (tmp_path / "data").glob("*.json"):
+        file.unlink()
+    code, _, err = run(capsys, *flags, "--out", str(tmp_path / "refused"))
+    assert code == 2
+    assert "image without annotation" in err
+    out = tmp_path / "bare"
+    flags += ["--attack", "--steps", "2", "--out", str(out)]
+    code, text, err = run(capsys, *flags, "--unannotated")
+    assert code == 0, err
+    before = (out / "summary.json").read_bytes()
+    summary = json.loads(before)
+    known = json.loads((tmp_path / "known/summary.json").read_text())
+    assert summary["undefended_mae"] is None
+    assert summary["calibration"] == known["calibration"]
+    for row, other in zip(summary["rows"], known["rows"], strict=True):
+        assert row["clean_mae"] is row["certified_mae"] is None
+        assert {n: row[n] for n in ("width", "vacuous", "unbounded")} == {
+            n: other[n] for n in ("width", "vacuous", "unbounded")
+        }
+    assert [(r["attacked_mae"], r["violations"]) for r in summary["attacks"]] == [(None, 0)] * 2
+    assert [line.split()[2:5] for line in text.splitlines()[3:5]] == [["-"] * 3] * 2
+    lines = (out / "results.jsonl").read_text().splitlines(keepends=True)
+    (out / "results.jsonl").write_text("".join(lines[:-1]))
+    (out / "summary.json").unlink()
+    assert run(capsys, "--resume", str(out))[0] == 0
+    assert (out / "summary.json").read_bytes() == before
+
+
+def test_only_allowances_need_heads_of_the_same_folder(
+    small: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for file in tmp_path.glob("*/*.json"):
+        file.unlink()
+    (tmp_path / "data").rename(tmp_path / "test")
+    (tmp_path / "calibrate-data").rename(tmp_path / "train")
+    flags = ["--data", str(tmp_path), "--unannotated", "--patch", "24", "--no-pictures"]
+    code, _, err = run(capsys, *flags, "--out", str(tmp_path / "masked"))
+    assert code == 2
+    assert "image without annotation" in err
+    given = ["--allowance", "3", "--method", "masked", "additive"]
+    code, text, err = run(capsys, *flags, *given, "--out", str(tmp_path / "given"))
+    assert code == 0, err
+    assert "allowance for 24 pixels: 3 people, given" in text
+    assert "1 images of" in text  # the caps

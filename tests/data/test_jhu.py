@@ -46,9 +46,14 @@ def test_a_split_without_annotation_is_told(jhu: Path) -> None:
     (jhu / "test" / "gt").rmdir()
     with pytest.raises(
         pycc.data.NotAnnotatedError,
-        match="test: images without annotation, there is no folder gt; train and val have it",
+        match="test: images without annotation, there is no folder gt; train and val have "
+        "it; to count or attack the images alone take annotated=False",
     ):
         pycc.data.open(jhu, on_error="skip")
+    test = pycc.data.open(jhu, annotated=False)
+    assert (test.name, test.names) == ("jhu_crowd_v2.0/test", ["0004", "0005"])
+    assert test.origin == "jhu"
+    assert not any(sample.annotated for sample in test)
     (jhu / "val" / "gt").rename(jhu / "val" / "truth")
     with pytest.raises(ValueError, match="val/gt: cannot read the folder") as raised:
         pycc.data.open(jhu, split="val")

@@ -53,7 +53,8 @@ def test_the_lists_are_the_splits(nwpu: Path) -> None:
 def test_the_test_set_has_no_annotation(nwpu: Path, on_error: str) -> None:
     with pytest.raises(
         pycc.data.NotAnnotatedError,
-        match=r"test\.txt: none of its images has an annotation .* train and val have theirs",
+        match=r"test\.txt: none of its images has an annotation .* train and val have theirs"
+        r".* take annotated=False",
     ):
         pycc.data.open(nwpu, split="test", on_error=on_error)
     # Whoever has some of it gets what is usual: the others are missing.
@@ -64,6 +65,21 @@ def test_the_test_set_has_no_annotation(nwpu: Path, on_error: str) -> None:
         (nwpu / "jsons" / f"{name}.json").unlink()
     with pytest.raises(ValueError, match=r"0004\.jpg: image without annotation"):
         pycc.data.open(nwpu, split="val")
+
+
+def test_the_images_of_the_test_set_alone(nwpu: Path) -> None:
+    test = pycc.data.open(nwpu, split="test", annotated=False)
+    assert test.name == "NWPU-Crowd/test"
+    assert test.names == ["0006", "0007"]
+    assert test.origin == "nwpu"
+    assert test.groups is None
+    for sample in test:
+        with pytest.raises(ValueError, match=f"{sample.name}: not annotated"):
+            _ = sample.count
+    with (nwpu / "test.txt").open("a") as file:
+        file.write("0099 1 1\n")
+    with pytest.raises(ValueError, match=r"test\.txt: line 3: '0099' has no image"):
+        pycc.data.open(nwpu, split="test", annotated=False)
 
 
 def test_what_is_missing_is_named(nwpu: Path) -> None:

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import pycc.data
+from pycc.data.scaled import Scaled
+from pycc.data.subset import Subset
 from pycc.data.worldexpo import TEST_SCENES, polygon, read_points, read_region
 
 SQUARE = [(2.0, 1.0), (10.0, 1.0), (10.0, 5.0), (2.0, 5.0)]
@@ -95,6 +97,44 @@ def test_only_heads_in_the_region_count(expo: Path) -> None:
     assert empty.mask is not None
 
 
+def test_the_scenes_are_the_groups(expo: Path) -> None:
+    train, test = (pycc.data.open(expo, split=split) for split in ("train", "test"))
+    assert train.groups == ["100010", "100010", "104242"]
+    assert test.groups == [scene for scene in TEST_SCENES for _ in range(2)]
+    assert test.origin == "worldexpo10"
+    assert pycc.data.open(expo, split="S2").groups == ["200608", "200608"]
+    assert pycc.data.open(expo, limit=3).groups == ["104207", "104207", "200608"]
+    part = Subset(test, [9, 0])
+    assert part.groups == ["500717", "104207"]
+    assert Scaled(part, 0.5).groups == part.groups
+    # Known without a look at a picture.
+    (expo / "test_frame" / "200608" / "200608_S2010_9.jpg").write_bytes(b"broken")
+    assert pycc.data.open(expo).groups == test.groups
+    with pytest.warns(UserWarning, match="skipped"):
+        assert pycc.data.open(expo, on_error="skip").groups == [*test.groups[:2], *test.groups[3:]]
+
+
+def test_frames_without_annotation_keep_their_region(expo: Path) -> None:
+    annotated = pycc.data.open(expo, split="S1")[0]
+    for path in (expo / "test_label" / "104207").glob("*S2010*.mat"):
+        path.unlink()
+    with pytest.raises(ValueError, match="image without annotation"):
+        pycc.data.open(expo, split="S1")
+    dataset = pycc.data.open(expo, split="S1", annotated=False)
+    sample = dataset[0]
+    assert not sample.annotated
+    assert sample.mask is not None
+    assert annotated.mask is not None
+    assert torch.equal(sample.mask, annotated.mask)
+    scaled = Scaled(dataset, 0.5)[0]
+    assert not scaled.annotated
+    assert scaled.mask is not None
+    assert int(scaled.mask.sum()) < int(sample.mask.sum())
+    before = dataset.fingerprint()
+    save_region(expo / "test_label" / "104207", SQUARE[:3])
+    assert dataset.fingerprint() != before
+
+
 def test_points_outside_the_image_are_told(expo: Path) -> None:
     path = expo / "test_label" / "104207" / "104207_S2010_9.mat"
     scipy.io.savemat(path, {"point_position": np.array([*HEADS, [20.0, 3.0]])})
@@ -152,7 +192,7 @@ def test_a_bad_region_is_refused(tmp_path: Path, x: object, y: object, problem: 
     content = {"maskVerticesXCoordinates": x, "maskVerticesYCoordinates": y}
     scipy.io.savemat(tmp_path / "roi.mat", content)
     with pytest.raises(ValueError, match=rf"roi\.mat: .*{problem}"):
-        read_region(tmp_path / "frame.mat", 10, 20)
+        read_region(tmp_path / "roi.mat", 10, 20)
 
 
 def test_bad_points_are_named(tmp_path: Path) -> None:

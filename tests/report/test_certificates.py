@@ -89,3 +89,24 @@ def test_the_curve_is_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     certificates.draw_curve(summarise(RECORDS), tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 5_000
+
+
+def test_what_no_annotation_tells_is_left_open(tmp_path: Path) -> None:
+    summary = summarise([{**r, "truth": None} for r in RECORDS])
+    (row,) = summary["rows"]
+    assert summary["undefended_mae"] is row["clean_mae"] is row["certified_mae"] is None
+    assert (row["width"], row["vacuous"], row["unbounded"]) == (9.0, 0.0, 0)
+    attacked = {"method": "masked", "patch": 20, "attacked_mae": None, "violations": 1}
+    text = certificates.certificates_table({**summary, "attacks": [attacked]}, seconds(RECORDS))
+    lines = text.splitlines()
+    assert lines[2].split() == ["none", "-"]
+    assert lines[3].split() == ["20", "masked", "-", "-", "-", "9.0", "0", "%", "0.50"]
+    assert "images without annotation: errors against their heads are unknown" in lines
+    assert "VIOLATED: masked, 20 pixels: 1 attacked counts outside their intervals" in lines
+    records = [*RECORDS, interval("c", 0.0, None, 9.0, vacuous=True)]
+    open_ended = summarise([{**r, "truth": None} for r in records])
+    text = certificates.certificates_table(open_ended, seconds(records))
+    assert "unbounded on 1" in text
+    pytest.importorskip("matplotlib")
+    certificates.draw_curve(summary, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").stat().st_size > 5_000

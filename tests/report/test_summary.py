@@ -81,3 +81,34 @@ def test_the_table_is_aligned() -> None:
 def test_no_results_give_an_empty_table() -> None:
     assert summarise([]) == {"images": 0, "rows": []}
     assert "images: 0" in table(summarise([]))
+
+
+def test_what_no_annotation_tells_is_left_open() -> None:
+    summary = summarise([{**r, "truth": None} for r in RECORDS])
+    known = summarise(RECORDS)["rows"]
+    for row, before in zip(summary["rows"], known, strict=True):
+        assert {row[n] for n in ("mae", "rmse", "bias", "mae_low", "mae_high")} == {None}
+        assert row["mae_by_seed"] is row["gain_over_noise"] is None
+        for name in ("mean_count", "error_rate", "area", "images"):
+            assert row[name] == before[name]
+    lines = table(summary).splitlines()
+    assert lines[5].split() == ["apam", "20", "-", "-", "-", "-", "240.0", "141.7", "-", "1.000"]
+    assert lines[-1] == "images without annotation: errors against their heads are unknown"
+
+
+def test_errors_by_group_are_those_of_its_images() -> None:
+    groups = {0: "S2", 1: "S1"}
+    records = [{**r, "group": groups[r["index"]]} for r in RECORDS]
+    records.append({**record(2, "none", None, 106.0), "group": "S1"})
+    summary = summarise(records)
+    none = summary["rows"][0]
+    assert none["mae_by_group"] == {"S2": 10, "S1": 13}
+    assert none["mae_over_groups"] == 11.5
+    assert none["mae"] == 12
+    assert summary["rows"][-1]["mae_by_group"] == {"S2": 200, "S1": 80}
+    lines = table(summary).splitlines()
+    assert [line for line in lines if line.startswith("MAE by group")] == [
+        "MAE by group: S2 10.0, S1 13.0; mean 11.5"
+    ]
+    several = table(summarise([{**r, "victim": "mcnn"} for r in records]))
+    assert "MAE by group, mcnn: S2 10.0, S1 13.0; mean 11.5" in several
