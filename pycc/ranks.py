@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import distributed
+
+_LOST = ("connection closed", "connection reset", "connection refused", "broken pipe",
+         "connection was likely closed", "remote process exited", "socket closed")  # fmt: skip
+"""What gloo, nccl and torchrun's store say where a process is gone."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,13 @@ class Ranks:
 
 @contextmanager
 def ranks(device: torch.device) -> Iterator[Ranks]:
-    """The processes that torchrun has started; ValueError for variables that make no sense."""
+    """The processes that torchrun has started; ``device`` is this one's (``own_device``).
+
+    It becomes the current one. ValueError for variables that make no sense, ChildProcessError where
+    another process ended while this one waited for it.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     given = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE")}
     if given["WORLD_SIZE"] in (None, "1"):
         yield Ranks()
@@ -64,17 +74,43 @@ def ranks(device: torch.device) -> Iterator[Ranks]:
         ) from None
     # Processes wait for the slowest, which may take hours over its share; torchrun ends them all
     # where one dies.
-    distributed.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=7)
-    )
+    patience = timedelta(days=7)
+    if device.type == "cuda":
+        distributed.init_process_group("nccl", timeout=patience, device_id=device)
+    else:
+        distributed.init_process_group("gloo", timeout=patience)
     try:
         yield Ranks(rank, world)
+    except RuntimeError as error:
+        if not any(text in str(error).lower() for text in _LOST):
+            raise
+        raise ChildProcessError(
+            "torchrun: another process of this run ended; its own message says why, or it was "
+            "killed (for memory, say)"
+        ) from None
     finally:
-        distributed.destroy_process_group()
+        with suppress(RuntimeError):  # of processes that are gone
+            distributed.destroy_process_group()
 
 
 def own_device(device: torch.device) -> torch.device:
-    """Of ``cuda`` without a number, the GPU of this process's ``LOCAL_RANK``."""
-    if device.type == "cuda" and device.index is None:
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return device
+    """Of ``cuda`` without a number, the GPU of this process's ``LOCAL_RANK``.
+
+    ValueError where there are fewer GPUs than processes, and for one GPU that all of several
+    processes would share.
+    """
+    if device.type != "cuda":
+        return device
+    if device.index is not None:
+        if os.environ.get("WORLD_SIZE", "1") != "1":
+            raise ValueError(
+                f"torchrun: each process needs a GPU of its own, give --device cuda; got {device}"
+            )
+        return device
+    number, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if number >= there:
+        raise ValueError(
+            f"torchrun: expected a GPU for each process of this machine, got process {number + 1} "
+            f"and {there} GPUs"
+        )
+    return torch.device("cuda", number)

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import distributed
 
-from pycc.ranks import Ranks, own_device
+from pycc.ranks import Ranks, own_device, ranks
 from pycc.run import Run
 from pycc.shards import sharded
 
@@ -132,7 +133,51 @@ def test_results_have_an_order_of_their_keys() -> None:
 
 
 def test_a_process_takes_the_gpu_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert own_device(torch.device("cuda")) == torch.device("cuda", 3)
     assert own_device(torch.device("cuda", 1)) == torch.device("cuda", 1)
     assert own_device(torch.device("cpu")) == torch.device("cpu")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert own_device(torch.device("cuda")) == torch.device("cuda", 3)
+    with pytest.raises(ValueError, match=r"each process needs a GPU of its own.*got cuda:1"):
+        own_device(torch.device("cuda", 1))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    with pytest.raises(ValueError, match="got process 4 and 3 GPUs"):
+        own_device(torch.device("cuda"))
+
+
+def test_processes_on_gpus_have_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current device, and the one that they talk over, before anything is made on one."""
+    calls: list[tuple[str, object]] = []
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.append(("current", device)))
+    monkeypatch.setattr(
+        distributed, "init_process_group",
+        lambda backend, **options: calls.append((backend, options["device_id"])),
+    )  # fmt: skip
+    monkeypatch.setattr(distributed, "destroy_process_group", lambda: calls.append(("end", None)))
+    own = torch.device("cuda", 1)
+    with ranks(own) as processes:
+        assert processes == Ranks(1, 2)
+    assert calls == [("current", own), ("nccl", own), ("end", None)]
+
+
+def test_a_lost_process_is_told_and_other_errors_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(distributed, "init_process_group", lambda backend, **options: None)
+    monkeypatch.setattr(distributed, "destroy_process_group", lambda: None)
+    for text in (
+        "[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1",
+        "recv, timeout, Connection reset by peer",
+    ):
+        with (
+            pytest.raises(ChildProcessError, match="torchrun: another process of this run ended"),
+            ranks(torch.device("cpu")),
+        ):
+            raise RuntimeError(text)
+    with pytest.raises(RuntimeError, match="shapes differ"), ranks(torch.device("cpu")):
+        raise RuntimeError("shapes differ")

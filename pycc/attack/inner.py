@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pycc.local import Box, Local
+from pycc.local import Box, influence
 from pycc.random import Stream
 from pycc.types import Counter
 
@@ -17,10 +17,10 @@ class InnerAttack:
     """A square patch at a random place that raises the squared error of the density map.
 
     From uniform noise ``steps`` sign steps of ``step_size`` are taken; the gradient is that of the
-    full image, computed around the patch (``pycc.local``). The side is ``size`` pixels, and never
-    more than half of the image's smaller side. This is the inner loop of adversarial training
-    (arXiv 2104.10868, eq. 18; Madry et al., ICLR 2018); attacks that measure a counter are
-    ``pycc.attack.APAM`` and take far more steps. ValueError for a field out of range.
+    full image, computed in the window that the patch can reach. The side is ``size`` pixels. This
+    is the inner loop of adversarial training (arXiv 2104.10868, eq. 18; Madry et al., ICLR 2018);
+    attacks that measure a counter are ``pycc.attack.APAM`` and take far more steps. ValueError for
+    a field out of range.
     """
 
     size: int = 81
@@ -34,24 +34,48 @@ class InnerAttack:
                 f"step_size in (0,1], got {self.size}, {self.steps} and {self.step_size}"
             )
 
-    def __call__(self, counter: Counter, image: Tensor, target: Tensor, seed: int) -> Tensor:
+    def __call__(
+        self,
+        counter: Counter,
+        image: Tensor,
+        target: Tensor,
+        seed: int,
+        *,
+        region: Tensor | None = None,
+    ) -> Tensor:
         """The image [3,h,w] with its patch; ``target`` [1,h',w'] are people per cell.
 
-        ``counter`` is in eval mode; no gradient is left in its parameters.
+        ``region`` [1,h',w'] is the share of each cell in the region of interest: errors elsewhere
+        are none (None: all count). ``counter`` is in eval mode; no gradient is left in its
+        parameters. ValueError for an image that the patch does not fit into.
         """
         height, width = image.shape[1:]
-        side = min(self.size, max(1, min(height, width) // 2))
+        side = self.size
+        if side > min(height, width):
+            raise ValueError(
+                f"attack: a patch of {side} pixels needs an image of {side}x{side}, got "
+                f"{height}x{width}"
+            )
         stream = Stream(seed, "attack, inner")
         top, left = (int(stream.integers(size - side + 1)) for size in (height, width))
         box = Box(top, left, top + side, left + side)
-        noise = torch.from_numpy(stream.uniform(0.0, 1.0, (1, 3, side, side))).to(image)
-        local = Local(counter, image[None], box)
-        truth = target[None][..., *local.cells.slices].to(image)
-        patch = noise
+        patch = torch.from_numpy(stream.uniform(0.0, 1.0, (1, 3, side, side))).to(image)
+        # Cells at the window's border lack a part of their field, but none of the patch's.
+        seen = influence(
+            box, (height, width), stride=counter.stride, receptive_field=counter.receptive_field
+        )
+        window, inner = image[None][..., *seen.slices], box.moved(-seen.top, -seen.left)
+        first = (seen.top // counter.stride, seen.left // counter.stride)
         for _ in range(self.steps):
             patch.requires_grad_()
-            loss = (local(patch) - truth).square().sum()
-            (gradient,) = torch.autograd.grad(loss, patch)
+            shown = window.clone()
+            shown[..., *inner.slices] = patch
+            density = counter(shown)
+            cells = Box(0, 0, density.shape[2], density.shape[3]).moved(*first)
+            truth = target[None][..., *cells.slices].to(density)
+            if region is not None:
+                density = density * region[None][..., *cells.slices].to(density)
+            (gradient,) = torch.autograd.grad((density - truth).square().sum(), patch)
             patch = (patch.detach() + self.step_size * gradient.sign()).clamp(0.0, 1.0)
         attacked = image.clone()
         attacked[..., *box.slices] = patch.detach()[0]

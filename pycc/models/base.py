@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pycc.models.convention import Convention
 from pycc.models.options import is_number, shown
-from pycc.models.recipe import Recipe
+from pycc.models.recipe import NoRecipeError, Recipe
 from pycc.registry import Registry
 
 _MOST_SCALE = 1e6
@@ -137,22 +137,30 @@ class CounterModel(nn.Module):
         return density
 
     def loss(
-        self, images: Tensor, target: Tensor, *, points: Sequence[Tensor] | None = None
+        self,
+        images: Tensor,
+        target: Tensor,
+        *,
+        points: Sequence[Tensor] | None = None,
+        region: Tensor | None = None,
     ) -> Tensor:
         """Training loss (a scalar) of images [N,3,H,W] for density target [N,1,h,w], per cell.
 
-        Here the mean over cells of the squared error, as MCNN and DA-Net are trained; a model with
-        another published loss overrides this. ``points`` are the heads of each image, [M,2]
-        (x, y) in its pixels, for losses that compare with heads; others ignore them. Raises
-        ValueError for a target of another shape.
+        The mean over images of each image's loss, whatever that is summed over: so a batch may be
+        computed in parts, and by several processes. Here it is the mean over cells of the squared
+        error, as MCNN and DA-Net are trained; a model with another published loss overrides this.
+        ``points`` are the heads of each image, [M,2] (x, y) in its pixels, for losses that compare
+        with heads; others ignore them. ``region`` [N,1,h,w] is the share of each cell, 0 to 1, that
+        lies in the region of interest (None: all of it): what is predicted elsewhere is no error,
+        and the target holds nobody there. Raises ValueError for a target or region of another
+        shape.
         """
-        density = self(images)
-        self._check_target(target, density)
+        density = self._within(self(images), target, region)
         return nn.functional.mse_loss(density, target)
 
     def recipe(self) -> Recipe:
-        """How the published weights of this variant were trained; ValueError where none is."""
-        raise ValueError(f"{self.name}: no published training recipe")
+        """How the published weights of this variant were trained; NoRecipeError where none is."""
+        raise NoRecipeError(f"{self.name}: no published training recipe")
 
     def options(self) -> dict[str, object]:
         """What ``create(name, **options)`` needs to build this counter again; JSON values only."""
@@ -167,12 +175,15 @@ class CounterModel(nn.Module):
         """Copy a pre-trained backbone into the network; what was taken, or None if it is none."""
         return None
 
-    def _check_target(self, target: Tensor, density: Tensor) -> None:
-        if target.shape != density.shape:
-            raise ValueError(
-                f"{self.name}.loss: target must be {list(density.shape)} like the density map, "
-                f"got {list(target.shape)}"
-            )
+    def _within(self, density: Tensor, target: Tensor, region: Tensor | None) -> Tensor:
+        """What of a density map [N,1,h,w] a loss compares with the target: people in the region."""
+        for name, given in (("target", target), ("region", region)):
+            if given is not None and given.shape != density.shape:
+                raise ValueError(
+                    f"{self.name}.loss: {name} must be {list(density.shape)} like the density map, "
+                    f"got {list(given.shape)}"
+                )
+        return density if region is None else density * region
 
     def _check_images(self, images: Tensor) -> None:
         if not isinstance(images, Tensor):

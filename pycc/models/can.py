@@ -124,7 +124,7 @@ class CAN(CounterModel):
     Averages over the whole image reach every cell, so ``receptive_field`` is None. The published
     loader of "commissarma" resizes images to multiples of 8 first; here an image is counted as it
     is. A fresh network has weights N(0, 0.01), biases 0; ``pycc.models.load`` takes VGG-16 weights
-    as its front end. The loss is the published one, the sum over cells of the squared error.
+    as its front end. The loss is the published one, an image's sum of squared errors over cells.
     """
 
     name = "can"
@@ -170,12 +170,18 @@ class CAN(CounterModel):
         return torch.cat(rows, 2)
 
     def loss(
-        self, images: Tensor, target: Tensor, *, points: Sequence[Tensor] | None = None
+        self,
+        images: Tensor,
+        target: Tensor,
+        *,
+        points: Sequence[Tensor] | None = None,
+        region: Tensor | None = None,
     ) -> Tensor:
-        """The sum over cells of the squared error for ``target`` [N,1,h,w], people per cell."""
-        density = self(images)
-        self._check_target(target, density)
-        return vgg.sum_of_squares(density, target)
+        """The sum over an image's cells of the squared error for ``target`` [N,1,h,w], per cell.
+
+        The mean over images of these sums: the published loss, whose batches hold one image.
+        """
+        return vgg.sum_of_squares(self._within(self(images), target, region), target)
 
     def recipe(self) -> Recipe:
         """As the variant's authors train."""

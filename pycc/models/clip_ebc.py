@@ -115,7 +115,12 @@ class CLIPEBC(CounterModel):
         return functional.pad(cells, (0, across, 0, down)) if down or across else cells
 
     def loss(
-        self, images: Tensor, target: Tensor, *, points: Sequence[Tensor] | None = None
+        self,
+        images: Tensor,
+        target: Tensor,
+        *,
+        points: Sequence[Tensor] | None = None,
+        region: Tensor | None = None,
     ) -> Tensor:
         """DACE, the published loss, of images [N,3,H,W]; a scalar.
 
@@ -133,11 +138,11 @@ class CLIPEBC(CounterModel):
                 f"clip_ebc.loss: sides of images must be multiples of {_PERIOD} (or up to 7 more), "
                 f"got {images.shape[2]}x{images.shape[3]}"
             )
-        density = self.density(cells)
-        self._check_target(target, density)
+        density = self._within(self.density(cells), target, region)
         return dace_loss(
-            logits, density, target, count_loss=self.count_loss, points=points, stride=_STRIDE
-        )
+            logits, density, target, count_loss=self.count_loss, points=points, stride=_STRIDE,
+            region=region,
+        )  # fmt: skip
 
     def without_text_encoder(self) -> CLIPEBC:
         """A counter with the same maps, bit by bit, that keeps the prompts' features instead.
@@ -201,7 +206,8 @@ class CLIPEBC(CounterModel):
                 "blocks would match no bin and become class 0",
                 "the default count loss is mae; the README's commands choose dmcount, but in "
                 "run.sh a comment inside the command cuts that option off for ResNet-50",
-                "the transport term is summed over a batch, all others averaged",
+                "the transport term is summed over a batch, all others averaged; here it is "
+                "averaged too, so that a batch's loss does not depend on how it is computed",
                 "resize_density_map divides the wrong way; it is not used here",
             ),
         )

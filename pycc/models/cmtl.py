@@ -178,7 +178,12 @@ class CMTL(CounterModel):
         return functional.avg_pool2d(pixels, _PERIOD) * float(_PERIOD**2)
 
     def loss(
-        self, images: Tensor, target: Tensor, *, points: Sequence[Tensor] | None = None
+        self,
+        images: Tensor,
+        target: Tensor,
+        *,
+        points: Sequence[Tensor] | None = None,
+        region: Tensor | None = None,
     ) -> Tensor:
         """Published loss for ``target``, people per cell: [N,1,h,w] at the counter's stride.
 
@@ -190,8 +195,7 @@ class CMTL(CounterModel):
         self._check_images(images)
         x = self.preprocess(images)
         pixels, prior = self.net.map(x)
-        density = self.density(self._fitted(pixels, x.shape))
-        self._check_target(target, density)
+        density = self._within(self.density(self._fitted(pixels, x.shape)), target, region)
         least, most = self.count_range
         tenth = (most - least) / CLASSES
         classes = (target.sum((1, 2, 3)) / tenth).round().clamp(0, CLASSES - 1).long()

@@ -113,16 +113,20 @@ class CSRNet(CounterModel):
         return cells * float(vgg.STRIDE**2) if self.variant != "leeyeehoo" else cells
 
     def loss(
-        self, images: Tensor, target: Tensor, *, points: Sequence[Tensor] | None = None
+        self,
+        images: Tensor,
+        target: Tensor,
+        *,
+        points: Sequence[Tensor] | None = None,
+        region: Tensor | None = None,
     ) -> Tensor:
-        """The sum of squared errors for ``target`` [N,1,h,w], people per cell of 8x8 pixels.
+        """An image's sum of squared errors for ``target`` [N,1,h,w], people per cell of 8x8 pixels.
 
-        Where the published loss is over pixels, a target constant in each cell is meant: the same
-        sum up to a constant that does not depend on the network.
+        The mean over images of these sums: the published loss, whose batches hold one image. Where
+        that is over pixels, a target constant in each cell is meant: the same sum up to a constant
+        that does not depend on the network.
         """
-        density = self(images)
-        self._check_target(target, density)
-        squares = vgg.sum_of_squares(density, target)
+        squares = vgg.sum_of_squares(self._within(self(images), target, region), target)
         return squares / float(vgg.STRIDE**2) if self.variant != "leeyeehoo" else squares
 
     def recipe(self) -> Recipe:

@@ -39,6 +39,7 @@ def dace_loss(
     count_loss: CountLoss = "mae",
     points: Sequence[Tensor] | None = None,
     stride: int = 8,
+    region: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy over blocks plus a count loss; a scalar, differentiable in the first two.
 
@@ -49,9 +50,12 @@ def dace_loss(
 
     * ``"mae"``, ``"mse"``: the sum over blocks of absolute or squared differences;
     * ``"dmcount"``: the difference of counts, 0.01 x the count x the difference of the normalised
-      maps, and 0.1 x ``transport_loss``, which alone is summed over images, as published. It needs
-      ``points``, the heads of each image [M,2] (x, y) in its pixels, which are also what the
-      counts are taken from.
+      maps, and 0.1 x ``transport_loss``. It needs ``points``, the heads of each image [M,2] (x, y)
+      in its pixels, which are also what the counts are taken from. (The published code sums the
+      transport over images; a batch's loss would then depend on how it is shared out.)
+
+    ``region`` [N,1,h,w]: the share of each block that counts for the cross-entropy (None: all do);
+    ``density`` and ``target`` hold nobody outside.
 
     Raises ValueError for shapes that do not agree, a target that is no number of heads, an unknown
     count loss and missing or ill-formed points.
@@ -67,7 +71,7 @@ def dace_loss(
             )
     # Sums over thousands of blocks, and 1e-16 beside them, are beyond half precision.
     logits, density = (_single(tensor) for tensor in (logits, density))
-    loss = classification_loss(logits, target)
+    loss = classification_loss(logits, target, region)
     target = target.to(density)
     if count_loss == "mae":
         return loss + (density - target).abs().sum((1, 2, 3)).mean()
@@ -99,13 +103,16 @@ def block_classes(target: Tensor, bins: int) -> Tensor:
     return whole.clamp(max=bins - 1).long()
 
 
-def classification_loss(logits: Tensor, target: Tensor) -> Tensor:
+def classification_loss(logits: Tensor, target: Tensor, region: Tensor | None = None) -> Tensor:
     """Cross-entropy of ``logits`` [N,B,h,w] for ``target`` [N,1,h,w] heads per block.
 
-    Summed over blocks, averaged over images. ValueError as ``block_classes``.
+    Summed over blocks, each by its share of ``region`` [N,1,h,w] (None: all), averaged over images.
+    ValueError as ``block_classes``.
     """
     classes = block_classes(target, logits.shape[1])[:, 0].to(logits.device)
     losses = functional.cross_entropy(logits, classes, reduction="none")  # [N,h,w]
+    if region is not None:
+        losses = losses * region[:, 0]
     return losses.sum((1, 2)).mean()
 
 
@@ -120,7 +127,7 @@ def _variation(density: Tensor, target: Tensor, counts: Tensor) -> Tensor:
 
 
 def transport_loss(density: Tensor, points: Sequence[Tensor], *, stride: int) -> Tensor:
-    """What pulls ``density`` [N,1,h,w] towards heads ``points`` (N times [M,2]); a scalar.
+    """What pulls ``density`` [N,1,h,w] towards heads ``points`` (N times [M,2]): image means.
 
     The derivative of the entropic transport cost (squared pixel distances between heads and block
     centres, Sinkhorn's iteration) by the normalised map is held fixed and multiplied by the map.
@@ -131,7 +138,7 @@ def transport_loss(density: Tensor, points: Sequence[Tensor], *, stride: int) ->
     for cells, xy in zip(density[:, 0], points, strict=True):
         if len(xy):
             loss = loss + (cells * _pull(cells.detach(), xy.to(cells), stride)).sum()
-    return loss
+    return loss / len(points)
 
 
 @torch.no_grad()

@@ -150,7 +150,12 @@ class MaskAware(CounterModel):
             )
 
     def loss(
-        self, images: Tensor, target: Tensor, *, points: Sequence[Tensor] | None = None
+        self,
+        images: Tensor,
+        target: Tensor,
+        *,
+        points: Sequence[Tensor] | None = None,
+        region: Tensor | None = None,
     ) -> Tensor:
         """The first head's loss + ``alpha`` · the density's (eq. 3), both means over cells.
 
@@ -164,20 +169,21 @@ class MaskAware(CounterModel):
         self._check_images(images)
         assert isinstance(self.net, MaskAwareNet)
         features = self.net.backbone(self.preprocess(images))
-        self._check_target(target, features[:, :1])
+        self._within(features[:, :1], target, region)
         mask = (target > 0).to(features.dtype)
         output, first = self.net.heads(features, mask if self.training else None)
-        total = self.alpha * self._error(output, target)
+        total = self.alpha * self._error(output, target, region)
         if first is None:
             return total
         if self.design.head == "density":
-            return total + self._error(first, target)
+            return total + self._error(first, target, region)
         gamma = self.gamma if self.mask_loss == "focal" else 0.0
-        return total + mask_loss(first, mask, gamma=gamma)
+        return total + mask_loss(first, mask, gamma=gamma, region=region)
 
-    def _error(self, output: Tensor, target: Tensor) -> Tensor:
+    def _error(self, output: Tensor, target: Tensor, region: Tensor | None) -> Tensor:
         """Mean squared error, per cell, of density x100."""
-        return torch.square(_UNIT * (self.density(output) - target)).mean()
+        density = self._within(self.density(output), target, region)
+        return torch.square(_UNIT * (density - target)).mean()
 
     def recipe(self) -> Recipe:
         """As the paper trains; batch, epochs and momentum are not in it."""

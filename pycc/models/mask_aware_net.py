@@ -212,13 +212,18 @@ class MaskAwareNet(nn.Module):
         return binary + (probability - probability.detach())
 
 
-def mask_loss(logits: Tensor, mask: Tensor, *, gamma: float) -> Tensor:
+def mask_loss(
+    logits: Tensor, mask: Tensor, *, gamma: float, region: Tensor | None = None
+) -> Tensor:
     """Mean focal loss (Lin et al. 2017, eq. 4) of logits [N,1,h,w] for a mask of 0 and 1.
 
     (1 − p_t)^gamma · (−log p_t), p_t the probability given to the right class; without class
-    weights. ``gamma`` 0 is binary cross-entropy.
+    weights. ``gamma`` 0 is binary cross-entropy. Each cell counts by its share of ``region``
+    [N,1,h,w] (None: all do).
     """
     entropy = functional.binary_cross_entropy_with_logits(logits, mask, reduction="none")
+    if region is not None:
+        entropy = entropy * region
     if gamma == 0:
         return entropy.mean()
     # 1 − p_t is the probability of the wrong class. By its logarithm, the gradient stays finite

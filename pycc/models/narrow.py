@@ -96,11 +96,15 @@ class Narrow(CounterModel):
         return {"columns": self.columns}
 
     def loss(
-        self, images: Tensor, target: Tensor, *, points: Sequence[Tensor] | None = None
+        self,
+        images: Tensor,
+        target: Tensor,
+        *,
+        points: Sequence[Tensor] | None = None,
+        region: Tensor | None = None,
     ) -> Tensor:
         """Squared errors of block counts, for ``target`` [N,1,h,w] in people per cell."""
-        density = self(images)
-        self._check_target(target, density)
+        density = self._within(self(images), target, region)
         total: Tensor = density.new_zeros(())
         for side in _BLOCKS:
             if side > min(density.shape[2:]):

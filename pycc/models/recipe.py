@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 
+class NoRecipeError(ValueError):
+    """A counter of which nobody has published how it was trained."""
+
+
 @dataclass(frozen=True)
 class Optimiser:
     """One optimiser and the epoch from which it is used."""

@@ -108,5 +108,5 @@ def adopt_vgg(front: nn.Sequential, state: Mapping[str, Tensor]) -> str | None:
 
 
 def sum_of_squares(density: Tensor, target: Tensor) -> Tensor:
-    """The sum over all cells of the squared error, the loss of CSRNet and CAN."""
-    return torch.square(density - target).sum()
+    """The sum over an image's cells of the squared error, the mean over images: CSRNet's, CAN's."""
+    return torch.square(density - target).sum((1, 2, 3)).mean()

@@ -11,11 +11,17 @@ from pycc.report.summary import aligned
 
 
 def training_table(records: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> str:
-    """Loss and validation by epoch (the first, the best and the last ten), then test errors."""
+    """Loss and validation by epoch (the first, the best and the last ten), then test errors.
+
+    Of recipes that choose their weights by another error than the MAE on clean images, that one
+    stands beside it: ``score``, once it counts. Groups of test images (scenes) have their MAE each.
+    """
     validations = {r["epoch"]: r for r in records if r["kind"] == "validation"}
     epochs = [r for r in records if r["kind"] == "train"]
     best = summary.get("best_epoch", -1)
-    lines = [["epoch", "loss", "rate", "images/s", "val MAE", "val RMSE", "bias", ""]]
+    scored = any(r.get("score", r["mae"]) != r["mae"] for r in validations.values())
+    lines = [["epoch", "loss", "rate", "images/s", "val MAE", "val RMSE", "bias"]]
+    lines[0] += [*(["score"] if scored else []), ""]
     for record in epochs:
         number = record["epoch"]
         if number not in (0, best) and number < len(epochs) - 10:
@@ -27,20 +33,28 @@ def training_table(records: Sequence[Mapping[str, Any]], summary: Mapping[str, A
             f"{record['lr']:.2g}",
             f"{record['images_per_second']:.1f}",
             *([f"{found[name]:,.1f}" for name in ("mae", "rmse", "bias")] if found else ["-"] * 3),
+            *([_people((found or {}).get("score"))] if scored else []),
             "best" if number == best else "",
         ])  # fmt: skip
-    text = aligned(lines, 7)
+    text = aligned(lines, len(lines[0]) - 1)
     if summary.get("validation"):
         text.append(
             f"validation: {summary['validation']['images']} of the training images, whole; errors "
-            "in people"
+            "in people" + ("; score chooses: the error under the recipe" if scored else "")
         )
     for name, one in summary.get("test", {}).items():
         text.append(
             f"test, {name}: MAE {one['mae']:,.1f}, RMSE {one['rmse']:,.1f}, bias "
             f"{one['bias']:+,.1f} over {one['images']} images"
         )
+        if "group_mae" in one:
+            groups = ", ".join(f"{group} {mae:,.1f}" for group, mae in one["group_mae"].items())
+            text.append(f"test, {name}: MAE of {groups}; their mean {one['mean_group_mae']:,.1f}")
     return "\n".join(text)
+
+
+def _people(error: float | None) -> str:
+    return "-" if error is None else f"{error:,.1f}"
 
 
 def draw_training(records: Sequence[Mapping[str, Any]], file: Path) -> None:

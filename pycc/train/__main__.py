@@ -17,10 +17,10 @@ from pycc.data.dataset import builtin as builtin_data
 from pycc.models import CounterModel
 from pycc.ranks import Ranks, own_device, ranks
 from pycc.report import curves
-from pycc.run import Run
-from pycc.train.held import fill_of, measured, split
+from pycc.train.held import measured
+from pycc.train.loop import Measure
 from pycc.train.plan import Plan
-from pycc.train.settings import QUICK, Settings
+from pycc.train.settings import MACHINE, QUICK, Settings
 
 _ABLATED_DRAWS = 20
 """Draws of a test image under ablation."""
@@ -55,9 +55,10 @@ def _work(argv: list[str]) -> int:
     if "option" in given:
         given["option"] = dict(given["option"])
     _absolute(given)
-    device = own_device(cli.device(given.get("device", "cpu")))
+    stored = _stored(given, resume)
+    device = own_device(cli.device({**stored, **given}.get("device", "cpu")))
     with ranks(device) as processes:
-        settings, folder = _settings(given, out, resume, processes)
+        settings, folder = _settings({**stored, **given}, out, resume, processes)
         if settings["threads"] is not None:
             torch.set_num_threads(settings["threads"])
         plan = Plan.of(settings)
@@ -72,16 +73,15 @@ def _work(argv: list[str]) -> int:
         progress = cli.Progress("batches")
         try:
             log = train.fit(
-                counter, samples, plan, name=str(settings["data"]), seed=settings["seed"],
+                counter, samples, plan, seed=settings["seed"],
                 out=folder, resume=resume is not None, adversary=adversary, ranks=processes,
-                settings=settings, progress=progress,
+                settings=settings, progress=progress, measure=_test(settings, plan, processes),
             )  # fmt: skip
         except train.NotFiniteError as error:
             cli.say(f"error: {error}")
             return cli.FAILED
         finally:
             progress.close()
-        _measure(settings, plan, counter, samples, log, processes)
         if processes.first:
             print(curves.training_table(log.records, log.summary))
             print(f"run folder: {folder}", flush=True)
@@ -100,19 +100,29 @@ def _absolute(given: dict[str, Any]) -> None:
             given[name] = str(Path(given[name]).absolute())
 
 
+def _stored(given: Mapping[str, Any], resume: str | None) -> dict[str, Any]:
+    """The settings of the run that goes on; ValueError for others that a result depends on."""
+    if resume is None:
+        return {}
+    stored = runs.read_manifest(resume)
+    if stored.get("kind") != "train" or not isinstance(stored.get("settings"), dict):
+        raise ValueError(f"--resume {resume}: expected a run of this command, got another")
+    fixed = {name: value for name, value in given.items() if name not in MACHINE}
+    cli.check_same(stored["settings"], fixed, resume)
+    return dict(stored["settings"])
+
+
 def _settings(
     given: dict[str, Any], out: str | None, resume: str | None, processes: Ranks
 ) -> tuple[dict[str, Any], Path]:
-    defaults = {**asdict(Plan()), **asdict(Settings())}
+    settings = {**asdict(Plan()), **asdict(Settings())}
     if resume is not None:
-        stored = runs.read_manifest(resume)
-        if stored.get("kind") != "train" or not isinstance(stored.get("settings"), dict):
-            raise ValueError(f"--resume {resume}: expected a run of this command, got another")
-        cli.check_same(stored["settings"], given, resume)
-        return {**defaults, **stored["settings"]}, Path(resume)
-    settings = defaults
+        return settings | given, Path(resume)
     if given.get("data", settings["data"]) == settings["data"]:
-        settings |= QUICK
+        quick = dict(QUICK)
+        if "crop" in given:  # whose number is its own
+            del quick["crops"]
+        settings |= quick
     settings |= given
     folder = Path(out or f"runs/train-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
     if processes.world > 1 and out is None:
@@ -140,31 +150,29 @@ def _counter(settings: Mapping[str, Any], device: torch.device) -> CounterModel:
     return counter.to(device)
 
 
-def _measure(
-    settings: Mapping[str, Any],
-    plan: Plan,
-    counter: CounterModel,
-    samples: Sequence[Any],
-    log: Run,
-    processes: Ranks,
-) -> None:
-    """Errors on test images of the weights that validation chose, without and with ablation."""
+def _test(settings: Mapping[str, Any], plan: Plan, processes: Ranks) -> Measure | None:
+    """What measures the best weights on test images, without and with ablation; None for none.
+
+    The images are opened at once: what is wrong with them is told before the training.
+    """
     if settings["test_split"] is None:
-        return
+        return None
     tested = data.open(
         settings["test_data"] or settings["data"], split=settings["test_split"],
         on_error=settings["on_error"],
     )  # fmt: skip
-    found = {"plain": measured(counter, tested, ranks=processes)}
-    if plan.recipe == "ablation":
-        training = split(samples, plan.validation_share, settings["seed"])[0]
-        fill = fill_of(plan, samples, training)
-        shown = defense.ablated(
-            counter, plan.k, draws=_ABLATED_DRAWS, fill=fill, unit=plan.unit, seed=settings["seed"]
-        )
-        found["ablated"] = measured(shown, tested, ranks=processes)
-    if processes.first:
-        log.finish({**log.summary, "test": found})
+
+    def measure(counter: CounterModel, summary: Mapping[str, Any]) -> dict[str, Any]:
+        found = {"plain": measured(counter, tested, ranks=processes)}
+        if plan.recipe == "ablation":
+            shown = defense.ablated(
+                counter, plan.k, draws=_ABLATED_DRAWS, fill=summary["fill"], unit=plan.unit,
+                seed=settings["seed"],
+            )  # fmt: skip
+            found["ablated"] = measured(shown, tested, ranks=processes)
+        return found
+
+    return measure
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -14,16 +13,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from pycc import ops
-from pycc.data import density, downsample
 from pycc.models.recipe import Crop, Recipe
 from pycc.random import Stream
+from pycc.train import truth
 from pycc.train.augment import augmented
+from pycc.train.cache import Cache, Whole, as_float, stored
 from pycc.types import Sample
-
-_CACHE = 1 << 31
-"""Bytes of images and ground truths that a process keeps."""
-_PIECE = 1 << 16
-"""Values that are turned into 8 bits at once."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +26,16 @@ class Ablation:
     """What an image is reduced to: k random pixels or array entries, the rest one colour."""
 
     k: int
+    """Of the whole image: a crop keeps those of them that lie in it."""
     unit: str
     fill: tuple[float, float, float]
     warmup: int
     """Epochs before it begins."""
+
+    @property
+    def channels(self) -> int:
+        """Entries of a pixel that are kept or not, each for itself."""
+        return 3 if self.unit == "element" else 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,15 +53,31 @@ class Item:
     """The image as the ablation recipe shows it."""
     number: int = 0
     """Its number in its epoch."""
+    region: Tensor | None = None
+    """[1,h//s,w//s] float32, the share of each cell in the region of interest; None: all of it."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """What is cut out of an image, and where it lies in it."""
+
+    image: Tensor
+    target: Tensor
+    points: Tensor
+    region: Tensor | None
+    corner: tuple[int, int]
+    """Row and column of its first pixel in the image."""
+    shape: tuple[int, int]
+    """Height and width of the image, at the part's scale."""
 
 
 class Joined(Sequence[Sample]):
     """Data sets one after another, each of which keeps a ground truth of its own.
 
-    ``parts`` are the data sets by name, as ``pycc.train.resolved`` understands names; a sample's
-    own name is its part's and the one that it has there. ``rules`` are the parts' ground truths:
-    recipes of ``pycc.data.density``, or ``"dots"``; they depend on what is trained, and
-    ``pycc.train.plan.with_own_truths`` finds them. ValueError for no part, and for rules of others.
+    ``parts`` are the data sets by name; a sample's own name is its part's and the one that it has
+    there. ``rules`` are the parts' ground truths: recipes of ``pycc.data.density``, or ``"dots"``;
+    they depend on what is trained, and ``pycc.train.plan.with_own_truths`` finds them. ValueError
+    for no part, and for rules of others.
     """
 
     def __init__(
@@ -124,8 +141,12 @@ class Items(torch.utils.data.Dataset[Item]):
     process, batch or order it is asked for. Ground truth is made for the whole image, at the map's
     resolution, and cut with it: crops begin and end at multiples of the stride. Images whose sides
     are no such multiples lose their last rows and columns; of crops that are larger than their
-    image the rest is black and empty. Heads outside a region of interest have no density, and
-    targets nothing outside it.
+    image the rest is black and empty. Heads outside a region of interest have no density, targets
+    nothing outside it, and an item's ``region`` says what of each cell counts.
+
+    With an ablation it is the whole image, as it is tested, that keeps k pixels: a crop shows those
+    of them that lie in it, the fewer the smaller it is. A part of another scale is cut from the
+    whole image at that scale.
     """
 
     def __init__(
@@ -141,8 +162,7 @@ class Items(torch.utils.data.Dataset[Item]):
         self.samples, self.indices, self.recipe = samples, list(indices), recipe
         self.stride, self.seed, self.ablation = stride, seed, ablation
         self.step = math.lcm(stride, recipe.crop.multiple)
-        self._kept: OrderedDict[int, tuple[str, Tensor, Tensor, Tensor]] = OrderedDict()
-        self._bytes = 0
+        self._cache = Cache()
 
     def __len__(self) -> int:
         repeats = int(str(self.recipe.augmentation.get("repeats_per_epoch", 1)))
@@ -154,86 +174,94 @@ class Items(torch.utils.data.Dataset[Item]):
         keys = stream.words(len(self))
         return sorted(range(len(self)), key=lambda n: (int(keys[n]), n))
 
+    def sides(self, shape: Sequence[int]) -> tuple[int, int]:
+        """Height and width of the crops of an image of ``shape`` (H, W)."""
+        crop = self.recipe.crop
+        if crop.kind == "scaled":
+            assert crop.size is not None
+            return crop.size
+        return _sides(crop, self._cut_sides(shape), self.step)
+
+    def smallest(self, shape: Sequence[int]) -> tuple[int, int]:
+        """Height and width of an image of ``shape`` (H, W) at the least scale it is shown at."""
+        crop = self.recipe.crop
+        scale = crop.scale[1] if crop.kind == "scaled" else 1.0
+        return int(shape[0] / scale), int(shape[1] / scale)
+
     def __getitem__(self, key: tuple[int, int]) -> Item:
         epoch, number = key
         index = self.indices[number % len(self.indices)]
-        name, image, target, points = self._whole(index)
+        whole = self._cache.get(index, self._whole)
         stream = Stream(
             self.seed, "train, crop", image=index, step=epoch, draw=number // len(self.indices)
         )
         crop = self.recipe.crop
-        if crop.kind == "scaled":
-            image, target, points = self._scaled(image, points, crop, stream)
-        else:
-            image, target, points = self._cut(image, target, points, crop, stream)
+        part = (self._scaled if crop.kind == "scaled" else self._cut)(whole, crop, stream)
+        image, target, region = part.image, part.target, part.region
+        points, kept = part.points, self._kept(part, key)
         if float(stream.uniform(0.0, 1.0)) < self.recipe.flip:
             image, target = image.flip(2), target.flip(2)
+            region, kept = (None if one is None else one.flip(2) for one in (region, kept))
             points = points.clone()
             points[:, 0] = image.shape[2] - 1e-9 - points[:, 0]
         image = augmented(image, self.recipe.augmentation, stream)
-        ablated = self._ablated(image, key)
-        return Item(name, image, target.contiguous(), points, ablated, number)
+        ablated = None
+        if kept is not None and self.ablation is not None:
+            fill = torch.tensor(self.ablation.fill)[:, None, None]
+            ablated = torch.where(kept, image.clamp(0.0, 1.0), fill)
+        return Item(whole.name, image, target.contiguous(), points, ablated, number, region)
 
-    def _ablated(self, image: Tensor, key: tuple[int, int]) -> Tensor | None:
-        """Every sample is ablated anew in every epoch."""
+    def _kept(self, part: _Part, key: tuple[int, int]) -> Tensor | None:
+        """[1,h,w] or [3,h,w] bool: what the ablation of the whole image leaves in a part.
+
+        Every sample is ablated anew in every epoch.
+        """
         rule = self.ablation
         if rule is None or key[0] < rule.warmup:
             return None
         seed = int(Stream(self.seed, "train, ablation", step=key[0], draw=key[1]).words(1)[0])
-        return ops.ablate(
-            image[None].clamp(0.0, 1.0).contiguous(), rule.k, seed=seed,
-            fill=torch.tensor(rule.fill), unit=rule.unit,
-        )[0]  # fmt: skip
+        height, width = part.shape
+        entries = ops.ablation_indices(rule.channels * height * width, rule.k, seed=seed)
+        plane, pixel = entries // (height * width), entries % (height * width)
+        row, column = pixel // width - part.corner[0], pixel % width - part.corner[1]
+        kept = torch.zeros(rule.channels, *part.image.shape[1:], dtype=torch.bool)
+        inside = (row >= 0) & (column >= 0) & (row < kept.shape[1]) & (column < kept.shape[2])
+        kept[plane[inside], row[inside], column[inside]] = True
+        return kept
 
-    def _whole(self, index: int) -> tuple[str, Tensor, Tensor, Tensor]:
-        """Name, image, target and points of a sample; kept, as far as memory allows.
+    def _cut_sides(self, shape: Sequence[int]) -> tuple[int, int]:
+        return shape[0] // self.step * self.step, shape[1] // self.step * self.step
 
-        The image in 8 bits where that loses nothing: it is what is cut out that becomes float.
-        """
-        if index in self._kept:
-            self._kept.move_to_end(index)
-            return self._kept[index]
+    def _whole(self, index: int) -> Whole:
+        """A sample, cut, with its truth; the image in 8 bits where that loses nothing."""
         sample = self.samples[index]
-        sides = [size // self.step * self.step for size in sample.image.shape[1:]]
+        shape = (sample.image.shape[1], sample.image.shape[2])
+        sides = self._cut_sides(shape)
         if min(sides) == 0:
             raise ValueError(
                 f"{sample.name}: images must be at least {self.step}x{self.step} pixels, got "
-                f"{sample.image.shape[1]}x{sample.image.shape[2]}"
+                f"{shape[0]}x{shape[1]}"
             )
-        image = sample.image[:, : sides[0], : sides[1]]
-        whole = self._target(sample, self._rule(index))
-        target = whole[:, : sides[0] // self.stride, : sides[1] // self.stride]
-        kept = (sample.name, _stored(image), target.contiguous(), sample.points)
-        self._kept[index] = kept
-        self._bytes += _size(kept)
-        while self._bytes > _CACHE and len(self._kept) > 1:
-            self._bytes -= _size(self._kept.popitem(last=False)[1])
-        return kept
+        rule = "dots" if self.recipe.crop.kind == "scaled" else self._rule(index)
+        target = truth.target(
+            sample, sides, self.stride, rule=rule, down_sampling=self.recipe.down_sampling
+        )
+        return Whole(
+            sample.name,
+            stored(sample.image[:, : sides[0], : sides[1]]),
+            target.contiguous(),
+            truth.heads(sample),
+            None if sample.mask is None else sample.mask[: sides[0], : sides[1]],
+            shape,
+        )
 
     def _rule(self, index: int) -> str:
         """The ground truth of a sample: its own data set's, where several are joined."""
         samples = self.samples
         return samples.rule(index) if isinstance(samples, Joined) else self.recipe.density[""]
 
-    def _target(self, sample: Sample, rule: str) -> Tensor:
-        """[1,h,w] people per cell of a whole image."""
-        shape, how = (sample.image.shape[1], sample.image.shape[2]), self.recipe.down_sampling
-        if self.recipe.crop.kind == "scaled" or rule == "dots":
-            cells = _dots(sample.points, shape, self.stride)
-        else:
-            full = density(sample.points, shape, recipe=rule)
-            if sample.mask is not None:
-                full = full * sample.mask
-            if how in (None, "sum") or self.stride == 1:
-                cells = _block_sums(full, self.stride)
-            else:
-                cells = downsample(full, str(how))
-        return cells[None]
-
-    def _cut(
-        self, image: Tensor, target: Tensor, points: Tensor, crop: Crop, stream: Stream
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        height, width = image.shape[1:]
+    def _cut(self, whole: Whole, crop: Crop, stream: Stream) -> _Part:
+        height, width = whole.image.shape[1:]
         sides = _sides(crop, (height, width), self.step)
         room = [(n - side) // self.step + 1 for n, side in zip((height, width), sides, strict=True)]
         top, left = (int(stream.integers(max(1, free))) * self.step for free in room)
@@ -244,33 +272,47 @@ class Items(torch.utils.data.Dataset[Item]):
             )
         bottom, right = top + sides[0], left + sides[1]
         s = self.stride
-        image = _as_float(image[:, top:bottom, left:right])
-        target = target[:, top // s : bottom // s, left // s : right // s]
+        image = as_float(whole.image[:, top:bottom, left:right])
+        target = whole.target[:, top // s : bottom // s, left // s : right // s]
+        region = None
+        if whole.mask is not None:
+            mask = whole.mask[top:bottom, left:right]
+            region = truth.shares(mask, (mask.shape[0], mask.shape[1]), s)
         beyond = (0, sides[1] - image.shape[2], 0, sides[0] - image.shape[1])
         if any(beyond):
-            image = functional.pad(image, beyond)
-            target = functional.pad(target, (0, beyond[1] // s, 0, beyond[3] // s))
-        return image, target, _within(points, top, left, sides)
+            cells = (0, beyond[1] // s, 0, beyond[3] // s)
+            image, target = functional.pad(image, beyond), functional.pad(target, cells)
+            region = None if region is None else functional.pad(region, cells)
+        points = _within(whole.points, top, left, sides)
+        return _Part(image, target, points, region, (top, left), whole.shape)
 
-    def _scaled(
-        self, image: Tensor, points: Tensor, crop: Crop, stream: Stream
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _scaled(self, whole: Whole, crop: Crop, stream: Stream) -> _Part:
         """A crop of a random size, resized to the recipe's; its heads as dots."""
         assert crop.size is not None
-        height, width = image.shape[1:]
+        height, width = whole.image.shape[1:]
         wanted = float(stream.uniform(*crop.scale))
         scale = min(wanted, height / crop.size[0], width / crop.size[1])
         sides = [max(1, int(side * scale)) for side in crop.size]
         top = int(stream.integers(height - sides[0] + 1))
         left = int(stream.integers(width - sides[1] + 1))
-        part = _as_float(image[:, top : top + sides[0], left : left + sides[1]])
+        part = as_float(whole.image[:, top : top + sides[0], left : left + sides[1]])
         resized = functional.interpolate(
             part[None], crop.size, mode="bicubic", antialias=True, align_corners=False
         )[0].clamp(0.0, 1.0)
-        inside = _within(points, top, left, sides)
-        ratio = [crop.size[1] / sides[1], crop.size[0] / sides[0]]
-        inside = inside * torch.tensor(ratio, dtype=torch.float64)
-        return resized, _dots(inside, crop.size, self.stride)[None], inside
+        down, across = crop.size[0] / sides[0], crop.size[1] / sides[1]
+        points = _within(whole.points, top, left, sides)
+        points = points * torch.tensor([across, down], dtype=torch.float64)
+        region = None
+        if whole.mask is not None:
+            mask = whole.mask[top : top + sides[0], left : left + sides[1]]
+            region = truth.shares(mask, crop.size, self.stride)
+        shape = (round(whole.shape[0] * down), round(whole.shape[1] * across))
+        corner = (
+            min(round(top * down), shape[0] - crop.size[0]),
+            min(round(left * across), shape[1] - crop.size[1]),
+        )
+        target = truth.dots(points, crop.size, self.stride)[None]
+        return _Part(resized, target, points, region, corner, shape)
 
 
 def _sides(crop: Crop, shape: tuple[int, int], step: int) -> tuple[int, int]:
@@ -288,43 +330,3 @@ def _within(points: Tensor, top: int, left: int, sides: Sequence[int]) -> Tensor
     moved = points - torch.tensor([left, top], dtype=torch.float64)
     inside = (moved >= 0).all(1) & (moved[:, 0] < sides[1]) & (moved[:, 1] < sides[0])
     return moved[inside]
-
-
-def _dots(points: Tensor, shape: tuple[int, int], stride: int) -> Tensor:
-    """[h,w] heads per cell."""
-    rows, columns = shape[0] // stride, shape[1] // stride
-    cells = torch.zeros(rows * columns)
-    x, y = (points[:, axis].div(stride).floor().long() for axis in (0, 1))
-    inside = (x >= 0) & (y >= 0) & (x < columns) & (y < rows)
-    return cells.index_add_(
-        0, (y * columns + x)[inside], torch.ones(int(inside.sum()))
-    ).reshape(rows, columns)  # fmt: skip
-
-
-def _block_sums(full: Tensor, stride: int) -> Tensor:
-    rows, columns = full.shape[0] // stride, full.shape[1] // stride
-    whole = full[: rows * stride, : columns * stride]
-    return whole.reshape(rows, stride, columns, stride).sum((1, 3))
-
-
-def _stored(image: Tensor) -> Tensor:
-    """An image in 8 bits, or a copy where that would lose something.
-
-    Piece by piece: what fits into the cache is converted and compared there.
-    """
-    stored = torch.empty(image.shape, dtype=torch.uint8)
-    pieces = (torch.split(one.reshape(-1), _PIECE) for one in (image.contiguous(), stored))
-    for piece, into in zip(*pieces, strict=True):
-        levels = (piece * 255.0).round_()
-        into.copy_(levels)
-        if not torch.equal(levels.div_(255.0), piece):
-            return image.clone()
-    return stored
-
-
-def _as_float(stored: Tensor) -> Tensor:
-    return stored.float() / 255.0 if stored.dtype == torch.uint8 else stored
-
-
-def _size(kept: tuple[str, Tensor, Tensor, Tensor]) -> int:
-    return sum(part.numel() * part.element_size() for part in kept[1:])

@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,21 @@ from pycc.models.recipe import Recipe
 from pycc.ranks import Ranks
 from pycc.run import Run, fingerprint
 from pycc.train import checkpoint, schedule
-from pycc.train.held import fill_of, measured, split
-from pycc.train.items import Ablation, Item, Items, Joined
-from pycc.train.plan import Plan, resolved
-from pycc.train.step import Adversary, NotFiniteError, Stepper
-from pycc.train.workers import loaded
+from pycc.train.held import fill_of, split
+from pycc.train.items import Ablation, Item, Items
+from pycc.train.judge import Judge, check_images
+from pycc.train.passport import passport
+from pycc.train.plan import MACHINE, Plan, origin_of, resolved
+from pycc.train.step import Adversary, NotFiniteError, Stepper, exact, warn_of_parts
+from pycc.train.workers import Loader
 from pycc.types import Sample
 
 KEY = ("kind", "epoch")
 WEIGHTS = "weights.npz"
+_ERRORS = ("mae", "ablated_mae", "patched_mae")
 Progress = Callable[[int, int, str], None]
+Measure = Callable[[CounterModel, Mapping[str, Any]], Mapping[str, Any]]
+"""(the best counter, in eval mode; the summary so far) -> its errors on test images."""
 
 
 @dataclass
@@ -43,8 +48,11 @@ class State:
     loss: float = 0.0
     """Sum of this epoch's losses so far."""
     best: float = math.inf
-    """Least validation MAE; of the last epoch where nothing validates."""
+    """Least score of a validation under the recipe."""
     best_epoch: int = -1
+    """The last one where nothing validates."""
+    found: dict[str, float] = field(default_factory=dict)
+    """Errors of that validation."""
     stale: int = 0
     """Validations since then."""
 
@@ -54,7 +62,6 @@ def fit(
     samples: Sequence[Sample],
     plan: Plan = Plan(),  # noqa: B008  (frozen)
     *,
-    name: str = "",
     seed: int = 0,
     out: str | os.PathLike[str],
     resume: bool = False,
@@ -62,14 +69,17 @@ def fit(
     ranks: Ranks = Ranks(),  # noqa: B008  (frozen)
     settings: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    measure: Measure | None = None,
 ) -> Run:
     """Train a counter on samples and keep its best weights in the folder ``out``.
 
     The weights that ``model`` has are where it starts; it is trained in place and left with the
-    best of its validations. These are of whole images, a share of ``samples`` that the seed
-    chooses and no step sees; test images have no part in it. ``name`` is the data set's, which
-    chooses the ground truth of some recipes. ``adversary`` is what the plan's recipe "adversarial"
-    needs. ``out`` holds ``manifest.json``, ``results.jsonl`` (a line an epoch and validation),
+    best of its validations under the recipe (``pycc.train.judge``). These are of whole images, a
+    share of ``samples`` that the seed chooses and no step sees; test images have no part in it.
+    The data set's ``origin`` chooses the ground truth of some recipes. ``adversary`` is what the
+    plan's recipe "adversarial" needs. ``measure`` is asked once, by all processes, what the best
+    weights make of test images; its answer is the summary's and the passport's "test".
+    ``out`` holds ``manifest.json``, ``results.jsonl`` (a line an epoch and validation),
     ``summary.json``, ``weights.npz`` with their passport, and ``checkpoint.pt``. With ``resume`` a
     training that was stopped anywhere goes on: with one process to the same bits.
 
@@ -77,15 +87,17 @@ def fit(
     writes. Their number may change when a training is resumed.
 
     Raises:
-        ValueError: samples without heads, too few samples, a batch smaller than the number of
-            processes, a checkpoint of another training, an adversary that is missing.
-        NotFiniteError: a loss that is no number; the last good checkpoint is left.
+        ValueError: samples without heads, too few samples, too small for the recipe's k or patch,
+            a batch smaller than the number of processes, no epochs after the warm-up, a checkpoint
+            of another training, an adversary that is missing.
+        NotFiniteError: a loss, gradient or count that is no number; the last good checkpoint is
+            left.
         OSError: a file that cannot be written, what was there before stays; ChildProcessError where
             a process that loads images dies.
     """
-    return _Fit(model, samples, plan, name, seed, Path(out), adversary, ranks, progress).run(
-        resume, settings or {}
-    )
+    fitting = _Fit(model, samples, plan, seed, Path(out), adversary, ranks, progress)
+    with exact():
+        return fitting.run(resume, settings or {}, measure)
 
 
 class _Fit:
@@ -94,7 +106,6 @@ class _Fit:
         model: CounterModel,
         samples: Sequence[Sample],
         plan: Plan,
-        name: str,
         seed: int,
         out: Path,
         adversary: Adversary | None,
@@ -104,22 +115,27 @@ class _Fit:
         if plan.recipe == "adversarial" and adversary is None:
             raise ValueError("train: the adversarial recipe needs an adversary")
         self.model, self.samples, self.plan, self.seed = model, samples, plan, seed
-        self.out, self.adversary, self.ranks, self.progress = out, adversary, ranks, progress
-        self.recipe: Recipe = resolved(plan, model, name)
+        self.out, self.ranks, self.progress = out, ranks, progress
+        self.recipe: Recipe = resolved(plan, model, origin_of(samples))
         if ranks.world > self.recipe.batch:
             raise ValueError(
                 f"train: a batch of {self.recipe.batch} cannot be shared by {ranks.world} "
                 "processes; ask for a larger --batch"
             )
         training, self.held = split(samples, plan.validation_share, seed)
-        ablation = None
+        self.ablation: Ablation | None = None
         if plan.recipe == "ablation":
             fill = fill_of(plan, samples, training)
-            ablation = Ablation(plan.k, plan.unit, fill, plan.warmup)
+            self.ablation = Ablation(plan.k, plan.unit, fill, plan.phases[0])
         self.items = Items(
-            samples, training, self.recipe, model.stride, seed=seed, ablation=ablation
+            samples, training, self.recipe, model.stride, seed=seed, ablation=self.ablation
         )
-        self.device = next(model.parameters()).device
+        check_images(plan, self.items, self.ablation)
+        warn_of_parts(model, ranks.world, plan.accumulate, self.recipe.batch)
+        self.judge = Judge(plan, self.items, self.held, self.ablation, adversary)
+        self.stepper = Stepper(model, plan, seed, ranks, adversary)
+        self.loader = Loader(self.items, plan.workers)
+        self.start = fingerprint(model.net.state_dict().items())
         self.state = State()
         self.average: AveragedModel | None = None
         if plan.ema is not None:
@@ -131,11 +147,13 @@ class _Fit:
 
     # --- one run
 
-    def run(self, resume: bool, settings: Mapping[str, Any]) -> Run:
+    def run(self, resume: bool, settings: Mapping[str, Any], measure: Measure | None) -> Run:
+        plan = {name: value for name, value in asdict(self.plan).items() if name not in MACHINE}
         made_with = {
-            "plan": asdict(self.plan),
+            "plan": plan,
             "model": self.model.name,
             "options": self.model.options(),
+            "weights": self.start,
             "seed": self.seed,
             "data": self._data(),
         }
@@ -143,11 +161,10 @@ class _Fit:
         try:
             if resume:
                 self._restore(checkpoint.load(self.out, made_with))
-            stepper = Stepper(self.model, self.plan, self.seed, self.ranks, self.adversary)
             saved = time.monotonic()
             while self.state.epoch < self.recipe.epochs and not self._stale():
-                saved = self._epoch(stepper, made_with, log, saved)
-            return self._finish(log)
+                saved = self._epoch(made_with, log, saved)
+            return self._finish(log, measure)
         finally:
             if log is not None:
                 log.close()
@@ -155,7 +172,12 @@ class _Fit:
     def _data(self) -> str:
         """Every image that it learns from, in order: name, pixels and heads."""
         chosen = (self.samples[i] for i in self.items.indices)
-        parts = ((s.name, part) for s in chosen for part in (s.image, s.points))
+        parts = (
+            (s.name, part)
+            for s in chosen
+            for part in (s.image, s.points, s.mask)
+            if part is not None
+        )
         return fingerprint(chain([("number", str(len(self.samples)))], parts))
 
     def _open(self, resume: bool, manifest: Mapping[str, Any]) -> Run | None:
@@ -174,9 +196,7 @@ class _Fit:
 
     # --- one epoch
 
-    def _epoch(
-        self, stepper: Stepper, made_with: Mapping[str, Any], log: Run | None, saved: float
-    ) -> float:
+    def _epoch(self, made_with: Mapping[str, Any], log: Run | None, saved: float) -> float:
         state, epoch = self.state, self.state.epoch
         number, rule = schedule.optimiser_at(self.recipe, epoch)
         if number != self.number:
@@ -192,7 +212,7 @@ class _Fit:
         for batch, items in zip(batches[first:], self._loaded(batches[first:], epoch), strict=True):
             self.optimiser.zero_grad(set_to_none=True)
             try:
-                state.loss += stepper.gradient(epoch, state.batch, len(batch), items)
+                state.loss += self.stepper.gradient(epoch, state.batch, len(batch), items)
             except NotFiniteError as error:
                 raise NotFiniteError(f"{error}; {self._kept()}") from None
             self.optimiser.step()
@@ -227,7 +247,7 @@ class _Fit:
         """The items of this process, batch by batch."""
         mine = [[(epoch, n) for n in self.ranks.share(batch) or batch[:1]] for batch in batches]
         try:
-            yield from loaded(self.items, mine, self.plan.workers)
+            yield from self.loader(mine)
         except ChildProcessError as error:
             raise ChildProcessError(f"train: {error}; {self._kept()}") from None
 
@@ -242,16 +262,19 @@ class _Fit:
             return
         if (epoch + 1) % self.plan.validate_every and not last:
             return
-        found = measured(self._judged(), self.samples, self.held, self.ranks)
-        record = {"kind": "validation", "epoch": epoch, **found}
-        if log is not None:
-            log.append(record)
-        if not all(math.isfinite(value) for value in found.values()):
+        try:
+            found = self.judge(self._judged(), epoch, self.ranks)
+        except NotFiniteError as error:
             raise NotFiniteError(
-                f"validation after epoch {epoch + 1}: counts are not finite; {self._kept()}"
-            )
-        if found["mae"] < state.best:
-            state.best, state.best_epoch, state.stale = found["mae"], epoch, 0
+                f"validation after epoch {epoch + 1}: {error}; {self._kept()}"
+            ) from None
+        if log is not None:
+            log.append({"kind": "validation", "epoch": epoch, **found})
+        if "score" not in found:
+            return
+        if found["score"] < state.best:
+            state.best, state.best_epoch, state.stale = found["score"], epoch, 0
+            state.found = {name: found[name] for name in _ERRORS if name in found}
             self.best = self._now()
         else:
             state.stale += 1
@@ -301,44 +324,34 @@ class _Fit:
                 f"{self.out / checkpoint.NAME}: of another training: {error}"
             ) from None
 
-    def _own_truths(self) -> dict[str, Any]:
-        """The ground truth of each of joined data sets; the recipe names but one."""
-        return (
-            {"density": dict(self.samples.rules or {})} if isinstance(self.samples, Joined) else {}
-        )
-
-    def _finish(self, log: Run | None) -> Run:
+    def _finish(self, log: Run | None, measure: Measure | None) -> Run:
         if self.best:
             self.model.net.load_state_dict(self.best)
         self.model.eval()
+        state = self.state
+        summary: dict[str, Any] = {
+            "epochs": state.epoch,
+            "best_epoch": state.best_epoch,
+            "validation": {**state.found, "images": len(self.held)} if self.held else None,
+            "stopped_early": state.epoch < self.recipe.epochs,
+        }
+        if self.ablation is not None:
+            summary["fill"] = list(self.ablation.fill)
+        if measure is not None:
+            summary["test"] = dict(measure(self.model, summary))
         self.ranks.wait()
         if log is None:
             return Run(None, {})
-        state = self.state
-        summary = {
-            "epochs": state.epoch,
-            "best_epoch": state.best_epoch,
-            "validation": None if not self.held else {"mae": state.best, "images": len(self.held)},
-            "stopped_early": state.epoch < self.recipe.epochs,
-        }
-        passport = {
-            "recipe": {**asdict(self.recipe), "kind": self.plan.recipe},
-            **self._own_truths(),
-            "plan": asdict(self.plan),
-            "seed": self.seed,
-            "training_images": len(self.items.indices),
-            **summary,
-        }
+        seconds = sum(record["seconds"] for record in log.records if record["kind"] == "train")
         if self.model.name in models.names():
-            models.save(self.model, self.out / WEIGHTS, passport=_plain(passport))
+            facts = {
+                "seed": self.seed,
+                "start": self.start,
+                "training_images": len(self.items.indices),
+                "hours": seconds / 3600.0,
+                **summary,
+            }
+            made = passport(self.plan, self.recipe, self.samples, facts)
+            models.save(self.model, self.out / WEIGHTS, passport=made)
         log.finish(summary)
         return log
-
-
-def _plain(value: Any) -> Any:
-    """Dataclasses' tuples and mappings as JSON has them."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    return value

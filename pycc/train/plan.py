@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from pycc import models
 from pycc.data.density import recipes, rules
 from pycc.models import CounterModel
-from pycc.models.recipe import Crop, Optimiser, Recipe
+from pycc.models.recipe import Crop, NoRecipeError, Optimiser, Recipe, Schedule
 from pycc.train.items import Joined
 from pycc.types import Sample
 
 RECIPES = ("plain", "adversarial", "ablation")
+PHASES: Mapping[str, tuple[int, int]] = {
+    "plain": (0, 0), "ablation": (20, 0), "adversarial": (50, 350),
+}  # fmt: skip
+"""Epochs of warm-up, and in which the recipe's share then grows: as arXiv 2104.10868's code has
+them, which the paper leaves open."""
+MACHINE = ("workers", "every_minutes")
+"""Fields that no result depends on: a training that is resumed may have others."""
 
 TABLE_6: Mapping[str, tuple[Optimiser, int]] = {
     "mcnn": (Optimiser("adam", 1e-5), 800),
@@ -21,8 +30,9 @@ TABLE_6: Mapping[str, tuple[Optimiser, int]] = {
     "danet": (Optimiser("adam", 1e-5), 800),
     "can": (Optimiser("sgd", 1e-7, momentum=0.95), 1000),
 }
-"""Optimiser and epochs of ablation training (arXiv 2104.10868, Table 6), of batches of one. Its
-momentum of 0.9 for Adam is Adam's own first decay."""
+"""Optimiser and epochs of ablation training (arXiv 2104.10868, Table 6), of batches of one; of
+adversarial training too, of which the paper gives none. Its momentum of 0.9 for Adam is Adam's own
+first decay."""
 
 
 def flag(default: Any, help: str, **metadata: Any) -> Any:
@@ -43,7 +53,10 @@ class Plan:
         "5); adversarial: half of the loss on patched images (eq. 18)",
         choices=RECIPES,
     )
-    epochs: int | None = flag(None, "times through the training images (default: the recipe's)")
+    epochs: int | None = flag(
+        None, "times through the training images (default: the recipe's); a warm-up of the rate is "
+        "shortened in proportion, and one cosine follows in place of restarts",
+    )  # fmt: skip
     batch: int | None = flag(None, "crops a step, of all processes together (default: recipe's)")
     accumulate: int = flag(1, "parts that a batch is computed in, to save memory")
     lr: float | None = flag(None, "learning rate (default: the recipe's)")
@@ -53,7 +66,9 @@ class Plan:
         "pixels (default: the recipe's)",
         metavar="whole|quarter_sides|quadrant|HxW",
     )
-    crops: int | None = flag(None, "crops an image and epoch (default: the recipe's)")
+    crops: int | None = flag(
+        None, "crops an image and epoch (default: the recipe's; 1 for --crop whole)"
+    )
     density: str | None = flag(
         None, "ground truth: a recipe of pycc.data.density, or dots (default: the recipe's)"
     )
@@ -68,12 +83,20 @@ class Plan:
     amp: bool = flag(False, "compute in bfloat16 on CUDA")
     workers: int = flag(0, "processes that load images")
     every_minutes: float = flag(5.0, "minutes between two checkpoints inside an epoch")
-    k: int = flag(45, "ablation: pixels (or entries) that are kept")
+    k: int = flag(
+        45, "ablation: pixels (or entries) of the whole image that are kept; a crop shows those "
+        "that lie in it",
+    )  # fmt: skip
     unit: str = flag("pixel", "ablation: what is kept", choices=["pixel", "element"])
     fill: float | None = flag(None, "ablation: grey of the rest, in [0,1] (default: mean colour)")
-    warmup: int = flag(20, "ablation: epochs before it; adversarial: epochs of clean loss (m)")
-    decline: int = flag(20, "adversarial: epochs in which its share grows to a half (n)")
-    patch: int = flag(81, "adversarial: side of the patch, pixels")
+    warmup: int | None = flag(
+        None, "ablation: epochs before it (default: 20); adversarial: epochs of clean loss (m; "
+        "default: 50)",
+    )  # fmt: skip
+    decline: int | None = flag(
+        None, "adversarial: epochs in which its share grows to a half (n; default: 350)"
+    )
+    patch: int = flag(81, "adversarial: side of the patch, pixels; crops must hold it")
     patch_steps: int = flag(5, "adversarial: steps of the attack in a training step")
     patch_step_size: float = flag(0.1, "adversarial: change of a pixel in one of them, of [0,1]")
 
@@ -106,6 +129,16 @@ class Plan:
         if self.crop is not None:
             crop_of(self.crop, 1)
 
+    @property
+    def phases(self) -> tuple[int, int]:
+        """Epochs of warm-up, and in which the recipe's share then grows: given or ``PHASES``."""
+        warmup, decline = PHASES[self.recipe]
+        if self.recipe != "plain" and self.warmup is not None:
+            warmup = self.warmup
+        if self.recipe == "adversarial" and self.decline is not None:
+            decline = self.decline
+        return warmup, decline
+
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Plan:
         """The plan among a command's settings."""
@@ -124,25 +157,26 @@ def crop_of(text: str, number: int) -> Crop:
     )
 
 
-def resolved(plan: Plan, model: CounterModel, data: str) -> Recipe:
+def origin_of(samples: Sequence[Sample]) -> str:
+    """The published data set that samples are of (``pycc.data.Dataset.origin``); "" if unknown."""
+    return getattr(samples, "origin", "")
+
+
+def resolved(plan: Plan, model: CounterModel, origin: str) -> Recipe:
     """The model's recipe for a data set, with what the plan asks for in place of its own.
 
-    ``data`` is the data set's name: ShanghaiTech B has ground truths of its own. A model without a
-    published recipe trains as MCNN does. ValueError for a ground truth that a model cannot learn.
+    ``origin`` says which (``origin_of``): some have ground truths of their own. A model without a
+    published recipe trains as MCNN does; of a published model whose variant has none, a warning
+    says so. ValueError for a ground truth that a model cannot learn, and for a recipe that no epoch
+    would be left for after its warm-up.
     """
     try:
         recipe = model.recipe()
-    except ValueError:
-        recipe = Recipe(
-            source="pycc: none is published for this model",
-            optimisers=(Optimiser("adam", 1e-5),),
-            epochs=400,
-            batch=1,
-            density={"": "svishwa_window"},
-            down_sampling="sum",
-            crop=Crop("quarter_sides", number=9, multiple=8),
-        )
-    if plan.recipe == "ablation" and model.name in TABLE_6:
+    except NoRecipeError as error:
+        recipe = _AS_MCNN
+        if model.name in models.names():
+            warnings.warn(f"train: {error} of this variant; it is trained as MCNN", stacklevel=2)
+    if plan.recipe != "plain" and model.name in TABLE_6:
         optimiser, epochs = TABLE_6[model.name]
         recipe = replace(recipe, optimisers=(optimiser,), epochs=epochs, batch=1)
     if plan.density not in (None, "dots"):
@@ -154,24 +188,29 @@ def resolved(plan: Plan, model: CounterModel, data: str) -> Recipe:
                 f"train: down_sampling {plan.down_sampling} gives cells of {stride} pixels, the "
                 f"counter's have {model.stride}"
             )
-    part_b = "part_b" in data.lower() and "shanghaitech_b" in recipe.density
-    density = plan.density or recipe.density["shanghaitech_b" if part_b else ""]
+    density = plan.density or recipe.density.get(origin, recipe.density[""])
     crop = recipe.crop
     if plan.crop is not None:
-        crop = replace(crop_of(plan.crop, crop.number), multiple=crop.multiple)
+        number = 1 if plan.crop == "whole" else crop.number
+        crop = replace(crop_of(plan.crop, number), multiple=crop.multiple)
     if plan.crops is not None:
         crop = replace(crop, number=plan.crops)
     optimisers = recipe.optimisers
     if plan.lr is not None:
         optimisers = tuple(replace(one, lr=plan.lr) for one in optimisers)
-    epochs, rates = plan.epochs or recipe.epochs, recipe.schedule
-    if rates.kind == "cosine_restarts" and rates.period == recipe.epochs:
-        rates = replace(rates, period=epochs)  # one cosine over the whole training
+    epochs = plan.epochs or recipe.epochs
+    warmup, decline = plan.phases
+    if epochs <= warmup + decline:
+        raise ValueError(
+            f"train: {epochs} epochs leave none to the {plan.recipe} recipe after {warmup} of "
+            f"warm-up and {decline} of decline; ask for more --epochs, or a smaller --warmup or "
+            "--decline"
+        )
     return replace(
         recipe,
         optimisers=optimisers,
         epochs=epochs,
-        schedule=rates,
+        schedule=_shortened(recipe.schedule, recipe.epochs, epochs),
         batch=plan.batch or recipe.batch,
         density={"": density},
         down_sampling=plan.down_sampling or recipe.down_sampling,
@@ -179,12 +218,38 @@ def resolved(plan: Plan, model: CounterModel, data: str) -> Recipe:
     )
 
 
+def _shortened(rates: Schedule, published: int, epochs: int) -> Schedule:
+    """A schedule for another number of epochs: its warm-up in proportion, then one cosine.
+
+    Restarts belong to the published number: with another one the training would end within a cycle,
+    at whatever rate that has there.
+    """
+    if rates.kind != "cosine_restarts" or epochs == published:
+        return rates
+    warmup = round(rates.warmup * epochs / published)
+    return replace(rates, warmup=warmup, period=max(1, epochs - warmup))
+
+
+_AS_MCNN = Recipe(
+    source="pycc: none is published for this model",
+    optimisers=(Optimiser("adam", 1e-5),),
+    epochs=400,
+    batch=1,
+    density={"": "svishwa_window"},
+    down_sampling="sum",
+    crop=Crop("quarter_sides", number=9, multiple=8),
+)
+
+
 def with_own_truths(samples: Sequence[Sample], plan: Plan, model: CounterModel) -> Sequence[Sample]:
-    """The samples; joined data sets with the ground truth that the plan has for each by its name.
+    """The samples; joined data sets with the ground truth that the plan has for each.
 
     So fixed kernels of ShanghaiTech B and geometry-adaptive ones of A are trained on together.
     """
     if not isinstance(samples, Joined):
         return samples
-    rules = {name: resolved(plan, model, name).density[""] for name in samples.parts}
+    rules = {
+        name: resolved(plan, model, origin_of(part)).density[""]
+        for name, part in samples.parts.items()
+    }
     return Joined(samples.parts, rules)

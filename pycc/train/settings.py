@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from pycc.train import plan
 from pycc.train.plan import flag
 
-QUICK = {"limit": 24, "epochs": 2, "crops": 2}
+QUICK = {"limit": 24, "epochs": 3, "crops": 2, "warmup": 1, "decline": 1}
 """For the built-in scenes."""
+MACHINE = (*plan.MACHINE, "device", "threads", "pictures", "tensorboard")
+"""Settings that a run which is resumed need not keep."""
 
 
 @dataclass(frozen=True)

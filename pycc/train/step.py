@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
-from typing import Any, Protocol
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,19 +19,42 @@ from pycc.train.items import Item
 from pycc.train.plan import Plan
 from pycc.types import Counter
 
-Part = tuple[Tensor, Tensor, list[Tensor], float]
-"""Images [n,3,h,w], target [n,1,h',w'], the heads of each, and their weight in the loss."""
+
+class Part(NamedTuple):
+    """Images of one size, what is to be learnt of them, and their weight in the loss."""
+
+    images: Tensor
+    """[n,3,h,w], RGB in [0,1]."""
+    target: Tensor
+    """[n,1,h',w'], people per cell."""
+    points: list[Tensor]
+    """The heads of each."""
+    weight: float
+    region: Tensor | None = None
+    """[n,1,h',w'], the share of each cell that counts; None: all of it."""
 
 
 class NotFiniteError(Exception):
-    """A loss or gradient that is no number; the message names the batch and what was kept."""
+    """A loss, gradient or count that is no number; the message names the images."""
 
 
 class Adversary(Protocol):
     """Makes attacked images while a counter is trained (eq. 18)."""
 
-    def __call__(self, counter: Counter, image: Tensor, target: Tensor, seed: int, /) -> Tensor:
-        """The image [3,h,w] with a patch that raises the loss for ``target`` [1,h',w']."""
+    def __call__(
+        self,
+        counter: Counter,
+        image: Tensor,
+        target: Tensor,
+        seed: int,
+        /,
+        *,
+        region: Tensor | None = None,
+    ) -> Tensor:
+        """The image [3,h,w] with a patch that raises the loss for ``target`` [1,h',w'].
+
+        ``region`` [1,h',w'] is the share of each cell that counts (None: all of it).
+        """
 
 
 class Objective(nn.Module):
@@ -44,11 +68,12 @@ class Objective(nn.Module):
         self.model = model
 
     def forward(self, parts: Sequence[Part]) -> Tensor:
-        """Sum of weight x loss over (images, target, points, weight)."""
+        """Sum of weight x loss over the parts."""
         total = None
-        for images, target, points, weight in parts:
-            loss = weight * self.model.loss(images, target, points=points)
-            total = loss if total is None else total + loss
+        for part in parts:
+            within = {} if part.region is None else {"region": part.region}
+            loss = self.model.loss(part.images, part.target, points=part.points, **within)
+            total = part.weight * loss if total is None else total + part.weight * loss
         assert total is not None
         return total
 
@@ -67,6 +92,10 @@ class Stepper:
         self.model, self.plan, self.seed = model, plan, seed
         self.ranks, self.adversary = ranks, adversary
         self.device = next(model.parameters()).device
+        if plan.amp and self.device.type != "cuda":
+            raise ValueError(
+                f"train: amp computes in bfloat16 on CUDA, got a counter on {self.device}"
+            )
         self.objective: Any = Objective(model)
         if ranks.world > 1:
             numbers = [self.device.index] if self.device.type == "cuda" else None
@@ -80,8 +109,9 @@ class Stepper:
         The loss is the mean over the batch of all processes together. NotFiniteError, with the
         batch's images, for a loss or gradient that is no number.
         """
-        # Layers that draw (dropout) draw the same whether the run was resumed or not.
-        key = Stream(self.seed, "train, layers", step=epoch, draw=batch)
+        # Layers that draw (dropout) draw the same whether the run was resumed or not, and in each
+        # process something else.
+        key = Stream(self.seed, "train, layers", image=self.ranks.rank, step=epoch, draw=batch)
         torch.manual_seed(int(key.words(1)[0]))
         self.model.train()
         chunks = [items[n :: self.plan.accumulate] for n in range(self.plan.accumulate)]
@@ -106,7 +136,7 @@ class Stepper:
         return float(sum(self.ranks.gathered([total]))) / self.ranks.world
 
     def _precision(self) -> Any:
-        if self.plan.amp and self.device.type == "cuda":
+        if self.plan.amp:
             return torch.autocast("cuda", torch.bfloat16)
         return nullcontext()
 
@@ -114,38 +144,83 @@ class Stepper:
         """Images of one size together, with their weight in the loss: a mean over the batch."""
         clean = 1.0
         if self.plan.recipe == "adversarial":
-            clean = schedule.clean_share(epoch, self.plan.warmup, self.plan.decline)
+            clean = schedule.clean_share(epoch, *self.plan.phases)
         grouped: dict[tuple[int, ...], list[Item]] = {}
         for item in items:
             grouped.setdefault(tuple(item.image.shape), []).append(item)
         parts = []
         for group in grouped.values():
-            shown = [item.image if item.ablated is None else item.ablated for item in group]
-            images = torch.stack(shown).to(self.device)
-            target = torch.stack([item.target for item in group]).to(self.device)
-            points = [item.points.to(self.device) for item in group]
             # A batch of fewer items than processes: the others take part without weight.
             weight = len(group) / size * self.ranks.world if self.ranks.rank < size else 0.0
-            parts.append((images, target, points, weight * clean))
+            part = together(group, weight * clean, self.device)
+            parts.append(part)
             if clean < 1.0:
-                attacked = self._attacked(images, target, epoch, group)
-                parts.append((attacked, target, points, weight * (1.0 - clean)))
+                attacked = self._attacked(part, epoch, group)
+                parts.append(part._replace(images=attacked, weight=weight * (1.0 - clean)))
         return parts
 
-    def _attacked(
-        self, images: Tensor, target: Tensor, epoch: int, group: Sequence[Item]
-    ) -> Tensor:
+    def _attacked(self, part: Part, epoch: int, group: Sequence[Item]) -> Tensor:
         """The images with patches made against the model as it now is, in eval mode."""
         assert self.adversary is not None
         self.model.eval()
         found = []
         try:
-            for image, truth, item in zip(images, target, group, strict=True):
+            for n, item in enumerate(group):
                 key = Stream(self.seed, f"train, patch, {item.name}", step=epoch, draw=item.number)
-                found.append(self.adversary(self.model, image, truth, int(key.words(1)[0])))
+                region = None if part.region is None else part.region[n]
+                found.append(
+                    self.adversary(
+                        self.model,
+                        part.images[n],
+                        part.target[n],
+                        int(key.words(1)[0]),
+                        region=region,
+                    )
+                )
         finally:
             self.model.train()
         return torch.stack(found)
+
+
+def exact() -> AbstractContextManager[None]:
+    """Convolutions with the same bits every time on CUDA, at float32's full precision.
+
+    What else a network does there may still add in any order (the gradients of interpolation and of
+    adaptive pooling).
+    """
+    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(
+        enabled=True, deterministic=True, benchmark=False, allow_tf32=False
+    )
+    return flags
+
+
+def warn_of_parts(model: nn.Module, processes: int, accumulate: int, batch: int) -> None:
+    """Warn where batch normalisation sees parts of a batch, each by itself."""
+    learns = any(isinstance(one, nn.modules.batchnorm._BatchNorm) for one in model.modules())
+    parts = processes * accumulate
+    if learns and min(parts, batch) > 1:
+        warnings.warn(
+            f"train: the counter normalises by batches, and a batch of {batch} is computed in "
+            f"{parts} parts ({processes} processes, --accumulate {accumulate}): each is normalised "
+            "by itself, and the result is not that of one part",
+            stacklevel=5,
+        )
+
+
+def together(items: Sequence[Item], weight: float, device: torch.device) -> Part:
+    """Items of one size as a part of that weight: what is shown of them, ablated or not."""
+    region = None
+    if any(item.region is not None for item in items):
+        regions = [torch.ones_like(i.target) if i.region is None else i.region for i in items]
+        region = torch.stack(regions).to(device)
+    shown = [item.image if item.ablated is None else item.ablated for item in items]
+    return Part(
+        torch.stack(shown).to(device),
+        torch.stack([item.target for item in items]).to(device),
+        [item.points.to(device) for item in items],
+        weight,
+        region,
+    )
 
 
 def _where(what: str, epoch: int, batch: int, items: Sequence[Item]) -> str:

@@ -39,11 +39,41 @@ def test_it_is_a_function_of_its_seed() -> None:
     assert not torch.equal(attack(counter, image, target, 1), attack(counter, image, target, 2))
 
 
-def test_it_is_no_larger_than_half_of_a_crop() -> None:
+def test_a_patch_that_does_not_fit_is_refused() -> None:
     counter, image, target = scene()
-    found = InnerAttack(81, 1)(counter, image[:, :32, :40], target[:, :8, :10], 0)
-    rows, columns = (found != image[:, :32, :40]).any(0).nonzero().T
-    assert max(int(rows.max() - rows.min()), int(columns.max() - columns.min())) < 16
+    crop, truth = image[:, :32, :40], target[:, :8, :10]
+    found = InnerAttack(32, 1)(counter, crop, truth, 0)
+    assert ((found != crop).any(0).any(1)).all()
+    with pytest.raises(ValueError, match="a patch of 33 pixels needs an image of 33x33, got 32x40"):
+        InnerAttack(33, 1)(counter, crop, truth, 0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_its_window_shows_all_that_the_patch_can_reach(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The patch of the whole image, but where a gradient's sign hangs on the rounding."""
+    counter = models.load("mcnn-synthetic").eval()
+    image = data.open("synthetic", shape=(240, 320))[0].image
+    target = torch.zeros(1, 60, 80)
+    around = InnerAttack(12, 3)(counter, image, target, seed)
+    monkeypatch.setattr(counter, "_receptive_field", None)
+    whole = InnerAttack(12, 3)(counter, image, target, seed)
+    painted = (whole != image).any(0)
+    assert torch.equal(painted, (around != image).any(0))
+    assert ((whole - around)[:, painted].abs() < 1e-6).float().mean() > 0.98
+
+
+def test_errors_outside_the_region_attract_no_patch() -> None:
+    """With nothing inside, no step has a gradient; with all inside, it is as without a region."""
+    counter, image, target = scene()
+    attack = InnerAttack(24, 3)
+    everywhere = torch.ones_like(target)
+    free = attack(counter, image, target, 1)
+    assert torch.equal(attack(counter, image, target, 1, region=everywhere), free)
+    noise = InnerAttack(24, 0)(counter, image, target, 1)
+    nobody = torch.zeros_like(target)
+    assert torch.equal(attack(counter, image, nobody, 1, region=nobody), noise)
 
 
 @pytest.mark.parametrize("fields", [{"size": 0}, {"steps": -1}, {"step_size": 0.0}])

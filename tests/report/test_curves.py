@@ -27,6 +27,22 @@ def test_a_table_of_epochs() -> None:
     assert "test, plain: MAE 12.0, RMSE 20.0, bias +1.5 over 3 images" in lines
 
 
+def test_what_chooses_and_the_scenes_stand_in_the_table() -> None:
+    validation = {**RECORDS[1], "epoch": 1, "mae": 33.0, "score": 45.5}
+    one = {"mae": 12.0, "rmse": 20.0, "bias": 1.5, "images": 3}
+    scenes = {"group_mae": {"S1": 10.0, "S2": 16.0}, "mean_group_mae": 13.0}
+    summary = {
+        "best_epoch": 1,
+        "validation": {"mae": 33.0, "images": 2},
+        "test": {"plain": {**one, **scenes}},
+    }
+    lines = curves.training_table([*RECORDS, validation], summary).splitlines()
+    assert lines[0].split()[-2:] == ["bias", "score"]
+    assert lines[2].split()[-4:] == ["30.0", "41.0", "-3.5", "-"]
+    assert lines[3].split()[-5:] == ["33.0", "41.0", "-3.5", "45.5", "best"]
+    assert "test, plain: MAE of S1 10.0, S2 16.0; their mean 13.0" in lines
+
+
 def test_old_epochs_are_left_out_but_for_the_first_and_the_best() -> None:
     many = [{**RECORDS[0], "epoch": n} for n in range(40)]
     text = curves.training_table(many, {"best_epoch": 7})

@@ -9,12 +9,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from socket import socket
 
 import numpy as np
 import pytest
+import torch
 
-from pycc import models
-from pycc.train.__main__ import main
+from pycc import data, defense, models
+from pycc.ranks import Ranks
+from pycc.train.__main__ import _settings, main
+from pycc.train.held import measured, split
+from pycc.train.plan import RECIPES, Plan
 
 QUICK = ["--weights", "mcnn-synthetic", "--limit", "4", "--epochs", "2", "--crops", "2", "--batch",
          "2", "--lr", "1e-6", "--crop", "64x64", "--validation-share", "0.25", "--no-pictures",
@@ -47,25 +52,127 @@ def test_train_and_load_the_weights(capsys: pytest.CaptureFixture[str], tmp_path
     assert counter.passport["recipe"]["kind"] == "ablation"
 
 
+def images(folder: Path, number: int) -> Path:
+    """A folder of small scenes as PNG, with their heads."""
+    folder.mkdir()
+    for sample in data.open("synthetic", split="test", limit=number, shape=(96, 128)):
+        data.save_image(folder / f"{sample.name}.png", sample.image)
+        (folder / f"{sample.name}.json").write_text(json.dumps(sample.points.tolist()))
+    return folder
+
+
+def test_ablation_is_tested_without_and_with_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """By the weights that are left, with the mean colour that was trained with."""
+    few, out = images(tmp_path / "few", 2), tmp_path / "run"
+    code, text, _ = run(
+        capsys, *QUICK, "--recipe", "ablation", "--k", "2000", "--warmup", "0", "--epochs", "1",
+        "--test-data", str(few), "--test-split", "test", "--out", str(out),
+    )  # fmt: skip
+    assert code == 0
+    assert "test, plain: MAE" in text
+    assert "test, ablated: MAE" in text
+    summary = json.loads((out / "summary.json").read_text())
+    counter, tested = models.load(out / "weights.npz"), data.open(few, split="test")
+    assert counter.passport["test"] == summary["test"]
+    assert counter.passport["fill"] == summary["fill"]
+    training = data.open("synthetic", split="train", limit=4)
+    indices = split(training, 0.25, 0)[0]
+    fill = data.mean_colour(training[index].image for index in indices)
+    assert summary["fill"] == pytest.approx(fill)
+    shown = defense.ablated(counter, 2000, draws=20, fill=fill)
+    assert summary["test"]["plain"] == measured(counter, tested)
+    assert summary["test"]["ablated"] == measured(shown, tested)
+    assert summary["test"]["ablated"] != summary["test"]["plain"]
+
+
 def test_adversarial_training_and_test_images(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    folder = tmp_path / "few"
-    folder.mkdir()
-    from pycc import data
-
-    for sample in data.open("synthetic", split="test", limit=2, shape=(96, 128)):
-        data.save_image(folder / f"{sample.name}.png", sample.image)
-        (folder / f"{sample.name}.json").write_text(json.dumps(sample.points.tolist()))
+    folder = images(tmp_path / "few", 2)
     code, text, _ = run(
-        capsys, *QUICK, "--recipe", "adversarial", "--warmup", "1", "--decline", "1", "--patch",
+        capsys, *QUICK, "--recipe", "adversarial", "--warmup", "0", "--decline", "1", "--patch",
         "16", "--patch-steps", "2", "--test-data", str(folder), "--test-split", "test",
         "--out", str(tmp_path / "run"),
     )  # fmt: skip
     assert code == 0
     assert "test, plain: MAE" in text
     summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["test"].keys() == {"plain"}
     assert summary["test"]["plain"]["images"] == 2
+    assert summary["validation"].keys() == {"mae", "patched_mae", "images"}
+    assert summary["best_epoch"] == 1
+
+
+def test_what_no_result_depends_on_may_change_when_a_run_goes_on(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert run(capsys, *QUICK, "--epochs", "1", "--out", str(out))[0] == 0
+    before = (out / "summary.json").read_bytes()
+    machine = ["--workers", "1", "--every-minutes", "7", "--threads", "2", "--device", "cpu"]
+    code, _, err = run(capsys, "--resume", str(out), *machine)
+    torch.set_num_threads(1)
+    assert (code, err) == (0, "")
+    assert (out / "summary.json").read_bytes() == before
+    code, _, err = run(capsys, "--resume", str(out), "--lr", "1e-3")
+    assert code == 2
+    assert "a resumed run keeps its settings; --lr was 1e-06, got 0.001" in err
+
+
+def test_built_in_scenes_need_no_other_flags() -> None:
+    """Every recipe has epochs left, and a patch of the default size fits."""
+    for recipe in RECIPES:
+        settings, _ = _settings({"recipe": recipe}, "nowhere/run", None, Ranks())
+        plan = Plan.of(settings)
+        assert settings["epochs"] > sum(plan.phases)
+    settings, _ = _settings({"crop": "whole"}, "nowhere/run", None, Ranks())
+    assert settings["crops"] is None
+    sample = data.open("synthetic", split="train", limit=1)[0]
+    assert min(sample.image.shape[1:]) // 4 >= Plan().patch
+
+
+@pytest.mark.long
+def test_a_killed_process_of_two_is_told_in_one_line_and_one_goes_on(tmp_path: Path) -> None:
+    """The other process says what happened, in one line; the checkpoint is as good as ever."""
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    # Nothing validates: the weights compared are the last ones.
+    flags = [*QUICK, "--epochs", "2", "--every-minutes", "1e-9", "--validation-share", "0"]
+    assert main([*flags, "--out", str(whole)]) == 0
+    with socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ours = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "pycc.train", *flags, "--out", str(part)],
+            env={**environment(), **ours, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=said, text=True,
+        )
+        for rank, said in enumerate((subprocess.PIPE, subprocess.DEVNULL))
+    ]  # fmt: skip
+    checkpoint = part / "checkpoint.pt"
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    processes[1].kill()
+    assert processes[1].wait() == -signal.SIGKILL
+    err = processes[0].communicate(timeout=60)[1]
+    assert processes[0].returncode == 2, err
+    said = "error: torchrun: another process of this run ended"
+    assert [line.startswith(said) for line in err.splitlines()].count(True) == 1
+    assert "Traceback" not in err
+    assert main(["--resume", str(part)]) == 0
+    assert_close(part, whole, 0.02)
+
+
+def assert_close(found: Path, expected: Path, share: float) -> None:
+    """Weights are the same, but for a share of what training has changed."""
+    start, got = weights_of_start(), weights(found)
+    for name, value in weights(expected).items():
+        change = share * float(np.abs(value - start[name]).max()) + (1e-9 if share else 0.0)
+        np.testing.assert_allclose(got[name], value, rtol=0, atol=change)
 
 
 @pytest.mark.long
@@ -105,12 +212,8 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(
         subprocess.run(resume, check=True, env=environment())
     else:
         assert torchrun(processes, "--resume", str(part)).returncode == 0
-    found, expected = weights(part), weights(whole)
-    assert found.keys() == expected.keys()
-    start = weights_of_start()
-    for name, value in expected.items():
-        change = 0.0 if processes == 1 else 0.02 * float(np.abs(value - start[name]).max()) + 1e-9
-        np.testing.assert_allclose(found[name], value, rtol=0, atol=change)
+    assert weights(part).keys() == weights(whole).keys()
+    assert_close(part, whole, 0.0 if processes == 1 else 0.02)
 
 
 def torchrun(processes: int, *argv: str) -> subprocess.CompletedProcess[str]:
@@ -130,11 +233,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     found = torchrun(2, *flags, "--out", str(two))
     assert found.returncode == 0, found.stderr
     assert found.stdout.count("run folder") == 1
-    expected, got = weights(one), weights(two)
-    moved = weights_of_start()
-    for name, value in expected.items():
-        change = float(np.abs(value - moved[name]).max())
-        np.testing.assert_allclose(got[name], value, rtol=0, atol=0.02 * change + 1e-9)
+    assert_close(two, one, 0.02)
     records = [json.loads(line) for line in (two / "results.jsonl").read_text().splitlines()]
     assert [r["kind"] for r in records] == ["train", "validation"] * 2
 
@@ -164,6 +263,13 @@ def test_a_process_that_dies_fails_the_run_with_its_message(tmp_path: Path) -> N
         (["--density", "magic", "--validation-share", "0"], "magic"),
         (["--down-sampling", "cubic8"], "gives cells of 8 pixels, the counter's have 4"),
         (["--limit", "1"], "too few to hold 1 back"),
+        (["--recipe", "adversarial"], "2 epochs leave none to the adversarial recipe"),
+        (
+            ["--recipe", "adversarial", "--warmup", "0", "--decline", "0", "--patch", "65"],
+            "crops of 64x64 of an image of 480x640 do not hold a patch of 65 pixels",
+        ),
+        (["--amp"], "amp computes in bfloat16 on CUDA, got a counter on cpu"),
+        (["--test-split", "none"], "none"),
     ],
 )
 def test_bad_usage(

@@ -6,17 +6,22 @@ import errno
 import json
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from train.scenes import counter, scenes, state
 
 from pycc import run as runs
+from pycc.models import CounterModel, load, wrap
+from pycc.ranks import Ranks
 from pycc.train import NotFiniteError, Plan, checkpoint, fit
 from pycc.train.held import split
+from pycc.train.items import Items
+from pycc.train.plan import resolved
+from pycc.train.step import Stepper
 from pycc.types import Sample
 
 QUICK = Plan(
@@ -92,11 +97,30 @@ def test_parts_of_a_batch_give_its_gradient(tmp_path: Path) -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_workers_load_the_same_items(tmp_path: Path) -> None:
-    models = [counter(), counter()]
+class Told(Sequence[Sample]):
+    """Scenes that write down which process reads which."""
+
+    def __init__(self, file: Path) -> None:
+        self.samples, self.file = scenes(), file
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
+        if torch.utils.data.get_worker_info() is not None:
+            with self.file.open("a") as file:
+                file.write(f"{os.getpid()} {index}\n")
+        return self.samples[index]
+
+
+def test_workers_load_the_same_items_and_keep_what_they_have_read(tmp_path: Path) -> None:
+    models, file = [counter(), counter()], tmp_path / "read"
     for model, workers in zip(models, (0, 2), strict=True):
-        fit(model, scenes(), changed(QUICK, workers=workers), out=tmp_path / str(workers))
+        fit(model, Told(file), changed(QUICK, workers=workers), out=tmp_path / str(workers))
     assert same(state(models[0]), state(models[1]))
+    read = file.read_text().splitlines()
+    assert len(set(read)) == len(read)  # none reads an image twice, in all three epochs
+    assert len({line.split()[0] for line in read}) == 2
 
 
 class Breaking(Sequence[Sample]):
@@ -129,8 +153,61 @@ def test_a_worker_that_fails_is_told(
     plan = changed(QUICK, workers=1, validation_share=0.0)
     with pytest.raises(kind, match=problem):
         fit(counter(), Breaking(how), plan, out=tmp_path)
-    # Nothing is lost: the run goes on without other processes.
-    fit(counter(), Breaking(how), changed(plan, workers=0), out=tmp_path / "alone")
+    # Nothing is lost: the run goes on without other processes, to where it would have come.
+    alone, whole = counter(), counter()
+    fit(alone, Breaking(how), changed(plan, workers=0), out=tmp_path, resume=True)
+    fit(whole, scenes(), changed(plan, workers=0), out=tmp_path / "whole")
+    assert same(state(alone), state(whole))
+
+
+def test_processes_drop_something_else_each() -> None:
+    """Layers that draw are keyed by the process too; the same process draws the same again."""
+    drawn = []
+    items = Items(scenes(), [0], resolved(QUICK, counter(), ""), 4, seed=0)
+    for rank in (0, 1, 0):
+        model = counter(dropout=0.5)
+        stepper = Stepper(model, QUICK, 3, Ranks(), None)
+        stepper.ranks = Ranks(rank, 2)
+        monkey = pytest.MonkeyPatch()
+        monkey.setattr(Ranks, "gathered", lambda self, part: [*part, *part])
+        stepper.gradient(0, 0, 2, [items[0, 0]])
+        monkey.undo()
+        drawn.append(model.net[4].weight.grad.clone())
+    assert torch.equal(drawn[0], drawn[2])
+    assert not torch.equal(drawn[0], drawn[1])
+
+
+def normalised() -> CounterModel:
+    torch.manual_seed(7)
+    net = nn.Sequential(
+        nn.Conv2d(3, 6, 4, stride=4), nn.BatchNorm2d(6), nn.Conv2d(6, 1, 1), nn.Softplus()
+    )
+    return wrap(net, stride=4, receptive_field=8)
+
+
+def test_batch_normalisation_in_parts_is_told(tmp_path: Path) -> None:
+    plan = changed(QUICK, epochs=1, batch=4)
+    fit(normalised(), scenes(), plan, out=tmp_path / "one")  # warnings are errors here
+    fit(counter(), scenes(), changed(plan, accumulate=2), out=tmp_path / "none")
+    problem = (
+        r"the counter normalises by batches, and a batch of 4 is computed in 2 parts \(1 processes"
+    )
+    with pytest.warns(UserWarning, match=problem):
+        fit(normalised(), scenes(), changed(plan, accumulate=2), out=tmp_path / "two")
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_cuda_a_training_has_the_same_bits_again(tmp_path: Path) -> None:
+    """Convolutions of several sizes, whose fastest algorithms add in any order."""
+    plan = changed(QUICK, crop="128x160", lr=1e-6, epochs=2, recipe="ablation", k=500, warmup=1)
+    found = []
+    for run in ("first", "second"):
+        model = load("mcnn-synthetic").to("cuda")
+        log = fit(model, scenes(6, (192, 256)), plan, out=tmp_path / run)
+        found.append((state(model), log.summary))
+    assert same(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1]
 
 
 def test_early_stopping(tmp_path: Path) -> None:
@@ -150,26 +227,42 @@ def test_no_image_validates_and_trains() -> None:
 
 def test_a_loss_that_is_no_number_stops_and_names_the_batch(tmp_path: Path) -> None:
     samples = scenes()
-    model = counter()
-    broken = samples[split(samples, 0.25, seed=0)[0][2]]
+    broken = split(samples, 0.25, seed=0)[0][2]
+    image = torch.full_like(samples[broken].image, float("nan"))
+    samples[broken] = Sample("broken", image, samples[broken].points)
+    problem = "loss is not finite in epoch 1.*broken.*; there is no checkpoint"
+    with pytest.raises(NotFiniteError, match=problem):
+        fit(counter(), samples, QUICK, out=tmp_path)
 
-    class Poisoned(list):
-        armed = False
 
-        def __getitem__(self, index):
-            sample = super().__getitem__(index)
-            if self.armed and sample.name == broken.name:
-                image = sample.image.clone()
-                image[:] = float("nan")
-                return type(sample)(sample.name, image, sample.points)
-            return sample
+def test_a_loss_that_is_no_number_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
+    """It breaks in the second epoch; what the first one gave is there, and goes on."""
+    model, losses = counter(), []
+    own = model.loss
 
-    fit(model, samples, changed(QUICK, epochs=1), out=tmp_path / "good")
-    poisoned = Poisoned(samples)
-    poisoned.armed = True
-    with pytest.raises(NotFiniteError, match=rf"loss is not finite in epoch 1.*{broken.name}"):
-        fit(counter(), poisoned, QUICK, out=tmp_path / "bad")
-    assert (tmp_path / "good" / "checkpoint.pt").exists()
+    def breaking(*arguments: object, **more: object) -> Tensor:
+        losses.append(own(*arguments, **more))
+        return losses[-1] * (float("nan") if len(losses) == 6 else 1.0)
+
+    model.loss = breaking
+    with pytest.raises(NotFiniteError, match=r"in epoch 2, batch 2 .*; the last good checkpoint"):
+        fit(model, scenes(), QUICK, out=tmp_path)
+    content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert (content["state"]["epoch"], content["state"]["batch"]) == (1, 0)
+    again, whole = counter(), counter()
+    fit(again, scenes(), QUICK, out=tmp_path, resume=True)
+    fit(whole, scenes(), QUICK, out=tmp_path / "whole")
+    assert same(state(again), state(whole))
+
+
+def test_a_count_that_is_no_number_names_its_validation_image(tmp_path: Path) -> None:
+    samples = scenes()
+    held = split(samples, 0.25, seed=0)[1][1]
+    image = torch.full_like(samples[held].image, float("inf"))
+    samples[held] = Sample("odd", image, samples[held].points)
+    problem = r"^validation after epoch 1: counts are not finite \(odd\); there is no checkpoint$"
+    with pytest.raises(NotFiniteError, match=problem):
+        fit(counter(), samples, QUICK, out=tmp_path)
 
 
 def test_a_gradient_that_is_no_number_stops_before_the_weights_follow_it(tmp_path: Path) -> None:
@@ -214,6 +307,11 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     fit(counter(), scenes(), QUICK, out=tmp_path)
     with pytest.raises(ValueError, match=r"another training; plan\.lr was 0\.01, is 0\.1"):
         fit(counter(), scenes(), changed(QUICK, lr=0.1), out=tmp_path, resume=True)
+    other = counter()
+    torch.nn.init.zeros_(other.net[4].weight)
+    with pytest.raises(ValueError, match="another training; weights was"):
+        fit(other, scenes(), QUICK, out=tmp_path, resume=True)
+    fit(counter(), scenes(), changed(QUICK, every_minutes=9.0), out=tmp_path, resume=True)
     with pytest.raises(ValueError, match="another training; data was"):
         fit(counter(), scenes(9), QUICK, out=tmp_path, resume=True)
     (tmp_path / checkpoint.NAME).write_bytes(b"nothing")
@@ -225,10 +323,24 @@ def test_a_run_is_kept_in_its_folder(tmp_path: Path) -> None:
     from pycc import models
 
     model = models.create("mcnn")
-    fit(model, scenes(4), changed(QUICK, epochs=1, lr=1e-6), out=tmp_path, seed=3)
+    start = runs.fingerprint(model.net.state_dict().items())
+    seen: list[dict[str, Tensor]] = []
+
+    def measure(best: CounterModel, summary: Mapping[str, object]) -> dict[str, object]:
+        assert not best.training
+        seen.append(state(best))
+        return {"plain": {"mae": 3.5, "epochs": summary["epochs"]}}
+
+    log = fit(
+        model, scenes(4), changed(QUICK, epochs=1, lr=1e-6), out=tmp_path, seed=3, measure=measure
+    )
     loaded = models.load(tmp_path / "weights.npz")
     assert same(loaded.net.state_dict(), model.net.state_dict())
+    assert same(seen[0], state(model))
+    assert log.summary["test"] == loaded.passport["test"] == {"plain": {"mae": 3.5, "epochs": 1}}
     assert loaded.passport["seed"] == 3
+    assert loaded.passport["start"] == start
+    assert 0 < loaded.passport["hours"] < 1
     assert loaded.passport["plan"]["crop"] == "32x32"
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["plan"]["lr"] == 1e-6
@@ -241,7 +353,22 @@ def test_a_run_is_kept_in_its_folder(tmp_path: Path) -> None:
         ([], QUICK, "no images"),
         (scenes(4, heads=0)[:1], changed(QUICK, validation_share=0.0), "all images are without"),
         (scenes(1), QUICK, "1 images are too few to hold 1 back"),
-        (scenes(4), changed(QUICK, recipe="adversarial"), "needs an adversary"),
+        (
+            scenes(4),
+            changed(QUICK, recipe="adversarial", warmup=0, decline=0),
+            "needs an adversary",
+        ),
+        (
+            scenes(4),
+            changed(QUICK, recipe="ablation"),
+            "3 epochs leave none to the ablation recipe",
+        ),
+        (
+            [*scenes(4), *scenes(1, (32, 40))],
+            changed(QUICK, recipe="ablation", k=2000, warmup=1),
+            "scene-0: k must be at most the 1280 pixels of an image of 32x40, got 2000",
+        ),
+        (scenes(4), changed(QUICK, amp=True), "amp computes in bfloat16 on CUDA"),
     ],
 )
 def test_bad_input(tmp_path: Path, samples: list, plan: Plan, message: str) -> None:

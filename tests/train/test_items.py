@@ -8,7 +8,8 @@ import pytest
 import torch
 from train.scenes import scenes
 
-from pycc import data, models
+from pycc import data, models, ops
+from pycc.data.density import rules
 from pycc.models.recipe import Crop, Optimiser, Recipe
 from pycc.random import Stream
 from pycc.train.augment import augmentations, augmented
@@ -49,29 +50,45 @@ def test_sides_of_crops_and_their_targets(crop: Crop, shape: tuple[int, int]) ->
         assert bool(((x >= 0) & (x < shape[1]) & (y >= 0) & (y < shape[0])).all())
 
 
+@pytest.mark.parametrize("rule", ["sum", *rules.names()])
 @pytest.mark.parametrize("kind", ["quarter_sides", "quadrant", "fixed"])
-def test_a_crop_is_a_part_of_its_image_and_of_its_ground_truth(kind: str) -> None:
-    crop = Crop(kind, number=4, size=(32, 40) if kind == "fixed" else None)  # type: ignore[arg-type]
-    found = items(replace(RECIPE, crop=crop, flip=0.5))
+def test_a_crop_is_a_part_of_its_image_and_of_its_ground_truth(kind: str, rule: str) -> None:
+    """With sides of 72x101 that are multiples of no stride: cells lie where their pixels are."""
+    stride = 4 if rule == "sum" else rules[rule][0]
+    size = (32, 48) if kind == "fixed" else None
+    crop = Crop(kind, number=4, size=size, multiple=8)  # type: ignore[arg-type]
+    recipe = replace(RECIPE, crop=crop, flip=0.5, down_sampling=rule)
+    samples = scenes(5, (72, 101))
+    found = Items(samples, [4, 1, 2], recipe, stride, seed=9)
     flips = 0
     for number in range(len(found)):
         item = found[3, number]
-        sample = next(s for s in found.samples if s.name == item.name)
-        full = data.density(sample.points, (72, 101), recipe="svishwa_window")
-        places = [
-            (y, x, flipped)
-            for y in range(0, 73 - item.image.shape[1], 4)
-            for x in range(0, 102 - item.image.shape[2], 4)
-            for flipped in (False, True)
-            if torch.equal(_part(sample.image, y, x, item.image.shape, flipped), item.image)
-        ]
-        assert len(places) == 1
-        y, x, flipped = places[0]
+        sample = next(s for s in samples if s.name == item.name)
+        y, x, flipped = _place(sample, item.image, stride)
         flips += flipped
-        truth = _part(full[None], y, x, item.image.shape, flipped)
-        cells = truth.unfold(1, 4, 4).unfold(2, 4, 4).sum((3, 4))
-        torch.testing.assert_close(item.target, cells, rtol=1e-5, atol=1e-7)
+        full = data.density(sample.points, (72, 101), recipe="svishwa_window")
+        whole = full[: 72 // stride * stride, : 101 // stride * stride]
+        cells = (
+            whole.unfold(0, stride, stride).unfold(1, stride, stride).sum((2, 3))
+            if rule == "sum"
+            else data.downsample(whole, rule)
+        )
+        shape = tuple(side // stride for side in item.image.shape)
+        truth = _part(cells[None], y // stride, x // stride, shape, flipped)
+        torch.testing.assert_close(item.target, truth, rtol=1e-5, atol=1e-7)
     assert 0 < flips < len(found)
+
+
+def _place(sample: Sample, image, step: int) -> tuple[int, int, bool]:
+    """The only place of a crop in its image, and whether it is flipped."""
+    (place,) = [
+        (y, x, flipped)
+        for y in range(0, sample.image.shape[1] + 1 - image.shape[1], step)
+        for x in range(0, sample.image.shape[2] + 1 - image.shape[2], step)
+        for flipped in (False, True)
+        if torch.equal(_part(sample.image, y, x, image.shape, flipped), image)
+    ]
+    return place
 
 
 def _part(whole, y: int, x: int, shape, flipped: bool):
@@ -120,9 +137,11 @@ def test_an_item_is_a_function_of_its_number_alone() -> None:
 
 
 def test_each_sample_is_ablated_anew_each_epoch_after_the_warm_up() -> None:
-    found = items(
-        replace(RECIPE, crop=Crop("whole")), ablation=Ablation(50, "pixel", (0.3,) * 3, 2)
-    )
+    recipe = replace(RECIPE, crop=Crop("whole"))
+    found = Items(
+        scenes(5, (72, 100)), [4, 1, 2], recipe, 4, seed=9,
+        ablation=Ablation(50, "pixel", (0.3,) * 3, 2),
+    )  # fmt: skip
     assert found[1, 0].ablated is None
     kept = []
     for epoch in (2, 3):
@@ -134,6 +153,46 @@ def test_each_sample_is_ablated_anew_each_epoch_after_the_warm_up() -> None:
     assert not torch.equal(*kept)
     one, other = found[2, 0].ablated, found[2, 1].ablated
     assert not torch.equal((one != 0.3).any(0), (other != 0.3).any(0))
+
+
+@pytest.mark.parametrize("unit", ["pixel", "element"])
+@pytest.mark.parametrize("kind", ["whole", "quarter_sides", "quadrant"])
+def test_a_crop_shows_what_the_ablation_of_the_whole_image_leaves_in_it(
+    kind: str, unit: str
+) -> None:
+    """k is of the image as it is tested: all of its 72x101 pixels."""
+    fill = (0.2, 0.4, 0.6)
+    recipe = replace(RECIPE, crop=Crop(kind, number=4, multiple=8), flip=0.5)  # type: ignore[arg-type]
+    found = items(recipe, ablation=Ablation(900, unit, fill, 0))
+    for number in range(len(found)):
+        item = found[3, number]
+        sample = next(s for s in found.samples if s.name == item.name)
+        y, x, flipped = _place(sample, item.image, 8)
+        seed = int(Stream(9, "train, ablation", step=3, draw=number).words(1)[0])
+        whole = ops.ablate(
+            sample.image[None], 900, seed=seed, fill=torch.tensor(fill), unit=unit
+        )[0]  # fmt: skip
+        assert torch.equal(item.ablated, _part(whole, y, x, item.image.shape, flipped))
+
+
+def test_scaled_crops_show_their_share_of_the_image_at_their_scale() -> None:
+    """Of an image shown at half its size, a crop with a ninth of the area shows a ninth of k."""
+    crop = Crop("scaled", number=40, size=(24, 32), scale=(2.0, 2.0), multiple=4)
+    samples = scenes(2, (144, 192))
+    ablation = Ablation(900, "pixel", (0.9,) * 3, 0)
+    found = Items(samples, [0, 1], replace(RECIPE, crop=crop), 4, seed=1, ablation=ablation)
+    assert found.smallest((144, 192)) == (72, 96)
+    shown = [int((found[0, n].ablated != 0.9).any(0).sum()) for n in range(len(found))]
+    assert sum(shown) / len(shown) == pytest.approx(100, rel=0.05)
+
+
+def test_crops_beyond_their_image_show_the_fill_there() -> None:
+    recipe = replace(RECIPE, crop=Crop("fixed", size=(80, 112), multiple=8))
+    everything = Ablation(72 * 96, "pixel", (0.5,) * 3, 0)
+    item = Items(scenes(1, (72, 96)), [0], recipe, 8, seed=1, ablation=everything)[0, 0]
+    assert torch.equal(item.ablated[:, :72, :96], item.image[:, :72, :96])
+    assert (item.ablated[:, 72:] == 0.5).all()
+    assert (item.image[:, 72:] == 0).all()
 
 
 def test_repeats_of_a_recipe_are_items() -> None:
@@ -150,6 +209,45 @@ def test_heads_outside_the_region_have_no_density() -> None:
     whole, part = (Items([s], [0], recipe, 4, seed=0)[0, 0].target for s in (sample, masked))
     assert torch.equal(part[..., :8], whole[..., :8])
     assert float(part[..., 8:].sum()) == 0 < float(whole[..., 8:].sum())
+
+
+@pytest.mark.parametrize(
+    ("crop", "rule"),
+    [
+        (Crop("whole"), "dots"),
+        (Crop("quarter_sides", number=12), "dots"),
+        (Crop("quarter_sides", number=12), "svishwa_window"),
+        (Crop("fixed", number=3, size=(80, 96)), "svishwa_window"),
+        (Crop("scaled", number=12, size=(32, 32), scale=(1.0, 2.0)), "dots"),
+    ],
+    ids=["whole", "dots", "maps", "beyond", "scaled"],
+)
+def test_a_region_goes_with_its_crop(crop: Crop, rule: str) -> None:
+    """Heads, targets and shares of cells: all of a crop that lies left of column 30."""
+    samples = [
+        Sample(s.name, s.image, s.points, torch.arange(80).expand(64, 80) < 30)
+        for s in scenes(3, (64, 80), heads=20)
+    ]
+    recipe = replace(RECIPE, crop=crop, density={"": rule}, flip=0.5)
+    found = Items(samples, range(3), recipe, 4, seed=2)
+    partly = 0
+    for number in range(len(found)):
+        item = found[1, number]
+        assert item.region is not None
+        assert item.region.shape == item.target.shape
+        assert float(item.region.min()) >= 0
+        assert float(item.region.max()) <= 1
+        assert (item.target[item.region == 0] == 0).all()
+        if rule == "dots":
+            assert float(item.target.sum()) == len(item.points)
+        x, y = (item.points / 4).long().T
+        assert (item.region[0, y, x] > 0).all()
+        partly += int(0 < float(item.region.mean()) < 1)
+        if crop.kind == "whole":
+            assert len(item.points) == int((samples[number].points[:, 0] < 30).sum())
+            columns = item.region[0, 0].tolist()
+            assert sorted(columns, reverse=True) == pytest.approx([1.0] * 7 + [0.5] + [0.0] * 12)
+    assert partly
 
 
 def test_images_smaller_than_a_cell_are_refused() -> None:

@@ -1,0 +1,65 @@
+"""Ground truth at the resolution of a counter's map: people per cell, heads, regions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pycc.data import density, downsample
+from pycc.types import Sample
+
+
+def target(
+    sample: Sample, sides: tuple[int, int], stride: int, *, rule: str, down_sampling: str | None
+) -> Tensor:
+    """[1,h//s,w//s] people per cell of what ``sides`` (h, w) leave of a sample's top left.
+
+    ``sides`` are multiples of the stride s. ``rule`` is a recipe of ``pycc.data.density`` for the
+    whole image, or ``"dots"``; ``down_sampling`` a published rule, or ``"sum"`` (None: too). The
+    published ones sample the map on a grid over all of it: the part is cut out before, so that a
+    cell's sample points lie in the cell. Outside the region of interest there is nobody.
+    """
+    if rule == "dots":
+        return dots(heads(sample), sides, stride)[None]
+    shape = (sample.image.shape[1], sample.image.shape[2])
+    full = density(sample.points, shape, recipe=rule)
+    if sample.mask is not None:
+        full = full * sample.mask
+    full = full[: sides[0], : sides[1]]
+    if down_sampling in (None, "sum") or stride == 1:
+        return _block_sums(full, stride)[None]
+    return downsample(full, str(down_sampling))[None]
+
+
+def heads(sample: Sample) -> Tensor:
+    """Head annotations [N,2] (x, y) whose pixel lies in the region of interest, if there is one."""
+    if sample.mask is None or not len(sample.points):
+        return sample.points
+    height, width = sample.mask.shape
+    x, y = sample.points.floor().long().T
+    inside = (x >= 0) & (y >= 0) & (x < width) & (y < height)
+    inside &= sample.mask[y.clamp(0, height - 1), x.clamp(0, width - 1)]
+    return sample.points[inside]
+
+
+def dots(points: Tensor, shape: tuple[int, int], stride: int) -> Tensor:
+    """[h,w] heads per cell of points [N,2] (x, y) in pixels; those outside are left out."""
+    rows, columns = shape[0] // stride, shape[1] // stride
+    cells = torch.zeros(rows * columns)
+    x, y = (points[:, axis].div(stride).floor().long() for axis in (0, 1))
+    inside = (x >= 0) & (y >= 0) & (x < columns) & (y < rows)
+    return cells.index_add_(
+        0, (y * columns + x)[inside], torch.ones(int(inside.sum()))
+    ).reshape(rows, columns)  # fmt: skip
+
+
+def shares(mask: Tensor, shape: tuple[int, int], stride: int) -> Tensor:
+    """[1,h,w]: the share of each cell that a region [H,W] holds, stretched to ``shape`` pixels."""
+    cells = (shape[0] // stride, shape[1] // stride)
+    return functional.adaptive_avg_pool2d(mask.float()[None], cells)
+
+
+def _block_sums(full: Tensor, stride: int) -> Tensor:
+    rows, columns = full.shape[0] // stride, full.shape[1] // stride
+    return full.reshape(rows, stride, columns, stride).sum((1, 3))

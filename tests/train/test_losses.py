@@ -1,0 +1,107 @@
+"""The loss of every counter is a mean over images, of what lies in the region of interest."""
+
+from __future__ import annotations
+
+import narrow
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pycc import models
+from pycc.models import CounterModel
+from pycc.ranks import Ranks
+from pycc.train.items import Item
+from pycc.train.plan import Plan
+from pycc.train.step import Stepper, together
+
+STILL = (nn.BatchNorm2d, nn.Dropout)
+
+
+@pytest.fixture(params=[*models.names(), "clip_ebc, dmcount"])
+def counter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> CounterModel:
+    """Narrow, in train mode but for what looks at the whole batch, or draws."""
+    narrow.narrow(monkeypatch)
+    name, _, count_loss = request.param.partition(", ")
+    model = narrow.create(name, **({"count_loss": count_loss} if count_loss else {}))
+    for module in model.modules():
+        if isinstance(module, STILL):
+            module.train = lambda mode=True, module=module: module  # type: ignore[method-assign]
+    return model.train()
+
+
+def item(counter: CounterModel, number: int, shape: tuple[int, int]) -> Item:
+    """An image with heads on distinct cells, as whole numbers: what every loss takes."""
+    generator = torch.Generator().manual_seed(number)
+    s = counter.stride
+    cells = torch.zeros(1, shape[0] // s, shape[1] // s)
+    chosen = torch.randperm(cells.numel(), generator=generator)[: 3 + number]
+    cells.view(-1)[chosen] = 1.0
+    rows, columns = chosen // cells.shape[2], chosen % cells.shape[2]
+    points = torch.stack([columns, rows], 1).double() * s + s / 2
+    return Item(f"{number}", torch.rand(3, *shape, generator=generator), cells, points)
+
+
+def gradient(counter: CounterModel, plan: Plan, items: list[Item]) -> tuple[float, Tensor]:
+    counter.zero_grad(set_to_none=True)
+    loss = Stepper(counter, plan, 0, Ranks(), None).gradient(0, 0, len(items), items)
+    parts = [p.grad.flatten() for p in counter.parameters() if p.grad is not None]
+    return loss, torch.cat(parts)
+
+
+@pytest.mark.parametrize("shapes", [[(64, 64)] * 4, [(64, 64), (96, 64), (64, 64), (64, 96)]])
+def test_a_batch_has_one_gradient_however_it_is_computed(
+    counter: CounterModel, shapes: list[tuple[int, int]]
+) -> None:
+    """In one part, in two, and as the mean of its images' own."""
+    items = [item(counter, n, shape) for n, shape in enumerate(shapes)]
+    alone = [gradient(counter, Plan(), [one]) for one in items]
+    loss = sum(value for value, _ in alone) / len(alone)
+    expected = torch.stack([found for _, found in alone]).mean(0)
+    assert expected.abs().max() > 0
+    for accumulate in (1, 2, 3):
+        value, found = gradient(counter, Plan(accumulate=accumulate), items)
+        assert value == pytest.approx(loss, rel=1e-4, abs=1e-6)
+        assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+def test_what_is_outside_the_region_is_no_error(counter: CounterModel) -> None:
+    """Predictions there can be anything: no gradient of the loss by them."""
+    one = item(counter, 1, (64, 64))
+    region = torch.ones_like(one.target)
+    region[..., : region.shape[1] // 2, :] = 0.0
+    inside = (one.points[:, 1] >= 32).nonzero()[:, 0]
+    target, points = one.target * region, [one.points[inside]]
+    seen: list[Tensor] = []
+    density = counter.density
+
+    def watched(output: object) -> Tensor:
+        found = density(output)
+        if found.requires_grad:
+            found.retain_grad()
+        seen.append(found)
+        return found
+
+    counter.density = watched  # type: ignore[method-assign]
+    arguments = (one.image[None], target[None])
+    counter.loss(*arguments, points=points, region=region[None]).backward()
+    for found in seen:
+        # CMTL's class and mask-aware networks' masks are of the whole image; cells are of the half.
+        half = found.shape[2] // 2
+        assert found.grad is not None
+        assert (found.grad[:, :, :half] == 0).all()
+    assert any((found.grad[:, :, found.shape[2] // 2 :] != 0).any() for found in seen)
+    with pytest.raises(ValueError, match=r"loss: region must be \[1, 1, .* like the density map"):
+        counter.loss(*arguments, points=points, region=region[None, ..., 1:])
+
+
+def test_items_with_and_without_a_region_are_one_part() -> None:
+    whole, half = (
+        Item(n, torch.rand(3, 8, 8), torch.ones(1, 2, 2), torch.zeros(0, 2)) for n in "ab"
+    )
+    assert together([whole, half], 1.0, torch.device("cpu")).region is None
+    shares = torch.tensor([[[1.0, 0.0], [0.5, 0.0]]])
+    half = Item("b", half.image, half.target, half.points, region=shares)
+    found = together([whole, half], 0.5, torch.device("cpu"))
+    assert found.region is not None
+    assert torch.equal(found.region, torch.stack([torch.ones(1, 2, 2), shares]))
+    assert found.weight == 0.5
