@@ -6,13 +6,8 @@ levels; defenses, a detector, and the experiment that puts all of them side by s
 
 from pycc.backdoor.detector import BlendConsistency, Blended, deviations
 from pycc.backdoor.distillation import AttentionDistillation
-from pycc.backdoor.evaluation import EvaluationSet, Overlap, contents, counted, detected, overlap
-from pycc.backdoor.experiment import (
-    Experiment,
-    Partitions,
-    clean_images,
-    verdict,
-)
+from pycc.backdoor.evaluation import EvaluationSet, counted, detected
+from pycc.backdoor.experiment import Experiment, Partitions, clean_images
 from pycc.backdoor.finetuning import (
     Defense,
     FineTuning,
@@ -21,8 +16,9 @@ from pycc.backdoor.finetuning import (
     defenses,
 )
 from pycc.backdoor.gradcam import GradCam, default_layers, gradcam
-from pycc.backdoor.measures import distributions, record, row, summarise
+from pycc.backdoor.measures import record, row
 from pycc.backdoor.neurons import AdversarialNeuronPruning
+from pycc.backdoor.overlap import Overlap, contents, overlap
 from pycc.backdoor.poison import (
     Poisoned,
     PoisonedTraining,
@@ -32,6 +28,7 @@ from pycc.backdoor.poison import (
 )
 from pycc.backdoor.pruning import FinePruning
 from pycc.backdoor.strategies import Add, Divide, Minus, Multiply, Strategy, strategies
+from pycc.backdoor.summary import curves, distributions, summarise
 from pycc.backdoor.triggers import (
     Blend,
     Corner,
@@ -42,6 +39,7 @@ from pycc.backdoor.triggers import (
     Warp,
     triggers,
 )
+from pycc.backdoor.verdict import verdict
 
 __all__ = [
     "Add",
@@ -76,6 +74,7 @@ __all__ = [
     "clean_mixture",
     "contents",
     "counted",
+    "curves",
     "default_layers",
     "defenses",
     "detected",

@@ -16,21 +16,18 @@ import torch
 
 from pycc import cli, models, report
 from pycc import run as runs
-from pycc.backdoor import drawing, experiment, flags, measures, settings
-from pycc.backdoor.evaluation import (
-    EvaluationSet,
-    Overlap,
-    contents,
-    counted,
-    overlap,
-    poisoned_with,
-)
-from pycc.backdoor.experiment import Experiment, Partitions, clean_images, content_of, verdict
+from pycc.backdoor import drawing, flags, measures, settings, training
+from pycc.backdoor.evaluation import EvaluationSet, counted
+from pycc.backdoor.experiment import Experiment, Partitions, clean_images
 from pycc.backdoor.finetuning import Defense, defenses
-from pycc.backdoor.flags import QUICK, Pictures
+from pycc.backdoor.flags import Pictures
 from pycc.backdoor.gradcam import gradcam
+from pycc.backdoor.overlap import Overlap, content_of, overlap, poisoned_with
 from pycc.backdoor.poison import Poisoned, Triggered, export, poisoned_training
-from pycc.certify.poisoned import partition_median, partitions
+from pycc.backdoor.summary import summarise
+from pycc.backdoor.training import PUBLISHED_DEFENSE, open_settings
+from pycc.backdoor.verdict import verdict
+from pycc.certify.poisoned import most_poisoned, partition_median, partitions
 from pycc.data.dataset import builtin as builtin_data
 from pycc.models import CounterModel
 from pycc.report import backdoor as tables
@@ -57,19 +54,17 @@ def _parser() -> cli.Parser:
         epilog=EXITS + " --help of each command tells its flags.",
     )
     commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    quick = "Without --data-b, on the built-in scenes, " + ", ".join(
-        f"{name} is {value}" for name, value in QUICK.items()
-    )
+    gate = ("The last line says whether a backdoor that works and its removal are shown; with "
+            "--gate the exit code is 1 if not. ")  # fmt: skip
     told = {
         "run": ("the whole experiment: clean and backdoored counters, defenses, tables, pictures",
-                f"{quick}. The last line says whether a backdoor that works and its removal are "
-                f"shown; with --gate the exit code is 1 if not. {EXITS}"),
-        "poison": ("write a poisoned data set, for any program to train on", EXITS),
-        "train": ("train a counter on a poisoned set, or without --strategy on the clean one",
-                  EXITS),
-        "evaluate": ("count clean and triggered test images with weights", EXITS),
+                gate),
+        "poison": ("write a poisoned data set, for any program to train on", ""),
+        "train": ("train a counter on a poisoned set, or without --strategy on the clean one", ""),
+        "evaluate": ("count clean and triggered test images with weights", ""),
     }  # fmt: skip
-    for name, (text, epilog) in told.items():
+    for name, (text, more) in told.items():
+        epilog = f"{flags.scenes(name)} {more}{EXITS}"
         one = commands.add_parser(name, help=text, description=text, epilog=epilog)
         if name == "poison":
             one.add_argument("out", metavar="OUT", help="the folder to write: new or empty")
@@ -82,7 +77,8 @@ def _parser() -> cli.Parser:
     kinds = defend.add_subparsers(dest="defense", metavar="DEFENSE", required=True)
     for name in defenses.names():
         text = (defenses[name].__doc__ or name).splitlines()[0]
-        one = kinds.add_parser(name, help=text.replace("%", "%%"), epilog=EXITS)
+        epilog = f"{flags.scenes('defend', name)} {EXITS}"
+        one = kinds.add_parser(name, help=text.replace("%", "%%"), epilog=epilog)
         _add(one, (("defense", defenses[name]), *flags.GROUPS["defend"]))
         _add_control(one, "defend")
     shown = commands.add_parser(
@@ -191,20 +187,21 @@ class _Stages:
 # --- run and report
 
 
-def _experiment(chosen: Mapping[str, Any], told: _Stages | None) -> Experiment:
-    """What the settings ask for; ValueError for what is wrong with them."""
-    plan = settings.plan_of(chosen)
-    found, detector = settings.defenses_of(chosen, plan)
+def _experiment(
+    chosen: Mapping[str, Any], told: _Stages | None, counter: CounterModel
+) -> Experiment:
+    """What the settings ask for, of such counters; ValueError for what is wrong with them."""
+    found, detector = settings.defenses_of(chosen, counter)
     device = cli.device(chosen["device"])
     own = settings.own(chosen)
     certificate = None
     if chosen["partitions"] is not None:
         certificate = Partitions(
-            chosen["partitions"], chosen["assumed"], partitions, partition_median
+            chosen["partitions"], chosen["assumed"], partitions, partition_median, most_poisoned
         )
     return Experiment(
         start=lambda: settings.counter_of(chosen).to(device),
-        plan=plan,
+        plan=settings.plan_of(chosen, counter),
         own=own,
         test=settings.tested(chosen),
         trigger=settings.trigger_of(chosen),
@@ -225,8 +222,8 @@ def _experiment(chosen: Mapping[str, Any], told: _Stages | None) -> Experiment:
 def _run(
     argv: list[str], chosen: dict[str, Any], folder: Path, resumed: bool, told: _Stages
 ) -> int:
-    whole = _experiment(chosen, told)
-    start = whole.start()
+    start = settings.counter_of(chosen).to(cli.device(chosen["device"]))
+    whole = _experiment(chosen, told, start)
     if start.name not in models.names():
         raise ValueError(f"--weights: a counter that can be trained is expected, got {start.name}")
     tested = EvaluationSet(whole.test, whole.trigger, whole.seed)
@@ -259,7 +256,7 @@ def _overlap(whole: Experiment) -> Overlap | None:
     """What the defenses' images have to do with the poisoned ones; warned of."""
     if not (whole.defenses or whole.detector):
         return None
-    found = overlap(contents(whole.poisoned(whole.strategies[0])), whole.clean)
+    found = overlap(whole.contents, whole.clean)
     _warn(found)
     return found
 
@@ -333,7 +330,7 @@ def _report(folder: Path, given: Mapping[str, Any]) -> int:
     log.tell(runs.read_records(folder))
     if not log.records:
         raise ValueError(f"{folder}: expected results, got none")
-    summary = measures.summarise(log.records)
+    summary = summarise(log.records)
     _tell({**summary, "model": manifest["model"]}, chosen)
     if chosen["pictures"]:
         _draw_again(command, log, folder, chosen)
@@ -348,10 +345,12 @@ def _draw_again(command: str, log: Run, folder: Path, chosen: dict[str, Any]) ->
     if reason is not None:
         raise ValueError(reason)
     if command == "run":
-        whole = _experiment({**chosen, "device": "cpu"}, None)
-        if drawing.complete(whole, folder):
-            _draw(whole, log, folder, chosen)
-            return
+        plain = folder / "clean" / WEIGHTS
+        if plain.exists():
+            whole = _experiment({**chosen, "device": "cpu"}, None, models.load(plain))
+            if drawing.complete(whole, folder):
+                _draw(whole, log, folder, chosen)
+                return
         cli.say(f"note: {folder}: counters are missing, so there are no pictures of single images")
     applied = {str(r["defense"]) for r in log.records if r["defense"] and "count" in r}
     drawing.draw_results(log.records, folder / "pictures", defenses=sorted(applied))
@@ -398,6 +397,7 @@ def _train(
 ) -> int:
     own = settings.own(chosen)
     counter = settings.counter_of(chosen).to(cli.device(chosen["device"]))
+    plan = settings.plan_of(chosen, counter)
     samples: Sequence[Sample] = own
     if chosen["strategy"] is not None:
         strategy = settings.strategy_of(chosen)
@@ -405,9 +405,9 @@ def _train(
             own, settings.trigger_of(chosen), strategy, portion=chosen["portion"],
             seed=chosen["seed"],
         )  # fmt: skip
-    log = experiment.train(
-        counter, samples, settings.plan_of(chosen), name=own.name, seed=chosen["seed"],
-        out=folder, settings=chosen, progress=told,
+    log = training.train(
+        counter, samples, plan, seed=chosen["seed"], out=folder,
+        portion=chosen["portion"], settings=chosen, progress=told,
     )  # fmt: skip
     told.close()
     print(curves.training_table(log.records, log.summary))
@@ -443,11 +443,10 @@ def _evaluate(
     )  # fmt: skip
     try:
         if clean is not None:
-            counted(log, lambda: clean, tested, strategy=None, model="clean", defense=None,
-                    progress=told)  # fmt: skip
-        counted(log, lambda: backdoored, tested, strategy=strategy, model="backdoored",
-                defense=chosen["defended"], progress=told)  # fmt: skip
-        log.finish({**measures.summarise(log.records), "model": backdoored.name})
+            counted(log, lambda: clean, tested, strategy=None, defense=None, progress=told)
+        counted(log, lambda: backdoored, tested, strategy=strategy, defense=chosen["defended"],
+                progress=told)  # fmt: skip
+        log.finish({**summarise(log.records), "model": backdoored.name})
         told.close()
         _tell(log.summary, chosen)
         if chosen["pictures"]:
@@ -462,8 +461,10 @@ def _evaluate(
 def _defend(
     argv: list[str], chosen: dict[str, Any], folder: Path, resumed: bool, told: _Stages
 ) -> int:
-    defense: Defense = defenses[chosen["defense"]].of(chosen)
     before = _loaded(chosen, "weights")
+    defense: Defense = defenses[chosen["defense"]].of(
+        open_settings(chosen, PUBLISHED_DEFENSE, before)
+    )
     own = settings.own(chosen)
     images = clean_images(own, settings.other(chosen), share=chosen["share"], seed=chosen["seed"])
     known = poisoned_with(Path(chosen["weights"]).parent)

@@ -6,8 +6,8 @@ Networks", ACSAC 2019), where a triggered image is one whose class survives supe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from pycc.random import Stream
+from pycc.backdoor.keys import names_of, shuffled
 from pycc.train.held import count_of
 from pycc.train.plan import flag
 from pycc.types import Counter, Sample
@@ -43,10 +43,11 @@ class Blended:
 class BlendConsistency:
     """Scores for images by how their counts behave under superposition with clean images.
 
-    An image x is superimposed with n clean ones z_j, which the seed and its name choose, resized to
-    it: b_j = (1 - w) x + w z_j. The heads of both are then seen, so that a counter c without a
+    An image x is superimposed with n clean ones z_j, which the seed and the names choose, resized
+    to it: b_j = (1 - w) x + w z_j. The heads of both are then seen, so that a counter c without a
     backdoor says about v (c(x) + c(z_j)) at w = 1/2, with some visibility v that is much the same
-    for all images. Two scores come out, and which way a trigger moves them depends on what it does:
+    for all images. Both are counted as they are superimposed: z_j resized, and in x's
+    region. Two scores come out, and which way a trigger moves them depends on what it does:
 
     * ``spread``, the standard deviation of l_j = log(1 + c(b_j)). A trigger that goes on working in
       every b_j and sets the count, or adds to it (minus: hardly anyone; add: 100 people more),
@@ -75,45 +76,38 @@ class BlendConsistency:
             raise ValueError(f"blend-consistency: weight must lie inside (0,1), got {self.weight}")
 
     def __call__(
-        self, counter: Counter, samples: Sequence[Sample], clean: Sequence[Sample], *, seed: int = 0
-    ) -> list[Blended]:
-        """The scores of each sample, in order; a counter that is a module should be in eval mode.
+        self, counter: Counter, samples: Iterable[Sample], clean: Sequence[Sample], *, seed: int = 0
+    ) -> Iterator[Blended]:
+        """The scores of each sample, in order, one by one as they are asked for.
 
-        ``clean`` are the images that others are superimposed with; one is never superimposed with
-        itself, so that clean images can be scored too. People are counted in the sample's region of
-        interest. ValueError for fewer clean images than superpositions.
+        A counter that is a module should be in eval mode. ``clean`` are the images that others are
+        superimposed with; one is never superimposed with itself, so that clean images can be scored
+        too. People are counted in the sample's region of interest. ValueError for fewer clean
+        images than superpositions.
         """
         if len(clean) <= self.blends:
             raise ValueError(
                 f"blend-consistency: clean must be more than {self.blends} images, got {len(clean)}"
             )
-        alone: dict[int, float] = {}
-        return [self._scored(counter, sample, clean, alone, seed) for sample in samples]
+        asked = _Asked(counter, clean, names_of(clean))
+        return (self._scored(asked, sample, seed) for sample in samples)
 
-    def _scored(
-        self,
-        counter: Counter,
-        sample: Sample,
-        clean: Sequence[Sample],
-        alone: dict[int, float],
-        seed: int,
-    ) -> Blended:
-        own = _people(counter, sample)
-        order = Stream(seed, f"blend-consistency, {sample.name}").permutation(len(clean))
+    def _scored(self, asked: _Asked, sample: Sample, seed: int) -> Blended:
+        own = _people(asked.counter, sample)
+        order = shuffled(asked.names, f"blend-consistency, {sample.name}", seed=seed)
         counts: list[float] = []
         expected: list[float] = []
-        for index in order.tolist():
+        for index in order:
             if len(counts) == self.blends:
                 break
-            other = clean[index]
+            other = asked.clean[index]
             if other.image.shape == sample.image.shape and torch.equal(other.image, sample.image):
                 continue
-            if index not in alone:
-                alone[index] = _people(counter, other)
-            resized = _resized(other.image, sample.image)
-            image = torch.lerp(sample.image, resized, self.weight)
-            counts.append(_people(counter, replace(sample, image=image)))
-            expected.append((1.0 - self.weight) * own + self.weight * alone[index])
+            under = replace(sample, image=_resized(other.image, sample.image))
+            image = torch.lerp(sample.image, under.image, self.weight)
+            counts.append(_people(asked.counter, replace(sample, image=image)))
+            alone = asked.alone(index, under)
+            expected.append((1.0 - self.weight) * own + self.weight * alone)
         if len(counts) < self.blends:
             raise ValueError(
                 f"blend-consistency: {sample.name}: clean must hold {self.blends} other images, "
@@ -122,6 +116,38 @@ class BlendConsistency:
         logs = np.log1p(counts)
         shift = float((logs - np.log1p(expected)).mean())
         return Blended(sample.name, own, tuple(counts), float(logs.std()), shift)
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """A counter and the clean images that others are superimposed with, each counted once."""
+
+    counter: Counter
+    clean: Sequence[Sample]
+    names: Sequence[str]
+    _known: dict[tuple[int, torch.Size], float] = field(default_factory=dict)
+
+    def alone(self, index: int, under: Sample) -> float:
+        """People in clean image ``index`` as it lies under another: of its size, in its region."""
+        if under.mask is not None:  # a region of the other's own
+            return _people(self.counter, under)
+        key = index, under.image.shape
+        if key not in self._known:
+            self._known[key] = _people(self.counter, under)
+        return self._known[key]
+
+
+def own_deviations(scores: ArrayLike) -> NDArray[np.float64]:
+    """How far each of [N] clean scores lies from the others, as ``deviations`` says: [N].
+
+    Of each it is what a detector that does not know it would say. ValueError for fewer than two.
+    """
+    known = np.asarray(scores, np.float64)
+    if known.ndim != 1 or len(known) < 2:
+        raise ValueError(f"deviations: scores must be at least two [N], got {list(known.shape)}")
+    return np.concatenate(
+        [deviations(known[n : n + 1], np.delete(known, n)) for n in range(len(known))]
+    )
 
 
 def deviations(scores: ArrayLike, clean: ArrayLike) -> NDArray[np.float64]:

@@ -18,7 +18,6 @@ from pycc.backdoor.finetuning import (
     Retraining,
     defenses,
     finished,
-    name_of,
     opened,
     twin,
 )
@@ -26,9 +25,10 @@ from pycc.backdoor.pruning import glanced, removing
 from pycc.models import CounterModel
 from pycc.models.recipe import Recipe
 from pycc.run import fingerprint
-from pycc.train import resolved
+from pycc.train import origin_of, resolved
 from pycc.train.items import Items
 from pycc.train.plan import flag, with_own_truths
+from pycc.train.step import Objective, together
 from pycc.types import Sample
 
 KEY = ("kind",)
@@ -161,12 +161,17 @@ class Distilled(CounterModel):
         return density
 
     def loss(
-        self, images: Tensor, target: Tensor, *, points: Sequence[Tensor] | None = None
+        self,
+        images: Tensor,
+        target: Tensor,
+        *,
+        points: Sequence[Tensor] | None = None,
+        region: Tensor | None = None,
     ) -> Tensor:
         """The student's own loss and the distance of its attention from the teacher's."""
         student, teacher = self._parts
         with watched(student.net, self.layers) as ours:
-            own = student.loss(images, target, points=points)
+            own = student.loss(images, target, points=points, region=region)
         with watched(teacher.net, self.layers) as theirs, torch.no_grad():
             teacher(images)
         idle = [name for name in self.layers if name not in ours or name not in theirs]
@@ -264,17 +269,12 @@ class AttentionDistillation(Retraining):
     def _unit(self, counter: CounterModel, samples: Sequence[Sample], seed: int) -> float:
         """Mean loss of the counter as it is, over crops of the first epoch."""
         plan = self.plan()
-        recipe = resolved(plan, counter, name_of(samples))
+        recipe = resolved(plan, counter, origin_of(samples))
         known = with_own_truths(samples, plan, counter)
         items = Items(known, range(len(known)), recipe, counter.stride, seed=seed)
-        device = next(counter.parameters()).device
-        losses = []
-        for number in items.order(0)[:_MEASURED]:
-            item = items[0, number]
-            loss = counter.loss(
-                item.image[None].to(device),
-                item.target[None].to(device),
-                points=[item.points.to(device)],
-            )
-            losses.append(float(loss))
+        device, objective = next(counter.parameters()).device, Objective(counter)
+        losses = [
+            float(objective([together([items[0, number]], 1.0, device)]))
+            for number in items.order(0)[:_MEASURED]
+        ]
         return sum(losses) / len(losses)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pycc.backdoor import measures
 from pycc.backdoor.evaluation import EvaluationSet
 from pycc.backdoor.experiment import Experiment, Stage
 from pycc.backdoor.gradcam import default_layers, gradcam
 from pycc.backdoor.measures import CLEAN, TRIGGERED
+from pycc.backdoor.strategies import Strategy
+from pycc.backdoor.summary import curves, distributions
 from pycc.data import in_region
 from pycc.models import CounterModel
 from pycc.report.backdoor_pictures import Panel, draw_gradcam, draw_kde, draw_maps, draw_roc
 from pycc.run import Record
 
-Shown = tuple[str, CounterModel, str]
-"""Title, counter, and which of the two images ("clean", "triggered") it is shown."""
+Shown = tuple[str, Callable[[], CounterModel], str]
+"""Title, what gives the counter, and which of the two images ("clean", "triggered") it is shown."""
 
 
 def draw_run(
@@ -43,30 +44,29 @@ def draw_run(
     drawn = draw_results(records, place, defenses=names)
     tested = EvaluationSet(whole.test, whole.trigger, whole.seed)
     index = chosen_image(tested, image)
-    for strategy, (before, *defended) in _stages(whole, folder).items():
+    for strategy in whole.strategies:  # the counters of one strategy at a time in memory
+        before, *defended = _stages(whole, folder, strategy)
         shown: list[Shown] = [
-            ("clean image, backdoored", before.made(), "clean"),
-            ("triggered, backdoored", before.made(), "triggered"),
+            ("clean image, backdoored", before.made, CLEAN),
+            ("triggered, backdoored", before.made, TRIGGERED),
         ]
         for name, after in zip(names, defended, strict=True):
-            shown.append((f"triggered, {name}", after.made(), "triggered"))
-        drawn += draw_image(shown, tested, index, place, name=strategy, layers=layers)
+            shown.append((f"triggered, {name}", after.made, TRIGGERED))
+        drawn += draw_image(shown, tested, index, place, name=strategy.name, layers=layers)
     return drawn
 
 
 def complete(whole: Experiment, folder: Path) -> bool:
     """Whether all counters that are drawn are there."""
-    return all(stage.done for stages in _stages(whole, folder).values() for stage in stages)
+    return all(
+        stage.done for strategy in whole.strategies for stage in _stages(whole, folder, strategy)
+    )
 
 
-def _stages(whole: Experiment, folder: Path) -> dict[str, list[Stage]]:
-    """The counters that are drawn, by strategy: the backdoored one and the defended ones."""
-    found = {}
-    for strategy in whole.strategies:
-        before = whole.backdoored(folder, strategy)
-        after = [whole.defended(folder, strategy, one, before) for one in whole.defenses]
-        found[strategy.name] = [before, *after]
-    return found
+def _stages(whole: Experiment, folder: Path, strategy: Strategy) -> list[Stage]:
+    """The counters of a strategy that are drawn: the backdoored one and the defended ones."""
+    before = whole.backdoored(folder, strategy)
+    return [before, *(whole.defended(folder, strategy, one, before) for one in whole.defenses)]
 
 
 def draw_results(
@@ -78,13 +78,13 @@ def draw_results(
     matplotlib.
     """
     drawn = []
-    panels = measures.distributions(records, [None, *defenses])
+    panels = distributions(records, [None, *defenses])
     if panels:
         draw_kde(panels, folder / "kde.png", title=title)
         drawn.append(folder / "kde.png")
-    curves = measures.curves(records)
-    if curves:
-        draw_roc(curves, folder / "roc.png", title="detectors of triggered images")
+    found = curves(records)
+    if found:
+        draw_roc(found, folder / "roc.png", title="detectors of triggered images")
         drawn.append(folder / "roc.png")
     return drawn
 
@@ -118,15 +118,15 @@ def draw_image(
     ValueError without matplotlib, and for a layer that a counter does not have.
     """
     samples = {images: tested.sample(images, index) for images in (CLEAN, TRIGGERED)}
-    chosen = tuple(layers) if layers else default_layers(shown[0][1])
+    chosen = tuple(layers) if layers else default_layers(shown[0][1]())
     rows: dict[str, list[Panel]] = {layer: [] for layer in chosen}
     maps = []
-    for title, counter, images in shown:
-        sample = samples[images]
+    for title, made, images in shown:
+        counter, sample = made(), samples[images]
         image = sample.image.to(next(counter.parameters()).device)
         pixels = _pixels(sample.image)
         for layer in chosen:
-            found = gradcam(counter, image, layer)
+            found = gradcam(counter, image, layer, sample.mask)
             said = f"{title}\n{found.count:,.1f} people, maximum {found.maximum:.2g}"
             rows[layer].append(Panel(said, pixels, _array(found.heat)))
         with torch.no_grad():

@@ -3,38 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+import numpy as np
 
 from pycc import run as runs
-from pycc.attack.survey import counted_points
 from pycc.backdoor import measures
-from pycc.backdoor.detector import BlendConsistency, deviations
+from pycc.backdoor.detector import BlendConsistency, deviations, own_deviations
 from pycc.backdoor.finetuning import Progress
-from pycc.backdoor.measures import BACKDOORED, TRIGGERED
-from pycc.backdoor.poison import Poisoned, PoisonedTraining, Triggered
+from pycc.backdoor.measures import BACKDOORED, CLEAN, CLEAN_MODEL, TRIGGERED, Images
+from pycc.backdoor.poison import Poisoned, Triggered
 from pycc.backdoor.pruning import some
 from pycc.backdoor.strategies import Strategy
 from pycc.backdoor.triggers import Trigger
 from pycc.data import quantize
 from pycc.data.dataset import Dataset
-from pycc.run import Record, Run, fingerprint
+from pycc.run import Record, Run
 from pycc.train.held import count_of
 from pycc.types import Counter, Sample
 
 SCORES = {"spread": "blend-consistency, spread", "shift": "blend-consistency, shift"}
 """Names in results of the detector's two scores."""
-SETS: tuple[Literal["clean", "triggered"], ...] = ("clean", "triggered")
+SETS: tuple[Images, ...] = (CLEAN, TRIGGERED)
 """Clean test images, and the same with the trigger."""
-_CHUNK = 8
-"""Images that the detector scores between two writes."""
+FALSE_ALARMS = 0.05
+"""Share of clean images that a detector's threshold is to flag."""
 _REFERENCES = "references"
 _FAR = 1e300
 """In place of an infinite score, which JSON does not have."""
-
-Images = Literal["clean", "triggered"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,7 @@ class EvaluationSet:
     samples: Dataset
     trigger: Trigger
     seed: int
+    _targets: dict[tuple[Strategy, int], int] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -64,30 +64,34 @@ class EvaluationSet:
         """Heads that the strategy leaves in test image ``index``; None without a strategy."""
         if strategy is None:
             return None
-        return len(Poisoned(self.samples, self.trigger, strategy, seed=self.seed).points(index))
+        if (strategy, index) not in self._targets:
+            altered = Poisoned(self.samples, self.trigger, strategy, seed=self.seed).points(index)
+            self._targets[strategy, index] = len(altered)
+        return self._targets[strategy, index]
 
     def record(
         self,
         images: Images,
         index: int,
         strategy: Strategy | None,
-        model: Literal["clean", "backdoored"],
         defense: str | None,
         *,
-        truth: int | None = None,
         count: float | None = None,
         score: float | None = None,
+        threshold: float | None = None,
         low: float | None = None,
         high: float | None = None,
     ) -> Record:
-        """The result of an image, as ``measures.record`` has it: a count or a score."""
-        if count is not None and truth is None:
-            truth = self.triggered.true_count(index)
+        """The result of an image, as ``measures.record`` has it: a count or a score.
+
+        Without a strategy it is the clean model's.
+        """
+        truth = None if count is None else self.triggered.true_count(index)
         wanted = count is not None and images == TRIGGERED
         return measures.record(
             strategy=None if strategy is None else strategy.name,
             raises=None if strategy is None else strategy.raises,
-            model=model,
+            model=CLEAN_MODEL if strategy is None else BACKDOORED,
             defense=defense,
             images=images,
             index=index,
@@ -96,6 +100,7 @@ class EvaluationSet:
             target=self.target(strategy, index) if wanted else None,
             count=count,
             score=score,
+            threshold=threshold,
             low=low,
             high=high,
         )
@@ -107,15 +112,15 @@ def counted(
     tested: EvaluationSet,
     *,
     strategy: Strategy | None,
-    model: Literal["clean", "backdoored"],
     defense: str | None,
     progress: Progress | None = None,
 ) -> None:
     """The counts of all test images, clean and triggered, into ``log``.
 
-    What it knows is left alone; the counter is asked for where something is missing.
+    Without a strategy the counter is the clean one. What the log knows is left alone; the counter
+    is asked for where something is missing.
     """
-    name = None if strategy is None else strategy.name
+    name, model = (None, CLEAN_MODEL) if strategy is None else (strategy.name, BACKDOORED)
     jobs = [
         (images, index)
         for images in SETS
@@ -128,8 +133,7 @@ def counted(
     for number, (images, index) in enumerate(jobs):
         sample = tested.sample(images, index)
         count = count_of(asked, sample)
-        truth = len(counted_points(sample))
-        log.append(tested.record(images, index, strategy, model, defense, truth=truth, count=count))
+        log.append(tested.record(images, index, strategy, defense, count=count))
         if progress is not None:
             what = ", ".join(str(one) for one in (name, defense or model) if one is not None)
             progress(number + 1, len(jobs), f"{what}: counting {images} {sample.name}")
@@ -151,9 +155,10 @@ def detected(
     """The detector's scores of all test images, clean and triggered, into ``log``.
 
     A score is how far the spread, or the shift, lies from those of clean images, either way
-    (``deviations``). These are as many of ``clean`` as ``references`` says, by the seed; all of
-    ``clean`` may be superimposed. Raw scores are kept in ``folder``, a run. ValueError as of the
-    detector.
+    (``deviations``). These are as many of ``clean`` as ``references`` says, by seed and names; all
+    of ``clean`` may be superimposed. The threshold is the 95 % quantile of the references' own
+    scores, each against the others, so that no test image has a part in it. Raw scores are kept in
+    ``folder``, a run. ValueError as of the detector.
     """
     wanted = [(images, index) for images in SETS for index in range(len(tested))]
     if all(
@@ -167,28 +172,29 @@ def detected(
     raw = opened(folder, {"kind": "scores"}, ("images", "index"))
     try:
         left = [job for job in jobs if not raw.has(images=job[0], index=job[1])]
-        for first in range(0, len(left), _CHUNK):
-            chunk = left[first : first + _CHUNK]
-            samples = [
-                tested.sample(images, index) if images in SETS else clean[index]
-                for images, index in chunk
-            ]
-            found = detector(counter(), samples, clean, seed=seed)
-            for (images, index), one in zip(chunk, found, strict=True):
-                raw.append({"images": images, "index": index, "count": one.count,
-                            "spread": one.spread, "shift": one.shift})  # fmt: skip
+        samples = (
+            tested.sample(images, index) if images in SETS else clean[index]
+            for images, index in left
+        )
+        found = detector(counter(), samples, clean, seed=seed) if left else iter(())
+        for number, ((images, index), one) in enumerate(zip(left, found, strict=True)):
+            raw.append({"images": images, "index": index, "count": one.count,
+                        "spread": one.spread, "shift": one.shift})  # fmt: skip
             if progress is not None:
-                progress(first + len(chunk), len(left), f"{strategy.name}: blend-consistency")
+                progress(number + 1, len(left), f"{strategy.name}: blend-consistency")
     finally:
         raw.close()
     rows = {(row["images"], row["index"]): row for row in raw.records}
     for kind, name in SCORES.items():
         reference = [rows[_REFERENCES, index][kind] for index in known]
-        scores = deviations([rows[job][kind] for job in wanted], reference)
+        # Where references do not differ a score may be infinite: beyond all that are finite.
+        known_scores = np.minimum(own_deviations(reference), _FAR)
+        scores = np.minimum(deviations([rows[job][kind] for job in wanted], reference), _FAR)
+        threshold = float(np.quantile(known_scores, 1.0 - FALSE_ALARMS, method="higher"))
         for (images, index), score in zip(wanted, scores.tolist(), strict=True):
-            # Where references do not differ a score may be infinite: beyond all that are finite.
-            finite = min(score, _FAR)
-            log.append(tested.record(images, index, strategy, "backdoored", name, score=finite))
+            log.append(
+                tested.record(images, index, strategy, name, score=score, threshold=threshold)
+            )
 
 
 def opened(folder: Path, manifest: dict[str, Any], key: Sequence[str]) -> Run:
@@ -196,74 +202,3 @@ def opened(folder: Path, manifest: dict[str, Any], key: Sequence[str]) -> Run:
     if (folder / runs.MANIFEST).exists():
         return Run.resume(folder, key=key)
     return Run.create(folder, manifest, key=key)
-
-
-def contents(poisoned: PoisonedTraining) -> list[dict[str, str]]:
-    """Of each poisoned image: its name, its original's, and a fingerprint of the pixels of both."""
-    found = []
-    for place, name in enumerate(poisoned.sources):
-        index = len(poisoned.samples) + place
-        original = poisoned.samples[poisoned.poisoned.names.index(name)]
-        found.append({
-            "name": poisoned.names[index], "original": name,
-            "pixels": content(poisoned[index]), "original_pixels": content(original),
-        })  # fmt: skip
-    return found
-
-
-def poisoned_with(folder: Path) -> list[dict[str, str]] | None:
-    """``contents`` of the set that the training in this folder poisoned; None if it says nothing.
-
-    ValueError for a manifest that is none.
-    """
-    if not (folder / runs.MANIFEST).exists():
-        return None
-    kept = runs.read_manifest(folder).get("settings")
-    if not isinstance(kept, dict) or "poisoning" not in kept:
-        return None
-    found: list[dict[str, str]] = kept["poisoned"]
-    return found
-
-
-def content(sample: Sample) -> str:
-    """A fingerprint of a sample's pixels, in 8 bits."""
-    return fingerprint([("image", quantize(sample.image))])
-
-
-@dataclass(frozen=True)
-class Overlap:
-    """What images for a defense have to do with a poisoned set."""
-
-    poisoned: int
-    """Poisoned images in all."""
-    originals: tuple[str, ...]
-    """Names of samples whose poisoned duplicates were trained on, and that are there as they were
-    before: legitimate, if they are clean, and the case of the paper's defense."""
-    triggered: tuple[str, ...]
-    """Names of poisoned images that are there themselves: no clean data."""
-
-    def warnings(self, shown: int = 10) -> list[str]:
-        """What must be told, a line each; of names the first ``shown``."""
-        said = []
-        for names, what in (
-            (self.originals, "are there as they were before poisoning"),
-            (self.triggered, "are there themselves, with their trigger"),
-        ):
-            if names:
-                some = ", ".join(names[:shown])
-                some += f" and {len(names) - shown} more" if len(names) > shown else ""
-                said.append(
-                    f"the images for defenses overlap the poisoned set: {len(names)} of "
-                    f"{self.poisoned} poisoned images {what}: {some}"
-                )
-        return said
-
-
-def overlap(poisoned: Sequence[dict[str, str]], clean: Sequence[Sample]) -> Overlap:
-    """Which poisoned images (``contents``), before or after, are among those for defenses."""
-    there = {content(clean[index]) for index in range(len(clean))}
-    return Overlap(
-        len(poisoned),
-        tuple(one["original"] for one in poisoned if one["original_pixels"] in there),
-        tuple(one["name"] for one in poisoned if one["pixels"] in there),
-    )

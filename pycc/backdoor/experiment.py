@@ -10,9 +10,10 @@ the same summary.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,28 +21,25 @@ import torch
 
 from pycc import models
 from pycc import run as runs
-from pycc.backdoor import measures
 from pycc.backdoor.detector import BlendConsistency
-from pycc.backdoor.evaluation import SETS, EvaluationSet, contents, counted, detected, opened
+from pycc.backdoor.evaluation import SETS, EvaluationSet, counted, detected, opened
 from pycc.backdoor.finetuning import Defense, Progress, clean_mixture
 from pycc.backdoor.measures import BACKDOORED
+from pycc.backdoor.overlap import contents
 from pycc.backdoor.poison import PoisonedTraining, poisoned_training
 from pycc.backdoor.strategies import Strategy
+from pycc.backdoor.summary import summarise
+from pycc.backdoor.training import held_out, train
 from pycc.backdoor.triggers import Trigger
+from pycc.backdoor.verdict import MEDIAN
 from pycc.data.dataset import Dataset
 from pycc.data.subset import Subset
 from pycc.models import CounterModel
 from pycc.run import Run
-from pycc.train import Plan, fit
+from pycc.train import NotFiniteError, Plan
 from pycc.train.held import count_of, split
 from pycc.train.loop import WEIGHTS
 from pycc.types import Interval, Sample
-
-MEDIAN = "partition-median"
-"""The certified defense's name in results."""
-WORKS, REMOVED = 0.8, 0.2
-"""By how much attack success exceeds the larger chance level: at least where a backdoor works, at
-most where it is removed."""
 
 
 class Median(Protocol):
@@ -67,6 +65,9 @@ class Partitions:
     """Poisoned images that are allowed for; None: as many as there are."""
     cut: Cut
     median: Median
+    most: Callable[[int], int]
+    """Poisoned images, at most, for which a median of so many parts says anything
+    (``pycc.certify.poisoned.most_poisoned``)."""
 
 
 @dataclass(eq=False)
@@ -149,23 +150,43 @@ class Experiment:
                 self._certified(
                     self.partitions, folder / strategy.name / "partitions", strategy, tested, log
                 )
-        return measures.summarise(log.records)
+        return summarise(log.records)
 
     def check(self) -> None:
         """ValueError for what would stop ``run`` after a while.
 
-        Every image is read: the training images with heads to learn from, the trigger on every test
-        image, and for the detector enough clean images.
+        Every image is read: the training images with heads to learn from, their poisoned
+        duplicates, and the trigger on every test image. The detector has enough clean images, and
+        certified intervals can be bounded.
         """
-        split(self.own, self.plan.validation_share, self.seed)
+        split(self.own, 0.0, self.seed)
+        held_out(self.own, self.plan.validation_share, self.portion, seed=self.seed)
+        _ = self.contents
+        for strategy in self.strategies:
+            poisoned = self.poisoned(strategy)
+            for index in range(len(self.own), len(poisoned)):
+                poisoned.points(index)
         tested = EvaluationSet(self.test, self.trigger, self.seed)
         for index in range(len(tested)):
             tested.sample("triggered", index)
+        if self.partitions is not None:
+            assumed, most = self._assumed(self.partitions), self.partitions.most
+            if assumed > most(self.partitions.parts):
+                least = 2 * assumed + 1
+                raise ValueError(
+                    f"--partitions {self.partitions.parts}: at least {least} parts are needed for "
+                    f"a bounded interval where {assumed} images may be poisoned; see --assumed"
+                )
         if self.detector is not None and len(self.clean) <= self.detector.blends:
             raise ValueError(
                 f"blend-consistency: clean must be more than {self.detector.blends} images, got "
                 f"{len(self.clean)}"
             )
+
+    @cached_property
+    def contents(self) -> list[dict[str, str]]:
+        """What the poisoned images are made of, whatever the strategy: ``overlap.contents``."""
+        return contents(self.poisoned(self.strategies[0])) if self.strategies else []
 
     def poisoned(self, strategy: Strategy) -> PoisonedTraining:
         """The training set with its poisoned duplicates."""
@@ -180,7 +201,10 @@ class Experiment:
     def backdoored(self, folder: Path, strategy: Strategy) -> Stage:
         """The counter trained on the poisoned set."""
         where = folder / strategy.name / "backdoored"
-        return self._trained(where, lambda: self.poisoned(strategy), f"{strategy.name}, backdoored")
+        return self._trained(
+            where, lambda: self.poisoned(strategy), f"{strategy.name}, backdoored",
+            settings={"poisoned": self.contents},
+        )  # fmt: skip
 
     def defended(
         self, folder: Path, strategy: Strategy | None, defense: Defense, before: Stage
@@ -198,13 +222,13 @@ class Experiment:
 
     def _trained(
         self, folder: Path, samples: Callable[[], Sequence[Sample]], what: str,
-        plan: Plan | None = None,
+        plan: Plan | None = None, settings: Mapping[str, Any] | None = None,
     ) -> Stage:  # fmt: skip
         return Stage(
             folder,
             lambda out: train(
-                self.start(), samples(), plan or self.plan, name=self.own.name, seed=self.seed,
-                out=out, progress=self._told(what),
+                self.start(), samples(), plan or self.plan, seed=self.seed,
+                out=out, portion=self.portion, progress=self._told(what), settings=settings,
             ),
             self.device or torch.device("cpu"),
         )  # fmt: skip
@@ -219,7 +243,6 @@ class Experiment:
     ) -> None:
         counted(
             log, stage.made, tested, strategy=strategy,
-            model="clean" if strategy is None else "backdoored",
             defense=None if defense is None else defense.name, progress=self.progress,
         )  # fmt: skip
 
@@ -231,18 +254,23 @@ class Experiment:
         key = {"strategy": strategy.name, "model": BACKDOORED, "defense": MEDIAN}
         if all(log.has(**key, images=images, index=index) for images, index in jobs):
             return
-        poisoned = self.poisoned(strategy)
-        assumed = len(poisoned.sources) if rule.assumed is None else rule.assumed
+        poisoned, assumed = self.poisoned(strategy), self._assumed(rule)
         counts = opened(folder, {"kind": "partitions"}, ("part", "images", "index"))
         try:
             for part, indices in enumerate(rule.cut(poisoned, rule.parts, seed=self.seed)):
-                counter = self._part(folder / f"{part:02}", poisoned, indices, part)
-                for images, index in jobs:
-                    if not counts.has(part=part, images=images, index=index):
-                        people = max(0.0, count_of(counter(), tested.sample(images, index)))
-                        counts.append(
-                            {"part": part, "images": images, "index": index, "count": people}
-                        )
+                left = [
+                    (images, index)
+                    for images, index in jobs
+                    if not counts.has(part=part, images=images, index=index)
+                ]
+                if not left:
+                    continue
+                counter, reason = self._part(folder / f"{part:02}", poisoned, indices, part)
+                for images, index in left:
+                    people = count_of(counter, tested.sample(images, index))
+                    people = max(0.0, people) if math.isfinite(people) else 0.0
+                    counts.append({"part": part, "images": images, "index": index, "count": people,
+                                   "untrained": reason})  # fmt: skip
         finally:
             counts.close()
         votes = {(r["images"], r["index"], r["part"]): r["count"] for r in counts.records}
@@ -251,54 +279,44 @@ class Experiment:
                 [votes[images, index, part] for part in range(rule.parts)], poisoned=assumed
             )
             log.append(tested.record(
-                images, index, strategy, "backdoored", MEDIAN, count=found.count, low=found.low,
+                images, index, strategy, MEDIAN, count=found.count, low=found.low,
                 high=found.high if math.isfinite(found.high) else None,
             ))  # fmt: skip
 
     def _part(
         self, folder: Path, poisoned: PoisonedTraining, indices: Sequence[int], part: int
-    ) -> Callable[[], CounterModel]:
-        """The counter of a part; without a head to learn from it is the one that all start from."""
+    ) -> tuple[CounterModel, str | None]:
+        """The counter of a part, and why it is the one that all start from, where it is.
+
+        That is so of a part without a head, and of one that makes the training diverge: poisoned
+        images must not stop the others' counters, and the part alone decides.
+        """
         if not any(len(poisoned.points(index)) for index in indices):
-            return lru_cache(1)(lambda: self.start().eval())
+            return self.start().eval(), "no heads"
         # Parts may be of one image: none validates.
         stage = self._trained(
             folder, lambda: Subset(poisoned, indices), f"part {part + 1}",
             replace(self.plan, validation_share=0.0),
         )  # fmt: skip
-        return stage.made
+        try:
+            return stage.made(), None
+        except NotFiniteError as error:
+            warnings.warn(
+                f"part {part + 1} cannot be trained, the counter that all start from is taken for "
+                f"it: {error}",
+                stacklevel=2,
+            )
+            return self.start().eval(), str(error)
+
+    def _assumed(self, rule: Partitions) -> int:
+        """Poisoned images that the certificate allows for."""
+        return len(self.contents) if rule.assumed is None else rule.assumed
 
     def _told(self, what: str) -> Progress | None:
         tell = self.progress
         if tell is None:
             return None
         return lambda done, total, said: tell(done, total, f"{what}: {said}")
-
-
-def train(
-    model: CounterModel,
-    samples: Sequence[Sample],
-    plan: Plan,
-    *,
-    name: str,
-    seed: int,
-    out: Path,
-    progress: Progress | None = None,
-    settings: Mapping[str, Any] | None = None,
-) -> Run:
-    """Train a counter in the folder ``out``, from its beginning or from where it was stopped there.
-
-    Of a poisoned set the run's settings say under ``poisoned`` what its images were made of
-    (``evaluation.contents``). Else as ``pycc.train.fit``.
-    """
-    told = dict(settings or {})
-    resume = (out / runs.MANIFEST).exists()
-    if isinstance(samples, PoisonedTraining) and not resume:
-        told |= {"poisoning": samples.settings(), "poisoned": contents(samples)}
-    return fit(
-        model, samples, plan, name=name, seed=seed, out=out, resume=resume, settings=told,
-        progress=progress,
-    )  # fmt: skip
 
 
 def clean_images(
@@ -309,49 +327,3 @@ def clean_images(
     ValueError as of ``clean_mixture``.
     """
     return own if other is None else clean_mixture(own, other, share=share, seed=seed)
-
-
-def content_of(one: CounterModel | Dataset | Sequence[Sample] | None) -> str | None:
-    """A fingerprint of what a run depends on: weights, a data set, or samples."""
-    if one is None:
-        return None
-    if isinstance(one, CounterModel):
-        return runs.fingerprint(one.state_dict().items())
-    if isinstance(one, Dataset):
-        return one.fingerprint()
-    samples = (one[index] for index in range(len(one)))
-    return runs.fingerprint((s.name, part) for s in samples for part in (s.image, s.points))
-
-
-def verdict(summary: Mapping[str, Any]) -> tuple[bool, str]:
-    """Whether a run shows a backdoor that works and its removal, and what says so.
-
-    For one strategy attack success exceeds the larger chance level by at least ``WORKS`` before,
-    and by at most ``REMOVED`` after one defense.
-    """
-    before: dict[str, float] = {}
-    after: dict[str, dict[str, float]] = {}
-    for row in summary["rows"]:
-        if row["model"] != BACKDOORED or row["excess"] is None:
-            continue
-        if row["defense"] is None:
-            before[row["strategy"]] = row["excess"]["value"]
-        elif row["defense"] != MEDIAN:
-            after.setdefault(row["strategy"], {})[row["defense"]] = row["excess"]["value"]
-    close = 1e-9  # values are quotients of whole numbers, rounded
-    said = []
-    for strategy, excess in before.items():
-        defended = after.get(strategy, {})
-        for name, left in defended.items():
-            if excess >= WORKS - close and left <= REMOVED + close:
-                return True, (
-                    f"shown: a backdoor that works (rho_Asr of {strategy} {excess:+.2f} above "
-                    f"chance, at least {WORKS:+.2f}) and its removal ({left:+.2f} after {name}, at "
-                    f"most {REMOVED:+.2f})"
-                )
-        told = "".join(f", {left:+.2f} after {name}" for name, left in defended.items())
-        said.append(f"{strategy} {excess:+.2f}{told}")
-    return False, (
-        f"not shown: a backdoor that works (rho_Asr at least {WORKS:+.2f} above chance) and its "
-        f"removal (at most {REMOVED:+.2f} after a defense): {'; '.join(said) or 'no excess known'}"
-    )

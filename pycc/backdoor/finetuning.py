@@ -10,27 +10,35 @@ import copy
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 from pycc import models
 from pycc import run as runs
+from pycc.backdoor.keys import shuffled
 from pycc.data.dataset import Dataset
 from pycc.data.subset import Subset
 from pycc.models import CounterModel
-from pycc.random import Stream
 from pycc.registry import Registry
 from pycc.run import Run, differences, fingerprint
 from pycc.train import Plan, fit
 from pycc.train.items import Joined
 from pycc.train.loop import WEIGHTS
-from pycc.train.plan import flag, with_own_truths
+from pycc.train.plan import MACHINE, flag, with_own_truths
 from pycc.types import Sample
 
 Progress = Callable[[int, int, str], None]
 """(steps done, steps in all, what goes on)."""
+
+
+def planned(name: str, default: Any = MISSING) -> Any:
+    """A defense's field that is one of a training's plan: with its help, and by default its value.
+
+    So nothing is said twice, and a defense trains by what the attack was trained by.
+    """
+    (one,) = (entry for entry in fields(Plan) if entry.name == name)
+    return field(default=one.default if default is MISSING else default, metadata=one.metadata)
 
 
 @dataclass(frozen=True)
@@ -42,20 +50,12 @@ class Defense(ABC):
 
     name: ClassVar[str]
 
-    batch: int | None = flag(None, "crops a step (default: the recipe's)")
-    crop: str | None = flag(
-        None,
-        "what is learnt from: whole images, crops of a quarter of each side, quadrants, or HxW "
-        "pixels (default: the recipe's)",
-        metavar="whole|quarter_sides|quadrant|HxW",
-    )
-    crops: int | None = flag(None, "crops an image and epoch (default: the recipe's)")
-    density: str | None = flag(
-        None, "ground truth: a recipe of pycc.data.density, or dots (default: each data set's own)"
-    )
-    down_sampling: str | None = flag(
-        None, "how it comes to the map's resolution: sum or a published rule (default: recipe's)"
-    )
+    batch: int | None = planned("batch")
+    crop: str | None = planned("crop")
+    crops: int | None = planned("crops")
+    density: str | None = planned("density")
+    down_sampling: str | None = planned("down_sampling")
+    every_minutes: float = planned("every_minutes")
 
     def __post_init__(self) -> None:
         self.plan()
@@ -105,10 +105,20 @@ defenses: Registry[type[Defense]] = Registry("defense against backdoors")
 
 @dataclass(frozen=True)
 class Retraining(Defense):
-    """A defense that trains on the clean images, last or on the way."""
+    """A defense that trains on the clean images, last or on the way.
 
-    epochs: int = flag(100, "times through the clean images")
-    lr: float | None = flag(None, "learning rate (default: the recipe's)")
+    It has all that a plan of the counter's own recipe has, and the attack's values of it.
+    """
+
+    epochs: int = planned("epochs", 100)
+    lr: float | None = planned("lr")
+    accumulate: int = planned("accumulate")
+    clip: float | None = planned("clip")
+    ema: float | None = planned("ema")
+    amp: bool = planned("amp")
+    workers: int = planned("workers")
+    validate_every: int = planned("validate_every")
+    patience: int | None = planned("patience")
     validation_share: float = flag(
         0.0,
         "share of the clean images that choose among the epochs; 0 takes the last: the clean "
@@ -128,7 +138,7 @@ class Retraining(Defense):
         """Train ``model`` in place by this defense's plan, in a folder of its own."""
         plan = self.plan()
         fit(
-            model, with_own_truths(samples, plan, model), plan, name=name_of(samples), seed=seed,
+            model, with_own_truths(samples, plan, model), plan, seed=seed,
             out=out, resume=resume and (out / runs.MANIFEST).exists(), progress=progress,
         )  # fmt: skip
 
@@ -140,8 +150,7 @@ class FineTuning(Retraining):
 
     Source: Luo, "Vulnerability and Defense: Mitigating Backdoor Attacks in Deep Learning-Based
     Crowd Counting Models", section 3.3: 100 epochs on the clean images of ShanghaiTech B and a
-    tenth as many of A (``clean_mixture``), CLIP-EBC at a learning rate of 1e-4, which is its
-    recipe's here.
+    tenth as many of A (``clean_mixture``), CLIP-EBC at a learning rate of 1e-4.
     """
 
     name = "fine-tuning"
@@ -177,11 +186,7 @@ def clean_mixture(own: Dataset, other: Dataset, *, share: float = 0.1, seed: int
             f"clean_mixture: {share:g} of {len(own)} images are {number}, but {other.name} has "
             f"{len(other)}"
         )
-    keys = {
-        index: int(Stream(seed, f"backdoor, clean mixture, {name}").words(1)[0])
-        for index, name in enumerate(other.names)
-    }
-    chosen = sorted(keys, key=lambda index: (keys[index], other.names[index]))[:number]
+    chosen = shuffled(other.names, "backdoor, clean mixture", seed=seed)[:number]
     second = other.name if other.name != own.name else f"{other.name}, another"
     return Joined({own.name: own, second: Subset(other, sorted(chosen))})
 
@@ -190,14 +195,9 @@ def twin(model: CounterModel, origin: str) -> CounterModel:
     """A counter of the same weights in memory of its own, in eval mode, without a passport."""
     other = copy.deepcopy(model).eval()
     other.zero_grad(set_to_none=True)
-    other.passport = MappingProxyType({})  # what was known of the weights holds no longer
+    other.passport = {}  # what was known of the weights holds no longer
     other.origin = f"{origin} of: {model.origin}"
     return other
-
-
-def name_of(samples: Sequence[Sample]) -> str:
-    """The name of a data set, which chooses its ground truth; "" for a mere list."""
-    return str(getattr(samples, "name", ""))
 
 
 def opened(
@@ -215,8 +215,9 @@ def opened(
     ValueError where what is there was made of another counter, other images or other settings.
     """
     content = ((s.name, part) for s in samples for part in (s.image, s.points))
+    chosen = {name: value for name, value in asdict(defense).items() if name not in MACHINE}
     made_with = {
-        "defense": {"name": defense.name, **asdict(defense)},
+        "defense": {"name": defense.name, **chosen},
         "model": model.name,
         "options": model.options(),
         "weights": fingerprint(model.net.state_dict().items()),

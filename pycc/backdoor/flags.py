@@ -41,8 +41,8 @@ QUICK: dict[str, Any] = {
 """For the built-in scenes."""
 
 
-def without(flags: type[Any], *names: str) -> type[Any]:
-    """A dataclass of the same fields but for some: a command's flags that leave these out."""
+def without(flags: type[Any], *names: str, **defaults: Any) -> type[Any]:
+    """A dataclass of the same fields but for some, and with other ``defaults``: flags."""
     hints = typing.get_type_hints(flags)
     kept = []
     for one in fields(flags):
@@ -51,11 +51,13 @@ def without(flags: type[Any], *names: str) -> type[Any]:
             for default in ("default", "default_factory"):
                 if getattr(one, default) is not MISSING:
                     made[default] = getattr(one, default)
+            if one.name in defaults:
+                made["default"] = defaults[one.name]
             kept.append((one.name, hints[one.name], field(**made)))
     return make_dataclass(flags.__name__, kept, frozen=True)
 
 
-Training = without(Plan, *OTHERS)
+Training = without(Plan, *OTHERS, validation_share=0.0)
 """How counters are trained, clean, backdoored and on parts of the poisoned set."""
 
 
@@ -145,13 +147,13 @@ class Defenses:
         },
     )
     defense_epochs: int | None = flag(
-        None, "epochs of defenses that train (default: those of the attack, if given, else 100)"
+        None, "epochs of defenses that train (default: those of the attack, if asked for, else 100)"
     )
     defense_option: dict[str, Any] = field(
         default_factory=dict,
         metadata={
-            "help": "a field of a defense, DEFENSE.FIELD=VALUE; where nothing is said, crops, "
-            "batch, ground truth and learning rate are the attack's; repeatable"
+            "help": "a field of a defense, DEFENSE.FIELD=VALUE; where nothing is said, it trains "
+            "as the attack did, without validation; repeatable"
         },
     )
     defend_clean: bool = flag(False, "defend the clean counter too")
@@ -259,6 +261,14 @@ def defaults(command: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
     For ``defend`` the name of the defense is among what was given.
     """
+    found = _fields(command, given)
+    if given.get("data_b", found["data_b"]) == found["data_b"]:
+        found |= quick(command, given)
+    return found | dict(given)
+
+
+def _fields(command: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults of a command's flags."""
     kinds = [flags for _, flags in GROUPS[command]]
     if command == "defend":
         kinds.append(defenses[given["defense"]])
@@ -267,13 +277,12 @@ def defaults(command: str, given: Mapping[str, Any]) -> dict[str, Any]:
         for one in fields(flags):
             made = one.default_factory
             found[one.name] = one.default if made is MISSING else made()
-    if given.get("data_b", found["data_b"]) == found["data_b"]:
-        found |= _quick(command, given, set(found))
-    return found | dict(given)
+    return found
 
 
-def _quick(command: str, given: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
-    """What of ``QUICK`` is for a command."""
+def quick(command: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What of ``QUICK`` is for a command, arguments as of ``defaults``."""
+    known = _fields(command, given)
     there = dict(QUICK)
     if command != "run":
         del there["strategy"]
@@ -285,3 +294,16 @@ def _quick(command: str, given: Mapping[str, Any], known: set[str]) -> dict[str,
     if "trigger" in given or "trigger_option" in given:
         del there["trigger"], there["trigger_option"]
     return {name: value for name, value in there.items() if name in known}
+
+
+def scenes(command: str, defense: str | None = None) -> str:
+    """What a command's defaults are where the built-in scenes are its data."""
+    found = []
+    for name, value in quick(command, {"defense": defense}).items():
+        said = value
+        if isinstance(value, dict):
+            said = " and ".join(f"{key}={one}" for key, one in value.items())
+        elif isinstance(value, list):
+            said = " ".join(value)
+        found.append(f"--{name.replace('_', '-')} {said}")
+    return f"Without --data-b, on the built-in scenes, the defaults are {', '.join(found)}."

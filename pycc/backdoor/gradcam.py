@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
+from pycc.data import in_region
 from pycc.types import Counter
 
 _ACTIVATIONS = (
@@ -38,7 +39,7 @@ class GradCam:
     maximum: float
     """Of the layer's map itself; 0 where nothing raises the count, and then the heat is 0."""
     count: float
-    """What the counter says of the image, in people."""
+    """What the counter says of the image, in its region of interest, in people."""
 
 
 @dataclass
@@ -59,15 +60,15 @@ class _Watch:
     without_gradient: bool = False
 
 
-def gradcam(counter: Counter, image: Tensor, layer: str) -> GradCam:
+def gradcam(counter: Counter, image: Tensor, layer: str, mask: Tensor | None = None) -> GradCam:
     """Grad-CAM of the count of one image with respect to the output of a named layer.
 
     The weight α_k of a channel is the mean over places of the gradient of the count (the sum of the
-    density map) by the layer's output A_k; the map is ReLU(Σ_k α_k A_k), enlarged bilinearly to the
-    image. Where a defense asks the counter around the layer several times (draws of an ablated
-    image, a batch), the maps are added before the ReLU, as their counts add up; of a layer that
-    runs repeatedly within one such call, the last run counts. In-place activations behind the layer
-    do not change what is seen of it.
+    density map, in the region of interest) by the layer's output A_k; the map is ReLU(Σ_k α_k A_k),
+    enlarged bilinearly to the image. Where a defense asks the counter around the layer several
+    times (draws of an ablated image, a batch), the maps are added before the ReLU, as their counts
+    add up; of a layer that runs repeatedly within one such call, the last run counts. In-place
+    activations behind the layer do not change what is seen of it.
 
     The counter is asked in eval mode and left in the mode it had, part by part; gradients of
     parameters stay as they are, and no hook outlives the call.
@@ -76,12 +77,13 @@ def gradcam(counter: Counter, image: Tensor, layer: str) -> GradCam:
         counter: a module; defended ones too, where the way through is differentiable.
         image: [3,H,W] RGB in [0,1], on the counter's device.
         layer: a name of ``counter.named_modules()``; ``layers`` lists candidates.
+        mask: [H,W] bool, the region of interest that people are counted in; None: the whole image.
 
     Raises:
         TypeError: the counter is no module.
-        ValueError: an image of another shape; a name that is unknown (the nearest are told); a
-            layer that does not run, runs only without gradient, does not reach the count, returns
-            no [N,K,h,w], or sees parts of the image instead of all of it.
+        ValueError: an image of another shape, or a mask of another size; a name that is unknown
+            (the nearest are told); a layer that does not run, runs only without gradient, does not
+            reach the count, returns no [N,K,h,w], or sees parts of the image instead of all of it.
     """
     module = _module("gradcam", counter)
     _check_image("gradcam", image)
@@ -95,7 +97,7 @@ def gradcam(counter: Counter, image: Tensor, layer: str) -> GradCam:
     if around is not None:
         handles.append(around.register_forward_pre_hook(_begin(watch, layer, image.shape[1:])))
     with _asked(module, handles), torch.inference_mode(False), torch.enable_grad():
-        density = counter(image.detach().clone()[None])
+        density = in_region(counter(image.detach().clone()[None]), mask)
         # Before the gradient, for which a defense may compute its draws once more.
         ran = [one for one in watch.passes if one.output is not None and one.value is not None]
         if not ran:

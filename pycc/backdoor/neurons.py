@@ -19,7 +19,6 @@ from pycc.backdoor.finetuning import (
     Progress,
     defenses,
     finished,
-    name_of,
     opened,
     twin,
 )
@@ -35,11 +34,11 @@ from pycc.backdoor.pruning import (
 )
 from pycc.models import CounterModel
 from pycc.random import Stream
-from pycc.train import NotFiniteError, checkpoint, resolved
+from pycc.train import NotFiniteError, checkpoint, origin_of, resolved
 from pycc.train.held import measured
 from pycc.train.items import Item, Items
 from pycc.train.plan import flag, with_own_truths
-from pycc.train.step import Objective, Part
+from pycc.train.step import Objective, Part, together
 from pycc.types import Sample
 
 THRESHOLDS = tuple(n / 20 for n in range(20))
@@ -121,7 +120,6 @@ class AdversarialNeuronPruning(Defense):
     threshold: float = flag(0.95, "masks above it are never pruned")
     tolerance: float = flag(0.1, "share by which pruning may raise the MAE on clean images")
     images: int | None = flag(None, "clean images that the MAE is measured on (default: all)")
-    every_minutes: float = flag(5.0, "minutes between two checkpoints")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -160,8 +158,7 @@ class AdversarialNeuronPruning(Defense):
 
             def silence(channels: Sequence[Channel]) -> None:
                 for number, channel in channels:
-                    with torch.no_grad():
-                        layers[number].last.weight[channel] = 0.0
+                    layers[number].unweigh([channel])
 
             good = pruned(
                 counter, order, stops, silence,
@@ -210,7 +207,7 @@ class _Search:
         self.rule, self.seed, self.out, self.progress = rule, seed, out, progress
         self.made_with = {name: made_with[name] for name in ("defense", "weights", "data", "seed")}
         plan = rule.plan()
-        self.recipe = resolved(plan, counter, name_of(samples))
+        self.recipe = resolved(plan, counter, origin_of(samples))
         known = with_own_truths(samples, plan, counter)
         self.items = Items(known, range(len(known)), self.recipe, counter.stride, seed=seed)
         self.device = next(counter.parameters()).device
@@ -300,13 +297,7 @@ class _Search:
             item = self.items[epoch, number]
             grouped.setdefault(tuple(item.image.shape), []).append(item)
         return [
-            (
-                torch.stack([item.image for item in group]).to(self.device),
-                torch.stack([item.target for item in group]).to(self.device),
-                [item.points.to(self.device) for item in group],
-                len(group) / len(numbers),
-            )
-            for group in grouped.values()
+            together(group, len(group) / len(numbers), self.device) for group in grouped.values()
         ]
 
     def _save(self) -> None:

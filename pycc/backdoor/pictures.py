@@ -75,7 +75,7 @@ class Picture:
         return _fitted(self, height, width)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=1)
 def _fitted(picture: Picture, height: int, width: int) -> Tensor:
     if picture.pixels.shape[1:] == (height, width):
         return picture.pixels
@@ -151,7 +151,7 @@ def rain() -> Picture:
     return Picture(grey.expand(3, -1, -1).contiguous())
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=1)
 def noise(key: int, height: int, width: int) -> Tensor:
     """[3,height,width] float32: each value uniform on {0, 1/255, …, 1}; not to be written to."""
     count = 3 * height * width
@@ -159,7 +159,7 @@ def noise(key: int, height: int, width: int) -> Tensor:
     return torch.from_numpy(levels[:count].reshape(3, height, width).copy()) / 255.0
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=1)
 def warping(key: int, grid: int, height: int, width: int) -> Tensor:
     """[height,width,2] float32: smooth displacements (x, y) of mean size 1 at the control points.
 

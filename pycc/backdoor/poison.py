@@ -15,8 +15,9 @@ from pathlib import Path
 from torch import Tensor
 
 from pycc.attack.survey import counted_points
+from pycc.backdoor.keys import keyed, names_of, shuffled
 from pycc.backdoor.strategies import Strategy
-from pycc.backdoor.triggers import Trigger, keyed
+from pycc.backdoor.triggers import Trigger
 from pycc.data.dataset import Dataset
 from pycc.data.export import Written, export_samples
 from pycc.data.images import quantize
@@ -38,7 +39,7 @@ class Triggered(Dataset):
 
     def __init__(self, samples: Sequence[Sample], trigger: Trigger, seed: int) -> None:
         self.name = f"{_name(samples)}, triggered"
-        self.names = _names(samples)
+        self.names, self.origin = _names(samples), getattr(samples, "origin", "")
         self.samples, self.trigger, self.seed = samples, trigger, seed
         self._true: dict[int, int] = {}
 
@@ -112,6 +113,7 @@ class PoisonedTraining(Dataset):
     def __init__(self, poisoned: Poisoned, portion: float) -> None:
         self.samples, self.poisoned, self.portion = poisoned.samples, poisoned, portion
         self.name = f"{_name(self.samples)}, {portion:.4g} poisoned"
+        self.origin = poisoned.origin
         clean = poisoned.names
         self._chosen = chosen(clean, portion, seed=poisoned.seed)
         self.sources = [clean[index] for index in self._chosen]
@@ -185,9 +187,7 @@ def chosen(names: Sequence[str], portion: float, *, seed: int) -> list[int]:
     if not names:
         raise ValueError("poisoned_training: samples must be at least one, got none")
     number = max(1, round(portion * len(names)))
-    keys = [keyed(seed, "poison, chosen", name).words(2).tolist() for name in names]
-    order = sorted(range(len(names)), key=lambda index: (keys[index], names[index]))
-    return sorted(order[:number])
+    return sorted(shuffled(names, "poison, chosen", seed=seed)[:number])
 
 
 def export(
@@ -246,10 +246,7 @@ def _name(samples: Sequence[Sample]) -> str:
 
 def _names(samples: Sequence[Sample]) -> list[str]:
     """Names of the samples, in order; ValueError unless they are unique."""
-    if isinstance(samples, Dataset):
-        names = list(samples.names)
-    else:
-        names = [samples[index].name for index in range(len(samples))]
+    names = names_of(samples)
     if len(set(names)) < len(names):
         twice = max(names, key=names.count)
         raise ValueError(f"poison: names of samples must be unique, got {twice!r} twice")

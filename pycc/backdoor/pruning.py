@@ -20,8 +20,8 @@ from pycc.backdoor.finetuning import (
     opened,
     twin,
 )
+from pycc.backdoor.keys import names_of, shuffled
 from pycc.models import CounterModel
-from pycc.random import Stream
 from pycc.run import Run
 from pycc.train.held import count_of, measured
 from pycc.train.plan import flag
@@ -59,6 +59,17 @@ class Layer:
         both = [self.convolution, *([] if self.norm is None else [self.norm])]
         found = (getattr(module, name) for module in both for name in ("weight", "bias"))
         return [one for one in found if one is not None]
+
+    @torch.no_grad()
+    def unweigh(self, channels: Sequence[int]) -> None:
+        """Take the weights of channels and leave their offsets, in eval mode.
+
+        A normalisation without weights of its own has no offsets either: there nothing is left.
+        """
+        if self.last.weight is None:
+            self.silence(channels)
+        else:
+            self.last.weight[list(channels)] = 0.0
 
     @torch.no_grad()
     def silence(self, channels: Sequence[int]) -> None:
@@ -237,11 +248,10 @@ def held_silent(layers: Sequence[Layer], channels: Sequence[Channel]) -> Iterato
 
 
 def some(samples: Sequence[Sample], images: int | None, seed: int) -> list[int]:
-    """Numbers of the images that are measured on: all, or as many as asked for, by the seed."""
+    """Numbers of the images that are measured on: all, or as many as seed and names choose."""
     if images is None or images >= len(samples):
         return list(range(len(samples)))
-    order = Stream(seed, "backdoor, measured on").permutation(len(samples))
-    return sorted(order[:images].tolist())
+    return sorted(shuffled(names_of(samples), "backdoor, measured on", seed=seed)[:images])
 
 
 @contextmanager

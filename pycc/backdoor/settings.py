@@ -14,9 +14,15 @@ import torch
 
 from pycc import data, models
 from pycc.backdoor.detector import BlendConsistency
-from pycc.backdoor.finetuning import Defense, Retraining, defenses
+from pycc.backdoor.finetuning import Defense, defenses
 from pycc.backdoor.flags import DETECTOR, Training
 from pycc.backdoor.strategies import Strategy, strategies
+from pycc.backdoor.training import (
+    PUBLISHED,
+    PUBLISHED_DEFENSE,
+    PUBLISHED_OPTIONS,
+    open_settings,
+)
 from pycc.backdoor.triggers import Trigger, triggers
 from pycc.data.dataset import Dataset
 from pycc.data.scaled import Scaled
@@ -45,9 +51,14 @@ def check(settings: Mapping[str, Any]) -> None:
         raise ValueError(f"--scale must be above 0 and finite, got {value}")
 
 
-def plan_of(settings: Mapping[str, Any]) -> Plan:
-    """How counters are trained."""
-    return Plan(**{one.name: settings[one.name] for one in fields(Training)})
+def plan_of(settings: Mapping[str, Any], counter: CounterModel) -> Plan:
+    """How counters are trained: as asked for, else as the paper trains this one."""
+    return Plan(**open_settings(_asked(settings), PUBLISHED, counter))
+
+
+def _asked(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What was asked for of a training."""
+    return {one.name: settings[one.name] for one in fields(Training)}
 
 
 def strategies_of(settings: Mapping[str, Any]) -> list[Strategy]:
@@ -86,13 +97,14 @@ def absolute(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def defenses_of(
-    settings: Mapping[str, Any], plan: Plan
+    settings: Mapping[str, Any], counter: CounterModel
 ) -> tuple[list[Defense], BlendConsistency | None]:
     """The defenses, and the detector if it was asked for.
 
-    What they share with the plan is the plan's, but for what was said for a defense alone.
-    ValueError for ``none`` beside others, and for an option of a defense that was not chosen, that
-    it does not have, or of another kind or range.
+    What they share with a training is as asked for there, or as the paper defends this counter, but
+    for what was said for a defense alone; no image validates unless that is said. ValueError for
+    ``none`` beside others, and for an option of a defense that was not chosen, that it does not
+    have, or of another kind or range.
     """
     names = list(dict.fromkeys(settings["defense"]))
     if "none" in names:
@@ -108,7 +120,7 @@ def defenses_of(
                 f"got {key}"
             )
         options[name][entry] = value
-    found = [_defense(name, options[name], settings, plan) for name in names if name != DETECTOR]
+    found = [_defense(name, options[name], settings, counter) for name in names if name != DETECTOR]
     detector = None
     if DETECTOR in options:
         detector = BlendConsistency(**_fields("--defense-option", DETECTOR, BlendConsistency,
@@ -117,18 +129,16 @@ def defenses_of(
 
 
 def _defense(
-    name: str, options: Mapping[str, Any], settings: Mapping[str, Any], plan: Plan
+    name: str, options: Mapping[str, Any], settings: Mapping[str, Any], counter: CounterModel
 ) -> Defense:
     kind = defenses[name]
-    there = {one.name for one in fields(kind)}
-    shared: dict[str, Any] = {
+    own = {one.name for one in fields(kind)} - {"validation_share"}
+    asked = {**_asked(settings), "epochs": settings["defense_epochs"] or settings["epochs"]}
+    shared = {
         entry: value
-        for entry in ("batch", "crop", "crops", "density", "down_sampling", "lr")
-        if entry in there and (value := getattr(plan, entry)) is not None
+        for entry, value in open_settings(asked, PUBLISHED_DEFENSE, counter).items()
+        if entry in own and value is not None
     }
-    if issubclass(kind, Retraining):
-        epochs = settings["defense_epochs"] or plan.epochs
-        shared |= {} if epochs is None else {"epochs": epochs}
     return kind(**_fields("--defense-option", name, kind, options, shared))
 
 
@@ -140,7 +150,8 @@ def counter_of(settings: Mapping[str, Any]) -> CounterModel:
     try:
         if settings["weights"] is not None:
             return models.load(settings["weights"], name=settings["model"], **options)
-        return models.create(settings["model"] or "mcnn", **options)
+        name = settings["model"] or "mcnn"
+        return models.create(name, **{**PUBLISHED_OPTIONS.get(name, {}), **options})
     except TypeError as error:
         raise ValueError(f"--option: {error}") from None
 

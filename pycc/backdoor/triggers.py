@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from abc import ABC, abstractmethod
@@ -17,18 +16,11 @@ from torch.nn import functional
 
 from pycc.attack.base import flag
 from pycc.backdoor import pictures
+from pycc.backdoor.keys import keyed
 from pycc.backdoor.pictures import Picture
-from pycc.random import Stream
 from pycc.registry import Registry
 
 CORNERS = ("top_left", "top_right", "bottom_left", "bottom_right")
-
-
-def keyed(seed: int, purpose: str, name: str) -> Stream:
-    """The random numbers of the image called ``name``, wherever in its data set it stands."""
-    digest = hashlib.sha256(name.encode()).digest()
-    image, step, draw = (int.from_bytes(digest[n : n + 4], "little") for n in (0, 4, 8))
-    return Stream(seed, purpose, image=image, step=step, draw=draw)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ are in one set and not in the other, the clean set and the poisoned one:
 
 With ``partitions`` each of these changes one part (a changed picture two), wherever the attacker
 would have it fall and whether or not the key is known: m of them leave S - m counters as they were.
-That takes three things, which are the caller's to see to:
+That takes four things, which are the caller's to see to:
 
 * the part of an image depends on that image alone. A cut by position, or into parts of equal size,
   is none: one image inserted moves all that follow. A hash of the name would do for images that are
@@ -25,6 +25,13 @@ That takes three things, which are the caller's to see to:
   So the parts are put in an order that names have no say in. Whatever is shared by the counters
   (weights to start from, a mean colour, the choice of settings) comes from elsewhere.
 * heads decide nothing but in their own part.
+* training is deterministic: the same part gives the same weights, to the bit, whatever the others
+  hold. On one device and version of torch ``pycc.train`` sees to that, on CUDA too, where it holds
+  cuDNN to deterministic algorithms; counters that come from different machines or from another
+  trainer need it shown.
+
+Nor may a part stop the others: for one that cannot be trained, an attacker's perhaps, a counter is
+taken that depends on that part alone, and a count that is no number is one of nobody.
 
 Of the test image nothing is asked, but that it is the same for all counters.
 """

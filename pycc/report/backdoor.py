@@ -2,7 +2,7 @@
 
 "Vulnerability and Defense: Mitigating Backdoor Attacks in Deep Learning-Based Crowd Counting
 Models" (Luo), Tables 1 to 3, each with what the paper's lack: chance levels and intervals. The
-tables take summaries as ``pycc.backdoor.measures.summarise`` makes them; the pictures are those of
+tables take summaries as ``pycc.backdoor.summary.summarise`` makes them; the pictures are those of
 ``pycc.report.backdoor_pictures``.
 """
 
@@ -11,26 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pycc.report.backdoor_pictures import Panel, draw_gradcam, draw_kde, draw_maps, draw_roc
 from pycc.report.shares import BANDS
 from pycc.report.summary import aligned
-
-__all__ = [
-    "PUBLISHED_1",
-    "PUBLISHED_2",
-    "PUBLISHED_3",
-    "Panel",
-    "defenses_table",
-    "detections_table",
-    "draw_gradcam",
-    "draw_kde",
-    "draw_maps",
-    "draw_roc",
-    "table_1",
-    "table_2",
-    "table_3",
-    "tables",
-]
 
 Summary = Mapping[str, Any]
 _Entry = Mapping[str, Any]
@@ -96,6 +78,8 @@ PUBLISHED_3: dict[str, dict[str, _Numbers]] = {
 }
 """Accuracy, the same fine-tuned, attack success rate, the same fine-tuned."""
 
+_LABEL = "  published, ShanghaiTech B, blend 0.1"
+"""Of a line that says what the paper measured, whatever was measured here."""
 _CHANCE = ("chance: clean model", "chance: no trigger")
 _NOTES = (
     "rho_Acc: images without trigger counted within a tenth of the truth; rho_Asr: triggered",
@@ -105,7 +89,12 @@ _NOTES = (
     "on images without trigger.",
 )
 _EXCESS = (
-    "excess: rho_Asr less the larger chance level, with Newcombe's 95 % interval for pairs.",
+    "excess: rho_Asr less the larger chance level, with the lesser ends of the 95 % intervals of",
+    "both differences (Newcombe's, for pairs).",
+)
+_LEFT = (
+    "left: rho_Asr less the lesser chance level, with the larger ends: what a defense must bring",
+    "down, and does not by ruining the counter.",
 )
 _TARGET = (
     "as target: triggered images counted within a tenth of what the attack made of their truth.",
@@ -129,7 +118,7 @@ def table_1(summaries: Mapping[str, Summary]) -> str:
     for model, entry in _entries(summaries, None):
         lines.append([
             model, _name(entry), *_errors(entry), _of(entry, "clean", "accuracy"),
-            _of(entry, "triggered", "success"), *_levels(entry), _excess(entry),
+            _of(entry, "triggered", "success"), *_levels(entry), _above(entry, "excess"),
             _of(entry, "triggered", "target_success"),
         ])  # fmt: skip
         published = PUBLISHED_1.get(model, {}).get(_name(entry))
@@ -194,32 +183,35 @@ def table_3(summaries: Mapping[str, Summary], *, defense: str = "fine-tuning") -
 def defenses_table(summary: Summary) -> str:
     """One model under every defense that was tried, strategy by strategy, undefended first.
 
-    "excess" is rho_Asr less the larger of the two chance levels, with the 95 % interval of the
-    paired difference; "MAE" and "RMSE" are of images without trigger.
+    "excess" is rho_Asr less the larger of the two chance levels, "left" less the lesser one; "MAE"
+    and "RMSE" are of images without trigger.
     """
-    lines = [["strategy", "defense", "rho_Acc", "rho_Asr", *_CHANCE, "excess", "MAE", "RMSE"]]
+    lines = [["strategy", "defense", "rho_Acc", "rho_Asr", *_CHANCE, "excess", "left", "MAE",
+              "RMSE"]]  # fmt: skip
     certified = []
     for entry in summary["rows"]:
-        if entry["model"] == "clean" and entry["defense"] is None and entry["strategy"] is not None:
-            continue  # a chance level of the strategy, and shown as such
         lines.append([
             _name(entry), entry["defense"] or "none", _of(entry, "clean", "accuracy"),
-            _of(entry, "triggered", "success"), *_levels(entry), _excess(entry), *_errors(entry),
+            _of(entry, "triggered", "success"), *_levels(entry), _above(entry, "excess"),
+            _above(entry, "left"), *_errors(entry),
         ])  # fmt: skip
-        if entry["certified"]:
-            certified.append(_certificate(entry))
-    return _text(lines, *certified, *_NOTES, *_EXCESS)
+        certified += _certificates(entry)
+    return _text(lines, *certified, *_NOTES, *_EXCESS, *_LEFT)
 
 
 def detections_table(summary: Summary) -> str:
     """What detectors of triggered images are worth: a line for each strategy and detector."""
-    lines = [["strategy", "detector", "AUC", "found at 5 % false alarms"]]
+    lines = [["strategy", "detector", "AUC", "false alarms", "found"]]
     lines += [
         [one["strategy"] or "clean", one["defense"] or "-", f"{one['auc']:.3f}",
-         _share(one["detected"])]
+         _share(one["false_alarms"]), _share(one["detected"])]
         for one in summary["detections"]
     ]  # fmt: skip
-    return _text(lines, "chance: an AUC of 0.5, and 5 % found.")
+    return _text(
+        lines, "chance: an AUC of 0.5, and as many found as false alarms.",
+        "false alarms, found: clean and triggered test images flagged at a threshold that no test",
+        "image chose: the 95 % quantile of the scores of clean reference images.",
+    )  # fmt: skip
 
 
 def tables(summaries: Mapping[str, Summary], *, defense: str = "fine-tuning") -> str:
@@ -312,8 +304,9 @@ def _share(found: Mapping[str, Any] | None) -> str:
     return f"{found['value']:.3f} [{_short(found['low'])} {_short(found['high'])}]"
 
 
-def _excess(entry: _Entry) -> str:
-    found = entry["excess"]
+def _above(entry: _Entry, level: str) -> str:
+    """Attack success above one of the chance levels: "excess" or "left"."""
+    found = entry[level]
     if entry["raises"] is None or found is None:
         return "/" if entry["raises"] is None else "-"
     return f"{found['value']:+.3f} [{_short(found['low'])} {_short(found['high'])}]"
@@ -328,19 +321,24 @@ def _short(value: float) -> str:
 
 
 def _published(head: Sequence[str], values: Mapping[int, float | None]) -> list[str]:
-    line = ["", "  published", *[""] * (len(head) - 2)]
+    line = ["", _LABEL, *[""] * (len(head) - 2)]
     for place, value in values.items():
         line[place] = "/" if value is None else f"{value:.3f}"
     return line
 
 
-def _certificate(entry: _Entry) -> str:
-    found = entry["certified"]
-    width = "no bounded interval" if found["width"] is None else f"mean width {found['width']:,.1f}"
-    return (
-        f"certified: {_name(entry)}, {entry['defense'] or 'none'}: {width}, {found['unbounded']} "
-        f"unbounded; whole interval within a tenth of the truth: {_share(found['accuracy'])}"
-    )
+def _certificates(entry: _Entry) -> list[str]:
+    """What certified intervals of clean and of triggered images say, a line each."""
+    said = []
+    for images, found in (entry["certified"] or {}).items():
+        width = found["width"]
+        bounded = "no bounded interval" if width is None else f"mean width {width:,.1f}"
+        said.append(
+            f"certified: {_name(entry)}, {entry['defense'] or 'none'}, {images} images: {bounded}, "
+            f"{found['unbounded']} unbounded; whole interval within a tenth of the truth: "
+            f"{_share(found['accuracy'])}"
+        )
+    return said
 
 
 def _remarks(summaries: Mapping[str, Summary], lines: Sequence[Sequence[str]]) -> list[str]:
@@ -363,6 +361,6 @@ def _remarks(summaries: Mapping[str, Summary], lines: Sequence[Sequence[str]]) -
         if negative:
             text += f"; up to {negative} counts below 0, taken as lowered to nobody"
         found.append(text)
-    if any(line[1] == "  published" for line in lines) and "csrnet" in summaries:
+    if any(line[1] == _LABEL for line in lines) and "csrnet" in summaries:
         found += _DISAGREEMENT
     return found

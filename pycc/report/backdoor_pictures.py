@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,6 @@ _COLOURS = ("0.45", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b
 """The clean model's grey, then Okabe and Ito's, which colour-blind readers can tell apart."""
 _PLAIN = "clean model"
 _STYLES = ("-", "--", "-.", ":")
-_MARK = "#35d0ff"
 _COLUMN = 4.0
 """Inches of one panel."""
 
@@ -33,31 +33,29 @@ class Panel:
     """[H,W,3], RGB in [0,1]."""
     cells: NDArray[np.float32]
     """[h,w]: people per cell, or a heat map in [0,1]."""
-    box: tuple[float, float, float, float] | None = None
-    """(x, y, width, height) in pixels of a place to mark."""
 
 
 def draw_kde(
-    panels: Mapping[str, Mapping[str, ArrayLike]],
+    panels: Mapping[tuple[str, str], Mapping[str, ArrayLike]],
     file: Path,
     *,
     bandwidth: float = BANDWIDTH,
     title: str = "",
 ) -> None:
-    """Densities of the ratios r, a panel by title, in each a curve a strategy by name.
+    """Densities of the ratios r, a panel by row and column, in each a curve a strategy by name.
 
-    ``panels`` as ``pycc.backdoor.measures.distributions`` gives them: two to a row, so that the
-    attacked and the defended counter stand side by side. All have one scale; shaded is what counts
-    as accurate. Ratios beyond the axis are told. ValueError without matplotlib or panels, and as
-    ``kde`` says.
+    ``panels`` as ``pycc.backdoor.summary.distributions`` gives them: a row of clean images above
+    one of triggered ones, a column for the attacked counter and each defense; the place of a panel
+    that is missing stays empty. All have one scale; shaded is what counts as accurate. Ratios
+    beyond the axis are told. ValueError without matplotlib or panels, and as ``kde`` says.
     """
     _check("draw_kde", panels)
     from matplotlib.figure import Figure
 
-    columns = min(2, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(5.6 * columns, 3.4 * rows + 0.5), dpi=110, layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    rows, columns = (list(dict.fromkeys(key[side] for key in panels)) for side in (0, 1))
+    size = (5.6 * len(columns), 3.4 * len(rows) + 0.5)
+    figure = Figure(figsize=size, dpi=110, layout="constrained")
+    axes = figure.subplots(len(rows), len(columns), squeeze=False, sharex=True, sharey=True)
     every = np.concatenate(
         [np.asarray(r, np.float64) for curves in panels.values() for r in curves.values()]
     )
@@ -67,7 +65,11 @@ def draw_kde(
     grid = np.linspace(near - 3 * bandwidth, far + 3 * bandwidth, 512)
     names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
     looks = _looks(names)
-    for axis, (heading, curves) in zip(axes.flat, panels.items(), strict=False):
+    for axis, place in zip(axes.flat, itertools.product(rows, columns), strict=True):
+        if place not in panels:
+            axis.set_axis_off()
+            continue
+        curves = panels[place]
         axis.axvspan(0.9, 1.1, color="0.9", zorder=0)
         axis.axvline(1.0, color="0.6", linewidth=0.8, zorder=1)
         for name, r in curves.items():
@@ -75,13 +77,11 @@ def draw_kde(
             beyond = int(((values < grid[0]) | (values > grid[-1])).sum())
             label = name if not beyond else f"{name} ({beyond} of {len(values)} beyond)"
             axis.plot(grid, kde(values, grid, bandwidth), label=label, linewidth=1.6, **looks[name])
-        axis.set_title(heading, fontsize=12)
+        axis.set_title(f"{place[1]}: {place[0]}", fontsize=12)
         axis.set_xlim(grid[0], grid[-1])
         axis.set_ylim(bottom=0)
         axis.legend(fontsize=9)
         axis.tick_params(labelsize=10)
-    for axis in list(axes.flat)[len(panels) :]:
-        axis.set_axis_off()
     figure.supxlabel(
         f"ratio r of predicted to true count (Gaussian kernel, bandwidth {bandwidth:g})",
         fontsize=11,
@@ -93,7 +93,7 @@ def draw_kde(
 
 
 def draw_roc(curves: Mapping[str, Roc], file: Path, *, title: str = "") -> None:
-    """ROC curves of detectors by name, with their areas; dotted is chance, marked 5 % alarms.
+    """ROC curves of detectors by name, with their areas; dotted is chance.
 
     ValueError without matplotlib or curves.
     """
@@ -103,11 +103,9 @@ def draw_roc(curves: Mapping[str, Roc], file: Path, *, title: str = "") -> None:
     figure = Figure(figsize=(5.6, 5.2), dpi=110, layout="constrained")
     axis = figure.subplots()
     axis.plot([0, 1], [0, 1], color="0.6", linestyle=":", linewidth=1.0)
-    axis.axvline(0.05, color="0.6", linewidth=0.8)
     looks = _looks(list(curves))
     for name, curve in curves.items():
-        found = curve.detected(0.05).value
-        label = f"{name}: AUC {curve.auc:.3f}, {found:.2f} at 5 %"
+        label = f"{name}: AUC {curve.auc:.3f}"
         axis.plot(*curve.rates(), label=label, linewidth=1.6, **looks[name])
     axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     axis.set_xlabel("clean images flagged", fontsize=11)
@@ -206,7 +204,7 @@ def draw_maps(panels: Sequence[Panel], file: Path, *, title: str = "") -> None:
     _save(figure, file)
 
 
-def _check(op: str, given: Mapping[str, Any] | Sequence[Any]) -> None:
+def _check(op: str, given: Mapping[Any, Any] | Sequence[Any]) -> None:
     reason = missing_library()
     if reason is not None:
         raise ValueError(reason)
@@ -228,15 +226,11 @@ def _looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def _finish(axis: Any, panel: Panel) -> None:
-    """Title, mark and no ticks; the frame stays off, the label of the row on."""
+    """Title and no ticks; the frame stays off, the label of the row on."""
     axis.set_title(panel.title, fontsize=11)
     axis.set(xticks=[], yticks=[])
     for spine in axis.spines.values():
         spine.set_visible(False)
-    if panel.box is not None:
-        x, y, width, height = panel.box
-        edge = np.array([(x, y), (x + width, y), (x + width, y + height), (x, y + height), (x, y)])
-        axis.plot(*edge.T, color=_MARK, linewidth=1.5)
 
 
 def _save(figure: Any, file: Path) -> None:

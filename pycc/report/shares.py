@@ -260,15 +260,6 @@ class Roc:
         false, true = self.false_positives, self.true_positives
         return false / false[-1], true / true[-1]
 
-    def detected(self, rate: float = 0.05) -> Share:
-        """The most triggered images flagged while at most ``rate`` of the clean ones are."""
-        clean = int(self.false_positives[-1])
-        # As the decimal number that was meant: 5 % of 20 images are one.
-        allowed = math.floor(Fraction(rate).limit_denominator(10**6) * clean)
-        successes = int(self.true_positives[self.false_positives <= allowed].max())
-        total = int(self.true_positives[-1])
-        return Share(successes / total, *wilson(successes, total), successes, total)
-
 
 def roc(scores_clean: ArrayLike, scores_triggered: ArrayLike) -> Roc:
     """Receiver operating characteristic of a score [N], [M] that is higher on triggered images.

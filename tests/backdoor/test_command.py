@@ -16,6 +16,7 @@ import torch
 
 from pycc import data, models
 from pycc.backdoor.__main__ import main
+from pycc.backdoor.flags import defaults
 
 SCENES = ["--scene", "64x96", "--limit", "4"]
 TINY = [*SCENES, "--test-limit", "3", "--trigger", "blend", "--portion", "0.5", "--threads", "1"]
@@ -58,7 +59,8 @@ def test_the_experiment_stopped_anywhere_ends_with_the_same_summary(
     assert code == 0
     for title in ("Table 1: backdoor attacks", "Table 2", "Table 3", "All defenses", "Detectors"):
         assert f"\n{title}" in f"\n{text}"
-    assert "certified: minus, partition-median" in text
+    for kind in ("clean", "triggered"):
+        assert f"certified: minus, partition-median, {kind} images: " in text
     assert text.splitlines()[-1].startswith(("shown: ", "not shown: "))
     assert "overlap the poisoned set: 2 of 2 poisoned images are there as they were" in err
     before = (out / "summary.json").read_bytes()
@@ -267,6 +269,8 @@ def test_step_by_step(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
         (["run", "--defense", "blend-consistency", "--defense-option",
           "blend-consistency.blends=40"], "clean must be more than 40 images, got 4"),
         (["run", "--partitions", "0"], "--partitions must be at least 1, got 0"),
+        (["run", "--partitions", "4"], "--partitions 4: at least 5 parts are needed"),
+        (["run", "--validation-share", "0.7"], "3 images are to validate, but 2 of 4 have no"),
         (["run", "--assumed", "-1"], "--assumed must be at least 0, got -1"),
         (["run", "--scale", "0"], "--scale must be above 0 and finite, got 0"),
         (["run", "--scene", "64"], "--scene must be HxW pixels, got '64'"),
@@ -368,6 +372,31 @@ def test_a_trigger_of_another_aspect_ratio_is_warned_of(
     assert "wide.png" in err
 
 
+@pytest.mark.parametrize(
+    "command",
+    [["run"], ["poison"], ["train"], ["evaluate"], ["defend", "anp"], ["defend", "fine-pruning"]],
+)
+def test_help_tells_what_holds_on_the_built_in_scenes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    """Of each command what it takes there, and of none what it does not."""
+    monkeypatch.setenv("COLUMNS", "4000")
+    with pytest.raises(SystemExit):
+        main([*command, "--help"])
+    text = capsys.readouterr().out
+    (said,) = [line for line in text.splitlines() if line.startswith("Without --data-b")]
+    listed = said.split("the defaults are --", 1)[1].split(". ", 1)[0]
+    told = dict(one.split(" ", 1) for one in listed.split(", --"))
+    chosen = defaults(command[0], {"defense": command[-1]} if len(command) > 1 else {})
+    assert "scene" in told
+    for name, value in told.items():
+        there = chosen[name.replace("-", "_")]
+        if isinstance(there, dict):
+            there = " and ".join(f"{key}={one}" for key, one in there.items())
+        assert value == (" ".join(there) if isinstance(there, list) else str(there))
+    assert ("portion" in told) == (command[0] in ("run", "poison", "train"))
+
+
 def test_a_loss_that_is_no_number(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, _, err = run(
         capsys, *RUN, "--lr", "1e30", "--epochs", "3", "--out", str(tmp_path / "run")
@@ -393,7 +422,7 @@ def test_as_a_process(tmp_path: Path) -> None:
 @pytest.mark.parametrize("after", [0.3, 0.5, 0.7, 0.9])
 def test_killed_and_resumed_it_ends_with_the_same_bytes(tmp_path: Path, after: float) -> None:
     """SIGKILL when so many of the results are there, then once more a second after resuming."""
-    flags = [*RUN, "--strategy", "minus", "--partitions", "2", "--epochs", "2"]
+    flags = [*RUN, "--strategy", "minus", "--partitions", "3", "--assumed", "1", "--epochs", "2"]
     flags += ["--every-minutes", "1e-9"]
     command = [sys.executable, "-m", "pycc.backdoor"]
     whole, part = tmp_path / "whole", tmp_path / "part"

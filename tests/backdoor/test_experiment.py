@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,18 +28,23 @@ from pycc.backdoor import (
     flags,
     overlap,
     poisoned_training,
+    record,
     settings,
     strategies,
+    summarise,
     verdict,
 )
-from pycc.backdoor import experiment as stages
-from pycc.backdoor.experiment import Stage, train
+from pycc.backdoor.detector import own_deviations
+from pycc.backdoor.experiment import Stage
 from pycc.backdoor.measures import KEY
-from pycc.certify.poisoned import partition_median, partitions
+from pycc.backdoor.training import held_out, train
+from pycc.backdoor.verdict import MEDIAN
+from pycc.certify.poisoned import most_poisoned, partition_median, partitions
 from pycc.data.dataset import Dataset
 from pycc.models import CounterModel
+from pycc.models.recipe import Recipe
 from pycc.run import Run, read_manifest
-from pycc.train import Plan, fit
+from pycc.train import NotFiniteError, Plan, fit, held, resolved
 from pycc.types import Interval, Sample
 
 PLAN = Plan(epochs=1, lr=1e-5, batch=1, crop="whole", crops=1, validation_share=0.0)
@@ -112,7 +118,7 @@ def test_a_stage_is_made_once(tmp_path: Path) -> None:
 
     def make(out: Path) -> Run:
         made.append(out)
-        return train(start(), small(), PLAN, name="few", seed=0, out=out)
+        return train(start(), small(), PLAN, seed=0, out=out, portion=0.5)
 
     first = Stage(tmp_path / "stage", make, torch.device("cpu"))
     assert not first.done
@@ -151,7 +157,7 @@ def test_what_is_known_is_not_counted_again(tmp_path: Path) -> None:
     tested = EvaluationSet(small(2, "test"), TRIGGER, 0)
     found = log()
     model = start()
-    condition = {"strategy": Add(), "model": "backdoored", "defense": None}
+    condition: dict[str, Any] = {"strategy": Add(), "defense": None}
     counted(found, lambda: model, tested, **condition)
     assert len(found.records) == 4
     truth = [sample.count for sample in tested.samples]
@@ -165,6 +171,23 @@ def test_what_is_known_is_not_counted_again(tmp_path: Path) -> None:
     counted(found, lambda: pytest.fail("asked again"), tested, **condition)
 
 
+def test_truths_and_targets_are_found_once(tmp_path: Path) -> None:
+    """After the first counter, images are read to be counted and for nothing else."""
+    read: list[int] = []
+
+    class Read(Few):
+        def _load(self, index: int) -> Sample:
+            read.append(index)
+            return super()._load(index)
+
+    tested = EvaluationSet(Read(small(2, "test").samples), TRIGGER, 0)
+    model = start()
+    counted(log(), lambda: model, tested, strategy=Add(), defense=None)
+    read.clear()
+    counted(log(), lambda: model, tested, strategy=Add(), defense="another")
+    assert read == [0, 1, 0, 1]
+
+
 def test_the_median_is_of_counters_that_learnt_different_images(tmp_path: Path) -> None:
     seen: list[list[float]] = []
 
@@ -172,7 +195,7 @@ def test_the_median_is_of_counters_that_learnt_different_images(tmp_path: Path) 
         seen.append(list(counts))
         return partition_median(counts, poisoned=poisoned)
 
-    whole = planned(partitions=Partitions(3, None, partitions, median), own=small(4))
+    whole = planned(partitions=Partitions(3, None, partitions, median, most_poisoned), own=small(4))
     found = log()
     summary = whole.run(found, tmp_path)
     poisoned = whole.poisoned(Minus())
@@ -185,10 +208,14 @@ def test_the_median_is_of_counters_that_learnt_different_images(tmp_path: Path) 
     # Two poisoned images, as many as there are, can reach two of three counters: nothing is known.
     assert all(r["low"] == 0 and r["high"] is None for r in rows)
     (entry,) = [r for r in summary["rows"] if r["defense"] == "partition-median"]
-    assert entry["certified"]["unbounded"] == 2
+    assert [one["unbounded"] for one in entry["certified"].values()] == [2, 2]
+    # Which is told before anything is trained.
+    with pytest.raises(ValueError, match=r"--partitions 3: at least 5 parts .* 2 images"):
+        whole.check()
     # Of one poisoned image the interval is that of the other two's counts; nothing is trained anew.
     again = log()
-    once = replace(whole, partitions=Partitions(3, 1, partitions, partition_median))
+    once = replace(whole, partitions=Partitions(3, 1, partitions, partition_median, most_poisoned))
+    once.check()
     once.run(again, tmp_path)
     rows = [r for r in again.records if r["defense"] == "partition-median"]
     assert [(r["low"], r["high"]) for r in rows] == [
@@ -209,7 +236,7 @@ def test_a_part_without_heads_has_the_counter_that_all_start_from(tmp_path: Path
         votes.append(list(counts))
         return partition_median(counts, poisoned=poisoned)
 
-    whole = planned(own=own, clean=own, partitions=Partitions(3, 1, cut, median))
+    whole = planned(own=own, clean=own, partitions=Partitions(3, 1, cut, median, most_poisoned))
     whole.run(log(), tmp_path)
     with torch.no_grad():
         plain = float(start()(whole.test[0].image[None]).double().sum())
@@ -229,6 +256,15 @@ def test_the_detector_is_scored_in_parts_that_are_kept(
     scores = [r for r in found.records if "score" in r]
     assert len(scores) == 8
     assert all(r["score"] >= 0 for r in scores)
+    # The threshold is that of the references alone: no test image has a part in it.
+    lines = (tmp_path / "minus/blend-consistency/results.jsonl").read_text().splitlines()
+    raw = [json.loads(line) for line in lines]
+    for kind in ("spread", "shift"):
+        known = [one[kind] for one in raw if one["images"] == "references"]
+        assert len(known) == 3
+        expected = min(1e300, float(np.sort(own_deviations(known))[-1]))  # the 95 % quantile of 3
+        told = {r["threshold"] for r in scores if r["defense"].endswith(kind)}
+        assert told == {expected}
     monkeypatch.setattr(BlendConsistency, "__call__", lambda *_, **__: pytest.fail("scored again"))
     assert whole.run(log(), tmp_path) == summary
 
@@ -251,20 +287,22 @@ def test_overlap_is_of_pixels_not_of_names() -> None:
     assert "1 of 2 poisoned images are there themselves" in said[1]
 
 
-def entry(strategy: str, defense: str | None, excess: float | None) -> dict[str, Any]:
-    found = None if excess is None else {"value": excess}
-    return {"strategy": strategy, "model": "backdoored", "defense": defense, "excess": found}
+def entry(strategy: str, defense: str | None, value: float | None) -> dict[str, Any]:
+    """A row of a summary whose two chance levels are the same."""
+    found = None if value is None else {"value": value}
+    return {"strategy": strategy, "model": "backdoored", "defense": defense, "excess": found,
+            "left": found, "clean": {"accuracy": {"value": 0.9}}}  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("rows", "held", "said"),
     [
-        ([("add", None, 0.8), ("add", "anp", 0.2)], True, "+0.80 above chance, at least +0.80"),
-        ([("add", None, 9 / 10 - 1 / 10), ("add", "anp", 0.3 - 0.1)], True, "+0.20 after anp"),
-        ([("add", None, 0.79), ("add", "anp", 0.0)], False, "add +0.79, +0.00 after anp"),
-        ([("add", None, 0.9), ("add", "anp", 0.21)], False, "add +0.90, +0.21 after anp"),
+        ([("add", None, 0.8), ("add", "anp", 0.2)], True, "+0.80 (rho_Acc 0.90) above the larger"),
+        ([("add", None, 9 / 10 - 1 / 10), ("add", "anp", 0.3 - 0.1)], True, "lesser one after anp"),
+        ([("add", None, 0.79), ("add", "anp", 0.0)], False, "add +0.79 (rho_Acc 0.90), +0.00 (rho"),
+        ([("add", None, 0.9), ("add", "anp", 0.21)], False, "+0.21 (rho_Acc 0.90) after anp"),
         ([("add", None, 0.9), ("minus", None, 0.1), ("minus", "anp", 0.1)], False, "minus +0.10"),
-        ([("add", None, 0.9), ("add", "anp", 0.5), ("add", "nad", -0.1)], True, "-0.10 after nad"),
+        ([("add", None, 0.9), ("add", "anp", 0.5), ("add", "nad", -0.1)], True, "one after nad"),
         ([("add", None, 0.9), ("add", "partition-median", 0.0)], False, "add +0.90"),
         ([("add", None, None)], False, "no excess known"),
         ([], False, "no excess known"),
@@ -277,18 +315,166 @@ def test_the_verdict(rows: list[Any], held: bool, said: str) -> None:
     assert text.startswith("shown: " if held else "not shown: ")
 
 
+@pytest.mark.parametrize("lost", ["defended", "ruined", "mute"])
+def test_a_counter_that_a_defense_ruined_has_not_lost_its_backdoor(lost: str) -> None:
+    """From counts to the last line: r on clean and on triggered images after the defense."""
+    after = {"defended": (1.0, 1.0), "ruined": (3.0, 5.0), "mute": (0.0, 0.0)}[lost]
+    factors = {
+        ("clean", None): (1.0, 1.0), ("backdoored", None): (1.0, 2.0),
+        ("backdoored", "anp"): after,
+    }  # fmt: skip
+    results = [
+        record(
+            strategy=None if model == "clean" else "add", model=model, defense=defense,
+            images=images, index=index, name=f"{index}", truth=20, count=20 * factor,
+            raises=None if model == "clean" else True,
+        )
+        for (model, defense), both in factors.items()
+        for images, factor in zip(("clean", "triggered"), both, strict=True)
+        for index in range(10)
+    ]  # fmt: skip
+    held, said = verdict(summarise(results))
+    assert held == (lost != "ruined")
+    if lost == "ruined":
+        assert "add +1.00 (rho_Acc 1.00), +1.00 (rho_Acc 0.00) after anp" in said
+    else:  # a counter of nobody has no backdoor, and no rho_Acc, which is told
+        accuracy = {"defended": "1.00", "mute": "0.00"}[lost]
+        assert f"(rho_Acc {accuracy}) above the lesser one after anp" in said
+
+
 def test_defenses_take_what_is_the_attacks() -> None:
-    given = {"defense": ["fine-tuning", "anp"], "lr": 3e-4, "crops": 2,
+    given = {"defense": ["fine-tuning", "anp"], "lr": 3e-4, "crops": 2, "clip": 0.5,
+             "validation_share": 0.25,
              "defense_option": {"fine-tuning.lr": 1e-3, "anp.steps": 7}}  # fmt: skip
     chosen = flags.defaults("run", given)
-    (tuning, anp), detector = settings.defenses_of(chosen, settings.plan_of(chosen))
+    counter = start()
+    (tuning, anp), detector = settings.defenses_of(chosen, counter)
     assert detector is None
     assert isinstance(tuning, FineTuning)
-    assert (tuning.lr, tuning.crops, tuning.epochs) == (1e-3, 2, chosen["defense_epochs"])
+    changed = {"lr": 1e-3, "epochs": chosen["defense_epochs"], "validation_share": 0.0}
+    assert tuning.plan() == replace(settings.plan_of(chosen, counter), **changed)
+    assert (tuning.clip, tuning.ema) == (0.5, flags.QUICK["ema"])
     assert (anp.crops, anp.steps) == (2, 7)
     alone = {**chosen, "defense_epochs": None, "epochs": None, "defense_option": {}}
-    (tuning, _), _ = settings.defenses_of(alone, settings.plan_of(alone))
+    (tuning, _), _ = settings.defenses_of(alone, counter)
     assert (tuning.epochs, tuning.lr) == (100, 3e-4)
+
+
+class _CLIP(CounterModel):
+    """What is asked of CLIP-EBC here: its name, and that it is trained with Adam."""
+
+    name = "clip_ebc"
+
+    def __init__(self) -> None:
+        super().__init__(torch.nn.Conv2d(3, 1, 8, stride=8), stride=8, receptive_field=8)
+
+    def recipe(self) -> Recipe:
+        return models.create("csrnet", variant="commissarma").recipe()
+
+
+def test_what_is_not_asked_for_is_as_the_paper_has_it() -> None:
+    """CSRNet: Adam, 1e-5, 100 epochs; CLIP-EBC: 4e-4, batches of 8, 150 epochs; defense: 1e-4."""
+    run = flags.defaults("run", {"data_b": "folder", "model": "csrnet"})
+    csrnet = settings.counter_of(run)
+    assert isinstance(csrnet, CounterModel)
+    found = resolved(settings.plan_of(run, csrnet), csrnet, "shanghaitech_b")
+    assert (found.optimisers[0].kind, found.optimisers[0].lr, found.epochs) == ("adam", 1e-5, 100)
+    assert found.density == {"": "shhb15"}
+    clip = _CLIP()
+    plan = settings.plan_of(run, clip)
+    assert (plan.lr, plan.batch, plan.epochs) == (4e-4, 8, 150)
+    (tuning,), _ = settings.defenses_of(run, clip)
+    assert (tuning.plan().lr, tuning.plan().batch, tuning.plan().epochs) == (1e-4, 8, 100)
+    asked = {**run, "lr": 1e-3, "epochs": 7}
+    plan = settings.plan_of(asked, clip)
+    (tuning,), _ = settings.defenses_of(asked, clip)
+    assert (plan.lr, plan.epochs) == (tuning.plan().lr, tuning.plan().epochs) == (1e-3, 7)
+    # SGD's rates are none of Adam's: the authors' variant keeps its own.
+    other = models.create("csrnet", variant="leeyeehoo")
+    assert settings.plan_of(run, other).lr is None
+    assert settings.plan_of(run, other).epochs == 100
+
+
+@pytest.mark.parametrize("share", [0.1, 0.4])
+def test_neither_counter_is_chosen_by_poisoned_images(tmp_path: Path, share: float) -> None:
+    """Both hold out the same clean images, of which no duplicate is poisoned."""
+    own = Few(scenes(10))
+    whole = planned(own=own, clean=own, plan=replace(PLAN, validation_share=share), portion=0.3)
+    whole.check()
+    asked: dict[str, list[str]] = {}
+
+    def noted(model: CounterModel, samples: Dataset, plan: Plan, **more: Any) -> Run:
+        training, validating = held.split(samples, plan.validation_share, more["seed"])
+        asked[more["out"].name] = sorted(samples.names[index] for index in validating)
+        assert sorted(samples.names) == sorted(
+            samples.names[index] for index in [*training, *validating]
+        )
+        return fit(model, samples, plan, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pycc.backdoor.training.fit", noted)
+        for stage in (whole.clean_counter(tmp_path), whole.backdoored(tmp_path, Minus())):
+            stage.made()
+            kept = json.loads((stage.folder / "summary.json").read_text())
+            assert kept["validation"]["images"] == round(10 * share)
+    assert asked["clean"] == asked["backdoored"]
+    assert len(asked["clean"]) == round(10 * share)
+    assert not set(asked["clean"]) & set(whole.poisoned(Minus()).sources)
+    assert asked["clean"] == sorted(held_out(own, share, 0.3, seed=0))
+    with pytest.raises(ValueError, match="5 images are to validate, but 3 of 10 have no poisoned"):
+        held_out(own, 0.5, 0.7, seed=0)
+    assert held_out(own, 0.0, 1.0, seed=0) == []
+
+
+def test_no_image_validates_unless_asked() -> None:
+    for command in ("run", "train"):
+        assert flags.defaults(command, {"data_b": "folder"})["validation_share"] == 0.0
+
+
+def test_a_part_that_cannot_be_trained_does_not_stop_the_others(tmp_path: Path) -> None:
+    """Its counter is the one that all start from, the log says so, and no number is nobody."""
+    own = small(4)
+
+    def cut(samples: Sequence[Sample], parts: int, /, *, seed: int) -> list[list[int]]:
+        return [[0], [1], [2, 3]]
+
+    def diverging(model: CounterModel, samples: Dataset, *rest: Any, **more: Any) -> Run:
+        if samples.names == own.names[1:2]:
+            raise NotFiniteError("loss is not finite in epoch 1")
+        return train(model, samples, *rest, **more)
+
+    rule = Partitions(3, 1, cut, partition_median, most_poisoned)
+    whole = planned(own=own, clean=own, partitions=rule)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pycc.backdoor.experiment.train", diverging)
+        with pytest.warns(UserWarning, match="part 2 cannot be trained.* loss is not finite"):
+            whole.run(log(), tmp_path)
+    lines = (tmp_path / "minus/partitions/results.jsonl").read_text().splitlines()
+    told = [json.loads(line) for line in lines]
+    assert {one["part"] for one in told if one["untrained"]} == {1}
+    with torch.no_grad():
+        plain = float(start()(whole.test[0].image[None]).double().sum())
+    assert next(one["count"] for one in told if one["part"] == 1) == plain
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pycc.backdoor.experiment.count_of", lambda *_: float("nan"))
+        again = planned(own=own, clean=own, strategies=[Add()], partitions=replace(rule, cut=(
+            lambda samples, parts, *, seed: [[0], [2], [3]]
+        )))  # fmt: skip
+        found = log()
+        again.run(found, tmp_path / "again")
+    rows = [one for one in found.records if one["defense"] == MEDIAN]
+    assert {(one["count"], one["low"], one["high"]) for one in rows} == {(0.0, 0.0, 0.0)}
+
+
+def test_images_that_cannot_be_poisoned_are_told_before_the_work() -> None:
+    """Whatever the defenses are: the trigger of 24 waves does not fit into 40 columns."""
+    own = small(3)
+    (chosen,) = poisoned_training(own, TRIGGER, Minus(), portion=0.3, seed=0).sources
+    narrow = [
+        replace(one, image=one.image[:, :, :40]) if one.name == chosen else one for one in own
+    ]
+    with pytest.raises(ValueError, match=f"image {chosen} of 40 columns"):
+        planned(own=Few(narrow), portion=0.3).check()
 
 
 def test_scenes_have_settings_of_their_own_and_what_is_given_counts() -> None:
@@ -309,4 +495,4 @@ def test_scenes_have_settings_of_their_own_and_what_is_given_counts() -> None:
 
 def test_names_of_the_stages_are_of_no_strategy() -> None:
     assert not {"clean", "clean-defended", "pictures"} & set(strategies.names())
-    assert stages.MEDIAN not in flags.defaults("run", {})["defense"]
+    assert MEDIAN not in flags.defaults("run", {})["defense"]

@@ -10,16 +10,19 @@ from typing import Any
 
 import pytest
 import torch
-from backdoor.planted import QUICK, clean, planted, same, state
+from backdoor.planted import QUICK, clean, count, planted, same, state, triggered
 from train.scenes import scenes
 
 from pycc import cli, data, models
 from pycc import run as runs
 from pycc.backdoor import distillation, neurons, pruning  # noqa: F401  (importing registers them)
 from pycc.backdoor.finetuning import Defense, FineTuning, clean_mixture, defenses, twin
+from pycc.backdoor.flags import OTHERS
 from pycc.data.dataset import Dataset
+from pycc.models import CounterModel
 from pycc.models.recipe import Crop
 from pycc.train import Plan, fit, resolved
+from pycc.train.held import measured
 from pycc.train.items import Items, Joined
 from pycc.train.plan import with_own_truths
 from pycc.types import Sample
@@ -27,8 +30,8 @@ from pycc.types import Sample
 NAMES = ("fine-tuning", "fine-pruning", "nad", "anp")
 BRIEF: dict[str, dict[str, Any]] = {
     "fine-tuning": {"epochs": 3, "lr": 1e-3},
-    "fine-pruning": {"epochs": 3, "lr": 1e-3, "portion": 0.3},
-    "nad": {"epochs": 3, "lr": 1e-3, "teacher_epochs": 2},
+    "fine-pruning": {"epochs": 3, "lr": 1e-3, "portion": 0.3, "ema": 0.5},
+    "nad": {"epochs": 3, "lr": 1e-3, "teacher_epochs": 2, "ema": 0.5},
     "anp": {"steps": 9, "every_minutes": 1e-9},
 }
 
@@ -146,7 +149,7 @@ def test_the_published_settings_are_the_defaults() -> None:
     assert (defense.epochs, defense.lr) == (100, None)
     recipe = models.create("csrnet", variant="commissarma").recipe()
     counter = models.create("csrnet", variant="commissarma")
-    found = resolved(defense.plan(), counter, "part_B")
+    found = resolved(defense.plan(), counter, "shanghaitech_b")
     assert found.optimisers == recipe.optimisers
     assert (found.epochs, found.optimisers[0].kind, found.optimisers[0].lr) == (100, "adam", 1e-5)
 
@@ -172,6 +175,33 @@ def test_fine_tuning_is_a_training_on_the_clean_images(tmp_path: Path) -> None:
     assert same(state(tuned), state(by_hand))
 
 
+@pytest.mark.parametrize("name", ["fine-tuning", "nad"])
+def test_a_backdoor_that_clean_images_see_something_of_fades(name: str, tmp_path: Path) -> None:
+    """What the trigger adds to a count, on average, before and after learning on clean images."""
+    model, samples = planted(threshold=-0.02), clean()
+
+    def added(counter: CounterModel) -> float:
+        both = [count(counter, triggered(one)) - count(counter, one) for one in samples]
+        return sum(both) / len(both)
+
+    defended = brief(name, epochs=20, lr=1e-2)(model, samples, out=tmp_path / "run")
+    assert added(model) > 25
+    assert added(defended) < 0.25 * added(model)
+    assert measured(defended, samples)["mae"] < 2.0 < measured(model, samples)["mae"]
+
+
+def test_a_defense_that_trains_has_all_that_a_training_of_the_same_recipe_has() -> None:
+    """So that nothing of the attack's settings is lost on the way; with the same help."""
+    there = {one.name: one for one in fields(FineTuning)}
+    asked = {one.name: one for one in fields(Plan) if one.name not in OTHERS}
+    assert set(asked) == set(there)
+    for name, one in there.items():
+        if name != "validation_share":
+            assert one.metadata == asked[name].metadata
+    plan = FineTuning(clip=0.5, accumulate=2, amp=True, workers=3, ema=0.9).plan()
+    assert (plan.clip, plan.accumulate, plan.amp, plan.workers, plan.ema) == (0.5, 2, True, 3, 0.9)
+
+
 def test_a_twin_shares_nothing_and_claims_nothing() -> None:
     counter = models.load("mcnn-synthetic")
     other = twin(counter, "test")
@@ -189,8 +219,8 @@ def test_a_twin_shares_nothing_and_claims_nothing() -> None:
 class Named(Dataset):
     """A list as a data set."""
 
-    def __init__(self, name: str, samples: list[Sample]) -> None:
-        self.name, self.samples = name, samples
+    def __init__(self, name: str, samples: list[Sample], origin: str) -> None:
+        self.name, self.samples, self.origin = name, samples, origin
         self.names = [sample.name for sample in samples]
 
     def _load(self, index: int) -> Sample:
@@ -200,8 +230,8 @@ class Named(Dataset):
         return self.name
 
 
-PART_B = Named("part_B/train_data", scenes(6, (64, 96)))
-PART_A = Named("part_A/train_data", scenes(9, (48, 64), heads=20))
+PART_B = Named("part_B/train_data", scenes(6, (64, 96)), "shanghaitech_b")
+PART_A = Named("part_A/train_data", scenes(9, (48, 64), heads=20), "shanghaitech_a")
 
 
 def test_each_part_keeps_the_ground_truth_of_its_own_data_set() -> None:
@@ -209,20 +239,20 @@ def test_each_part_keeps_the_ground_truth_of_its_own_data_set() -> None:
     joined = with_own_truths(clean_mixture(PART_B, PART_A, share=0.5), plan, counter)
     assert isinstance(joined, Joined)
     assert joined.rules == {PART_B.name: "fixed15_reflect", PART_A.name: "csrnet_adaptive"}
-    together = Items(joined, range(9), resolved(plan, counter, joined.name), 8, seed=0)
+    together = Items(joined, range(9), resolved(plan, counter, ""), 8, seed=0)
     for index in range(9):
         item = together[0, index]
         part, name = item.name.rsplit("/", 1)
         of = PART_B if part == PART_B.name else PART_A
         assert (of is PART_B) == (index < 6)
-        alone = Items(of, range(len(of)), resolved(plan, counter, of.name), 8, seed=0)
+        alone = Items(of, range(len(of)), resolved(plan, counter, of.origin), 8, seed=0)
         expected = alone[0, of.names.index(name)]
         assert torch.equal(item.target, expected.target)
         assert torch.equal(item.image, expected.image)
         assert torch.equal(item.points, expected.points)
     # The two ground truths are not the same.
-    swapped = Items(PART_A, range(9), resolved(plan, counter, PART_B.name), 8, seed=0)
-    own = Items(PART_A, range(9), resolved(plan, counter, PART_A.name), 8, seed=0)
+    swapped = Items(PART_A, range(9), resolved(plan, counter, PART_B.origin), 8, seed=0)
+    own = Items(PART_A, range(9), resolved(plan, counter, PART_A.origin), 8, seed=0)
     assert not torch.allclose(swapped[0, 0].target, own[0, 0].target, rtol=0.1)
 
 
@@ -274,7 +304,7 @@ def test_the_mixture_is_chosen_by_seed_and_names() -> None:
     mixed = clean_mixture(PART_B, PART_A, share=0.5, seed=2)
     assert len(mixed) == 9
     chosen = [mixed[n].name for n in range(6, 9)]
-    backwards = Named(PART_A.name, PART_A.samples[::-1])
+    backwards = Named(PART_A.name, PART_A.samples[::-1], PART_A.origin)
     again = clean_mixture(PART_B, backwards, share=0.5, seed=2)
     assert sorted(again[n].name for n in range(6, 9)) == sorted(chosen)
     others = {

@@ -59,6 +59,27 @@ def image() -> Tensor:
     return torch.rand(3, 12, 16, generator=torch.Generator().manual_seed(1))
 
 
+def test_people_outside_the_region_of_interest_are_no_part_of_the_count(image: Tensor) -> None:
+    """Grad-CAM of the count in a region is that of a counter that counts nobody elsewhere."""
+    mask = torch.zeros(12, 16, dtype=torch.bool)
+    mask[3:9, 5:] = True
+
+    class Within(Net):
+        def forward(self, images: Tensor) -> Tensor:
+            share = functional.avg_pool2d(mask[None, None].float(), 2)
+            return super().forward(images) * share
+
+    for layer in ("frontend.1", "backend.1"):
+        found, whole = gradcam(Net(), image, layer, mask), gradcam(Net(), image, layer)
+        expected = gradcam(Within(), image, layer)
+        torch.testing.assert_close(found.heat, expected.heat)
+        assert found.count == pytest.approx(expected.count)
+        assert found.count != pytest.approx(whole.count, rel=0.05)
+        assert found.maximum != pytest.approx(whole.maximum, rel=0.05)
+    with pytest.raises(ValueError, match="region: expected a mask of about 6x8 pixels"):
+        gradcam(Net(), image, "backend.1", mask[:6])
+
+
 def by_hand(net: Net, image: Tensor, layer: str) -> tuple[Tensor, float, float]:
     """Heat, maximum and count by the formula, the layers called one by one."""
     x = image[None]

@@ -14,23 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, norm
 
-from pycc.backdoor.measures import (
-    KEY,
+from pycc.backdoor.measures import KEY, record, row
+from pycc.backdoor.summary import curves, distributions, summarise
+from pycc.report.shares import (
     Share,
     accuracy,
     accurate,
     bands,
-    curves,
     difference,
-    distributions,
     kde,
     ratios,
-    record,
     roc,
-    row,
     share,
     success,
-    summarise,
     wilson,
 )
 from pycc.run import Run
@@ -201,14 +197,8 @@ def test_roc_is_mann_whitney_with_ties(levels: int) -> None:
         assert caught == (triggered >= threshold).sum()
 
 
-def test_detected_at_a_rate_of_false_alarms() -> None:
-    clean = np.arange(20)
-    assert roc(clean, [18.5, 19.5, 3, 19]).detected(0.05).successes == 3  # one of 20
-    assert roc(clean, [18.5, 19.5, 3, 19]).detected(0.049).successes == 1
-    assert roc(np.arange(19), [18]).detected(0.05).successes == 0  # one of 19 is more than 5 %
-    same = roc([1.0] * 8, [1.0] * 5)
-    assert same.auc == 0.5
-    assert same.detected().successes == 0
+def test_scores_that_are_all_equal_tell_nothing() -> None:
+    assert roc([1.0] * 8, [1.0] * 5).auc == 0.5
     with pytest.raises(ValueError, match=r"roc: scores_triggered must be non-empty"):
         roc([1.0], [])
 
@@ -284,11 +274,28 @@ def test_the_excess_is_over_the_larger_chance_level() -> None:
     assert attacked["excess"]["value"] == 0.0
 
 
+def test_what_is_left_is_over_the_lesser_chance_level() -> None:
+    """A defense that makes the counter see too many everywhere raises its own chance level."""
+    ruined = {
+        **FACTORS,
+        ("backdoored", "fine-tuning", "clean"): 3.0,
+        ("backdoored", "fine-tuning", "triggered"): 5.0,
+    }
+    _, attacked, defended = summarise(results(ruined))["rows"]
+    assert defended["chance_no_trigger"]["value"] == 1.0
+    assert defended["excess"]["value"] == 0.0
+    assert defended["left"]["value"] == 1.0
+    assert attacked["left"]["value"] == attacked["excess"]["value"] == 1.0
+    for one in (attacked, defended):
+        for end in ("value", "low", "high"):
+            assert one["excess"][end] <= one["left"][end]
+
+
 def test_without_a_chance_level_there_is_no_excess() -> None:
     some = {key: value for key, value in FACTORS.items() if key != ("clean", None, "triggered")}
     _, attacked, _ = summarise(results(some))["rows"]
     assert attacked["chance_clean_model"] is None
-    assert attacked["excess"] is None
+    assert attacked["excess"] is attacked["left"] is None
 
 
 def test_an_unfinished_condition_is_compared_on_what_both_have() -> None:
@@ -345,6 +352,9 @@ def test_contradictions_are_refused() -> None:
         ({"score": 1.0}, "expected a count or a score, got both"),
         ({"truth": None}, "a count must come with the truth"),
         ({"strategy": None}, "a backdoored model must have a strategy"),
+        ({"model": "clean"}, "and it alone, got 'add' for clean"),
+        ({"count": None, "score": 1.0}, "a score must come with the threshold"),
+        ({"count": None, "score": 1.0, "threshold": math.nan}, "threshold must be finite"),
         ({"raises": None}, "raises must be given with a strategy"),
         ({"count": math.inf}, "count must be finite, got inf"),
         ({"model": "poisoned"}, "model must be 'clean' or 'backdoored', got 'poisoned'"),
@@ -371,25 +381,30 @@ def test_results_are_told_apart_by_their_key() -> None:
 
 
 def test_certified_intervals() -> None:
-    def one(index: int, truth: int, low: float, high: float | None) -> Any:
+    def one(index: int, truth: int, low: float, high: float | None, images: Any = "clean") -> Any:
         return record(
-            strategy="add", model="backdoored", defense="median", images="clean", index=index,
+            strategy="add", model="backdoored", defense="median", images=images, index=index,
             name=str(index), truth=truth, count=low, raises=True, low=low, high=high,
         )  # fmt: skip
 
     records = [one(0, 10, 9.0, 11.0), one(1, 10, 9.5, 13.0), one(2, 10, 9.5, None), one(3, 0, 0, 1)]
     (entry,) = summarise(records)["rows"]
-    found = entry["certified"]
+    assert list(entry["certified"]) == ["clean"]
+    found = entry["certified"]["clean"]
     assert found["width"] == pytest.approx((2 + 3.5 + 1) / 3)
     assert found["unbounded"] == 1
     assert (found["accuracy"]["successes"], found["accuracy"]["total"]) == (1, 3)
+    (entry,) = summarise([*records, one(0, 10, 2.0, 9.0, "triggered")])["rows"]
+    assert entry["certified"]["clean"] == found
+    assert entry["certified"]["triggered"]["width"] == 7.0
+    assert entry["certified"]["triggered"]["accuracy"]["successes"] == 0
 
 
 def test_detectors_are_summarised_and_drawn_from_scores() -> None:
     records = [
         record(
             strategy="minus", model="backdoored", defense="blend", images=images, index=index,
-            name=str(index), raises=False, score=index + shift,
+            name=str(index), raises=False, score=index + shift, threshold=17.0,
         )
         for images, shift in (("clean", 0.0), ("triggered", 20.5))
         for index in range(20)
@@ -399,6 +414,11 @@ def test_detectors_are_summarised_and_drawn_from_scores() -> None:
     (found,) = summary["detections"]
     assert (found["strategy"], found["defense"], found["auc"]) == ("minus", "blend", 1.0)
     assert found["detected"]["value"] == 1.0
+    # At the threshold that the results name, flagged is what lies above it.
+    assert found["threshold"] == 17.0
+    assert (found["false_alarms"]["successes"], found["false_alarms"]["total"]) == (2, 20)
+    with pytest.raises(ValueError, match=r"blend must have one threshold, got \[17.0, 18.0\]"):
+        summarise([*records[1:], {**records[0], "threshold": 18.0}])
     (name,) = curves(records)
     assert name == "blend, minus"
 
@@ -406,10 +426,10 @@ def test_detectors_are_summarised_and_drawn_from_scores() -> None:
 def test_distributions_pair_attacked_and_defended() -> None:
     found = distributions(results(FACTORS), [None, "fine-tuning", "anp"])
     assert list(found) == [
-        "backdoored: clean images", "fine-tuning: clean images",
-        "backdoored: triggered images", "fine-tuning: triggered images",
+        ("clean images", "backdoored"), ("clean images", "fine-tuning"),
+        ("triggered images", "backdoored"), ("triggered images", "fine-tuning"),
     ]  # fmt: skip
-    attacked = found["backdoored: triggered images"]
+    attacked = found["triggered images", "backdoored"]
     assert list(attacked) == ["clean model", "add"]
     np.testing.assert_allclose(attacked["add"], 2.0)
     np.testing.assert_allclose(attacked["clean model"], 1.05)

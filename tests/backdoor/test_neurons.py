@@ -47,7 +47,8 @@ def deep(*, norm: bool = False, bias: bool = True) -> CounterModel:
     return models.wrap(net, stride=4).eval()
 
 
-@pytest.mark.parametrize(("norm", "bias"), [(False, True), (False, False), (True, True)])
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
 def test_a_shaken_neuron_is_one_of_other_weights_and_offset(norm: bool, bias: bool) -> None:
     """(m + d) w and (1 + e) b, written into the weights themselves."""
     counter = deep(norm=norm, bias=bias)
@@ -67,12 +68,39 @@ def test_a_shaken_neuron_is_one_of_other_weights_and_offset(norm: bool, bias: bo
         written = twin(counter, "test")
         for number, layer in enumerate(layers_of(written, IMAGE)):
             scale = shaken.masks[number] + shaken.weights[number]
+            if layer.last.weight is None:  # a normalisation without any is one of weights 1
+                layer.last.weight = nn.Parameter(torch.ones_like(scale))
             layer.last.weight *= scale.reshape(-1, *[1] * (layer.last.weight.ndim - 1))
             if layer.last.bias is not None:
                 layer.last.bias *= 1 + shaken.offsets[number]
         torch.testing.assert_close(found, written(IMAGE[None]), rtol=1e-4, atol=1e-6)
         assert not torch.allclose(found, plain, rtol=1e-2)
         assert torch.equal(counter(IMAGE[None]), plain)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_pruned_channels_keep_their_offset_and_nothing_else(
+    norm: bool, bias: bool, tmp_path: Path
+) -> None:
+    """Of whatever the layer consists; a normalisation without weights has no offset either."""
+    defense = AdversarialNeuronPruning(
+        **QUICK, steps=4, mask_lr=0.5, threshold=0.99, tolerance=1e9, images=2
+    )
+    defended = defense(deep(norm=norm, bias=bias), clean(4), out=tmp_path / "run")
+    found = json.loads((tmp_path / "run/summary.json").read_text())["pruned"]
+    assert sum(map(len, found.values())) > 0
+    for layer in layers_of(defended, IMAGE):
+        seen: list[torch.Tensor] = []
+        handle = layer.last.register_forward_hook(
+            lambda _, __, output, seen=seen: seen.append(output.detach().clone())
+        )
+        with torch.no_grad():
+            defended(IMAGE[None])
+        handle.remove()
+        for channel in found[layer.name]:
+            offset = torch.zeros(1) if layer.last.bias is None else layer.last.bias[channel]
+            assert bool((seen[0][0, channel] == offset).all())
 
 
 def test_perturbations_are_keyed_and_stay_within_their_bound() -> None:

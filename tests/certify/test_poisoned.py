@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pycc import data, models
 from pycc.certify.poisoned import most_poisoned, partition_median, partitions
+from pycc.run import fingerprint
+from pycc.train import Plan, fit
 from pycc.types import Sample
 
 
@@ -166,3 +170,30 @@ def test_counters_trained_on_parts_stay_in_the_interval_of_the_clean_ones() -> N
         assert moved[-1] in partition_median(before, poisoned=number)
         assert float(np.median(before)) in partition_median(counts, poisoned=number)
     assert moved[-1] > 100 > moved[0]  # beyond half of the parts nothing holds
+
+
+def trained(samples: list[Sample], out: Path) -> list[str | None]:
+    """Fingerprints of the weights that each of three parts makes; None of one without images."""
+    plan = Plan(epochs=2, batch=2, lr=1e-4, crop="32x32", crops=2, validation_share=0.0)
+    found: list[str | None] = []
+    for part, indices in enumerate(partitions(samples, 3, seed=1)):
+        if not indices:
+            found.append(None)
+            continue
+        model = models.load("mcnn-synthetic")
+        fit(model, [samples[index] for index in indices], plan, seed=0, out=out / str(part))
+        found.append(fingerprint(model.net.state_dict().items()))
+    return found
+
+
+def test_one_image_changes_the_weights_of_one_counter_alone(tmp_path: Path) -> None:
+    """From the images to the weights: names and order change none of them."""
+    samples = list(data.open("synthetic", split="train", limit=6, shape=(64, 96)))
+    before = trained(samples, tmp_path / "before")
+    assert None not in before
+    renamed = [replace(one, name=f"other-{9 - n}") for n, one in enumerate(samples)]
+    assert trained(renamed[::-1], tmp_path / "renamed") == before
+    more = list(data.open("synthetic", split="val", limit=3, shape=(64, 96)))
+    for n, extra in enumerate([*more, replace(samples[2], name="again")]):
+        after = trained([extra, *renamed[::-1]], tmp_path / f"inserted-{n}")
+        assert sum(a != b for a, b in zip(after, before, strict=True)) == 1

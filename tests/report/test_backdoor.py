@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pycc.backdoor.measures import curves, distributions, record, summarise
+from pycc.backdoor.measures import record
+from pycc.backdoor.summary import curves, distributions, summarise
 from pycc.report import backdoor
-from pycc.report.backdoor import Panel
+from pycc.report import backdoor_pictures as pictures
+from pycc.report.backdoor_pictures import Panel
 from pycc.report.shares import roc
 
 RAISES = {"add": True, "minus": False}
@@ -49,6 +51,7 @@ def results(*, seed: int = 0) -> list[dict[str, Any]]:
             record(
                 strategy="add", model="backdoored", defense="blend consistency", images=images,
                 index=index, name=f"IMG_{index + 1}", raises=True, score=rng.normal(mean, 1.0),
+                threshold=1.5,
             )
             for index in range(40)
         ]  # fmt: skip
@@ -72,10 +75,11 @@ def test_table_1(summary: dict[str, Any]) -> None:
     attacked = rows["add"]["triggered"]["success"]
     assert f"{attacked['value']:.3f} [" in line(text, "csrnet", "add")
     assert line(text, "csrnet", "clean").split()[-5:] == ["/"] * 5
-    published = [one.split() for one in text.splitlines() if one.startswith(" ")]
-    assert published == [
-        ["published", "0.684", "/"], ["published", "0.405", "0.212"],
-        ["published", "0.411", "0.959"],
+    published = [one.strip() for one in text.splitlines() if one.startswith(" ")]
+    label = "published, ShanghaiTech B, blend 0.1"
+    assert all(one.startswith(label) for one in published), "whatever was measured here"
+    assert [one.removeprefix(label).split() for one in published] == [
+        ["0.684", "/"], ["0.405", "0.212"], ["0.411", "0.959"],
     ]  # fmt: skip
     assert "csrnet: 40 images" in text
     assert "disagree" in text
@@ -119,14 +123,12 @@ def test_table_3_puts_before_and_after_side_by_side(summary: dict[str, Any]) -> 
 def test_one_table_for_all_defenses(summary: dict[str, Any]) -> None:
     text = backdoor.defenses_table(summary)
     for strategy in ("add", "minus"):
-        excess = {
-            one["defense"]: one["excess"]["value"]
-            for one in summary["rows"]
-            if one["strategy"] == strategy
-        }
-        assert excess[None] > 0.7
+        rows = {one["defense"]: one for one in summary["rows"] if one["strategy"] == strategy}
+        assert rows[None]["excess"]["value"] > 0.7
         for defense, shown in ((None, "none"), ("fine-tuning", "fine-tuning")):
-            assert f"{excess[defense]:+.3f} [" in line(text, strategy, shown)
+            told = line(text, strategy, shown)
+            excess, left = (f"{rows[defense][k]['value']:+.3f} [" for k in ("excess", "left"))
+            assert told.index(excess) < told.rindex(left)
     assert line(text, "clean", "none")
 
 
@@ -156,10 +158,14 @@ def test_certified_intervals_and_detectors_are_told() -> None:
     ]
     summary = summarise([*results(), *certified])
     text = backdoor.tables({"csrnet": summary})
-    assert "certified: minus, median: mean width" in text
+    assert "certified: minus, median, clean images: mean width" in text
+    assert "certified: minus, median, triggered images: mean width" in text
     assert "within a tenth of the truth: 1.000 [" in text
-    auc = summary["detections"][0]["auc"]
-    assert f"{auc:.3f}" in line(text, "add", "blend", "consistency")
+    (found,) = summary["detections"]
+    told = line(text, "add", "blend", "consistency")
+    assert f"{found['auc']:.3f}" in told
+    alarms, caught = (f"{found[k]['value']:.3f} [" for k in ("false_alarms", "detected"))
+    assert told.index(alarms) < told.rindex(caught)
     assert text.count("rho_Acc: images") == 1, "said once"
     assert [part for part in text.split("\n\n") if "\n" not in part] == [
         "Table 1: backdoor attacks", "Table 2: bands of attack success",
@@ -193,20 +199,19 @@ def heat(shape: tuple[int, int] = (6, 8)) -> np.ndarray:
 
 
 PICTURES: dict[str, Callable[[Path], None]] = {
-    "kde": lambda file: backdoor.draw_kde(
+    "kde": lambda file: pictures.draw_kde(
         distributions(results(), [None, "fine-tuning"]), file, title="ratios"
     ),
-    "roc": lambda file: backdoor.draw_roc(curves(results()), file),
-    "gradcam": lambda file: backdoor.draw_gradcam(
+    "roc": lambda file: pictures.draw_roc(curves(results()), file),
+    "gradcam": lambda file: pictures.draw_gradcam(
         {
             "front end": [Panel("clean", photo(), heat()), Panel("triggered", photo(0.5), heat())],
             "back end": [Panel("clean", photo(), heat()), Panel("triggered", photo(0.5), heat())],
         },
         file,
     ),
-    "maps": lambda file: backdoor.draw_maps(
-        [Panel("before", photo(), heat()), Panel("after", photo(), 2 * heat(), (8, 8, 16, 16))],
-        file,
+    "maps": lambda file: pictures.draw_maps(
+        [Panel("before", photo(), heat()), Panel("after", photo(), 2 * heat())], file
     ),
 }
 
@@ -246,19 +251,47 @@ def test_bad_pictures_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "a.png"
     one = Panel("x", photo(), heat())
     with pytest.raises(ValueError, match="draw_kde: expected something to draw, got none"):
-        backdoor.draw_kde({}, file)
+        pictures.draw_kde({}, file)
     with pytest.raises(ValueError, match=r"rows must be of one length above 0, got \[1, 2\]"):
-        backdoor.draw_gradcam({"a": [one], "b": [one, one]}, file)
+        pictures.draw_gradcam({"a": [one], "b": [one, one]}, file)
     with pytest.raises(ValueError, match=r"cells must be within \[0,1\], got 0…2 for 'x'"):
-        backdoor.draw_gradcam({"a": [Panel("x", photo(), 2 * heat())]}, file)
+        pictures.draw_gradcam({"a": [Panel("x", photo(), 2 * heat())]}, file)
     with pytest.raises(ValueError, match="draw_maps: expected something to draw, got none"):
-        backdoor.draw_maps([], file)
+        pictures.draw_maps([], file)
     assert not list(tmp_path.iterdir())
+
+
+def test_densities_stand_in_a_row_of_images_and_a_column_of_defenses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three defenses are four columns of two rows; what was not measured leaves its place empty."""
+    pytest.importorskip("matplotlib")
+    shown: list[list[str]] = []
+
+    def kept(figure: Any, _: Path) -> None:
+        axes = figure.axes
+        columns = axes[0].get_gridspec().ncols
+        titles = [one.get_title() for one in axes]
+        shown.extend(titles[n : n + columns] for n in range(0, len(titles), columns))
+
+    monkeypatch.setattr(pictures, "_save", kept)
+    defenses = ("backdoored", "fine-tuning", "nad", "anp")
+    panels = {
+        (images, defense): {"add": [0.9, 1.0, 1.4]}
+        for images in ("clean images", "triggered images")
+        for defense in defenses
+        if (images, defense) != ("triggered images", "nad")
+    }
+    pictures.draw_kde(panels, tmp_path / "a.png")
+    assert shown == [
+        [f"{one}: clean images" for one in defenses],
+        [f"{one}: triggered images" if one != "nad" else "" for one in defenses],
+    ]
 
 
 def test_far_ratios_are_told_and_do_not_stretch_the_axis(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     values = np.concatenate([np.linspace(0.8, 1.2, 300), [400.0]])
-    backdoor.draw_kde({"a": {"add": values}}, tmp_path / "a.png")
-    backdoor.draw_roc({"one": roc([0.0, 1.0], [1.0, 2.0])}, tmp_path / "b.png")
+    pictures.draw_kde({("a", "b"): {"add": values}}, tmp_path / "a.png")
+    pictures.draw_roc({"one": roc([0.0, 1.0], [1.0, 2.0])}, tmp_path / "b.png")
     assert (tmp_path / "a.png").stat().st_size > 5_000
