@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch import distributed
 
+from pycc import data
+from pycc.data import save_image
 from pycc.ranks import Ranks, own_device, ranks
 from pycc.run import Run
 from pycc.shards import sharded
@@ -21,6 +23,19 @@ ATTACK = [*FLAGS, "--sizes", "20", "40", "--steps", "3", "--seeds", "2", "--no-s
           "--pgd-steps", "2", "--no-gates"]  # fmt: skip
 CERTIFY = [*FLAGS, "--calibrate-limit", "2", "--patch", "40", "--method", "masked", "additive",
            "--attack", "--steps", "2"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of small scenes: three to train on and three to test on."""
+    root = tmp_path_factory.mktemp("scenes")
+    for split in ("train", "test"):
+        (root / split).mkdir()
+        for sample in data.open("synthetic", split=split, limit=3, shape=(144, 192)):
+            save_image(root / split / f"{sample.name}.png", sample.image)
+            points = json.dumps(sample.points.tolist())
+            (root / split / f"{sample.name}.json").write_text(points)
+    return root
 
 
 def environment() -> dict[str, str]:
@@ -52,7 +67,10 @@ def results(folder: Path) -> list[dict]:
 
 @pytest.mark.long
 @pytest.mark.parametrize(("module", "flags"), [("attack", ATTACK), ("certify", CERTIFY)])
-def test_two_processes_find_what_one_finds(tmp_path: Path, module: str, flags: list[str]) -> None:
+def test_two_processes_find_what_one_finds(
+    tmp_path: Path, scenes: Path, module: str, flags: list[str]
+) -> None:
+    flags = [*flags, "--data", str(scenes)]
     one, two = tmp_path / "one", tmp_path / "two"
     alone = command(module, *flags, "--out", str(one))
     both = command(module, *flags, "--out", str(two), processes=2)
@@ -75,10 +93,12 @@ def test_two_processes_find_what_one_finds(tmp_path: Path, module: str, flags: l
 
 @pytest.mark.long
 @pytest.mark.parametrize(("module", "flags"), [("attack", ATTACK), ("certify", CERTIFY)])
-def test_more_processes_than_images(tmp_path: Path, module: str, flags: list[str]) -> None:
+def test_more_processes_than_images(
+    tmp_path: Path, scenes: Path, module: str, flags: list[str]
+) -> None:
     """The last one finds nothing to do and waits for the others."""
     one, three = tmp_path / "one", tmp_path / "three"
-    few = [*flags, "--limit", "1"]
+    few = [*flags, "--data", str(scenes), "--limit", "1"]
     alone = command(module, *few, "--out", str(one))
     many = command(module, *few, "--out", str(three), processes=3)
     assert many.returncode == alone.returncode == 0, many.stderr

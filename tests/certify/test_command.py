@@ -102,7 +102,7 @@ def test_attacked_counts_are_held_against_their_intervals(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     flags = [*small, "--weights", "mcnn-synthetic", "--patch", "24", "--method", method]
-    flags += ["--attack", "--steps", "3", "--draws", "5", *METHODS[method]]
+    flags += ["--attack", "--steps", "2", "--draws", "5", *METHODS[method]]
     code, text, err = run(capsys, *flags, "--out", str(tmp_path / "run"))
     assert code == 0, err
     (row,) = json.loads((tmp_path / "run/summary.json").read_text())["attacks"]
