@@ -96,6 +96,23 @@ def bootstrap(
     return float(low), float(high)
 
 
+def mae_by_group(truth: ArrayLike, predicted: ArrayLike, groups: Sequence[str]) -> dict[str, float]:
+    """Mean absolute error, in people, of each group of images, by name: scenes, cameras.
+
+    ``groups`` names that of each of the [N] images. What is published of WorldExpo'10 is the mean
+    of its scenes' errors, whatever their numbers of images.
+    """
+    a, b = _pair("mae_by_group", ("truth", truth), ("predicted", predicted))
+    if len(groups) != len(a):
+        raise ValueError(
+            f"mae_by_group: groups must be one an image, got {len(groups)} of {len(a)}"
+        )
+    errors: dict[str, list[float]] = {}
+    for name, error in zip(groups, np.abs(b - a), strict=True):
+        errors.setdefault(name, []).append(error)
+    return {name: float(np.mean(errors[name])) for name in sorted(errors)}
+
+
 @dataclass(frozen=True)
 class DensityLevel:
     """The counting error over the images of one level of density."""

@@ -61,6 +61,14 @@ def test_bad_input(measure, first, second) -> None:
         measure(first, second)
 
 
+def test_groups_weigh_by_their_own_images() -> None:
+    found = metrics.mae_by_group([1, 2, 3, 10], [2, 2, 6, 4], ["b", "a", "b", "a"])
+    assert found == {"a": 3.0, "b": 2.0}
+    assert list(found) == ["a", "b"]
+    with pytest.raises(ValueError, match="groups must be one an image, got 1 of 2"):
+        metrics.mae_by_group([1, 2], [1, 2], ["a"])
+
+
 def test_game_by_hand() -> None:
     """8x8 pixels, cells of 2: heads in three quarters, people predicted in two."""
     points = [(1.0, 1.0), (2.5, 0.5), (6.0, 1.0), (7.9, 7.9)]

@@ -47,9 +47,9 @@ def training_table(records: Sequence[Mapping[str, Any]], summary: Mapping[str, A
             f"test, {name}: MAE {one['mae']:,.1f}, RMSE {one['rmse']:,.1f}, bias "
             f"{one['bias']:+,.1f} over {one['images']} images"
         )
-        if "group_mae" in one:
-            groups = ", ".join(f"{group} {mae:,.1f}" for group, mae in one["group_mae"].items())
-            text.append(f"test, {name}: MAE of {groups}; their mean {one['mean_group_mae']:,.1f}")
+        if "mae_by_group" in one:
+            groups = ", ".join(f"{group} {mae:,.1f}" for group, mae in one["mae_by_group"].items())
+            text.append(f"test, {name}: MAE of {groups}; their mean {one['mae_over_groups']:,.1f}")
     return "\n".join(text)
 
 

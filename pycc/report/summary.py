@@ -81,12 +81,9 @@ def _errors(group: Sequence[Record], by_seed: Sequence[Sequence[Record]]) -> Row
         return dict.fromkeys(names)
     pairs = [([r["truth"] for r in rs], [r["count"] for r in rs]) for rs in by_seed]
     by_image: dict[int, list[float]] = {}
-    by_group: dict[str, list[float]] = {}
     for record in group:
         error = abs(record["count"] - record["truth"])
         by_image.setdefault(record["index"], []).append(error)
-        if "group" in record:
-            by_group.setdefault(record["group"], []).append(error)
     low, high = metrics.bootstrap([float(np.mean(values)) for values in by_image.values()])
     found: Row = {
         measure.__name__: float(np.mean([measure(truth, count) for truth, count in pairs]))
@@ -97,8 +94,10 @@ def _errors(group: Sequence[Record], by_seed: Sequence[Sequence[Record]]) -> Row
         "mae_low": low,
         "mae_high": high,
     }
-    if by_group:
-        means = {name: float(np.mean(values)) for name, values in by_group.items()}
+    groups = [record["group"] for record in group if "group" in record]
+    if groups:
+        truth, counts = ([record[name] for record in group] for name in ("truth", "count"))
+        means = metrics.mae_by_group(truth, counts, groups)
         found |= {"mae_by_group": means, "mae_over_groups": float(np.mean([*means.values()]))}
     return found
 

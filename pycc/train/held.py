@@ -70,10 +70,9 @@ def measured(
     """MAE, RMSE and bias in people over whole images; shared by the processes of a run.
 
     ``count`` says how many people the counter sees in the sample of an index (None: what
-    ``count_of`` says). Where the data set names groups of
-    its samples (the scenes of WorldExpo'10), ``group_mae`` holds the MAE of each and
-    ``mean_group_mae`` their mean, which is what is published of it. NotFiniteError, with the
-    images' names, for a count that is no number.
+    ``count_of`` says). Where the data set names groups of its samples (the scenes of
+    WorldExpo'10), ``mae_by_group`` holds the MAE of each and ``mae_over_groups`` their mean.
+    NotFiniteError, with the images' names, for a count that is no number.
     """
     chosen = list(range(len(samples)) if indices is None else indices)
     mine = []
@@ -93,11 +92,7 @@ def measured(
     }
     groups = getattr(samples, "groups", None)
     if groups is not None:
-        errors: dict[str, list[float]] = {}
-        for index, heads, people in zip(chosen, truth, counts, strict=True):
-            errors.setdefault(groups[index], []).append(abs(people - heads))
-        found["group_mae"] = {
-            name: sum(errors[name]) / len(errors[name]) for name in sorted(errors)
-        }
-        found["mean_group_mae"] = sum(found["group_mae"].values()) / len(errors)
+        by_group = metrics.mae_by_group(truth, counts, [groups[index] for index in chosen])
+        found["mae_by_group"] = by_group
+        found["mae_over_groups"] = sum(by_group.values()) / len(by_group)
     return found

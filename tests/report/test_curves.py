@@ -30,7 +30,7 @@ def test_a_table_of_epochs() -> None:
 def test_what_chooses_and_the_scenes_stand_in_the_table() -> None:
     validation = {**RECORDS[1], "epoch": 1, "mae": 33.0, "score": 45.5}
     one = {"mae": 12.0, "rmse": 20.0, "bias": 1.5, "images": 3}
-    scenes = {"group_mae": {"S1": 10.0, "S2": 16.0}, "mean_group_mae": 13.0}
+    scenes = {"mae_by_group": {"S1": 10.0, "S2": 16.0}, "mae_over_groups": 13.0}
     summary = {
         "best_epoch": 1,
         "validation": {"mae": 33.0, "images": 2},
