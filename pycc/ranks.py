@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -114,3 +114,15 @@ def own_device(device: torch.device) -> torch.device:
             f"and {there} GPUs"
         )
     return torch.device("cuda", number)
+
+
+def exact() -> AbstractContextManager[None]:
+    """Convolutions with the same bits every time on CUDA, at float32's full precision.
+
+    What else a network does there may still add in any order (the gradients of interpolation and of
+    adaptive pooling).
+    """
+    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(
+        enabled=True, deterministic=True, benchmark=False, allow_tf32=False
+    )
+    return flags

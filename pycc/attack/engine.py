@@ -6,7 +6,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -28,7 +28,7 @@ from pycc.attack.survey import Shelf, Survey, survey
 from pycc.attack.universal import Universal
 from pycc.attack.work import Progress, Work
 from pycc.random import Stream
-from pycc.ranks import Ranks
+from pycc.ranks import Ranks, exact
 from pycc.report import summarise
 from pycc.run import Run, differences, environment, fingerprint, write_json
 from pycc.shards import sharded
@@ -193,7 +193,7 @@ def _run(
         with ExitStack() as stack:
             for member in members:
                 stack.enter_context(frozen(member.counter))
-            stack.enter_context(_exact())
+            stack.enter_context(exact())
             work = Work(
                 chosen,
                 sources,
@@ -355,18 +355,10 @@ def identity(counter: Counter) -> str:
     return fingerprint(facts)
 
 
-def _exact() -> AbstractContextManager[None]:
-    """The same bits every time on CUDA, at float32's full precision."""
-    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(
-        enabled=True, deterministic=True, benchmark=False, allow_tf32=False
-    )
-    return flags
-
-
 def _says(counter: Counter) -> str:
     """What a counter makes of a fixed picture, to four digits: what its weights do not tell."""
     picture = torch.from_numpy(Stream(0, "identity").uniform(size=(1, 3, 64, 64)))
-    with frozen(counter), _exact(), torch.no_grad():
+    with frozen(counter), exact(), torch.no_grad():
         try:
             return f"{float(counter(picture.to(Member(counter).like)).double().sum()):.3e}"
         except (ValueError, RuntimeError):  # a picture of a size that it does not take

@@ -18,7 +18,7 @@ from pycc import models
 from pycc import run as runs
 from pycc.models import CounterModel
 from pycc.models.recipe import Recipe
-from pycc.ranks import Ranks
+from pycc.ranks import Ranks, exact
 from pycc.run import Run, fingerprint
 from pycc.train import checkpoint, schedule
 from pycc.train.held import fill_of, split
@@ -26,7 +26,7 @@ from pycc.train.items import Ablation, Item, Items
 from pycc.train.judge import Judge, check_images
 from pycc.train.passport import passport
 from pycc.train.plan import MACHINE, Plan, origin_of, resolved
-from pycc.train.step import Adversary, NotFiniteError, Stepper, exact, warn_of_parts
+from pycc.train.step import Adversary, NotFiniteError, Stepper, warn_of_parts
 from pycc.train.workers import Loader
 from pycc.types import Sample
 

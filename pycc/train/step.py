@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -180,18 +180,6 @@ class Stepper:
         finally:
             self.model.train()
         return torch.stack(found)
-
-
-def exact() -> AbstractContextManager[None]:
-    """Convolutions with the same bits every time on CUDA, at float32's full precision.
-
-    What else a network does there may still add in any order (the gradients of interpolation and of
-    adaptive pooling).
-    """
-    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(
-        enabled=True, deterministic=True, benchmark=False, allow_tf32=False
-    )
-    return flags
 
 
 def warn_of_parts(model: nn.Module, processes: int, accumulate: int, batch: int) -> None:
