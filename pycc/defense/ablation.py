@@ -69,7 +69,7 @@ class Ablated(Defense):
         """Draws that keep pixels of the box are counted in its surroundings; the others stay.
 
         For the mean of draws of pixels (entries), on a counter with a bounded field and known
-        layers.
+        layers, as long as the budget holds all these draws' windows at once.
         """
         known = isinstance(self.kind, Pixels | Elements) and self.combine == "mean"
         if not known or counter.receptive_field is None:
@@ -83,47 +83,34 @@ class Ablated(Defense):
         inner = box.moved(-seen.top, -seen.left)
         part, colour = windows[..., *seen.slices], windows.new_tensor(self.fill)[:, None, None]
         kept = self._kept(shape, seen, windows)
+        touched = kept[..., *inner.slices].flatten(1).any(1)
+        touched[0] |= not touched.any()  # whose gradient is then 0
         size = max(1, self.budget // (len(part) * part.shape[2] * part.shape[3]))
+        if int(touched.sum()) > size:
+            return None
 
         def shown(draws: Tensor) -> Tensor:
             return torch.where(draws[:, None], part, colour).flatten(0, 1)
 
-        touched = kept[..., *inner.slices].flatten(1).any(1)
-        touched[0] |= not touched.any()  # whose gradient is then 0
-        locals_ = [
-            (Local(counter, shown(draws), inner, wirings=wirings), draws[..., *inner.slices])
-            for draws in torch.split(kept[touched], size)
-        ]
-        if not all(local.follows_layers for local, _ in locals_):
+        local = Local(counter, shown(kept[touched]), inner, wirings=wirings)
+        if not local.follows_layers:
             return None  # cells at the window's border would not be those of the image
-        cells = locals_[0][0].cells
-        base = torch.stack([
-            counter(shown(draws))[..., *cells.slices].double()
-            .reshape(len(draws), len(part), 1, *cells.shape).sum(0)
-            for draws in torch.split(kept, size)
-        ]).sum(0)  # fmt: skip
+        cells, mask = local.cells, kept[touched][..., *inner.slices]
 
-        def change(pixels: Tensor, number: int) -> Tensor:
-            local, mask = locals_[number]
-            rows = torch.where(mask[:, None, None], pixels, colour)
-            before = local.clean.reshape(len(mask), len(part), 1, 1, *cells.shape)
-            now = local(rows.flatten(0, 2)).reshape(*rows.shape[:3], 1, *cells.shape)
-            return (now - before).double().sum(0)
+        def summed(maps: Tensor) -> Tensor:
+            """[N,...] float64: the sum over draws of maps [draws * N,...]."""
+            return maps.double().reshape(-1, len(part), *maps.shape[1:]).sum(0)
+
+        still = torch.zeros(len(part), 1, *cells.shape, dtype=torch.float64, device=part.device)
+        for draws in torch.split(kept[~touched], size):
+            if len(draws):  # of nothing there is one empty piece
+                still += summed(counter(shown(draws))[..., *cells.slices])
 
         def compute(pixels: Tensor) -> Tensor:
             pixels = pixels.reshape(len(part), -1, *pixels.shape[1:])
-            total = base[:, None]
-            for number in range(len(locals_)):
-                if len(locals_) > 1 and torch.is_grad_enabled():
-                    more = cast(
-                        Tensor,
-                        checkpoint(
-                            change, pixels, number, use_reentrant=False, preserve_rng_state=False
-                        ),
-                    )
-                else:
-                    more = change(pixels, number)
-                total = total + more
+            rows = torch.where(mask[:, None, None], pixels, colour)
+            maps = local(rows.flatten(0, 2)).reshape(-1, rows.shape[2], 1, *cells.shape)
+            total = still[:, None] + summed(maps)
             return (total / len(kept)).flatten(0, 1).to(pixels.dtype)
 
         return compute, cells.moved(seen.top // stride, seen.left // stride)

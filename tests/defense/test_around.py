@@ -38,12 +38,12 @@ def test_it_is_the_full_image(kind: str, box: Box, draws: int) -> None:
 @pytest.mark.parametrize("box", [Box(0, 0, 8, 12), Box(40, 52, 61, 70), Box(83, 110, 95, 125)])
 @pytest.mark.parametrize(
     ("unit", "k", "budget"),
-    [("pixel", 30, 2**24), ("pixel", 1500, 40_000), ("element", 4000, 2**24)],
+    [("pixel", 30, 2**24), ("pixel", 1500, 150_000), ("element", 4000, 2**24)],
 )
 def test_ablated_draws_are_those_of_the_full_image(
     unit: str, k: int, budget: int, box: Box
 ) -> None:
-    """In one batch or in several, whichever draws keep pixels of the box."""
+    """Whichever draws keep pixels of the box, and however many are counted at once."""
     counter = defense.ablated(
         models.load("mcnn-synthetic"), k, draws=5, fill=(0.4, 0.5, 0.3), unit=unit, budget=budget
     )
@@ -66,6 +66,11 @@ def test_ablated_draws_are_those_of_the_full_image(
     there = whole[..., *local.cells.slices]
     gradients = [torch.autograd.grad((m * weight).sum(), pixels)[0] for m in (there, part)]
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-6)
+
+
+def test_draws_beyond_the_budget_are_not_kept_at_once() -> None:
+    counter = defense.ablated(models.load("mcnn-synthetic"), 1500, draws=5, fill=0.5, budget=40_000)
+    assert not Local(counter, torch.rand(2, 3, 95, 125), Box(40, 52, 61, 70)).follows_layers
 
 
 def test_what_no_draw_shows_changes_nothing() -> None:
