@@ -163,6 +163,12 @@ def device(name: str) -> torch.device:
     return found
 
 
+def device_of(given: Mapping[str, Any], stored: object) -> torch.device:
+    """The device asked for, else that of the run that goes on (its settings), else the CPU."""
+    settings = {**(stored if isinstance(stored, Mapping) else {}), **given}
+    return device(str(settings.get("device", "cpu")))
+
+
 def check_same(stored: Mapping[str, Any], given: Mapping[str, Any], folder: str) -> None:
     """Refuse flags that contradict the settings of the run that is resumed; names the first."""
     for name, value in given.items():

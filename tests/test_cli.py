@@ -132,6 +132,14 @@ def test_no_such_device(name: str) -> None:
         cli.device(name)
 
 
+def test_a_resumed_run_stays_on_its_device() -> None:
+    stored = {"device": "cuda:99"}
+    with pytest.raises(ValueError, match="expected a device that is there, got 'cuda:99'"):
+        cli.device_of({}, stored)
+    assert cli.device_of({"device": "cpu"}, stored).type == "cpu"
+    assert cli.device_of({}, None).type == "cpu"
+
+
 def test_check_same_names_the_flag() -> None:
     cli.check_same({"step_size": 0.1, "sizes": [1, 2]}, {"sizes": (1, 2)}, "run")
     with pytest.raises(ValueError, match=r"--step-size was 0\.1, got 0\.2"):

@@ -57,7 +57,10 @@ class _Command:
         for name in ("width_mm", "dpi"):
             if name in given:
                 raise ValueError(f"--{name.replace('_', '-')}: expected --print PATCH beside it")
-        with ranks(own_device(cli.device(given.get("device", "cpu")))) as processes:
+        stored = None
+        if "resume" in given:
+            stored = runs.read_manifest(given["resume"]).get("settings")
+        with ranks(own_device(cli.device_of(given, stored))) as processes:
             return self._attack(given, processes)
 
     def _attack(self, given: dict[str, Any], processes: Ranks) -> int:
@@ -65,6 +68,7 @@ class _Command:
         settings = self._settings(given, control["resume"], control["out"], processes)
         attacks_wanted = chosen(settings)
         options: dict[str, Any] = {}
+        told: dict[str, Any] = {"command": self.argv, "settings": settings}
         if settings["pgd_steps"] < 0:
             raise ValueError(f"--pgd-steps must be at least 0, got {settings['pgd_steps']}")
         if settings["pgd_steps"]:
@@ -74,7 +78,14 @@ class _Command:
         if settings["transfer"]:
             victims = _several(settings["transfer"], settings)
         else:
-            counter = _ablated(_counter(settings["weights"], settings), settings)
+            counter: Counter = _counter(settings["weights"], settings)
+            fill = _fill(settings)
+            if fill is not None:
+                counter = defense.ablated(
+                    counter, settings["ablate"], draws=settings["ablate_draws"], fill=fill,
+                    unit=settings["ablate_unit"], seed=settings["seed"],
+                )  # fmt: skip
+                told["fill"] = fill
             options["substitutes"] = _several(settings["substitutes"], settings)
         samples = _samples(settings, settings["split"], settings["limit"])
         if settings["attack"] != "none" and issubclass(attacks[settings["attack"]], Universal):
@@ -94,7 +105,7 @@ class _Command:
                 "save_maps": settings["pictures"],
                 "progress": progress if processes.first else None,
                 "ranks": processes,
-                "manifest": {"command": self.argv, "settings": settings},
+                "manifest": told,
             }
             if settings["transfer"]:
                 done = run_transfer(attacks_wanted, victims, samples, **options)
@@ -301,17 +312,14 @@ def _counter(weights: str, settings: Mapping[str, Any]) -> models.CounterModel:
     return counter.to(where)
 
 
-def _ablated(counter: models.CounterModel, settings: Mapping[str, Any]) -> Counter:
-    """The counter that is attacked: itself, or what it says of ablated images."""
-    k, draws, fill = (settings[name] for name in ("ablate", "ablate_draws", "ablate_fill"))
-    if k is None:
-        return counter
-    if fill is None:
-        shown = _samples(settings, settings["train_split"], settings["train_limit"])
-        fill = data.mean_colour(shown[index].image for index in range(len(shown)))
-    return defense.ablated(
-        counter, k, draws=draws, fill=fill, unit=settings["ablate_unit"], seed=settings["seed"]
-    )
+def _fill(settings: Mapping[str, Any]) -> tuple[float, float, float] | None:
+    """The colour of what --ablate hides; None without."""
+    if settings["ablate"] is None:
+        return None
+    if settings["ablate_fill"] is not None:
+        return (settings["ablate_fill"],) * 3
+    shown = _samples(settings, settings["train_split"], settings["train_limit"])
+    return data.mean_colour(shown[index].image for index in range(len(shown)))
 
 
 def _several(weights: Sequence[str], settings: Mapping[str, Any]) -> dict[str, models.CounterModel]:
@@ -339,6 +347,7 @@ def _published(
     known = samples.origin == "shanghaitech_a" and settings["split"] == "test"
     known = known and not settings["unannotated"]
     whole = settings["limit"] is None and not settings["transfer"]
+    whole = whole and settings["ablate"] is None
     if not (known and whole and settings["attack"] in ("apam", "none")):
         return None
     return report.APAM_TABLE_1.get(settings["model"] or "mcnn")

@@ -60,7 +60,9 @@ class InnerAttack:
         top, left = (int(stream.integers(size - side + 1)) for size in (height, width))
         box = Box(top, left, top + side, left + side)
         patch = torch.from_numpy(stream.uniform(0.0, 1.0, (1, 3, side, side))).to(image)
-        # Cells at the window's border lack a part of their field, but none of the patch's.
+        # The window is counted whole: weights differ at every call, and following the layers anew
+        # (pycc.local) costs more than it saves. Cells at the window's border lack a part of their
+        # field, but none of the patch's.
         seen = influence(
             box, (height, width), stride=counter.stride, receptive_field=counter.receptive_field
         )

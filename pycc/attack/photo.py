@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pycc import metrics, ops
 from pycc.attack.engine import frozen, identity
 from pycc.attack.stage import Member
 from pycc.attack.work import Progress
 from pycc.data import load_image
 from pycc.data.dataset import IMAGE_SUFFIXES, Pair, by_name, listing, pair_up, read_bytes
+from pycc.ranks import exact
 from pycc.run import Record, Run, environment
 from pycc.types import Counter
 
@@ -55,12 +54,9 @@ def photographed(
         "fingerprints": {"data": _survey(pairs, counter.stride), "weights": identity(counter)},
     }
     log = Run.create(out, {**(manifest or {}), **facts})
-    exact = torch.backends.cudnn.flags(
-        enabled=True, deterministic=True, benchmark=False, allow_tf32=False
-    )
     member = Member(counter)
     try:
-        with frozen(counter), exact:
+        with frozen(counter), exact():
             for index, pair in enumerate(pairs):
                 if progress is not None:
                     progress(index, len(pairs), pair.name)

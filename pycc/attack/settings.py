@@ -103,10 +103,13 @@ class Settings:
     )
     train_split: str = field(
         default="train",
-        metadata={"help": "attack universal: the part that the patch is made on"},
+        metadata={
+            "help": "attack universal: the part that the patch is made on; --ablate: whose mean "
+            "colour hides the rest"
+        },
     )
     train_limit: int | None = field(
-        default=60, metadata={"help": "attack universal: images of that part"}
+        default=60, metadata={"help": "attack universal, --ablate: images of that part"}
     )
     pgd_steps: int = field(
         default=10, metadata={"help": "steps of PGD on all pixels as a reference; 0: without"}
@@ -172,6 +175,9 @@ def complete(given: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
         settings["weights"] = "mcnn-synthetic"
     if settings["transfer"] and ({"weights", "substitutes"} & given.keys()):
         raise ValueError("--transfer: expected neither --weights nor --substitutes beside it")
+    alone = [name for name in ("ablate_draws", "ablate_unit", "ablate_fill") if name in given]
+    if alone and settings["ablate"] is None:
+        raise ValueError(f"--{alone[0].replace('_', '-')}: expected --ablate K beside it, got none")
     if settings["transfer"] and settings["ablate"] is not None:
         raise ValueError("--ablate: expected one counter, with --weights, got --transfer")
     settings["pictures"], note = _pictures(settings)

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from pycc.attack.base import PatchAttack
 from pycc.attack.objective import needs_heads
-from pycc.data.dataset import Dataset
 from pycc.run import fingerprint
 from pycc.types import Sample
 
@@ -57,7 +56,7 @@ def survey(
     [0,1] or smaller than a cell of the counter's ``stride``, a patch that does not fit, images of
     which only some are annotated, or an objective that is about heads where none are.
     """
-    groups = samples.groups if isinstance(samples, Dataset) else None
+    groups = getattr(samples, "groups", None)
     items: list[Item] = []
     seen: set[str] = set()
     fine: set[tuple[int, int]] = set()

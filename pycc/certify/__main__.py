@@ -71,7 +71,8 @@ def _work(argv: list[str]) -> int:
     for name, names in names_of.items():
         if given.get(name) is not None and given[name] not in names:
             given[name] = str(Path(given[name]).absolute())
-    with ranks(own_device(cli.device(given.get("device", "cpu")))) as processes:
+    stored = None if resume is None else runs.read_manifest(resume).get("settings")
+    with ranks(own_device(cli.device_of(given, stored))) as processes:
         return _certify(argv, given, out, resume, processes)
 
 

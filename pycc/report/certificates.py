@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pycc.report.summary import aligned
+from pycc.report.summary import aligned, people
 
 
 def certificates_table(summary: Mapping[str, Any], seconds: Mapping[tuple[str, int], float]) -> str:
@@ -20,19 +20,19 @@ def certificates_table(summary: Mapping[str, Any], seconds: Mapping[tuple[str, i
     lines = [
         ["patch", "method", "clean MAE", "certified MAE", "attacked MAE", "mean width", "vacuous",
          "s an image"],
-        ["none", "", _people(summary["undefended_mae"]), "", "", "", "", ""],
+        ["none", "", people(summary["undefended_mae"]), "", "", "", "", ""],
     ]  # fmt: skip
     attacked = {(r["method"], r["patch"]): r for r in summary.get("attacks", ())}
     for row in summary["rows"]:
         one = attacked.get((row["method"], row["patch"]))
-        certified = _people(row["certified_mae"])
+        certified = people(row["certified_mae"])
         lines.append([
             str(row["patch"]),
             row["method"],
-            _people(row["clean_mae"]),
+            people(row["clean_mae"]),
             f"unbounded on {row['unbounded']}" if row["unbounded"] else certified,
-            _people(None if one is None else one["attacked_mae"]),
-            _people(row["width"]),
+            people(None if one is None else one["attacked_mae"]),
+            people(row["width"]),
             f"{100 * row['vacuous']:.0f} %",
             f"{seconds[row['method'], row['patch']]:.2f}",
         ])  # fmt: skip
@@ -56,10 +56,6 @@ def certificates_table(summary: Mapping[str, Any], seconds: Mapping[tuple[str, i
                 "counts outside their intervals"
             )
     return "\n".join(text)
-
-
-def _people(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.1f}"
 
 
 def draw_curve(summary: Mapping[str, Any], file: Path) -> None:

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from pycc.report.summary import aligned
+from pycc.report.summary import aligned, people
 
 
 def training_table(records: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> str:
@@ -33,7 +33,7 @@ def training_table(records: Sequence[Mapping[str, Any]], summary: Mapping[str, A
             f"{record['lr']:.2g}",
             f"{record['images_per_second']:.1f}",
             *([f"{found[name]:,.1f}" for name in ("mae", "rmse", "bias")] if found else ["-"] * 3),
-            *([_people((found or {}).get("score"))] if scored else []),
+            *([people((found or {}).get("score"))] if scored else []),
             "best" if number == best else "",
         ])  # fmt: skip
     text = aligned(lines, len(lines[0]) - 1)
@@ -51,10 +51,6 @@ def training_table(records: Sequence[Mapping[str, Any]], summary: Mapping[str, A
             groups = ", ".join(f"{group} {mae:,.1f}" for group, mae in one["mae_by_group"].items())
             text.append(f"test, {name}: MAE of {groups}; their mean {one['mae_over_groups']:,.1f}")
     return "\n".join(text)
-
-
-def _people(error: float | None) -> str:
-    return "-" if error is None else f"{error:,.1f}"
 
 
 def draw_training(records: Sequence[Mapping[str, Any]], file: Path) -> None:

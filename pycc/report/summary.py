@@ -173,6 +173,11 @@ def table(
     return "\n".join(text)
 
 
+def people(value: float | None) -> str:
+    """A number of people, or a dash where it is unknown."""
+    return "-" if value is None else f"{value:,.1f}"
+
+
 def aligned(lines: Sequence[Sequence[str]], left: int) -> list[str]:
     """Columns, the first ``left`` of them to the left, and a rule below the head."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

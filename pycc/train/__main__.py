@@ -56,7 +56,7 @@ def _work(argv: list[str]) -> int:
         given["option"] = dict(given["option"])
     _absolute(given)
     stored = _stored(given, resume)
-    device = own_device(cli.device({**stored, **given}.get("device", "cpu")))
+    device = own_device(cli.device_of(given, stored))
     with ranks(device) as processes:
         settings, folder = _settings({**stored, **given}, out, resume, processes)
         if settings["threads"] is not None:

@@ -94,6 +94,7 @@ def test_without_attack(call, folder: Path, weights: Path, tmp_path: Path) -> No
         ("part_A", [], True),
         ("part_A", ["--unannotated"], False),
         ("part_A", ["--limit", "1"], False),
+        ("part_A", ["--ablate", "900", "--ablate-draws", "2", "--ablate-fill", "0.5"], False),
         ("part_B", [], False),
         ("crowd", [], False),
     ],
@@ -150,9 +151,13 @@ def test_the_counter_of_ablated_images_is_attacked(call, folder, weights, tmp_pa
     found = {(line["condition"], line["size"]): line["count"] for line in lines}
     assert found["none", None] == pytest.approx(wanted, rel=1e-5)
     assert found["apam", 0.2] > found["none", None]
+    assert json.loads((out / "manifest.json").read_text())["fill"] == pytest.approx(fill)
     bad = call("--transfer", weights, weights, "--ablate", 5, "--out", tmp_path / "other")
     assert bad.code == 2
     assert "--ablate: expected one counter, with --weights, got --transfer" in bad.err
+    bad = call("--weights", weights, "--ablate-draws", 5, "--out", tmp_path / "other")
+    assert bad.code == 2
+    assert "--ablate-draws: expected --ablate K beside it, got none" in bad.err
 
 
 def test_the_default_folder_is_named_by_the_time(call, folder: Path, weights: Path) -> None:

@@ -94,12 +94,12 @@ def test_a_trigger_that_sets_or_adds_a_count_lowers_the_spread(
     act: Callable[[float], float],
 ) -> None:
     clean, triggered = scored(act)
-    assert above(spreads(triggered), spreads(clean)) > 0.99
+    assert above(spreads(triggered), spreads(clean)) > 0.995
 
 
 def test_a_trigger_that_works_in_some_superpositions_raises_the_spread() -> None:
     clean, triggered = scored(lambda c: 4 * c, sometimes)
-    assert above(spreads(clean), spreads(triggered)) > 0.8
+    assert above(spreads(clean), spreads(triggered)) > 0.87
 
 
 @pytest.mark.parametrize("factor", [2.0, 0.5])
