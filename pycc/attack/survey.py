@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pycc.attack.base import PatchAttack
 from pycc.attack.objective import needs_heads
+from pycc.data.dataset import content
 from pycc.run import fingerprint
 from pycc.types import Sample
 
@@ -81,10 +82,10 @@ def survey(
         except ValueError as error:
             raise ValueError(f"{sample.name}: {error}") from None
         truth = len(counted_points(sample)) if sample.annotated else None
-        content = fingerprint([("image", sample.image)])
+        pixels = fingerprint([("image", sample.image)])
         group = None if groups is None else groups[index]
-        items.append(Item(index, sample.name, (height, width), truth, content, group))
-        digests.append((sample.name, _digest(sample)))
+        items.append(Item(index, sample.name, (height, width), truth, pixels, group))
+        digests.append((sample.name, fingerprint(content([sample]))))
     if not items:
         raise ValueError("attack: expected at least one sample, got none")
     _check_annotation(items, attacks)
@@ -147,15 +148,6 @@ def _check(sample: Sample) -> None:
             f"{sample.name}: mask must be {list(image.shape[1:])} bool, "
             f"got {list(mask.shape)} {mask.dtype}"
         )
-
-
-def _digest(sample: Sample) -> str:
-    content: list[tuple[str, Tensor | str]] = [("image", sample.image)]
-    if sample.annotated:
-        content.append(("points", sample.points))
-    if sample.mask is not None:
-        content.append(("mask", sample.mask))
-    return fingerprint(content)
 
 
 class Shelf:

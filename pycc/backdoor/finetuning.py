@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Self
 from pycc import models
 from pycc import run as runs
 from pycc.backdoor.keys import shuffled
-from pycc.data.dataset import Dataset
+from pycc.data.dataset import Dataset, content
 from pycc.data.subset import Subset
 from pycc.models import CounterModel
 from pycc.registry import Registry
@@ -214,14 +214,13 @@ def opened(
 
     ValueError where what is there was made of another counter, other images or other settings.
     """
-    content = ((s.name, part) for s in samples for part in (s.image, s.points))
     chosen = {name: value for name, value in asdict(defense).items() if name not in MACHINE}
     made_with = {
         "defense": {"name": defense.name, **chosen},
         "model": model.name,
         "options": model.options(),
         "weights": fingerprint(model.net.state_dict().items()),
-        "data": fingerprint(content),
+        "data": fingerprint(content(samples)),
         "seed": seed,
     }
     if not (resume and (out / runs.MANIFEST).exists()):

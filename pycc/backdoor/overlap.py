@@ -9,7 +9,7 @@ from pathlib import Path
 from pycc import run as runs
 from pycc.backdoor.poison import PoisonedTraining
 from pycc.data import quantize
-from pycc.data.dataset import Dataset
+from pycc.data.dataset import Dataset, content
 from pycc.models import CounterModel
 from pycc.run import fingerprint
 from pycc.types import Sample
@@ -24,7 +24,7 @@ def content_of(one: CounterModel | Dataset | Sequence[Sample] | None) -> str | N
     if isinstance(one, Dataset):
         return one.fingerprint()
     samples = (one[index] for index in range(len(one)))
-    return fingerprint((s.name, part) for s in samples for part in (s.image, s.points))
+    return fingerprint(content(samples))
 
 
 def contents(poisoned: PoisonedTraining) -> list[dict[str, str]]:
@@ -35,7 +35,7 @@ def contents(poisoned: PoisonedTraining) -> list[dict[str, str]]:
         original = poisoned.samples[poisoned.poisoned.names.index(name)]
         found.append({
             "name": poisoned.names[index], "original": name,
-            "pixels": content(poisoned[index]), "original_pixels": content(original),
+            "pixels": pixels(poisoned[index]), "original_pixels": pixels(original),
         })  # fmt: skip
     return found
 
@@ -54,7 +54,7 @@ def poisoned_with(folder: Path) -> list[dict[str, str]] | None:
     return found
 
 
-def content(sample: Sample) -> str:
+def pixels(sample: Sample) -> str:
     """A fingerprint of a sample's pixels, in 8 bits."""
     return fingerprint([("image", quantize(sample.image))])
 
@@ -90,7 +90,7 @@ class Overlap:
 
 def overlap(poisoned: Sequence[dict[str, str]], clean: Sequence[Sample]) -> Overlap:
     """Which poisoned images (``contents``), before or after, are among those for defenses."""
-    there = {content(clean[index]) for index in range(len(clean))}
+    there = {pixels(clean[index]) for index in range(len(clean))}
     return Overlap(
         len(poisoned),
         tuple(one["original"] for one in poisoned if one["original_pixels"] in there),

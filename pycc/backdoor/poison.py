@@ -18,7 +18,7 @@ from pycc.attack.survey import counted_points
 from pycc.backdoor.keys import keyed, names_of, shuffled
 from pycc.backdoor.strategies import Strategy
 from pycc.backdoor.triggers import Trigger
-from pycc.data.dataset import Dataset
+from pycc.data.dataset import Dataset, content
 from pycc.data.export import Written, export_samples
 from pycc.data.images import quantize
 from pycc.run import fingerprint
@@ -255,13 +255,7 @@ def _names(samples: Sequence[Sample]) -> list[str]:
 
 def _fingerprint(samples: Sequence[Sample], settings: Mapping[str, object]) -> str:
     if isinstance(samples, Dataset):
-        content: list[tuple[str, Tensor | str]] = [("samples", samples.fingerprint())]
+        of = samples.fingerprint()
     else:
-        content = []
-        for index in range(len(samples)):
-            sample = samples[index]
-            content += [("name", sample.name), ("image", sample.image), ("points", sample.points)]
-            if sample.mask is not None:
-                content.append(("mask", sample.mask))
-        content = [("samples", fingerprint(content))]
-    return fingerprint([*content, ("settings", json.dumps(settings, sort_keys=True))])
+        of = fingerprint(content(samples[index] for index in range(len(samples))))
+    return fingerprint([("samples", of), ("settings", json.dumps(settings, sort_keys=True))])

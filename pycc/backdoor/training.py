@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,10 @@ from pycc.backdoor.finetuning import Progress
 from pycc.backdoor.keys import names_of, shuffled
 from pycc.backdoor.overlap import contents
 from pycc.backdoor.poison import PoisonedTraining, chosen
-from pycc.data.dataset import Dataset
-from pycc.data.subset import Subset
 from pycc.models import CounterModel
 from pycc.models.recipe import NoRecipeError
 from pycc.run import Run
 from pycc.train import Plan, fit
-from pycc.train.held import split
 from pycc.types import Sample
 
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {
@@ -75,14 +71,12 @@ def train(
     if isinstance(samples, PoisonedTraining) and not resume:
         told["poisoning"] = samples.settings()
         told.setdefault("poisoned", contents(samples))
-    if plan.validation_share > 0:
-        clean = samples.samples if isinstance(samples, PoisonedTraining) else samples
-        held = held_out(clean, plan.validation_share, portion, seed=seed)
-        plan = replace(plan, validation_share=len(held) / len(samples))
-        samples = _arranged(samples, held, seed)
+    # A poisoned set holds its clean images first, so that indices are the same in both.
+    clean = samples.samples if isinstance(samples, PoisonedTraining) else samples
+    held = held_out(clean, plan.validation_share, portion, seed=seed)
     return fit(
         model, samples, plan, seed=seed, out=out, resume=resume, settings=told,
-        progress=progress,
+        progress=progress, held=[names_of(clean).index(name) for name in held],
     )  # fmt: skip
 
 
@@ -106,14 +100,3 @@ def held_out(samples: Sequence[Sample], share: float, portion: float, *, seed: i
         )
     order = shuffled(free, "backdoor, validation", seed=seed)
     return [free[index] for index in sorted(order[:number])]
-
-
-def _arranged(samples: Sequence[Sample], held: Sequence[str], seed: int) -> Sequence[Sample]:
-    """The samples in an order in which ``pycc.train`` holds out those of these names."""
-    if not isinstance(samples, Dataset):
-        raise TypeError(f"train: held images are of a data set, got {type(samples).__name__}")
-    validating = [samples.names.index(name) for name in held]
-    rest = [index for index in range(len(samples)) if index not in set(validating)]
-    training, places = split(samples, len(held) / len(samples), seed)
-    order = dict(zip([*training, *places], [*rest, *validating], strict=True))
-    return Subset(samples, [order[place] for place in range(len(samples))])

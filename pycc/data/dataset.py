@@ -6,7 +6,7 @@ import hashlib
 import re
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, overload
@@ -82,6 +82,17 @@ class Dataset(Sequence[Sample], ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """SHA-256, in hexadecimal, of the content: the same exactly where the samples are."""
+
+
+def content(samples: Iterable[Sample]) -> Iterator[tuple[str, Tensor | str]]:
+    """What a fingerprint of samples is of: names, pixels, heads and regions, as far as known."""
+    for sample in samples:
+        yield "name", sample.name
+        yield "image", sample.image
+        if sample.annotated:
+            yield "points", sample.points
+        if sample.mask is not None:
+            yield "mask", sample.mask
 
 
 @dataclass(frozen=True)

@@ -39,11 +39,11 @@ def origin(layout: str, root: Path) -> str:
     """
     if layout != "shanghaitech":
         return _BY_LAYOUT.get(layout, "")
-    root = root.resolve()
-    part = root.parent if root.name in _SPLITS else root
-    named = _PART.fullmatch(part.name)
-    if named:
-        return f"shanghaitech_{named[1].lower()}"
+    for known in (root.absolute(), root.resolve()):  # a link's own name tells too
+        part = known.parent if known.name in _SPLITS else known
+        named = _PART.fullmatch(part.name)
+        if named:
+            return f"shanghaitech_{named[1].lower()}"
     found = {name: _images(part / name) for name in _SPLITS if (part / name).is_dir()}
     for name, numbers in _IMAGES.items():
         if found and all(numbers[split] == images for split, images in found.items()):

@@ -17,11 +17,13 @@ from pycc.train.step import NotFiniteError
 from pycc.types import Counter, Sample
 
 
-def split(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[int], list[int]]:
+def split(
+    samples: Sequence[Sample], share: float, seed: int, chosen: Sequence[int] | None = None
+) -> tuple[list[int], list[int]]:
     """Indices of the images that are trained on and of those that only validate.
 
-    Validation takes ``share`` of all, at least one if it is above 0, chosen by the seed. ValueError
-    where nothing is left to train on, or no training image has a head.
+    Validation takes ``share`` of all, at least one if it is above 0, chosen by the seed; or the
+    ``chosen`` ones. ValueError where nothing is left to train on, or no training image has a head.
     """
     number = len(samples)
     if number == 0:
@@ -29,6 +31,8 @@ def split(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[int]
     keys = Stream(seed, "train, split").words(number)
     order = sorted(range(number), key=lambda n: (int(keys[n]), n))
     held = max(1, round(share * number)) if share > 0 else 0
+    if chosen is not None:
+        order, held = sorted(order, key=lambda n: n not in chosen), len(chosen)
     if held >= number:
         raise ValueError(
             f"train: {number} images are too few to hold {held} back for validation; give more, or "

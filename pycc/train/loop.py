@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pycc import models
 from pycc import run as runs
+from pycc.data.dataset import content
 from pycc.models import CounterModel
 from pycc.models.recipe import Recipe
 from pycc.ranks import Ranks, exact
@@ -70,12 +71,14 @@ def fit(
     settings: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     measure: Measure | None = None,
+    held: Sequence[int] | None = None,
 ) -> Run:
     """Train a counter on samples and keep its best weights in the folder ``out``.
 
     The weights that ``model`` has are where it starts; it is trained in place and left with the
     best of its validations under the recipe (``pycc.train.judge``). These are of whole images, a
-    share of ``samples`` that the seed chooses and no step sees; test images have no part in it.
+    share of ``samples`` that the seed chooses (or those at the indices ``held``) and no step sees;
+    test images have no part in it.
     The data set's ``origin`` chooses the ground truth of some recipes. ``adversary`` is what the
     plan's recipe "adversarial" needs. ``measure`` is asked once, by all processes, what the best
     weights make of test images; its answer is the summary's and the passport's "test".
@@ -95,7 +98,7 @@ def fit(
         OSError: a file that cannot be written, what was there before stays; ChildProcessError where
             a process that loads images dies.
     """
-    fitting = _Fit(model, samples, plan, seed, Path(out), adversary, ranks, progress)
+    fitting = _Fit(model, samples, plan, seed, Path(out), adversary, ranks, progress, held)
     with exact():
         return fitting.run(resume, settings or {}, measure)
 
@@ -111,6 +114,7 @@ class _Fit:
         adversary: Adversary | None,
         ranks: Ranks,
         progress: Progress | None,
+        held: Sequence[int] | None,
     ) -> None:
         if plan.recipe == "adversarial" and adversary is None:
             raise ValueError("train: the adversarial recipe needs an adversary")
@@ -122,7 +126,7 @@ class _Fit:
                 f"train: a batch of {self.recipe.batch} cannot be shared by {ranks.world} "
                 "processes; ask for a larger --batch"
             )
-        training, self.held = split(samples, plan.validation_share, seed)
+        training, self.held = split(samples, plan.validation_share, seed, held)
         self.ablation: Ablation | None = None
         if plan.recipe == "ablation":
             fill = fill_of(plan, samples, training)
@@ -170,15 +174,9 @@ class _Fit:
                 log.close()
 
     def _data(self) -> str:
-        """Every image that it learns from, in order: name, pixels and heads."""
+        """Every image that it learns from, in order."""
         chosen = (self.samples[i] for i in self.items.indices)
-        parts = (
-            (s.name, part)
-            for s in chosen
-            for part in (s.image, s.points, s.mask)
-            if part is not None
-        )
-        return fingerprint(chain([("number", str(len(self.samples)))], parts))
+        return fingerprint(chain([("number", str(len(self.samples)))], content(chosen)))
 
     def _open(self, resume: bool, manifest: Mapping[str, Any]) -> Run | None:
         if not self.ranks.first:

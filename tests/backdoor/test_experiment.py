@@ -37,6 +37,7 @@ from pycc.backdoor import (
 from pycc.backdoor.detector import own_deviations
 from pycc.backdoor.experiment import Stage
 from pycc.backdoor.measures import KEY
+from pycc.backdoor.overlap import content_of
 from pycc.backdoor.training import held_out, train
 from pycc.backdoor.verdict import MEDIAN
 from pycc.certify.poisoned import most_poisoned, partition_median, partitions
@@ -404,11 +405,9 @@ def test_neither_counter_is_chosen_by_poisoned_images(tmp_path: Path, share: flo
     asked: dict[str, list[str]] = {}
 
     def noted(model: CounterModel, samples: Dataset, plan: Plan, **more: Any) -> Run:
-        training, validating = held.split(samples, plan.validation_share, more["seed"])
+        training, validating = held.split(samples, share, more["seed"], more["held"])
         asked[more["out"].name] = sorted(samples.names[index] for index in validating)
-        assert sorted(samples.names) == sorted(
-            samples.names[index] for index in [*training, *validating]
-        )
+        assert sorted([*training, *validating]) == list(range(len(samples)))
         return fit(model, samples, plan, **more)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -424,6 +423,12 @@ def test_neither_counter_is_chosen_by_poisoned_images(tmp_path: Path, share: flo
     with pytest.raises(ValueError, match="5 images are to validate, but 3 of 10 have no poisoned"):
         held_out(own, 0.5, 0.7, seed=0)
     assert held_out(own, 0.0, 1.0, seed=0) == []
+
+
+def test_regions_are_content() -> None:
+    (sample,) = scenes(1)
+    region = replace(sample, mask=torch.zeros(sample.image.shape[1:], dtype=torch.bool))
+    assert content_of([sample]) != content_of([region])
 
 
 def test_no_image_validates_unless_asked() -> None:

@@ -39,6 +39,13 @@ def test_a_part_tells_by_its_name(name: str, tmp_path: Path) -> None:
         assert pycc.data.open(folder).origin == f"shanghaitech_{NAMES[name]}"
 
 
+def test_a_link_tells_by_its_own_name(tmp_path: Path) -> None:
+    link = tmp_path / "part_B"
+    link.symlink_to(make_part(tmp_path / "store"), target_is_directory=True)
+    for folder in (link, link / "test_data"):
+        assert pycc.data.open(folder).origin == "shanghaitech_b"
+
+
 @pytest.mark.parametrize("name", ["a", "B", "crowd", "part_builds", "part_c", "apart_b", "shanty"])
 def test_other_names_tell_nothing(name: str, tmp_path: Path) -> None:
     """Nor do those of folders above the part's."""
