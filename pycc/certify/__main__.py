@@ -123,7 +123,7 @@ def _certify(
     if processes.first:
         print(certificates.certificates_table(summary, engine.seconds(log.records)))
         print(f"run folder: {folder}", flush=True)
-        _draw(settings, plan, counter, samples, log, folder)
+        _draw(settings, plan, counter, samples, log, folder, known)
     return cli.FAILED if failed else cli.DONE
 
 
@@ -342,6 +342,7 @@ def _draw(
     samples: Sequence[Sample],
     log: Run,
     folder: Path,
+    known: Calibrated,
 ) -> None:
     if not settings["pictures"]:
         return
@@ -357,7 +358,8 @@ def _draw(
         if counter.receptive_field is None:
             return
         window = window_of(counter, patch, shape, (cells.shape[1], cells.shape[2]))
-        heat = slack_map(cells, window)
+        capped = method == "additive"
+        heat = slack_map(cells, window, caps_of(known) if capped else None)
         top, left = divmod(int(heat.argmax()), heat.shape[1])
         stride = counter.stride
         heads = "" if record["truth"] is None else f"{record['truth']:.0f} heads, "
@@ -368,6 +370,9 @@ def _draw(
         certificates.draw_intervals(
             np.ascontiguousarray(sample.image.permute(1, 2, 0).numpy()),
             heat.float().numpy(),
+            "people a patch around adds or takes"
+            if capped
+            else "people in the fullest window around",
             title,
             folder / "pictures" / f"{record['index']:04d}-{method}-{patch}.png",
             (left * stride, top * stride, window[1] * stride, window[0] * stride),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pycc.robust.capping import BLOCK, Caps, additive_bounds, capped_maps
+from pycc.robust.capping import BLOCK, Caps, additive_bounds, additive_moves, capped_maps
 from pycc.robust.masking import masked_bounds, masked_maps
 from pycc.robust.windows import check_maps, window_of, window_sums
 from pycc.types import Counter, Interval
@@ -182,9 +182,15 @@ def mixed(intervals: Sequence[Interval], shares: Sequence[float]) -> Interval:
     )
 
 
-def slack_map(cells: Tensor, window: tuple[int, int]) -> Tensor:
-    """[h,w]: for each cell, people in the fullest window around it: where a patch would hurt."""
+def slack_map(cells: Tensor, window: tuple[int, int], caps: Caps | None = None) -> Tensor:
+    """[h,w]: for each cell, people in the fullest window around it: where a patch would hurt.
+
+    With ``caps`` it is the most that the sum of capped cells can lose or gain in one of them.
+    """
     sums = window_sums(cells, window)
+    if caps is not None:
+        _, lost, gained = additive_moves(cells, window, caps)
+        sums = torch.maximum(lost, gained)
     padded = nn.functional.pad(
         sums[None],
         (window[1] - 1, window[1] - 1, window[0] - 1, window[0] - 1),

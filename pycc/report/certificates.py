@@ -90,14 +90,16 @@ def draw_curve(summary: Mapping[str, Any], file: Path) -> None:
 def draw_intervals(
     image: NDArray[np.float32],
     heat: NDArray[np.float32],
+    what: str,
     title: str,
     file: Path,
     box: tuple[float, float, float, float],
 ) -> None:
     """An image [H,W,3] in [0,1] and where a patch would hurt it most.
 
-    ``heat`` [h,w] are people in the fullest window that a patch could touch around each cell, drawn
-    over the image; ``box`` (x, y, width, height) in pixels marks the fullest of all.
+    ``heat`` [h,w] are people, ``what`` says which, in the worst window that a patch could touch
+    around each cell, drawn over the image; ``box`` (x, y, width, height) in pixels marks the worst
+    of all.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
@@ -108,7 +110,7 @@ def draw_intervals(
     plain.imshow(image)
     hot.imshow(image.mean(2), cmap="gray")
     shown = hot.imshow(heat, cmap="inferno", alpha=0.6, extent=(0, width, height, 0))
-    figure.colorbar(shown, ax=hot, label="people in the fullest window around")
+    figure.colorbar(shown, ax=hot, label=what)
     hot.add_patch(Rectangle(box[:2], box[2], box[3], fill=False, edgecolor="cyan", linewidth=1.5))
     for axes in (plain, hot):
         axes.set_axis_off()

@@ -123,11 +123,24 @@ def additive_bounds(
 ) -> Bounds:
     """Bounds [N] of the sum of capped maps that differ in ``patches`` windows (C2).
 
-    ``maps`` [N,h,w], not negative. With D their capped cells before blocks are scaled, b the sums
-    of blocks after it and S the sum of b: low is S - J max_W min(sum of D over W, sum of b over
-    the blocks that W meets), at least 0; high is S + J max_W min(sum of cap - D over W, sum of the
-    block's cap - b over the blocks that W meets). A block loses at most what it counts and what its
-    changed cells hold, and gains at most what is left below its cap and below theirs.
+    The sum less J times the most that a window loses, at least 0, and the sum and J times the most
+    that one gains: see ``additive_moves``.
+    """
+    total, lost, gained = additive_moves(maps, window, caps)
+    low = total - patches * lost.flatten(1).max(1).values
+    return Bounds(low.clamp(min=0.0), total + patches * gained.flatten(1).max(1).values)
+
+
+def additive_moves(
+    maps: Tensor, window: tuple[int, int], caps: Caps
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The sums [N] of capped maps, and what each window [N,h',w'] may lose and gain of them.
+
+    ``maps`` [N,h,w], not negative. With D their capped cells before blocks are scaled and b the
+    sums of blocks after it: a window W loses at most min(sum of D over W, sum of b over the blocks
+    that W meets) and gains at most min(sum of cap - D over W, sum of the block's cap - b over the
+    blocks that W meets). A block loses at most what it counts and what its changed cells hold, and
+    gains at most what is left below its cap and below theirs.
     """
     cells = Caps(caps.cell)
     kept = capped_maps(maps, cells)
@@ -143,8 +156,7 @@ def additive_bounds(
         gained = below if gained is None else torch.minimum(gained, below)
     if gained is None:
         raise ValueError("caps: an additive certificate needs caps of cells or of blocks")
-    low = total - patches * lost.flatten(1).max(1).values
-    return Bounds(low.clamp(min=0.0), total + patches * gained.flatten(1).max(1).values)
+    return total, lost, gained
 
 
 def _met(blocks: Tensor, maps: Tensor, window: tuple[int, int], side: int) -> Tensor:

@@ -9,7 +9,9 @@ import torch
 
 from pycc.certify import slack_map
 from pycc.certify.engine import seconds, summarise
+from pycc.certify.maps import additive_of
 from pycc.report import certificates
+from pycc.robust.capping import Caps
 
 
 def record(image: str, method: str, patch: int | None, **values: object) -> dict:
@@ -83,6 +85,18 @@ def test_slack_is_the_fullest_window_around_each_cell() -> None:
     assert found[2, 2] == 3.0
     assert found[3, 3] == 0.0
     assert found[4, 5] == 1.0
+
+
+def test_slack_of_capped_cells_is_what_a_window_gains_or_loses() -> None:
+    """Emptier windows have more to gain, up to the cap; the whole interval is in the largest."""
+    cells = torch.zeros(1, 5, 6)
+    cells[0, :, 3:] = 2.0
+    found = slack_map(cells, (2, 2), Caps(2.5))
+    assert float(found[0, 0]) == 10.0, "four empty cells"
+    assert float(found[4, 5]) == 8.0, "four full ones lose more than they gain"
+    interval = additive_of(cells, (2, 2), Caps(2.5))
+    gained = interval.high - interval.count  # with what an interval adds for rounding
+    assert float(found.max()) < gained < float(found.max()) + 0.02
 
 
 def test_the_curve_is_drawn(tmp_path: Path) -> None:
