@@ -10,7 +10,7 @@ import copy
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -32,13 +32,13 @@ Progress = Callable[[int, int, str], None]
 """(steps done, steps in all, what goes on)."""
 
 
-def planned(name: str, default: Any = MISSING) -> Any:
-    """A defense's field that is one of a training's plan: with its help, and by default its value.
+def planned(name: str) -> Any:
+    """A defense's field that is one of a training's plan: with its help and its default.
 
     So nothing is said twice, and a defense trains by what the attack was trained by.
     """
     (one,) = (entry for entry in fields(Plan) if entry.name == name)
-    return field(default=one.default if default is MISSING else default, metadata=one.metadata)
+    return field(default=one.default, metadata=one.metadata)
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,11 @@ class Retraining(Defense):
     It has all that a plan of the counter's own recipe has, and the attack's values of it.
     """
 
-    epochs: int = planned("epochs", 100)
+    epochs: int = flag(
+        100,
+        "times through the clean images; a warm-up of the rate is shortened in proportion, and one "
+        "cosine follows in place of restarts",
+    )
     lr: float | None = planned("lr")
     accumulate: int = planned("accumulate")
     clip: float | None = planned("clip")
