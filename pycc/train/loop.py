@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
@@ -48,6 +49,8 @@ class State:
     """Batches of this epoch that are done."""
     loss: float = 0.0
     """Sum of this epoch's losses so far."""
+    norm: float = 0.0
+    """Sum of the norms of its gradients."""
     best: float = math.inf
     """Least score of a validation under the recipe."""
     best_epoch: int = -1
@@ -213,6 +216,7 @@ class _Fit:
                 state.loss += self.stepper.gradient(epoch, state.batch, len(batch), items)
             except NotFiniteError as error:
                 raise NotFiniteError(f"{error}; {self._kept()}") from None
+            state.norm += self.stepper.norm
             self.optimiser.step()
             if self.average is not None:
                 self.average.update_parameters(self.model)
@@ -229,14 +233,21 @@ class _Fit:
                 saved = time.monotonic()
         record = {
             "kind": "train", "epoch": epoch, "loss": state.loss / max(1, len(batches)), "lr": rate,
+            "gradient_norm": state.norm / max(1, len(batches)),
             "seconds": time.monotonic() - start,
             "images_per_second": size * (len(batches) - first)
             / max(1e-9, time.monotonic() - start),
         }  # fmt: skip
         if log is not None:
             log.append(record)
+        if state.norm == 0.0 and self.ranks.first:
+            warnings.warn(
+                f"train: nothing was learnt in epoch {epoch + 1}: every gradient was exactly 0, as "
+                "where a last ReLU is shut on all that the counter is shown",
+                stacklevel=4,
+            )
         self._validated(epoch, log)
-        state.epoch, state.batch, state.loss = epoch + 1, 0, 0.0
+        state.epoch, state.batch, state.loss, state.norm = epoch + 1, 0, 0.0, 0.0
         self._save(made_with)
         self.ranks.wait()
         return time.monotonic()

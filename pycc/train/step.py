@@ -92,6 +92,8 @@ class Stepper:
         self.model, self.plan, self.seed = model, plan, seed
         self.ranks, self.adversary = ranks, adversary
         self.device = next(model.parameters()).device
+        self.norm = 0.0
+        """Of the last gradient, of all parameters together, before clipping."""
         if plan.amp and self.device.type != "cuda":
             raise ValueError(
                 f"train: amp computes in bfloat16 on CUDA, got a counter on {self.device}"
@@ -130,7 +132,8 @@ class Stepper:
             total += float(loss.detach())
         # A finite loss may have a gradient that is none, and the weights would follow it.
         most = math.inf if self.plan.clip is None else self.plan.clip
-        if not torch.isfinite(nn.utils.clip_grad_norm_(self.model.parameters(), most)):
+        self.norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), most))
+        if not math.isfinite(self.norm):
             raise NotFiniteError(_where("gradient", epoch, batch, items))
         # DistributedDataParallel takes the mean over processes: losses are scaled up for that.
         return float(sum(self.ranks.gathered([total]))) / self.ranks.world

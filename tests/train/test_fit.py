@@ -322,6 +322,7 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
 def test_a_run_is_kept_in_its_folder(tmp_path: Path) -> None:
     from pycc import models
 
+    torch.manual_seed(1)  # of some fresh ones the last ReLU is shut on all scenes
     model = models.create("mcnn")
     start = runs.fingerprint(model.net.state_dict().items())
     seen: list[dict[str, Tensor]] = []
@@ -393,3 +394,26 @@ def test_bad_input(tmp_path: Path, samples: list, plan: Plan, message: str) -> N
 def test_bad_plans(fields: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Plan(**fields)
+
+
+def test_a_counter_that_learns_nothing_is_told(tmp_path: Path) -> None:
+    """A last ReLU that is shut everywhere passes no gradient on: an epoch of it changes nothing."""
+
+    class Shut(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(3, 1, 1)
+            nn.init.constant_(self.layer.bias, -100.0)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return nn.functional.avg_pool2d(torch.relu(self.layer(images)), 4)
+
+    model = wrap(Shut(), stride=4)
+    before = state(model)
+    with pytest.warns(UserWarning, match="nothing was learnt in epoch 1: every gradient was exac"):
+        log = fit(model, scenes(), changed(QUICK, epochs=1), out=tmp_path / "shut")
+    assert same(before, state(model))
+    (record,) = (r for r in log.records if r["kind"] == "train")
+    assert record["gradient_norm"] == 0.0
+    log = fit(counter(), scenes(), changed(QUICK, epochs=1), out=tmp_path / "open")
+    assert next(r for r in log.records if r["kind"] == "train")["gradient_norm"] > 0.0
