@@ -171,6 +171,10 @@ class CounterModel(nn.Module):
         """Options under which ``state`` (published keys, no prefix) is this model's, or None."""
         return None
 
+    def reading(self, input: str) -> CounterModel | None:
+        """A counter of the same counts and another scale of its input, or None if it has none."""
+        return None
+
     def adopt(self, state: Mapping[str, Tensor]) -> str | None:
         """Copy a pre-trained backbone into the network; what was taken, or None if it is none."""
         return None

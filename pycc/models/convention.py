@@ -21,6 +21,8 @@ CHANNELS: dict[Kind, int] = {
     "rgb_unit": 3,
     "rgb_standard": 3,
 }
+_LEVELS = {"gray255": 255.0, "gray_unit": 1.0, "rgb255": 255.0, "rgb_unit": 1.0}
+"""White, of the kinds whose black is 0."""
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and standard deviation of R, G, B in [0,1] that torchvision's weights expect."""
 LUMA = (0.299, 0.587, 0.114)
@@ -57,6 +59,17 @@ class Convention:
         if self.kind == "gray_half":
             x = (x - 127.5) / 128.0
         return x
+
+    def factor(self, kind: str) -> float | None:
+        """What kernels that read this are multiplied by to say the same of ``kind``, or None.
+
+        Only levels of 0…255 and of [0,1] differ by a factor alone: zeros at the border stay zeros.
+        """
+        if kind not in _LEVELS or self.kind not in _LEVELS:
+            return None
+        if CHANNELS[self.kind] != CHANNELS[cast("Kind", kind)]:
+            return None
+        return _LEVELS[self.kind] / _LEVELS[kind]
 
     def options(self) -> dict[str, object]:
         """The options ``input`` and, where they matter, ``mean`` and ``std``; JSON values."""

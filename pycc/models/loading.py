@@ -56,9 +56,10 @@ def load(
 
     Weights with a passport (``save`` writes one, a JSON file may lie beside; public checkpoints of
     ``pycc.models.known`` are recognised by their content) bring their options along: contradicting
-    these is an error, except where an option is free (``resize``), and their answer on a fixed
-    probe image is checked. Weights without one are asked too: where the count is far off, and
-    another convention or output scale makes it plausible, a warning names it.
+    these is an error, except where an option is free (``resize``) or asks for the same counter of
+    another scale of its input (``input="gray_unit"`` of MCNN that reads ``"gray255"``), and their
+    answer on a fixed probe image is checked. Weights without one are asked too: where the count is
+    far off, and another convention or output scale makes it plausible, a warning names it.
 
     ONNX files (.onnx; TorchScript files with ``name="black_box"``) become counters without
     gradients; their options are those of ``black_box``.
@@ -100,6 +101,9 @@ def load(
             if counter is not None:
                 return counter
     told = {**(found or {}), **_options(passport, source)}
+    # Another scale of the input that a passport states may be the same counter.
+    anew = {k: v for k, v in options.items() if passport and k == "input" and told.get(k, v) != v}
+    options = {k: v for k, v in options.items() if k not in anew}
     _check_options(asked, told if passport else {}, options, source)
     # A passport speaks of the options that it states; what is free is changed afterwards.
     free = {k: v for k, v in options.items() if passport and k in asked.adjustable}
@@ -115,6 +119,13 @@ def load(
         changed = create(asked.name, **{**stated, **free})
         changed.net.load_state_dict(counter.net.state_dict())
         counter = changed.eval()
+    if anew:
+        scaled = counter.reading(str(anew["input"]))
+        if scaled is None:
+            _check_options(asked, told, anew, source)
+        else:
+            counter = scaled
+            passport = {**passport, "options": {**_options(passport, source), **anew}}
     counter.passport = passport
     said = {**_options(passport, source), **options}
     values = {k: v for k, v in counter.options().items() if k in counter.untold and k not in said}

@@ -217,6 +217,24 @@ class MCNN(CounterModel):
             ),
         )
 
+    def reading(self, input: str) -> MCNN | None:
+        """The same counter with its first kernels for grey (RGB) of [0,1] or of 0…255.
+
+        Adam's steps are of one size in all kernels: of levels of 0…255 they change what the first
+        ones say 255 times as fast, and published rates are small for their sake.
+        """
+        factor = self.convention.factor(input)
+        if factor is None:
+            return None
+        counter = MCNN(**{**self.options(), "input": input})  # type: ignore[arg-type]
+        counter.net.load_state_dict(self.net.state_dict())
+        with torch.no_grad():
+            for name, module in counter.net.named_modules():
+                first = name.startswith(("branch1.0", "branch2.0", "branch3.0"))
+                if first and isinstance(module, nn.Conv2d):
+                    module.weight.mul_(factor)
+        return counter.train(self.training)
+
     @classmethod
     def recognise(cls, state: Mapping[str, Tensor]) -> dict[str, object] | None:
         """The variant by its keys (``branch1.0.weight``: "rgb") and its number of channels."""

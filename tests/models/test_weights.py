@@ -201,6 +201,34 @@ def test_contradicting_the_passport(counter: CounterModel, tmp_path: Path, refus
     assert models.load(path, resize=4).options()["resize"] == 4
 
 
+@pytest.mark.parametrize(
+    ("variant", "scales"),
+    [("gray", ("gray255", "gray_unit")), ("rgb", ("rgb_unit", "rgb255"))],
+)
+def test_another_scale_of_the_input_is_the_same_counter(
+    tmp_path: Path, refused, variant: str, scales: tuple[str, str]
+) -> None:
+    """First kernels take the factor: counts stay, but for rounding, at the border too."""
+    path = tmp_path / "own.npz"
+    torch.manual_seed(3)
+    before = models.create("mcnn", variant=variant, input=scales[0], final_relu=False).eval()
+    models.save(before, path, passport={"data": "scenes"})
+    after = models.load(path, input=scales[1], resize=4)
+    assert after.options() == {**before.options(), "input": scales[1], "resize": 4}
+    assert not after.training
+    image = torch.rand(1, 3, 48, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(after(image), before(image), rtol=1e-4, atol=1e-7)
+    other = models.load(path).net.state_dict()
+    changed = [k for k, v in after.net.state_dict().items() if not torch.equal(v, other[k])]
+    assert len(changed) == 3
+    models.save(after, tmp_path / "after.npz", passport={"data": "scenes"})
+    again = models.load(tmp_path / "after.npz")
+    assert same(again, after)
+    assert again.options() == after.options()
+    refused(path, f"was trained with input='{scales[0]}', got input='gray_half'", input="gray_half")
+
+
 def test_tuples_agree_with_the_lists_of_a_passport(tmp_path: Path, refused) -> None:
     counter = models.create("mcnn", variant="c3", mean=(0.5, 0.25, 0.5))
     models.save(counter, tmp_path / "own.npz", passport={})
