@@ -485,9 +485,12 @@ def test_images_that_cannot_be_poisoned_are_told_before_the_work() -> None:
 def test_scenes_have_settings_of_their_own_and_what_is_given_counts() -> None:
     chosen = flags.defaults("run", {})
     assert {name: chosen[name] for name in flags.QUICK} == flags.QUICK
-    assert flags.defaults("run", {"lr": 1.0, "model": "mcnn"}) == {
-        **chosen, "lr": 1.0, "model": "mcnn", "weights": None
-    }  # fmt: skip
+    for name, value in (("model", "mcnn"), ("weights", "own.npz"), ("option", {"resize": 4})):
+        assert flags.defaults("run", {name: value}) == {
+            **chosen, "lr": None, "weights": None, "option": {}, name: value
+        }  # fmt: skip
+    assert flags.defaults("run", {"lr": 1.0})["option"] == flags.QUICK["option"]
+    assert flags.defaults("run", {"scene": "96x128"})["crop"] == "whole"
     own = flags.defaults("run", {"data_b": "folder"})
     assert sorted(own["strategy"]) == sorted(strategies.names())
     assert own["portion"] == 0.1
