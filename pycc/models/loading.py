@@ -85,6 +85,9 @@ def load(
     if name is not None and passport.get("model", name) != name:
         counter = _adopted(MODELS[name], stored.state, options, source)
         if counter is not None:
+            read, own = _options(passport, source).get("input"), counter.convention.kind
+            if read not in (None, own):
+                raise ValueError(f"weights: {source} reads input={read!r}, {name} {own!r}")
             return counter
         raise ValueError(f"weights: {source} is of model {passport['model']!r}, not {name!r}")
     if "model" in passport:

@@ -7,9 +7,10 @@ them into a density map at a quarter of the resolution.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -226,14 +227,14 @@ class MCNN(CounterModel):
         factor = self.convention.factor(input)
         if factor is None:
             return None
-        counter = MCNN(**{**self.options(), "input": input})  # type: ignore[arg-type]
-        counter.net.load_state_dict(self.net.state_dict())
+        counter = copy.deepcopy(self)
+        counter.convention = replace(self.convention, kind=cast("Kind", input))
         with torch.no_grad():
             for name, module in counter.net.named_modules():
                 first = name.startswith(("branch1.0", "branch2.0", "branch3.0"))
                 if first and isinstance(module, nn.Conv2d):
                     module.weight.mul_(factor)
-        return counter.train(self.training)
+        return counter
 
     @classmethod
     def recognise(cls, state: Mapping[str, Tensor]) -> dict[str, object] | None:

@@ -72,3 +72,12 @@ def test_the_loss_is_least_at_the_truth() -> None:
         counter.loss(images, target[..., 1:])
     small = torch.rand(1, 3, 32, 32)  # of the larger blocks none fits
     assert float(counter.loss(small, counter(small).detach() + 0.1).detach()) > 0
+
+
+@pytest.mark.filterwarnings("ignore:weights. .* gives narrow the columns")
+def test_columns_that_read_another_scale_are_refused(tmp_path: Path) -> None:
+    """They would see its grey of 0…255 as 255 times as bright."""
+    file = tmp_path / "unit.npz"
+    models.save(models.load("mcnn-synthetic", input="gray_unit"), file, passport={})
+    with pytest.raises(ValueError, match="reads input='gray_unit', narrow 'gray255'"):
+        models.load(file, name="narrow")
