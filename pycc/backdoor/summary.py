@@ -4,7 +4,8 @@ Shares alone say little: of clean predictions of clean counters every third is o
 tenth. So every attack success rate stands beside two chance levels, what the clean counter does on
 the same triggered images and what the counter itself does on the images without trigger. That a
 backdoor works is its excess over the larger level; that it is gone is what is left over the lesser
-one, since a defense that ruins the counter raises a level, too.
+one, since a defense that makes the counter err to the attack's side raises a level, too. One that
+makes it err to the other side lowers all: what is left says something beside ρ_Acc alone.
 """
 
 from __future__ import annotations

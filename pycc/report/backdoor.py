@@ -94,7 +94,8 @@ _EXCESS = (
 )
 _LEFT = (
     "left: rho_Asr less the lesser chance level, with the larger ends: what a defense must bring",
-    "down, and does not by ruining the counter.",
+    "down. A counter that counts nobody has nothing left of an attack that raises counts: only",
+    "beside a rho_Acc near the clean model's does it say that a backdoor is removed.",
 )
 _TARGET = (
     "as target: triggered images counted within a tenth of what the attack made of their truth.",

@@ -28,11 +28,8 @@ from pycc.backdoor import (
     flags,
     overlap,
     poisoned_training,
-    record,
     settings,
     strategies,
-    summarise,
-    verdict,
 )
 from pycc.backdoor.detector import own_deviations
 from pycc.backdoor.experiment import Stage
@@ -286,61 +283,6 @@ def test_overlap_is_of_pixels_not_of_names() -> None:
     assert len(said) == 2
     assert said[0].endswith(f"as they were before poisoning: {poisoned.sources[0]} and 1 more")
     assert "1 of 2 poisoned images are there themselves" in said[1]
-
-
-def entry(strategy: str, defense: str | None, value: float | None) -> dict[str, Any]:
-    """A row of a summary whose two chance levels are the same."""
-    found = None if value is None else {"value": value}
-    return {"strategy": strategy, "model": "backdoored", "defense": defense, "excess": found,
-            "left": found, "clean": {"accuracy": {"value": 0.9}}}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("rows", "held", "said"),
-    [
-        ([("add", None, 0.8), ("add", "anp", 0.2)], True, "+0.80 (rho_Acc 0.90) above the larger"),
-        ([("add", None, 9 / 10 - 1 / 10), ("add", "anp", 0.3 - 0.1)], True, "lesser one after anp"),
-        ([("add", None, 0.79), ("add", "anp", 0.0)], False, "add +0.79 (rho_Acc 0.90), +0.00 (rho"),
-        ([("add", None, 0.9), ("add", "anp", 0.21)], False, "+0.21 (rho_Acc 0.90) after anp"),
-        ([("add", None, 0.9), ("minus", None, 0.1), ("minus", "anp", 0.1)], False, "minus +0.10"),
-        ([("add", None, 0.9), ("add", "anp", 0.5), ("add", "nad", -0.1)], True, "one after nad"),
-        ([("add", None, 0.9), ("add", "partition-median", 0.0)], False, "add +0.90"),
-        ([("add", None, None)], False, "no excess known"),
-        ([], False, "no excess known"),
-    ],
-)
-def test_the_verdict(rows: list[Any], held: bool, said: str) -> None:
-    found, text = verdict({"rows": [entry(*row) for row in rows]})
-    assert found == held
-    assert said in text
-    assert text.startswith("shown: " if held else "not shown: ")
-
-
-@pytest.mark.parametrize("lost", ["defended", "ruined", "mute"])
-def test_a_counter_that_a_defense_ruined_has_not_lost_its_backdoor(lost: str) -> None:
-    """From counts to the last line: r on clean and on triggered images after the defense."""
-    after = {"defended": (1.0, 1.0), "ruined": (3.0, 5.0), "mute": (0.0, 0.0)}[lost]
-    factors = {
-        ("clean", None): (1.0, 1.0), ("backdoored", None): (1.0, 2.0),
-        ("backdoored", "anp"): after,
-    }  # fmt: skip
-    results = [
-        record(
-            strategy=None if model == "clean" else "add", model=model, defense=defense,
-            images=images, index=index, name=f"{index}", truth=20, count=20 * factor,
-            raises=None if model == "clean" else True,
-        )
-        for (model, defense), both in factors.items()
-        for images, factor in zip(("clean", "triggered"), both, strict=True)
-        for index in range(10)
-    ]  # fmt: skip
-    held, said = verdict(summarise(results))
-    assert held == (lost != "ruined")
-    if lost == "ruined":
-        assert "add +1.00 (rho_Acc 1.00), +1.00 (rho_Acc 0.00) after anp" in said
-    else:  # a counter of nobody has no backdoor, and no rho_Acc, which is told
-        accuracy = {"defended": "1.00", "mute": "0.00"}[lost]
-        assert f"(rho_Acc {accuracy}) above the lesser one after anp" in said
 
 
 def test_defenses_take_what_is_the_attacks() -> None:
