@@ -28,7 +28,7 @@ QUICK: dict[str, Any] = {
     "test_limit": 32,
     "strategy": ["multiply"],
     "trigger": "sinusoid",
-    "trigger_option": {"amplitude": 0.1, "frequency": 128.0},
+    "trigger_option": {"amplitude": 0.1, "period": 4.0},
     "portion": 0.2,
     "epochs": 14,
     "batch": 1,
@@ -295,7 +295,7 @@ def quick(command: str, given: Mapping[str, Any]) -> dict[str, Any]:
         del there["weights"], there["option"]
     elif {"model", "weights", "option"} & given.keys():  # the rate is that counter's
         del there["weights"], there["option"], there["lr"]
-    if "scene" in given:
+    if {"scene", "scale"} & given.keys():
         there["crop"] = "whole"
     if "trigger" in given or "trigger_option" in given:
         del there["trigger"], there["trigger_option"]

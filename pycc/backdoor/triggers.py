@@ -193,26 +193,48 @@ class Corner(PictureTrigger):
 @triggers.register("sinusoid")
 @dataclass(frozen=True)
 class Sinusoid(Trigger):
-    """x' = x + Δ·sin(2π·f·j / W) in column j of all channels: SIG (Barni et al., ICIP 2019)."""
+    """x' = x + Δ·sin(2π·f·j / W) in column j of all channels: SIG (Barni et al., ICIP 2019).
+
+    With a ``period`` of p pixels f is W / p: the same grating whatever the width W of an image.
+    """
 
     name = "sinusoid"
 
     amplitude: float = flag(20 / 255, "Δ, in [0,1]")
-    frequency: float = flag(6.0, "f, periods across the image")
+    frequency: float | None = flag(None, "f, periods across the image (default: 6)")
+    period: float | None = flag(None, "in place of the frequency: pixels from crest to crest")
 
     def __post_init__(self) -> None:
         self.check("amplitude", 0 <= self.amplitude <= 1, "in [0,1]")
-        self.check("frequency", 0 < self.frequency < math.inf, "above 0 and finite")
+        if self.period is not None:
+            self.check("period", 2 < self.period < math.inf, "above 2 and finite")
+            self.check("frequency", self.frequency is None, "left out where a period is given")
+            return
+        if self.frequency is None:
+            object.__setattr__(self, "frequency", 6.0)
+        self.check("frequency", 0 < self._frequency(1) < math.inf, "above 0 and finite")
+
+    def settings(self) -> dict[str, object]:
+        """As of every trigger, of frequency and period the one that holds."""
+        return {name: value for name, value in super().settings().items() if value is not None}
+
+    def _frequency(self, width: int) -> float:
+        """Periods across so many columns."""
+        if self.frequency is not None:
+            return self.frequency
+        assert self.period is not None
+        return width / self.period
 
     def _marked(self, image: Tensor, *, seed: int, name: str) -> Tensor:
         width = image.shape[2]
-        if 2 * self.frequency >= width:
+        frequency = self._frequency(width)
+        if 2 * frequency >= width:
             raise ValueError(
                 f"trigger {self.name}: frequency must be below half of the width, got "
-                f"{self.frequency:g} for image {name} of {width} columns"
+                f"{frequency:g} for image {name} of {width} columns"
             )
         column = torch.arange(width, dtype=torch.float64)
-        wave = self.amplitude * torch.sin(2 * math.pi * self.frequency / width * column)
+        wave = self.amplitude * torch.sin(2 * math.pi * frequency / width * column)
         return image + wave.to(image)
 
 

@@ -32,7 +32,7 @@ class _Said:
         return f"{self.value:+.2f} (rho_Acc {_told(self.accuracy)})"
 
     def counts(self, clean: float | None) -> bool:
-        """Whether it still counts about as well as the clean counter; not where either is unknown."""
+        """Whether rho_Acc is near the clean counter's; not so where either is unknown."""
         if self.accuracy is None or clean is None:
             return False
         return self.accuracy >= clean - MARGIN - _CLOSE

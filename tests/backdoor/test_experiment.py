@@ -19,17 +19,13 @@ from pycc.backdoor import (
     BlendConsistency,
     EvaluationSet,
     Experiment,
-    FineTuning,
     Minus,
     Partitions,
     Sinusoid,
     contents,
     counted,
-    flags,
     overlap,
     poisoned_training,
-    settings,
-    strategies,
 )
 from pycc.backdoor.detector import own_deviations
 from pycc.backdoor.experiment import Stage
@@ -40,9 +36,8 @@ from pycc.backdoor.verdict import MEDIAN
 from pycc.certify.poisoned import most_poisoned, partition_median, partitions
 from pycc.data.dataset import Dataset
 from pycc.models import CounterModel
-from pycc.models.recipe import Recipe
 from pycc.run import Run, read_manifest
-from pycc.train import NotFiniteError, Plan, fit, held, resolved
+from pycc.train import NotFiniteError, Plan, fit, held
 from pycc.types import Interval, Sample
 
 PLAN = Plan(epochs=1, lr=1e-5, batch=1, crop="whole", crops=1, validation_share=0.0)
@@ -285,59 +280,6 @@ def test_overlap_is_of_pixels_not_of_names() -> None:
     assert "1 of 2 poisoned images are there themselves" in said[1]
 
 
-def test_defenses_take_what_is_the_attacks() -> None:
-    given = {"defense": ["fine-tuning", "anp"], "lr": 3e-4, "crops": 2, "clip": 0.5,
-             "validation_share": 0.25,
-             "defense_option": {"fine-tuning.lr": 1e-3, "anp.steps": 7}}  # fmt: skip
-    chosen = flags.defaults("run", given)
-    counter = start()
-    (tuning, anp), detector = settings.defenses_of(chosen, counter)
-    assert detector is None
-    assert isinstance(tuning, FineTuning)
-    changed = {"lr": 1e-3, "epochs": chosen["defense_epochs"], "validation_share": 0.0}
-    assert tuning.plan() == replace(settings.plan_of(chosen, counter), **changed)
-    assert (tuning.clip, tuning.ema) == (0.5, flags.QUICK["ema"])
-    assert (anp.crops, anp.steps) == (2, 7)
-    alone = {**chosen, "defense_epochs": None, "epochs": None, "defense_option": {}}
-    (tuning, _), _ = settings.defenses_of(alone, counter)
-    assert (tuning.epochs, tuning.lr) == (100, 3e-4)
-
-
-class _CLIP(CounterModel):
-    """What is asked of CLIP-EBC here: its name, and that it is trained with Adam."""
-
-    name = "clip_ebc"
-
-    def __init__(self) -> None:
-        super().__init__(torch.nn.Conv2d(3, 1, 8, stride=8), stride=8, receptive_field=8)
-
-    def recipe(self) -> Recipe:
-        return models.create("csrnet", variant="commissarma").recipe()
-
-
-def test_what_is_not_asked_for_is_as_the_paper_has_it() -> None:
-    """CSRNet: Adam, 1e-5, 100 epochs; CLIP-EBC: 4e-4, batches of 8, 150 epochs; defense: 1e-4."""
-    run = flags.defaults("run", {"data_b": "folder", "model": "csrnet"})
-    csrnet = settings.counter_of(run)
-    assert isinstance(csrnet, CounterModel)
-    found = resolved(settings.plan_of(run, csrnet), csrnet, "shanghaitech_b")
-    assert (found.optimisers[0].kind, found.optimisers[0].lr, found.epochs) == ("adam", 1e-5, 100)
-    assert found.density == {"": "shhb15"}
-    clip = _CLIP()
-    plan = settings.plan_of(run, clip)
-    assert (plan.lr, plan.batch, plan.epochs) == (4e-4, 8, 150)
-    (tuning,), _ = settings.defenses_of(run, clip)
-    assert (tuning.plan().lr, tuning.plan().batch, tuning.plan().epochs) == (1e-4, 8, 100)
-    asked = {**run, "lr": 1e-3, "epochs": 7}
-    plan = settings.plan_of(asked, clip)
-    (tuning,), _ = settings.defenses_of(asked, clip)
-    assert (plan.lr, plan.epochs) == (tuning.plan().lr, tuning.plan().epochs) == (1e-3, 7)
-    # SGD's rates are none of Adam's: the authors' variant keeps its own.
-    other = models.create("csrnet", variant="leeyeehoo")
-    assert settings.plan_of(run, other).lr is None
-    assert settings.plan_of(run, other).epochs == 100
-
-
 @pytest.mark.parametrize("share", [0.1, 0.4])
 def test_neither_counter_is_chosen_by_poisoned_images(tmp_path: Path, share: float) -> None:
     """Both hold out the same clean images, of which no duplicate is poisoned."""
@@ -371,11 +313,6 @@ def test_regions_are_content() -> None:
     (sample,) = scenes(1)
     region = replace(sample, mask=torch.zeros(sample.image.shape[1:], dtype=torch.bool))
     assert content_of([sample]) != content_of([region])
-
-
-def test_no_image_validates_unless_asked() -> None:
-    for command in ("run", "train"):
-        assert flags.defaults(command, {"data_b": "folder"})["validation_share"] == 0.0
 
 
 def test_a_part_that_cannot_be_trained_does_not_stop_the_others(tmp_path: Path) -> None:
@@ -422,27 +359,3 @@ def test_images_that_cannot_be_poisoned_are_told_before_the_work() -> None:
     ]
     with pytest.raises(ValueError, match=f"image {chosen} of 40 columns"):
         planned(own=Few(narrow), portion=0.3).check()
-
-
-def test_scenes_have_settings_of_their_own_and_what_is_given_counts() -> None:
-    chosen = flags.defaults("run", {})
-    assert {name: chosen[name] for name in flags.QUICK} == flags.QUICK
-    for name, value in (("model", "mcnn"), ("weights", "own.npz"), ("option", {"resize": 4})):
-        assert flags.defaults("run", {name: value}) == {
-            **chosen, "lr": None, "weights": None, "option": {}, name: value
-        }  # fmt: skip
-    assert flags.defaults("run", {"lr": 1.0})["option"] == flags.QUICK["option"]
-    assert flags.defaults("run", {"scene": "96x128"})["crop"] == "whole"
-    own = flags.defaults("run", {"data_b": "folder"})
-    assert sorted(own["strategy"]) == sorted(strategies.names())
-    assert own["portion"] == 0.1
-    assert own["epochs"] is None
-    assert (own["trigger"], own["trigger_option"]) == ("blend", {})
-    defend = flags.defaults("defend", {"defense": "fine-pruning"})
-    assert defend["epochs"] == flags.QUICK["defense_epochs"]
-    assert defend["portion"] == 0.05
-
-
-def test_names_of_the_stages_are_of_no_strategy() -> None:
-    assert not {"clean", "clean-defended", "pictures"} & set(strategies.names())
-    assert MEDIAN not in flags.defaults("run", {})["defense"]

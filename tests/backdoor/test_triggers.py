@@ -91,6 +91,9 @@ def test_other_images_are_refused(trigger: Trigger) -> None:
         (Sinusoid, {"amplitude": 1.5}, "amplitude"),
         (Sinusoid, {"frequency": 0.0}, "frequency"),
         (Sinusoid, {"frequency": float("inf")}, "frequency"),
+        (Sinusoid, {"period": 2.0}, "period must be above 2 and finite, got 2.0"),
+        (Sinusoid, {"period": float("nan")}, "period"),
+        (Sinusoid, {"frequency": 6.0, "period": 4.0}, "frequency must be left out where a period"),
         (Warp, {"strength": -1.0}, "strength"),
         (Warp, {"grid": 1}, "grid must be at least 2, got 1"),
         (Layer, {"strength": 1.01}, "strength"),
@@ -253,6 +256,21 @@ def test_a_sinusoid_is_the_published_signal() -> None:
     torch.testing.assert_close(change, wanted.expand(3, 20, 60), rtol=0, atol=1e-6)
     with pytest.raises(ValueError, match="below half of the width, got 30 for image x of 60"):
         marked(Sinusoid(0.1, 30.0), of, name="x")
+
+
+def test_a_grating_has_its_period_in_images_of_any_width() -> None:
+    wide, narrow = torch.full((3, 4, 512), 0.5), torch.full((3, 4, 254), 0.5)
+    grating = Sinusoid(0.1, period=4.0)
+    change = marked(grating, wide)
+    assert torch.equal(change, marked(Sinusoid(0.1, frequency=128.0), wide)), "bit for bit"
+    torch.testing.assert_close(marked(grating, narrow), change[..., :254], rtol=0, atol=1e-6)
+    marked(Sinusoid(0.1, period=2.01), narrow)
+    # What runs made before a period existed say of their trigger still holds.
+    assert Sinusoid(0.1, 128.0).settings() == {
+        "trigger": "sinusoid", "amplitude": 0.1, "frequency": 128.0
+    }  # fmt: skip
+    assert Sinusoid().settings()["frequency"] == 6.0
+    assert grating.settings() == {"trigger": "sinusoid", "amplitude": 0.1, "period": 4.0}
 
 
 def test_a_warp_moves_pixels_by_its_field() -> None:

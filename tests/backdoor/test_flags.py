@@ -1,0 +1,108 @@
+"""What the flags of the commands ask for: defaults, those of the built-in scenes, the paper's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pycc import models
+from pycc.backdoor import FineTuning, Sinusoid, flags, settings, strategies
+from pycc.backdoor.verdict import MEDIAN
+from pycc.models import CounterModel
+from pycc.models.recipe import Recipe
+from pycc.train import resolved
+
+
+def test_defenses_take_what_is_the_attacks() -> None:
+    given = {"defense": ["fine-tuning", "anp"], "lr": 3e-4, "crops": 2, "clip": 0.5,
+             "validation_share": 0.25,
+             "defense_option": {"fine-tuning.lr": 1e-3, "anp.steps": 7}}  # fmt: skip
+    chosen = flags.defaults("run", given)
+    counter = models.load("mcnn-synthetic")
+    (tuning, anp), detector = settings.defenses_of(chosen, counter)
+    assert detector is None
+    assert isinstance(tuning, FineTuning)
+    changed = {"lr": 1e-3, "epochs": chosen["defense_epochs"], "validation_share": 0.0}
+    assert tuning.plan() == replace(settings.plan_of(chosen, counter), **changed)
+    assert (tuning.clip, tuning.ema) == (0.5, flags.QUICK["ema"])
+    assert (anp.crops, anp.steps) == (2, 7)
+    alone = {**chosen, "defense_epochs": None, "epochs": None, "defense_option": {}}
+    (tuning, _), _ = settings.defenses_of(alone, counter)
+    assert (tuning.epochs, tuning.lr) == (100, 3e-4)
+
+
+class _CLIP(CounterModel):
+    """What is asked of CLIP-EBC here: its name, and that it is trained with Adam."""
+
+    name = "clip_ebc"
+
+    def __init__(self) -> None:
+        super().__init__(torch.nn.Conv2d(3, 1, 8, stride=8), stride=8, receptive_field=8)
+
+    def recipe(self) -> Recipe:
+        return models.create("csrnet", variant="commissarma").recipe()
+
+
+def test_what_is_not_asked_for_is_as_the_paper_has_it() -> None:
+    """CSRNet: Adam, 1e-5, 100 epochs; CLIP-EBC: 4e-4, batches of 8, 150 epochs; defense: 1e-4."""
+    run = flags.defaults("run", {"data_b": "folder", "model": "csrnet"})
+    csrnet = settings.counter_of(run)
+    assert isinstance(csrnet, CounterModel)
+    found = resolved(settings.plan_of(run, csrnet), csrnet, "shanghaitech_b")
+    assert (found.optimisers[0].kind, found.optimisers[0].lr, found.epochs) == ("adam", 1e-5, 100)
+    assert found.density == {"": "shhb15"}
+    clip = _CLIP()
+    plan = settings.plan_of(run, clip)
+    assert (plan.lr, plan.batch, plan.epochs) == (4e-4, 8, 150)
+    (tuning,), _ = settings.defenses_of(run, clip)
+    assert (tuning.plan().lr, tuning.plan().batch, tuning.plan().epochs) == (1e-4, 8, 100)
+    asked = {**run, "lr": 1e-3, "epochs": 7}
+    plan = settings.plan_of(asked, clip)
+    (tuning,), _ = settings.defenses_of(asked, clip)
+    assert (plan.lr, plan.epochs) == (tuning.plan().lr, tuning.plan().epochs) == (1e-3, 7)
+    # SGD's rates are none of Adam's: the authors' variant keeps its own.
+    other = models.create("csrnet", variant="leeyeehoo")
+    assert settings.plan_of(run, other).lr is None
+    assert settings.plan_of(run, other).epochs == 100
+
+
+def test_no_image_validates_unless_asked() -> None:
+    for command in ("run", "train"):
+        assert flags.defaults(command, {"data_b": "folder"})["validation_share"] == 0.0
+
+
+def test_scenes_have_settings_of_their_own_and_what_is_given_counts() -> None:
+    chosen = flags.defaults("run", {})
+    assert {name: chosen[name] for name in flags.QUICK} == flags.QUICK
+    for name, value in (("model", "mcnn"), ("weights", "own.npz"), ("option", {"resize": 4})):
+        assert flags.defaults("run", {name: value}) == {
+            **chosen, "lr": None, "weights": None, "option": {}, name: value
+        }  # fmt: skip
+    assert flags.defaults("run", {"lr": 1.0})["option"] == flags.QUICK["option"]
+    assert flags.defaults("run", {"scene": "96x128"})["crop"] == "whole"
+    own = flags.defaults("run", {"data_b": "folder"})
+    assert sorted(own["strategy"]) == sorted(strategies.names())
+    assert own["portion"] == 0.1
+    assert own["epochs"] is None
+    assert (own["trigger"], own["trigger_option"]) == ("blend", {})
+    defend = flags.defaults("defend", {"defense": "fine-pruning"})
+    assert defend["epochs"] == flags.QUICK["defense_epochs"]
+    assert defend["portion"] == 0.05
+
+
+def test_names_of_the_stages_are_of_no_strategy() -> None:
+    assert not {"clean", "clean-defended", "pictures"} & set(strategies.names())
+    assert MEDIAN not in flags.defaults("run", {})["defense"]
+
+
+@pytest.mark.parametrize("given", [{}, {"scale": 0.5}, {"scene": "192x256"}])
+def test_the_grating_of_the_scenes_fits_images_of_any_size(given: dict[str, object]) -> None:
+    chosen = flags.defaults("run", {**given, "test_limit": 1})
+    (sample,) = settings.tested(chosen)
+    width = sample.image.shape[2]
+    assert width == (256 if given else 512)
+    trigger = settings.trigger_of(chosen)
+    same = Sinusoid(0.1, frequency=width / 4)
+    assert torch.equal(*(one(sample.image, seed=0, name="a") for one in (trigger, same)))
