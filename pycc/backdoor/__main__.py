@@ -22,7 +22,7 @@ from pycc.backdoor.experiment import Experiment, Partitions, clean_images
 from pycc.backdoor.finetuning import Defense, defenses
 from pycc.backdoor.flags import Pictures
 from pycc.backdoor.gradcam import gradcam
-from pycc.backdoor.overlap import Overlap, content_of, overlap, poisoned_with
+from pycc.backdoor.overlap import Overlap, content_of, overlap, pixels, poisoned_with, unseen
 from pycc.backdoor.poison import Poisoned, Triggered, export, poisoned_training
 from pycc.backdoor.summary import summarise
 from pycc.backdoor.training import PUBLISHED_DEFENSE, open_settings
@@ -156,7 +156,7 @@ def _normalise(given: dict[str, Any]) -> None:
             given[name] = dict(given[name])
     if "trigger_option" in given:
         given["trigger_option"] = settings.absolute(given["trigger_option"])
-    inside = {"data_a": builtin_data.names(), "data_b": builtin_data.names(),
+    inside = {**dict.fromkeys(("data_a", "data_b", "test_data"), builtin_data.names()),
               "weights": models.builtin(), "clean_weights": models.builtin()}  # fmt: skip
     for name, names in inside.items():
         if given.get(name) is not None and given[name] not in names:
@@ -229,7 +229,7 @@ def _run(
     tested = EvaluationSet(whole.test, whole.trigger, whole.seed)
     _check_pictures(chosen, tested, start)
     shared = _overlap(whole)
-    whole.check()  # before all the work
+    whole.check(resumed=resumed)  # before all the work
     log = _open(
         folder, resumed, argv, chosen,
         {"weights": start, "data": whole.own, "test": whole.test,
@@ -256,7 +256,7 @@ def _overlap(whole: Experiment) -> Overlap | None:
     """What the defenses' images have to do with the poisoned ones; warned of."""
     if not (whole.defenses or whole.detector):
         return None
-    found = overlap(whole.contents, whole.clean)
+    found = overlap(whole.contents, whole.clean, known=whole.clean_pixels)
     _warn(found)
     return found
 
@@ -371,6 +371,7 @@ def _poison(out: Path, chosen: dict[str, Any]) -> int:
     trigger, seed = settings.trigger_of(chosen), chosen["seed"]
     own = settings.own(chosen)
     tested = settings.tested(chosen)
+    unseen({one.name: pixels(one) for one in tested}, (pixels(one) for one in own))
     altered = chosen["test_points"] == "altered"
     training = poisoned_training(own, trigger, strategy, portion=chosen["portion"], seed=seed)
     told = cli.Progress("images")

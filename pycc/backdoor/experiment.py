@@ -25,7 +25,7 @@ from pycc.backdoor.detector import BlendConsistency
 from pycc.backdoor.evaluation import SETS, EvaluationSet, counted, detected, opened
 from pycc.backdoor.finetuning import Defense, Progress, clean_mixture
 from pycc.backdoor.measures import BACKDOORED
-from pycc.backdoor.overlap import contents
+from pycc.backdoor.overlap import all_pixels, contents, pixels, unseen
 from pycc.backdoor.poison import PoisonedTraining, poisoned_training
 from pycc.backdoor.strategies import Strategy
 from pycc.backdoor.summary import summarise
@@ -152,12 +152,13 @@ class Experiment:
                 )
         return summarise(log.records)
 
-    def check(self) -> None:
-        """ValueError for what would stop ``run`` after a while.
+    def check(self, *, resumed: bool = False) -> None:
+        """ValueError for what would stop ``run`` after a while, or make its results worthless.
 
         Every image is read: the training images with heads to learn from, their poisoned
-        duplicates, and the trigger on every test image. The detector has enough clean images, and
-        certified intervals can be bounded.
+        duplicates, and the trigger on every test image. Test images are none that anything is
+        trained on: where all are, a run that is ``resumed`` is warned of it alone; some are warned
+        of. The detector has enough clean images, and certified intervals can be bounded.
         """
         split(self.own, 0.0, self.seed)
         held_out(self.own, self.plan.validation_share, self.portion, seed=self.seed)
@@ -166,9 +167,13 @@ class Experiment:
             poisoned = self.poisoned(strategy)
             for index in range(len(self.own), len(poisoned)):
                 poisoned.points(index)
-        tested = EvaluationSet(self.test, self.trigger, self.seed)
-        for index in range(len(tested)):
-            tested.sample("triggered", index)
+        triggered, tested = EvaluationSet(self.test, self.trigger, self.seed).triggered, {}
+        for index in range(len(self.test)):
+            sample = self.test[index]
+            tested[sample.name] = pixels(sample)
+            triggered.marked(index, sample)
+        learnt = self.clean_pixels if self.defenses or self.detector else ()
+        unseen(tested, [*self.own_pixels, *learnt], refuse=not resumed)
         if self.partitions is not None:
             assumed, most = self._assumed(self.partitions), self.partitions.most
             if assumed > most(self.partitions.parts):
@@ -186,7 +191,19 @@ class Experiment:
     @cached_property
     def contents(self) -> list[dict[str, str]]:
         """What the poisoned images are made of, whatever the strategy: ``overlap.contents``."""
-        return contents(self.poisoned(self.strategies[0])) if self.strategies else []
+        if not self.strategies:
+            return []
+        return contents(self.poisoned(self.strategies[0]), self.own_pixels)
+
+    @cached_property
+    def own_pixels(self) -> list[str]:
+        """Fingerprints of the clean training images: ``overlap.pixels``."""
+        return [pixels(sample) for sample in self.own]
+
+    @cached_property
+    def clean_pixels(self) -> list[str]:
+        """Those of the images that defenses learn from."""
+        return all_pixels(self.clean, self.own, self.own_pixels)
 
     def poisoned(self, strategy: Strategy) -> PoisonedTraining:
         """The training set with its poisoned duplicates."""

@@ -75,6 +75,9 @@ class Data:
     )
     split: str = flag("train", "part that is trained on, and poisoned")
     test_split: str = flag("test", "part that is tested on, clean and with the trigger")
+    test_data: str | None = flag(
+        None, "folder of the images that are tested on, where it is another", metavar="DATA"
+    )
     limit: int | None = flag(None, "use the first training images only")
     test_limit: int | None = flag(None, "use the first test images only")
     scale: float = flag(1.0, "resize all images by this factor")
@@ -228,8 +231,8 @@ class Gate:
     )
 
 
-SOURCE = without(Data, "test_split", "test_limit")
-TESTED = without(Data, "split", "limit")
+SOURCE = without(Data, "test_split", "test_data", "test_limit")
+TESTED = without(Data, "split", "test_data", "limit")
 GROUPS: dict[str, tuple[tuple[str, type[Any]], ...]] = {
     "run": (
         ("data and counter", Data), ("data and counter", Counting), ("attack", Attack),

@@ -1,8 +1,9 @@
-"""What a run is made of, by fingerprints; what defenses' images share with the poisoned ones."""
+"""What a run is made of, by fingerprints; what images share that should have nothing in common."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,11 @@ from pycc.data import quantize
 from pycc.data.dataset import Dataset, content
 from pycc.models import CounterModel
 from pycc.run import fingerprint
+from pycc.train.items import Joined
 from pycc.types import Sample
+
+_SHOWN = 10
+"""Names in a message, at most."""
 
 
 def content_of(one: CounterModel | Dataset | Sequence[Sample] | None) -> str | None:
@@ -27,15 +32,20 @@ def content_of(one: CounterModel | Dataset | Sequence[Sample] | None) -> str | N
     return fingerprint(content(samples))
 
 
-def contents(poisoned: PoisonedTraining) -> list[dict[str, str]]:
-    """Of each poisoned image: its name, its original's, and a fingerprint of the pixels of both."""
+def contents(
+    poisoned: PoisonedTraining, originals: Sequence[str] | None = None
+) -> list[dict[str, str]]:
+    """Of each poisoned image: its name, its original's, and a fingerprint of the pixels of both.
+
+    ``originals`` are the ``pixels`` of the samples, where they are known.
+    """
     found = []
     for place, name in enumerate(poisoned.sources):
         index = len(poisoned.samples) + place
-        original = poisoned.samples[poisoned.poisoned.names.index(name)]
+        of = poisoned.poisoned.names.index(name)
         found.append({
-            "name": poisoned.names[index], "original": name,
-            "pixels": pixels(poisoned[index]), "original_pixels": pixels(original),
+            "name": poisoned.names[index], "original": name, "pixels": pixels(poisoned[index]),
+            "original_pixels": originals[of] if originals else pixels(poisoned.samples[of]),
         })  # fmt: skip
     return found
 
@@ -59,6 +69,39 @@ def pixels(sample: Sample) -> str:
     return fingerprint([("image", quantize(sample.image))])
 
 
+def all_pixels(samples: Sequence[Sample], own: Dataset, known: Sequence[str]) -> list[str]:
+    """``pixels`` of all samples, without reading those of ``own``, which are ``known``."""
+    if samples is own:
+        return list(known)
+    if isinstance(samples, Joined):
+        return [one for part in samples.parts.values() for one in all_pixels(part, own, known)]
+    return [pixels(samples[index]) for index in range(len(samples))]
+
+
+def unseen(tested: Mapping[str, str], trained: Iterable[str], *, refuse: bool = True) -> None:
+    """Compare test images, their ``pixels`` by name, with those that are trained on.
+
+    ValueError where all of them are trained on, or a warning without ``refuse``; a warning where
+    some are.
+    """
+    there = set(trained)
+    names = [name for name, one in tested.items() if one in there]
+    if not names:
+        return
+    said = (
+        f"test images are to be others than those that are trained on, got {len(names)} of "
+        f"{len(tested)} that are: {_some(names)}; see --test-split and --test-data"
+    )
+    if refuse and len(names) == len(tested):
+        raise ValueError(said)
+    warnings.warn(said, stacklevel=2)
+
+
+def _some(names: Sequence[str], shown: int = _SHOWN) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
 @dataclass(frozen=True)
 class Overlap:
     """What images for a defense have to do with a poisoned set."""
@@ -71,7 +114,7 @@ class Overlap:
     triggered: tuple[str, ...]
     """Names of poisoned images that are there themselves: no clean data."""
 
-    def warnings(self, shown: int = 10) -> list[str]:
+    def warnings(self, shown: int = _SHOWN) -> list[str]:
         """What must be told, a line each; of names the first ``shown``."""
         said = []
         for names, what in (
@@ -79,18 +122,24 @@ class Overlap:
             (self.triggered, "are there themselves, with their trigger"),
         ):
             if names:
-                some = ", ".join(names[:shown])
-                some += f" and {len(names) - shown} more" if len(names) > shown else ""
                 said.append(
                     f"the images for defenses overlap the poisoned set: {len(names)} of "
-                    f"{self.poisoned} poisoned images {what}: {some}"
+                    f"{self.poisoned} poisoned images {what}: {_some(names, shown)}"
                 )
         return said
 
 
-def overlap(poisoned: Sequence[dict[str, str]], clean: Sequence[Sample]) -> Overlap:
-    """Which poisoned images (``contents``), before or after, are among those for defenses."""
-    there = {pixels(clean[index]) for index in range(len(clean))}
+def overlap(
+    poisoned: Sequence[dict[str, str]],
+    clean: Sequence[Sample],
+    *,
+    known: Iterable[str] | None = None,
+) -> Overlap:
+    """Which poisoned images (``contents``), before or after, are among those for defenses.
+
+    ``known`` are the ``pixels`` of the latter; without them they are read.
+    """
+    there = {pixels(clean[index]) for index in range(len(clean))} if known is None else set(known)
     return Overlap(
         len(poisoned),
         tuple(one["original"] for one in poisoned if one["original_pixels"] in there),

@@ -44,7 +44,10 @@ class Triggered(Dataset):
         self._true: dict[int, int] = {}
 
     def _load(self, index: int) -> Sample:
-        sample = self.samples[index]
+        return self.marked(index, self.samples[index])
+
+    def marked(self, index: int, sample: Sample) -> Sample:
+        """What becomes of ``sample``, which is number ``index`` of the samples and read already."""
         image = quantize(self.trigger(sample.image, seed=self.seed, name=sample.name))
         return replace(sample, image=image, points=self._points(index, sample))
 

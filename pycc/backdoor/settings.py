@@ -44,7 +44,8 @@ def check(settings: Mapping[str, Any]) -> None:
             raise ValueError(f"--{name} must lie in (0,1], got {value}")
     if settings.get("scene") is not None:
         _size(settings["scene"])
-        if "synthetic" not in (settings["data_b"], settings.get("data_a")):
+        where = [settings.get(name) for name in ("data_b", "data_a", "test_data")]
+        if "synthetic" not in where:
             raise ValueError("--scene: only built-in scenes have a size to choose; see --scale")
     value = settings.get("scale", 1.0)
     if not 0 < value < float("inf"):
@@ -163,7 +164,8 @@ def own(settings: Mapping[str, Any]) -> Dataset:
 
 def tested(settings: Mapping[str, Any]) -> Dataset:
     """The images that are tested on."""
-    return _opened(settings, "data_b", settings["test_split"], settings["test_limit"])
+    which = "data_b" if settings.get("test_data") is None else "test_data"
+    return _opened(settings, which, settings["test_split"], settings["test_limit"])
 
 
 def other(settings: Mapping[str, Any]) -> Dataset | None:

@@ -37,10 +37,10 @@ def counts(folder: Path) -> dict[tuple[object, ...], float]:
     return {tuple(one[k] for k in key): one["count"] for one in found if "count" in one}
 
 
-def images(folder: Path, *, number: int = 4, heads: int = 9) -> Path:
+def images(folder: Path, *, number: int = 4, heads: int = 9, split: str = "val") -> Path:
     """A folder of small images with points."""
     folder.mkdir()
-    for sample in data.open("synthetic", split="val", limit=number, shape=(64, 96), heads=heads):
+    for sample in data.open("synthetic", split=split, limit=number, shape=(64, 96), heads=heads):
         data.save_image(folder / f"{sample.name}.png", sample.image)
         (folder / f"{sample.name}.json").write_text(json.dumps(sample.points.tolist()))
     return folder
@@ -338,12 +338,12 @@ def test_a_run_is_resumed_as_it_was_begun(
 
 def test_images_without_heads(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Some: counted, and shown apart. All: nothing to learn, and told before anything is made."""
-    folder = images(tmp_path / "some")
-    first = min(folder.glob("*.json"))
+    folder, tested = images(tmp_path / "some"), images(tmp_path / "tested", split="test")
+    first = min(tested.glob("*.json"))
     first.write_text("[]")
-    flags = ["run", "--data-b", str(folder), "--weights", "mcnn-synthetic", "--epochs", "1",
-             "--crop", "whole", "--crops", "1", "--lr", "1e-6", "--portion", "1",
-             "--validation-share", "0", "--no-pictures", "--threads", "1"]  # fmt: skip
+    flags = ["run", "--data-b", str(folder), "--test-data", str(tested), "--epochs", "1",
+             "--weights", "mcnn-synthetic", "--crop", "whole", "--crops", "1", "--lr", "1e-6",
+             "--portion", "1", "--no-pictures", "--threads", "1"]  # fmt: skip
     code, text, _ = run(capsys, *flags, "--out", str(tmp_path / "run"))
     assert code == 0
     assert "1 without heads, in errors but in no share" in text

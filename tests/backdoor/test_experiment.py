@@ -24,7 +24,6 @@ from pycc.backdoor import (
     Sinusoid,
     contents,
     counted,
-    overlap,
     poisoned_training,
 )
 from pycc.backdoor.detector import own_deviations
@@ -260,24 +259,6 @@ def test_the_detector_is_scored_in_parts_that_are_kept(
         assert told == {expected}
     monkeypatch.setattr(BlendConsistency, "__call__", lambda *_, **__: pytest.fail("scored again"))
     assert whole.run(log(), tmp_path) == summary
-
-
-def test_overlap_is_of_pixels_not_of_names() -> None:
-    own = small(4)
-    poisoned = poisoned_training(own, TRIGGER, Minus(), portion=0.5, seed=0)
-    told = contents(poisoned)
-    renamed = [replace(sample, name=f"other-{k}") for k, sample in enumerate(own)]
-    found = overlap(told, renamed)
-    assert found.poisoned == 2
-    assert list(found.originals) == poisoned.sources
-    assert found.triggered == ()
-    assert overlap(told, small(2, "val")).warnings() == []
-    both = overlap(told, [*renamed, poisoned[4]])
-    assert both.triggered == (poisoned.names[4],)
-    said = both.warnings(shown=1)
-    assert len(said) == 2
-    assert said[0].endswith(f"as they were before poisoning: {poisoned.sources[0]} and 1 more")
-    assert "1 of 2 poisoned images are there themselves" in said[1]
 
 
 @pytest.mark.parametrize("share", [0.1, 0.4])
