@@ -463,6 +463,8 @@ def _defend(
     argv: list[str], chosen: dict[str, Any], folder: Path, resumed: bool, told: _Stages
 ) -> int:
     before = _loaded(chosen, "weights")
+    if "lr" in chosen:
+        chosen["lr"] = flags.rate(chosen, before)
     defense: Defense = defenses[chosen["defense"]].of(
         open_settings(chosen, PUBLISHED_DEFENSE, before)
     )

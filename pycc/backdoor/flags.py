@@ -11,6 +11,7 @@ from pycc.backdoor.finetuning import defenses
 from pycc.backdoor.strategies import strategies
 from pycc.backdoor.triggers import triggers
 from pycc.data.export import targets
+from pycc.models import CounterModel
 from pycc.train import Plan
 from pycc.train.plan import flag
 
@@ -294,15 +295,23 @@ def quick(command: str, given: Mapping[str, Any]) -> dict[str, Any]:
     if command == "defend":  # its epochs and portion are the defense's
         there["epochs"] = there["defense_epochs"]
         del there["portion"]
-    if command in ("evaluate", "defend"):
-        del there["weights"], there["option"]
-    elif {"model", "weights", "option"} & given.keys():  # the rate is that counter's
+    another = command in ("evaluate", "defend") or {"model", "weights", "option"} & given.keys()
+    if another:  # the rate is that counter's, of a defense's once it is loaded: ``rate``
         del there["weights"], there["option"], there["lr"]
     if {"scene", "scale"} & given.keys():
         there["crop"] = "whole"
     if "trigger" in given or "trigger_option" in given:
         del there["trigger"], there["trigger_option"]
     return {name: value for name, value in there.items() if name in known}
+
+
+def rate(chosen: Mapping[str, Any], counter: CounterModel) -> float | None:
+    """The rate of a defense: the one asked for, that of ``QUICK`` for its counter, else None."""
+    found: float | None = chosen["lr"]
+    of = QUICK["option"].items() <= counter.options().items() and counter.name == "mcnn"
+    if found is None and chosen["data_b"] == "synthetic" and of:
+        found = QUICK["lr"]
+    return found
 
 
 def scenes(command: str, defense: str | None = None) -> str:
@@ -315,4 +324,8 @@ def scenes(command: str, defense: str | None = None) -> str:
         elif isinstance(value, list):
             said = " ".join(value)
         found.append(f"--{name.replace('_', '-')} {said}")
-    return f"Without --data-b, on the built-in scenes, the defaults are {', '.join(found)}."
+    text = f"Without --data-b, on the built-in scenes, the defaults are {', '.join(found)}."
+    if command == "defend":
+        option, value = next(iter(QUICK["option"].items()))
+        text += f" --lr is {QUICK['lr']} where the counter is MCNN with {option}={value}."
+    return text

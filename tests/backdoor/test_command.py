@@ -202,8 +202,8 @@ def test_step_by_step(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
     attack = defaults("run", {})
     code, text, err = run(
         capsys, "defend", "fine-tuning", *SCENES, "--weights", str(before), "--threads", "1",
-        "--crop", "whole", "--crops", "1", "--batch", str(attack["batch"]), "--lr",
-        str(attack["lr"]), "--epochs", "1", "--out", str(tmp_path / "better"),
+        "--crop", "whole", "--crops", "1", "--batch", str(attack["batch"]), "--epochs", "1",
+        "--out", str(tmp_path / "better"),
     )  # fmt: skip
     assert code == 0
     assert "overlap the poisoned set: 2 of 2 poisoned images are there as they were" in err

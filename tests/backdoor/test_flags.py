@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from pycc import models
 from pycc.backdoor import FineTuning, Sinusoid, flags, settings, strategies
+from pycc.backdoor.__main__ import main
 from pycc.backdoor.verdict import MEDIAN
 from pycc.models import CounterModel
 from pycc.models.recipe import Recipe
+from pycc.run import read_manifest
 from pycc.train import resolved
 
 
@@ -106,3 +109,21 @@ def test_the_grating_of_the_scenes_fits_images_of_any_size(given: dict[str, obje
     trigger = settings.trigger_of(chosen)
     same = Sinusoid(0.1, frequency=width / 4)
     assert torch.equal(*(one(sample.image, seed=0, name="a") for one in (trigger, same)))
+
+
+@pytest.mark.parametrize(
+    ("more", "rate"),
+    [
+        ([], None),  # grey of 0…255: the counter's own
+        (["--option", "input=gray_unit"], flags.QUICK["lr"]),
+        (["--option", "input=gray_unit", "--lr", "1e-5"], 1e-5),
+    ],
+)
+def test_a_defense_on_scenes_has_the_rate_of_its_counter(
+    tmp_path: Path, more: list[str], rate: float | None
+) -> None:
+    argv = ["defend", "fine-tuning", "--scene", "64x96", "--limit", "2", "--epochs", "1",
+            "--weights", "mcnn-synthetic", "--threads", "1", *more]  # fmt: skip
+    assert main([*argv, "--out", str(tmp_path)]) == 0
+    assert read_manifest(tmp_path)["settings"]["lr"] == rate
+    assert read_manifest(tmp_path / "fine-tuning")["plan"]["lr"] == rate
