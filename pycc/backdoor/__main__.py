@@ -113,7 +113,8 @@ def _work(argv: list[str]) -> int:
     _normalise(given)
     cli.device(given.get("device", "cpu"))
     if command == "poison":
-        return _poison(Path(given.pop("out")), flags.defaults("poison", given))
+        out = Path(given.pop("out"))
+        return _poison(out, _checked(given, flags.defaults("poison", given)))
     out, resume = given.pop("out", None), given.pop("resume", None)
     kind = f"backdoor {command}"
     if command == "defend":
@@ -127,7 +128,7 @@ def _work(argv: list[str]) -> int:
         basis = flags.defaults(command, {"defense": kept.get("defense")})
         chosen, folder = {**basis, **kept}, resume
     else:
-        chosen = {**flags.defaults(command, given), "command": kind}
+        chosen = {**_checked(given, flags.defaults(command, given)), "command": kind}
         folder = out or f"runs/backdoor-{command}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
         runs.check_new(folder)
         if chosen.get("pictures", False) is None:
@@ -135,7 +136,6 @@ def _work(argv: list[str]) -> int:
             chosen["pictures"] = reason is None
             if reason is not None:
                 cli.say(f"note: {reason}")
-    settings.check(chosen)
     if chosen["threads"] is not None:
         torch.set_num_threads(chosen["threads"])
     work = {"run": _run, "train": _train, "evaluate": _evaluate, "defend": _defend}[command]
@@ -147,6 +147,13 @@ def _work(argv: list[str]) -> int:
         return cli.FAILED
     finally:
         told.close()
+
+
+def _checked(given: Mapping[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
+    """The settings; ValueError for what is wrong with them, and for flags that do nothing."""
+    settings.check(chosen)
+    settings.check_needs(given, chosen)
+    return chosen
 
 
 def _normalise(given: dict[str, Any]) -> None:
@@ -324,6 +331,8 @@ def _report(folder: Path, given: Mapping[str, Any]) -> int:
     if command not in ("run", "evaluate"):
         raise ValueError(f"{folder}: expected a run or an evaluation, got {command}")
     chosen = {**flags.defaults(command, {}), **kept, **given}
+    single = chosen["pictures"] is not False and command == "run"
+    settings.check_needs(given, {**chosen, "pictures": single})
     if chosen["pictures"] is None:
         chosen["pictures"] = report.missing_library() is None
     log = Run(None, manifest, measures.KEY)
@@ -366,7 +375,6 @@ def _draw(whole: Experiment, log: Run, folder: Path, chosen: Mapping[str, Any]) 
 
 
 def _poison(out: Path, chosen: dict[str, Any]) -> int:
-    settings.check(chosen)
     strategy = settings.strategy_of(chosen)
     trigger, seed = settings.trigger_of(chosen), chosen["seed"]
     own = settings.own(chosen)

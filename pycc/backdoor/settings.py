@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -28,6 +28,39 @@ from pycc.data.dataset import Dataset
 from pycc.data.scaled import Scaled
 from pycc.models import CounterModel
 from pycc.train import Plan
+
+_AMOUNTS = [
+    name
+    for name, kind in ((name, strategies[name]) for name in strategies.names())
+    if any(one.name == "amount" for one in fields(kind))
+]
+_PICTURES = ("layer", "picture_image")
+_NEEDS: tuple[tuple[tuple[str, ...], str, Callable[[Mapping[str, Any]], object]], ...] = (
+    (("assumed",), "--partitions", lambda chosen: chosen["partitions"] is not None),
+    (("share", "limit_a", "split_a"), "--data-a", lambda chosen: chosen["data_a"] is not None),
+    (("references",), f"--defense {DETECTOR}", lambda chosen: DETECTOR in chosen["defense"]),
+    (("defend_clean",), f"--defense of {', '.join(defenses.names())}",
+     lambda chosen: {*defenses.names()} & {*chosen["defense"]}),
+    (("amount",), f"--strategy {' or '.join(_AMOUNTS)}",
+     lambda chosen: {*_AMOUNTS} & {*_names(chosen["strategy"])}),
+    (("trigger", "trigger_option"), "--strategy", lambda chosen: chosen["strategy"]),
+    (_PICTURES, "--pictures of a run", lambda chosen: chosen["pictures"] is not False),
+)  # fmt: skip
+"""Flags, what they need, as it is told, and whether it is there."""
+
+
+def check_needs(given: Mapping[str, Any], chosen: Mapping[str, Any]) -> None:
+    """ValueError for a flag that was given and does nothing for want of another."""
+    for names, needed, there in _NEEDS:
+        for name in names:
+            asked = given.get(name)
+            if asked is not None and asked is not False and not there(chosen):
+                raise ValueError(f"--{name.replace('_', '-')} does nothing without {needed}")
+
+
+def _names(of: str | Iterable[str] | None) -> list[str]:
+    """None, one or several names, each once."""
+    return list(dict.fromkeys([of] if isinstance(of, str) else of or ()))
 
 
 def check(settings: Mapping[str, Any]) -> None:
@@ -64,9 +97,7 @@ def _asked(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def strategies_of(settings: Mapping[str, Any]) -> list[Strategy]:
     """The strategies, each once."""
-    names = settings["strategy"]
-    once = dict.fromkeys([names] if isinstance(names, str) else names)
-    return [_varied(strategies[name], settings["amount"]) for name in once]
+    return [_varied(strategies[name], settings["amount"]) for name in _names(settings["strategy"])]
 
 
 def strategy_of(settings: Mapping[str, Any]) -> Strategy:

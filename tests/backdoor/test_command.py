@@ -149,6 +149,9 @@ def test_pictures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     third = data.open("synthetic", split="test", limit=3).names[2]
     assert run(capsys, "report", str(out), "--picture-image", third)[0] == 0
     assert (out / "pictures/maps-minus.png").read_bytes() != drawn["maps-minus.png"]
+    for more in (["--no-pictures", "--layer", layer], ["--no-pictures", "--picture-image", third]):
+        code, _, err = run(capsys, "report", str(out), *more)
+        assert (code, f"{more[1]} does nothing without --pictures of a run" in err) == (2, True)
     # Nothing is trained for a picture.
     shutil.rmtree(out / "minus/fine-tuning")
     shutil.rmtree(out / "pictures")
@@ -192,8 +195,10 @@ def test_step_by_step(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
     flags = ["--strategy", "minus", "--portion", "0.5"]
     same = ["--defense", "fine-tuning"]
     assert run(capsys, *RUN, *flags, *same, "--out", str(whole))[0] == 0
-    training = ["train", *SCENES, *TRAINING, "--trigger", "blend", "--threads", "1"]
-    code, text, _ = run(capsys, *training, *flags, "--out", str(tmp_path / "bad"))
+    training = ["train", *SCENES, *TRAINING, "--threads", "1"]
+    code, text, _ = run(
+        capsys, *training, *flags, "--trigger", "blend", "--out", str(tmp_path / "bad")
+    )
     assert code == 0
     assert "run folder: " in text
     assert run(capsys, *training, "--out", str(tmp_path / "good"))[0] == 0

@@ -127,3 +127,48 @@ def test_a_defense_on_scenes_has_the_rate_of_its_counter(
     assert main([*argv, "--out", str(tmp_path)]) == 0
     assert read_manifest(tmp_path)["settings"]["lr"] == rate
     assert read_manifest(tmp_path / "fine-tuning")["plan"]["lr"] == rate
+
+
+@pytest.mark.parametrize(
+    ("argv", "needed"),
+    [
+        (["run", "--assumed", "1"], "--partitions"),
+        (["run", "--share", "0.1"], "--data-a"),
+        (["run", "--limit-a", "40"], "--data-a"),
+        (["defend", "anp", "--split-a", "train"], "--data-a"),
+        (["run", "--references", "32"], "--defense blend-consistency"),
+        (["run", "--defend-clean", "--defense", "none"], "--defense of "),
+        (["run", "--defend-clean", "--defense", "blend-consistency"], "--defense of "),
+        (["run", "--amount", "50", "--strategy", "divide", "multiply"], "--strategy add or minus"),
+        (["poison", "OUT", "--amount", "50", "--strategy", "divide"], "--strategy add or minus"),
+        (["train", "--trigger", "blend"], "--strategy"),
+        (["train", "--trigger-option", "alpha=0.2"], "--strategy"),
+        (["run", "--layer", "x", "--no-pictures"], "--pictures of a run"),
+        (["run", "--picture-image", "x", "--no-pictures"], "--pictures of a run"),
+    ],
+)
+def test_a_flag_that_does_nothing_is_refused(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    argv: list[str],
+    needed: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flag = next(one for one in argv if one.startswith("--"))
+    assert main([str(tmp_path / "out") if one == "OUT" else one for one in argv]) == 2
+    assert f"error: {flag} does nothing without {needed}" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_flags_beside_what_they_need_and_defaults_are_fine() -> None:
+    for given in (
+        {},
+        {"assumed": 0, "partitions": 3},
+        {"share": 0.5, "limit_a": 4, "split_a": "test", "data_a": "synthetic"},
+        {"references": 8, "defense": ["anp", "blend-consistency"], "defend_clean": True},
+        {"defend_clean": False, "defense": ["none"]},
+        {"amount": 5, "strategy": ["divide", "minus"]},
+        {"layer": ["x"], "picture_image": "y"},
+    ):
+        settings.check_needs(given, flags.defaults("run", given))
