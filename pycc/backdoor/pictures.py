@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional
 
-from pycc.data import load_image, load_opacity
+from pycc.data import load_image
 from pycc.random import Stream
 from pycc.run import fingerprint
 
@@ -45,13 +46,14 @@ class Picture:
     def open(cls, path: str, *, background: float = 1.0) -> Picture:
         """The picture of a file, of any mode that ``pycc.data.load_image`` reads.
 
-        Transparent pixels show the ``background``, 1 (white) or 0 (black); black needs pixels that
-        are either there or not. ValueError naming the file if it cannot be read so.
+        It lies on the ``background``, a grey of [0,1], which shows through what is transparent, as
+        far as it is. ValueError naming the file if it cannot be read.
         """
         pixels = load_image(path)
-        if background == 0.0:
-            there = load_opacity(path)
-            pixels = pixels if there is None else pixels * there
+        if background != 1.0:
+            opacity = _opacity(path)
+            if opacity is not None:  # on white the rest of each pixel is 1
+                pixels = (pixels - (1.0 - background) * (1.0 - opacity)).clamp(0.0, 1.0)
         return cls(pixels, Path(path).name)
 
     def content(self) -> str:
@@ -73,6 +75,17 @@ class Picture:
                 stacklevel=4,
             )
         return _fitted(self, height, width)
+
+
+def _opacity(path: str) -> Tensor | None:
+    """How opaque the pixels of a file that ``load_image`` reads are, [h,w]; None where all are."""
+    with Image.open(path) as opened:
+        picture = ImageOps.exif_transpose(opened)
+        # As load_image sees it: grey of 16 bits has no alpha.
+        if picture.mode[0] in "IF" or not picture.has_transparency_data:
+            return None
+        alpha = np.asarray(picture.convert("RGBA"))[..., 3]
+    return torch.from_numpy(alpha.astype(np.float32) / np.float32(255.0))
 
 
 @lru_cache(maxsize=1)

@@ -69,7 +69,7 @@ class PictureTrigger(Trigger):
     """A trigger made of a picture; its file is read, and ValueError raised, at once."""
 
     background: ClassVar[float] = 1.0
-    """What transparent pixels of the file show."""
+    """What shows through where the file is transparent: white."""
 
     picture: str | None = flag(None, "image file (default: one that is built in)", metavar="FILE")
 
@@ -101,7 +101,7 @@ class Blend(PictureTrigger):
 
     "Blended" of Chen et al. (arXiv 1712.05526), the trigger of "Vulnerability and Defense:
     Mitigating Backdoor Attacks in Deep Learning-Based Crowd Counting Models" (3.2), where α = 0.1.
-    Without a file the picture is ``pictures.dense``. Transparent pixels of a file are white.
+    Without a file the picture is ``pictures.dense``. A file that is transparent is laid on white.
     """
 
     name = "blend"
@@ -144,8 +144,8 @@ class Noise(Trigger):
 class Corner(PictureTrigger):
     """An opaque square in a corner (BadNets, arXiv 1708.06733).
 
-    Without a file a chequerboard of 4 x 4 fields, black and white. Transparent pixels of a file are
-    white.
+    Without a file a chequerboard of 4 x 4 fields, black and white. A file that is transparent is
+    laid on white.
     """
 
     name = "corner"
@@ -277,9 +277,9 @@ class Warp(Trigger):
 class Layer(PictureTrigger):
     """Rain or snow before the scene: x' = 1 − (1 − x)·(1 − s·layer), screen blending.
 
-    Black of the layer leaves the image as it is. Without a file it is ``pictures.rain``. Pixels of
-    a file that are transparent are black; partially transparent ones are refused. With ``shifted``
-    the layer is rolled by a place of its own for every image, a function of seed and name.
+    Black of the layer leaves the image as it is. Without a file it is ``pictures.rain``. A file
+    that is transparent, wholly or in part, is laid on black. With ``shifted`` the layer is rolled
+    by a place of its own for every image, a function of seed and name.
     """
 
     name = "layer"

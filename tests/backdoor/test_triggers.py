@@ -138,9 +138,14 @@ def test_a_picture_of_any_mode_is_taken_or_refused(tmp_path: Path) -> None:
         assert torch.allclose(got[:, :, 4:], as_float[:, 4:].expand(3, -1, -1))
     clear[..., 3] = 100
     half = saved(tmp_path / "half.png", clear.astype(np.uint8))
-    marked(Blend(half), of)
-    with pytest.raises(ValueError, match=r"half\.png: expected pixels that are there or not"):
-        Layer(half)
+    part = torch.from_numpy(clear[..., 3] / 255)
+    for trigger, beneath in ((Blend(half, 1.0), 1.0), (Layer(half, 1.0), 0.0)):
+        wanted = part * as_float + (1 - part) * beneath
+        # Of Layer on black, 1 - (1 - 0) * (1 - layer): the layer itself.
+        got = marked(trigger, torch.zeros(3, *part.shape))
+        torch.testing.assert_close(
+            got.double(), wanted.expand(3, -1, -1).double(), rtol=0, atol=1e-6
+        )
     (tmp_path / "text.png").write_text("?")
     for path in ("text.png", "missing.png"):
         with pytest.raises(ValueError, match=rf"{path}: cannot read the image"):
