@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 import types
@@ -180,6 +181,19 @@ def check_same(stored: Mapping[str, Any], given: Mapping[str, Any], folder: str)
             )
 
 
+def set_threads(threads: int | None) -> int:
+    """Set torch's number of threads, or leave it at None; returns what it then is.
+
+    ValueError for none, or more than four a core.
+    """
+    if threads is not None:
+        most = 4 * (os.cpu_count() or 1)
+        if not isinstance(threads, int) or not 1 <= threads <= most:
+            raise ValueError(f"--threads must be within [1, {most}], got {threads!r}")
+        torch.set_num_threads(threads)
+    return torch.get_num_threads()
+
+
 class Progress:
     """How far a command is, with rate and time left: a bar on a terminal, else plain lines."""
 
@@ -187,7 +201,8 @@ class Progress:
         self._unit = unit
         self._stream = stream or sys.stderr
         self._every = every
-        self._start = self._last = time.monotonic()
+        self._last = time.monotonic()
+        self._first: tuple[float, float] | None = None
         self._bar: Any = None
         if self._stream.isatty() and find_spec("tqdm") is not None:
             from tqdm import tqdm
@@ -199,20 +214,26 @@ class Progress:
             )
 
     def __call__(self, done: float, total: float, label: str, /) -> None:
-        """Tell that ``done`` of ``total`` units are through; ``label`` says what goes on."""
+        """Tell that ``done`` of ``total`` units are through; ``label`` says what goes on.
+
+        The rate is that since the first call: what was done before a resumed run began is no work
+        of this one.
+        """
         now = time.monotonic()
+        before, start = self._first = self._first or (done, now)
         share = min(1.0, done / total) if total > 0 else 1.0
-        rate = done / max(now - self._start, 1e-9)
+        rate = (done - before) / max(now - start, 1e-9)
         if self._bar is not None:
             self._bar.set_postfix_str(f"{rate:.2f} {self._unit}/s, {label}", refresh=False)
             self._bar.update(share - self._bar.n)
         elif now - self._last >= self._every:
             self._last = now
-            clock = ""
-            if done > 0:
+            told = [f"{100 * share:.0f} %"]
+            if rate > 0:
                 left = round((total - done) / rate)
-                clock = f", {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
-            say(f"{100 * share:.0f} %, {rate:.2f} {self._unit}/s{clock}: {label}", self._stream)
+                clock = f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
+                told += [f"{rate:.2f} {self._unit}/s", clock]
+            say(f"{', '.join(told)}: {label}", self._stream)
 
     def close(self) -> None:
         """Leave the terminal as it was."""

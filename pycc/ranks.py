@@ -7,7 +7,7 @@ is one process and nothing to tell. Ranks talk over gloo on CPUs and over nccl o
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -45,6 +45,12 @@ class Ranks:
         distributed.all_gather_object(parts, list(part))
         total = sum(map(len, parts))
         return [parts[n % self.world][n // self.world] for n in range(total)]
+
+    def same(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Give each of these the values that it has on the first process."""
+        if self.world > 1:
+            for tensor in tensors:
+                distributed.broadcast(tensor.detach(), 0)
 
     def wait(self) -> None:
         """Until every process is here."""

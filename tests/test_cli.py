@@ -106,6 +106,22 @@ def test_progress_as_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+def test_progress_of_a_resumed_run_has_the_rate_of_this_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    stream = io.StringIO()
+    progress = cli.Progress("batches", stream, every=10)
+    for second in range(21):
+        now[0] = second
+        progress(30_001 + 2 * second, 40_041, f"batch {second}")
+    assert stream.getvalue().splitlines() == [
+        "75 %, 2.00 batches/s, 1:23:30 left: batch 10",
+        "75 %, 2.00 batches/s, 1:23:20 left: batch 20",
+    ]
+
+
 def test_progress_as_a_bar() -> None:
     pytest.importorskip("tqdm")
 

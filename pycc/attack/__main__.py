@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from pycc import cli, data, defense, models, report
 from pycc import run as runs
@@ -148,7 +145,7 @@ class _Command:
         if "weights" not in given:
             raise ValueError("--photo: expected --weights too, got none")
         settings = {"model": None, "option": {}, "device": "cpu"} | given
-        settings["threads"] = _set_threads(given.get("threads"))
+        settings["threads"] = cli.set_threads(given.get("threads"))
         counter = _counter(settings["weights"], settings)
         out = given.get("out") or f"runs/photo-{_now()}"
         progress = cli.Progress("photos")
@@ -179,7 +176,7 @@ class _Command:
         """All settings of the run, and its folder, checked as far as nothing needs loading."""
         if resume is None:
             settings, self.note = complete(given)
-            settings["threads"] = _set_threads(settings["threads"])
+            settings["threads"] = cli.set_threads(settings["threads"])
             if out is None:
                 if processes.world > 1:
                     raise ValueError("torchrun: processes meet in a run folder, give --out")
@@ -201,7 +198,7 @@ class _Command:
                 "got others in its manifest"
             )
         cli.check_same(stored, given, resume)
-        _set_threads(stored["threads"])  # before the environments are compared
+        cli.set_threads(stored["threads"])  # before the environments are compared
         now = runs.environment()
         before = environment if isinstance(environment, dict) else {}
         for difference in runs.differences({name: before.get(name) for name in now}, now):
@@ -254,16 +251,6 @@ def _parser(attack: str | None) -> cli.Parser:
     if attack is not None:
         cli.add_fields(parser.add_argument_group(f"attack {attack}"), attacks[attack])
     return parser
-
-
-def _set_threads(threads: int | None) -> int:
-    """Set the number of threads, or leave it at None; returns what it then is."""
-    if threads is not None:
-        most = 4 * (os.cpu_count() or 1)
-        if not isinstance(threads, int) or not 1 <= threads <= most:
-            raise ValueError(f"--threads must be within [1, {most}], got {threads!r}")
-        torch.set_num_threads(threads)
-    return torch.get_num_threads()
 
 
 def _short(value: object) -> str:

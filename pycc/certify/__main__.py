@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from pycc import cli, data, defense, models, report
 from pycc import run as runs
@@ -81,8 +80,7 @@ def _certify(
 ) -> int:
     settings, folder = _settings(given, out, resume, processes)
     plan = plan_of(settings)
-    if settings["threads"] is not None:
-        torch.set_num_threads(settings["threads"])
+    cli.set_threads(settings["threads"])
     counter = _counter(settings)
     samples = _samples(
         settings, settings["data"], settings["split"], settings["limit"],
@@ -178,7 +176,7 @@ def _usable(counter: Counter, settings: Mapping[str, Any]) -> Counter:
 
 def _samples(
     settings: Mapping[str, Any], where: str, split: str, limit: int | None, annotated: bool
-) -> Sequence[Sample]:
+) -> data.Dataset:
     return data.open(
         where, split=split, on_error=settings["on_error"], limit=limit, annotated=annotated
     )
@@ -190,7 +188,7 @@ def _calibrates_itself(settings: Mapping[str, Any]) -> bool:
     return not elsewhere and settings["calibrate_split"] == settings["split"]
 
 
-def _training(settings: Mapping[str, Any], plan: Plan) -> Sequence[Sample]:
+def _training(settings: Mapping[str, Any], plan: Plan) -> data.Dataset:
     """The images that numbers are fixed on; without their heads only where nothing needs them."""
     where = settings["calibrate_data"] or settings["data"]
     annotated = plan.needs_heads or where != settings["data"] or not settings["unannotated"]
@@ -290,9 +288,9 @@ def _calibrated(
     source = f"{Path(where).name}, {settings['calibrate_split']}"
     if _calibrates_itself(settings):
         source += " (the certified part itself)"
-        kept: Sequence[Sample] = training
+        kept = training
     else:
-        kept = engine.apart(samples, training)
+        kept = data.apart(training, samples, ("calibration", "certified"))
     known = engine.calibrate(counter, plan, kept, source, lambda d, t, s: progress(d, t, s))
     runs.write_json(file, known.json())
     return known

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -21,7 +20,7 @@ from pycc.robust.capping import BLOCK
 from pycc.robust.mixture import parts_of
 from pycc.robust.region import Regional, weighted
 from pycc.robust.windows import window_of
-from pycc.run import Run, fingerprint
+from pycc.run import Run
 from pycc.types import Counter, Interval, Sample
 
 KEY = ("image", "method", "patch")
@@ -98,21 +97,6 @@ def calibrate(
     if hidden:
         known.fill = mean_colour(colours)
     return known
-
-
-def apart(samples: Sequence[Sample], training: Sequence[Sample]) -> list[Sample]:
-    """The training images that are none of the certified; a warning names each left out."""
-    certified = {fingerprint([("image", s.image)]): s.name for s in samples}
-    kept = []
-    for sample in training:
-        same = certified.get(fingerprint([("image", sample.image)]))
-        if same is None:
-            kept.append(sample)
-        else:
-            warnings.warn(
-                f"calibration image {sample.name} is certified image {same}: left out", stacklevel=2
-            )
-    return kept
 
 
 def certify(

@@ -12,10 +12,12 @@ from pycc.data.density import density, downsample
 from pycc.data.folder import open_folder
 from pycc.data.images import load_image, load_opacity, mean_colour, quantize, save_image
 from pycc.data.region import in_region
+from pycc.data.subset import apart
 
 __all__ = [
     "Dataset",
     "NotAnnotatedError",
+    "apart",
     "density",
     "downsample",
     "in_region",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -37,3 +38,26 @@ class Subset(Dataset):
         return fingerprint(
             [("samples", self.samples.fingerprint()), *(("name", n) for n in self.names)]
         )
+
+
+def apart(samples: Dataset, tested: Sequence[Sample], roles: tuple[str, str]) -> Dataset:
+    """The samples whose pixels are those of no tested one; a warning names each left out.
+
+    ``roles`` says in it what a sample and what a tested one is. All of both are read.
+    """
+    known = {_pixels(tested[n]): tested[n].name for n in range(len(tested))}
+    kept = []
+    for index in range(len(samples)):
+        sample = samples[index]
+        same = known.get(_pixels(sample))
+        if same is None:
+            kept.append(index)
+        else:
+            warnings.warn(
+                f"{roles[0]} image {sample.name} is {roles[1]} image {same}: left out", stacklevel=2
+            )
+    return samples if len(kept) == len(samples) else Subset(samples, kept)
+
+
+def _pixels(sample: Sample) -> str:
+    return fingerprint([("image", sample.image)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -157,6 +157,13 @@ class CounterModel(nn.Module):
         """
         density = self._within(self(images), target, region)
         return nn.functional.mse_loss(density, target)
+
+    def learns_from(self, counts: Callable[[], Sequence[float]]) -> None:
+        """Set what the loss needs to know of a training, before it begins; here nothing.
+
+        ``counts`` gives the number of people in each crop of the first epoch, which takes as long
+        as loading them.
+        """
 
     def recipe(self) -> Recipe:
         """How the published weights of this variant were trained; NoRecipeError where none is."""

@@ -6,7 +6,7 @@ Estimation for Crowd Counting", AVSS 2017; as svishwa/crowdcount-cascaded-mtl pu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -30,6 +30,8 @@ _PRIOR_SIDE = 32
 # sides through the first transposed convolution, but not beyond through the second: 102 + 2·4.
 _RECEPTIVE_FIELD = 110
 _CLASS_WEIGHT = 1e-4
+_RANGE = (0.0, 100.0)
+"""Least and largest count where nothing is known of the training set."""
 
 
 class _Block(nn.Module):
@@ -116,9 +118,10 @@ class CMTL(CounterModel):
       they lie: at stride 1 there is no fixed window and ``receptive_field`` is None. Where the
       published map is smaller than the image (sides that are no multiples of 4), the last rows and
       columns hold nobody.
-    * ``count_range``: least and largest count of the training set, which classes the crowds by
-      tenths, and ``class_weights``, one for each class (``class_weights`` the function makes
-      them); both for the loss only.
+    * ``count_range``: least and largest count of the crops that it is trained on, which classes
+      the crowds by tenths, and ``class_weights``, one for each class; both for the loss only. The
+      trainer finds what is not given (``learns_from``); elsewhere the range is 0 to 100, and all
+      classes weigh the same.
     * ``input``, ``mean``, ``std``, ``scale``: as elsewhere.
 
     The density map does not depend on the class scores. ``net`` returns both. The loss is the
@@ -135,7 +138,7 @@ class CMTL(CounterModel):
         *,
         variant: Variant = "svishwa",
         stride: int = _PERIOD,
-        count_range: Sequence[float] = (0.0, 100.0),
+        count_range: Sequence[float] | None = None,
         class_weights: Sequence[float] | None = None,
         input: Kind | None = None,
         mean: Sequence[float] | None = None,
@@ -154,11 +157,13 @@ class CMTL(CounterModel):
             convention=fed,
         )
         self.variant = variant
-        self.count_range = _numbers("count_range", count_range, 2)
-        if not self.count_range[1] > self.count_range[0]:
-            raise ValueError(f"cmtl: count_range must rise, got {shown(count_range)}")
-        weights = [1.0 / CLASSES] * CLASSES if class_weights is None else class_weights
-        self.class_weights = _numbers("class_weights", weights, CLASSES)
+        self.count_range = self.class_weights = None
+        if count_range is not None:
+            self.count_range = _numbers("count_range", count_range, 2)
+            if not self.count_range[1] > self.count_range[0]:
+                raise ValueError(f"cmtl: count_range must rise, got {shown(count_range)}")
+        if class_weights is not None:
+            self.class_weights = _numbers("class_weights", class_weights, CLASSES)
         for module in self.net.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.normal_(module.weight, std=0.01)
@@ -196,15 +201,30 @@ class CMTL(CounterModel):
         x = self.preprocess(images)
         pixels, prior = self.net.map(x)
         density = self._within(self.density(self._fitted(pixels, x.shape)), target, region)
-        least, most = self.count_range
+        least, most = self.count_range or _RANGE
         tenth = (most - least) / CLASSES
         classes = (target.sum((1, 2, 3)) / tenth).round().clamp(0, CLASSES - 1).long()
-        wanted = functional.one_hot(classes, CLASSES).to(density.dtype)
-        shares = torch.softmax(self.net.scores(prior), 1)
-        entropy = functional.binary_cross_entropy(
-            shares, wanted, weight=density.new_tensor(self.class_weights)
-        )
+        # At the weights' precision, whatever autocast makes of the rest: shares may be near 0.
+        with torch.autocast(images.device.type, enabled=False):
+            exact = prior.to(next(self.net.parameters()).dtype)
+            entropy = functional.binary_cross_entropy(
+                torch.softmax(self.net.scores(exact), 1),
+                functional.one_hot(classes, CLASSES).to(exact.dtype),
+                weight=exact.new_tensor(self.class_weights or [1.0 / CLASSES] * CLASSES),
+            )
         return functional.mse_loss(density, target) + _CLASS_WEIGHT * entropy
+
+    def learns_from(self, counts: Callable[[], Sequence[float]]) -> None:
+        """Class the crowds by the counts of the crops of a training, where nothing was given.
+
+        Of crops that all hold as many people there are no classes, and nothing is changed.
+        """
+        if self.count_range is None:
+            found = counts()
+            if max(found) > min(found):
+                self.count_range = (float(min(found)), float(max(found)))
+                if self.class_weights is None:
+                    self.class_weights = tuple(class_weights(found))
 
     @staticmethod
     def _fitted(pixels: Tensor, shape: torch.Size) -> Tensor:
@@ -239,8 +259,8 @@ class CMTL(CounterModel):
         return {
             "variant": self.variant,
             "stride": self.stride,
-            "count_range": list(self.count_range),
-            "class_weights": list(self.class_weights),
+            "count_range": None if self.count_range is None else list(self.count_range),
+            "class_weights": None if self.class_weights is None else list(self.class_weights),
             "scale": self.scale,
             **self.convention.options(),
         }

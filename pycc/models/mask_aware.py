@@ -227,6 +227,7 @@ class MaskAware(CounterModel):
             schedule=schedule,
             crop=Crop("fixed", number=200, size=(160, 192)),
             flip=0.5,
+            crops={"ucf_cc_50": 60},
             notes=(
                 *notes,
                 "crops of 192x160 (taken as width x height): 200 an image of ShanghaiTech, 60 of "

@@ -129,7 +129,8 @@ class Narrow(CounterModel):
             crop=Crop("fixed", size=(256, 256)),
             flip=0.5,
             validation_share=0.1,
-            notes=("validated and kept is a running mean of the weights: ema 0.995; clip 1",),
+            ema=0.995,
+            clip=1.0,
         )
 
     @classmethod

@@ -78,6 +78,12 @@ class Recipe:
     """Probability of a horizontal flip."""
     augmentation: Mapping[str, object] = field(default_factory=dict)
     """Anything else that is done to an image, by name."""
+    ema: float | None = None
+    """Decay of the running mean of the weights that is validated and kept; None: the weights."""
+    clip: float | None = None
+    """Largest norm of a step's gradient."""
+    crops: Mapping[str, int] = field(default_factory=dict)
+    """Crops an image by data set, where it is not ``crop.number``."""
     validation_share: float = 0.0
     """Share of the training images that the published code holds out (0: it looks at test
     images, which a trainer should not)."""

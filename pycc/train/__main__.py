@@ -24,6 +24,12 @@ from pycc.train.settings import MACHINE, QUICK, Settings
 
 _ABLATED_DRAWS = 20
 """Draws of a test image under ablation."""
+_OF_RECIPES = {
+    "k": ["ablation"], "unit": ["ablation"], "fill": ["ablation"],
+    "warmup": ["ablation", "adversarial"], "decline": ["adversarial"], "patch": ["adversarial"],
+    "patch_steps": ["adversarial"], "patch_step_size": ["adversarial"],
+}  # fmt: skip
+"""Flags that only some recipes read."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,14 +65,21 @@ def _work(argv: list[str]) -> int:
     device = own_device(cli.device_of(given, stored))
     with ranks(device) as processes:
         settings, folder = _settings({**stored, **given}, out, resume, processes)
-        if settings["threads"] is not None:
-            torch.set_num_threads(settings["threads"])
+        cli.set_threads(settings["threads"])
         plan = Plan.of(settings)
         counter = _counter(settings, device)
         samples = data.open(
             settings["data"], split=settings["split"], limit=settings["limit"],
             on_error=settings["on_error"],
         )  # fmt: skip
+        tested = _tested(settings)
+        if tested is not None:
+            samples = data.apart(samples, tested, ("training", "test"))
+            if len(samples) == 0:
+                raise ValueError(
+                    f"{tested.name}: all training images are among the test images; expected "
+                    "another --split, --test-split or --test-data"
+                )
         adversary = None
         if plan.recipe == "adversarial":
             adversary = attack.InnerAttack(plan.patch, plan.patch_steps, plan.patch_step_size)
@@ -75,7 +88,8 @@ def _work(argv: list[str]) -> int:
             log = train.fit(
                 counter, samples, plan, seed=settings["seed"],
                 out=folder, resume=resume is not None, adversary=adversary, ranks=processes,
-                settings=settings, progress=progress, measure=_test(settings, plan, processes),
+                settings=settings, progress=progress,
+                measure=_test(tested, settings, plan, processes),
             )  # fmt: skip
         except train.NotFiniteError as error:
             cli.say(f"error: {error}")
@@ -124,6 +138,7 @@ def _settings(
             del quick["crops"]
         settings |= quick
     settings |= given
+    _check_flags(given, settings)
     folder = Path(out or f"runs/train-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
     if processes.world > 1 and out is None:
         raise ValueError("torchrun: processes must agree on a folder, give --out")
@@ -136,31 +151,48 @@ def _settings(
     return settings, folder
 
 
+def _check_flags(given: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """ValueError for a flag that was given and would do nothing."""
+    for name, recipes in _OF_RECIPES.items():
+        if name in given and settings["recipe"] not in recipes:
+            raise ValueError(
+                f"--{name.replace('_', '-')}: needs --recipe {' or '.join(recipes)}, got "
+                f"{settings['recipe']}"
+            )
+    if "test_data" in given and settings["test_split"] is None:
+        raise ValueError("--test-data: needs --test-split, the part that is measured on")
+
+
 def _counter(settings: Mapping[str, Any], device: torch.device) -> CounterModel:
     options = settings["option"] or {}
+    # Fresh weights, and fresh parts of loaded ones, are drawn from torch's global generator.
+    torch.manual_seed(settings["seed"])
     try:
         if settings["weights"] is not None:
             counter = models.load(settings["weights"], name=settings["model"], **options)
         else:
-            # Fresh weights are drawn from torch's global generator.
-            torch.manual_seed(settings["seed"])
             counter = models.create(settings["model"] or "mcnn", **options)
     except TypeError as error:
         raise ValueError(f"--option: {error}") from None
     return counter.to(device)
 
 
-def _test(settings: Mapping[str, Any], plan: Plan, processes: Ranks) -> Measure | None:
-    """What measures the best weights on test images, without and with ablation; None for none.
-
-    The images are opened at once: what is wrong with them is told before the training.
-    """
+def _tested(settings: Mapping[str, Any]) -> data.Dataset | None:
+    """The images that the best weights are measured on, opened before anything is trained."""
     if settings["test_split"] is None:
         return None
-    tested = data.open(
+    return data.open(
         settings["test_data"] or settings["data"], split=settings["test_split"],
         on_error=settings["on_error"],
     )  # fmt: skip
+
+
+def _test(
+    tested: data.Dataset | None, settings: Mapping[str, Any], plan: Plan, processes: Ranks
+) -> Measure | None:
+    """What measures the best weights on test images, without and with ablation; None for none."""
+    if tested is None:
+        return None
 
     def measure(counter: CounterModel, summary: Mapping[str, Any]) -> dict[str, Any]:
         found = {"plain": measured(counter, tested, ranks=processes)}

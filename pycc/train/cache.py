@@ -9,8 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_LIMIT = 1 << 31
-"""Bytes of images and ground truths that a process keeps."""
 _PIECE = 1 << 16
 """Values that are turned into 8 bits at once."""
 
@@ -39,9 +37,9 @@ class Whole:
 
 
 class Cache:
-    """The images asked for last."""
+    """The images asked for last, of ``limit`` bytes together; at least the last one."""
 
-    def __init__(self, limit: int = _LIMIT) -> None:
+    def __init__(self, limit: float) -> None:
         self.limit = limit
         self._kept: OrderedDict[int, Whole] = OrderedDict()
         self._bytes = 0

@@ -19,9 +19,14 @@ def save(folder: Path, content: Mapping[str, Any]) -> None:
 
     OSError where it cannot be written, such as on a full disk.
     """
+    write(folder / NAME, content)
+
+
+def write(file: Path, content: Mapping[str, Any]) -> None:
+    """Write what ``torch.load`` reads back, whole or not at all; OSError as of ``save``."""
     buffer = io.BytesIO()
     torch.save(dict(content), buffer)
-    write_atomic(folder / NAME, buffer.getvalue())
+    write_atomic(file, buffer.getvalue())
 
 
 def load(folder: Path, made_with: Mapping[str, Any]) -> dict[str, Any] | None:

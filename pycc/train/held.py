@@ -23,7 +23,8 @@ def split(
     """Indices of the images that are trained on and of those that only validate.
 
     Validation takes ``share`` of all, at least one if it is above 0, chosen by the seed; or the
-    ``chosen`` ones. ValueError where nothing is left to train on, or no training image has a head.
+    ``chosen`` ones. ValueError for choices that are no different images, where nothing is left to
+    train on, and where no training image has a head.
     """
     number = len(samples)
     if number == 0:
@@ -32,6 +33,10 @@ def split(
     order = sorted(range(number), key=lambda n: (int(keys[n]), n))
     held = max(1, round(share * number)) if share > 0 else 0
     if chosen is not None:
+        if len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(number)):
+            raise ValueError(
+                f"train: held must be different indices of {number} images, got {list(chosen)}"
+            )
         order, held = sorted(order, key=lambda n: n not in chosen), len(chosen)
     if held >= number:
         raise ValueError(

@@ -144,6 +144,9 @@ class Items(torch.utils.data.Dataset[Item]):
     image the rest is black and empty. Heads outside a region of interest have no density, targets
     nothing outside it, and an item's ``region`` says what of each cell counts.
 
+    ``cache`` is how many gigabytes of images and truths are kept. ValueError for crops whose sides
+    are no such multiples.
+
     With an ablation it is the whole image, as it is tested, that keeps k pixels: a crop shows those
     of them that lie in it, the fewer the smaller it is. A part of another scale is cut from the
     whole image at that scale.
@@ -158,11 +161,18 @@ class Items(torch.utils.data.Dataset[Item]):
         *,
         seed: int,
         ablation: Ablation | None = None,
+        cache: float = 2.0,
     ) -> None:
         self.samples, self.indices, self.recipe = samples, list(indices), recipe
         self.stride, self.seed, self.ablation = stride, seed, ablation
         self.step = math.lcm(stride, recipe.crop.multiple)
-        self._cache = Cache()
+        self._cache = Cache(cache * 2**30)
+        size = recipe.crop.size
+        if recipe.crop.kind == "fixed" and size is not None and any(n % self.step for n in size):
+            raise ValueError(
+                f"train: sides of crops must be multiples of {self.step} pixels, got "
+                f"{size[0]}x{size[1]}"
+            )
 
     def __len__(self) -> int:
         repeats = int(str(self.recipe.augmentation.get("repeats_per_epoch", 1)))
@@ -321,7 +331,7 @@ def _sides(crop: Crop, shape: tuple[int, int], step: int) -> tuple[int, int]:
         return shape
     if crop.kind == "fixed":
         assert crop.size is not None
-        return max(step, crop.size[0] // step * step), max(step, crop.size[1] // step * step)
+        return crop.size
     part = 4 if crop.kind == "quarter_sides" else 2
     return max(step, shape[0] // part // step * step), max(step, shape[1] // part // step * step)
 

@@ -7,7 +7,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from pycc.models.recipe import Recipe
 from pycc.ranks import Ranks, exact
 from pycc.run import Run, fingerprint
 from pycc.train import checkpoint, schedule
-from pycc.train.held import fill_of, split
+from pycc.train.held import count_of, fill_of, split
 from pycc.train.items import Ablation, Item, Items
 from pycc.train.judge import Judge, check_images
 from pycc.train.passport import passport
@@ -34,6 +34,7 @@ from pycc.types import Sample
 
 KEY = ("kind", "epoch")
 WEIGHTS = "weights.npz"
+STATE = "weights.pt"
 _ERRORS = ("mae", "ablated_mae", "patched_mae")
 Progress = Callable[[int, int, str], None]
 Measure = Callable[[CounterModel, Mapping[str, Any]], Mapping[str, Any]]
@@ -51,6 +52,10 @@ class State:
     """Sum of this epoch's losses so far."""
     norm: float = 0.0
     """Sum of the norms of its gradients."""
+    seconds: float = 0.0
+    """Spent on this training so far, by all that went on with it."""
+    began: float = 0.0
+    """Those at this epoch's first batch."""
     best: float = math.inf
     """Least score of a validation under the recipe."""
     best_epoch: int = -1
@@ -86,8 +91,9 @@ def fit(
     plan's recipe "adversarial" needs. ``measure`` is asked once, by all processes, what the best
     weights make of test images; its answer is the summary's and the passport's "test".
     ``out`` holds ``manifest.json``, ``results.jsonl`` (a line an epoch and validation),
-    ``summary.json``, ``weights.npz`` with their passport, and ``checkpoint.pt``. With ``resume`` a
-    training that was stopped anywhere goes on: with one process to the same bits.
+    ``summary.json``, ``checkpoint.pt``, and ``weights.npz`` with their passport: of a network of
+    your own (``models.wrap``) ``weights.pt``, its state dict. With ``resume`` a training that was
+    stopped anywhere goes on: with one process to the same bits.
 
     Under torchrun every process calls this with its ``ranks`` and shares each batch; the first one
     writes. Their number may change when a training is resumed.
@@ -124,6 +130,9 @@ class _Fit:
         self.model, self.samples, self.plan, self.seed = model, samples, plan, seed
         self.out, self.ranks, self.progress = out, ranks, progress
         self.recipe: Recipe = resolved(plan, model, origin_of(samples))
+        self.plan = plan = replace(
+            plan, ema=plan.ema or self.recipe.ema, clip=plan.clip or self.recipe.clip
+        )
         if ranks.world > self.recipe.batch:
             raise ValueError(
                 f"train: a batch of {self.recipe.batch} cannot be shared by {ranks.world} "
@@ -135,11 +144,16 @@ class _Fit:
             fill = fill_of(plan, samples, training)
             self.ablation = Ablation(plan.k, plan.unit, fill, plan.phases[0])
         self.items = Items(
-            samples, training, self.recipe, model.stride, seed=seed, ablation=self.ablation
-        )
+            samples, training, self.recipe, model.stride, seed=seed, ablation=self.ablation,
+            cache=plan.cache,
+        )  # fmt: skip
+        if plan.patience is not None and not self.held:
+            raise ValueError("train: patience counts validations, and no image validates")
         check_images(plan, self.items, self.ablation)
         warn_of_parts(model, ranks.world, plan.accumulate, self.recipe.batch)
         self.judge = Judge(plan, self.items, self.held, self.ablation, adversary)
+        everything = range(len(self.items))
+        model.learns_from(lambda: [float(self.items[0, n].target.sum()) for n in everything])
         self.stepper = Stepper(model, plan, seed, ranks, adversary)
         self.loader = Loader(self.items, plan.workers)
         self.start = fingerprint(model.net.state_dict().items())
@@ -151,6 +165,8 @@ class _Fit:
         self.number, first = schedule.optimiser_at(self.recipe, 0)
         self.optimiser = schedule.made(first, model.parameters())
         self.best: dict[str, Tensor] = {}
+        self.clock = 0.0
+        """When ``State.seconds`` was counted last."""
 
     # --- one run
 
@@ -164,11 +180,11 @@ class _Fit:
             "seed": self.seed,
             "data": self._data(),
         }
-        log = self._open(resume, {**made_with, "settings": dict(settings)})
+        log = self._open(resume, made_with, settings)
         try:
             if resume:
                 self._restore(checkpoint.load(self.out, made_with))
-            saved = time.monotonic()
+            saved = self.clock = time.monotonic()
             while self.state.epoch < self.recipe.epochs and not self._stale():
                 saved = self._epoch(made_with, log, saved)
             return self._finish(log, measure)
@@ -181,16 +197,21 @@ class _Fit:
         chosen = (self.samples[i] for i in self.items.indices)
         return fingerprint(chain([("number", str(len(self.samples)))], content(chosen)))
 
-    def _open(self, resume: bool, manifest: Mapping[str, Any]) -> Run | None:
+    def _open(
+        self, resume: bool, made_with: Mapping[str, Any], settings: Mapping[str, Any]
+    ) -> Run | None:
+        """The run's folder, on the first process; ValueError for one of another training."""
+        if resume:
+            kept = runs.read_manifest(self.out)
+            changed = runs.differences({name: kept.get(name) for name in made_with}, made_with)
+            if changed:
+                raise ValueError(f"{self.out}: a run of another training; {'; '.join(changed)}")
         if not self.ranks.first:
             return None
         if resume:
             return Run.resume(self.out, key=KEY)
-        return Run.create(
-            self.out,
-            {"kind": "train", **manifest, "environment": runs.environment()},
-            key=KEY,
-        )
+        manifest = {**made_with, "settings": dict(settings), "environment": runs.environment()}
+        return Run.create(self.out, {"kind": "train", **manifest}, key=KEY)
 
     def _stale(self) -> bool:
         return self.plan.patience is not None and self.state.stale >= self.plan.patience
@@ -208,7 +229,6 @@ class _Fit:
         order = self.items.order(epoch)
         size = self.recipe.batch
         batches = [order[n : n + size] for n in range(0, len(order), size)]
-        start = time.monotonic()
         first = state.batch
         for batch, items in zip(batches[first:], self._loaded(batches[first:], epoch), strict=True):
             self.optimiser.zero_grad(set_to_none=True)
@@ -227,16 +247,17 @@ class _Fit:
                     self.recipe.epochs * len(batches),
                     f"epoch {epoch + 1}, loss {state.loss / state.batch:.4g}",
                 )
-            due = time.monotonic() - saved >= 60 * self.plan.every_minutes
+            self._tick()
+            due = self.clock - saved >= 60 * self.plan.every_minutes
             if due and state.batch < len(batches):
+                self._check(f"epoch {epoch + 1}, batch {state.batch}")
                 self._save(made_with)
-                saved = time.monotonic()
+                saved = self.clock
+        spent = state.seconds - state.began
         record = {
             "kind": "train", "epoch": epoch, "loss": state.loss / max(1, len(batches)), "lr": rate,
-            "gradient_norm": state.norm / max(1, len(batches)),
-            "seconds": time.monotonic() - start,
-            "images_per_second": size * (len(batches) - first)
-            / max(1e-9, time.monotonic() - start),
+            "gradient_norm": state.norm / max(1, len(batches)), "seconds": spent,
+            "images_per_second": size * len(batches) / max(1e-9, spent),
         }  # fmt: skip
         if log is not None:
             log.append(record)
@@ -246,11 +267,18 @@ class _Fit:
                 "where a last ReLU is shut on all that the counter is shown",
                 stacklevel=4,
             )
+        self._agree()
         self._validated(epoch, log)
+        self._tick()
         state.epoch, state.batch, state.loss, state.norm = epoch + 1, 0, 0.0, 0.0
+        state.began = state.seconds
         self._save(made_with)
         self.ranks.wait()
         return time.monotonic()
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        self.state.seconds, self.clock = self.state.seconds + now - self.clock, now
 
     def _loaded(self, batches: Sequence[Sequence[int]], epoch: int) -> Iterator[list[Item]]:
         """The items of this process, batch by batch."""
@@ -262,11 +290,26 @@ class _Fit:
 
     # --- validation, checkpoints, the end
 
+    def _agree(self) -> None:
+        """Running statistics of the first process for all: what is measured is what is kept."""
+        self.ranks.same(self.model.buffers())
+        if self.average is not None:
+            self.ranks.same(self.average.module.buffers())
+
+    def _check(self, when: str) -> None:
+        """NotFiniteError where the last step has left the numbers: no loss has told that yet."""
+        sample = self.samples[self.items.indices[0]]
+        if not math.isfinite(count_of(self._judged(), sample)):
+            raise NotFiniteError(
+                f"the count of {sample.name} is not finite after {when}; {self._kept()}"
+            )
+
     def _validated(self, epoch: int, log: Run | None) -> None:
         """Validate where it is time, and keep the weights that are best; else those of now."""
         state = self.state
         last = epoch + 1 == self.recipe.epochs
         if not self.held:
+            self._check(f"epoch {epoch + 1}")
             self.best, state.best_epoch = self._now(), epoch
             return
         if (epoch + 1) % self.plan.validate_every and not last:
@@ -351,16 +394,17 @@ class _Fit:
         self.ranks.wait()
         if log is None:
             return Run(None, {})
-        seconds = sum(record["seconds"] for record in log.records if record["kind"] == "train")
         if self.model.name in models.names():
             facts = {
                 "seed": self.seed,
                 "start": self.start,
                 "training_images": len(self.items.indices),
-                "hours": seconds / 3600.0,
+                "hours": state.seconds / 3600.0,
                 **summary,
             }
             made = passport(self.plan, self.recipe, self.samples, facts)
             models.save(self.model, self.out / WEIGHTS, passport=made)
+        else:
+            checkpoint.write(self.out / STATE, self.model.net.state_dict())
         log.finish(summary)
         return log

@@ -20,7 +20,7 @@ PHASES: Mapping[str, tuple[int, int]] = {
 }  # fmt: skip
 """Epochs of warm-up, and in which the recipe's share then grows: as arXiv 2104.10868's code has
 them, which the paper leaves open."""
-MACHINE = ("workers", "every_minutes")
+MACHINE = ("workers", "cache", "every_minutes")
 """Fields that no result depends on: a training that is resumed may have others."""
 
 TABLE_6: Mapping[str, tuple[Optimiser, int]] = {
@@ -78,10 +78,16 @@ class Plan:
     validation_share: float = flag(0.1, "share of the training images that only validate")
     validate_every: int = flag(1, "epochs between two validations")
     patience: int | None = flag(None, "validations without a better one before it stops")
-    ema: float | None = flag(None, "validate and keep a running mean of the weights: its decay")
-    clip: float | None = flag(None, "largest norm of a step's gradient")
+    ema: float | None = flag(
+        None, "validate and keep a running mean of the weights: its decay (default: the recipe's)"
+    )
+    clip: float | None = flag(None, "largest norm of a step's gradient (default: the recipe's)")
     amp: bool = flag(False, "compute in bfloat16 on CUDA")
     workers: int = flag(0, "processes that load images")
+    cache: float = flag(
+        2.0, "gigabytes of images and ground truths that each process keeps; what does not fit is "
+        "read and made again for each crop",
+    )  # fmt: skip
     every_minutes: float = flag(5.0, "minutes between two checkpoints inside an epoch")
     k: int = flag(
         45, "ablation: pixels (or entries) of the whole image that are kept; a crop shows those "
@@ -114,7 +120,7 @@ class Plan:
             value = getattr(self, name)
             if value is not None and not value >= low:
                 raise ValueError(f"train: {name} must be at least {low}, got {value}")
-        for name in ("lr", "clip", "every_minutes", "patch_step_size"):
+        for name in ("lr", "clip", "cache", "every_minutes", "patch_step_size"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"train: {name} must be above 0, got {value}")
@@ -141,8 +147,9 @@ class Plan:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Plan:
-        """The plan among a command's settings."""
-        return cls(**{entry.name: settings[entry.name] for entry in fields(cls)})
+        """The plan among a command's settings; what they lack is as nobody asked for it."""
+        names = {entry.name for entry in fields(cls)}
+        return cls(**{name: value for name, value in settings.items() if name in names})
 
 
 def crop_of(text: str, number: int) -> Crop:
@@ -189,7 +196,7 @@ def resolved(plan: Plan, model: CounterModel, origin: str) -> Recipe:
                 f"counter's have {model.stride}"
             )
     density = plan.density or recipe.density.get(origin, recipe.density[""])
-    crop = recipe.crop
+    crop = replace(recipe.crop, number=recipe.crops.get(origin, recipe.crop.number))
     if plan.crop is not None:
         number = 1 if plan.crop == "whole" else crop.number
         crop = replace(crop_of(plan.crop, number), multiple=crop.multiple)

@@ -6,9 +6,7 @@ import pytest
 import torch
 
 from pycc.certify.calibration import Calibration, allowance_of, cap_of
-from pycc.certify.engine import apart
 from pycc.robust.masking import masked_bounds
-from pycc.types import Sample
 
 
 def error(maps, truths, windows, allowance: float) -> float:
@@ -57,16 +55,6 @@ def test_a_cap_is_a_quantile_of_cells_with_somebody() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             cap_of(maps, share=share)
-
-
-def test_images_that_are_certified_calibrate_nothing() -> None:
-    points = torch.zeros(0, 2, dtype=torch.float64)
-    shared = torch.rand(3, 8, 8)
-    certified = [Sample("IMG_98", shared, points)]
-    training = [Sample("IMG_121", shared.clone(), points), Sample("b", torch.rand(3, 8, 8), points)]
-    with pytest.warns(UserWarning, match="image IMG_121 is certified image IMG_98: left out"):
-        kept = apart(certified, training)
-    assert [sample.name for sample in kept] == ["b"]
 
 
 def test_a_calibration_is_kept_with_its_source() -> None:

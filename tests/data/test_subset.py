@@ -7,6 +7,7 @@ import torch
 
 from pycc import data
 from pycc.data.subset import Subset
+from pycc.types import Sample
 
 
 def test_it_has_the_samples_of_its_indices() -> None:
@@ -22,3 +23,13 @@ def test_it_has_the_samples_of_its_indices() -> None:
     assert part.fingerprint() != Subset(samples, [0, 2, 3]).fingerprint()
     with pytest.raises(IndexError):
         Subset(samples, [4])
+
+
+def test_samples_that_are_tested_are_left_out_by_their_pixels() -> None:
+    samples = data.open("synthetic", split="train", limit=3, shape=(64, 64))
+    others = data.open("synthetic", split="test", limit=2, shape=(64, 64))
+    assert data.apart(samples, others, ("training", "test")) is samples
+    same = Sample("IMG_98", samples[1].image.clone(), samples[0].points)
+    with pytest.warns(UserWarning, match="calibration image train-0-1 is certified image IMG_98"):
+        kept = data.apart(samples, [*others, same], ("calibration", "certified"))
+    assert kept.names == [samples.names[0], samples.names[2]]

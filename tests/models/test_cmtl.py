@@ -83,6 +83,39 @@ def test_loss_is_the_published_one() -> None:
         counter.loss(images, target[:, :, :4])
 
 
+def test_classes_are_those_of_the_crops_that_are_trained_on() -> None:
+    counts = [3.0, 40.0, 41.0, 90.0, 100.0]
+    counter = models.create("cmtl")
+    counter.learns_from(lambda: counts)
+    assert counter.count_range == (3.0, 100.0)
+    assert counter.class_weights == pytest.approx(class_weights(counts))
+    known = models.create("cmtl", count_range=[0, 50])
+    known.learns_from(lambda: pytest.fail("nothing is to be found"))
+    assert (known.count_range, known.class_weights) == ((0.0, 50.0), None)
+    even = models.create("cmtl")
+    even.learns_from(lambda: [7.0, 7.0])
+    assert even.options() == models.create("cmtl").options()
+
+
+def test_loss_under_autocast_has_exact_classes() -> None:
+    """Torch forbids binary cross-entropy in reduced precision on CUDA."""
+    torch.manual_seed(0)
+    counter = models.create("cmtl").eval()
+    images, target = torch.rand(1, 3, 32, 32), torch.rand(1, 1, 8, 8)
+    seen = []
+    entropy = functional.binary_cross_entropy
+
+    def watched(shares: torch.Tensor, *rest: object, **more: object) -> torch.Tensor:
+        seen.append((shares.dtype, torch.is_autocast_enabled("cpu")))
+        return entropy(shares, *rest, **more)
+
+    with pytest.MonkeyPatch.context() as patch, torch.autocast("cpu", torch.bfloat16):
+        patch.setattr(functional, "binary_cross_entropy", watched)
+        found = counter.loss(images, target)
+    assert seen == [(torch.float32, False)]
+    torch.testing.assert_close(found.float(), counter.loss(images, target), rtol=0.05, atol=0.0)
+
+
 def test_class_weights() -> None:
     weights = class_weights([0, 10, 20, 21, 100])
     # Shares by class: 0: 1/5; 1: 1/5; 2: 2/5 (20 and 21); 9: 1/5 (100 / 10 is capped).

@@ -131,6 +131,39 @@ def test_what_no_result_depends_on_may_change_when_a_run_goes_on(
     assert "a resumed run keeps its settings; --lr was 1e-06, got 0.001" in err
 
 
+def test_fresh_parts_of_loaded_weights_are_drawn_by_the_seed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """``narrow`` has a head of its own over MCNN's columns; so a stopped run can go on."""
+    flags = [*QUICK, "--model", "narrow", "--epochs", "1", "--crops", "1"]
+    starts = []
+    for name, seed in (("one", "0"), ("again", "0"), ("other", "1")):
+        assert run(capsys, *flags, "--seed", seed, "--out", str(tmp_path / name))[0] == 0
+        starts.append(models.load(tmp_path / name / "weights.npz").passport["start"])
+    assert starts[0] == starts[1] != starts[2]
+    assert run(capsys, "--resume", str(tmp_path / "one"))[0] == 0
+
+
+def test_test_images_are_not_trained_on(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A folder without splits is whichever is asked for; one picture may be in both of two."""
+    folder = images(tmp_path / "few", 3)
+    own = [*QUICK, "--data", str(folder), "--out", str(tmp_path / "run")]
+    code, _, err = run(capsys, *own, "--test-split", "test")
+    assert code == 2
+    assert "all training images are among the test images; expected another --split" in err
+    assert not (tmp_path / "run").exists()
+    tested = tmp_path / "tested"
+    tested.mkdir()
+    for suffix in (".png", ".json"):
+        one = next(folder.glob(f"*-0{suffix}"))
+        (tested / f"same{suffix}").write_bytes(one.read_bytes())
+    code, _, err = run(capsys, *own, "--test-data", str(tested), "--test-split", "test")
+    assert code == 0
+    assert "warning: training image test-0-0 is test image same: left out" in err
+    passport = models.load(tmp_path / "run/weights.npz").passport
+    assert passport["training_images"] == 1  # of three, one is tested and one validates
+
+
 def test_built_in_scenes_need_no_other_flags() -> None:
     """Every recipe has epochs left, and a patch of the default size fits."""
     for recipe in RECIPES:
@@ -248,6 +281,22 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     assert [r["kind"] for r in records] == ["train", "validation"] * 2
 
 
+@pytest.mark.long
+def test_what_two_processes_measure_is_what_they_leave(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Of a counter with running statistics, of which each process saw other images."""
+    few, out = images(tmp_path / "few", 3), tmp_path / "two"
+    found = torchrun(
+        2, *QUICK, "--model", "narrow", "--test-data", str(few), "--test-split", "test",
+        "--out", str(out),
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    summary = json.loads((out / "summary.json").read_text())
+    alone = measured(models.load(out / "weights.npz"), data.open(few, split="test"))
+    assert summary["test"]["plain"]["mae"] == pytest.approx(alone["mae"], rel=1e-5)
+
+
 def weights_of_start() -> dict[str, np.ndarray]:
     net = models.load("mcnn-synthetic").net
     return {name: value.numpy() for name, value in net.state_dict().items()}
@@ -280,6 +329,13 @@ def test_a_process_that_dies_fails_the_run_with_its_message(tmp_path: Path) -> N
         ),
         (["--amp"], "amp computes in bfloat16 on CUDA, got a counter on cpu"),
         (["--test-split", "none"], "none"),
+        (["--test-data", "few"], "--test-data: needs --test-split"),
+        (["--k", "45"], "--k: needs --recipe ablation, got plain"),
+        (["--warmup", "0"], "--warmup: needs --recipe ablation or adversarial, got plain"),
+        (["--recipe", "ablation", "--patch-steps", "3"], "--patch-steps: needs --recipe adversar"),
+        (["--patience", "2", "--validation-share", "0"], "no image validates"),
+        (["--threads", "0"], "--threads must be within [1, "),
+        (["--crop", "100x100"], "multiples of 8 pixels, got 100x100"),
     ],
 )
 def test_bad_usage(

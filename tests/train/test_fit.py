@@ -255,6 +255,15 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_checkpoint(tmp_path: Path
     assert same(state(again), state(whole))
 
 
+def test_a_counter_that_the_last_step_has_ruined_is_not_kept(tmp_path: Path) -> None:
+    """No later loss would tell: the only epoch is over, and nothing validates."""
+    plan = changed(QUICK, epochs=1, lr=1e30, validation_share=0.0, batch=16)
+    with pytest.raises(NotFiniteError, match="scene-0 is not finite after epoch 1; there is no"):
+        fit(counter(), scenes(), plan, out=tmp_path)
+    assert not (tmp_path / checkpoint.NAME).exists()
+    assert not (tmp_path / "weights.pt").exists()
+
+
 def test_a_count_that_is_no_number_names_its_validation_image(tmp_path: Path) -> None:
     samples = scenes()
     held = split(samples, 0.25, seed=0)[1][1]
@@ -319,6 +328,62 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
         fit(counter(), scenes(), QUICK, out=tmp_path, resume=True)
 
 
+def test_a_run_that_goes_on_before_its_first_checkpoint_is_the_same_training(
+    tmp_path: Path,
+) -> None:
+    def stop(done: int, total: int, label: str) -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        fit(counter(), scenes(), QUICK, out=tmp_path, progress=stop)
+    assert not (tmp_path / checkpoint.NAME).exists()
+    with pytest.raises(ValueError, match=r"a run of another training; plan\.lr was 0\.01, is 0\.1"):
+        fit(counter(), scenes(), changed(QUICK, lr=0.1), out=tmp_path, resume=True)
+    again, whole = counter(), counter()
+    fit(again, scenes(), QUICK, out=tmp_path, resume=True)
+    fit(whole, scenes(), QUICK, out=tmp_path / "whole")
+    assert same(state(again), state(whole))
+
+
+def test_time_that_a_stopped_run_took_is_not_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that goes on by a second whenever it is asked."""
+    clock = iter(range(10_000))
+    monkeypatch.setattr("pycc.train.loop.time.monotonic", lambda: float(next(clock)))
+    plan = changed(QUICK, every_minutes=1e-9, epochs=1)
+    whole = fit(counter(), scenes(), plan, out=tmp_path / "whole").records[0]["seconds"]
+
+    def stop(done: int, total: int, label: str) -> None:
+        if done == 3:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        fit(counter(), scenes(), plan, out=tmp_path / "part", progress=stop)
+    part = fit(counter(), scenes(), plan, out=tmp_path / "part", resume=True).records[0]
+    assert part["seconds"] == pytest.approx(whole, abs=1.0)
+    assert part["images_per_second"] == 12 / part["seconds"]
+
+
+def test_a_wrapped_network_leaves_its_state_dict(tmp_path: Path) -> None:
+    model = counter()
+    fit(model, scenes(), changed(QUICK, epochs=1), out=tmp_path)
+    found = torch.load(tmp_path / "weights.pt", weights_only=True)
+    assert same(found, model.net.state_dict())
+    assert not (tmp_path / "weights.npz").exists()
+
+
+def test_the_recipe_says_what_is_averaged_and_clipped(tmp_path: Path) -> None:
+    from pycc import models
+
+    plan = changed(QUICK, epochs=1)
+    for asked, ema, clip in ((plan, 0.995, 1.0), (changed(plan, ema=0.5, clip=3.0), 0.5, 3.0)):
+        out = tmp_path / str(ema)
+        fit(models.create("narrow"), scenes(), asked, out=out)
+        kept = json.loads((out / "manifest.json").read_text())["plan"]
+        assert (kept["ema"], kept["clip"]) == (ema, clip)
+
+
 def test_a_run_is_kept_in_its_folder(tmp_path: Path) -> None:
     from pycc import models
 
@@ -370,6 +435,8 @@ def test_a_run_is_kept_in_its_folder(tmp_path: Path) -> None:
             "scene-0: k must be at most the 1280 pixels of an image of 32x40, got 2000",
         ),
         (scenes(4), changed(QUICK, amp=True), "amp computes in bfloat16 on CUDA"),
+        (scenes(4), changed(QUICK, validation_share=0.0, patience=2), "no image validates"),
+        (scenes(4), changed(QUICK, crop="30x32"), "multiples of 8 pixels, got 30x32"),
     ],
 )
 def test_bad_input(tmp_path: Path, samples: list, plan: Plan, message: str) -> None:
@@ -386,6 +453,7 @@ def test_bad_input(tmp_path: Path, samples: list, plan: Plan, message: str) -> N
         ({"lr": float("nan")}, "lr must be above 0, got nan"),
         ({"validation_share": 1.0}, r"validation_share must lie in \[0,1\), got 1.0"),
         ({"ema": 1.0}, r"ema must lie in \[0,1\)"),
+        ({"cache": 0.0}, "cache must be above 0"),
         ({"crop": "32"}, "crop must be whole, quarter_sides, quadrant or HxW"),
         ({"fill": 2.0}, r"fill must lie in \[0,1\]"),
         ({"unit": "row"}, "unit must be pixel or element"),

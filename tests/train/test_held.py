@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pycc.train.held import measured
+from pycc.train.held import measured, split
 from pycc.train.step import NotFiniteError
 from pycc.types import Sample
 
@@ -43,6 +43,12 @@ def test_scenes_have_their_errors_and_these_a_mean() -> None:
     assert found["mae_over_groups"] == pytest.approx((5 / 3 + 1.0 + 1.5) / 3)
     assert measured(Two(), Scenes(), [4, 0])["mae_by_group"] == {"S1": 2.0, "S3": 2.0}
     assert "mae_by_group" not in measured(Two(), list(Scenes()))
+
+
+@pytest.mark.parametrize("held", [[99], [0, 0], [-1]])
+def test_images_held_back_are_different_ones_of_the_set(held: list[int]) -> None:
+    with pytest.raises(ValueError, match="held must be different indices of 6 images"):
+        split(Scenes(), 0.0, 0, held)
 
 
 def test_counts_that_are_no_numbers_are_named() -> None:

@@ -48,6 +48,17 @@ def gradient(counter: CounterModel, plan: Plan, items: list[Item]) -> tuple[floa
     return loss, torch.cat(parts)
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_every_loss_has_a_gradient_in_mixed_precision(counter: CounterModel) -> None:
+    items = [item(counter, n, (64, 64)) for n in range(2)]
+    exact, _ = gradient(counter, Plan(), items)
+    loss, found = gradient(counter.cuda(), Plan(amp=True), items)
+    assert loss == pytest.approx(exact, rel=0.1)
+    assert found.isfinite().all()
+    assert found.abs().max() > 0
+
+
 @pytest.mark.parametrize("shapes", [[(64, 64)] * 4, [(64, 64), (96, 64), (64, 64), (64, 96)]])
 def test_a_batch_has_one_gradient_however_it_is_computed(
     counter: CounterModel, shapes: list[tuple[int, int]]

@@ -98,6 +98,10 @@ def test_a_plan_changes_what_it_asks_for_and_nothing_else() -> None:
     assert found.optimisers[0].momentum == own.optimisers[0].momentum
     assert found.density == {"": "fixed15_reflect"}
     assert resolved(Plan(), model, "shanghaitech_a").density == {"": "csrnet_adaptive"}
+    aware = models.create("mask_aware")
+    assert resolved(Plan(), aware, "ucf_cc_50").crop.number == 60
+    assert resolved(Plan(), aware, "shanghaitech_a").crop.number == 200
+    assert resolved(Plan(crops=3), aware, "ucf_cc_50").crop.number == 3
     cropped = resolved(Plan(crop="128x96", crops=5), model, "shanghaitech_a").crop
     assert (cropped.kind, cropped.size, cropped.number) == ("fixed", (128, 96), 5)
 
