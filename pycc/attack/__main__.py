@@ -323,7 +323,7 @@ def _several(weights: Sequence[str], settings: Mapping[str, Any]) -> dict[str, m
 def _samples(settings: Mapping[str, Any], split: str, limit: int | None) -> data.Dataset:
     return data.open(
         settings["data"], split=split, on_error=settings["on_error"], limit=limit,
-        annotated=not settings["unannotated"],
+        annotated=not settings["unannotated"], outside=settings["outside"],
     )  # fmt: skip
 
 

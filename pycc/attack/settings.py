@@ -9,6 +9,7 @@ from typing import Any
 from pycc import models, report
 from pycc.attack.base import PatchAttack, attacks
 from pycc.attack.scenes import combinations
+from pycc.data.outside import SHOW
 
 _SIZES = (0.02, 0.04, 0.08, 0.16)
 """The published sizes as shares of the width: 20, 40, 81 and 163 of 1024 pixels."""
@@ -124,6 +125,13 @@ class Settings:
     device: str = field(default="cpu", metadata={"help": "cpu or cuda[:N]"})
     seed: int = field(default=0, metadata={"help": "key of all randomness"})
     limit: int | None = field(default=None, metadata={"help": "use the first images only"})
+    outside: str = field(
+        default="keep",
+        metadata={
+            "help": "what images show outside their region of interest",
+            "choices": list(SHOW),
+        },
+    )
     on_error: str = field(
         default="raise",
         metadata={"help": "what to do with broken items", "choices": ["raise", "skip"]},

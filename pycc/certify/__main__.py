@@ -178,8 +178,9 @@ def _samples(
     settings: Mapping[str, Any], where: str, split: str, limit: int | None, annotated: bool
 ) -> data.Dataset:
     return data.open(
-        where, split=split, on_error=settings["on_error"], limit=limit, annotated=annotated
-    )
+        where, split=split, on_error=settings["on_error"], limit=limit, annotated=annotated,
+        outside=settings["outside"],
+    )  # fmt: skip
 
 
 def _calibrates_itself(settings: Mapping[str, Any]) -> bool:

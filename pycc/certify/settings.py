@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pycc.certify.methods import Plan, methods
+from pycc.data.outside import SHOW
 from pycc.robust.pairs import check_masks
 
 QUICK = {"limit": 6, "calibrate_limit": 12}
@@ -95,6 +96,13 @@ class Settings:
     steps: int = field(default=40, metadata={"help": "of the attack"})
     step_size: float = field(default=0.25, metadata={"help": "of the attack, of [0,1]"})
     limit: int | None = field(default=None, metadata={"help": "use the first images only"})
+    outside: str = field(
+        default="keep",
+        metadata={
+            "help": "what images show outside their region of interest",
+            "choices": list(SHOW),
+        },
+    )
     on_error: str = field(
         default="raise",
         metadata={"help": "what to do with broken items", "choices": ["raise", "skip"]},

@@ -11,6 +11,7 @@ from pycc.data.dataset import Dataset, NotAnnotatedError, OnError, builtin
 from pycc.data.density import density, downsample
 from pycc.data.folder import open_folder
 from pycc.data.images import load_image, load_opacity, mean_colour, quantize, save_image
+from pycc.data.outside import Outside, Show
 from pycc.data.region import in_region
 from pycc.data.subset import apart
 
@@ -43,6 +44,7 @@ def open(
     on_error: OnError = "raise",
     limit: int | None = None,
     annotated: bool = True,
+    outside: Show = "keep",
     **options: Any,
 ) -> Dataset:
     """Open a data set: a folder in a known layout, or a built-in one by name (``"synthetic"``).
@@ -58,6 +60,8 @@ def open(
 
     ``annotated=False`` opens the images of a folder alone, of whichever layout, whether there is
     an annotation or not: samples that can be counted and attacked, and whose heads are unknown.
+    ``outside`` says what images show outside a region of interest (``pycc.data.outside``): what is
+    there, or nothing (``black``), or only its low frequencies (``blur``).
     ``limit`` keeps the first samples (of those that are whole). Options go to built-in data sets:
     ``seed``, ``shape``, ``heads``, ``count`` for the scenes. Raises ValueError naming the file or
     argument that is wrong.
@@ -69,10 +73,12 @@ def open(
     if isinstance(path_or_name, str) and path_or_name in builtin.names():
         if not annotated:
             raise ValueError(f"open: annotated=False is for folders, {path_or_name} is drawn")
-        return builtin[path_or_name](split=split, limit=limit, **options)
-    if options:
+        found = builtin[path_or_name](split=split, limit=limit, **options)
+    elif options:
         raise ValueError(f"open: folders take no option, got {', '.join(options)}")
-    try:
-        return open_folder(Path(path_or_name), split, on_error, limit, annotated)
-    except OSError as error:
-        raise ValueError(f"{error.filename}: cannot read: {error.strerror}") from error
+    else:
+        try:
+            found = open_folder(Path(path_or_name), split, on_error, limit, annotated)
+        except OSError as error:
+            raise ValueError(f"{error.filename}: cannot read: {error.strerror}") from error
+    return found if outside == "keep" else Outside(found, outside)

@@ -70,7 +70,7 @@ def _work(argv: list[str]) -> int:
         counter = _counter(settings, device)
         samples = data.open(
             settings["data"], split=settings["split"], limit=settings["limit"],
-            on_error=settings["on_error"],
+            on_error=settings["on_error"], outside=settings["outside"],
         )  # fmt: skip
         tested = _tested(settings)
         if tested is not None:
@@ -183,7 +183,7 @@ def _tested(settings: Mapping[str, Any]) -> data.Dataset | None:
         return None
     return data.open(
         settings["test_data"] or settings["data"], split=settings["test_split"],
-        on_error=settings["on_error"],
+        on_error=settings["on_error"], outside=settings["outside"],
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from pycc.data.outside import SHOW
 from pycc.train import plan
 from pycc.train.plan import flag
 
@@ -23,6 +24,9 @@ class Settings:
     )
     split: str = flag("train", "part that is trained on, and of which a share validates")
     limit: int | None = flag(None, "use the first images only")
+    outside: str = flag(
+        "keep", "what images show outside their region of interest", choices=list(SHOW)
+    )
     on_error: str = flag("raise", "what to do with broken items", choices=["raise", "skip"])
     model: str | None = flag(None, "the counter; without it the weights tell, or mcnn")
     weights: str | None = flag(

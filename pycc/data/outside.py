@@ -1,0 +1,61 @@
+"""What images show outside their region of interest: as they are, black, or blurred."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal, get_args
+
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from pycc.data.dataset import Dataset
+from pycc.data.images import quantize
+from pycc.types import Sample
+
+Show = Literal["keep", "black", "blur"]
+SHOW = get_args(Show)
+"""What there is to choose from."""
+_SIGMA = 10.0
+"""Of the Gaussian that blurs, in pixels: about a head of WorldExpo'10."""
+
+
+class Outside(Dataset):
+    """The samples of a data set, whose images show nobody outside their region of interest.
+
+    ``black`` multiplies the image with the region, as the mask-aware networks are trained on
+    WorldExpo'10; ``blur`` leaves its low frequencies, so that the border is no hard edge. Images
+    are multiples of 1/255, as files have them. Samples without a region stay as they are; names,
+    points, regions, order, origin and groups do anyway. ValueError for anything else to be shown.
+    """
+
+    def __init__(self, samples: Dataset, show: Show) -> None:
+        if show not in SHOW:
+            raise ValueError(f"outside: must be one of {', '.join(SHOW)}, got {show!r}")
+        self.samples, self.show = samples, show
+        self.name = samples.name if show == "keep" else f"{samples.name}, {show} outside"
+        self.names = list(samples.names)
+        self.origin, self.groups = samples.origin, samples.groups
+
+    def _load(self, index: int) -> Sample:
+        sample = self.samples[index]
+        if sample.mask is None or self.show == "keep":
+            return sample
+        hidden = _blurred(sample.image) if self.show == "blur" else torch.zeros_like(sample.image)
+        shown = torch.where(sample.mask, sample.image, hidden)
+        points = sample.points if sample.annotated else None
+        return Sample(sample.name, shown, points, sample.mask)
+
+    def points(self, index: int) -> Tensor:
+        """Head annotations [N,2] of a sample, as its data set has them."""
+        return self.samples.points(index)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the samples' content and what is shown."""
+        what = f"outside {self.show} {self.samples.fingerprint()}"
+        return hashlib.sha256(what.encode()).hexdigest()
+
+
+def _blurred(image: Tensor) -> Tensor:
+    planes = ndimage.gaussian_filter(image.numpy(), (0.0, _SIGMA, _SIGMA), mode="nearest")
+    return quantize(torch.from_numpy(planes).clamp(0.0, 1.0))

@@ -1,0 +1,80 @@
+"""Outside a region of interest images show what they are asked to; all else stays."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from pycc import data
+from pycc.data.dataset import Dataset
+from pycc.data.outside import Outside
+from pycc.types import Sample
+
+
+class One(Dataset):
+    """A sample with a region, or without one; and one that nobody annotated."""
+
+    def __init__(self, mask: torch.Tensor | None, points: torch.Tensor | None) -> None:
+        self.name, self.names, self.origin, self.groups = "one", ["a"], "worldexpo10", ["S1"]
+        image = torch.randint(0, 256, (3, 60, 80), generator=torch.Generator().manual_seed(3)) / 255
+        self.sample = Sample("a", image, points, mask)
+
+    def _load(self, index: int) -> Sample:
+        return self.sample
+
+    def fingerprint(self) -> str:
+        return "one"
+
+
+@pytest.fixture
+def mask() -> torch.Tensor:
+    mask = torch.zeros(60, 80, dtype=torch.bool)
+    mask[10:50, 20:70] = True
+    return mask
+
+
+def test_nothing_or_little_is_left_outside(mask: torch.Tensor) -> None:
+    points = torch.tensor([[30.0, 20.0]], dtype=torch.float64)
+    one = One(mask, points)
+    image = one[0].image
+    for show in ("black", "blur"):
+        shown = Outside(one, show)
+        sample = shown[0]
+        assert torch.equal(sample.image[:, mask], image[:, mask])
+        assert torch.equal(data.quantize(sample.image), sample.image)
+        assert torch.equal(sample.points, points)
+        assert sample.mask is mask
+        assert (shown.origin, shown.groups, shown.names) == (one.origin, one.groups, one.names)
+        assert torch.equal(shown.points(0), points)
+        outside = sample.image[:, ~mask]
+        if show == "black":
+            assert (outside == 0).all()
+        else:  # noise becomes its mean, and steps from pixel to pixel at most those of 8 bits
+            assert outside.std() < 0.1 * image.std()
+            assert outside.mean() == pytest.approx(float(image.mean()), abs=0.02)
+    prints = {Outside(one, show).fingerprint() for show in ("keep", "black", "blur")}
+    assert len(prints) == 3
+
+
+def test_what_has_no_region_or_is_kept_is_the_same_sample(mask: torch.Tensor) -> None:
+    whole, part = One(None, torch.zeros(0, 2)), One(mask, torch.zeros(0, 2))
+    assert Outside(whole, "black")[0] is whole.sample
+    assert Outside(part, "keep")[0] is part.sample
+
+
+def test_images_that_nobody_annotated_stay_so(mask: torch.Tensor) -> None:
+    sample = Outside(One(mask, None), "black")[0]
+    assert not sample.annotated
+    assert (sample.image[:, ~mask] == 0).all()
+
+
+def test_open_takes_it_for_any_data_set(tmp_path: Path) -> None:
+    data.save_image(tmp_path / "a.png", torch.rand(3, 40, 40))
+    (tmp_path / "a.json").write_text(json.dumps([[3, 4]]))
+    assert isinstance(data.open(tmp_path, outside="blur"), Outside)
+    assert not isinstance(data.open(tmp_path), Outside)
+    with pytest.raises(ValueError, match="outside: must be one of keep, black, blur, got 'red'"):
+        data.open("synthetic", outside="red")
