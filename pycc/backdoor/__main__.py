@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -16,19 +15,17 @@ import torch
 
 from pycc import cli, models, report
 from pycc import run as runs
-from pycc.backdoor import drawing, flags, measures, settings, training
+from pycc.backdoor import drawing, flags, folders, measures, settings, training
 from pycc.backdoor.evaluation import EvaluationSet, counted
 from pycc.backdoor.experiment import Experiment, Partitions, clean_images
 from pycc.backdoor.finetuning import Defense, defenses
 from pycc.backdoor.flags import Pictures
-from pycc.backdoor.gradcam import gradcam
 from pycc.backdoor.overlap import Overlap, content_of, overlap, pixels, poisoned_with, unseen
 from pycc.backdoor.poison import Poisoned, Triggered, export, poisoned_training
 from pycc.backdoor.summary import summarise
 from pycc.backdoor.training import PUBLISHED_DEFENSE, open_settings
 from pycc.backdoor.verdict import verdict
 from pycc.certify.poisoned import most_poisoned, partition_median, partitions
-from pycc.data.dataset import builtin as builtin_data
 from pycc.models import CounterModel
 from pycc.report import backdoor as tables
 from pycc.report import curves
@@ -110,7 +107,7 @@ def _work(argv: list[str]) -> int:
     command = given.pop("command")
     if command == "report":
         return _report(Path(given.pop("run")), given)
-    _normalise(given)
+    settings.normalise(given)
     cli.device(given.get("device", "cpu"))
     if command == "poison":
         out = Path(given.pop("out"))
@@ -128,7 +125,7 @@ def _work(argv: list[str]) -> int:
         basis = flags.defaults(command, {"defense": kept.get("defense")})
         chosen, folder = {**basis, **kept}, resume
     else:
-        chosen = {**_checked(given, flags.defaults(command, given)), "command": kind}
+        chosen = {**_checked(given, _defaults(command, given)), "command": kind}
         folder = out or f"runs/backdoor-{command}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
         runs.check_new(folder)
         if chosen.get("pictures", False) is None:
@@ -149,25 +146,25 @@ def _work(argv: list[str]) -> int:
         told.close()
 
 
+def _defaults(command: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given over the defaults, of an evaluation over what poisoned its weights."""
+    weights = given.get("weights") if command == "evaluate" else None
+    poisoning = None if weights is None else folders.poisoning_of(Path(weights))
+    if poisoning is None:
+        return flags.defaults(command, given)
+    chosen = flags.defaults(command, folders.as_poisoned(given, poisoning))
+    strayed = folders.strayed(chosen, poisoning)
+    if strayed:
+        said = f"{weights}: trained with another poisoning than is tested: {'; '.join(strayed)}"
+        warnings.warn(said, stacklevel=2)
+    return chosen
+
+
 def _checked(given: Mapping[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
     """The settings; ValueError for what is wrong with them, and for flags that do nothing."""
     settings.check(chosen)
     settings.check_needs(given, chosen)
     return chosen
-
-
-def _normalise(given: dict[str, Any]) -> None:
-    """Files by their absolute paths and options as mappings: as a manifest keeps them."""
-    for name in ("option", "trigger_option", "defense_option"):
-        if name in given:
-            given[name] = dict(given[name])
-    if "trigger_option" in given:
-        given["trigger_option"] = settings.absolute(given["trigger_option"])
-    inside = {**dict.fromkeys(("data_a", "data_b", "test_data"), builtin_data.names()),
-              "weights": models.builtin(), "clean_weights": models.builtin()}  # fmt: skip
-    for name, names in inside.items():
-        if given.get(name) is not None and given[name] not in names:
-            given[name] = str(Path(given[name]).absolute())
 
 
 class _Stages:
@@ -234,10 +231,11 @@ def _run(
     if start.name not in models.names():
         raise ValueError(f"--weights: a counter that can be trained is expected, got {start.name}")
     tested = EvaluationSet(whole.test, whole.trigger, whole.seed)
-    _check_pictures(chosen, tested, start)
+    if chosen["pictures"]:
+        drawing.check(tested, start, image=chosen["picture_image"], layers=chosen["layer"])
     shared = _overlap(whole)
     whole.check(resumed=resumed)  # before all the work
-    log = _open(
+    log = folders.run_of(
         folder, resumed, argv, chosen,
         {"weights": start, "data": whole.own, "test": whole.test,
          "clean": whole.clean if chosen["data_a"] is not None else None},
@@ -273,52 +271,10 @@ def _warn(found: Overlap) -> None:
         warnings.warn(said, stacklevel=2)
 
 
-def _open(
-    folder: Path,
-    resumed: bool,
-    argv: list[str],
-    chosen: Mapping[str, Any],
-    of: Mapping[str, Any],
-) -> Run:
-    """The run of a command: a new one, or the one that is there if it is of the same things."""
-    prints: dict[str, Any] = {name: content_of(one) for name, one in of.items()}
-    if "trigger" in chosen:
-        prints["trigger"] = settings.trigger_of(chosen).settings()
-    prints = json.loads(json.dumps(prints))
-    if not resumed:
-        model = of["weights"].name
-        manifest = {"kind": "backdoor", "model": model, "command": argv, "settings": chosen,
-                    "fingerprints": prints, "environment": runs.environment()}  # fmt: skip
-        return Run.create(folder, manifest, key=measures.KEY)
-    log = Run.resume(folder, key=measures.KEY)
-    changed = runs.differences(log.manifest.get("fingerprints"), prints)
-    if changed:
-        log.close()
-        raise ValueError(
-            f"{folder}: a resumed run keeps its data and weights; {'; '.join(changed)}"
-        )
-    return log
-
-
 def _tell(summary: Mapping[str, Any], chosen: Mapping[str, Any]) -> None:
     applied = [row["defense"] for row in summary["rows"] if row["defense"]]
     shown = "fine-tuning" if "fine-tuning" in applied or not applied else applied[0]
     print(tables.tables({str(summary["model"]): summary}, defense=shown))
-
-
-def _check_pictures(
-    chosen: Mapping[str, Any], tested: EvaluationSet, counter: CounterModel
-) -> None:
-    """What pictures would fail of fails before the work."""
-    if not chosen["pictures"]:
-        return
-    reason = report.missing_library()
-    if reason is not None:
-        raise ValueError(reason)
-    index = drawing.chosen_image(tested, chosen["picture_image"])
-    image = tested.sample("clean", index).image.to(next(counter.parameters()).device)
-    for layer in chosen["layer"] or ():
-        gradcam(counter, image, layer)
 
 
 def _report(folder: Path, given: Mapping[str, Any]) -> int:
@@ -353,16 +309,31 @@ def _draw_again(command: str, log: Run, folder: Path, chosen: dict[str, Any]) ->
     reason = report.missing_library()
     if reason is not None:
         raise ValueError(reason)
-    if command == "run":
-        plain = folder / "clean" / WEIGHTS
-        if plain.exists():
-            whole = _experiment({**chosen, "device": "cpu"}, None, models.load(plain))
-            if drawing.complete(whole, folder):
-                _draw(whole, log, folder, chosen)
-                return
-        cli.say(f"note: {folder}: counters are missing, so there are no pictures of single images")
-    applied = {str(r["defense"]) for r in log.records if r["defense"] and "count" in r}
-    drawing.draw_results(log.records, folder / "pictures", defenses=sorted(applied))
+    applied = sorted({str(r["defense"]) for r in log.records if r["defense"] and "count" in r})
+    if command == "run":  # as the run itself has them
+        applied = [name for name in chosen["defense"] if name in applied]
+    drawing.draw_results(log.records, folder / "pictures", defenses=applied)
+    if command != "run":
+        return
+    try:
+        whole = _again(log, folder, chosen)
+    except (ValueError, OSError) as error:
+        cli.say(f"note: {folder}: no pictures of single images: {error}")
+        return
+    drawing.draw_images(whole, folder, image=chosen["picture_image"], layers=chosen["layer"])
+
+
+def _again(log: Run, folder: Path, chosen: Mapping[str, Any]) -> Experiment:
+    """The experiment of a run; ValueError unless its counters and its test images are there."""
+    plain = folder / "clean" / WEIGHTS
+    whole = None
+    if plain.exists():
+        whole = _experiment({**chosen, "device": "cpu"}, None, models.load(plain))
+    if whole is None or not drawing.complete(whole, folder):
+        raise ValueError("counters are missing")
+    if content_of(whole.test) != log.manifest["fingerprints"]["test"]:
+        raise ValueError("the test images are not those of the run")
+    return whole
 
 
 def _draw(whole: Experiment, log: Run, folder: Path, chosen: Mapping[str, Any]) -> None:
@@ -446,7 +417,7 @@ def _evaluate(
         raise ValueError(report.missing_library())
     for index in range(len(tested)):
         tested.sample("triggered", index)
-    log = _open(
+    log = folders.run_of(
         folder, resumed, argv, chosen,
         {"weights": backdoored, "clean_weights": clean, "test": samples},
     )  # fmt: skip
@@ -479,13 +450,16 @@ def _defend(
     own = settings.own(chosen)
     images = clean_images(own, settings.other(chosen), share=chosen["share"], seed=chosen["seed"])
     known = poisoned_with(Path(chosen["weights"]).parent)
+    poisoning = folders.poisoning_of(Path(chosen["weights"]))
+    if poisoning is not None:  # for evaluations of the counter that comes out
+        chosen["poisoning"] = {**poisoning, "defended": defense.name}
     shared = None if known is None else overlap(known, images)
     if shared is None:
         cli.say("note: what the weights were trained on is not known, nor whether these images "
                 "overlap it")  # fmt: skip
     else:
         _warn(shared)
-    log = _open(folder, resumed, argv, chosen, {"weights": before, "data": images})
+    log = folders.run_of(folder, resumed, argv, chosen, {"weights": before, "data": images})
     try:
         defense(before, images, seed=chosen["seed"], out=folder / defense.name, resume=True,
                 progress=told)  # fmt: skip

@@ -19,11 +19,25 @@ from pycc.backdoor.strategies import Strategy
 from pycc.backdoor.summary import curves, distributions
 from pycc.data import in_region
 from pycc.models import CounterModel
+from pycc.report import missing_library
 from pycc.report.backdoor_pictures import Panel, draw_gradcam, draw_kde, draw_maps, draw_roc
 from pycc.run import Record
 
 Shown = tuple[str, Callable[[], CounterModel], str]
 """Title, what gives the counter, and which of the two images ("clean", "triggered") it is shown."""
+
+
+def check(
+    tested: EvaluationSet, counter: CounterModel, *, image: str | None, layers: Sequence[str] | None
+) -> None:
+    """ValueError for what pictures would fail of after all the work; arguments as of ``draw_run``."""
+    reason = missing_library()
+    if reason is not None:
+        raise ValueError(reason)
+    sample = tested.sample(CLEAN, chosen_image(tested, image))
+    pixels = sample.image.to(next(counter.parameters()).device)
+    for layer in layers or ():
+        gradcam(counter, pixels, layer)
 
 
 def draw_run(
@@ -36,14 +50,28 @@ def draw_run(
 ) -> list[Path]:
     """All pictures of the experiment in ``folder``, into its ``pictures``.
 
+    ``image`` and ``layers`` as of ``draw_images``.
+    """
+    names = [one.name for one in whole.defenses]
+    drawn = draw_results(records, folder / "pictures", defenses=names)
+    return drawn + draw_images(whole, folder, image=image, layers=layers)
+
+
+def draw_images(
+    whole: Experiment,
+    folder: Path,
+    *,
+    image: str | None = None,
+    layers: Sequence[str] | None = None,
+) -> list[Path]:
+    """The pictures of one test image under the counters of each strategy.
+
     ``image`` as of ``chosen_image``, ``layers`` as of ``draw_image``. Counters that are not there
     are trained: ``complete`` says whether all are.
     """
-    place = folder / "pictures"
-    names = [one.name for one in whole.defenses]
-    drawn = draw_results(records, place, defenses=names)
+    place, names = folder / "pictures", [one.name for one in whole.defenses]
     tested = EvaluationSet(whole.test, whole.trigger, whole.seed)
-    index = chosen_image(tested, image)
+    index, drawn = chosen_image(tested, image), []
     for strategy in whole.strategies:  # the counters of one strategy at a time in memory
         before, *defended = _stages(whole, folder, strategy)
         shown: list[Shown] = [

@@ -25,6 +25,7 @@ from pycc.backdoor.training import (
 )
 from pycc.backdoor.triggers import Trigger, triggers
 from pycc.data.dataset import Dataset
+from pycc.data.dataset import builtin as builtin_data
 from pycc.data.scaled import Scaled
 from pycc.models import CounterModel
 from pycc.train import Plan
@@ -61,6 +62,27 @@ def check_needs(given: Mapping[str, Any], chosen: Mapping[str, Any]) -> None:
 def _names(of: str | Iterable[str] | None) -> list[str]:
     """None, one or several names, each once."""
     return list(dict.fromkeys([of] if isinstance(of, str) else of or ()))
+
+
+def normalise(given: dict[str, Any]) -> None:
+    """Files by their absolute paths and options as mappings: as a manifest keeps them."""
+    for name in ("option", "trigger_option", "defense_option"):
+        if name in given:
+            given[name] = dict(given[name])
+    if "trigger_option" in given:
+        given["trigger_option"] = _absolute(given["trigger_option"])
+    inside = {**dict.fromkeys(("data_a", "data_b", "test_data"), builtin_data.names()),
+              "weights": models.builtin(), "clean_weights": models.builtin()}  # fmt: skip
+    for name, names in inside.items():
+        if given.get(name) is not None and given[name] not in names:
+            given[name] = str(Path(given[name]).absolute())
+
+
+def _absolute(options: dict[str, Any]) -> dict[str, Any]:
+    """A trigger's options, their picture by its absolute path: a run may be resumed elsewhere."""
+    if isinstance(options.get("picture"), str):
+        return {**options, "picture": str(Path(options["picture"]).absolute())}
+    return options
 
 
 def check(settings: Mapping[str, Any]) -> None:
@@ -119,13 +141,6 @@ def trigger_of(settings: Mapping[str, Any]) -> Trigger:
     kind = triggers[settings["trigger"]]
     return kind(**_fields("--trigger-option", f"trigger {kind.name}", kind,
                           settings["trigger_option"]))  # fmt: skip
-
-
-def absolute(options: dict[str, Any]) -> dict[str, Any]:
-    """A trigger's options, their picture by its absolute path: a run may be resumed elsewhere."""
-    if isinstance(options.get("picture"), str):
-        return {**options, "picture": str(Path(options["picture"]).absolute())}
-    return options
 
 
 def defenses_of(

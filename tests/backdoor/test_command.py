@@ -162,6 +162,33 @@ def test_pictures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert not (out / "minus/fine-tuning").exists()
 
 
+def test_pictures_of_results_are_drawn_wherever_the_data_are(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    own, tested = images(tmp_path / "own"), images(tmp_path / "tested", split="test", number=2)
+    out = tmp_path / "run"
+    flags = ["run", "--data-b", str(own), "--test-data", str(tested), "--weights", "mcnn-synthetic",
+             "--epochs", "1", "--crop", "whole", "--crops", "1", "--lr", "1e-6", "--defense",
+             "none", "--strategy", "minus", "--threads", "1"]  # fmt: skip
+    assert run(capsys, *flags, "--out", str(out), "--no-pictures")[0] == 0
+    again = ["report", str(out), "--pictures"]
+    changed = data.load_image(min(tested.glob("*.png"))) / 2
+    for change, told in (
+        (lambda: None, ""),
+        (lambda: data.save_image(min(tested.glob("*.png")), changed), "are not those of the run"),
+        (lambda: own.rename(tmp_path / "moved"), "own"),
+    ):
+        shutil.rmtree(out / "pictures", ignore_errors=True)
+        change()
+        code, text, err = run(capsys, *again)
+        assert (code, text.splitlines()[0]) == (0, "Table 1: backdoor attacks")
+        assert ("no pictures of single images: " in err) == bool(told)
+        assert told in err
+        drawn = {path.name for path in (out / "pictures").iterdir()}
+        assert drawn == {"kde.png"} | (set() if told else {"gradcam-minus.png", "maps-minus.png"})
+
+
 def test_poison_writes_what_is_trained_on(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -1,0 +1,85 @@
+"""Run folders of the commands: opened anew or again, and what they say of the weights in them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pycc import run as runs
+from pycc.backdoor import measures, settings
+from pycc.backdoor.overlap import content_of
+from pycc.run import Run
+
+
+def run_of(
+    folder: Path,
+    resumed: bool,
+    argv: list[str],
+    chosen: Mapping[str, Any],
+    of: Mapping[str, Any],
+) -> Run:
+    """The run of a command: a new one, or the one that is there if it is of the same things."""
+    prints: dict[str, Any] = {name: content_of(one) for name, one in of.items()}
+    if "trigger" in chosen:
+        prints["trigger"] = settings.trigger_of(chosen).settings()
+    prints = json.loads(json.dumps(prints))
+    if not resumed:
+        model = of["weights"].name
+        manifest = {"kind": "backdoor", "model": model, "command": argv, "settings": chosen,
+                    "fingerprints": prints, "environment": runs.environment()}  # fmt: skip
+        return Run.create(folder, manifest, key=measures.KEY)
+    log = Run.resume(folder, key=measures.KEY)
+    changed = runs.differences(log.manifest.get("fingerprints"), prints)
+    if changed:
+        log.close()
+        raise ValueError(
+            f"{folder}: a resumed run keeps its data and weights; {'; '.join(changed)}"
+        )
+    return log
+
+
+def poisoning_of(weights: Path) -> dict[str, Any] | None:
+    """How the set was poisoned that weights were trained on, as the manifest beside them says.
+
+    That is ``Poisoned.settings``; of weights that ``defend`` made the manifest of its run, which is
+    one folder above, has it, with the defense's name under ``defended``. None if nothing is said.
+    """
+    for folder in (weights.parent, weights.parent.parent):
+        if (folder / runs.MANIFEST).exists():
+            kept = runs.read_manifest(folder).get("settings")
+            found = kept.get("poisoning") if isinstance(kept, dict) else None
+            if isinstance(found, dict):
+                return found
+    return None
+
+
+def as_poisoned(given: Mapping[str, Any], poisoning: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags given, over those of the poisoning that weights were trained with."""
+    trigger, strategy = ({**poisoning[name]} for name in ("trigger", "strategy"))
+    found = {"trigger": trigger.pop("trigger"), "strategy": strategy.pop("strategy"),
+             "seed": poisoning["seed"], "defended": poisoning.get("defended")}  # fmt: skip
+    if given.get("trigger", found["trigger"]) == found["trigger"]:
+        trigger.pop("picture_content", None)
+        found["trigger_option"] = trigger
+    if given.get("strategy", found["strategy"]) == found["strategy"]:
+        found |= strategy  # the amount, of one that has any
+    return {**found, **given}
+
+
+def strayed(chosen: Mapping[str, Any], poisoning: Mapping[str, Any]) -> list[str]:
+    """What of the settings of an evaluation is other than of that poisoning, an entry each."""
+    trigger = _of_content(settings.trigger_of(chosen).settings())
+    strategy = settings.strategy_of(chosen).settings()
+    now = {"trigger": trigger, "strategy": strategy, "seed": chosen["seed"],
+           "defended": chosen["defended"]}  # fmt: skip
+    before = {name: poisoning.get(name) for name in now}
+    before["trigger"] = _of_content(poisoning["trigger"])
+    return runs.differences(before, json.loads(json.dumps(now)))
+
+
+def _of_content(trigger: Mapping[str, Any]) -> dict[str, Any]:
+    """A trigger's settings without the file's name, where they say what it holds."""
+    kept = "picture_content" not in trigger
+    return {name: value for name, value in trigger.items() if kept or name != "picture"}
