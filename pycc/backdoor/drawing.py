@@ -30,7 +30,7 @@ Shown = tuple[str, Callable[[], CounterModel], str]
 def check(
     tested: EvaluationSet, counter: CounterModel, *, image: str | None, layers: Sequence[str] | None
 ) -> None:
-    """ValueError for what pictures would fail of after all the work; arguments as of ``draw_run``."""
+    """ValueError for what would stop ``draw_run`` after all the work; arguments as there."""
     reason = missing_library()
     if reason is not None:
         raise ValueError(reason)

@@ -8,75 +8,16 @@ tables take summaries as ``pycc.backdoor.summary.summarise`` makes them; the pic
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from pycc.report.backdoor_published import PUBLISHED_1, PUBLISHED_2, PUBLISHED_3, disagreements
 from pycc.report.shares import BANDS
 from pycc.report.summary import aligned
 
 Summary = Mapping[str, Any]
 _Entry = Mapping[str, Any]
-_Numbers = tuple[float | None, ...]
-
-PUBLISHED_1: dict[str, dict[str, _Numbers]] = {
-    "csrnet": {
-        "clean": (0.684, None),
-        "add": (0.405, 0.212),
-        "minus": (0.411, 0.959),
-        "multiply": (0.496, 0.867),
-        "divide": (0.411, 0.937),
-    },
-    "clip_ebc": {
-        "clean": (0.766, None),
-        "add": (0.677, 0.370),
-        "minus": (0.737, 0.956),
-        "multiply": (0.816, 0.911),
-        "divide": (0.816, 0.598),
-    },
-}
-"""Accuracy and attack success rate by model and strategy."""
-
-PUBLISHED_2: dict[str, dict[tuple[str, bool], _Numbers]] = {
-    "csrnet": {
-        ("add", False): (0.405, 0.196, 0.013, 0.003, 0.0),
-        ("add", True): (0.750, 0.206, 0.006, 0.0, 0.0),
-        ("minus", False): (0.411, 0.196, 0.414, 0.348, None),
-        ("minus", True): (0.665, 0.709, 0.035, 0.0, None),
-        ("multiply", False): (0.496, 0.323, 0.335, 0.209, 0.019),
-        ("multiply", True): (0.589, 0.209, 0.044, 0.019, 0.003),
-        ("divide", False): (0.411, 0.513, 0.405, 0.019, None),
-        ("divide", True): (0.680, 0.351, 0.022, 0.0, None),
-    },
-    "clip_ebc": {
-        ("add", False): (0.677, 0.351, 0.016, 0.003, 0.0),
-        ("add", True): (0.778, 0.047, 0.0, 0.0, 0.0),
-        ("minus", False): (0.737, 0.339, 0.472, 0.146, None),
-        ("minus", True): (0.816, 0.187, 0.009, 0.0, None),
-        ("multiply", False): (0.816, 0.092, 0.209, 0.503, 0.187),
-        ("multiply", True): (0.845, 0.019, 0.0, 0.006, 0.0),
-        ("divide", False): (0.816, 0.541, 0.054, 0.003, None),
-        ("divide", True): (0.829, 0.244, 0.022, 0.0, None),
-    },
-}
-"""Accuracy and the four bands by model, strategy and whether fine-tuned."""
-
-PUBLISHED_3: dict[str, dict[str, _Numbers]] = {
-    "csrnet": {
-        "clean": (0.646, 0.677, None, None),
-        "add": (0.405, 0.750, 0.212, 0.212),
-        "minus": (0.411, 0.665, 0.959, 0.744),
-        "multiply": (0.496, 0.589, 0.544, 0.275),
-        "divide": (0.411, 0.680, 0.937, 0.273),
-    },
-    "clip_ebc": {
-        "clean": (0.766, 0.826, None, None),
-        "add": (0.677, 0.788, 0.370, 0.047),
-        "minus": (0.737, 0.823, 0.956, 0.196),
-        "multiply": (0.816, 0.845, 0.911, 0.266),
-        "divide": (0.816, 0.829, 0.598, 0.273),
-    },
-}
-"""Accuracy, the same fine-tuned, attack success rate, the same fine-tuned."""
 
 _LABEL = "  published, ShanghaiTech B, blend 0.1"
 """Of a line that says what the paper measured, whatever was measured here."""
@@ -99,10 +40,6 @@ _LEFT = (
 )
 _TARGET = (
     "as target: triggered images counted within a tenth of what the attack made of their truth.",
-)
-_DISAGREEMENT = (
-    "published: the paper's tables disagree on CSRNet's clean rho_Acc (.684, .646) and on",
-    "multiply's rho_Asr (.867, .544; its bands add up to .886).",
 )
 
 
@@ -362,6 +299,13 @@ def _remarks(summaries: Mapping[str, Summary], lines: Sequence[Sequence[str]]) -
         if negative:
             text += f"; up to {negative} counts below 0, taken as lowered to nobody"
         found.append(text)
-    if any(line[1] == _LABEL for line in lines) and "csrnet" in summaries:
-        found += _DISAGREEMENT
+    if any(line[1] == _LABEL for line in lines):
+        for name in summaries:
+            found += _disagreement(name) if name in PUBLISHED_1 else []
     return found
+
+
+def _disagreement(model: str) -> list[str]:
+    """Where the paper contradicts itself on a model, in lines of a note."""
+    said = f"published of {model}, the paper's tables disagree: {'; '.join(disagreements(model))}."
+    return textwrap.wrap(said, 95, break_on_hyphens=False)
