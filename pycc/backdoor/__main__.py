@@ -20,12 +20,22 @@ from pycc.backdoor.evaluation import EvaluationSet, counted
 from pycc.backdoor.experiment import Experiment, Partitions, clean_images
 from pycc.backdoor.finetuning import Defense, defenses
 from pycc.backdoor.flags import Pictures
-from pycc.backdoor.overlap import Overlap, content_of, overlap, pixels, poisoned_with, unseen
+from pycc.backdoor.overlap import (
+    Overlap,
+    content_of,
+    overlap,
+    pixels,
+    poisoned_with,
+    recorded,
+    recorded_warning,
+    unseen,
+)
 from pycc.backdoor.poison import Poisoned, Triggered, export, poisoned_training
 from pycc.backdoor.summary import summarise
 from pycc.backdoor.training import PUBLISHED_DEFENSE, open_settings
 from pycc.backdoor.verdict import verdict
 from pycc.certify.poisoned import most_poisoned, partition_median, partitions
+from pycc.data.dataset import Dataset
 from pycc.models import CounterModel
 from pycc.report import backdoor as tables
 from pycc.report import curves
@@ -156,7 +166,7 @@ def _defaults(command: str, given: Mapping[str, Any]) -> dict[str, Any]:
     strayed = folders.strayed(chosen, poisoning)
     if strayed:
         said = f"{weights}: trained with another poisoning than is tested: {'; '.join(strayed)}"
-        warnings.warn(said, stacklevel=2)
+        _warn([said])
     return chosen
 
 
@@ -233,6 +243,7 @@ def _run(
     tested = EvaluationSet(whole.test, whole.trigger, whole.seed)
     if chosen["pictures"]:
         drawing.check(tested, start, image=chosen["picture_image"], layers=chosen["layer"])
+    _warn_recorded(training=whole.own, test=whole.test)
     shared = _overlap(whole)
     whole.check(resumed=resumed)  # before all the work
     log = folders.run_of(
@@ -262,12 +273,20 @@ def _overlap(whole: Experiment) -> Overlap | None:
     if not (whole.defenses or whole.detector):
         return None
     found = overlap(whole.contents, whole.clean, known=whole.clean_pixels)
-    _warn(found)
+    _warn(found.warnings())
     return found
 
 
-def _warn(found: Overlap) -> None:
-    for said in found.warnings():
+def _warn_recorded(**samples: Dataset) -> None:
+    """Warn of images that count as clean and whose folder says that they have a trigger."""
+    for what, images in samples.items():
+        names = recorded(images)
+        if names:
+            _warn([recorded_warning(f"the {what} images", names, len(images))])
+
+
+def _warn(lines: Sequence[str]) -> None:
+    for said in lines:
         warnings.warn(said, stacklevel=2)
 
 
@@ -415,6 +434,7 @@ def _evaluate(
     tested = EvaluationSet(samples, settings.trigger_of(chosen), chosen["seed"])
     if chosen["pictures"] and report.missing_library() is not None:
         raise ValueError(report.missing_library())
+    _warn_recorded(test=samples)
     for index in range(len(tested)):
         tested.sample("triggered", index)
     log = folders.run_of(
@@ -453,17 +473,17 @@ def _defend(
     poisoning = folders.poisoning_of(Path(chosen["weights"]))
     if poisoning is not None:  # for evaluations of the counter that comes out
         chosen["poisoning"] = {**poisoning, "defended": defense.name}
-    shared = None if known is None else overlap(known, images)
-    if shared is None:
+    if known is None:
         cli.say("note: what the weights were trained on is not known, nor whether these images "
                 "overlap it")  # fmt: skip
-    else:
-        _warn(shared)
+    shared = overlap(known or [], images, known=() if known is None else None)
+    _warn(shared.warnings())
     log = folders.run_of(folder, resumed, argv, chosen, {"weights": before, "data": images})
     try:
         defense(before, images, seed=chosen["seed"], out=folder / defense.name, resume=True,
                 progress=told)  # fmt: skip
-        log.finish({"defense": defense.name, "overlap": None if shared is None else asdict(shared)})
+        unknown = known is None and not shared.recorded
+        log.finish({"defense": defense.name, "overlap": None if unknown else asdict(shared)})
     finally:
         log.close()
     print(f"weights: {folder / defense.name / WEIGHTS}", flush=True)

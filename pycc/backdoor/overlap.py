@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pycc import run as runs
-from pycc.backdoor.poison import PoisonedTraining
+from pycc.backdoor.poison import RECORD, PoisonedTraining
 from pycc.data import quantize
-from pycc.data.dataset import Dataset, content
+from pycc.data.dataset import Dataset, PairedFiles, content
+from pycc.data.export import targets
+from pycc.data.scaled import Scaled
+from pycc.data.subset import Subset
 from pycc.models import CounterModel
 from pycc.run import fingerprint
 from pycc.train.items import Joined
@@ -18,6 +22,8 @@ from pycc.types import Sample
 
 _SHOWN = 10
 """Names in a message, at most."""
+_DEPTH = 3
+"""Folders above an image, at most, that an export of it may be: SPLIT_data/images in its layout."""
 
 
 def content_of(one: CounterModel | Dataset | Sequence[Sample] | None) -> str | None:
@@ -97,6 +103,60 @@ def unseen(tested: Mapping[str, str], trained: Iterable[str], *, refuse: bool = 
     warnings.warn(said, stacklevel=2)
 
 
+def recorded(samples: Sequence[Sample]) -> list[str]:
+    """Names of the samples that ``poisoning.jsonl`` of the folder they lie in calls triggered.
+
+    ``poison.export`` writes that file, which holds whatever was done to the pixels since: they are
+    JPEG, and may have been resized. ValueError naming the file if it is none.
+    """
+    if isinstance(samples, Joined):
+        return [f"{part}/{name}" for part, own in samples.parts.items() for name in recorded(own)]
+    if isinstance(samples, Subset | Scaled):
+        there = set(recorded(samples.samples))
+        return [name for name in samples.names if name in there]
+    if not isinstance(samples, PairedFiles):
+        return []
+    told: dict[Path, set[Path]] = {}
+    found = []
+    for name, pair in zip(samples.names, samples.pairs, strict=True):
+        for root in pair.image.parents[:_DEPTH]:
+            if root not in told:
+                told[root] = _triggered(root)
+            if pair.image.with_suffix("") in told[root]:
+                found.append(name)
+    return found
+
+
+def _triggered(root: Path) -> set[Path]:
+    """The triggered images of an export in this folder, without suffix; none where it is none."""
+    file = root / RECORD
+    if not file.exists():
+        return set()
+    try:
+        splits = [json.loads(line) for line in file.read_text().splitlines()]
+        images = [(one["split"], image) for one in splits for image in one["images"]]
+        return {
+            root / target.folder.format(split=split)
+            / target.image.format(name=image["name"], number=image["number"])
+            for target in (targets[name] for name in targets.names())
+            for split, image in images
+            if image["triggered"]
+        }  # fmt: skip
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise ValueError(
+            f"{file}: expected lines with split and images, as a poisoned set is written with, "
+            f"got {error!r}"
+        ) from None
+
+
+def recorded_warning(what: str, names: Sequence[str], total: int) -> str:
+    """What must be told where ``recorded`` has found something among clean images."""
+    return (
+        f"{what}: {len(names)} of {total} have a trigger, as {RECORD} of their folder says: "
+        f"{_some(names)}"
+    )
+
+
 def _some(names: Sequence[str], shown: int = _SHOWN) -> str:
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more
@@ -113,6 +173,10 @@ class Overlap:
     before: legitimate, if they are clean, and the case of the paper's defense."""
     triggered: tuple[str, ...]
     """Names of poisoned images that are there themselves: no clean data."""
+    clean: int
+    """Images for defenses in all."""
+    recorded: tuple[str, ...]
+    """Names of those whose folder says that they have a trigger, of whichever poisoning."""
 
     def warnings(self, shown: int = _SHOWN) -> list[str]:
         """What must be told, a line each; of names the first ``shown``."""
@@ -126,6 +190,8 @@ class Overlap:
                     f"the images for defenses overlap the poisoned set: {len(names)} of "
                     f"{self.poisoned} poisoned images {what}: {_some(names, shown)}"
                 )
+        if self.recorded:
+            said.append(recorded_warning("the images for defenses", self.recorded, self.clean))
         return said
 
 
@@ -144,4 +210,6 @@ def overlap(
         len(poisoned),
         tuple(one["original"] for one in poisoned if one["original_pixels"] in there),
         tuple(one["name"] for one in poisoned if one["pixels"] in there),
+        len(clean),
+        tuple(recorded(clean)),
     )

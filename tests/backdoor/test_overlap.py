@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,13 +20,17 @@ from pycc.backdoor import (
     Sinusoid,
     clean_images,
     contents,
+    export,
     overlap,
     poisoned_training,
 )
 from pycc.backdoor.__main__ import main
-from pycc.backdoor.overlap import unseen
+from pycc.backdoor.overlap import recorded, unseen
 from pycc.data.dataset import Dataset
+from pycc.data.scaled import Scaled
+from pycc.data.subset import Subset
 from pycc.train import Plan
+from pycc.train.items import Joined
 from pycc.types import Sample
 
 TRIGGER = Sinusoid(amplitude=0.1, frequency=24.0)
@@ -144,3 +149,58 @@ def test_a_folder_without_splits_is_no_test_set_of_itself(
         assert len(data.open(out, split="test")) == 2
     else:
         assert json.loads((out / "summary.json").read_text())["rows"][0]["clean"]["images"] == 2
+
+
+@pytest.mark.parametrize("layout", ["shanghaitech", "folder"])
+def test_an_export_says_which_of_its_images_have_a_trigger(tmp_path: Path, layout: str) -> None:
+    """JPEG, resized, some of them, joined with others: by its file, not by pixels or names."""
+    own = small(4)
+    poisoned = poisoned_training(own, TRIGGER, Minus(), portion=0.5, seed=0)
+    out = tmp_path / "set"
+    export({"train": poisoned, "test": own}, out, layout=layout)
+    root = out / ("train_data" if layout == "shanghaitech" else "train")
+    marked = ["IMG_5", "IMG_6"] if layout == "shanghaitech" else poisoned.names[4:]
+    for where in (out, root):
+        assert recorded(data.open(where, split="train")) == marked
+    found = data.open(out, split="train")
+    assert not overlap(contents(poisoned), found).triggered
+    assert recorded(data.open(out, split="test")) == []
+    fifth = found.names.index(marked[0])
+    part = Subset(Scaled(found, 0.5), [0, fifth])
+    assert recorded(part) == marked[:1]
+    both = overlap(contents(poisoned), Joined({"own": own, "other": part}))
+    assert both.recorded == (f"other/{marked[0]}",)
+    assert f"the images for defenses: 1 of 6 have a trigger, as poisoning.jsonl of their folder " \
+        f"says: other/{marked[0]}" in both.warnings()  # fmt: skip
+    # The same names elsewhere are other images; a file that says nothing is refused.
+    shutil.copytree(root, tmp_path / "copy" / root.name)
+    assert recorded(data.open(tmp_path / "copy", split="train")) == []
+    for text in ("[", "[1]", '{"split": "train"}'):
+        (out / "poisoning.jsonl").write_text(text)
+        with pytest.raises(ValueError, match=r"poisoning\.jsonl: expected lines with split"):
+            recorded(found)
+
+
+def test_a_defense_is_warned_of_triggered_images_whatever_is_known_of_the_weights(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "set"
+    own = small(4)
+    export(poisoned_training(own, TRIGGER, Minus(), portion=0.5, seed=0), out)
+    argv = ["defend", "fine-tuning", "--epochs", "1", "--crop", "whole", "--weights",
+            "mcnn-synthetic", "--data-b", str(out), "--crops", "1"]  # fmt: skip
+    assert main([*argv, "--out", str(tmp_path / "run")]) == 0
+    said = "the images for defenses: 2 of 6 have a trigger, as poisoning.jsonl of their folder says"
+    assert f"{said}: IMG_5, IMG_6" in capsys.readouterr().err
+    kept = json.loads((tmp_path / "run/summary.json").read_text())
+    assert kept["overlap"]["recorded"] == ["IMG_5", "IMG_6"]
+    # As the other data set, and as test images.
+    flat = images(tmp_path / "flat", own.samples)
+    argv[argv.index(str(out))] = str(flat)
+    argv += ["--data-a", str(out), "--share", "1"]
+    assert main([*argv, "--out", str(tmp_path / "a")]) == 0
+    assert "of 8 have a trigger" in capsys.readouterr().err
+    argv = ["evaluate", "--weights", "mcnn-synthetic", "--strategy", "add", "--no-pictures",
+            "--data-b", str(out), "--test-split", "train"]  # fmt: skip
+    assert main([*argv, "--out", str(tmp_path / "test")]) == 0
+    assert "the test images: 2 of 6 have a trigger" in capsys.readouterr().err
