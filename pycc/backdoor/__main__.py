@@ -15,19 +15,19 @@ import torch
 
 from pycc import cli, models, report
 from pycc import run as runs
-from pycc.backdoor import drawing, flags, folders, measures, settings, training
+from pycc.backdoor import drawing, flags, folders, settings, training
 from pycc.backdoor.evaluation import EvaluationSet, counted
 from pycc.backdoor.experiment import Experiment, Partitions, clean_images
 from pycc.backdoor.finetuning import Defense, defenses
 from pycc.backdoor.flags import Pictures
+from pycc.backdoor.folders import Kept, merged
 from pycc.backdoor.overlap import (
     Overlap,
     content_of,
     overlap,
     pixels,
     poisoned_with,
-    recorded,
-    recorded_warning,
+    recorded_warnings,
     unseen,
 )
 from pycc.backdoor.poison import Poisoned, Triggered, export, poisoned_training
@@ -35,7 +35,6 @@ from pycc.backdoor.summary import summarise
 from pycc.backdoor.training import PUBLISHED_DEFENSE, open_settings
 from pycc.backdoor.verdict import verdict
 from pycc.certify.poisoned import most_poisoned, partition_median, partitions
-from pycc.data.dataset import Dataset
 from pycc.models import CounterModel
 from pycc.report import backdoor as tables
 from pycc.report import curves
@@ -89,9 +88,13 @@ def _parser() -> cli.Parser:
         _add(one, (("defense", defenses[name]), *flags.GROUPS["defend"]))
         _add_control(one, "defend")
     shown = commands.add_parser(
-        "report", help="tables and pictures of a run, again, from its folder", epilog=EXITS
+        "report", help="tables and pictures of runs, again, from their folders", epilog=EXITS
     )
-    shown.add_argument("run", metavar="RUN", help="the folder of a run or an evaluation")
+    shown.add_argument(
+        "run", metavar="RUN", nargs="+",
+        help="the folder of a run or an evaluation; several of the same test images and trigger "
+        "are shown together, such as evaluations before and after a defense, or of two models",
+    )  # fmt: skip
     _add(shown, (("pictures", Pictures),))
     return root
 
@@ -116,7 +119,7 @@ def _work(argv: list[str]) -> int:
     given = vars(_parser().parse_args(argv))
     command = given.pop("command")
     if command == "report":
-        return _report(Path(given.pop("run")), given)
+        return _report([Path(one) for one in given.pop("run")], given)
     settings.normalise(given)
     cli.device(given.get("device", "cpu"))
     if command == "poison":
@@ -243,7 +246,7 @@ def _run(
     tested = EvaluationSet(whole.test, whole.trigger, whole.seed)
     if chosen["pictures"]:
         drawing.check(tested, start, image=chosen["picture_image"], layers=chosen["layer"])
-    _warn_recorded(training=whole.own, test=whole.test)
+    _warn(recorded_warnings(training=whole.own, test=whole.test))
     shared = _overlap(whole)
     whole.check(resumed=resumed)  # before all the work
     log = folders.run_of(
@@ -257,7 +260,7 @@ def _run(
             summary["overlap"] = asdict(shared)
         log.finish(summary)
         told.close()
-        _tell(log.summary, chosen)
+        _tell({str(log.summary["model"]): log.summary})
         print(f"run folder: {folder}", flush=True)
         if chosen["pictures"]:
             _draw(whole, log, folder, chosen)
@@ -277,80 +280,72 @@ def _overlap(whole: Experiment) -> Overlap | None:
     return found
 
 
-def _warn_recorded(**samples: Dataset) -> None:
-    """Warn of images that count as clean and whose folder says that they have a trigger."""
-    for what, images in samples.items():
-        names = recorded(images)
-        if names:
-            _warn([recorded_warning(f"the {what} images", names, len(images))])
-
-
 def _warn(lines: Sequence[str]) -> None:
     for said in lines:
         warnings.warn(said, stacklevel=2)
 
 
-def _tell(summary: Mapping[str, Any], chosen: Mapping[str, Any]) -> None:
-    applied = [row["defense"] for row in summary["rows"] if row["defense"]]
+def _tell(summaries: Mapping[str, Mapping[str, Any]]) -> None:
+    rows = (row for summary in summaries.values() for row in summary["rows"])
+    applied = [row["defense"] for row in rows if row["defense"]]
     shown = "fine-tuning" if "fine-tuning" in applied or not applied else applied[0]
-    print(tables.tables({str(summary["model"]): summary}, defense=shown))
+    print(tables.tables(summaries, defense=shown))
 
 
-def _report(folder: Path, given: Mapping[str, Any]) -> int:
-    """Tables and pictures again, of what is there: a run that is not finished too."""
-    manifest = runs.read_manifest(folder)
-    kept = manifest.get("settings")
-    if manifest.get("kind") != "backdoor" or not isinstance(kept, dict):
-        raise ValueError(f"{folder}: expected a run or an evaluation of this command, got another")
-    command = str(kept.get("command")).removeprefix("backdoor ")
-    if command not in ("run", "evaluate"):
-        raise ValueError(f"{folder}: expected a run or an evaluation, got {command}")
-    chosen = {**flags.defaults(command, {}), **kept, **given}
-    single = chosen["pictures"] is not False and command == "run"
-    settings.check_needs(given, {**chosen, "pictures": single})
-    if chosen["pictures"] is None:
-        chosen["pictures"] = report.missing_library() is None
-    log = Run(None, manifest, measures.KEY)
-    log.tell(runs.read_records(folder))
-    if not log.records:
-        raise ValueError(f"{folder}: expected results, got none")
-    summary = summarise(log.records)
-    _tell({**summary, "model": manifest["model"]}, chosen)
-    if chosen["pictures"]:
-        _draw_again(command, log, folder, chosen)
-    if command == "run":
-        print(verdict(summary)[1], flush=True)
+def _report(places: Sequence[Path], given: Mapping[str, Any]) -> int:
+    """Tables and pictures again, of what is there: of runs that are not finished too."""
+    there = {place.resolve(): Kept.of(place) for place in places}
+    kept = [(one, _shown(one, given)) for one in there.values()]
+    single = any(one.command == "run" and chosen["pictures"] for one, chosen in kept)
+    settings.check_needs(given, {"pictures": single})
+    summaries = merged([one for one, _ in kept])
+    _tell(summaries)
+    for one, chosen in kept:
+        if chosen["pictures"]:
+            _draw_again(one, chosen)
+    if len(kept) > 1 or kept[0][0].command == "run":
+        for model, summary in summaries.items():
+            said = verdict(summary)[1]
+            print(said if len(summaries) == 1 else f"{model}: {said}", flush=True)
     return cli.DONE
 
 
-def _draw_again(command: str, log: Run, folder: Path, chosen: dict[str, Any]) -> None:
+def _shown(one: Kept, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run, with what is asked for now."""
+    chosen = {**flags.defaults(one.command, {}), **one.settings, **given}
+    if chosen["pictures"] is None:
+        chosen["pictures"] = report.missing_library() is None
+    return chosen
+
+
+def _draw_again(one: Kept, chosen: dict[str, Any]) -> None:
     """What of a run's pictures can be drawn from what is there; nothing is trained for them."""
     reason = report.missing_library()
     if reason is not None:
         raise ValueError(reason)
-    applied = sorted({str(r["defense"]) for r in log.records if r["defense"] and "count" in r})
-    if command == "run":  # as the run itself has them
+    applied = sorted({str(r["defense"]) for r in one.records if r["defense"] and "count" in r})
+    if one.command == "run":  # as the run itself has them
         applied = [name for name in chosen["defense"] if name in applied]
-    drawing.draw_results(log.records, folder / "pictures", defenses=applied)
-    if command != "run":
+    drawing.draw_results(one.records, one.folder / "pictures", defenses=applied)
+    if one.command != "run":
         return
     try:
-        whole = _again(log, folder, chosen)
+        whole = _again(one, chosen)
     except (ValueError, OSError) as error:
-        cli.say(f"note: {folder}: no pictures of single images: {error}")
+        cli.say(f"note: {one.folder}: no pictures of single images: {error}")
         return
-    drawing.draw_images(whole, folder, image=chosen["picture_image"], layers=chosen["layer"])
+    drawing.draw_images(whole, one.folder, image=chosen["picture_image"], layers=chosen["layer"])
 
 
-def _again(log: Run, folder: Path, chosen: Mapping[str, Any]) -> Experiment:
+def _again(one: Kept, chosen: Mapping[str, Any]) -> Experiment:
     """The experiment of a run; ValueError unless its counters and its test images are there."""
-    plain = folder / "clean" / WEIGHTS
+    plain = one.folder / "clean" / WEIGHTS
     whole = None
     if plain.exists():
         whole = _experiment({**chosen, "device": "cpu"}, None, models.load(plain))
-    if whole is None or not drawing.complete(whole, folder):
+    if whole is None or not drawing.complete(whole, one.folder):
         raise ValueError("counters are missing")
-    if content_of(whole.test) != log.manifest["fingerprints"]["test"]:
+    if content_of(whole.test) != one.tested()["test"]:
         raise ValueError("the test images are not those of the run")
     return whole
 
@@ -434,7 +429,7 @@ def _evaluate(
     tested = EvaluationSet(samples, settings.trigger_of(chosen), chosen["seed"])
     if chosen["pictures"] and report.missing_library() is not None:
         raise ValueError(report.missing_library())
-    _warn_recorded(test=samples)
+    _warn(recorded_warnings(test=samples))
     for index in range(len(tested)):
         tested.sample("triggered", index)
     log = folders.run_of(
@@ -448,7 +443,7 @@ def _evaluate(
                 progress=told)  # fmt: skip
         log.finish({**summarise(log.records), "model": backdoored.name})
         told.close()
-        _tell(log.summary, chosen)
+        _tell({str(log.summary["model"]): log.summary})
         if chosen["pictures"]:
             applied = [] if chosen["defended"] is None else [chosen["defended"]]
             drawing.draw_results(log.records, folder / "pictures", defenses=applied)

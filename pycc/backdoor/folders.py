@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pycc import run as runs
 from pycc.backdoor import measures, settings
 from pycc.backdoor.overlap import content_of
-from pycc.run import Run
+from pycc.backdoor.summary import summarise
+from pycc.run import Record, Run
 
 
 def run_of(
@@ -38,6 +40,76 @@ def run_of(
             f"{folder}: a resumed run keeps its data and weights; {'; '.join(changed)}"
         )
     return log
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A run or an evaluation as its folder has it."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    command: str
+    records: list[Record]
+
+    @classmethod
+    def of(cls, folder: Path) -> Kept:
+        """What is there, of one that is not finished too; ValueError for anything else."""
+        manifest = runs.read_manifest(folder)
+        kept = manifest.get("settings")
+        if manifest.get("kind") != "backdoor" or not isinstance(kept, dict):
+            raise ValueError(
+                f"{folder}: expected a run or an evaluation of this command, got another"
+            )
+        command = str(kept.get("command")).removeprefix("backdoor ")
+        if command not in ("run", "evaluate"):
+            raise ValueError(f"{folder}: expected a run or an evaluation, got {command}")
+        log = Run(None, manifest, measures.KEY)
+        log.tell(runs.read_records(folder))
+        if not log.records:
+            raise ValueError(f"{folder}: expected results, got none")
+        return cls(folder, manifest, kept, command, log.records)
+
+    def tested(self) -> dict[str, Any]:
+        """Fingerprint of the test images, and the trigger."""
+        found = self.manifest["fingerprints"]
+        return {"test": found["test"], "trigger": _of_content(found["trigger"])}
+
+
+def merged(kept: Sequence[Kept]) -> dict[str, dict[str, Any]]:
+    """What several runs and evaluations say together: a summary for each model, by its name.
+
+    ValueError, naming the difference, unless all are of the same test images and trigger, and what
+    two know of one image under one counter is the same.
+    """
+    first = kept[0]
+    found: dict[str, dict[tuple[Any, ...], tuple[Record, Kept]]] = {}
+    for one in kept:
+        changed = runs.differences(first.tested(), one.tested())
+        if changed:
+            raise ValueError(
+                f"{one.folder}: expected the test images and the trigger of {first.folder}, "
+                f"got others: {'; '.join(changed)}"
+            )
+        group = found.setdefault(str(one.manifest["model"]), {})
+        for record in one.records:
+            key = tuple(record[name] for name in measures.KEY)
+            known, other = group.setdefault(key, (record, one))
+            if known != record:
+                raise ValueError(
+                    f"{one.folder}: expected what {other.folder} knows of {record['images']} image "
+                    f"{record['name']}, {_counter(record)}, got another: "
+                    f"{'; '.join(runs.differences(known, record))}"
+                )
+    return {
+        model: {**summarise(record for record, _ in group.values()), "model": model}
+        for model, group in found.items()
+    }
+
+
+def _counter(record: Record) -> str:
+    names = (record["strategy"], record["model"], record["defense"])
+    return " ".join(str(name) for name in names if name is not None)
 
 
 def poisoning_of(weights: Path) -> dict[str, Any] | None:

@@ -149,8 +149,13 @@ def _triggered(root: Path) -> set[Path]:
         ) from None
 
 
-def recorded_warning(what: str, names: Sequence[str], total: int) -> str:
-    """What must be told where ``recorded`` has found something among clean images."""
+def recorded_warnings(**samples: Sequence[Sample]) -> list[str]:
+    """What must be told of images taken for clean among which ``recorded`` finds some."""
+    found = ((what, recorded(images), len(images)) for what, images in samples.items())
+    return [_recorded(f"the {what} images", names, total) for what, names, total in found if names]
+
+
+def _recorded(what: str, names: Sequence[str], total: int) -> str:
     return (
         f"{what}: {len(names)} of {total} have a trigger, as {RECORD} of their folder says: "
         f"{_some(names)}"
@@ -191,7 +196,7 @@ class Overlap:
                     f"{self.poisoned} poisoned images {what}: {_some(names, shown)}"
                 )
         if self.recorded:
-            said.append(recorded_warning("the images for defenses", self.recorded, self.clean))
+            said.append(_recorded("the images for defenses", self.recorded, self.clean))
         return said
 
 

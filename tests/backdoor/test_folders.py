@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -93,3 +95,79 @@ def test_of_a_defended_counter_it_is_known_too(
     assert main(["evaluate", *SCENES, "--weights", str(lone), "--out", str(tmp_path / "x")]) == 2
     assert "--strategy: expected one of add" in capsys.readouterr().err
     assert evaluated(lone, tmp_path / "y", "--strategy", "add")["trigger"] == "sinusoid"
+
+
+@pytest.fixture(scope="module")
+def steps(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Evaluations of the counter before and after a defense, with the same clean counter."""
+    out = tmp_path_factory.mktemp("steps")
+    defend = ["defend", "fine-tuning", *SCENES, "--limit", "2", "--epochs", "1"]
+    assert main([*defend, "--weights", str(trained / "weights.npz"), "--out", str(out / "d")]) == 0
+    clean = ["--clean-weights", "mcnn-synthetic"]
+    evaluated(trained / "weights.npz", out / "before", *clean)
+    evaluated(out / "d/fine-tuning/weights.npz", out / "after", *clean)
+    return out / "before", out / "after"
+
+
+def reported(capsys: pytest.CaptureFixture[str], *folders: Path) -> tuple[int, str, str]:
+    capsys.readouterr()
+    code = main(["report", *map(str, folders), "--no-pictures"])
+    found = capsys.readouterr()
+    return code, found.out, found.err
+
+
+def test_evaluations_before_and_after_a_defense_are_reported_together(
+    capsys: pytest.CaptureFixture[str], steps: tuple[Path, Path]
+) -> None:
+    code, text, _ = reported(capsys, *steps)
+    assert code == 0
+    two, three = (text.split(f"Table {k}: ")[1].split("\n\n")[1] for k in (2, 3))
+    assert [line.split("  ")[1].strip() for line in two.splitlines()[2:4]] == [
+        "minus", "minus, fine-tuning"
+    ]  # fmt: skip
+    (attacked,) = [line for line in three.splitlines() if line.startswith("mcnn   minus")]
+    assert " - " not in f"{attacked} ", "before and after are known"
+    assert text.splitlines()[-1].startswith(("shown: ", "not shown: a backdoor"))
+    assert "minus +" in text.splitlines()[-1] or "minus -" in text.splitlines()[-1]
+    assert reported(capsys, steps[1], steps[0], steps[1])[1] == text, "in any order, each once"
+
+
+def test_evaluations_of_two_models_are_reported_side_by_side(
+    capsys: pytest.CaptureFixture[str], steps: tuple[Path, Path], tmp_path: Path
+) -> None:
+    other = [tmp_path / one.name for one in steps]
+    for one, copy in zip(steps, other, strict=True):
+        shutil.copytree(one, copy)
+        manifest = json.loads((copy / "manifest.json").read_text())
+        (copy / "manifest.json").write_text(json.dumps({**manifest, "model": "csrnet"}))
+    code, text, _ = reported(capsys, *steps, *other)
+    assert code == 0
+    for table in (1, 2, 3):
+        lines = text.split(f"Table {table}: ")[1].split("\n\n")[1].splitlines()
+        found = [line.split()[0] for line in lines if line.startswith(("mcnn  ", "csrnet  "))]
+        assert found == sorted(found, reverse=True)
+        assert found.count("mcnn") == found.count("csrnet") == 2
+    assert "published, ShanghaiTech B" in text
+    last = text.splitlines()[-2:]
+    assert [line.split(": ")[0] for line in last] == ["mcnn", "csrnet"]
+    assert last[0].split(": ", 1)[1] == last[1].split(": ", 1)[1]
+
+
+def test_runs_that_do_not_belong_together_are_refused(
+    capsys: pytest.CaptureFixture[str], steps: tuple[Path, Path], trained: Path, tmp_path: Path
+) -> None:
+    weights = trained / "weights.npz"
+    more = ["--test-limit", "2"]
+    evaluated(weights, tmp_path / "more", *more)
+    evaluated(weights, tmp_path / "trigger", "--trigger", "noise")
+    evaluated(trained.parent / "bad/weights.npz", tmp_path / "clean", "--clean-weights",
+              str(weights))  # fmt: skip
+    for name, told in (
+        ("more", "got others: test was '"),
+        ("trigger", "trigger.trigger was 'blend', is 'noise'"),
+        ("clean", "image test-0-0, clean, got another: count was "),
+    ):
+        code, text, err = reported(capsys, steps[0], tmp_path / name)
+        assert (code, text) == (2, "")
+        assert err.startswith(f"error: {tmp_path / name}: expected ")
+        assert told in err
