@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -118,6 +119,9 @@ def _add_control(parser: argparse.ArgumentParser, name: str) -> None:
 def _work(argv: list[str]) -> int:
     given = vars(_parser().parse_args(argv))
     command = given.pop("command")
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes != "1":
+        raise ValueError(f"torchrun: this command runs on one process, got WORLD_SIZE {processes}")
     if command == "report":
         return _report([Path(one) for one in given.pop("run")], given)
     settings.normalise(given)

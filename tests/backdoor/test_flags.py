@@ -172,3 +172,18 @@ def test_flags_beside_what_they_need_and_defaults_are_fine() -> None:
         {"layer": ["x"], "picture_image": "y"},
     ):
         settings.check_needs(given, flags.defaults("run", given))
+
+
+@pytest.mark.parametrize("argv", [["run"], ["train"], ["defend", "anp"], ["report", "."]])
+def test_many_processes_are_refused(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    argv: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(argv) == 2
+    said = "error: torchrun: this command runs on one process, got WORLD_SIZE 2\n"
+    assert capsys.readouterr().err == said
+    assert not list(tmp_path.iterdir())
