@@ -468,8 +468,9 @@ def _defend(
     )
     own = settings.own(chosen)
     images = clean_images(own, settings.other(chosen), share=chosen["share"], seed=chosen["seed"])
-    known = poisoned_with(Path(chosen["weights"]).parent)
-    poisoning = folders.poisoning_of(Path(chosen["weights"]))
+    weights = Path(chosen["weights"])
+    known = poisoned_with(weights.parent) if weights.is_file() else None
+    poisoning = folders.poisoning_of(weights)
     if poisoning is not None:  # for evaluations of the counter that comes out
         chosen["poisoning"] = {**poisoning, "defended": defense.name}
     if known is None:

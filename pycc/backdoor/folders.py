@@ -118,7 +118,8 @@ def poisoning_of(weights: Path) -> dict[str, Any] | None:
     That is ``Poisoned.settings``; of weights that ``defend`` made the manifest of its run, which is
     one folder above, has it, with the defense's name under ``defended``. None if nothing is said.
     """
-    for folder in (weights.parent, weights.parent.parent):
+    places = (weights.parent, weights.parent.parent) if weights.is_file() else ()
+    for folder in places:  # of built-in weights, which lie in none, nothing is known
         if (folder / runs.MANIFEST).exists():
             kept = runs.read_manifest(folder).get("settings")
             found = kept.get("poisoning") if isinstance(kept, dict) else None

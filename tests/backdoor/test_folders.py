@@ -97,6 +97,20 @@ def test_of_a_defended_counter_it_is_known_too(
     assert evaluated(lone, tmp_path / "y", "--strategy", "add")["trigger"] == "sinusoid"
 
 
+def test_built_in_weights_are_not_those_of_the_folder_one_is_in(
+    capsys: pytest.CaptureFixture[str],
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(trained)
+    argv = ["--weights", "mcnn-synthetic", *SCENES, "--out", str(tmp_path / "run")]
+    assert main(["evaluate", *argv]) == 2
+    assert "--strategy: expected one of add" in capsys.readouterr().err
+    assert main(["defend", "fine-tuning", *argv, "--limit", "2", "--epochs", "1"]) == 0
+    assert "what the weights were trained on is not known" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def steps(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Evaluations of the counter before and after a defense, with the same clean counter."""
