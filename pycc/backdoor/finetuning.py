@@ -121,6 +121,7 @@ class Retraining(Defense):
     ema: float | None = planned("ema")
     amp: bool = planned("amp")
     workers: int = planned("workers")
+    cache: float = planned("cache")
     validate_every: int = planned("validate_every")
     patience: int | None = planned("patience")
     validation_share: float = flag(
