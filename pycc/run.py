@@ -73,13 +73,26 @@ class Run:
         return run
 
     @classmethod
-    def resume(cls, path: str | os.PathLike[str], *, key: Sequence[str] = KEY) -> Run:
+    def resume(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        key: Sequence[str] = KEY,
+        fingerprints: Mapping[str, Any] | None = None,
+    ) -> Run:
         """Continue the run in the folder ``path``; a half-written last result is cut off.
 
-        ValueError if it is no run folder, is damaged or is being written by another process.
+        ValueError if it is no run folder, is damaged, is being written by another process, or if
+        its manifest has other ``fingerprints`` than these (None: they are not compared).
         """
         folder = Path(path)
         run = cls(folder, read_manifest(folder), key)
+        if fingerprints is not None:
+            changed = differences(run.manifest.get("fingerprints"), fingerprints)
+            if changed:
+                raise ValueError(
+                    f"{folder}: a resumed run keeps its data and weights; {'; '.join(changed)}"
+                )
         run._open()
         whole = cut_torn_line(folder / RESULTS)
         for number, record in enumerate(parse_records(whole, folder / RESULTS), start=1):

@@ -184,3 +184,13 @@ def test_environment_says_what_numbers_may_depend_on() -> None:
     assert facts["threads"] == torch.get_num_threads()
     assert torch.__version__.startswith(facts["torch"])
     json.dumps(facts)
+
+
+def test_a_resumed_run_keeps_what_it_is_made_of(tmp_path: Path) -> None:
+    manifest = {"kind": "certify", "fingerprints": {"data": "a", "weights": "b"}}
+    Run.create(tmp_path / "run", manifest, key=("image",)).close()
+    for other in ({"data": "c", "weights": "b"}, {"weights": "b"}):
+        with pytest.raises(ValueError, match="keeps its data and weights; data was 'a'"):
+            Run.resume(tmp_path / "run", key=("image",), fingerprints=other)
+    for same in (manifest["fingerprints"], None):
+        Run.resume(tmp_path / "run", key=("image",), fingerprints=same).close()

@@ -12,8 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pycc import cli, models, report
 from pycc import run as runs
 from pycc.backdoor import drawing, flags, folders, settings, training
@@ -150,8 +148,7 @@ def _work(argv: list[str]) -> int:
             chosen["pictures"] = reason is None
             if reason is not None:
                 cli.say(f"note: {reason}")
-    if chosen["threads"] is not None:
-        torch.set_num_threads(chosen["threads"])
+    cli.set_threads(chosen["threads"])
     work = {"run": _run, "train": _train, "evaluate": _evaluate, "defend": _defend}[command]
     told = _Stages()
     try:

@@ -257,14 +257,7 @@ def _open(
             "environment": runs.environment(),
         }  # fmt: skip
         return Run.create(folder, manifest, key=KEY)
-    log = Run.resume(folder, key=KEY)
-    changed = runs.differences(log.manifest.get("fingerprints"), prints)
-    if changed:
-        log.close()
-        raise ValueError(
-            f"{folder}: a resumed run keeps its data and weights; {'; '.join(changed)}"
-        )
-    return log
+    return Run.resume(folder, key=KEY, fingerprints=prints)
 
 
 def _calibrated(
