@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1] / "pycc"
 
 FLOORS = [
     {"types", "registry", "random", "ranks"},
-    {"ops", "metrics", "run", "local"},
+    {"ops", "metrics", "run", "local", "grid"},
     {"models", "data", "report", "robust", "shards"},
     {"attack", "train"},
     {"backdoor", "defense", "certify"},

@@ -1,30 +1,15 @@
-"""Samples on the counter's grid: the region of interest and the true density, cell by cell."""
+"""The true density of a sample on the counter's grid."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
 from pycc import ops
 from pycc.attack.survey import counted_points
 from pycc.types import Sample
-
-
-def cell_weight(sample: Sample, cells: Sequence[int], stride: int) -> Tensor:
-    """[h,w] float32: the share of each cell's pixels that lies in the region of interest.
-
-    ``cells`` is (h, w). A count is the sum of weight times density, so a cell that the region's
-    border cuts counts in proportion.
-    """
-    height, width = cells
-    if sample.mask is None:
-        return torch.ones(height, width)
-    region = sample.mask.float()[None, None]
-    pooled = functional.avg_pool2d(region, stride, ceil_mode=True)
-    return pooled[0, 0, :height, :width]
 
 
 def cell_density(sample: Sample, cells: Sequence[int], stride: int) -> Tensor:

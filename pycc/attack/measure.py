@@ -15,11 +15,11 @@ from torch import Tensor
 
 from pycc import ops
 from pycc.attack.baseline import baselines
-from pycc.attack.cells import cell_weight
 from pycc.attack.patch import Place
 from pycc.attack.stage import Member
 from pycc.attack.survey import Item, Shelf
 from pycc.data import load_image, quantize, save_image
+from pycc.grid import cell_weight
 from pycc.run import Record, Run, write_atomic
 
 KEY = ("index", "condition", "size", "source", "victim", "seed")
@@ -108,7 +108,7 @@ class Judge:
             if kept:
                 self._save_patch(f"{case.file}.png", patch, mask)
         cells = victim.map(self._eight_bits(image, case.file if kept else None), item.name)
-        weight = cell_weight(sample, cells.shape[-2:], victim.counter.stride)
+        weight = cell_weight(sample.mask, cells.shape[-2:], victim.counter.stride)
         record["count"] = float((cells.double().cpu() * weight.double()).sum())
         record["cells"] = list(cells.shape[-2:])
         if kept and self._run.manifest["save_maps"]:

@@ -15,7 +15,7 @@ from pycc import ops
 from pycc.attack.apam import APAM
 from pycc.attack.base import Found, PatchAttack
 from pycc.attack.baseline import baselines
-from pycc.attack.cells import cell_density, cell_weight
+from pycc.attack.cells import cell_density
 from pycc.attack.gates import DOUBLED, TOLERANCE, Gate, Results, judged, not_applicable
 from pycc.attack.objective import harm
 from pycc.attack.patch import Place
@@ -27,6 +27,7 @@ from pycc.attack.transform import draw
 from pycc.attack.universal import Universal
 from pycc.attack.work import Work
 from pycc.data import quantize
+from pycc.grid import cell_weight
 from pycc.types import Sample
 
 IMAGES = 2
@@ -210,7 +211,7 @@ class _Full:
         with torch.no_grad():
             self.clean = member.counter(pixels)
         shape, stride = (self.clean.shape[-2], self.clean.shape[-1]), member.counter.stride
-        weight = cell_weight(sample, shape, stride).to(pixels)
+        weight = cell_weight(sample.mask, shape, stride).to(pixels)
         density = torch.zeros(shape)  # without annotation no objective asks for it
         if sample.annotated:
             density = cell_density(sample, shape, stride)

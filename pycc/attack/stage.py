@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from pycc.attack.base import PatchAttack
-from pycc.attack.cells import cell_density, cell_weight
+from pycc.attack.cells import cell_density
 from pycc.attack.objective import DENSITY
 from pycc.attack.patch import Place
 from pycc.attack.scenes import Problem, Scenes
 from pycc.attack.survey import Item, Shelf
 from pycc.data import quantize
+from pycc.grid import cell_weight
 from pycc.local import Box, Local, Wirings, aligned, influence
 from pycc.types import Counter
 
@@ -77,7 +78,7 @@ class Clean:
         if key not in self._known:
             sample = samples[item.index]
             cells = member.map(quantize(sample.image), item.name)
-            weight = cell_weight(sample, cells.shape[-2:], member.counter.stride)
+            weight = cell_weight(sample.mask, cells.shape[-2:], member.counter.stride)
             count = float((cells.double().cpu() * weight.double()).sum())
             self.tell(member.label, item.name, count, (cells.shape[-2], cells.shape[-1]))
         return self._known[key]
@@ -167,7 +168,7 @@ class Stage:
                     f"attack: a counter of stride {stride} must give the same cells for a window "
                     f"as for the image, got {part} of {shape[0]}x{shape[1]}"
                 )
-            full = cell_weight(sample, shape, stride)
+            full = cell_weight(sample.mask, shape, stride)
             weight.append(full[None, *part.slices])
             if attack.objective in DENSITY:
                 density.append(self._density(item, shape, stride)[None, *part.slices])

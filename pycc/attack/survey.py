@@ -14,6 +14,7 @@ from torch import Tensor
 from pycc.attack.base import PatchAttack
 from pycc.attack.objective import needs_heads
 from pycc.data.dataset import content
+from pycc.grid import heads_in
 from pycc.run import fingerprint
 from pycc.types import Sample
 
@@ -118,16 +119,11 @@ def counted_points(sample: Sample) -> Tensor:
     that is not annotated.
     """
     height, width = sample.image.shape[1:]
-    x, y = sample.points.unbind(1)
-    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    points = sample.points[inside]
+    points = sample.points[heads_in(sample.points, (height, width))]
     if len(points) < len(sample.points):
         dropped = len(sample.points) - len(points)
         warnings.warn(f"{sample.name}: {dropped} points outside the image dropped", stacklevel=2)
-    if sample.mask is not None:
-        column, row = points.long().unbind(1)
-        points = points[sample.mask[row, column]]
-    return points
+    return points if sample.mask is None else points[heads_in(points, sample.mask)]
 
 
 def _check(sample: Sample) -> None:

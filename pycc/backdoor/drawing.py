@@ -17,7 +17,7 @@ from pycc.backdoor.gradcam import default_layers, gradcam
 from pycc.backdoor.measures import CLEAN, TRIGGERED
 from pycc.backdoor.strategies import Strategy
 from pycc.backdoor.summary import curves, distributions
-from pycc.data import in_region
+from pycc.grid import in_region
 from pycc.models import CounterModel
 from pycc.report import missing_library
 from pycc.report.backdoor_pictures import Panel, draw_gradcam, draw_kde, draw_maps, draw_roc
@@ -158,7 +158,7 @@ def draw_image(
             said = f"{title}\n{found.count:,.1f} people, maximum {found.maximum:.2g}"
             rows[layer].append(Panel(said, pixels, _array(found.heat)))
         with torch.no_grad():
-            cells = in_region(counter(image[None]), sample.mask)[0, 0]
+            cells = in_region(counter(image[None]), sample.mask, counter.stride)[0, 0]
         maps.append(Panel(title, pixels, _array(cells)))
     truth = tested.triggered.true_count(index)
     title = f"{name}: {tested.samples.names[index]}, {truth:,} heads"

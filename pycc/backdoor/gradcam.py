@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
-from pycc.data import in_region
+from pycc.grid import in_region
 from pycc.types import Counter
 
 _ACTIVATIONS = (
@@ -97,7 +97,7 @@ def gradcam(counter: Counter, image: Tensor, layer: str, mask: Tensor | None = N
     if around is not None:
         handles.append(around.register_forward_pre_hook(_begin(watch, layer, image.shape[1:])))
     with _asked(module, handles), torch.inference_mode(False), torch.enable_grad():
-        density = in_region(counter(image.detach().clone()[None]), mask)
+        density = in_region(counter(image.detach().clone()[None]), mask, counter.stride)
         # Before the gradient, for which a defense may compute its draws once more.
         ran = [one for one in watch.passes if one.output is not None and one.value is not None]
         if not ran:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pycc.grid import heads_in
 from pycc.random import Stream
 from pycc.registry import Registry
 
@@ -48,7 +49,7 @@ class Strategy(ABC):
                 f"{self.name}: mask must be [{height}, {width}] bool, "
                 f"got {list(mask.shape)} {mask.dtype}"
             )
-        outside = len(points) - int(_inside(points, shape, mask).sum())
+        outside = len(points) - int(heads_in(points, shape if mask is None else mask).sum())
         if outside:
             where = "image" if mask is None else "image and its region of interest"
             raise ValueError(
@@ -144,7 +145,7 @@ class Multiply(Strategy):
         self, points: Tensor, shape: tuple[int, int], stream: Stream, mask: Tensor | None
     ) -> Tensor:
         copies = (points - 1.0).clamp(min=0.0)
-        stays = ~_inside(copies, shape, mask)
+        stays = ~heads_in(copies, shape if mask is None else mask)
         return torch.cat([points, torch.where(stays[:, None], points, copies)])
 
 
@@ -156,13 +157,3 @@ def _kept(points: Tensor, number: int, stream: Stream) -> Tensor:
     """A random ``number`` of the points, in their order."""
     chosen = np.sort(stream.permutation(len(points))[:number])
     return points[torch.from_numpy(chosen)]
-
-
-def _inside(points: Tensor, shape: tuple[int, int], mask: Tensor | None) -> Tensor:
-    """[N] bool: which points lie in the image and its region of interest; NaN does not."""
-    x, y = points.unbind(1)
-    inside = (x >= 0) & (x < shape[1]) & (y >= 0) & (y < shape[0])
-    if mask is not None:
-        column, row = points[inside].long().unbind(1)
-        inside[inside.clone()] = mask[row, column]
-    return inside

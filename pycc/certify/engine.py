@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pycc.attack.cells import cell_weight
 from pycc.certify.calibration import Calibration, allowance_of, cap_of
 from pycc.certify.maps import check_field, map_of
 from pycc.certify.methods import ON_MAPS, Calibrated, Plan, Seen, methods
 from pycc.data import mean_colour, quantize
+from pycc.grid import cell_weight, in_region
 from pycc.ranks import Ranks
 from pycc.robust.capping import BLOCK
 from pycc.robust.mixture import parts_of
-from pycc.robust.region import Regional, weighted
+from pycc.robust.region import Regional
 from pycc.robust.windows import window_of
 from pycc.run import Run
 from pycc.types import Counter, Interval, Sample
@@ -146,7 +146,8 @@ def certify(
         # Methods that ask for other images than this one count in its region, whatever they ask.
         inside = counter
         if sample.mask is not None:
-            inside = Regional(counter, cell_weight(sample, cells.shape[-2:], counter.stride))
+            weight = cell_weight(sample.mask, cells.shape[-2:], counter.stride)
+            inside = Regional(counter, weight)
         for method, patch in todo:
             start = time.perf_counter()
             asked = counter if method in ON_MAPS else inside
@@ -163,9 +164,7 @@ def map_inside(counter: Counter, sample: Sample) -> Tensor:
     map, cell by cell and window by window, holds for this one.
     """
     cells = map_of(counter, quantize(sample.image).to(like(counter)))
-    if sample.mask is None:
-        return cells
-    return weighted(cells, cell_weight(sample, cells.shape[-2:], counter.stride))
+    return in_region(cells, sample.mask, counter.stride)
 
 
 def _tell(progress: Progress, index: int, images: int, name: str, done: int, of: int) -> None:

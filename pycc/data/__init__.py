@@ -12,7 +12,6 @@ from pycc.data.density import density, downsample
 from pycc.data.folder import open_folder
 from pycc.data.images import load_image, load_opacity, mean_colour, quantize, save_image
 from pycc.data.outside import Outside, Show
-from pycc.data.region import in_region
 from pycc.data.subset import apart
 
 __all__ = [
@@ -21,7 +20,6 @@ __all__ = [
     "apart",
     "density",
     "downsample",
-    "in_region",
     "jhu",
     "load_image",
     "load_opacity",

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pycc.data.images import image_size, load_image
+from pycc.grid import heads_in
 from pycc.registry import Registry
 from pycc.types import Sample
 
@@ -219,12 +220,10 @@ class PairedFiles(Dataset):
         if pair.annotation is None:
             return None, mask, np.ones(0, np.bool_)
         points = self._read(pair.annotation)
-        inside = np.asarray(((points >= 0) & (points < (width, height))).all(1), np.bool_)
-        counted = points[inside]
-        if region is not None:
-            column, row = counted.astype(np.int64).T
-            counted = counted[region[row, column]]
-        return torch.from_numpy(np.ascontiguousarray(counted)), mask, inside
+        heads = torch.from_numpy(np.ascontiguousarray(points))
+        inside = heads_in(heads, (height, width))
+        counted = heads[inside if mask is None else heads_in(heads, mask)]
+        return counted, mask, inside.numpy()
 
     def _mask(self, pair: Pair, height: int, width: int) -> NDArray[np.bool_] | None:
         """The region of interest [H,W], where there is one."""

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from pycc.data.dataset import Dataset
 from pycc.data.images import quantize
+from pycc.grid import heads_in
 from pycc.types import Sample
 
 
@@ -41,7 +42,7 @@ class Scaled(Dataset):
             sample.name,
             quantize(_resized(sample.image, after)),
             points,
-            None if sample.mask is None else _region(sample, points, before, after),
+            None if sample.mask is None else _region(sample, points, after),
         )
 
     def _side(self, side: int) -> int:
@@ -68,17 +69,21 @@ def _resized(planes: Tensor, size: tuple[int, int]) -> Tensor:
     return resized[0]
 
 
-def _region(
-    sample: Sample, points: Tensor | None, before: tuple[int, int], after: tuple[int, int]
-) -> Tensor:
+def _region(sample: Sample, points: Tensor | None, after: tuple[int, int]) -> Tensor:
     assert sample.mask is not None
-    mask = _resized(sample.mask.to(torch.float32)[None], after)[0] >= 0.5
-    if points is None:
-        return mask
-    x, y = sample.points.unbind(1)
-    counted = (x >= 0) & (x < before[1]) & (y >= 0) & (y < before[0])
-    column, row = sample.points[counted].long().unbind(1)
-    counted[counted.clone()] = sample.mask[row, column]
-    column, row = points[counted].long().unbind(1)
-    mask[row, column] = True
-    return mask
+    counted = torch.zeros(0, 2)
+    if points is not None:
+        counted = points[heads_in(sample.points, sample.mask)]
+    return resized_region(sample.mask, counted, after)
+
+
+def resized_region(roi: Tensor, heads: Tensor, size: tuple[int, int]) -> Tensor:
+    """A region of interest [H,W] bool at another size (h, w): [h,w] bool.
+
+    A pixel is in it where at least half of it was, and where one of the ``heads`` lies that the
+    region holds: [N,2] (x, y) in pixels of the new size, so that no head is lost.
+    """
+    resized = _resized(roi.to(torch.float32)[None], size)[0] >= 0.5
+    column, row = heads.long().unbind(1)
+    resized[row, column] = True
+    return resized

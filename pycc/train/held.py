@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from pycc import metrics
-from pycc.data import in_region, mean_colour
+from pycc.data import mean_colour
+from pycc.grid import in_region
 from pycc.random import Stream
 from pycc.ranks import Ranks
 from pycc.train.plan import Plan
@@ -65,7 +66,7 @@ def count_of(counter: Counter, sample: Sample) -> float:
     state = counter.parameters() if isinstance(counter, torch.nn.Module) else iter(())
     like = next(state, sample.image)
     density = counter(sample.image[None].to(like.device))
-    return float(in_region(density, sample.mask).double().sum())
+    return float(in_region(density, sample.mask, counter.stride).double().sum())
 
 
 def measured(

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from pycc import ops
+from pycc.data.scaled import resized_region
+from pycc.grid import cell_weight
 from pycc.models.recipe import Crop, Recipe
 from pycc.random import Stream
 from pycc.train import truth
@@ -286,8 +288,9 @@ class Items(torch.utils.data.Dataset[Item]):
         target = whole.target[:, top // s : bottom // s, left // s : right // s]
         region = None
         if whole.mask is not None:
-            mask = whole.mask[top:bottom, left:right]
-            region = truth.shares(mask, (mask.shape[0], mask.shape[1]), s)
+            region = cell_weight(
+                whole.mask[top:bottom, left:right], (target.shape[1], target.shape[2]), s
+            )[None]
         beyond = (0, sides[1] - image.shape[2], 0, sides[0] - image.shape[1])
         if any(beyond):
             cells = (0, beyond[1] // s, 0, beyond[3] // s)
@@ -312,16 +315,17 @@ class Items(torch.utils.data.Dataset[Item]):
         down, across = crop.size[0] / sides[0], crop.size[1] / sides[1]
         points = _within(whole.points, top, left, sides)
         points = points * torch.tensor([across, down], dtype=torch.float64)
+        target = truth.dots(points, crop.size, self.stride)[None]
         region = None
         if whole.mask is not None:
             mask = whole.mask[top : top + sides[0], left : left + sides[1]]
-            region = truth.shares(mask, crop.size, self.stride)
+            mask = resized_region(mask, points, crop.size)
+            region = cell_weight(mask, (target.shape[1], target.shape[2]), self.stride)[None]
         shape = (round(whole.shape[0] * down), round(whole.shape[1] * across))
         corner = (
             min(round(top * down), shape[0] - crop.size[0]),
             min(round(left * across), shape[1] - crop.size[1]),
         )
-        target = truth.dots(points, crop.size, self.stride)[None]
         return _Part(resized, target, points, region, corner, shape)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pycc.data import in_region
+from pycc.grid import in_region
 from pycc.models.recipe import Crop
 from pycc.random import Stream
 from pycc.ranks import Ranks
@@ -81,7 +81,7 @@ class Judge:
             fill=self.ablation.fill,
         )  # fmt: skip
         density = torch.cat([maps for _, maps in found]).double().mean(0, keepdim=True)
-        return float(in_region(density, sample.mask).sum())
+        return float(in_region(density, sample.mask, counter.stride).sum())
 
     def _patched(self, counter: Counter, sample: Sample, index: int) -> float:
         assert self.adversary is not None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from pycc.data import density, downsample
+from pycc.grid import heads_in
 from pycc.types import Sample
 
 
@@ -34,13 +34,9 @@ def target(
 
 def heads(sample: Sample) -> Tensor:
     """Head annotations [N,2] (x, y) whose pixel lies in the region of interest, if there is one."""
-    if sample.mask is None or not len(sample.points):
+    if sample.mask is None:
         return sample.points
-    height, width = sample.mask.shape
-    x, y = sample.points.floor().long().T
-    inside = (x >= 0) & (y >= 0) & (x < width) & (y < height)
-    inside &= sample.mask[y.clamp(0, height - 1), x.clamp(0, width - 1)]
-    return sample.points[inside]
+    return sample.points[heads_in(sample.points, sample.mask)]
 
 
 def dots(points: Tensor, shape: tuple[int, int], stride: int) -> Tensor:
@@ -52,12 +48,6 @@ def dots(points: Tensor, shape: tuple[int, int], stride: int) -> Tensor:
     return cells.index_add_(
         0, (y * columns + x)[inside], torch.ones(int(inside.sum()))
     ).reshape(rows, columns)  # fmt: skip
-
-
-def shares(mask: Tensor, shape: tuple[int, int], stride: int) -> Tensor:
-    """[1,h,w]: the share of each cell that a region [H,W] holds, stretched to ``shape`` pixels."""
-    cells = (shape[0] // stride, shape[1] // stride)
-    return functional.adaptive_avg_pool2d(mask.float()[None], cells)
 
 
 def _block_sums(full: Tensor, stride: int) -> Tensor:

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 import pycc.ops
 from pycc import models
 from pycc.attack import APAM, Place
-from pycc.attack.cells import cell_density, cell_weight
+from pycc.attack.cells import cell_density
 from pycc.attack.objective import MEANS
 from pycc.attack.patch import anywhere, roughness
 from pycc.attack.stage import Clean, Member, Stage
 from pycc.attack.survey import Shelf, survey
 from pycc.attack.transform import draw, transforms
+from pycc.grid import cell_weight
 
 CASES = {
     "middle": {"size": 9},
@@ -57,7 +58,7 @@ def full_image_loss(
     drawn = draw([0], seed=0, step=step, draws=attack.draws)
     attacked = transforms[attack.transform].paste(scenes, patch, mask, drawn, attack.sampling)
     cells = counter(attacked)[:, 0]
-    weight = cell_weight(sample, cells.shape[1:], counter.stride).double()
+    weight = cell_weight(sample.mask, cells.shape[1:], counter.stride).double()
     truth = cell_density(sample, cells.shape[1:], counter.stride).double()
     count = (weight * cells).sum((1, 2))
     if attack.objective == "density":

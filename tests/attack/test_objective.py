@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pycc.attack import APAM, Problem, objectives
-from pycc.attack.cells import cell_density, cell_weight
+from pycc.attack.cells import cell_density
 from pycc.attack.objective import Aim, harm
 from pycc.attack.scenes import laid
 from pycc.data import quantize
+from pycc.grid import cell_weight
 from pycc.types import Sample
 
 AIMS = {
@@ -103,7 +104,7 @@ def test_the_loss_is_that_of_the_full_maps(
     for row, each in enumerate(samples):
         clean = whole_map(counter, quantize(each.image))
         truth = cell_density(each, clean.shape, 4).double().numpy()
-        weight = cell_weight(each, clean.shape, 4).double().numpy()
+        weight = cell_weight(each.mask, clean.shape, 4).double().numpy()
         heads = int(scenes.truth[row])
         expected = [
             written_out(objective, attack.aim, whole_map(counter, attacked(each, attack, patch)),

@@ -76,7 +76,7 @@ def test_people_outside_the_region_of_interest_are_no_part_of_the_count(image: T
         assert found.count == pytest.approx(expected.count)
         assert found.count != pytest.approx(whole.count, rel=0.05)
         assert found.maximum != pytest.approx(whole.maximum, rel=0.05)
-    with pytest.raises(ValueError, match="region: expected a mask of about 6x8 pixels"):
+    with pytest.raises(ValueError, match="a roi of 6x16 pixels does not fit a map of 6x8 cells"):
         gradcam(Net(), image, "backend.1", mask[:6])
 
 

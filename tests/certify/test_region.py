@@ -11,10 +11,10 @@ from certify.test_every_shape import patched
 from certify.test_maps import counter_of
 
 from pycc import defense
-from pycc.attack.cells import cell_weight
 from pycc.certify import engine
 from pycc.certify.calibration import Calibration
 from pycc.certify.methods import Calibrated, Plan
+from pycc.grid import cell_weight
 from pycc.robust.capping import Caps, capped_maps
 from pycc.robust.masking import masked_maps
 from pycc.robust.region import Regional
@@ -36,7 +36,7 @@ def test_no_patch_leaves_the_interval(seed: int) -> None:
     mask[3:12, 5:16] = True  # cells at its border lie in it in part
     sample = Sample("scene", image, torch.tensor([[6.0, 4.0]], dtype=torch.float64), mask)
     cells = counter(image[None])[0, 0]
-    weight = cell_weight(sample, cells.shape, 2)
+    weight = cell_weight(sample.mask, cells.shape, 2)
     assert ((weight > 0) & (weight < 1)).any()
     inside = cells * weight
     allowance, cap = 0.2 * float(inside.sum()), 0.6 * float(cells.max())

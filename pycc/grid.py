@@ -1,0 +1,74 @@
+"""Pixels and cells: what of a map and which heads lie in a region of interest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def cell_weight(roi: Tensor | None, cells: Sequence[int], stride: int) -> Tensor:
+    """Weight [h,w], float32 in [0,1], of each cell of a density map in a region of interest.
+
+    A cell (i, j) covers the pixels ``stride * i`` to ``stride * i + stride - 1``, and likewise j.
+    Its weight is the share of those pixels that lies in the region. Of a last cell that the image's
+    border cuts, only the pixels that exist count, so a region that is the whole image weighs 1
+    everywhere. A count is the sum of weight times density.
+
+    Args:
+        roi: [H,W] bool, the region of interest; None for the whole image.
+        cells: height and width (h, w) of the map.
+        stride: pixels per cell.
+
+    Raises:
+        ValueError: ``roi`` is not [H,W] bool, or an image of its size has no map of ``cells``.
+
+    >>> cell_weight(torch.tensor([[True, True, True, False, True]]), (1, 3), 2).tolist()
+    [[1.0, 0.5, 1.0]]
+    """
+    if roi is None:
+        return torch.ones(*cells)
+    if roi.ndim != 2 or roi.dtype != torch.bool:
+        raise ValueError(f"cell_weight: roi must be [H,W] bool, got {list(roi.shape)} {roi.dtype}")
+    if stride < 1:
+        raise ValueError(f"cell_weight: stride must be at least 1, got {stride}")
+    for pixels, number in zip(roi.shape, cells, strict=True):
+        # Networks differ in whether a last, incomplete cell is kept.
+        if not pixels // stride <= number <= -(-pixels // stride):
+            raise ValueError(
+                f"cell_weight: a roi of {roi.shape[0]}x{roi.shape[1]} pixels does not fit a map of "
+                f"{cells[0]}x{cells[1]} cells of {stride} pixels"
+            )
+    pooled = functional.avg_pool2d(roi.float()[None], stride, ceil_mode=True)
+    return pooled[0, : cells[0], : cells[1]]
+
+
+def in_region(density: Tensor, roi: Tensor | None, stride: int) -> Tensor:
+    """Density maps [N,1,h,w] of one image size, each cell times its ``cell_weight``.
+
+    ``roi`` is [H,W] bool, or None where the whole image counts: the maps are then returned
+    unchanged. ValueError as of ``cell_weight``.
+    """
+    if roi is None:
+        return density
+    return density * cell_weight(roi, density.shape[-2:], stride).to(density)
+
+
+def heads_in(points: Tensor, roi: Tensor | tuple[int, int]) -> Tensor:
+    """Whether each head annotation lies in the image and its region of interest: [N] bool.
+
+    A head lies in the pixel (row int(y), column int(x)). ``points`` is [N,2] (x, y) in pixels;
+    ``roi`` is [H,W] bool, or the size (H, W) of an image that counts as a whole. NaN lies nowhere.
+
+    >>> heads_in(torch.tensor([[0.5, 0.5], [3.0, 0.0], [-0.5, 0.0]]), (2, 3)).tolist()
+    [True, False, False]
+    """
+    height, width = roi.shape if isinstance(roi, Tensor) else roi
+    x, y = points.unbind(1)
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    if isinstance(roi, Tensor):
+        column, row = points[inside].long().unbind(1)
+        inside[inside.clone()] = roi[row, column]
+    return inside

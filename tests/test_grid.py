@@ -1,0 +1,175 @@
+"""Pixels and cells: weights of a region of interest, the heads in it, and who relies on them."""
+
+from __future__ import annotations
+
+import doctest
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from pycc import attack, grid, models
+from pycc.attack.survey import counted_points
+from pycc.backdoor.gradcam import gradcam
+from pycc.certify.engine import map_inside
+from pycc.grid import cell_weight, heads_in, in_region
+from pycc.models.recipe import Crop, Optimiser, Recipe
+from pycc.train import truth
+from pycc.train.held import count_of
+from pycc.train.items import Items
+from pycc.types import Sample
+
+SHAPE, STRIDE = (568, 728), 16
+"""Of which the last row of cells is half an image cell high, and the last column half as wide."""
+CELLS = (36, 46)
+
+
+class Ones(nn.Module):
+    """A counter that keeps incomplete cells and counts one person in each of them."""
+
+    stride, receptive_field = STRIDE, STRIDE
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 1, 1)
+        nn.init.ones_(self.layer.weight)
+        nn.init.zeros_(self.layer.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        pooled = nn.functional.avg_pool2d(images, STRIDE, ceil_mode=True)
+        return self.layer(pooled)
+
+
+def sample(roi: Tensor | None) -> Sample:
+    image = torch.full((3, *SHAPE), 1 / 3)
+    return Sample("whole", image, torch.tensor([[3.0, 4.0]], dtype=torch.float64), roi)
+
+
+def trained_on(one: Sample) -> float:
+    """The weight of a training item of the whole image: only its whole cells are trained on."""
+    recipe = Recipe(
+        source="test", optimisers=(Optimiser("adam", 1e-5),), epochs=1, batch=1,
+        density={"": "dots"}, down_sampling="sum", crop=Crop("whole"),
+    )  # fmt: skip
+    item = Items([one], [0], recipe, STRIDE, seed=0)[0, 0]
+    assert item.region is not None
+    return float(item.region.mean()) * CELLS[0] * CELLS[1]
+
+
+def attacked(one: Sample) -> float:
+    done = attack.run([], Ones(), [one], gates=False, pgd=None, compare=False)
+    return float(done.records[0]["count"])
+
+
+COUNTS: dict[str, Callable[[Sample], float]] = {
+    "attack": attacked,
+    "certify": lambda one: float(map_inside(Ones().eval(), one).double().sum()),
+    "train and backdoor": lambda one: count_of(Ones().eval(), one),
+    "training items": trained_on,
+    "Grad-CAM": lambda one: gradcam(Ones().eval(), one.image, "layer", one.mask).count,
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_a_region_that_is_the_whole_image_changes_no_count(name: str) -> None:
+    everywhere = torch.ones(SHAPE, dtype=torch.bool)
+    # 8-bit values of a third are 85/255, so a cell holds one person exactly.
+    assert COUNTS[name](sample(everywhere)) == pytest.approx(1656, rel=1e-6)
+    if name != "training items":
+        assert COUNTS[name](sample(None)) == pytest.approx(1656, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in COUNTS if name != "training items"])
+def test_a_cell_counts_by_the_share_of_its_existing_pixels(name: str) -> None:
+    """The last 4 of 8 existing rows and the whole cells of two columns: half of 2 people."""
+    roi = torch.zeros(SHAPE, dtype=torch.bool)
+    roi[-4:, :32] = True
+    assert COUNTS[name](sample(roi)) == pytest.approx(1.0, rel=1e-6)
+
+
+@given(
+    st.integers(1, 30), st.integers(1, 30), st.integers(1, 9), st.booleans(), st.booleans(),
+    st.integers(0, 10**6),
+)  # fmt: skip
+def test_weights_are_shares_of_existing_pixels(
+    height: int, width: int, stride: int, keeps_row: bool, keeps_column: bool, seed: int
+) -> None:
+    roi = torch.rand(height, width, generator=torch.Generator().manual_seed(seed)) < 0.5
+    rows = -(-height // stride) if keeps_row else height // stride
+    columns = -(-width // stride) if keeps_column else width // stride
+    found = cell_weight(roi, (rows, columns), stride)
+    assert found.shape == (rows, columns)
+    assert found.dtype == torch.float32
+    for i in range(rows):
+        for j in range(columns):
+            pixels = roi[i * stride : (i + 1) * stride, j * stride : (j + 1) * stride].numpy()
+            assert found[i, j] == pytest.approx(np.mean(pixels), abs=1e-6)
+    whole = torch.ones(height, width, dtype=torch.bool)
+    assert torch.equal(cell_weight(whole, (rows, columns), stride), torch.ones(rows, columns))
+
+
+def test_without_a_region_all_counts() -> None:
+    assert torch.equal(cell_weight(None, (2, 3), 4), torch.ones(2, 3))
+    density = torch.rand(2, 1, 2, 3)
+    assert in_region(density, None, 4) is density
+    roi = torch.zeros(8, 13, dtype=torch.bool)
+    roi[:4, :6] = True
+    assert torch.equal(
+        in_region(density, roi, 4), density * torch.tensor([[1.0, 0.5, 0.0], [0.0, 0.0, 0.0]])
+    )
+
+
+@pytest.mark.parametrize(
+    ("roi", "cells", "stride", "says"),
+    [
+        (torch.ones(8, 40, dtype=torch.bool), (2, 3), 4, "8x40 pixels does not fit a map of 2x3"),
+        (torch.ones(8, 8, dtype=torch.bool), (2, 2), 8, "does not fit a map of 2x2 cells of 8"),
+        (torch.ones(8, 8, dtype=torch.bool), (2, 2), 0, "stride must be at least 1, got 0"),
+        (torch.ones(8, 8), (2, 2), 4, r"roi must be \[H,W\] bool, got \[8, 8\] torch.float32"),
+        (torch.ones(1, 8, 8, dtype=torch.bool), (2, 2), 4, r"must be \[H,W\] bool, got \[1, 8, 8"),
+    ],
+)
+def test_bad_regions(roi: Tensor, cells: tuple[int, int], stride: int, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        cell_weight(roi, cells, stride)
+
+
+@given(st.lists(st.tuples(st.floats(-3, 12), st.floats(-3, 12)), max_size=12), st.integers(0, 99))
+def test_heads_lie_in_the_pixel_that_holds_them(
+    points: list[tuple[float, float]], seed: int
+) -> None:
+    roi = torch.rand(7, 9, generator=torch.Generator().manual_seed(seed)) < 0.5
+    heads = torch.tensor(points, dtype=torch.float64).reshape(-1, 2)
+    inside = [0 <= x < 9 and 0 <= y < 7 for x, y in points]
+    assert heads_in(heads, (7, 9)).tolist() == inside
+    expected = [
+        here and bool(roi[int(y), int(x)]) for here, (x, y) in zip(inside, points, strict=True)
+    ]
+    assert heads_in(heads, roi).tolist() == expected
+    one = Sample("a", torch.zeros(3, 7, 9), heads[heads_in(heads, (7, 9))], roi)
+    assert torch.equal(counted_points(one), truth.heads(one))
+
+
+def test_a_head_at_no_number_is_in_no_region() -> None:
+    heads = torch.tensor([[float("nan"), 1.0], [1.0, 1.0]])
+    assert heads_in(heads, (4, 4)).tolist() == [False, True]
+
+
+def test_models_that_keep_a_last_cell_and_those_that_drop_it() -> None:
+    """Of 21 pixels MCNN's stride of 4 leaves five cells, DA-Net's poolings keep a sixth or not."""
+    image = torch.rand(1, 3, 21, 22, generator=torch.Generator().manual_seed(1))
+    everywhere = torch.ones(21, 22, dtype=torch.bool)
+    for name in ("mcnn", "danet"):
+        counter = models.create(name).eval()
+        with torch.no_grad():
+            density = counter(image)
+        assert torch.equal(in_region(density, everywhere, counter.stride), density)
+
+
+def test_examples() -> None:
+    assert doctest.testmod(grid).attempted >= 2
+    assert doctest.testmod(grid).failed == 0
