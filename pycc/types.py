@@ -7,6 +7,8 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from pycc.checks import check_values
+
 
 @runtime_checkable
 class Counter(Protocol):
@@ -49,7 +51,10 @@ class _Points:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One image and its annotated heads; points None: an image without annotation."""
+    """One image and its annotated heads; points None: an image without annotation.
+
+    ValueError for an image whose values lie outside [0,1] or are not finite.
+    """
 
     name: str
     """Unique within its data set; the stem of its file where there is one."""
@@ -60,6 +65,9 @@ class Sample:
     it is ``annotated``, else ValueError."""
     mask: Tensor | None = None
     """[H,W] bool, the region of interest, or None where the whole image counts."""
+
+    def __post_init__(self) -> None:
+        check_values(self.name, "image", self.image)
 
     @property
     def annotated(self) -> bool:

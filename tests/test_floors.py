@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1] / "pycc"
 
 FLOORS = [
+    {"checks"},
     {"types", "registry", "random", "ranks"},
     {"ops", "metrics", "run", "local", "grid"},
     {"models", "data", "report", "robust", "shards"},

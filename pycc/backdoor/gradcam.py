@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
+from pycc.checks import check_image
 from pycc.grid import in_region
 from pycc.types import Counter
 
@@ -86,7 +87,7 @@ def gradcam(counter: Counter, image: Tensor, layer: str, mask: Tensor | None = N
             reach the count, returns no [N,K,h,w], or sees parts of the image instead of all of it.
     """
     module = _module("gradcam", counter)
-    _check_image("gradcam", image)
+    check_image("gradcam", image)
     named = dict(module.named_modules())
     named.pop("")
     if layer not in named:
@@ -206,7 +207,7 @@ def _runs(counter: Counter, image: Tensor | None, *, gradient: bool = False) -> 
         side = max(_PROBE, int(getattr(counter, "minimum_side", counter.stride)))
         some = next((p for p in module.parameters()), torch.zeros(()))
         image = torch.full((3, side, side), 0.5, dtype=some.dtype, device=some.device)
-    _check_image("layers", image)
+    check_image("layers", image)
     found: dict[str, _Run] = {}
     handles = []
     for name, part in module.named_modules():
@@ -234,13 +235,6 @@ def _module(op: str, counter: Counter) -> nn.Module:
             f"{op}: counter must be a module with named layers, got {type(counter).__name__}"
         )
     return counter
-
-
-def _check_image(op: str, image: Tensor) -> None:
-    if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
-        raise ValueError(
-            f"{op}: image must be [3,H,W] (RGB in [0,1]), got {list(image.shape)} {image.dtype}"
-        )
 
 
 def _nearest(layer: str, named: dict[str, nn.Module]) -> str:

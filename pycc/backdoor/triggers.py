@@ -18,6 +18,7 @@ from pycc.attack.base import flag
 from pycc.backdoor import pictures
 from pycc.backdoor.keys import keyed
 from pycc.backdoor.pictures import Picture
+from pycc.checks import check_values
 from pycc.registry import Registry
 
 CORNERS = ("top_left", "top_right", "bottom_left", "bottom_right")
@@ -37,13 +38,13 @@ class Trigger(ABC):
 
     def __call__(self, image: Tensor, *, seed: int, name: str) -> Tensor:
         """The marked image, [3,H,W] float32 in [0,1]."""
-        if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.float32:
+        kind = (image.ndim, image.dtype, image.numel() > 0)
+        if kind != (3, torch.float32, True) or image.shape[0] != 3:
             raise ValueError(
                 f"trigger {self.name}: image {name} must be [3,H,W] float32, "
                 f"got {list(image.shape)} {image.dtype}"
             )
-        if image.numel() == 0 or not bool(((image >= 0) & (image <= 1)).all()):
-            raise ValueError(f"trigger {self.name}: image {name} must hold values of [0,1]")
+        check_values(f"trigger {self.name}", f"image {name}", image)
         return self._marked(image, seed=seed, name=name).clamp(0.0, 1.0)
 
     @abstractmethod

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from pycc.checks import check_image
 from pycc.robust.capping import BLOCK, Caps, additive_bounds, additive_moves, capped_maps
 from pycc.robust.masking import masked_bounds, masked_maps
 from pycc.robust.windows import check_maps, window_of, window_sums
@@ -19,14 +20,13 @@ differ in their last bits, and a patch may make a count a hundred times as large
 
 
 def map_of(counter: Counter, image: Tensor) -> Tensor:
-    """The map [1,h,w] of an image [3,H,W], checked.
+    """The map [1,h,w] of an image [3,H,W], RGB in [0,1], checked.
 
     ValueError for a counter with parts in train mode (a batch norm there mixes what should stay
-    apart), an image of another kind, and cells that are negative or not finite.
+    apart), an image of another kind or range, and cells that are negative or not finite.
     """
     check_eval(counter)
-    if image.ndim != 3 or image.shape[0] != 3:
-        raise ValueError(f"certify: image must be [3,H,W], got {list(image.shape)}")
+    check_image("certify", image)
     with torch.no_grad():
         return check_maps(counter(image[None]))
 

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from pycc.checks import check_values
+
 _ORIENTATION = 0x0112
 _BROKEN = (
     OSError,
@@ -92,13 +94,12 @@ def quantize(image: Tensor) -> Tensor:
 def save_image(path: str | os.PathLike[str], image: Tensor) -> None:
     """Write [3,H,W], values in [0,1], as an 8-bit PNG: ``load_image`` gives ``quantize(image)``.
 
-    The file appears whole or not at all. ValueError for another shape or values that are not
-    finite; OSError if it cannot be written.
+    The file appears whole or not at all. ValueError for another shape or values outside [0,1];
+    OSError if it cannot be written.
     """
     if image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
         raise ValueError(f"save_image: image must be [3,H,W], got {list(image.shape)}")
-    if not bool(torch.isfinite(image).all()):
-        raise ValueError("save_image: image must be finite, got NaN or infinity")
+    check_values("save_image", "image", image)
     levels = (quantize(image) * 255.0).round().to(torch.uint8).permute(1, 2, 0)
     target = Path(path)
     draft = target.with_name(f".{target.name}.{os.getpid()}.part")

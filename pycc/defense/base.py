@@ -9,7 +9,8 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from pycc.local import Box, Remembered, Wirings
+from pycc.checks import check_images
+from pycc.local import Box, Remembered, Wirings, watching
 from pycc.robust.kept import check_eval
 from pycc.types import Counter
 
@@ -81,14 +82,12 @@ class _Wearing:
     def forward(self, images: Tensor) -> Tensor:
         """Density map [N,1,h,w], people per cell, of images [N,3,H,W] (RGB in [0,1]).
 
-        ValueError for images of another shape, for a counter in train mode, and whatever the
-        defense or the counter refuses.
+        ValueError for images of another shape or with values outside [0,1], for a counter in train
+        mode, and whatever the defense or the counter refuses.
         """
         op = self.defense.op
-        if images.ndim != 4 or images.shape[1] != 3 or not len(images):
-            raise ValueError(
-                f"{op}: images must be [N,3,H,W] (RGB in [0,1]), got {list(images.shape)}"
-            )
+        if not watching():
+            check_images(op, images)
         check_eval(op, self.counter)
         return self.defense.density(self.counter, images)
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pycc import ops
+from pycc.checks import check_image
 from pycc.robust.kept import (
     BUDGET,
     Bands,
@@ -27,7 +28,6 @@ from pycc.robust.kept import (
     Pixels,
     check_eval,
     check_fill,
-    check_image,
     check_whole,
     corners,
 )

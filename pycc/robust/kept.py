@@ -42,14 +42,6 @@ def check_eval(op: str, counter: Counter) -> None:
         raise ValueError(f"{op}: counter must be in eval mode, got one in train mode")
 
 
-def check_image(op: str, image: Tensor) -> None:
-    """ValueError unless ``image`` is [3,H,W] of floats."""
-    if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
-        raise ValueError(
-            f"{op}: image must be [3,H,W] (RGB in [0,1]), got {list(image.shape)} {image.dtype}"
-        )
-
-
 @dataclass(frozen=True)
 class Pixels:
     """k uniformly random pixels are kept, all channels of a pixel together."""

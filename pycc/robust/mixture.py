@@ -8,7 +8,8 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from pycc.local import Box, Local, Remembered
+from pycc.checks import check_images
+from pycc.local import Box, Local, Remembered, watching
 from pycc.types import Counter
 
 
@@ -68,7 +69,12 @@ class Mixture(nn.Module):
             raise ValueError(f"mixed: the state must be of shares {self.shares!r}, got {state!r}")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Density map [N,1,h,w], people per cell, of images [N,3,H,W] (RGB in [0,1])."""
+        """Density map [N,1,h,w], people per cell, of images [N,3,H,W] (RGB in [0,1]).
+
+        ValueError for images of another shape or with values outside [0,1].
+        """
+        if not watching():
+            check_images("mixed", images)
         return self._sum([counter(images) for counter in self.counters])
 
     def _sum(self, maps: Sequence[Tensor]) -> Tensor:
