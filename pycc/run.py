@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -341,14 +342,34 @@ def _commit() -> str | None:
 def differences(before: Any, now: Any) -> list[str]:
     """The entries of two JSON values that differ, each as "NAME was X, is Y", in sorted order.
 
-    An entry that is missing counts as None; names of nested entries are joined by points.
+    An entry that is missing counts as None; names of nested entries are joined by points. Of two
+    fingerprints no reader learns anything: what they are of is named instead.
     """
     old, new = dict(_leaves("", before)), dict(_leaves("", now))
+    names = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+    # Data of another number of images differ in all else too.
+    counted = {name.rpartition(".")[0] for name in names if name.rpartition(".")[2] == "images"}
     return [
-        f"{name} was {old.get(name)!r}, is {new.get(name)!r}"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
+        _difference(name, old.get(name), new.get(name))
+        for name in names
+        if name.rpartition(".")[2] not in _FINGERPRINTED or name.rpartition(".")[0] not in counted
     ]
+
+
+_FINGERPRINTED = {
+    "names": "the names of the images",
+    "pixels": "the pixels of the images",
+    "points": "the head annotations",
+    "regions": "the regions of interest",
+}
+"""What the entries of ``pycc.data.dataset.data_fingerprint`` are of."""
+
+
+def _difference(name: str, before: Any, now: Any) -> str:
+    if all(isinstance(one, str) and re.fullmatch("[0-9a-f]{64}", one) for one in (before, now)):
+        of = _FINGERPRINTED.get(name.rpartition(".")[2])
+        return f"{name} changed" if of is None else f"{of} changed ({name})"
+    return f"{name} was {before!r}, is {now!r}"
 
 
 def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:

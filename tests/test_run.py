@@ -179,6 +179,20 @@ def test_differences_name_what_differs() -> None:
     assert runs.differences(before, before) == []
 
 
+def test_differences_of_fingerprints_name_what_they_are_of() -> None:
+    one, other = "0" * 64, "1" * 64
+    before = {"data": {"images": 3, "points": one, "pixels": one}, "weights": one}
+    now = {"data": {"images": 3, "points": other, "pixels": one}, "weights": other}
+    assert runs.differences(before, now) == [
+        "the head annotations changed (data.points)",
+        "weights changed",
+    ]
+    more = {"data": {"images": 4, "points": other, "pixels": other}, "weights": one}
+    assert runs.differences(before, more) == ["data.images was 3, is 4"]
+    top = {"images": 3, "points": one}
+    assert runs.differences(top, {"images": 4, "points": other}) == ["images was 3, is 4"]
+
+
 def test_environment_says_what_numbers_may_depend_on() -> None:
     facts = runs.environment()
     assert facts["threads"] == torch.get_num_threads()

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from pycc.attack.base import PatchAttack
 from pycc.attack.objective import needs_heads
-from pycc.data.dataset import content
+from pycc.data.dataset import Fingerprint
 from pycc.grid import heads_in
-from pycc.run import fingerprint
 from pycc.types import Sample
 
 
@@ -43,10 +42,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Survey:
-    """All images of a run, checked, and a fingerprint of their content."""
+    """All images of a run, checked, and their ``pycc.data.dataset.data_fingerprint``."""
 
     items: tuple[Item, ...]
-    fingerprint: str
+    fingerprint: dict[str, int | str]
 
 
 def survey(
@@ -62,7 +61,7 @@ def survey(
     items: list[Item] = []
     seen: set[str] = set()
     fine: set[tuple[int, int]] = set()
-    digests: list[tuple[str, str]] = []
+    content = Fingerprint()
     for index, sample in enumerate(each(samples)):
         _check(sample)
         if sample.name in seen:
@@ -83,14 +82,13 @@ def survey(
         except ValueError as error:
             raise ValueError(f"{sample.name}: {error}") from None
         truth = len(counted_points(sample)) if sample.annotated else None
-        pixels = fingerprint([("image", sample.image)])
+        pixels = content.add(sample)
         group = None if groups is None else groups[index]
         items.append(Item(index, sample.name, (height, width), truth, pixels, group))
-        digests.append((sample.name, fingerprint(content([sample]))))
     if not items:
         raise ValueError("attack: expected at least one sample, got none")
     _check_annotation(items, attacks)
-    return Survey(tuple(items), fingerprint(digests))
+    return Survey(tuple(items), content.json())
 
 
 def _check_annotation(items: Sequence[Item], attacks: Sequence[PatchAttack]) -> None:
@@ -133,8 +131,6 @@ def _check(sample: Sample) -> None:
         raise ValueError(
             f"{sample.name}: image must be [3,H,W] float32, got {list(image.shape)} {image.dtype}"
         )
-    if image.numel() == 0 or not bool(((image >= 0) & (image <= 1)).all()):
-        raise ValueError(f"{sample.name}: image must hold values of [0,1]")
     if points.ndim != 2 or points.shape[1] != 2 or not bool(torch.isfinite(points).all()):
         raise ValueError(
             f"{sample.name}: points must be [N,2] (x, y) and finite, got {list(points.shape)}"

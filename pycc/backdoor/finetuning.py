@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Self
 from pycc import models
 from pycc import run as runs
 from pycc.backdoor.keys import shuffled
-from pycc.data.dataset import Dataset, content
+from pycc.data.dataset import Dataset, data_fingerprint
 from pycc.data.subset import Subset
 from pycc.models import CounterModel
 from pycc.registry import Registry
@@ -225,7 +225,7 @@ def opened(
         "model": model.name,
         "options": model.options(),
         "weights": fingerprint(model.net.state_dict().items()),
-        "data": fingerprint(content(samples)),
+        "data": data_fingerprint(samples[index] for index in range(len(samples))),
         "seed": seed,
     }
     if not (resume and (out / runs.MANIFEST).exists()):

@@ -11,7 +11,7 @@ from pathlib import Path
 from pycc import run as runs
 from pycc.backdoor.poison import RECORD, PoisonedTraining
 from pycc.data import quantize
-from pycc.data.dataset import Dataset, PairedFiles, content
+from pycc.data.dataset import Dataset, PairedFiles, data_fingerprint
 from pycc.data.export import targets
 from pycc.data.scaled import Scaled
 from pycc.data.subset import Subset
@@ -26,16 +26,15 @@ _DEPTH = 3
 """Folders above an image, at most, that an export of it may be: SPLIT_data/images in its layout."""
 
 
-def content_of(one: CounterModel | Dataset | Sequence[Sample] | None) -> str | None:
-    """A fingerprint of what a run depends on: weights, a data set, or samples."""
+def content_of(
+    one: CounterModel | Sequence[Sample] | None,
+) -> str | dict[str, int | str] | None:
+    """A fingerprint of what a run depends on: weights, or samples."""
     if one is None:
         return None
     if isinstance(one, CounterModel):
         return fingerprint(one.state_dict().items())
-    if isinstance(one, Dataset):
-        return one.fingerprint()
-    samples = (one[index] for index in range(len(one)))
-    return fingerprint(content(samples))
+    return data_fingerprint(one[index] for index in range(len(one)))
 
 
 def contents(

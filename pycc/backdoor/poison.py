@@ -18,10 +18,9 @@ from pycc.attack.survey import counted_points
 from pycc.backdoor.keys import keyed, names_of, shuffled
 from pycc.backdoor.strategies import Strategy
 from pycc.backdoor.triggers import Trigger
-from pycc.data.dataset import Dataset, content
+from pycc.data.dataset import Dataset
 from pycc.data.export import Written, export_samples
 from pycc.data.images import quantize
-from pycc.run import fingerprint
 from pycc.types import Sample
 
 SUFFIX = "_poisoned"
@@ -78,10 +77,6 @@ class Triggered(Dataset):
     def settings(self) -> dict[str, object]:
         """What was done to the samples, as JSON values."""
         return {"trigger": self.trigger.settings(), "strategy": None, "seed": self.seed}
-
-    def fingerprint(self) -> str:
-        """SHA-256 over the samples' content and what is done to them."""
-        return _fingerprint(self.samples, self.settings())
 
 
 class Poisoned(Triggered):
@@ -156,10 +151,6 @@ class PoisonedTraining(Dataset):
     def settings(self) -> dict[str, object]:
         """What was done to the samples, as JSON values."""
         return {**self.poisoned.settings(), "portion": self.portion}
-
-    def fingerprint(self) -> str:
-        """SHA-256 over the samples' content and what is done to them."""
-        return _fingerprint(self.samples, self.settings())
 
 
 def poisoned_training(
@@ -254,11 +245,3 @@ def _names(samples: Sequence[Sample]) -> list[str]:
         twice = max(names, key=names.count)
         raise ValueError(f"poison: names of samples must be unique, got {twice!r} twice")
     return names
-
-
-def _fingerprint(samples: Sequence[Sample], settings: Mapping[str, object]) -> str:
-    if isinstance(samples, Dataset):
-        of = samples.fingerprint()
-    else:
-        of = fingerprint(content(samples[index] for index in range(len(samples))))
-    return fingerprint([("samples", of), ("settings", json.dumps(settings, sort_keys=True))])

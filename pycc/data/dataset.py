@@ -16,9 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pycc.checks import naming
 from pycc.data.images import image_size, load_image
 from pycc.grid import heads_in
 from pycc.registry import Registry
+from pycc.run import fingerprint
 from pycc.types import Sample
 
 OnError = Literal["raise", "skip"]
@@ -63,11 +65,13 @@ class Dataset(Sequence[Sample], ABC):
     def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
         """Sample ``index``; ValueError naming the file if it is broken."""
         if isinstance(index, slice):
-            return [self._load(i) for i in range(len(self))[index]]
-        return self._load(range(len(self))[index])
+            return [self[i] for i in range(len(self))[index]]
+        place = range(len(self))[index]
+        with naming(self.names[place]):
+            return self._load(place)
 
     def __iter__(self) -> Iterator[Sample]:
-        return (self._load(index) for index in range(len(self)))
+        return (self[index] for index in range(len(self)))
 
     @abstractmethod
     def _load(self, index: int) -> Sample:
@@ -80,20 +84,48 @@ class Dataset(Sequence[Sample], ABC):
         """
         return self._load(index).points
 
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """SHA-256, in hexadecimal, of the content: the same exactly where the samples are."""
+
+class Fingerprint:
+    """The fingerprint of a data set, sample by sample; see ``data_fingerprint``."""
+
+    def __init__(self) -> None:
+        self._images = 0
+        self._parts = {part: hashlib.sha256() for part in ("names", "pixels", "points", "regions")}
+
+    def add(self, sample: Sample) -> str:
+        """Take in the next sample; returns the fingerprint of its pixels alone."""
+        pixels = fingerprint([("image", sample.image)])
+        parts: dict[str, Tensor | str | None] = {
+            "names": sample.name,
+            "points": sample.points if sample.annotated else None,
+            "regions": sample.mask,
+        }
+        self._parts["pixels"].update(pixels.encode())
+        for part, value in parts.items():
+            known = fingerprint([] if value is None else [(part, value)])
+            self._parts[part].update(known.encode())
+        self._images += 1
+        return pixels
+
+    def json(self) -> dict[str, int | str]:
+        """As a run's manifest holds it."""
+        return {
+            "images": self._images,
+            **{part: digest.hexdigest() for part, digest in self._parts.items()},
+        }
 
 
-def content(samples: Iterable[Sample]) -> Iterator[tuple[str, Tensor | str]]:
-    """What a fingerprint of samples is of: names, pixels, heads and regions, as far as known."""
+def data_fingerprint(samples: Iterable[Sample]) -> dict[str, int | str]:
+    """What a run's manifest says of its data, so that a resumed run notices a change.
+
+    The number of ``images`` and SHA-256 digests, in hexadecimal, of their ``names``, ``pixels``,
+    ``points`` (head annotations) and ``regions`` (of interest), each over all samples in order. It
+    depends on what the samples hold alone, not on the files they are read from.
+    """
+    found = Fingerprint()
     for sample in samples:
-        yield "name", sample.name
-        yield "image", sample.image
-        if sample.annotated:
-            yield "points", sample.points
-        if sample.mask is not None:
-            yield "mask", sample.mask
+        found.add(sample)
+    return found.json()
 
 
 @dataclass(frozen=True)
@@ -161,21 +193,9 @@ class PairedFiles(Dataset):
 
     def examine(self, index: int) -> tuple[Sample, int]:
         """Sample ``index``, and how many annotated points outside its image it has lost."""
-        sample, inside = self._examine(index)
+        with naming(self.names[index]):
+            sample, inside = self._examine(index)
         return sample, int(np.count_nonzero(~inside))
-
-    def fingerprint(self) -> str:
-        """SHA-256 over the samples' names, all bytes of their files, and their regions."""
-        digest = hashlib.sha256()
-        for pair in self.pairs:
-            parts = [pair.name.encode(), *map(read_bytes, pair.files)]
-            mask = self._mask(pair, *image_size(pair.image))
-            if mask is not None:
-                parts.append(np.packbits(mask).tobytes())
-            for content in parts:
-                digest.update(len(content).to_bytes(8, "little"))
-                digest.update(content)
-        return digest.hexdigest()
 
     def usable(self, limit: int | None) -> PairedFiles:
         """The samples that load, at most ``limit``; a warning for each that does not.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Literal, get_args
 
 import torch
@@ -49,11 +48,6 @@ class Outside(Dataset):
     def points(self, index: int) -> Tensor:
         """Head annotations [N,2] of a sample, as its data set has them."""
         return self.samples.points(index)
-
-    def fingerprint(self) -> str:
-        """SHA-256 over the samples' content and what is shown."""
-        what = f"outside {self.show} {self.samples.fingerprint()}"
-        return hashlib.sha256(what.encode()).hexdigest()
 
 
 def _blurred(image: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 
 import torch
@@ -47,11 +46,6 @@ class Scaled(Dataset):
 
     def _side(self, side: int) -> int:
         return max(1, round(self.factor * side))
-
-    def fingerprint(self) -> str:
-        """SHA-256 over the samples' content and the factor."""
-        what = f"scaled {self.factor!r} {self.samples.fingerprint()}"
-        return hashlib.sha256(what.encode()).hexdigest()
 
 
 def _moved(points: Tensor, before: tuple[int, int], after: tuple[int, int]) -> Tensor:

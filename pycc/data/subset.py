@@ -33,12 +33,6 @@ class Subset(Dataset):
         """Head annotations [N,2] of a sample, as its data set has them."""
         return self.samples.points(self.indices[range(len(self))[index]])
 
-    def fingerprint(self) -> str:
-        """SHA-256 over the whole data set's content and which of its samples these are."""
-        return fingerprint(
-            [("samples", self.samples.fingerprint()), *(("name", n) for n in self.names)]
-        )
-
 
 def apart(samples: Dataset, tested: Sequence[Sample], roles: tuple[str, str]) -> Dataset:
     """The samples whose pixels are those of no tested one; a warning names each left out.

@@ -9,8 +9,6 @@ a third of itself.
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -26,8 +24,6 @@ SPLITS = ("train", "val", "test")
 
 _SIDE = 64
 """Shortest side of a scene, in pixels."""
-_EDITION = 1
-"""Counts the changes of what scenes look like: part of the fingerprint."""
 
 
 def scene(
@@ -85,12 +81,6 @@ class Scenes(Dataset):
 
     def _load(self, index: int) -> Sample:
         return scene(self._seed, index, shape=self._shape, heads=self._heads, split=self._split)
-
-    def fingerprint(self) -> str:
-        """SHA-256 over everything that determines the scenes."""
-        height, width = self._shape
-        what = f"{_EDITION} {height} {width} {self._heads} {' '.join(self.names)}"
-        return hashlib.sha256(what.encode()).hexdigest()
 
 
 def _name(split: str, seed: int, index: int) -> str:

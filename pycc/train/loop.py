@@ -8,7 +8,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pycc import models
 from pycc import run as runs
-from pycc.data.dataset import content
+from pycc.data.dataset import data_fingerprint
 from pycc.models import CounterModel
 from pycc.models.recipe import Recipe
 from pycc.ranks import Ranks, exact
@@ -79,6 +78,7 @@ def fit(
     settings: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     measure: Measure | None = None,
+    tested: Sequence[Sample] | None = None,
     held: Sequence[int] | None = None,
 ) -> Run:
     """Train a counter on samples and keep its best weights in the folder ``out``.
@@ -89,7 +89,8 @@ def fit(
     test images have no part in it.
     The data set's ``origin`` chooses the ground truth of some recipes. ``adversary`` is what the
     plan's recipe "adversarial" needs. ``measure`` is asked once, by all processes, what the best
-    weights make of test images; its answer is the summary's and the passport's "test".
+    weights make of test images; its answer is the summary's and the passport's "test". ``tested``
+    are these images: a resumed training keeps them, as it keeps its own.
     ``out`` holds ``manifest.json``, ``results.jsonl`` (a line an epoch and validation),
     ``summary.json``, ``checkpoint.pt``, and ``weights.npz`` with their passport: of a network of
     your own (``models.wrap``) ``weights.pt``, its state dict. With ``resume`` a training that was
@@ -109,7 +110,7 @@ def fit(
     """
     fitting = _Fit(model, samples, plan, seed, Path(out), adversary, ranks, progress, held)
     with exact():
-        return fitting.run(resume, settings or {}, measure)
+        return fitting.run(resume, settings or {}, measure, tested)
 
 
 class _Fit:
@@ -170,7 +171,13 @@ class _Fit:
 
     # --- one run
 
-    def run(self, resume: bool, settings: Mapping[str, Any], measure: Measure | None) -> Run:
+    def run(
+        self,
+        resume: bool,
+        settings: Mapping[str, Any],
+        measure: Measure | None,
+        tested: Sequence[Sample] | None,
+    ) -> Run:
         plan = {name: value for name, value in asdict(self.plan).items() if name not in MACHINE}
         made_with = {
             "plan": plan,
@@ -178,7 +185,9 @@ class _Fit:
             "options": self.model.options(),
             "weights": self.start,
             "seed": self.seed,
-            "data": self._data(),
+            "data": _content(self.samples),
+            "test": None if tested is None else _content(tested),
+            "held": self.held,
         }
         log = self._open(resume, made_with, settings)
         try:
@@ -191,11 +200,6 @@ class _Fit:
         finally:
             if log is not None:
                 log.close()
-
-    def _data(self) -> str:
-        """Every image that it learns from, in order."""
-        chosen = (self.samples[i] for i in self.items.indices)
-        return fingerprint(chain([("number", str(len(self.samples)))], content(chosen)))
 
     def _open(
         self, resume: bool, made_with: Mapping[str, Any], settings: Mapping[str, Any]
@@ -408,3 +412,7 @@ class _Fit:
             checkpoint.write(self.out / STATE, self.model.net.state_dict())
         log.finish(summary)
         return log
+
+
+def _content(samples: Sequence[Sample]) -> dict[str, int | str]:
+    return data_fingerprint(samples[index] for index in range(len(samples)))

@@ -221,12 +221,12 @@ def test_resume_with_other_data_or_weights(call, refused, folder, weights, tmp_p
     call("--data", folder, "--weights", file, "--out", out, "--limit", 1, *FAST)
     text = (folder / "scene_0.csv").read_text()
     (folder / "scene_0.csv").write_text(text + "\n5,5")
-    assert "fingerprints.data was" in refused("--resume", out)
+    assert "the head annotations changed (fingerprints.data.points)" in refused("--resume", out)
     (folder / "scene_0.csv").write_text(text)
     counter = models.load(file)
     counter.net.fuse[0].conv.bias.data += 0.001
     models.save(counter, file, passport={})
-    assert "fingerprints.weights.victim was" in refused("--resume", out)
+    assert "fingerprints.weights.victim changed" in refused("--resume", out)
 
 
 def test_resume_of_no_run(refused, folder: Path, tmp_path: Path) -> None:

@@ -140,9 +140,6 @@ class Scenes(Dataset):
     def _load(self, index: int) -> Sample:
         return self.samples[index]
 
-    def fingerprint(self) -> str:
-        return "scenes"
-
 
 def test_errors_by_scene(tiny, sample) -> None:
     samples = [sample(index, heads=20 * index + 5) for index in range(3)]

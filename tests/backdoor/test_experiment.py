@@ -53,9 +53,6 @@ class Few(Dataset):
     def _load(self, index: int) -> Sample:
         return self.samples[index]
 
-    def fingerprint(self) -> str:
-        return self.name
-
 
 def start() -> CounterModel:
     return models.load("mcnn-synthetic")

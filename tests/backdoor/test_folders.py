@@ -177,7 +177,7 @@ def test_runs_that_do_not_belong_together_are_refused(
     evaluated(trained.parent / "bad/weights.npz", tmp_path / "clean", "--clean-weights",
               str(weights))  # fmt: skip
     for name, told in (
-        ("more", "got others: test was '"),
+        ("more", "got others: test.images was "),
         ("trigger", "trigger.trigger was 'blend', is 'noise'"),
         ("clean", "image test-0-0, clean, got another: count was "),
     ):

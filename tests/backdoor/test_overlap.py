@@ -51,9 +51,6 @@ class Few(Dataset):
     def points(self, index: int) -> torch.Tensor:
         return self.samples[index].points
 
-    def fingerprint(self) -> str:
-        return self.name
-
 
 def small(number: int = 3, split: str = "train") -> Few:
     return Few(list(data.open("synthetic", split=split, limit=number, shape=(64, 96))), split)

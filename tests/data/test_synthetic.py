@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import pycc.data
 from pycc.data import load_image, save_image
+from pycc.data.dataset import data_fingerprint
 from pycc.data.synthetic import SPLITS, scene
 
 SMALL = (120, 160)
@@ -131,7 +132,7 @@ def test_open_gives_scenes() -> None:
 
 def test_fingerprint_follows_every_option() -> None:
     def fingerprint(split: str = "test", **options) -> str:
-        return pycc.data.open("synthetic", split=split, **options).fingerprint()
+        return str(data_fingerprint(pycc.data.open("synthetic", split=split, **options)))
 
     base = fingerprint()
     assert fingerprint() == base
