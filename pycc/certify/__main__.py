@@ -25,6 +25,7 @@ from pycc.certify.methods import ON_MAPS, Calibrated, Plan, caps_of
 from pycc.certify.settings import QUICK, Settings, plan_of
 from pycc.certify.weakest import Weakest
 from pycc.data.dataset import builtin as builtin_data
+from pycc.data.dataset import data_fingerprint
 from pycc.ranks import Ranks, own_device, ranks
 from pycc.report import certificates
 from pycc.robust.mixture import parts_of
@@ -36,8 +37,7 @@ from pycc.types import Counter, Sample
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with ``argv`` (default: the process's); returns its exit code."""
-    given_argv = list(sys.argv[1:] if argv is None else argv)
-    return cli.command(lambda: _work(given_argv))
+    return cli.command(_work, sys.argv[1:] if argv is None else argv)
 
 
 def _parser() -> cli.Parser:
@@ -47,7 +47,7 @@ def _parser() -> cli.Parser:
         "any place, of any content, can push them out of.",
         epilog="Without --data, on the built-in scenes, "
         + ", ".join(f"{name} is {value}" for name, value in QUICK.items())
-        + ". Exit codes: 0 done, 1 an attacked count left its interval, 2 bad usage or input.",
+        + f". Exit codes: 0 done, 1 an attacked count left its interval, {cli.ENDS}.",
     )
     cli.add_fields(flags.add_argument_group("certificates"), Settings)
     control = flags.add_argument_group("run")
@@ -198,18 +198,22 @@ def _training(settings: Mapping[str, Any], plan: Plan) -> data.Dataset:
     )
 
 
-def _check(
-    settings: Mapping[str, Any], plan: Plan, samples: Sequence[Sample], counter: Counter
-) -> None:
-    """What would fail later fails before anything is written."""
-    asked = (
+def _needs_images(plan: Plan) -> bool:
+    """Whether numbers are fixed on calibration images, rather than all given."""
+    return (
         plan.needs_heads
         or ("additive" in plan.methods and None in (plan.cap, plan.block_cap))
         or any(name not in ON_MAPS for name in plan.methods)  # the colour of what is hidden
     )
-    if asked:
+
+
+def _check(
+    settings: Mapping[str, Any], plan: Plan, samples: Sequence[Sample], counter: Counter
+) -> None:
+    """What would fail later fails before anything is written."""
+    if _needs_images(plan):
         _training(settings, plan)
-    if asked and _calibrates_itself(settings):
+    if _needs_images(plan) and _calibrates_itself(settings):
         if not settings["force_calibration"]:
             raise ValueError(
                 f"--calibrate-split {settings['split']}: expected another part than the certified "
@@ -249,7 +253,7 @@ def _open(
 ) -> Run:
     prints = {
         "weights": identity(counter),
-        "data": runs.fingerprint([(s.name, s.image) for s in samples]),
+        "data": data_fingerprint(samples),
     }
     if resume is None:
         manifest = {
@@ -277,14 +281,15 @@ def _calibrated(
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise ValueError(f"{file}: no calibration of this run: {error}") from None
         return stored
-    training = _training(settings, plan)
     where = settings["calibrate_data"] or settings["data"]
     source = f"{Path(where).name}, {settings['calibrate_split']}"
-    if _calibrates_itself(settings):
-        source += " (the certified part itself)"
-        kept = training
-    else:
-        kept = data.apart(training, samples, ("calibration", "certified"))
+    kept: Sequence[Sample] = ()
+    if _needs_images(plan):
+        kept = _training(settings, plan)
+        if _calibrates_itself(settings):
+            source += " (the certified part itself)"
+        else:
+            kept = data.apart(kept, samples, ("calibration", "certified"))
     known = engine.calibrate(counter, plan, kept, source, lambda d, t, s: progress(d, t, s))
     runs.write_json(file, known.json())
     return known

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter as Tally
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 from pycc.certify.calibration import Calibration, allowance_of, cap_of
 from pycc.certify.maps import check_field, map_of
 from pycc.certify.methods import ON_MAPS, Calibrated, Plan, Seen, methods
+from pycc.checks import naming
 from pycc.data import mean_colour, quantize
 from pycc.grid import cell_weight, in_region
 from pycc.ranks import Ranks
@@ -114,9 +116,10 @@ def certify(
     """
     jobs = list(_jobs(plan))
     if samples and any(name in ON_MAPS for name in plan.methods):
-        first = quantize(samples[0].image).to(like(counter))
-        for one in parts_of(counter)[0]:
-            check_field(one, first, min(plan.patches))
+        first = samples[0]
+        with naming(first.name, first.image.shape):
+            for one in parts_of(counter)[0]:
+                check_field(one, quantize(first.image).to(like(counter)), min(plan.patches))
     for index in ranks.share(range(len(samples))):
         sample = samples[index]
         todo = [j for j in jobs if not log.has(image=sample.name, method=j[0], patch=j[1])]
@@ -151,7 +154,8 @@ def certify(
         for method, patch in todo:
             start = time.perf_counter()
             asked = counter if method in ON_MAPS else inside
-            found = methods[method](asked, seen, patch, plan, known, len(samples))
+            with naming(sample.name, sample.image.shape):
+                found = methods[method](asked, seen, patch, plan, known, len(samples))
             spent = time.perf_counter() - start
             log.append({**base, "method": method, "patch": patch, **_record(found), "seconds":
                         spent + (forward if method in ON_MAPS else 0.0)})  # fmt: skip
@@ -163,7 +167,8 @@ def map_inside(counter: Counter, sample: Sample) -> Tensor:
     The region's border cuts cells: these count in proportion. What is said of the counter's own
     map, cell by cell and window by window, holds for this one.
     """
-    cells = map_of(counter, quantize(sample.image).to(like(counter)))
+    with naming(sample.name, sample.image.shape):
+        cells = map_of(counter, quantize(sample.image).to(like(counter)))
     return in_region(cells, sample.mask, counter.stride)
 
 
@@ -215,6 +220,7 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 "width": _mean(r["high"] - r["low"] for r in bounded) if bounded else None,
                 "unbounded": len(found) - len(bounded),
                 "vacuous": sum(bool(r["vacuous"]) for r in found) / len(found),
+                "reasons": dict(Tally(r["reason"] for r in found if r["reason"]).most_common()),
             }
         )
     return {

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from pycc.report.summary import aligned, people
 
+_REASONS = 3
+"""Reasons for unbounded or vacuous intervals that a row of the table shows, most common first."""
+
 
 def certificates_table(summary: Mapping[str, Any], seconds: Mapping[tuple[str, int], float]) -> str:
     """Clean, certified and attacked error, width and time, by patch and method, as aligned text.
@@ -41,6 +44,13 @@ def certificates_table(summary: Mapping[str, Any], seconds: Mapping[tuple[str, i
         f"images: {summary['images']}; errors in people; certified: the mean distance from the "
         "truth of the interval's farther end, whatever a patch shows and wherever"
     )
+    for row in summary["rows"]:
+        reasons = list(row["reasons"].items())
+        where = f"{row['method']}, {row['patch']} pixels"
+        for reason, images in reasons[:_REASONS]:
+            text.append(f"{where}, {images} of {row['images']} images: {reason}")
+        if len(reasons) > _REASONS:
+            text.append(f"{where}: {len(reasons) - _REASONS} more reasons in results.jsonl")
     if summary["undefended_mae"] is None:
         text.append("images without annotation: errors against their heads are unknown")
     for one in summary.get("calibration", ()):

@@ -121,6 +121,30 @@ def test_attacked_counts_are_held_against_their_intervals(
     assert f"VIOLATED: {method}, 24 pixels" in text
 
 
+def test_a_given_allowance_needs_no_calibration_images(
+    small: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A folder without splits is whichever is asked for: its images are not left out of any."""
+    flags = [*small[:2], "--weights", "mcnn-synthetic", "--patch", "24", "--no-pictures"]
+    code, text, err = run(capsys, *flags, "--allowance", "10", "--out", str(tmp_path / "given"))
+    assert (code, err) == (0, "")
+    assert "allowance for 24 pixels: 10 people, given" in text
+    code, text, err = run(capsys, *flags, "--out", str(tmp_path / "calibrated"))
+    assert code == 2
+    assert "no image is left to calibrate on" in err
+
+
+def test_the_reason_of_an_unbounded_interval_stands_below_the_table(
+    small: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    flags = [*small, "--weights", "mcnn-synthetic", "--patch", "24", "--method", "quantile",
+             "--draws", "3", "--k", "5"]  # fmt: skip
+    code, text, _ = run(capsys, *flags, "--out", str(tmp_path / "run"))
+    assert code == 0
+    assert "unbounded on 1" in text
+    assert "quantile, 24 pixels, 1 of 1 images: unbounded below: 3 draws are too few for" in text
+
+
 def test_pictures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     run(

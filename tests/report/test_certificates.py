@@ -20,8 +20,13 @@ def record(image: str, method: str, patch: int | None, **values: object) -> dict
     }  # fmt: skip
 
 
-def interval(image: str, low: float, high: float | None, count: float, *, vacuous: bool = False):
-    return record(image, "masked", 20, low=low, high=high, count=count, vacuous=vacuous)
+def interval(
+    image: str, low: float, high: float | None, count: float, *, vacuous: bool = False,
+    reason: str | None = None,
+):  # fmt: skip
+    return record(
+        image, "masked", 20, low=low, high=high, count=count, vacuous=vacuous, reason=reason
+    )
 
 
 RECORDS = [
@@ -51,6 +56,21 @@ def test_one_unbounded_interval_leaves_no_certified_error() -> None:
     assert row["unbounded"] == 1
     assert row["vacuous"] == pytest.approx(1 / 3)
     assert row["width"] == 9.0  # of those that have one
+
+
+def test_the_table_says_why_intervals_are_unbounded() -> None:
+    why = ["wide", "few draws", "few draws", "a", "b", "c"]
+    broken = [
+        interval(str(n), 0.0, None, 9.0, vacuous=True, reason=reason)
+        for n, reason in enumerate(why)
+    ]
+    summary = summarise([*RECORDS, *broken])
+    (row,) = summary["rows"]
+    assert row["reasons"] == {"few draws": 2, "wide": 1, "a": 1, "b": 1, "c": 1}
+    lines = certificates.certificates_table(summary, seconds([*RECORDS, *broken])).splitlines()
+    start = lines.index("masked, 20 pixels, 2 of 8 images: few draws")
+    assert lines[start + 1] == "masked, 20 pixels, 1 of 8 images: wide"
+    assert lines[start + 3] == "masked, 20 pixels: 2 more reasons in results.jsonl"
 
 
 def test_the_table_says_what_was_found_and_what_was_violated() -> None:
