@@ -5,20 +5,28 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import time
+import traceback
 import types
 import typing
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 import torch
 
 DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
-"""Exit codes: done; a gate or certificate failed; bad usage or input; stopped by the keyboard."""
+"""Exit codes: done; a check or certificate failed; bad usage or input, out of memory, or whatever
+else ended the work; stopped by the keyboard."""
+ENDS = "2 bad usage or input, out of memory, or anything else that stopped the work"
+"""Exit code 2 as the help of every command explains it."""
+DEBUG = "--debug"
+"""The flag of every command that shows tracebacks; ``command`` takes it off the arguments."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,6 +37,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(argument_default=argparse.SUPPRESS, allow_abbrev=False, **options)
+        self.add_argument(DEBUG, action="store_true", help="show the traceback of an error")
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage."""
@@ -95,27 +104,29 @@ def _conversion(annotation: Any) -> dict[str, Any]:
     return {"type": kind}
 
 
-def command(work: Callable[[], int], *, stopped: Callable[[], str] = str) -> int:
-    """Run a command's work and turn its end into an exit code.
+def command(
+    work: Callable[[list[str]], int], argv: Sequence[str], *, stopped: Callable[[], str] = str
+) -> int:
+    """Run a command's work on its arguments and turn its end into an exit code.
 
-    Bad input (ValueError, OSError, a missing library) and a lack of memory are one line on stderr
-    and exit code 2; a keyboard interrupt is 130 with what ``stopped`` says; a warning is one line,
-    said once.
+    Bad input (ValueError, OSError, a missing library), a lack of memory and every other exception
+    are one line on stderr and exit code 2, with a traceback before it under ``--debug`` alone. A
+    keyboard interrupt is 130 with what ``stopped`` says; a warning is one line, said once.
     """
+    debug = DEBUG in argv
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = _Warnings().show
         try:
-            return work()
-        except (ValueError, OSError, ImportError) as error:
-            say(f"error: {_reason(error)}")
-            return BAD_INPUT
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            say(f"error: out of memory: {str(error).splitlines()[0] if str(error) else 'torch'}")
-            return BAD_INPUT
+            return work([one for one in argv if one != DEBUG])
         except KeyboardInterrupt:
             say(f"stopped{stopped()}")
             return STOPPED
+        except Exception as error:  # whatever it is: exit code 1 is for a check that failed
+            if debug:
+                traceback.print_exc()
+            say(f"error: {_reason(error)}")
+            return BAD_INPUT
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
@@ -124,9 +135,39 @@ def say(text: str, stream: TextIO | None = None) -> None:
 
 
 def _reason(error: Exception) -> str:
+    """What went wrong, in one line, with the image at hand where ``naming`` knows it."""
+    text = str(error) or type(error).__name__
+    if _lacks_memory(error):
+        notes = getattr(error, "__notes__", [])
+        asked = re.search(r"allocate (\d+) bytes", text)
+        least = f"at least {int(asked[1]) / 1e9:.2g} GB more are needed; " if asked else ""
+        return (
+            f"out of memory{''.join(f' at {note}' for note in notes)}: {least}take smaller images "
+            "(python -m pycc.data export --max-side N), fewer at once, or a machine with more "
+            "memory"
+        )
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    return str(error) or type(error).__name__
+    if isinstance(error, ValueError | OSError | ImportError):
+        return text
+    frames = traceback.extract_tb(error.__traceback__)
+    here = Path(__file__)
+    own = [f for f in frames if here.parent in Path(f.filename).parents and f.filename != str(here)]
+    at = f" in {Path(own[-1].filename).name}, line {own[-1].lineno}" if own else ""
+    notes = "".join(f"; {note}" for note in getattr(error, "__notes__", []))
+    return f"unexpected {type(error).__name__}{at}: {text}{notes}; {DEBUG} shows the traceback"
+
+
+_NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc",
+              "out of memory")  # fmt: skip
+
+
+def _lacks_memory(error: BaseException) -> bool:
+    """Whether an exception is a lack of memory: torch raises RuntimeError for it on the CPU."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(said in text for said in _NO_MEMORY)
 
 
 class _Warnings:

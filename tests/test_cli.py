@@ -1,14 +1,22 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
+import json
+import re
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from pycc import cli
+from pycc import cli, data, models
+from pycc.checks import naming
+from pycc.models import CounterModel
 
 
 @dataclass
@@ -66,27 +74,130 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     def fail(error: BaseException) -> int:
         raise error
 
-    assert cli.command(lambda: 0) == 0
-    assert cli.command(lambda: 1) == 1
+    assert cli.command(lambda argv: len(argv), []) == 0
+    assert cli.command(lambda argv: len(argv), ["--flag"]) == 1
     assert capsys.readouterr().err == ""
-    assert cli.command(lambda: fail(ValueError("two\n  lines"))) == 2
+    assert cli.command(lambda _: fail(ValueError("two\n  lines")), []) == 2
     assert capsys.readouterr().err == "error: two lines\n"
-    assert cli.command(lambda: fail(PermissionError(13, "Permission denied", "/x"))) == 2
+    assert cli.command(lambda _: fail(PermissionError(13, "Permission denied", "/x")), []) == 2
     assert capsys.readouterr().err == "error: /x: Permission denied\n"
-    assert cli.command(lambda: fail(KeyboardInterrupt()), stopped=lambda: "; go on") == 130
+    assert cli.command(lambda _: fail(KeyboardInterrupt()), [], stopped=lambda: "; go on") == 130
     assert capsys.readouterr().err == "stopped; go on\n"
-    with pytest.raises(RuntimeError, match="a bug"):
-        cli.command(lambda: fail(RuntimeError("a bug")))
+
+
+def too_much(_: list[str]) -> int:
+    torch.empty(1 << 45)  # the allocator refuses 140 TB at once
+    return 0
+
+
+def by_the_machine(_: list[str]) -> int:
+    raise MemoryError
+
+
+@pytest.mark.parametrize(
+    ("work", "least"), [(too_much, "at least 1.4e+05 GB more are needed; "), (by_the_machine, "")]
+)
+def test_a_lack_of_memory_is_one_line_with_the_image(
+    work: Callable[[list[str]], int], least: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def at_an_image(argv: list[str]) -> int:
+        with naming("all of them"), naming("IMG_7", (3, 4000, 5000)):
+            return work(argv)
+
+    rest = f"{least}take smaller images (python -m pycc.data export --max-side N), fewer at once, "
+    rest += "or a machine with more memory\n"
+    assert cli.command(at_an_image, []) == 2
+    said = capsys.readouterr().err
+    assert said == f"error: out of memory at image IMG_7 of 4000x5000 pixels: {rest}"
+    assert cli.command(work, []) == 2
+    assert capsys.readouterr().err == f"error: out of memory: {rest}"
+
+
+def test_a_bug_is_one_line_and_no_failed_check(capsys: pytest.CaptureFixture[str]) -> None:
+    def work(argv: list[str]) -> int:
+        assert argv == ["--flag"]
+        with naming("IMG_7"):
+            return data.open("synthetic", limit=1)[0].image.foo  # type: ignore[attr-defined]
+
+    assert cli.command(work, ["--flag"]) == 2
+    said = capsys.readouterr().err
+    assert said == (
+        "error: unexpected AttributeError: 'Tensor' object has no attribute 'foo'; image IMG_7; "
+        "--debug shows the traceback\n"
+    )
+    assert cli.command(work, ["--debug", "--flag"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("Traceback (most recent call last):")
+    assert said.splitlines()[-1].startswith("error: unexpected AttributeError: ")
+
+    def inside(_: list[str]) -> int:
+        return len(data.open("synthetic", limit=1)["first"])  # type: ignore[call-overload]
+
+    assert cli.command(inside, []) == 2
+    assert re.match(
+        r"error: unexpected TypeError in dataset\.py, line \d+: .*; --debug shows the traceback\n",
+        capsys.readouterr().err,
+    )
+
+
+@pytest.mark.parametrize("module", ["attack", "certify", "train", "backdoor", "data", "models"])
+def test_every_command_has_the_flag(module: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main = importlib.import_module(f"pycc.{module}.__main__").main
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "--debug" in capsys.readouterr().out
+    assert main(["--debug", "--no-such-flag"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+    assert main(["--no-such-flag"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+COMMANDS = {
+    "attack": ["--attack", "none", "--data", "one"],
+    "attack patch": ["--data", "one", "--sizes", "8", "--steps", "1"],
+    "attack photo": ["--photo", "one", "other"],
+    "certify": ["--data", "one", "--patch", "8", "--allowance", "1"],
+    "train": ["--data", "one", "--validation-share", "0", "--epochs", "1", "--crop", "whole"],
+    "backdoor evaluate": ["--data-b", "one", "--strategy", "minus", "--no-pictures"],
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_counter_that_needs_too_much_ends_every_command(
+    name: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for folder in ("one", "other"):
+        (tmp_path / folder).mkdir()
+        (sample,) = data.open("synthetic", limit=1, shape=(64, 96), heads=3)
+        data.save_image(tmp_path / folder / "huge.png", sample.image)
+        (tmp_path / folder / "huge.json").write_text(json.dumps(sample.points.tolist()))
+    monkeypatch.chdir(tmp_path)
+
+    def run(self: object, x: torch.Tensor) -> torch.Tensor:
+        return torch.empty(1 << 45) if x.shape[-2:] == (64, 96) else network(self, x)
+
+    network = CounterModel.run
+    module, *mode = name.split()
+    main = importlib.import_module(f"pycc.{module}.__main__").main
+    models.save(models.create("mcnn"), "weights.npz", passport={})
+    monkeypatch.setattr(CounterModel, "run", run)
+    steps = mode if module == "backdoor" else []
+    assert main([*steps, *COMMANDS[name], "--weights", "weights.npz", "--out", "run"]) == 2
+    (error,) = (e for e in capsys.readouterr().err.splitlines() if e.startswith("error: "))
+    assert re.match(r"error: out of memory at image (.*/)?huge(\.png)? of 64x96 pixels: ", error)
 
 
 def test_a_warning_is_one_line_said_once(capsys: pytest.CaptureFixture[str]) -> None:
-    def work() -> int:
+    def work(_: list[str]) -> int:
         for _ in range(3):
             warnings.warn("three points\n dropped", stacklevel=1)
         warnings.warn("something of the code", DeprecationWarning, stacklevel=1)
         return 0
 
-    assert cli.command(work) == 0
+    assert cli.command(work, []) == 0
     assert capsys.readouterr().err == "warning: three points dropped\n"
 
 

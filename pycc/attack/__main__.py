@@ -26,15 +26,17 @@ from pycc.types import Counter
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with ``argv`` (default: the process's); returns its exit code."""
-    command = _Command(list(sys.argv[1:] if argv is None else argv))
-    return cli.command(command.work, stopped=command.how_to_resume)
+    command = _Command()
+    return cli.command(
+        command.work, sys.argv[1:] if argv is None else argv, stopped=command.how_to_resume
+    )
 
 
 class _Command:
     """One call of the command."""
 
-    def __init__(self, argv: list[str]) -> None:
-        self.argv = argv
+    def __init__(self) -> None:
+        self.argv: list[str] = []
         self.folder: Path | None = None
         self.note = ""
 
@@ -44,9 +46,10 @@ class _Command:
             return ""
         return f"; continue with: python -m pycc.attack --resume {self.folder}"
 
-    def work(self) -> int:
+    def work(self, argv: list[str]) -> int:
         """Everything: read the flags, check the input, attack, draw, print the table."""
-        given = _given(self.argv)
+        self.argv = argv
+        given = _given(argv)
         if "print" in given:
             return self._print(given)
         if "photo" in given:
@@ -225,7 +228,7 @@ def _parser(attack: str | None) -> cli.Parser:
         "counts, beside patches of the same size and place that nobody optimised.",
         epilog="Without --data, on the built-in scenes, the defaults are "
         + ", ".join(f"{name} {_short(value)}" for name, value in QUICK.items())
-        + ". Exit codes: 0 done, 1 a gate failed, 2 bad usage or input.",
+        + f". Exit codes: 0 done, 1 a check failed, {cli.ENDS}.",
     )
     parser.add_argument(
         "--attack", choices=[*attacks.names(), "none"], help="none: count the clean images only"

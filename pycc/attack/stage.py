@@ -14,6 +14,7 @@ from pycc.attack.objective import DENSITY
 from pycc.attack.patch import Place
 from pycc.attack.scenes import Problem, Scenes
 from pycc.attack.survey import Item, Shelf
+from pycc.checks import naming
 from pycc.data import quantize
 from pycc.grid import cell_weight
 from pycc.local import Box, Local, Wirings, aligned, influence
@@ -40,7 +41,7 @@ class Member:
 
     def map(self, image: Tensor, name: str) -> Tensor:
         """The map [1,1,h,w] of a full image [3,H,W], checked."""
-        with torch.no_grad():
+        with torch.no_grad(), naming(name, image.shape):
             cells = self.counter(image.to(self.like)[None])
         if not torch.isfinite(cells).all():
             raise ValueError(f"{name}: the counter's map must be finite, got NaN or infinity")

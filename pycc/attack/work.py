@@ -19,6 +19,7 @@ from pycc.attack.scenes import Problem
 from pycc.attack.stage import Clean, Member, Stage
 from pycc.attack.survey import Item, Shelf, Survey
 from pycc.attack.universal import Universal
+from pycc.checks import naming
 from pycc.ranks import Ranks
 from pycc.run import Record, Run
 
@@ -127,9 +128,10 @@ class Work:
         if key not in self._places:
             assert isinstance(chosen, APAM)
             stage = self.stages[source]
-            self._places[key] = worst_place(
-                chosen, stage, item, seed=seed, candidates=self._candidates
-            )
+            with naming(item.name, item.shape):
+                self._places[key] = worst_place(
+                    chosen, stage, item, seed=seed, candidates=self._candidates
+                )
             self._advance(
                 item.shape[0] * item.shape[1]
                 + search_cost(chosen) * stage.pixels(chosen, item, self._places[key]),
@@ -278,7 +280,8 @@ class Work:
         for victim in self.victims:
             if not self.judge.knows(case, victim):
                 stage = Stage([victim], self.samples, self.clean)
-                image = self.pgd.attack(stage, item, self.attacks[0])
+                with naming(item.name, item.shape):
+                    image = self.pgd.attack(stage, item, self.attacks[0])
                 self._advance(item.shape[0] * item.shape[1] * self.pgd.steps, f"PGD, {item.name}")
                 self._judge(case, [victim], image=image)
 
@@ -303,8 +306,9 @@ class Work:
             origin = "" if of.label is None else f" from {of.label}"
             what = f"{chosen.name} {chosen.size}{origin}, {_range(items)} of {len(self.items)}"
             step_done = self._steps(chosen, pixels, what)
-            problem = self.stages[source].problem(chosen, items, places)
-            found = chosen.optimise(problem, seed=seed, step_done=step_done)
+            with naming(", ".join(item.name for item in items), items[0].shape):
+                problem = self.stages[source].problem(chosen, items, places)
+                found = chosen.optimise(problem, seed=seed, step_done=step_done)
             reach = problem.scenes[0].weight.sum((1, 2, 3)).tolist()
             for row, (item, place) in enumerate(zip(items, places, strict=True)):
                 self._judge_found(found, row, item, place, seed, source, attack, reach[row])

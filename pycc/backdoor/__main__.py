@@ -42,13 +42,12 @@ from pycc.train import NotFiniteError
 from pycc.train.loop import WEIGHTS
 from pycc.types import Sample
 
-EXITS = "Exit codes: 0 done, 1 a loss was no number, 2 bad usage or input."
+EXITS = f"Exit codes: 0 done, {cli.ENDS}."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with ``argv`` (default: the process's); returns its exit code."""
-    given_argv = list(sys.argv[1:] if argv is None else argv)
-    return cli.command(lambda: _work(given_argv))
+    return cli.command(_work, sys.argv[1:] if argv is None else argv)
 
 
 def _parser() -> cli.Parser:
@@ -155,7 +154,7 @@ def _work(argv: list[str]) -> int:
         return work(argv, chosen, Path(folder), resume is not None, told)
     except NotFiniteError as error:
         cli.say(f"error: {error}")
-        return cli.FAILED
+        return cli.BAD_INPUT
     finally:
         told.close()
 

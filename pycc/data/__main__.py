@@ -20,13 +20,13 @@ def parser() -> cli.Parser:
     root = cli.Parser(
         prog="python -m pycc.data",
         description="Data sets: looked through, and written in another layout.",
-        epilog="Exit codes: 0 done, 1 something is broken or there twice, 2 bad usage or input.",
+        epilog=f"Exit codes: 0 done, 1 something is broken or there twice, {cli.ENDS}.",
     )
     commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
     look = commands.add_parser(
         "inspect",
         help="figures of a data set, all that is broken in it, and images that it holds twice",
-        epilog="Exit codes: 0 all whole, 1 something is broken or there twice, 2 bad input.",
+        epilog=f"Exit codes: 0 all whole, 1 something is broken or there twice, {cli.ENDS}.",
     )
     _add_source(look)
     look.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -56,7 +56,7 @@ def _add_source(command: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
 
-    def work() -> int:
+    def work(argv: list[str]) -> int:
         given = vars(parser().parse_args(argv))
         command, path = given.pop("command"), given.pop("path")
         if path in builtin.names():
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _inspect(Path(path), as_json=given.pop("json", False), **given)
         return _export(Path(path), Path(given.pop("out")), **given)
 
-    return cli.command(work)
+    return cli.command(work, sys.argv[1:] if argv is None else argv)
 
 
 def _inspect(root: Path, *, as_json: bool, split: str | None = None) -> int:

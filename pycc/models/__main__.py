@@ -21,7 +21,7 @@ def parser() -> cli.Parser:
     root = cli.Parser(
         prog="python -m pycc.models",
         description="Counters and their weights.",
-        epilog="Exit codes: 0 done, 1 weights read in a wrong convention, 2 bad usage or input.",
+        epilog=f"Exit codes: 0 done, 1 weights read in a wrong convention, {cli.ENDS}.",
     )
     commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands.add_parser("list", help="the known counters and the built-in weights")
@@ -54,7 +54,7 @@ def _add_weights(command: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
 
-    def work() -> int:
+    def work(argv: list[str]) -> int:
         given = parser().parse_args(argv)
         if given.command == "list":
             return _list()
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return cli.DONE
 
-    return cli.command(work)
+    return cli.command(work, sys.argv[1:] if argv is None else argv)
 
 
 def _list() -> int:

@@ -34,8 +34,7 @@ _OF_RECIPES = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with ``argv`` (default: the process's); returns its exit code."""
-    given_argv = list(sys.argv[1:] if argv is None else argv)
-    return cli.command(lambda: _work(given_argv))
+    return cli.command(_work, sys.argv[1:] if argv is None else argv)
 
 
 def _parser() -> cli.Parser:
@@ -45,7 +44,7 @@ def _parser() -> cli.Parser:
         "images, or against patches. Many processes: torchrun --nproc-per-node N -m pycc.train …",
         epilog="Without --data, on the built-in scenes, "
         + ", ".join(f"{name} is {value}" for name, value in QUICK.items())
-        + ". Exit codes: 0 done, 1 a loss was no number, 2 bad usage or input.",
+        + f". Exit codes: 0 done, {cli.ENDS}.",
     )
     cli.add_fields(flags.add_argument_group("training"), Plan)
     cli.add_fields(flags.add_argument_group("data and counter"), Settings)
@@ -89,11 +88,11 @@ def _work(argv: list[str]) -> int:
                 counter, samples, plan, seed=settings["seed"],
                 out=folder, resume=resume is not None, adversary=adversary, ranks=processes,
                 settings=settings, progress=progress,
-                measure=_test(tested, settings, plan, processes),
+                measure=_test(tested, settings, plan, processes), tested=tested,
             )  # fmt: skip
         except train.NotFiniteError as error:
             cli.say(f"error: {error}")
-            return cli.FAILED
+            return cli.BAD_INPUT
         finally:
             progress.close()
         if processes.first:

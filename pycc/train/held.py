@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from pycc import metrics
+from pycc.checks import naming
 from pycc.data import mean_colour
 from pycc.grid import in_region
 from pycc.random import Stream
@@ -65,7 +66,8 @@ def count_of(counter: Counter, sample: Sample) -> float:
     """People that a counter in eval mode sees in the region of interest of a whole image."""
     state = counter.parameters() if isinstance(counter, torch.nn.Module) else iter(())
     like = next(state, sample.image)
-    density = counter(sample.image[None].to(like.device))
+    with naming(sample.name, sample.image.shape):
+        density = counter(sample.image[None].to(like.device))
     return float(in_region(density, sample.mask, counter.stride).double().sum())
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from pycc.checks import naming
 from pycc.models import CounterModel
 from pycc.random import Stream
 from pycc.ranks import Ranks
@@ -122,8 +123,9 @@ class Stepper:
         for chunk in chunks:
             last = chunk is chunks[-1]
             alone = nullcontext() if last or self.ranks.world == 1 else self.objective.no_sync()
-            parts = self._parts(epoch, size, chunk)
-            with alone:
+            named = naming(", ".join(item.name for item in chunk), chunk[0].image.shape)
+            with named, alone:
+                parts = self._parts(epoch, size, chunk)
                 with self._precision():
                     loss = self.objective(parts)
                 if not torch.isfinite(loss.detach()):

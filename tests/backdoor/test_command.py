@@ -434,7 +434,7 @@ def test_a_loss_that_is_no_number(capsys: pytest.CaptureFixture[str], tmp_path: 
     code, _, err = run(
         capsys, *RUN, "--lr", "1e30", "--epochs", "3", "--out", str(tmp_path / "run")
     )
-    assert code == 1
+    assert code == 2
     assert "not finite" in err or "no number" in err
 
 

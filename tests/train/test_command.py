@@ -350,9 +350,9 @@ def test_bad_usage(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_loss_that_is_no_number_is_exit_code_1(
+def test_a_loss_that_is_no_number_is_exit_code_2(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     code, _, err = run(capsys, *QUICK, "--lr", "1e30", "--out", str(tmp_path / "run"))
-    assert code == 1
+    assert code == 2
     assert "not finite" in err
