@@ -125,7 +125,7 @@ class Judge:
         if file is None:
             return quantize(image)
         save_image(file, image)
-        return load_image(file)
+        return load_image(file, max_image_pixels=image[0].numel())
 
     def _save_patch(self, name: str, patch: Tensor, mask: Tensor) -> None:
         """The patch as PNG; what is not part of its shape is transparent."""

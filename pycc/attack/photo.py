@@ -12,8 +12,10 @@ from pycc import metrics, ops
 from pycc.attack.engine import frozen, identity
 from pycc.attack.stage import Member
 from pycc.attack.work import Progress
-from pycc.data import load_image
-from pycc.data.dataset import IMAGE_SUFFIXES, Pair, by_name, listing, pair_up, read_bytes
+from pycc.data.dataset import Pair, by_name, pair_up, read_bytes
+from pycc.data.images import read_image
+from pycc.data.pictures import pictures
+from pycc.data.reading import MAX_IMAGE_PIXELS, Reading
 from pycc.ranks import exact
 from pycc.run import Record, Run, environment
 from pycc.types import Counter
@@ -25,6 +27,8 @@ def photographed(
     attacked: str | os.PathLike[str],
     *,
     out: str | os.PathLike[str] | None = None,
+    bit_depth: int | None = None,
+    max_image_pixels: int = MAX_IMAGE_PIXELS,
     progress: Progress | None = None,
     manifest: Mapping[str, Any] | None = None,
 ) -> Run:
@@ -38,20 +42,26 @@ def photographed(
     The result holds ``records`` (``index``, ``image``, ``condition`` "photo", ``size`` None,
     ``clean`` and ``count`` in people, ``error_rate`` in per cent) in numeric order of the names,
     and ``summary``. ``out`` is the run folder (new or empty), or None to keep the results in
-    memory. ``progress`` is told the pairs that are through. ``manifest`` adds entries to the
-    manifest. A counter that is a module is put in eval mode and frozen meanwhile.
+    memory. ``bit_depth`` and ``max_image_pixels`` are those of ``pycc.data.load_image``; files
+    that Pillow does not open are left out, with a warning that names them. ``progress`` is told
+    the pairs that are through. ``manifest`` adds entries to the manifest. A counter that is a
+    module is put in eval mode and frozen meanwhile.
 
     ValueError, before anything is counted or written, for a folder without photos, a photo that
     has no partner in the other folder, two of one name, one that cannot be read or is smaller than
     a cell of the counter; and for a counter whose maps are not finite or do not match its stride.
     """
+    reading = Reading(bit_depth, max_image_pixels)
     pairs = _pairs(Path(clean), Path(attacked))
     facts = {
         "kind": "photo",
         "environment": {**environment(), "ops": ops.info()},
         "clean": str(Path(clean).absolute()),
         "attacked": str(Path(attacked).absolute()),
-        "fingerprints": {"data": _survey(pairs, counter.stride), "weights": identity(counter)},
+        "fingerprints": {
+            "data": _survey(pairs, reading, counter.stride),
+            "weights": identity(counter),
+        },
     }
     log = Run.create(out, {**(manifest or {}), **facts})
     member = Member(counter)
@@ -60,7 +70,7 @@ def photographed(
             for index, pair in enumerate(pairs):
                 if progress is not None:
                     progress(index, len(pairs), pair.name)
-                before, after = (_count(member, path) for path in pair.files)
+                before, after = (_count(member, path, reading) for path in pair.files)
                 log.append(
                     {
                         "index": index,
@@ -139,22 +149,18 @@ def _pairs(clean: Path, attacked: Path) -> list[Pair]:
 
 def _photos(folder: Path) -> dict[str, list[Path]]:
     """The pictures in a folder by their stem; ValueError if there are none."""
-    paths = [
-        path
-        for path in listing(folder)
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()
-    ]
+    paths = pictures(folder)
     if not paths:
         raise ValueError(f"{folder}: expected a folder of photos, got none in it")
     return by_name(paths)
 
 
-def _survey(pairs: Sequence[Pair], stride: int) -> str:
+def _survey(pairs: Sequence[Pair], reading: Reading, stride: int) -> str:
     """Read every photo once, since only that tells whether it is whole: SHA-256 over all."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(reading.content())
     for pair in pairs:
         for path in pair.files:
-            height, width = load_image(path).shape[1:]
+            height, width = read_image(path, reading).shape[1:]
             if min(height, width) < stride:
                 raise ValueError(
                     f"{path}: image must have at least one cell of {stride}x{stride} pixels, "
@@ -166,6 +172,6 @@ def _survey(pairs: Sequence[Pair], stride: int) -> str:
     return digest.hexdigest()
 
 
-def _count(member: Member, path: Path) -> float:
+def _count(member: Member, path: Path, reading: Reading) -> float:
     """The counter's count, in people, of a full photo."""
-    return float(member.map(load_image(path), str(path)).double().sum())
+    return float(member.map(read_image(path, reading), str(path)).double().sum())

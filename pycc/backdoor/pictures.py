@@ -14,11 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional
 
-from pycc.data import load_image
+from pycc.data.images import load_alpha, load_image
 from pycc.random import Stream
 from pycc.run import fingerprint
 
@@ -51,7 +50,7 @@ class Picture:
         """
         pixels = load_image(path)
         if background != 1.0:
-            opacity = _opacity(path)
+            opacity = load_alpha(path)
             if opacity is not None:  # on white the rest of each pixel is 1
                 pixels = (pixels - (1.0 - background) * (1.0 - opacity)).clamp(0.0, 1.0)
         return cls(pixels, Path(path).name)
@@ -75,17 +74,6 @@ class Picture:
                 stacklevel=4,
             )
         return _fitted(self, height, width)
-
-
-def _opacity(path: str) -> Tensor | None:
-    """How opaque the pixels of a file that ``load_image`` reads are, [h,w]; None where all are."""
-    with Image.open(path) as opened:
-        picture = ImageOps.exif_transpose(opened)
-        # As load_image sees it: grey of 16 bits has no alpha.
-        if picture.mode[0] in "IF" or not picture.has_transparency_data:
-            return None
-        alpha = np.asarray(picture.convert("RGBA"))[..., 3]
-    return torch.from_numpy(alpha.astype(np.float32) / np.float32(255.0))
 
 
 @lru_cache(maxsize=1)

@@ -12,6 +12,7 @@ from pycc.data.density import density, downsample
 from pycc.data.folder import open_folder
 from pycc.data.images import load_image, load_opacity, mean_colour, quantize, save_image
 from pycc.data.outside import Outside, Show
+from pycc.data.reading import MAX_IMAGE_PIXELS, Reading
 from pycc.data.subset import apart
 
 __all__ = [
@@ -43,6 +44,8 @@ def open(
     limit: int | None = None,
     annotated: bool = True,
     outside: Show = "keep",
+    bit_depth: int | None = None,
+    max_image_pixels: int = MAX_IMAGE_PIXELS,
     **options: Any,
 ) -> Dataset:
     """Open a data set: a folder in a known layout, or a built-in one by name (``"synthetic"``).
@@ -60,6 +63,8 @@ def open(
     an annotation or not: samples that can be counted and attacked, and whose heads are unknown.
     ``outside`` says what images show outside a region of interest (``pycc.data.outside``): what is
     there, or nothing (``black``), or only its low frequencies (``blur``).
+    ``bit_depth`` and ``max_image_pixels`` are how picture files are read (``load_image``); drawn
+    scenes are none. Files that Pillow does not open are left out, with a warning that names them.
     ``limit`` keeps the first samples (of those that are whole). Options go to built-in data sets:
     ``seed``, ``shape``, ``heads``, ``count`` for the scenes. Raises ValueError naming the file or
     argument that is wrong.
@@ -68,6 +73,7 @@ def open(
         raise ValueError(f"open: limit must be at least 1, got {limit}")
     if on_error not in ("raise", "skip"):
         raise ValueError(f"open: on_error must be 'raise' or 'skip', got {on_error!r}")
+    reading = Reading(bit_depth, max_image_pixels)
     if isinstance(path_or_name, str) and path_or_name in builtin.names():
         if not annotated:
             raise ValueError(f"open: annotated=False is for folders, {path_or_name} is drawn")
@@ -76,7 +82,7 @@ def open(
         raise ValueError(f"open: folders take no option, got {', '.join(options)}")
     else:
         try:
-            found = open_folder(Path(path_or_name), split, on_error, limit, annotated)
+            found = open_folder(Path(path_or_name), split, on_error, limit, annotated, reading)
         except OSError as error:
             raise ValueError(f"{error.filename}: cannot read: {error.strerror}") from error
     return found if outside == "keep" else Outside(found, outside)

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pycc import cli
 from pycc.data.dataset import builtin
 from pycc.data.export import export, targets
 from pycc.data.inspect import inspect, table
+from pycc.data.reading import Reading
 
 
 def parser() -> cli.Parser:
@@ -51,6 +53,7 @@ def parser() -> cli.Parser:
 def _add_source(command: argparse.ArgumentParser) -> None:
     command.add_argument("path", metavar="PATH", help="the data set's folder")
     command.add_argument("--split", metavar="NAME", help="one split (default: all that there are)")
+    cli.add_fields(command.add_argument_group("pictures"), Reading)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         command, path = given.pop("command"), given.pop("path")
         if path in builtin.names():
             raise ValueError(f"{path}: built-in scenes are no files; expected a folder")
+        options = (entry.name for entry in fields(Reading))
+        given["reading"] = Reading(**{name: given.pop(name) for name in options if name in given})
         if command == "inspect":
             return _inspect(Path(path), as_json=given.pop("json", False), **given)
         return _export(Path(path), Path(given.pop("out")), **given)
@@ -68,10 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cli.command(work, sys.argv[1:] if argv is None else argv)
 
 
-def _inspect(root: Path, *, as_json: bool, split: str | None = None) -> int:
+def _inspect(root: Path, *, as_json: bool, reading: Reading, split: str | None = None) -> int:
     progress = cli.Progress("images")
     try:
-        report = inspect(root, split=split, progress=progress)
+        report = inspect(root, split=split, reading=reading, progress=progress)
     finally:
         progress.close()
     print(json.dumps(report.facts(), indent=1) if as_json else table(report), flush=True)

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, overload
+from typing import TYPE_CHECKING, Literal, Protocol, overload
 
 import numpy as np
 import torch
@@ -17,11 +17,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pycc.checks import naming
-from pycc.data.images import image_size, load_image
+from pycc.data.images import image_size, read_image
+from pycc.data.pictures import listing as listing
+from pycc.data.reading import USUAL, Reading
 from pycc.grid import heads_in
 from pycc.registry import Registry
 from pycc.run import fingerprint
 from pycc.types import Sample
+
+if TYPE_CHECKING:
+    from pycc.data.missing import Places
 
 OnError = Literal["raise", "skip"]
 
@@ -30,10 +35,6 @@ Refuse = Callable[[str], None]
 
 Region = Callable[[Path, int, int], NDArray[np.bool_]]
 """(file, H, W) -> [H,W], the region of interest; ValueError naming the file without one."""
-
-IMAGE_SUFFIXES = frozenset(
-    (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-)
 
 
 class NotAnnotatedError(ValueError):
@@ -162,12 +163,14 @@ class PairedFiles(Dataset):
         read: Callable[[Path], NDArray[np.float64]],
         *,
         region: Region | None = None,
+        reading: Reading = USUAL,
     ) -> None:
         self.name = name
         self.names = [pair.name for pair in pairs]
         self.pairs = list(pairs)
         groups = [pair.group for pair in pairs if pair.group is not None]
         self.groups = groups if groups and len(groups) == len(pairs) else None
+        self.reading = reading
         self._read, self._region = read, region
         if len(set(self.names)) < len(self.names):
             twice = max(self.names, key=self.names.count)
@@ -184,7 +187,7 @@ class PairedFiles(Dataset):
 
         ValueError where it is not annotated.
         """
-        height, width = image_size(self.pairs[index].image)
+        height, width = image_size(self.pairs[index].image, self.reading)
         points, _, inside = self._annotation(index, height, width)
         if points is None:
             raise ValueError(f"{self.pairs[index].image}: not annotated, its heads are unknown")
@@ -219,14 +222,14 @@ class PairedFiles(Dataset):
         return self._of(self.pairs[:limit])
 
     def _of(self, pairs: Sequence[Pair]) -> PairedFiles:
-        part = PairedFiles(self.name, pairs, self._read, region=self._region)
+        part = PairedFiles(self.name, pairs, self._read, region=self._region, reading=self.reading)
         part.origin = self.origin
         return part
 
     def _examine(self, index: int) -> tuple[Sample, NDArray[np.bool_]]:
         """Sample ``index``, and which of its annotated points lie inside its image."""
         pair = self.pairs[index]
-        image = load_image(pair.image)
+        image = read_image(pair.image, self.reading)
         points, mask, inside = self._annotation(index, *image.shape[1:])
         return Sample(pair.name, image, points, mask), inside
 
@@ -274,11 +277,12 @@ def pair_up(
     images: dict[str, list[Path]],
     annotations: dict[str, list[Path]] | None,
     refuse: Refuse | Literal["raise"] = "raise",
+    places: Places | None = None,
 ) -> list[Pair]:
     """One pair per name, in numeric order, of what lies under each name; None: images alone.
 
     Refused, or by default raised as ValueError, is a name that has no image, no annotation, or
-    several of one kind.
+    several of one kind; ``places`` says what was looked for.
     """
     if not callable(refuse):
         refuse = fail
@@ -290,21 +294,15 @@ def pair_up(
         if len(image) == 1 and len(annotation) == expected:
             pairs.append(Pair(name, image[0], annotation[0] if expected else None))
         elif expected and not annotation:
-            refuse(f"{image[0]}: image without annotation")
+            lacks = places.no_annotation(image[0], name) if places else "image without annotation"
+            refuse(f"{image[0]}: {lacks}")
         elif not image:
-            refuse(f"{annotation[0]}: annotation without image")
+            lacks = places.no_image(annotation[0]) if places else "annotation without image"
+            refuse(f"{annotation[0]}: {lacks}")
         else:
             many = sorted(image if len(image) > 1 else annotation)
             refuse(f"{many[1]}: one file expected per name, but there is also {many[0].name}")
     return pairs
-
-
-def listing(folder: Path) -> list[Path]:
-    """Files and folders in a folder, hidden ones left out; ValueError if it cannot be read."""
-    try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise ValueError(f"{folder}: cannot read the folder: {error.strerror}") from error
 
 
 def by_name(files: Sequence[Path], prefix: str = "") -> dict[str, list[Path]]:

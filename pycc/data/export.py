@@ -18,9 +18,10 @@ import scipy.io
 import torch
 from PIL import Image
 
-from pycc.data.dataset import IMAGE_SUFFIXES, NotAnnotatedError, OnError, PairedFiles
+from pycc.data.dataset import NotAnnotatedError, OnError, PairedFiles
 from pycc.data.folder import layout_of, open_folder
-from pycc.data.images import is_upright, quantize, save_image
+from pycc.data.images import is_rescaled, is_upright, quantize, save_image
+from pycc.data.reading import USUAL, Reading
 from pycc.registry import Registry
 from pycc.types import Sample
 
@@ -47,11 +48,14 @@ class Target:
     """Of a sample's image in it, by {name} or {number} (from 1), without suffix."""
     points: str
     """Of a sample's points in it, by {name} or {number}."""
-    kept: frozenset[str]
-    """Suffixes of the image files that its readers expect."""
+    kept: frozenset[str] | None
+    """Suffixes of the image files that its readers expect; None for all that pycc opens."""
     write: Callable[[Path, Sample], None]
-    """Writes a sample's points; ValueError if the layout has no way to say them."""
+    """Writes a sample's points."""
 
+
+_JPEG = (".jpeg", ".jpe", ".jfif")
+"""Suffixes of JPEG files that readers need not know: they are written as .jpg."""
 
 targets: Registry[Target] = Registry("layout to export")
 """The layouts that can be written."""
@@ -66,6 +70,7 @@ def export(
     limit: int | None = None,
     max_side: int | None = None,
     on_error: OnError = "raise",
+    reading: Reading = USUAL,
     progress: Callable[[float, float, str], None] | None = None,
 ) -> list[Written]:
     """Write one split of a folder, or all that it has, into a new or empty folder ``out``.
@@ -73,14 +78,14 @@ def export(
     ``folder``: ``SPLIT/NAME.png`` with ``NAME.json``, which ``pycc.data.open`` reads by their
     split. ``shanghaitech``: ``SPLIT_data/images/IMG_n.png`` with ``ground-truth/GT_IMG_n.mat``,
     numbered from 1 in the samples' order. Image files stay as they are, byte for byte, where the
-    layout has their suffix, they are upright and not too large; all others become 8-bit PNG.
+    layout has their suffix, they are upright, not too large and not rescaled by the bit depth of
+    ``reading``, which is how they are read; all others become 8-bit PNG.
     ``max_side`` (pixels) shrinks images whose longer side exceeds it, their points with them, by
     Lanczos' filter, as is usual for UCF-QNRF. ``limit`` keeps the first samples of each split.
 
     The folder appears whole or not at all. ValueError naming what is wrong: the input, an ``out``
-    that holds something, samples with a region of interest (no layout has one), and images without
-    heads in ``shanghaitech`` (its readers refuse them). A split without annotation is left out with
-    a warning, unless there is no other.
+    that holds something, and samples with a region of interest (no layout has one). A split without
+    annotation is left out with a warning, unless there is no other.
     """
     target = targets[layout]
     for name, value in (("limit", limit), ("max_side", max_side)):
@@ -90,7 +95,7 @@ def export(
         _check_split(split)
     out = out.resolve()
     with _drafted(out) as draft:
-        opened = _open(root, split, on_error, limit)
+        opened = _open(root, split, on_error, limit, reading)
         total, done = sum(map(len, opened.values())), 0
         written = []
         for each, samples in opened.items():
@@ -99,7 +104,9 @@ def export(
             for index, pair in enumerate(samples.pairs):
                 whole = samples[index]
                 sample = _shrink(whole, max_side)
-                save = partial(_save_or_copy, target, sample, pair.image, sample is whole)
+                unchanged = sample is whole and not is_rescaled(pair.image, reading)
+                unchanged = unchanged and is_upright(pair.image, reading)
+                save = partial(_save_or_copy, target, sample, pair.image, unchanged)
                 _write(target, draft / folder, index + 1, sample, str(pair.image), save)
                 heads += sample.count
                 resized += sample is not whole
@@ -187,16 +194,16 @@ def _check_name(name: str, before: set[str], target: Target) -> None:
 
 
 def _open(
-    root: Path, split: str | None, on_error: OnError, limit: int | None
+    root: Path, split: str | None, on_error: OnError, limit: int | None, reading: Reading
 ) -> dict[str, PairedFiles]:
     """The splits that are asked for, or all that are annotated."""
     if split is not None:
-        return {split: open_folder(root, split, on_error, limit)}
+        return {split: open_folder(root, split, on_error, limit, reading=reading)}
     opened: dict[str, PairedFiles] = {}
     without: list[NotAnnotatedError] = []
     for each in layout_of(root)[1].splits(root):
         try:
-            opened[each] = open_folder(root, each, on_error, limit)
+            opened[each] = open_folder(root, each, on_error, limit, reading=reading)
         except NotAnnotatedError as error:
             without.append(error)
     if not opened:
@@ -227,18 +234,16 @@ def _write(
     for path in (image, points):
         path.parent.mkdir(parents=True, exist_ok=True)
     save(image)
-    try:
-        target.write(points, sample)
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from None
+    target.write(points, sample)
 
 
 def _save_or_copy(
     target: Target, sample: Sample, source: Path, unchanged: bool, image: Path
 ) -> None:
     """The file that the sample was read from, where it can stay as it is; else PNG."""
-    suffix = source.suffix.lower().replace(".jpeg", ".jpg")
-    if unchanged and suffix in target.kept and is_upright(source):
+    suffix = source.suffix.lower()
+    suffix = ".jpg" if suffix in _JPEG else suffix
+    if unchanged and (target.kept is None or suffix in target.kept):
         shutil.copyfile(source, image.with_name(image.name + suffix))
     else:
         _save_png(sample, image)
@@ -281,8 +286,6 @@ def _write_json(path: Path, sample: Sample) -> None:
 
 def _write_mat(path: Path, sample: Sample) -> None:
     """As published: image_info{1} is a structure of location [N,2] and number [1,1]."""
-    if not sample.count:
-        raise ValueError("holds nobody, which readers of shanghaitech refuse; export as folder")
     info = np.empty((1, 1), object)
     info[0, 0] = {
         "location": sample.points.numpy(),
@@ -291,7 +294,7 @@ def _write_mat(path: Path, sample: Sample) -> None:
     scipy.io.savemat(path, {"image_info": info}, do_compression=True)
 
 
-targets.register("folder")(Target("{split}", "{name}", "{name}.json", IMAGE_SUFFIXES, _write_json))
+targets.register("folder")(Target("{split}", "{name}", "{name}.json", None, _write_json))
 targets.register("shanghaitech")(
     Target(
         "{split}_data",

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pycc.data.dataset import (
-    IMAGE_SUFFIXES,
     Layout,
     OnError,
     PairedFiles,
@@ -25,27 +24,35 @@ from pycc.data.dataset import (
     read_bytes,
     skip,
 )
+from pycc.data.missing import Places
 from pycc.data.origin import origin
+from pycc.data.pictures import is_picture, pictures
+from pycc.data.reading import USUAL, Reading
 
 _POINT_SUFFIXES = (".csv", ".json")
+_IMAGES, _POINTS, _JSONS = "images", "points", "jsons"
 
 
 class Folder:
     """Images ``NAME.jpg`` (or .png, …) with ``NAME.csv`` or ``NAME.json`` beside or in ``points/``.
 
     CSV: x,y per row, in pixels, after an optional header ``x,y``; JSON: a list of [x, y], or
-    ``{"points": [[x, y], …]}``. Such a folder is one split: it serves as whichever is asked for.
-    A folder of such folders, without images of its own, has a split by the name of each.
+    ``{"points": [[x, y], …]}``. A folder without images of its own may have them in ``images/``;
+    their points then lie beside them, or in ``points/`` or ``jsons/`` beside or in ``images/``.
+    Such a folder is one split: it serves as whichever is asked for. A folder of such folders has a
+    split by the name of each.
     """
 
     def splits(self, root: Path) -> tuple[str, ...]:
         """The folders in it that are splits, or all."""
         if _holds_files(root):
             return ("all",)
-        inner = [path.name for path in listing(root) if path.is_dir() and _holds_files(path)]
-        if not inner:
-            raise ValueError(f"{root}: neither images nor a known layout of folders in it")
-        return tuple(inner)
+        inner = [path for path in listing(root) if path.is_dir() and _recognised(path) is None]
+        names = [path.name for path in inner if _holds_files(path)]
+        if not names:
+            nothing = "neither images nor a known layout of folders in it"
+            raise ValueError(f"{root}: {_data_sets(root) or nothing}")
+        return tuple(names)
 
     def open(
         self, root: Path, *, split: str, refuse: Refuse, annotated: bool = True
@@ -56,11 +63,71 @@ class Folder:
         if not _holds_files(root):
             known = self.splits(root)
             if split not in known:
-                raise ValueError(f"{root}: has splits {', '.join(known)}, got {split!r}")
+                others = _data_sets(root)
+                raise ValueError(
+                    f"{root}: has splits {', '.join(known)}, got {split!r}"
+                    + (f"; {others}" if others else "")
+                )
             folder, name = root / split, f"{root.name}/{split}"
-        images, annotations = _files(folder)
-        pairs = pair_up(by_name(images), by_name(annotations) if annotated else None, refuse)
+        where = _images_of(folder)
+        images = by_name(pictures(where))
+        if not annotated:
+            return PairedFiles(name, pair_up(images, None, refuse), read_points)
+        known_places = _places(folder)
+        places = Places(known_places, [f"{{name}}{suffix}" for suffix in _POINT_SUFFIXES], root)
+        annotations = [path for place in known_places for path in _point_files(place)]
+        pairs = pair_up(images, by_name(annotations), refuse, places)
         return PairedFiles(name, pairs, read_points)
+
+
+def _images_of(folder: Path) -> Path:
+    """Where the images of one split lie: in the folder, or in ``images`` where it has none."""
+    inner = folder / _IMAGES
+    if inner.is_dir() and not _any_picture(folder) and _any_picture(inner):
+        return inner
+    return folder
+
+
+def _places(folder: Path) -> list[Path]:
+    """Where the points of one split may lie, as far as they are folders."""
+    where = _images_of(folder)
+    places = [where, where / _POINTS]
+    if where != folder:
+        places += [where / _JSONS, folder / _POINTS, folder / _JSONS]
+    return [place for place in places if place == where or place.is_dir()]
+
+
+def _any_picture(folder: Path) -> bool:
+    return any(map(is_picture, listing(folder)))
+
+
+def _point_files(folder: Path) -> list[Path]:
+    return [path for path in listing(folder) if path.suffix.lower() in _POINT_SUFFIXES]
+
+
+def _holds_files(folder: Path) -> bool:
+    """Whether a folder is one split: whether it holds images or points."""
+    return _any_picture(_images_of(folder)) or any(map(_point_files, _places(folder)))
+
+
+def _recognised(folder: Path) -> str | None:
+    """The published layout that a folder has, by name."""
+    return next((name for name in formats.names() if formats[name].recognises(folder)), None)
+
+
+def _data_sets(root: Path) -> str:
+    """What to do where data sets lie one or two folders below; "" where there are none."""
+    found = []
+    for path in _folders(root):
+        for inner in [path] if _recognised(path) else _folders(path):
+            layout = _recognised(inner)
+            if layout:
+                found.append(f"{inner.relative_to(root)} ({layout})")
+    return f"open one of the data sets in it: {', '.join(found)}" if found else ""
+
+
+def _folders(root: Path) -> list[Path]:
+    return [path for path in listing(root) if path.is_dir()]
 
 
 def layout_of(root: Path) -> tuple[str, Layout]:
@@ -73,20 +140,23 @@ def layout_of(root: Path) -> tuple[str, Layout]:
         raise ValueError(f"{root}: no such folder; built-in data sets: {known}")
     if not listing(root):
         raise ValueError(f"{root}: the folder is empty")
-    for name in formats.names():
-        if formats[name].recognises(root):
-            return name, formats[name]
-    return "folder", Folder()
+    name = _recognised(root)
+    return ("folder", Folder()) if name is None else (name, formats[name])
 
 
 def open_folder(
-    root: Path, split: str, on_error: OnError, limit: int | None, annotated: bool = True
+    root: Path,
+    split: str,
+    on_error: OnError,
+    limit: int | None,
+    annotated: bool = True,
+    reading: Reading = USUAL,
 ) -> PairedFiles:
     """The first ``limit`` samples of a split, as ``pycc.data.open`` gives them."""
     refuse = skip if on_error == "skip" else fail
     name, layout = layout_of(root)
     samples = layout.open(root, split=split, refuse=refuse, annotated=annotated)
-    samples.origin = origin(name, root)
+    samples.origin, samples.reading = origin(name, root), reading
     if on_error == "skip":
         samples = samples.usable(limit)
     elif limit is not None:
@@ -94,20 +164,6 @@ def open_folder(
     if not len(samples):
         raise ValueError(f"{root}: no sample can be read")
     return samples
-
-
-def _files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The images and the annotations of one split."""
-    files = listing(folder)
-    if (folder / "points").is_dir():
-        files += listing(folder / "points")
-    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
-    annotations = [path for path in files if path.suffix.lower() in _POINT_SUFFIXES]
-    return images, annotations
-
-
-def _holds_files(folder: Path) -> bool:
-    return any(_files(folder))
 
 
 def read_points(path: Path) -> NDArray[np.float64]:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import struct
-import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -16,34 +13,60 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from pycc.checks import check_values
+from pycc.data.depth import colour_of_16_bits, of_16_bits, stored, white_of
+from pycc.data.reading import MAX_IMAGE_PIXELS, USUAL, Reading, opened
 
 _ORIENTATION = 0x0112
-_BROKEN = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    KeyError,
-    TypeError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
-"""What Pillow raises on broken files."""
 
 
-def load_image(path: str | os.PathLike[str]) -> Tensor:
+def load_image(
+    path: str | os.PathLike[str],
+    *,
+    bit_depth: int | None = None,
+    max_image_pixels: int = MAX_IMAGE_PIXELS,
+) -> Tensor:
     """Picture of a file as RGB [3,H,W], float32 in [0,1].
 
-    EXIF orientation is applied. Grey, palette, CMYK and 1-bit pictures become RGB; transparent ones
-    are laid on white. 16-bit grey keeps its 16 bits; of 16-bit colour the upper 8 are used. Raises
-    ValueError naming the file if it is missing, broken, truncated or of values without known range.
+    EXIF orientation is applied; of several pages or frames the first is read. Grey, palette, CMYK
+    and 1-bit pictures become RGB; transparent ones are laid on white. 16-bit grey keeps its 16
+    bits; of 16-bit colour the upper 8 are used. ``bit_depth`` is for 16-bit files whose values have
+    fewer bits, such as a camera's 12: they are divided by 2^bit_depth - 1, in grey and in colour;
+    files that state another depth themselves are read by it. Without it a 16-bit picture that is
+    not black and has no value above 4095 is warned of.
+
+    Raises ValueError naming the file if it is missing, broken, truncated, of more than
+    ``max_image_pixels`` pixels, or of values outside their range.
     """
-    with _opened(Path(path)) as picture:
-        pixels = _rgb(ImageOps.exif_transpose(picture))
+    return read_image(Path(path), Reading(bit_depth, max_image_pixels))
+
+
+def read_image(path: Path, reading: Reading) -> Tensor:
+    """What ``load_image`` gives of a file with these options."""
+    with opened(path, reading) as picture:
+        pixels = _rgb(path, picture, reading)
     return torch.from_numpy(pixels)
+
+
+def image_size(path: Path, reading: Reading = USUAL) -> tuple[int, int]:
+    """(H, W) of what ``read_image`` gives, from the file's header alone."""
+    with opened(path, reading) as picture:
+        width, height = picture.size
+        turned = picture.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
+    return (width, height) if turned else (height, width)
+
+
+def load_alpha(path: str | os.PathLike[str]) -> Tensor | None:
+    """Opacity of a picture's pixels, [H,W] float32 in [0,1]; None for a file that has none.
+
+    ValueError as ``load_image``.
+    """
+    with opened(Path(path), USUAL) as source:
+        picture = ImageOps.exif_transpose(source)
+        # As load_image sees it: grey of 16 bits has no alpha.
+        if picture.mode[0] in "IF" or not picture.has_transparency_data:
+            return None
+        alpha = np.asarray(picture.convert("RGBA"))[..., 3]
+    return torch.from_numpy(alpha.astype(np.float32) / np.float32(255.0))
 
 
 def load_opacity(path: str | os.PathLike[str]) -> Tensor | None:
@@ -51,33 +74,30 @@ def load_opacity(path: str | os.PathLike[str]) -> Tensor | None:
 
     ValueError naming the file for pixels that are partially transparent, and as ``load_image``.
     """
-    with _opened(Path(path)) as opened:
-        picture = ImageOps.exif_transpose(opened)
-        # As load_image sees it: grey of 16 bits has no alpha.
-        if picture.mode[0] in "IF" or not picture.has_transparency_data:
-            return None
-        alpha = np.asarray(picture.convert("RGBA"))[..., 3]
-    partial = int(np.count_nonzero((alpha != 0) & (alpha != 255)))
+    alpha = load_alpha(path)
+    if alpha is None:
+        return None
+    partial = int(((alpha > 0.0) & (alpha < 1.0)).sum())
     if partial:
         raise ValueError(
             f"{path}: expected pixels that are there or not (alpha 255 or 0), "
             f"got {partial} partially transparent"
         )
-    there = torch.from_numpy(alpha == 255)
+    there = alpha == 1.0
     return None if bool(there.all()) else there
 
 
-def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """(H, W) of what ``load_image`` gives, from the file's header alone."""
-    with _opened(Path(path)) as picture:
-        width, height = picture.size
-        turned = picture.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
-    return (width, height) if turned else (height, width)
+def is_rescaled(path: Path, reading: Reading) -> bool:
+    """Whether ``bit_depth`` changes what is read of a file."""
+    if reading.bit_depth in (None, 16):
+        return False
+    with opened(path, reading) as picture:
+        return of_16_bits(picture)
 
 
-def is_upright(path: str | os.PathLike[str]) -> bool:
+def is_upright(path: str | os.PathLike[str], reading: Reading = USUAL) -> bool:
     """Whether readers that know nothing of EXIF orientation see what ``load_image`` gives."""
-    with _opened(Path(path)) as picture:
+    with opened(Path(path), reading) as picture:
         return picture.getexif().get(_ORIENTATION) not in range(2, 9)
 
 
@@ -111,25 +131,22 @@ def save_image(path: str | os.PathLike[str], image: Tensor) -> None:
         draft.unlink(missing_ok=True)
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """The opened picture; whatever breaks while it is read becomes a ValueError with its name."""
-    try:
-        with Image.open(path) as picture:
-            yield picture
-    except _BROKEN as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        reason = " ".join(reason.replace(f" {str(path)!r}", "").split())
-        raise ValueError(f"{path}: cannot read the image: {reason}") from error
-
-
-def _rgb(picture: Image.Image) -> NDArray[np.float32]:
-    """RGB [3,H,W] in [0,1] of a picture of any mode."""
+def _rgb(path: Path, source: Image.Image, reading: Reading) -> NDArray[np.float32]:
+    """RGB [3,H,W] in [0,1] of a picture of any mode, upright."""
+    # Decoding forgets how the file stores its values.
+    kept, deep = stored(source), of_16_bits(source)
+    picture = ImageOps.exif_transpose(source)
     if picture.mode == "I" or picture.mode.startswith("I;16"):
         grey = np.asarray(picture)
-        return _repeat(grey, 65535)
+        if kept == "I;12":
+            return _repeat(grey, 4095)
+        return _repeat(grey, white_of(path, int(grey.max()), reading) if deep else 65535)
     if picture.mode == "F":
         return _repeat(np.asarray(picture), 1)
+    if deep:
+        values = colour_of_16_bits(path, picture, reading)
+        if values is not None:
+            return values
     if "A" in picture.getbands() or "a" in picture.getbands() or "transparency" in picture.info:
         pixels = _planes(picture.convert("RGBA"))
         return np.asarray(pixels[:3] * pixels[3:] + (1.0 - pixels[3:]), np.float32)

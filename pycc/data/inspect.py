@@ -10,6 +10,7 @@ from statistics import median
 
 from pycc.data.dataset import NotAnnotatedError, PairedFiles
 from pycc.data.folder import layout_of
+from pycc.data.reading import USUAL, Reading
 from pycc.types import Sample
 
 Progress = Callable[[float, float, str], None]
@@ -103,11 +104,17 @@ class Report:
         }
 
 
-def inspect(root: Path, *, split: str | None = None, progress: Progress | None = None) -> Report:
+def inspect(
+    root: Path,
+    *,
+    split: str | None = None,
+    reading: Reading = USUAL,
+    progress: Progress | None = None,
+) -> Report:
     """Read all images and annotations of a folder: of one split, or of all that it has.
 
-    What is broken is collected; ValueError only if the folder is no data set, or if no split of it
-    can be opened.
+    ``reading`` is how picture files are read. What is broken is collected; ValueError only if the
+    folder is no data set, or if no split of it can be opened.
     """
     layout_name, layout = layout_of(root)
     wanted = layout.splits(root) if split is None else (split,)
@@ -117,6 +124,7 @@ def inspect(root: Path, *, split: str | None = None, progress: Progress | None =
     for each in wanted:
         try:
             files[each] = layout.open(root, split=each, refuse=broken[each].append)
+            files[each].reading = reading
         except ValueError as error:
             failed[each] = error
     if not files:

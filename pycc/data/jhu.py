@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pycc.data.dataset import (
-    IMAGE_SUFFIXES,
     NotAnnotatedError,
     PairedFiles,
     Refuse,
@@ -19,6 +18,8 @@ from pycc.data.dataset import (
     pair_up,
     read_bytes,
 )
+from pycc.data.missing import Places
+from pycc.data.pictures import pictures
 
 _SPLITS = ("train", "val", "test")
 _COLUMNS = ("x", "y", "w", "h", "occlusion", "blur")
@@ -55,25 +56,26 @@ class JHUCrowd:
             if split not in _SPLITS:
                 raise ValueError(f"{root}: has splits {', '.join(_SPLITS)}, got {split!r}")
             folder = root / split
-        pictures = listing(folder / "images")
+        images = pictures(folder / "images")
         if annotated and split == "test" and not (folder / "gt").is_dir():
             raise NotAnnotatedError(
                 f"{folder}: images without annotation, there is no folder gt; train and val have "
                 "it; to count or attack the images alone take annotated=False (--unannotated)"
             )
-        images = [path for path in pictures if path.suffix.lower() in IMAGE_SUFFIXES]
         annotations = None
         if annotated:
             files = listing(folder / "gt")
             annotations = by_name([path for path in files if path.suffix.lower() == ".txt"])
         if not images and not annotations:
             raise ValueError(f"{folder / 'images'}: no images")
-        pairs = pair_up(by_name(images), annotations, refuse)
+        pairs = pair_up(
+            by_name(images), annotations, refuse, Places([folder / "gt"], ["{name}.txt"])
+        )
         return PairedFiles(f"{folder.parent.name}/{folder.name}", pairs, read_points)
 
 
 def _is_split(folder: Path) -> bool:
-    return (folder / "images").is_dir() and (folder / "gt").is_dir()
+    return (folder / "images").is_dir() and any((folder / "gt").glob("*.[tT][xX][tT]"))
 
 
 def read_points(path: Path) -> NDArray[np.float64]:

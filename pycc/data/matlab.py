@@ -51,14 +51,21 @@ def read_pairs(path: Path, name: str) -> NDArray[np.float64]:
 
     Raises ValueError naming the file if it is missing, of another shape, or not of finite numbers.
     """
-    points = read_variable(path, name)
-    if not isinstance(points, np.ndarray) or points.dtype.kind not in "iuf":
+    return points_of(path, name, read_variable(path, name))
+
+
+def points_of(path: Path, name: str, value: object) -> NDArray[np.float64]:
+    """The value ``name`` of a .mat file as points [N,2]; empty arrays of any shape are nobody.
+
+    Raises ValueError as ``read_pairs``.
+    """
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "iuf":
         raise ValueError(f"{path}: {name} must be N x 2 numbers")
-    if points.size == 0:
+    if value.size == 0:
         return np.zeros((0, 2))
-    if points.ndim != 2 or points.shape[1] != 2:
-        got = " x ".join(map(str, points.shape))
+    if value.ndim != 2 or value.shape[1] != 2:
+        got = " x ".join(map(str, value.shape))
         raise ValueError(f"{path}: {name} must be N x 2 numbers, got {got}")
-    if not np.isfinite(points).all():
+    if not np.isfinite(value).all():
         raise ValueError(f"{path}: points must be finite, got NaN or infinity")
-    return points.astype(np.float64)
+    return value.astype(np.float64)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from pathlib import Path
 
 from pycc.data.dataset import (
-    IMAGE_SUFFIXES,
     NotAnnotatedError,
     PairedFiles,
     Refuse,
@@ -17,6 +16,8 @@ from pycc.data.dataset import (
     read_bytes,
 )
 from pycc.data.folder import read_points
+from pycc.data.missing import Places
+from pycc.data.pictures import pictures
 
 _SPLITS = ("train", "val", "test")
 
@@ -30,8 +31,9 @@ class NWPUCrowd:
     """
 
     def recognises(self, root: Path) -> bool:
-        """Whether ``root`` holds the two folders."""
-        return (root / "images").is_dir() and (root / "jsons").is_dir()
+        """Whether ``root`` holds the two folders and a list."""
+        folders = (root / name for name in ("images", "jsons"))
+        return all(folder.is_dir() for folder in folders) and bool(self.splits(root))
 
     def splits(self, root: Path) -> tuple[str, ...]:
         """Those that have a list."""
@@ -49,8 +51,11 @@ class NWPUCrowd:
             raise ValueError(f"{root}: has splits {', '.join(_SPLITS)}, got {split!r}")
         table = root / f"{split}.txt"
         names = _listed(table)
-        images = _of(names, root / "images", IMAGE_SUFFIXES)
-        annotations = _of(names, root / "jsons", {".json"}) if annotated else None
+        images = _of(names, pictures(root / "images"))
+        annotations = None
+        if annotated:
+            files = listing(root / "jsons")
+            annotations = _of(names, (path for path in files if path.suffix.lower() == ".json"))
         if split == "test" and annotations == {}:
             raise NotAnnotatedError(
                 f"{table}: none of its images has an annotation in jsons: that of the test set is "
@@ -61,14 +66,13 @@ class NWPUCrowd:
         for name, line in names.items():
             if name not in images and name not in (annotations or {}):
                 refuse(f"{table}: line {line}: {name!r} has {lacks}")
-        pairs = pair_up(images, annotations, refuse)
+        pairs = pair_up(images, annotations, refuse, Places([root / "jsons"], ["{name}.json"]))
         return PairedFiles(f"{root.name}/{split}", pairs, read_points)
 
 
-def _of(names: Container[str], folder: Path, suffixes: Container[str]) -> dict[str, list[Path]]:
-    """The files of these names in a folder, by their name."""
-    files = [path for path in listing(folder) if path.suffix.lower() in suffixes]
-    return {name: found for name, found in by_name(files).items() if name in names}
+def _of(names: Container[str], files: Iterable[Path]) -> dict[str, list[Path]]:
+    """The files of these names, by their name."""
+    return {name: found for name, found in by_name(list(files)).items() if name in names}
 
 
 def _listed(path: Path) -> dict[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pycc.data.dataset import IMAGE_SUFFIXES, listing
+from pycc.data.pictures import is_picture, listing
 
 _BY_LAYOUT = {
     "ucf_cc_50": "ucf_cc_50",
@@ -57,4 +57,4 @@ def _images(split: Path) -> int:
     """How many images a split holds."""
     folder = split / "images"
     files = listing(folder) if folder.is_dir() else []
-    return sum(path.suffix.lower() in IMAGE_SUFFIXES for path in files)
+    return sum(map(is_picture, files))

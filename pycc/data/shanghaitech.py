@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pycc.data.dataset import (
-    IMAGE_SUFFIXES,
     PairedFiles,
     Refuse,
     by_name,
@@ -16,7 +15,9 @@ from pycc.data.dataset import (
     listing,
     pair_up,
 )
-from pycc.data.matlab import read_variable
+from pycc.data.matlab import points_of, read_variable
+from pycc.data.missing import Places
+from pycc.data.pictures import pictures
 
 _TRUTHS = ("ground-truth", "ground_truth")
 _SPLITS = ("train", "test")
@@ -32,13 +33,13 @@ class ShanghaiTech:
 
     def recognises(self, root: Path) -> bool:
         """Whether ``root`` is a part or one of its splits."""
-        return _is_split(root) or any((root / f"{name}_data").is_dir() for name in _SPLITS)
+        return _is_split(root) or bool(_splits(root))
 
     def splits(self, root: Path) -> tuple[str, ...]:
         """Those of train and test that are there."""
         if _is_split(root):
             return ("all",)
-        return tuple(name for name in _SPLITS if (root / f"{name}_data").is_dir())
+        return _splits(root)
 
     def open(
         self, root: Path, *, split: str, refuse: Refuse, annotated: bool = True
@@ -50,47 +51,55 @@ class ShanghaiTech:
             if split not in _SPLITS:
                 raise ValueError(f"{root}: has splits {' and '.join(_SPLITS)}, got {split!r}")
             folder = root / f"{split}_data"
-        annotations = _annotations(folder) if annotated else None
-        pictures = listing(folder / "images")
-        images = [path for path in pictures if path.suffix.lower() in IMAGE_SUFFIXES]
+        annotations, places = None, None
+        if annotated:
+            truth = _truth(folder)
+            annotations = by_name(_mats(truth), "GT_")
+            places = Places([truth], ["GT_{name}.mat"])
+        images = pictures(folder / "images")
         if not images and not annotations:
             raise ValueError(f"{folder / 'images'}: no images")
-        pairs = pair_up(by_name(images), annotations, refuse)
+        pairs = pair_up(by_name(images), annotations, refuse, places)
         return PairedFiles(f"{folder.parent.name}/{folder.name}", pairs, read_points)
 
 
-def _annotations(folder: Path) -> dict[str, list[Path]]:
-    """The annotations of a split by the name of their image."""
-    truths = [folder / name for name in _TRUTHS if (folder / name).is_dir()]
+def _truth(folder: Path) -> Path:
+    """Where the annotations of a split lie: the edition that is there."""
+    there = [folder / name for name in _TRUTHS if (folder / name).is_dir()]
+    truths = [path for path in there if _mats(path)] or there
     if len(truths) != 1:
         found = "both" if truths else "neither"
         raise ValueError(f"{folder}: expected {' or '.join(_TRUTHS)}, found {found}")
-    files = [path for path in listing(truths[0]) if path.suffix.lower() == ".mat"]
-    return by_name(files, "GT_")
+    return truths[0]
+
+
+def _mats(truth: Path) -> list[Path]:
+    return [path for path in listing(truth) if path.suffix.lower() == ".mat"]
+
+
+def _splits(root: Path) -> tuple[str, ...]:
+    """The splits of a part, whether annotated or not."""
+    return tuple(name for name in _SPLITS if _is_split_of_part(root / f"{name}_data"))
+
+
+def _is_split_of_part(folder: Path) -> bool:
+    return any((folder / name).is_dir() for name in ("images", *_TRUTHS))
 
 
 def _is_split(folder: Path) -> bool:
-    return (folder / "images").is_dir() and any((folder / name).is_dir() for name in _TRUTHS)
+    truths = (folder / name for name in _TRUTHS)
+    return (folder / "images").is_dir() and any(path.is_dir() and _mats(path) for path in truths)
 
 
 def read_points(path: Path) -> NDArray[np.float64]:
-    """Points [N,2] (x, y) of a ``GT_IMG_n.mat``; ValueError naming the file if it holds none."""
+    """Points [N,2] (x, y) of a ``GT_IMG_n.mat``, N may be 0; ValueError naming a file without."""
     info = read_variable(path, "image_info")
     try:
         points = info[0, 0][0, 0]["location"]
     except (TypeError, IndexError, ValueError):
         message = f"{path}: no points: image_info{{1}}.location is missing"
         raise ValueError(message) from None
-    if not isinstance(points, np.ndarray) or points.dtype.kind not in "iuf":
-        raise ValueError(f"{path}: image_info{{1}}.location must be N x 2 numbers")
-    if points.size == 0:
-        raise ValueError(f"{path}: no points: image_info{{1}}.location is empty")
-    if points.ndim != 2 or points.shape[1] != 2:
-        got = " x ".join(map(str, points.shape))
-        raise ValueError(f"{path}: image_info{{1}}.location must be N x 2 numbers, got {got}")
-    if not np.isfinite(points).all():
-        raise ValueError(f"{path}: points must be finite, got NaN or infinity")
-    return points.astype(np.float64)
+    return points_of(path, "image_info{1}.location", points)
 
 
 formats.register("shanghaitech")(ShanghaiTech())

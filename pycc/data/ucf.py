@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pycc.data.dataset import (
-    IMAGE_SUFFIXES,
     Pair,
     PairedFiles,
     Refuse,
@@ -18,6 +17,8 @@ from pycc.data.dataset import (
     pair_up,
 )
 from pycc.data.matlab import read_pairs
+from pycc.data.missing import Places
+from pycc.data.pictures import pictures
 
 _ENDING = "_ann"
 _FOLDS = 5
@@ -98,17 +99,13 @@ def _annotated(folder: Path) -> bool:
 
 
 def _pairs(folder: Path, refuse: Refuse, annotated: bool) -> list[Pair]:
-    files = listing(folder)
-    images = [
-        path
-        for path in files
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.stem.endswith(_ENDING)  # drawings
-    ]
+    images = pictures(folder, published=f"*{_ENDING}.*")  # the heads, drawn and as plots
     annotations: dict[str, list[Path]] = {}
-    for path in files:
+    for path in listing(folder):
         if path.suffix.lower() == ".mat":
             annotations.setdefault(path.stem.removesuffix(_ENDING), []).append(path)
-    return pair_up(by_name(images), annotations if annotated else None, refuse)
+    places = Places([folder], [f"{{name}}{_ENDING}.mat"])
+    return pair_up(by_name(images), annotations if annotated else None, refuse, places)
 
 
 def read_points(path: Path) -> NDArray[np.float64]:

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pycc.data.dataset import (
-    IMAGE_SUFFIXES,
     PairedFiles,
     Refuse,
     by_name,
@@ -22,6 +21,8 @@ from pycc.data.dataset import (
     pair_up,
 )
 from pycc.data.matlab import read_pairs, read_variable
+from pycc.data.missing import Places
+from pycc.data.pictures import pictures
 
 TEST_SCENES = ("104207", "200608", "200702", "202201", "500717")
 """The test scenes, S1 to S5."""
@@ -42,12 +43,13 @@ class WorldExpo:
     """
 
     def recognises(self, root: Path) -> bool:
-        """Whether ``root`` holds the frames of a split."""
-        return any((root / f"{name}_frame").is_dir() for name in _SPLITS)
+        """Whether ``root`` holds the frames of a split and the regions of its scenes."""
+        return bool(self.splits(root))
 
     def splits(self, root: Path) -> tuple[str, ...]:
         """Those of train and test that are there."""
-        return tuple(name for name in _SPLITS if (root / f"{name}_frame").is_dir())
+        there = (name for name in _SPLITS if (root / f"{name}_frame").is_dir())
+        return tuple(name for name in there if any((root / f"{name}_label").glob("*/*.mat")))
 
     def open(
         self, root: Path, *, split: str, refuse: Refuse, annotated: bool = True
@@ -65,15 +67,16 @@ class WorldExpo:
             frames, labels = _train_frames(root / "train_frame"), root / "train_label"
         else:
             wanted = TEST_SCENES if split == "test" else (split,)
-            frames = {scene: _images(root / "test_frame" / scene) for scene in wanted}
+            frames = {scene: pictures(root / "test_frame" / scene) for scene in wanted}
             labels = root / "test_label"
         pairs = []
         for scene, images in frames.items():
             annotations = by_name(_annotations(labels / scene)) if annotated else None
             region = labels / scene / _REGION
+            places = Places([labels / scene], ["{name}.mat"])
             pairs += [
                 replace(pair, region=region, group=scene)
-                for pair in pair_up(by_name(images), annotations, refuse)
+                for pair in pair_up(by_name(images), annotations, refuse, places)
             ]
         return PairedFiles(f"{root.name}/{split}", pairs, read_points, region=read_region)
 
@@ -82,13 +85,9 @@ def _train_frames(folder: Path) -> dict[str, list[Path]]:
     """Frames by scene; scenes that have only annotation are there too, with none."""
     labels = folder.with_name("train_label")
     scenes = {path.name: list[Path]() for path in listing(labels) if path.is_dir()}
-    for path in _images(folder):
+    for path in pictures(folder):
         scenes.setdefault(path.stem[:_SCENE], []).append(path)
     return dict(sorted(scenes.items()))
-
-
-def _images(folder: Path) -> list[Path]:
-    return [path for path in listing(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
 
 
 def _annotations(folder: Path) -> list[Path]:

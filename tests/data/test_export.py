@@ -15,7 +15,7 @@ from PIL import Image
 
 import pycc.data
 from pycc.data import export as exporting
-from pycc.data.export import export
+from pycc.data.export import export, export_samples
 from pycc.types import Sample
 
 
@@ -195,12 +195,27 @@ def test_nothing_is_left_of_a_failed_export(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["crowd", "out"]
 
 
-def test_what_a_layout_cannot_say_is_refused(crowd: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", ["folder", "shanghaitech"])
+def test_nobody_is_written_and_read(crowd: Path, tmp_path: Path, layout: str) -> None:
     (crowd / "train" / "a10.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"a10\.png: holds nobody, .*; export as folder"):
-        export(crowd, tmp_path / "out", layout="shanghaitech")
-    export(crowd, tmp_path / "out")
-    assert pycc.data.open(tmp_path / "out", split="train")[1].count == 0
+    export(crowd, tmp_path / "out", layout=layout)
+    old, new = pycc.data.open(crowd, split="train"), pycc.data.open(tmp_path / "out", split="train")
+    assert [sample.count for sample in new] == [sample.count for sample in old]
+    (empty,) = (sample for sample in new if sample.count == 0)
+    assert empty.annotated
+    assert empty.points.shape == (0, 2)
+
+
+def test_nobody_in_the_published_form(tmp_path: Path) -> None:
+    sample = Sample("one", torch.zeros(3, 4, 6), torch.zeros(0, 2, dtype=torch.float64))
+    export_samples({"train": [sample]}, tmp_path / "out", layout="shanghaitech")
+    path = tmp_path / "out" / "train_data" / "ground-truth" / "GT_IMG_1.mat"
+    info = scipy.io.loadmat(path)["image_info"][0, 0][0, 0]
+    assert info["location"].shape == (0, 2)
+    assert info["number"].tolist() == [[0.0]]
+
+
+def test_what_is_unknown_or_out_of_range_is_refused(crowd: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown layout to export 'nwpu'; known: folder, shang"):
         export(crowd, tmp_path / "other", layout="nwpu")
     for options in ({"limit": 0}, {"max_side": 0}):

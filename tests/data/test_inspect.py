@@ -223,7 +223,7 @@ def test_what_is_no_data_set(tmp_path: Path) -> None:
         found(tmp_path)
     for folder in ("images", "jsons"):
         (tmp_path / folder).mkdir()
-    with pytest.raises(ValueError, match="none of its splits is there"):
+    with pytest.raises(ValueError, match="neither images nor a known layout"):
         found(tmp_path)
 
 

@@ -66,7 +66,6 @@ def test_what_is_missing_is_named(part: Path) -> None:
 @pytest.mark.parametrize(
     ("location", "problem"),
     [
-        (np.zeros((0, 2)), "location is empty"),
         (np.zeros((4, 3)), "must be N x 2 numbers"),
         (np.array(["ab", "cd"]), "must be N x 2 numbers"),
         (np.array([[1.0, np.nan]]), "points must be finite"),
@@ -76,6 +75,44 @@ def test_a_mat_of_wrong_points_is_refused(tmp_path: Path, location: object, prob
     save_mat(tmp_path / "GT_IMG_1.mat", location)
     with pytest.raises(ValueError, match=rf"GT_IMG_1\.mat: .*{problem}"):
         read_points(tmp_path / "GT_IMG_1.mat")
+
+
+@pytest.mark.parametrize("shape", [(0, 2), (0, 0), (1, 0), (0,)])
+def test_nobody_is_a_count(part: Path, shape: tuple[int, ...]) -> None:
+    save_mat(next((part / "test_data").glob("ground*/GT_IMG_2.mat")), np.zeros(shape))
+    dataset = pycc.data.open(part, on_error="skip")
+    assert [sample.count for sample in dataset] == [1, 0, 10]
+    assert dataset[1].annotated
+    assert dataset.points(1).shape == (0, 2)
+
+
+def test_a_second_folder_of_annotation_without_any(part: Path) -> None:
+    """Only a folder that holds .mat files is an edition of the ground truth."""
+    split = part / "test_data"
+    other = {"ground-truth": "ground_truth", "ground_truth": "ground-truth"}
+    (truth,) = split.glob("ground*")
+    empty = split / other[truth.name]
+    empty.mkdir()
+    (empty / "notes.txt").write_text("")
+    for root in (part, split):
+        assert [sample.count for sample in pycc.data.open(root)] == [1, 2, 10]
+    shutil.copy(truth / "GT_IMG_1.mat", empty)
+    with pytest.raises(ValueError, match="expected ground-truth or ground_truth, found both"):
+        pycc.data.open(part)
+
+
+def test_train_data_that_is_something_else(tmp_path: Path) -> None:
+    """A folder's name alone is no layout."""
+    (tmp_path / "train_data" / "weights").mkdir(parents=True)
+    Image.new("RGB", (20, 10)).save(tmp_path / "a.png")
+    (tmp_path / "a.csv").write_text("1,2")
+    assert [sample.count for sample in pycc.data.open(tmp_path)] == [1]
+    split = tmp_path / "train_data"
+    for folder in ("images", "ground_truth"):
+        (split / folder).mkdir()
+    Image.new("RGB", (20, 10)).save(split / "images" / "b.png")
+    (split / "images" / "b.csv").write_text("1,2\n3,4\n")
+    assert [sample.count for sample in pycc.data.open(split)] == [2], "no .mat in ground_truth"
 
 
 def test_a_mat_without_points_is_refused(part: Path) -> None:

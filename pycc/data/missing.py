@@ -1,0 +1,104 @@
+"""What to say of an image whose annotation is missing: what was looked for, and what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pycc.data.dataset import formats
+
+_OTHER_NAMES = ("{name}{suffix}", "{name}_ann{suffix}", "GT_{name}{suffix}", "{file}{suffix}")
+_SUFFIXES = (".csv", ".json", ".txt", ".mat", ".npy", ".npz", ".xml", ".h5")
+_BESIDE = ("points", "jsons", "json", "annotations", "labels", "gt", "ground-truth", "ground_truth")
+"""Folders of annotation that are usual beside one of images."""
+_HEAD = 1 << 16
+"""Bytes of a file, from its start and from its end, that tell what it is."""
+_FEW = 20
+"""JSON files in a folder, at most, of which one may be of all images."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a layout looks for the annotation of its images."""
+
+    folders: Sequence[Path]
+    files: Sequence[str]
+    """Names of the files in them, with {name} for the image's."""
+    plain: Path | None = None
+    """The folder that was opened, where no published layout was recognised in it."""
+
+    def no_annotation(self, image: Path, name: str) -> str:
+        """Which files were expected for an image, and what to do where something else is there."""
+        files = " or ".join(file.format(name=name) for file in self.files)
+        folders = " or ".join(map(str, self.folders))
+        return (
+            f"image without annotation, expected {files} in {folders}{self._hint(image, name)}; "
+            "to count or attack the images alone take annotated=False (--unannotated)"
+        )
+
+    def no_image(self, annotation: Path) -> str:
+        """What is wrong with a file of annotation that no image belongs to."""
+        kind = _kind(annotation)
+        if kind:
+            return f"annotation without image: {self._split_up(kind)}"
+        return "annotation without image"
+
+    def _split_up(self, kind: str) -> str:
+        files = " or ".join(file.format(name="NAME") for file in self.files)
+        return f"it is {kind}, which is not read; write the points of each image as {files}"
+
+    def _hint(self, image: Path, name: str) -> str:
+        """What of the image's surroundings may be what was meant."""
+        own, above = image.parent, image.parent.parent
+        if self.plain is not None:
+            for folder in list(self.plain.parents)[:2]:
+                for kind in formats.names():
+                    if formats[kind].recognises(folder):
+                        return f"; {folder} is laid out as {kind}: open that folder"
+        expected = {folder / file.format(name=name) for folder in self.folders
+                    for file in self.files}  # fmt: skip
+        here = {own: None, **dict.fromkeys(self.folders)}
+        for path in _named_alike(here, image, name):
+            if path not in expected:
+                return f"; {path} is there, but is not of this name and format"
+        beside = [above / folder for folder in _BESIDE if above / folder not in here]
+        for path in _named_alike(beside, image, name):
+            if own.name == "images" and path.parent.name in ("points", "jsons"):
+                return f"; {path} lies beside the folder: open {above}"
+            return f"; {path} is there, but is not looked for"
+        for folder in dict.fromkeys((*here, above, above / "annotations")):
+            several = sorted(folder.glob("*.json"))
+            for path in several if len(several) <= _FEW else ():
+                kind = _kind(path)
+                if kind:
+                    return f"; {path} is there: {self._split_up(kind)}"
+        return ""
+
+
+def _named_alike(folders: Iterable[Path], image: Path, name: str) -> Iterator[Path]:
+    """Files of annotation in the folders whose names go with an image's."""
+    for folder in folders:
+        for suffix in _SUFFIXES:
+            for other in _OTHER_NAMES:
+                path = folder / other.format(name=name, suffix=suffix, file=image.name)
+                if path.is_file():
+                    yield path
+
+
+def _kind(path: Path) -> str:
+    """What a JSON file is that holds the annotation of many images; "" for anything else."""
+    if path.suffix.lower() != ".json":
+        return ""
+    try:
+        with path.open("rb") as stream:
+            ends = stream.read(_HEAD)
+            stream.seek(max(stream.tell(), path.stat().st_size - _HEAD))
+            ends += stream.read(_HEAD)
+    except OSError:
+        return ""
+    if b'"_via_' in ends or path.name.lower().startswith("via_"):
+        return "a VIA project of several images"
+    if b'"images"' in ends and b'"annotations"' in ends:
+        return "a COCO file of several images"
+    return ""

@@ -1,0 +1,165 @@
+"""Which files of a folder are pictures, and what is said of the others."""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+import torch
+from PIL import Image
+
+import pycc.data
+from pycc.data.export import export
+from pycc.data.pictures import is_picture, pictures
+
+PIXELS = np.random.default_rng(3).integers(0, 256, (12, 20, 3), np.uint8)
+JPEG_NAMES = ("a.jpg", "b.jfif", "c.jpe", "d.jpeg", "e.JPG")
+
+
+def encoded(kind: str) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(PIXELS).save(stream, kind)
+    return stream.getvalue()
+
+
+def image_folder(layout: str, root: Path) -> tuple[Path, Path, str]:
+    """(folder to open, folder of its images, pattern of the annotations' paths) of a layout."""
+    part = root / layout
+    images, truth = {
+        "folder": (part, "{name}.csv"),
+        "inner": (part / "images", "../points/{name}.csv"),
+        "shanghaitech": (part / "test_data/images", "../ground-truth/GT_{name}.mat"),
+        "ucf_cc_50": (part, "{name}_ann.mat"),
+        "jhu": (part / "test/images", "../gt/{name}.txt"),
+        "nwpu": (part / "images", "../jsons/{name}.json"),
+        "worldexpo": (part / "test_frame/104207", "../../test_label/104207/{name}.mat"),
+    }[layout]
+    images.mkdir(parents=True)
+    return part, images, truth
+
+
+def annotate(layout: str, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    heads = np.array([[3.5, 4.5]])
+    if path.suffix == ".mat":
+        info = np.empty((1, 1), object)
+        info[0, 0] = {"location": heads}
+        scipy.io.savemat(
+            path, {"image_info": info, "annPoints": heads, "point_position": heads}
+        )  # of each layout its own
+    else:
+        path.write_text({".csv": "3.5,4.5", ".txt": "3.5 4.5 1 1 0 0", ".json": "[[3.5, 4.5]]"}[
+            path.suffix
+        ])  # fmt: skip
+    if layout == "worldexpo":
+        corners = {"maskVerticesXCoordinates": [0, 20, 20, 0.0],
+                   "maskVerticesYCoordinates": [0, 0, 12, 12.0]}  # fmt: skip
+        scipy.io.savemat(path.with_name("roi.mat"), corners)
+
+
+LAYOUTS = ["folder", "inner", "shanghaitech", "ucf_cc_50", "jhu", "nwpu", "worldexpo"]
+
+
+@pytest.mark.parametrize("annotated", [True, False])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_opens_what_pillow_opens(layout: str, annotated: bool, tmp_path: Path) -> None:
+    root, images, truth = image_folder(layout, tmp_path)
+    for name in JPEG_NAMES:
+        (images / name).write_bytes(encoded("JPEG"))
+        annotate(layout, images / truth.format(name=Path(name).stem))
+    (images / "f.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    (images / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0")
+    names = [Path(name).stem for name in JPEG_NAMES]
+    if layout == "nwpu":
+        (root / "test.txt").write_text("\n".join(names))
+    split = {"ucf_cc_50": "all", "worldexpo": "S1"}.get(layout, "test")
+    with pytest.warns(UserWarning, match="left out 2 files that are no picture") as warned:
+        dataset = pycc.data.open(root, split=split, annotated=annotated)
+    (message,) = (str(w.message) for w in warned)
+    assert message.startswith(f"{images}: ")
+    assert "Thumbs.db (thumbnails), f.heic (HEIF: save as JPEG, or register pillow-heif)" in message
+    assert dataset.names == names
+    first = dataset[0].image
+    assert all(torch.equal(sample.image, first) for sample in dataset)
+    if annotated:
+        assert [sample.count for sample in dataset] == [1] * 5
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "found"),
+    [
+        ("a.jfif", "JPEG", True),
+        ("a.png", "JPEG", True),  # under another format's suffix
+        ("a.jp2", "JPEG2000", True),
+        ("a.tga", "TGA", True),
+        ("a.dib", "DIB", True),
+        ("a", "PNG", True),
+        ("a.jpg_large", "JPEG", True),
+        ("a.20240131", "WEBP", True),
+        ("a.dng", "TIFF", False),
+        ("a.thm", "JPEG", False),
+        ("a.pdf", "PDF", False),
+        ("a.eps", "EPS", False),
+        ("a.txt", "PNG", False),
+    ],
+)
+def test_by_suffix_and_by_content(tmp_path: Path, name: str, content: str, found: bool) -> None:
+    (tmp_path / name).write_bytes(encoded(content))
+    assert is_picture(tmp_path / name) is found
+
+
+def test_what_lies_beside_pictures_is_no_noise(tmp_path: Path) -> None:
+    for name in ("a.csv", "a.json", "a.mat", "a.txt", "a.npy", "a.h5", "README", ".hidden.mp4"):
+        (tmp_path / name).write_bytes(b"\x89HDF\r\n")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "b.png").write_bytes(encoded("PNG"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert pictures(tmp_path) == [tmp_path / "b.png"]
+
+
+def test_the_warning_names_a_few_and_counts_all(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mpg", "c.eps", "d.cr2", "e.zip", "f.bin"):
+        (tmp_path / name).write_bytes(b"data")
+    with pytest.warns(UserWarning, match="left out 6 files that are no picture") as warned:
+        assert pictures(tmp_path) == []
+    (message,) = (str(w.message) for w in warned)
+    assert message.endswith(
+        "a.mp4 (a video), b.mpg (a video), c.eps (a page, not a photograph), "
+        "d.cr2 (a camera's raw file: develop it) and 2 more"
+    )
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "one.bin").write_bytes(b"data")
+    with pytest.warns(UserWarning, match=r"left out 1 file that is no picture: one\.bin \(not a f"):
+        pictures(tmp_path / "sub")
+
+
+def test_a_registered_plugin_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a plugin of Pillow adds is opened without further ado."""
+    Image.init()
+    monkeypatch.setitem(Image.EXTENSION, ".heic", "HEIF")
+    (tmp_path / "a.heic").write_bytes(b"")
+    assert not is_picture(tmp_path / "a.heic"), "known by name, but nothing opens it"
+    monkeypatch.setitem(Image.OPEN, "HEIF", Image.OPEN["PNG"])
+    assert is_picture(tmp_path / "a.heic")
+
+
+def test_export_keeps_them(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    root.mkdir()
+    for name, kind in (("a.jfif", "JPEG"), ("b.jp2", "JPEG2000"), ("c.tga", "TGA")):
+        (root / name).write_bytes(encoded(kind))
+        (root / name).with_suffix(".json").write_text(json.dumps([[1, 2]]))
+    export(root, tmp_path / "plain")
+    export(root, tmp_path / "part", layout="shanghaitech")
+    assert sorted(path.name for path in (tmp_path / "plain" / "all").iterdir()) == [
+        "a.jpg", "a.json", "b.jp2", "b.json", "c.json", "c.tga",
+    ]  # fmt: skip
+    kept = tmp_path / "part" / "all_data" / "images"
+    assert sorted(path.name for path in kept.iterdir()) == ["IMG_1.jpg", "IMG_2.png", "IMG_3.png"]
+    assert (kept / "IMG_1.jpg").read_bytes() == (root / "a.jfif").read_bytes()
