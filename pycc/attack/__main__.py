@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from pycc.attack.printing import print_kit
 from pycc.attack.settings import QUICK, Settings, chosen, complete, names
 from pycc.attack.universal import Universal
 from pycc.data.dataset import builtin as builtin_data
+from pycc.data.reading import Reading
 from pycc.ranks import Ranks, own_device, ranks
 from pycc.types import Counter
 
@@ -144,10 +146,11 @@ class _Command:
     def _photo(self, given: dict[str, Any]) -> int:
         """Photographs with and without the printed patch, paired by name and counted."""
         allowed = {"photo", "out", "weights", "model", "option", "device", "threads"}
+        allowed |= asdict(Reading()).keys()
         _only(given, "--photo", allowed)
         if "weights" not in given:
             raise ValueError("--photo: expected --weights too, got none")
-        settings = {"model": None, "option": {}, "device": "cpu"} | given
+        settings = {"model": None, "option": {}, "device": "cpu", **asdict(Reading())} | given
         settings["threads"] = cli.set_threads(given.get("threads"))
         counter = _counter(settings["weights"], settings)
         out = given.get("out") or f"runs/photo-{_now()}"
@@ -157,6 +160,8 @@ class _Command:
                 counter,
                 *given["photo"],
                 out=out,
+                bit_depth=settings["bit_depth"],
+                max_image_pixels=settings["max_image_pixels"],
                 progress=progress,
                 manifest={"command": self.argv, "settings": settings},
             )
@@ -327,6 +332,7 @@ def _samples(settings: Mapping[str, Any], split: str, limit: int | None) -> data
     return data.open(
         settings["data"], split=split, on_error=settings["on_error"], limit=limit,
         annotated=not settings["unannotated"], outside=settings["outside"],
+        bit_depth=settings["bit_depth"], max_image_pixels=settings["max_image_pixels"],
     )  # fmt: skip
 
 

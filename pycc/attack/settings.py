@@ -10,6 +10,7 @@ from pycc import models, report
 from pycc.attack.base import PatchAttack, attacks
 from pycc.attack.scenes import combinations
 from pycc.data.outside import SHOW
+from pycc.data.reading import Reading
 
 _SIZES = (0.02, 0.04, 0.08, 0.16)
 """The published sizes as shares of the width: 20, 40, 81 and 163 of 1024 pixels."""
@@ -29,7 +30,7 @@ counted where none stand, and noise alone raises this counter's count by more th
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Reading):
     """What a run depends on, beside the attack's own fields; kept in its manifest."""
 
     data: str = field(

@@ -11,6 +11,7 @@ from pycc.backdoor.finetuning import defenses
 from pycc.backdoor.strategies import strategies
 from pycc.backdoor.triggers import triggers
 from pycc.data.export import targets
+from pycc.data.reading import Reading
 from pycc.models import CounterModel
 from pycc.train import Plan
 from pycc.train.plan import flag
@@ -65,8 +66,8 @@ Training = without(Plan, *OTHERS, validation_share=0.0)
 
 
 @dataclass(frozen=True)
-class Data:
-    """The counter's own images."""
+class Data(Reading):
+    """The counter's own images, and how pictures are read."""
 
     data_b: str = flag(
         "synthetic",

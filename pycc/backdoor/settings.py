@@ -230,7 +230,10 @@ def _opened(settings: Mapping[str, Any], which: str, split: str, limit: int | No
         options = {"count": max(100, limit or 0)}
         if settings.get("scene") is not None:
             options["shape"] = _size(settings["scene"])
-    found = data.open(where, split=split, limit=limit, on_error=settings["on_error"], **options)
+    found = data.open(
+        where, split=split, limit=limit, on_error=settings["on_error"],
+        bit_depth=settings["bit_depth"], max_image_pixels=settings["max_image_pixels"], **options,
+    )  # fmt: skip
     scale = settings["scale"]
     return found if scale == 1.0 else Scaled(found, scale)
 

@@ -179,7 +179,8 @@ def _samples(
 ) -> data.Dataset:
     return data.open(
         where, split=split, on_error=settings["on_error"], limit=limit, annotated=annotated,
-        outside=settings["outside"],
+        outside=settings["outside"], bit_depth=settings["bit_depth"],
+        max_image_pixels=settings["max_image_pixels"],
     )  # fmt: skip
 
 

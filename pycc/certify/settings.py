@@ -8,6 +8,7 @@ from typing import Any
 
 from pycc.certify.methods import Plan, methods
 from pycc.data.outside import SHOW
+from pycc.data.reading import Reading
 from pycc.robust.pairs import check_masks
 
 QUICK = {"limit": 6, "calibrate_limit": 12}
@@ -15,8 +16,8 @@ QUICK = {"limit": 6, "calibrate_limit": 12}
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What a run depends on; kept in its manifest."""
+class Settings(Reading):
+    """What a run depends on, how pictures are read among it; kept in its manifest."""
 
     data: str = field(
         default="synthetic",

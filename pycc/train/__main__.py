@@ -70,6 +70,7 @@ def _work(argv: list[str]) -> int:
         samples = data.open(
             settings["data"], split=settings["split"], limit=settings["limit"],
             on_error=settings["on_error"], outside=settings["outside"],
+            bit_depth=settings["bit_depth"], max_image_pixels=settings["max_image_pixels"],
         )  # fmt: skip
         tested = _tested(settings)
         if tested is not None:
@@ -183,6 +184,7 @@ def _tested(settings: Mapping[str, Any]) -> data.Dataset | None:
     return data.open(
         settings["test_data"] or settings["data"], split=settings["test_split"],
         on_error=settings["on_error"], outside=settings["outside"],
+        bit_depth=settings["bit_depth"], max_image_pixels=settings["max_image_pixels"],
     )  # fmt: skip
 
 

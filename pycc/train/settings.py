@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pycc.data.outside import SHOW
+from pycc.data.reading import Reading
 from pycc.train import plan
 from pycc.train.plan import flag
 
@@ -16,8 +17,8 @@ MACHINE = (*plan.MACHINE, "device", "threads", "pictures", "tensorboard")
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What a training depends on besides its plan; kept in the run's manifest."""
+class Settings(Reading):
+    """What a training depends on besides its plan and how pictures are read; in its manifest."""
 
     data: str = flag(
         "synthetic", "folder of annotated images, or a built-in data set", metavar="DATA"
