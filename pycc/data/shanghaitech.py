@@ -33,13 +33,14 @@ class ShanghaiTech:
 
     def recognises(self, root: Path) -> bool:
         """Whether ``root`` is a part or one of its splits."""
-        return _is_split(root) or bool(_splits(root))
+        images = (root / f"{name}_data" / "images" for name in _SPLITS)
+        return _is_split(root) or any(folder.is_dir() for folder in images)
 
     def splits(self, root: Path) -> tuple[str, ...]:
         """Those of train and test that are there."""
         if _is_split(root):
             return ("all",)
-        return _splits(root)
+        return tuple(name for name in _SPLITS if (root / f"{name}_data").is_dir())
 
     def open(
         self, root: Path, *, split: str, refuse: Refuse, annotated: bool = True
@@ -75,15 +76,6 @@ def _truth(folder: Path) -> Path:
 
 def _mats(truth: Path) -> list[Path]:
     return [path for path in listing(truth) if path.suffix.lower() == ".mat"]
-
-
-def _splits(root: Path) -> tuple[str, ...]:
-    """The splits of a part, whether annotated or not."""
-    return tuple(name for name in _SPLITS if _is_split_of_part(root / f"{name}_data"))
-
-
-def _is_split_of_part(folder: Path) -> bool:
-    return any((folder / name).is_dir() for name in ("images", *_TRUTHS))
 
 
 def _is_split(folder: Path) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from deep import two_depths
 
 from pycc import cli, models
 from pycc.attack.__main__ import main
@@ -50,6 +51,38 @@ def test_a_run(call, folder: Path, weights: Path, tmp_path: Path) -> None:
         | {f"pictures/{s}.png" for s in stems}
     )
     assert not list((tmp_path / "home").iterdir())
+
+
+def counts(out: Path) -> list[float]:
+    lines = (out / "results.jsonl").read_text().splitlines()
+    return [json.loads(line)["count"] for line in lines]
+
+
+def test_the_bit_depth_of_pictures(call, folder: Path, weights: Path, tmp_path: Path) -> None:
+    eight, sixteen = two_depths(folder)
+    flags = ["--attack", "none", "--weights", weights, "--data"]
+    for out, source, more in (
+        ("usual", eight, []), ("scaled", sixteen, ["--bit-depth", 8]), ("dark", sixteen, []),
+    ):  # fmt: skip
+        done = call(*flags, source, *more, "--out", tmp_path / out)
+        assert done.code == 0
+        assert done.err.count("if its values have 8 bits") == (3 if out == "dark" else 0)
+    assert counts(tmp_path / "scaled") == counts(tmp_path / "usual")
+    assert counts(tmp_path / "dark") != counts(tmp_path / "usual")
+    manifest = json.loads((tmp_path / "scaled" / "manifest.json").read_text())
+    assert manifest["settings"]["bit_depth"] == 8
+    assert call("--resume", tmp_path / "scaled").code == 0
+    done = call("--resume", tmp_path / "scaled", "--bit-depth", 9)
+    assert done.code == 2
+    assert "--bit-depth was 8, got 9" in done.err
+    done = call(*flags, sixteen, "--max-image-pixels", 3071, "--out", tmp_path / "large")
+    assert done.code == 2
+    assert "max_image_pixels=3072 (--max-image-pixels 3072) reads it" in done.err
+    done = call("--photo", eight, sixteen, "--weights", weights, "--bit-depth", 8,
+                "--out", tmp_path / "photo")  # fmt: skip
+    assert done.code == 0
+    lines = (tmp_path / "photo" / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["error_rate"] for line in lines] == [0.0] * 3
 
 
 @pytest.mark.long

@@ -104,6 +104,41 @@ def test_pairs_across_suffixes_and_sizes(tmp_path: Path) -> None:
     assert record["count"] == pytest.approx(24)
 
 
+def test_every_picture_is_a_photo_and_the_rest_is_named(tmp_path: Path) -> None:
+    clean, attacked = tmp_path / "clean", tmp_path / "attacked"
+    for folder in (clean, attacked):
+        for name in ("1", "2", "3", "4", "5"):
+            photo(folder / f"{name}.jpg", 102)
+    for name, suffix in (("1", "jfif"), ("2", "jpe"), ("3", "jpeg"), ("4", "JPG")):
+        (clean / f"{name}.jpg").rename(clean / f"{name}.{suffix}")
+    (clean / "6.mov").write_bytes(b"")
+    with pytest.warns(
+        UserWarning, match=r"clean: left out 1 file .*: 6\.mov \(a video\)"
+    ) as warned:
+        done = photographed(Reds(), clean, attacked)
+    assert len(warned) == 1
+    assert [record["image"] for record in done.records] == ["1", "2", "3", "4", "5"]
+    assert [record["error_rate"] for record in done.records] == [0.0] * 5
+
+
+def test_photos_of_twelve_bits(tmp_path: Path) -> None:
+    """Grey of 2048 in each pixel: 6 cells of 10 times it."""
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        grey = np.full((8, 12), 2048, np.uint16)
+        Image.fromarray(grey).save(tmp_path / folder / "1.png")
+    folders = (tmp_path / "a", tmp_path / "b")
+    with pytest.warns(UserWarning, match="its highest value is 2048"):
+        dark = photographed(Reds(), *folders)
+    bright = photographed(Reds(), *folders, bit_depth=12)
+    assert dark.records[0]["clean"] == pytest.approx(60 * 2048 / 65535)
+    assert bright.records[0]["clean"] == pytest.approx(60 * 2048 / 4095)
+    prints = [done.manifest["fingerprints"]["data"] for done in (dark, bright)]
+    assert prints[0] != prints[1]
+    with pytest.raises(ValueError, match=r"a/1\.png: .* at most 95 pixels, got 12 x 8"):
+        photographed(Reds(), *folders, max_image_pixels=95)
+
+
 def test_the_counter_is_frozen_meanwhile(folders: tuple[Path, Path]) -> None:
     counter = Reds().train()
     photographed(counter, *folders)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from deep import two_depths
 
-from pycc import models
+from pycc import data, models
 from pycc.backdoor import FineTuning, Sinusoid, flags, settings, strategies
 from pycc.backdoor.__main__ import main
 from pycc.backdoor.verdict import MEDIAN
@@ -69,6 +70,23 @@ def test_what_is_not_asked_for_is_as_the_paper_has_it() -> None:
     other = models.create("csrnet", variant="leeyeehoo")
     assert settings.plan_of(run, other).lr is None
     assert settings.plan_of(run, other).epochs == 100
+
+
+@pytest.mark.parametrize("command", ["run", "train", "evaluate", "defend"])
+def test_the_bit_depth_of_pictures(command: str, tmp_path: Path) -> None:
+    scenes = tmp_path / "scenes"
+    scenes.mkdir()
+    for sample in data.open("synthetic", limit=2, shape=(64, 96)):
+        data.save_image(scenes / f"{sample.name}.png", sample.image)
+        (scenes / f"{sample.name}.csv").write_text("1,2\n")
+    opened = []
+    for folder in two_depths(scenes):
+        given = {"data_b": str(folder), "bit_depth": 8, "defense": "fine-tuning"}
+        chosen = flags.defaults(command, given)
+        assert chosen["max_image_pixels"] == 178_956_970
+        opened.append(settings.tested(chosen) if command == "evaluate" else settings.own(chosen))
+    for one, two in zip(*opened, strict=True):
+        assert torch.equal(one.image, two.image)
 
 
 def test_no_image_validates_unless_asked() -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from deep import two_depths
 
 from pycc import data
 from pycc.certify import engine, methods
@@ -306,6 +307,31 @@ def test_images_without_annotation(
     (out / "summary.json").unlink()
     assert run(capsys, "--resume", str(out))[0] == 0
     assert (out / "summary.json").read_bytes() == before
+
+
+def test_the_bit_depth_of_pictures(
+    small: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """8 bits in 16, calibrated and certified, are what the same values in 8 are."""
+    eight, sixteen = two_depths(tmp_path / "data")
+    summaries = []
+    for folder in (eight, sixteen):
+        out = tmp_path / f"run-{folder.name}"
+        flags = ["--data", str(folder), "--calibrate-data", str(folder), *small[4:], "--patch",
+                 "24", "--force-calibration", "--bit-depth", "8", "--out", str(out)]  # fmt: skip
+        assert run(capsys, *flags)[0] == 0
+        summaries.append(json.loads((out / "summary.json").read_text()))
+    assert summaries[0]["rows"] == summaries[1]["rows"]
+    code, _, err = run(capsys, "--resume", str(out), "--bit-depth", "9")
+    assert code == 2
+    assert "--bit-depth was 8, got 9" in err
+    manifest = json.loads((out / "manifest.json").read_text())
+    for name in ("bit_depth", "max_image_pixels"):  # a run from before there were these flags
+        del manifest["settings"][name]
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    code, _, err = run(capsys, "--resume", str(out))
+    assert code == 2
+    assert "a resumed run keeps its data" in err, "it was read without"
 
 
 def test_only_allowances_need_heads_of_the_same_folder(

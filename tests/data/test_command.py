@@ -44,6 +44,27 @@ def test_inspect(capsys: pytest.CaptureFixture[str], crowd: Path) -> None:
     assert facts["splits"]["train"]["heads"] == {"total": 3, "median": 1.5, "min": 1, "max": 2}
 
 
+def test_pictures_are_read_as_asked_for(
+    capsys: pytest.CaptureFixture[str], crowd: Path, tmp_path: Path
+) -> None:
+    grey = np.full((10, 20), 4095, np.uint16)
+    Image.fromarray(grey).save(crowd / "train" / "a.png")
+    code, _, err = run(capsys, "inspect", crowd)
+    assert code == 0
+    assert err.count("warning: ") == 1
+    assert "a.png: its highest value is 4095" in err
+    assert run(capsys, "inspect", crowd, "--bit-depth", 12)[::2] == (0, "")
+    code, _, err = run(capsys, "export", crowd, tmp_path / "out", "--bit-depth", 12)
+    assert (code, err) == (0, "")
+    assert float(pycc.data.load_image(tmp_path / "out" / "train" / "a.png").min()) == 1.0
+    code, out, _ = run(capsys, "inspect", crowd, "--max-image-pixels", 199)
+    assert code == 1
+    assert "max_image_pixels=200 (--max-image-pixels 200) reads it" in out
+    code, _, err = run(capsys, "inspect", crowd, "--bit-depth", 17)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "(--bit-depth) must be within [1, 16], got 17" in err
+
+
 def test_inspect_fails_on_what_is_broken_or_leaked(
     capsys: pytest.CaptureFixture[str], crowd: Path
 ) -> None:

@@ -116,6 +116,7 @@ def parts(tmp_path: Path) -> Path:
 
 
 def test_the_parent_of_data_sets_names_them(parts: Path) -> None:
+    (parts / "annotation_alone" / "train_data" / "ground-truth").mkdir(parents=True)
     sets = "part_A (shanghaitech), part_B (shanghaitech)"
     assert problem(parts) == f"{parts}: open one of the data sets in it: {sets}"
     deep = ", ".join(f"{parts.name}/{one}" for one in sets.split(", "))
