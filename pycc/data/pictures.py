@@ -99,6 +99,8 @@ def _reason(path: Path) -> str | None:
 
 
 def _by_content(path: Path) -> str:
+    if not path.is_file():  # a pipe would wait for its writer
+        return "not a file"
     try:
         with open_picture(path, _BY_CONTENT):
             return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import warnings
 from pathlib import Path
 
@@ -94,6 +95,7 @@ def test_every_layout_opens_what_pillow_opens(layout: str, annotated: bool, tmp_
     ("name", "content", "found"),
     [
         ("a.jfif", "JPEG", True),
+        ("a.mpo", "MPO", True),
         ("a.png", "JPEG", True),  # under another format's suffix
         ("a.jp2", "JPEG2000", True),
         ("a.tga", "TGA", True),
@@ -121,6 +123,16 @@ def test_what_lies_beside_pictures_is_no_noise(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert pictures(tmp_path) == [tmp_path / "b.png"]
+
+
+def test_links_and_pipes(tmp_path: Path) -> None:
+    """A link to nothing is a picture that cannot be read; a pipe is not waited for."""
+    (tmp_path / "a.jpg").symlink_to(tmp_path / "gone.jpg")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.warns(UserWarning, match=r"pipe \(not a file\)"):
+        dataset = pycc.data.open(tmp_path, annotated=False)
+    with pytest.raises(ValueError, match=r"a\.jpg: cannot read the image: No such file"):
+        dataset[0]
 
 
 def test_the_warning_names_a_few_and_counts_all(tmp_path: Path) -> None:
