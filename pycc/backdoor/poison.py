@@ -206,9 +206,8 @@ def export(
     its images, the number, the sample's name, whether it has the trigger, the people in it and the
     heads annotated.
 
-    The folder appears whole or not at all. ValueError for an ``out`` that holds something, for
-    samples with a region of interest, which no layout has, and in ``shanghaitech`` for images
-    without heads, which its readers refuse.
+    The folder appears whole or not at all. ValueError for an ``out`` that holds something, and for
+    samples with a region of interest, which no layout has.
     """
     splits = samples if isinstance(samples, Mapping) else {split: samples}
 
