@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,13 +11,14 @@ from pycc import metrics, ops
 from pycc.attack.engine import frozen, identity
 from pycc.attack.stage import Member
 from pycc.attack.work import Progress
-from pycc.data.dataset import Pair, by_name, pair_up, read_bytes
+from pycc.checks import naming
+from pycc.data.dataset import Fingerprint, Pair, by_name, pair_up
 from pycc.data.images import read_image
 from pycc.data.pictures import pictures
 from pycc.data.reading import MAX_IMAGE_PIXELS, Reading
 from pycc.ranks import exact
 from pycc.run import Record, Run, environment
-from pycc.types import Counter
+from pycc.types import Counter, Sample
 
 
 def photographed(
@@ -155,21 +155,23 @@ def _photos(folder: Path) -> dict[str, list[Path]]:
     return by_name(paths)
 
 
-def _survey(pairs: Sequence[Pair], reading: Reading, stride: int) -> str:
-    """Read every photo once, since only that tells whether it is whole: SHA-256 over all."""
-    digest = hashlib.sha256(reading.content())
+def _survey(
+    pairs: Sequence[Pair], reading: Reading, stride: int
+) -> dict[str, dict[str, int | str]]:
+    """Read every photo once, since only that tells whether it is whole: their fingerprints."""
+    clean, attacked = Fingerprint(), Fingerprint()
     for pair in pairs:
-        for path in pair.files:
-            height, width = read_image(path, reading).shape[1:]
+        for path, photos in zip(pair.files, (clean, attacked), strict=True):
+            with naming(str(path)):
+                image = read_image(path, reading)
+            height, width = image.shape[1:]
             if min(height, width) < stride:
                 raise ValueError(
                     f"{path}: image must have at least one cell of {stride}x{stride} pixels, "
                     f"got {height}x{width}"
                 )
-            for content in (pair.name.encode(), read_bytes(path)):
-                digest.update(len(content).to_bytes(8, "little"))
-                digest.update(content)
-    return digest.hexdigest()
+            photos.add(Sample(pair.name, image, None))
+    return {"clean": clean.json(), "attacked": attacked.json()}
 
 
 def _count(member: Member, path: Path, reading: Reading) -> float:

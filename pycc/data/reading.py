@@ -64,10 +64,6 @@ class Reading:
                 f"got {self.max_image_pixels}"
             )
 
-    def content(self) -> bytes:
-        """What of it the pixels depend on, for a fingerprint: nothing where it is as usual."""
-        return b"" if self.bit_depth is None else f"bit depth {self.bit_depth}".encode()
-
 
 USUAL = Reading()
 """How pictures are read where nothing else is asked for."""
