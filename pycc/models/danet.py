@@ -157,4 +157,4 @@ class DANet(CounterModel):
     @classmethod
     def recognise(cls, state: Mapping[str, Tensor]) -> dict[str, object] | None:
         """The published keys, of which a deformable kernel is like no other network's."""
-        return {} if any(key.endswith(".conv_kernel.weight") for key in state) else None
+        return {} if any(f"conv{n}.conv_kernel.weight" in state for n in (4, 5, 6, 7)) else None
