@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pycc import ops
 from pycc.models.base import CounterModel
 from pycc.models.convention import Convention, Kind, convention
+from pycc.models.foreign import content_of
 from pycc.models.probe import probe_image
 
 _TOLERANCE = 1e-4
@@ -118,9 +119,7 @@ def black_box(
     FileNotFoundError or ValueError, in one line that names the file, for a missing or damaged one,
     a missing library, and inputs that are no images.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"weights: no such file: {file}")
+    file = network_file(path)
     net: nn.Module = _Onnx(file) if file.suffix.lower() == ".onnx" else _Script(file)
     return BlackBox(
         net,
@@ -129,6 +128,20 @@ def black_box(
         scale=scale,
         convention=convention("black_box", input, _default(input), mean=mean, std=std),
     ).eval()
+
+
+def network_file(path: str | os.PathLike[str]) -> Path:
+    """The file of a network, as ``black_box`` takes it.
+
+    FileNotFoundError if there is none, ValueError if it is something else.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"weights: no such file: {file}")
+    content = content_of(file)
+    if content is not None and (content.format != "torch" or file.suffix.lower() == ".onnx"):
+        raise ValueError(f"weights: {file} is {content.words}: {content.remedy}")
+    return file
 
 
 def _default(input: object) -> Convention:

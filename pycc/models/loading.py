@@ -10,16 +10,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import cast
 
-import torch
 from torch import Tensor
 
 from pycc.models.base import MODELS, CounterModel
-from pycc.models.exchange import BlackBox, black_box
+from pycc.models.exchange import BlackBox, black_box, network_file
+from pycc.models.foreign import network_of
 from pycc.models.known import passport_of
-from pycc.models.options import known
+from pycc.models.options import known, shown
 from pycc.models.passport import TOLERANCE, check_passport, read_beside
 from pycc.models.probe import ask, diagnose, probe_image
-from pycc.models.weights import Stored, fit, locate, misfit, read_weights
+from pycc.models.weights import Stored, fit, locate, misfit, read_weights, shortened
+from pycc.models.wrappers import NAMES, takers, untrained
 
 
 def names() -> list[str]:
@@ -77,7 +78,7 @@ def load(
         return _black_box(source, options)
     asked = None if name is None else MODELS[name]  # an unknown model is told before a bad file
     path = locate(weights)
-    stored = read_weights(path)
+    stored = read_weights(path, name=name)
     passport, tolerance, how = stored.passport, TOLERANCE, "its passport"
     if not passport and (public := passport_of(stored.state)) is not None:
         passport, tolerance = public
@@ -133,7 +134,10 @@ def load(
     said = {**_options(passport, source), **options}
     values = {k: v for k, v in counter.options().items() if k in counter.untold and k not in said}
     guess = ", ".join(f"{k}={v!r}" for k, v in values.items())
-    counter.origin = f"{counter.name} by {how} ({len(stored.state)} tensors of {path.name})"
+    counter.origin = f"{counter.name} by {how} ({len(stored.state)} tensors of {path.name}"
+    # Of names that do not say "these are the weights", users hear which one was taken.
+    unusual = stored.place and stored.place.rpartition(".")[2] not in NAMES
+    counter.origin += f", under {shown(stored.place)})" if unusual else ")"
     if guess:
         counter.origin += f"; not told by the keys: {guess}"
     return counter
@@ -156,6 +160,7 @@ def _black_box(source: str, options: Mapping[str, object]) -> CounterModel:
         raise ValueError(
             f"{BlackBox.name}: unknown option {unknown[0]!r}; known: {', '.join(known_options)}"
         )
+    network_file(source)  # a file that is none is reported before what is missing to run it
     if "stride" not in {**_options(read_beside(Path(source)), source), **options}:
         raise ValueError(f"weights: {source} needs the option stride, pixels per cell of its map")
     passport = read_beside(Path(source))
@@ -210,29 +215,43 @@ def _recognise(stored: Stored, source: str) -> tuple[type[CounterModel], dict[st
         options = _read_as(MODELS[name], stored)
         if options is not None:
             return MODELS[name], options
-    with torch.device("meta"):
-        fresh = {name: create(name) for name in MODELS.names()}
-    shapes = {key: value.to("meta") for key, value in stored.state.items()}
-    takers = [name for name, counter in fresh.items() if _would_adopt(counter, shapes)]
-    if takers:
+    fresh = untrained()
+    if backbones := takers(stored.state, fresh):
         raise ValueError(
             f"weights: {source} holds a backbone, not a counter: say which counter is to start "
-            f"from it, {known(takers)}"
+            f"from it, {known(backbones)}"
         )
+    shared = {
+        name: len(stored.state.keys() & counter.net.state_dict().keys())
+        for name, counter in fresh.items()
+    }
+    if not any(shared.values()):
+        raise ValueError(f"weights: {source} {_unknown(stored.state)}")
 
     # The nearest shares most keys; of those that share as many, the one that lacks least.
     def far(name: str) -> tuple[int, int]:
-        shared = len(stored.state.keys() & fresh[name].net.state_dict().keys())
-        return -shared, misfit(fresh[name], stored.state)[0]
+        return -shared[name], misfit(fresh[name], stored.state)[0]
 
     return MODELS[min(fresh, key=far)], {}
 
 
-def _would_adopt(counter: CounterModel, state: Mapping[str, Tensor]) -> bool:
-    try:
-        return counter.adopt(state) is not None
-    except ValueError:
-        return False
+def _unknown(state: Mapping[str, Tensor]) -> str:
+    """What to say of weights that share no key with any family."""
+    words = (
+        f"shares no key with any family of counters ({', '.join(MODELS.names())}); its "
+        f"keys are {shortened(state)}"
+    )
+    parts: dict[str, dict[str, Tensor]] = {}
+    for key, value in state.items():
+        head, _, rest = key.partition(".")
+        parts.setdefault(head, {})[rest] = value
+    for head, part in parts.items():
+        for name in MODELS.names():
+            if MODELS[name].recognise(part) is not None:
+                return f"{words}; those under {shown(head)} are of {name}: save them alone"
+    network = network_of(state)
+    seems = f", which seem to be those of {network}" if network else ""
+    return f"{words}{seems}; pycc.models.wrap makes a counter of any other network"
 
 
 def _options(passport: Mapping[str, object], source: str) -> dict[str, object]:

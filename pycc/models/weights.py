@@ -25,13 +25,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pycc.models import passport as passports
+from pycc.models import wrappers
 from pycc.models.archive import is_script, read_script
 from pycc.models.base import MODELS, CounterModel
+from pycc.models.foreign import content_of
+from pycc.models.python2 import translated
+from pycc.models.wrappers import Leaf, unfit
 
-_TORCH_SUFFIXES = (".pth", ".pt", ".tar", ".param", ".ckpt", ".model")
-_H5_SUFFIXES = (".h5", ".hdf5")
-_PREFIXES = ("module.", "net.", "DME.", "CCN.", "fine.")
-_NESTED = ("state_dict", "net", "model_state_dict")
+_FORMATS = {
+    **dict.fromkeys((".h5", ".hdf5"), "h5"),
+    ".npz": "npz",
+    **dict.fromkeys((".pth", ".pt", ".tar", ".param", ".ckpt", ".model"), "torch"),
+}
 _PASSPORT = "passport"
 _BATCHES = "num_batches_tracked"
 # What training scripts keep beside weights: scores by numpy, settings by argparse. None runs code.
@@ -47,8 +52,6 @@ _HARMLESS: list[Any] = [
     argparse.Namespace,
 ]
 _PACKAGED = Path(__file__).parent / "pretrained"
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def builtin() -> list[str]:
@@ -72,19 +75,22 @@ class Stored(NamedTuple):
     """What it, or a file beside it, says of them; {} where nothing does."""
     prefixes: frozenset[str]
     """Of training wrappers, which were removed from the keys."""
+    place: str
+    """The names under which a checkpoint keeps them, joined by dots; "" if it holds only them."""
 
 
-def read_weights(path: Path) -> Stored:
+def read_weights(path: Path, *, name: str | None = None) -> Stored:
     """The tensors of a weights file under their published keys, and its passport.
 
     Known formats by suffix: HDF5 (.h5, .hdf5; needs h5py), torch (.pth, .pt, .pth.tar, .param,
-    .ckpt, .model; a bare state dict or one under ``state_dict``, ``net`` or
-    ``model_state_dict``, or a TorchScript archive, which is not run), npz (this package's own).
-    Prefixes of training wrappers (``module.``, ``net.``, ``DME.``, ``CCN.``, ``fine.``) are
-    removed. A passport may also lie beside the file (``pycc.models.passport.beside``). Raises
-    FileNotFoundError for a missing file and ValueError, naming the file, for one that cannot be
-    read, asks to run code, or holds something other than dense, finite arrays of floats or
-    integers.
+    .ckpt, .model; of Python 2 too; or a TorchScript archive, which is not run), npz (this package's
+    own). The state dict may be nested in a checkpoint to any depth and its keys may have prefixes:
+    ``pycc.models.wrappers`` finds it, and removes the prefixes that hide the keys of a family (of
+    ``name`` first, where it is given). A passport may also lie beside the file
+    (``pycc.models.passport.beside``). Raises FileNotFoundError for a missing file and ValueError,
+    naming the file, for one that cannot be read, is something else (a Git LFS pointer, a page, an
+    archive of files), asks to run code, holds several state dicts that may be meant, or holds
+    something other than dense, finite arrays of floats or integers.
     """
     if not path.exists():
         known = ", ".join(builtin())
@@ -92,19 +98,29 @@ def read_weights(path: Path) -> Stored:
     if not path.is_file():
         raise ValueError(f"weights: {path} is not a file")
     suffix = path.suffix.lower()
+    content = content_of(path)
+    if suffix not in _FORMATS:
+        known = ", ".join(_FORMATS)
+        what = f"; the file is {content.words}: {content.remedy}" if content else ""
+        raise ValueError(f"weights: {path}: unknown format {suffix!r}; known: {known}{what}")
+    if content is not None and content.format != _FORMATS[suffix]:
+        wanted = {"h5": "an HDF5 file", "npz": "a readable npz", "torch": "a torch file"}
+        raise ValueError(
+            f"weights: {path} is not {wanted[_FORMATS[suffix]]} but {content.words}: "
+            f"{content.remedy}"
+        )
     passport: dict[str, object] = {}
-    entries: Mapping[str, object]
-    if suffix in _H5_SUFFIXES:
-        entries = _read_h5(path)
-    elif suffix == ".npz":
+    leaves: list[Leaf]
+    if _FORMATS[suffix] == "h5":
+        leaves = [(tuple(str(key).split("/")), value) for key, value in _read_h5(path).items()]
+    elif _FORMATS[suffix] == "npz":
         entries, passport = _read_npz(path)
-    elif suffix in _TORCH_SUFFIXES:
-        entries = _read_torch(path)
+        leaves = [((key,), value) for key, value in entries.items()]
     else:
-        known = ", ".join((*_H5_SUFFIXES, ".npz", *_TORCH_SUFFIXES))
-        raise ValueError(f"weights: {path}: unknown format {suffix!r}; known: {known}")
-    state, prefixes = _clean(entries, path)
-    return Stored(state, passport or passports.read_beside(path), prefixes)
+        leaves = wrappers.leaves(_read_torch(path), path)
+    found = wrappers.find(leaves, path, name)
+    state, prefixes = wrappers.unprefixed(_clean(found.state, path), name)
+    return Stored(state, passport or passports.read_beside(path), prefixes, found.path)
 
 
 @contextmanager
@@ -120,7 +136,7 @@ def _third_party(path: Path, problem: str) -> Iterator[None]:
         raise ValueError(f"weights: {path} {problem}: {_one_line(error)}") from None
 
 
-def _clean(entries: Mapping[str, object], path: Path) -> tuple[dict[str, Tensor], frozenset[str]]:
+def _clean(entries: Mapping[str, object], path: Path) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for key, value in entries.items():
         if not isinstance(value, Tensor):
@@ -128,7 +144,7 @@ def _clean(entries: Mapping[str, object], path: Path) -> tuple[dict[str, Tensor]
                 f"weights: {path}: entry {str(key)[:60]!r} must be a tensor, "
                 f"got {type(value).__name__}"
             )
-        kind = _kind(value)
+        kind = unfit(value)
         if kind is not None:
             raise ValueError(
                 f"weights: {path}: entry {str(key)[:60]!r} must be a dense tensor of "
@@ -139,26 +155,7 @@ def _clean(entries: Mapping[str, object], path: Path) -> tuple[dict[str, Tensor]
         state[str(key)] = value
     if not state:
         raise ValueError(f"weights: {path} holds no tensors")
-    prefixes: set[str] = set()
-    while found := [p for p in _PREFIXES if all(key.startswith(p) for key in state)]:
-        prefixes.add(found[0])
-        state = {key.removeprefix(found[0]): value for key, value in state.items()}
-    return state, frozenset(prefixes)
-
-
-def _kind(value: Tensor) -> str | None:
-    """What makes a tensor unfit as weights, or None."""
-    if value.is_nested:
-        return "a nested tensor"
-    if value.layout != torch.strided:
-        return str(value.layout).removeprefix("torch.")
-    if value.device.type != "cpu":
-        return f"one on the {value.device.type} device"
-    if value.dtype not in _FLOATS + _INTEGERS:
-        return str(value.dtype).removeprefix("torch.")
-    if value.untyped_storage().nbytes() < value.numel() * value.element_size():
-        return f"a view of shape {list(value.shape)} of fewer numbers"
-    return None
+    return state
 
 
 def _read_h5(path: Path) -> dict[str, Tensor]:
@@ -197,7 +194,7 @@ def _read_npz(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
     return state, passport
 
 
-def _read_torch(path: Path) -> Mapping[str, object]:
+def _read_torch(path: Path) -> object:
     content: object = None
     refusal: pickle.UnpicklingError | None = None
     with _third_party(path, "cannot be read"):
@@ -205,7 +202,8 @@ def _read_torch(path: Path) -> Mapping[str, object]:
             if is_script(path):
                 return read_script(path)
             with torch.serialization.safe_globals(_HARMLESS):
-                content = torch.load(path, map_location="cpu", weights_only=True)
+                source = translated(path) or path
+                content = torch.load(source, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             refusal = error
     if refusal is not None:
@@ -217,15 +215,10 @@ def _read_torch(path: Path) -> Mapping[str, object]:
             what = f" ({asked[1]})" if asked else ""
             raise ValueError(
                 f"weights: {path} is refused: its pickle asks for more than tensors{what}, "
-                "which could run code"
+                "which could run code; where it was made, save the state dict alone: "
+                "torch.save(model.state_dict(), FILE)"
             )
         raise ValueError(f"weights: {path} is not a torch file")
-    for name in _NESTED:
-        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
-            content = content[name]
-            break
-    if not isinstance(content, Mapping):
-        raise ValueError(f"weights: {path} must hold a state dict, got {type(content).__name__}")
     return content
 
 
@@ -261,7 +254,7 @@ def misfit(counter: CounterModel, state: Mapping[str, Tensor]) -> tuple[int, str
     kinds = ("missing", "unexpected", "wrong shape", "wrong type")
     for what, keys in zip(kinds, (missing, unexpected, wrong, coded), strict=True):
         if keys:
-            problems.append(f"{what} {_shortened(keys)}")
+            problems.append(f"{what} {shortened(keys)}")
     return len(missing) + len(unexpected), "; ".join(problems)
 
 
@@ -304,7 +297,8 @@ def _settings(counter: CounterModel) -> str:
     return "(" + ", ".join(f"{k}={v!r}" for k, v in counter.options().items()) + ")"
 
 
-def _shortened(keys: Iterable[str], shown: int = 3) -> str:
+def shortened(keys: Iterable[str], shown: int = 3) -> str:
+    """The first few keys as messages list them, and how many there are besides."""
     listed = list(keys)
     rest = f" and {len(listed) - shown} more" if len(listed) > shown else ""
     return ", ".join(" ".join(key.split())[:80] for key in listed[:shown]) + rest

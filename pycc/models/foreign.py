@@ -1,0 +1,148 @@
+"""What a file is that was given as weights and may be none, and whose weights unknown ones are."""
+
+from __future__ import annotations
+
+import re
+import tarfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from pycc.models.options import shown
+
+_HEAD = 4096
+_LFS = re.compile(rb"version https://(git-lfs|hawser)\.github\.com/spec/")
+_LFS_SIZE = re.compile(rb"^size (\d+)$", re.MULTILINE)
+_TITLE = re.compile(rb"<title[^>]*>([^<]{1,200})", re.IGNORECASE)
+_LEGACY_TORCH = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
+_PACKED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"7z\xbc\xaf\x27\x1c": "7-Zip",
+    b"Rar!\x1a\x07": "RAR",
+}
+_IMAGES = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG"}
+_WEIGHTS = re.compile(r"\.(pth|pt|ckpt|param|model|h5|hdf5|npz|tar|onnx|safetensors)$", re.I)
+_DOWNLOAD = "download the file itself"
+_VGG = {8: "VGG-11", 10: "VGG-13", 13: "VGG-16", 16: "VGG-19", 5: "AlexNet"}
+"""Convolutions of torchvision's networks whose layers are numbered under ``features``."""
+_NETWORKS = (
+    (r"layer[1-4]\.0\.conv1\.weight", "a ResNet backbone"),
+    (r"features\.denseblock1\.", "a DenseNet backbone"),
+    (r"features\.\d+\.\d+\.", "a MobileNet, EfficientNet or ConvNeXt backbone of torchvision"),
+    (r"_?conv_stem\.weight", "a MobileNet or EfficientNet backbone"),
+    (r"patch_embed\.proj\.weight|conv_proj\.weight", "a vision transformer"),
+    (r"visual\.", "a CLIP archive"),
+)
+
+
+class Content(NamedTuple):
+    """What a file is."""
+
+    format: str | None
+    """Of weights: "torch", "npz" or "h5"; None for what holds none."""
+    words: str
+    remedy: str
+
+
+def content_of(path: Path) -> Content | None:
+    """What a file is by its first bytes and, for archives, its names; None if that is not clear."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    if not head:
+        return Content(None, "empty (0 bytes)", "download or write it again")
+    if _LFS.match(head):
+        size = _LFS_SIZE.search(head)
+        of = f" of {int(size[1]):,} bytes" if size else ""
+        words = f"a Git LFS pointer, not the file{of} that it stands for"
+        return Content(None, words, f"run 'git lfs pull' in its repository, or {_DOWNLOAD}")
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return Content("h5", "an HDF5 file", "rename it to end in .h5")
+    if head.startswith(_LEGACY_TORCH):
+        return Content("torch", "a torch file", "rename it to end in .pth")
+    for magic, kind in _IMAGES.items():
+        if head.startswith(magic):
+            return Content(None, f"a {kind} image", "give the file of the weights")
+    for magic, kind in _PACKED.items():
+        if head.startswith(magic):
+            return Content(None, f"a {kind} archive", "unpack it and give the weights in it")
+    if head.startswith(b"PK"):
+        return _zip(path)
+    if head[257:262] == b"ustar":
+        return _tar(path)
+    return _text(head)
+
+
+def _text(head: bytes) -> Content | None:
+    """A page, a server's answer or other text; None if it is none."""
+    try:
+        # The last character may be cut off.
+        text = head.decode("utf-8-sig", "strict" if len(head) < _HEAD else "ignore").strip()
+    except UnicodeDecodeError:
+        return None
+    if not all(character.isprintable() or character.isspace() for character in text):
+        return None
+    start = text[:200].lower()
+    if re.match(r"(<!--.*?-->\s*)*<(!doctype html|html|head|body)\b", start, re.DOTALL):
+        title = _TITLE.search(head)
+        named = f" ({shown(title[1].decode(errors='replace').strip())})" if title else ""
+        return Content(None, f"an HTML page{named}", f"{_DOWNLOAD} rather than the page about it")
+    kind = "a JSON document" if text[:1] in ("{", "[") else "text"
+    if start.startswith("<"):
+        kind = "an XML document"
+    return Content(None, f"{kind} ({shown(text)})", _DOWNLOAD)
+
+
+def _zip(path: Path) -> Content | None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        return None
+    if any(name.rpartition("/")[2] in ("data.pkl", "constants.pkl") for name in names):
+        return Content("torch", "a torch file", "rename it to end in .pth")
+    if names and all(name.endswith(".npy") for name in names):
+        return Content("npz", "an npz file", "rename it to end in .npz")
+    return _archive("zip", names)
+
+
+def _tar(path: Path) -> Content | None:
+    try:
+        with tarfile.open(path) as archive:
+            names = archive.getnames()
+    except (OSError, tarfile.TarError, ValueError):
+        return None
+    return None if {"pickle", "storages", "tensors"} <= set(names) else _archive("tar", names)
+
+
+def _archive(kind: str, names: list[str]) -> Content:
+    weights = [name for name in names if _WEIGHTS.search(name)]
+    if weights:
+        words = f"a {kind} archive that holds {_some(weights)}"
+        return Content(None, words, "unpack it and give the weights in it")
+    words = f"a {kind} archive of {_some(names) or 'nothing'}"
+    return Content(None, words, "none of it is weights in a known format")
+
+
+def _some(names: list[str], most: int = 3) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(shown(name) for name in names[:most]) + rest
+
+
+def network_of(state: Mapping[str, Tensor]) -> str | None:
+    """Which well-known network has these keys, or None."""
+    kernels = [k for k, v in state.items() if re.match(r"features\.\d+\.weight", k) and v.ndim == 4]
+    if kernels:
+        normalised = (
+            " with batch normalisation" if _has(r"features\.\d+\.running_mean", state) else ""
+        )
+        return f"a {_VGG.get(len(kernels), 'VGG-like')} backbone{normalised}"
+    return next((words for pattern, words in _NETWORKS if _has(pattern, state)), None)
+
+
+def _has(pattern: str, state: Mapping[str, Tensor]) -> bool:
+    return any(re.match(pattern, key) for key in state)

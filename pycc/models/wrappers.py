@@ -1,0 +1,349 @@
+"""The state dict in a checkpoint, whatever it is wrapped in.
+
+Training scripts keep weights under a name of their own, beside optimizers, settings and scores, and
+training wrappers put a prefix before every key. Both are found by structure: a state dict is a
+mapping whose leaves are tensors, and a prefix is what all its keys begin with. Of several readings
+the one is taken whose keys are those of a known family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from enum import IntEnum
+from itertools import takewhile
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from pycc.models.base import MODELS, CounterModel
+from pycc.models.options import shown
+
+Place = tuple[str | int, ...]
+"""Keys of nested mappings and indices of lists, from the outside in."""
+Leaf = tuple[Place, object]
+
+NAMES = (
+    *("state_dict", "model_state_dict", "model_state", "net_state_dict", "model", "net"),
+    *("network", "module", "weights", "params"),
+)
+"""Under which training scripts keep the weights."""
+_PREFIXES = (
+    *(
+        "module",
+        "net",
+        "DME",
+        "CCN",
+        "fine",
+        "model",
+        "network",
+        "_orig_mod",
+        "backbone",
+        "encoder",
+    ),
+)
+_INNER = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""What torch puts between the names of modules, too; no name of a network's own."""
+_NOT_WEIGHTS = ("optim", "sched", "scaler")
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+# Far more than any checkpoint has; a pickle of a few bytes can describe endless nesting.
+_MOST_DEPTH = 16
+_MOST_LEAVES = 200_000
+_MOST_PREFIXES = 8
+
+
+class Match(IntEnum):
+    """How well keys are those of a family."""
+
+    NOTHING = 0
+    SHARED = 1
+    """Some keys are the same."""
+    BACKBONE = 2
+    """The weights of a backbone that a family starts from."""
+    FAMILY = 3
+    NAMED = 4
+    """The family that was asked for."""
+
+
+class Unprefixed(NamedTuple):
+    """A state without the prefixes of training wrappers."""
+
+    state: dict[str, Tensor]
+    prefixes: frozenset[str]
+
+
+class Candidate(NamedTuple):
+    """A mapping of tensors and its place in the checkpoint."""
+
+    place: Place
+    state: dict[str, object]
+
+    @property
+    def path(self) -> str:
+        """The place as messages name it, "" for the checkpoint itself."""
+        return ".".join(map(str, self.place))
+
+    @property
+    def is_named(self) -> bool:
+        """Whether its name is one under which weights are kept."""
+        return bool(self.place) and self.place[-1] in NAMES
+
+    @property
+    def has_kernels(self) -> bool:
+        """Whether it has the tensors of a network: scores and settings are numbers and lists."""
+        return any(
+            isinstance(v, Tensor) and unfit(v) is None and v.is_floating_point() and v.ndim > 1
+            for v in self.state.values()
+        )
+
+    def match(self, name: str | None) -> Match:
+        """How well its keys, without prefixes, are those of a family."""
+        dense = {k: v for k, v in self.state.items() if isinstance(v, Tensor) and unfit(v) is None}
+        if len(dense) < len(self.state):
+            return Match.NOTHING
+        levels = [_shapes(level) for level in _levels(_without_inner(dense))[0]]
+        return _family(levels, name)[1] or _nearest(levels)[1]
+
+
+def unfit(value: Tensor) -> str | None:
+    """What makes a tensor unfit as weights, or None."""
+    if value.is_nested:
+        return "a nested tensor"
+    if value.layout != torch.strided:
+        return str(value.layout).removeprefix("torch.")
+    if value.device.type != "cpu":
+        return f"one on the {value.device.type} device"
+    if value.dtype not in _FLOATS + _INTEGERS:
+        return str(value.dtype).removeprefix("torch.")
+    if value.untyped_storage().nbytes() < value.numel() * value.element_size():
+        return f"a view of shape {list(value.shape)} of fewer numbers"
+    return None
+
+
+def leaves(content: object, source: Path) -> list[Leaf]:
+    """Everything in nested mappings and lists that is neither, with its place.
+
+    Left out are optimizers, schedulers and scalers of gradients, by their structure or name, and
+    mappings of other keys than strings. ValueError for something else than a mapping or a list of
+    mappings and tensors, and for more nesting than any checkpoint has.
+    """
+    found: list[Leaf] = []
+    stack: list[Leaf] = [((), content)]
+    while stack:
+        place, value = stack.pop()
+        entries = _entries(value)
+        if entries is None and not place:
+            what = type(value).__name__
+            raise ValueError(f"weights: {source} must hold a state dict, got {what}")
+        if entries is None:
+            found.append((place, value))
+        elif len(place) < _MOST_DEPTH:
+            stack += [((*place, key), inner) for key, inner in reversed(entries)]
+        if len(found) + len(stack) > _MOST_LEAVES or len(place) >= _MOST_DEPTH:
+            raise ValueError(
+                f"weights: {source} is nested too deeply to be a checkpoint: expected at most "
+                f"{_MOST_LEAVES:,} entries, {_MOST_DEPTH} levels deep"
+            )
+    return found
+
+
+def _entries(value: object) -> Sequence[tuple[str | int, object]] | None:
+    """The entries of a mapping or list that may hold weights; None for anything else."""
+    if isinstance(value, Mapping):
+        if "param_groups" in value or not all(isinstance(key, str) for key in value):
+            return ()
+        return [
+            (key, inner)
+            for key, inner in value.items()
+            if not isinstance(inner, Mapping | list | tuple)
+            or not any(word in key.lower() for word in _NOT_WEIGHTS)
+        ]
+    if isinstance(value, list | tuple):
+        # A list of a million losses is one entry.
+        kept = [
+            (i, v) for i, v in enumerate(value) if isinstance(v, Mapping | list | tuple | Tensor)
+        ]
+        return kept or None
+    return None
+
+
+def find(found: Sequence[Leaf], source: Path, name: str | None = None) -> Candidate:
+    """The state dict among the leaves of a checkpoint.
+
+    Of several mappings of tensors the one is taken whose keys are a family's (of ``name``, where it
+    is given), if it is the only one. ValueError, naming them, if it cannot be told which is meant.
+    Where there is none, the mapping with most tensors is returned, with what else is in it.
+    """
+    candidates = list(_candidates((), found))
+    if not candidates:
+        return _nearly(found)
+    if len(candidates) == 1:
+        return candidates[0]
+    matches = [candidate.match(name) for candidate in candidates]
+    best = max(*matches, Match.SHARED)
+    networks = [candidate for candidate in candidates if candidate.has_kernels]
+    meant = [
+        c for c, match in zip(candidates, matches, strict=True) if match == best > Match.SHARED
+    ]
+    meant = meant or networks or candidates
+    named = [candidate for candidate in meant if candidate.is_named]
+    if len(meant) == 1:
+        # A name that says "these are the weights" is not passed over for another's.
+        if named or not any(other.is_named for other in networks):
+            return meant[0]
+        meant = [*meant, *(other for other in networks if other.is_named)]
+    elif named and ((len(named) == 1 and best < Match.FAMILY) or _are_same(meant)):
+        return named[0]
+    places = [f"{shown(c.path)} ({len(c.state)} tensors)" for c in meant[:4]]
+    more = f" and {len(meant) - 4} more" if len(meant) > 4 else ""
+    index = "".join(f"[{shown(key)}]" for key in meant[0].place)
+    call = f": torch.save(torch.load({source.name!r}){index}, 'chosen.pth')"
+    raise ValueError(
+        f"weights: {source} holds several state dicts: {', '.join(places)}{more}; save the one to "
+        f"load alone{'' if source.suffix.lower() in ('.h5', '.hdf5') else call}"
+    )
+
+
+def _candidates(place: Place, found: Sequence[Leaf]) -> Iterator[Candidate]:
+    """The mappings whose leaves are all tensors: of nested ones the outer, if it is a family's."""
+    depth = len(place)
+    groups: dict[str | int, list[Leaf]] = {}
+    for path, value in found:
+        if len(path) > depth:
+            groups.setdefault(path[depth], []).append((path, value))
+    inner = {key: group for key, group in groups.items() if len(group[0][0]) > depth + 1}
+    keys = [path[depth:] for path, _ in found]
+    if keys and all(isinstance(v, Tensor) for _, v in found) and all(map(_is_key, keys)):
+        state = {
+            ".".join(map(str, key)): value for key, (_, value) in zip(keys, found, strict=True)
+        }
+        candidate = Candidate(place, state)
+        if not inner or (len(groups) > 1 and _recognised(_shapes(state), MODELS.names())):
+            yield candidate
+            return
+    for key, group in inner.items():
+        yield from _candidates((*place, key), group)
+
+
+def _is_key(key: Place) -> bool:
+    return bool(key) and all(isinstance(part, str) for part in key)
+
+
+def _nearly(found: Sequence[Leaf]) -> Candidate:
+    tensors: dict[Place, int] = {}
+    for path, value in found:
+        tensors[path[:-1]] = tensors.get(path[:-1], 0) + isinstance(value, Tensor)
+    place = max(tensors, key=lambda place: tensors[place], default=())
+    return Candidate(place, {str(path[-1]): v for path, v in found if path and path[:-1] == place})
+
+
+def _are_same(candidates: Sequence[Candidate]) -> bool:
+    first, *others = (candidate.state for candidate in candidates)
+    return all(
+        state.keys() == first.keys() and all(_equal(state[key], first[key]) for key in first)
+        for state in others
+    )
+
+
+def _equal(a: object, b: object) -> bool:
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor) or unfit(a) or unfit(b):
+        return a is b
+    return a.dtype == b.dtype and torch.equal(a, b)
+
+
+def unprefixed(state: Mapping[str, Tensor], name: str | None = None) -> Unprefixed:
+    """A state without prefixes that all its keys share, as far as a family needs it.
+
+    Tried in this order, each with as few prefixes removed as possible: the keys are those of the
+    family ``name``; of any family; and after a well-known wrapper's prefix, of a backbone; they
+    share most keys with a family. Where none do, the well-known prefixes are removed.
+    """
+    plain = _without_inner(state)
+    inner = {f"{word}." for word in _INNER if any(word in key.split(".") for key in state)}
+    levels, heads = _levels(plain)
+    wrapping = list(takewhile(lambda head: head.removesuffix(".") in _PREFIXES, heads))
+    shapes = [_shapes(level) for level in levels]
+    depth, match = _family(shapes, name)
+    if match == Match.NOTHING and wrapping:
+        depth, match = _nearest(shapes)
+        depth = depth if match else len(wrapping)
+    return Unprefixed(levels[depth], frozenset({*heads[:depth], *inner}))
+
+
+def _without_inner(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def plain(key: str) -> str:
+        *modules, parameter = key.split(".")
+        return ".".join((*(name for name in modules if name not in _INNER), parameter))
+
+    return {plain(key): value for key, value in state.items()}
+
+
+def _levels(state: dict[str, Tensor]) -> tuple[list[dict[str, Tensor]], list[str]]:
+    """A state with no, one, two, … of the names removed that all keys begin with; these names."""
+    levels, heads = [state], list[str]()
+    while len(heads) < _MOST_PREFIXES and (head := _head(levels[-1])):
+        levels.append({key[len(head) :]: value for key, value in levels[-1].items()})
+        heads.append(head)
+    return levels, heads
+
+
+def _head(state: Mapping[str, object]) -> str | None:
+    """The first name that all keys share and go on after, with its dot."""
+    heads = {key.partition(".")[0] + "." for key in state}
+    (head, *others) = heads
+    return None if others or any(len(key) <= len(head) for key in state) else head
+
+
+def _family(levels: Sequence[Mapping[str, Tensor]], name: str | None) -> tuple[int, Match]:
+    """How many prefixes to remove for the keys of a family, and whether there is one."""
+    for families, match in (([name], Match.NAMED), (MODELS.names(), Match.FAMILY)):
+        for depth, state in enumerate(levels):
+            if _recognised(state, families):
+                return depth, match
+    return 0, Match.NOTHING
+
+
+def _nearest(levels: Sequence[Mapping[str, Tensor]]) -> tuple[int, Match]:
+    """How many to remove for the keys of a backbone, or for most keys of a family."""
+    fresh = untrained()
+    for depth, state in enumerate(levels):
+        if takers(state, fresh):
+            return depth, Match.BACKBONE
+    known = [counter.net.state_dict().keys() for counter in fresh.values()]
+    most = [max(len(keys & state.keys()) for keys in known) for state in levels]
+    return most.index(max(most)), Match.SHARED if max(most) else Match.NOTHING
+
+
+def _recognised(state: Mapping[str, Tensor], families: Iterable[str | None]) -> bool:
+    known = [family for family in families if family in MODELS.names()]
+    return any(MODELS[family].recognise(state) is not None for family in known)
+
+
+def _shapes(state: Mapping[str, object]) -> dict[str, Tensor]:
+    """The state's tensors without their numbers, which no family's keys depend on."""
+    return {
+        key: torch.empty(value.shape, dtype=value.dtype, device="meta")
+        for key, value in state.items()
+        if isinstance(value, Tensor) and (value.is_meta or unfit(value) is None)
+    }
+
+
+def untrained() -> dict[str, CounterModel]:
+    """Every family's counter as ``create`` makes it, without memory for its weights."""
+    with torch.device("meta"):
+        return {name: cast("Callable[[], CounterModel]", MODELS[name])() for name in MODELS.names()}
+
+
+def takers(state: Mapping[str, Tensor], fresh: Mapping[str, CounterModel]) -> list[str]:
+    """The families that start from a backbone of these keys and shapes."""
+    shapes = _shapes(state)
+
+    def would_take(counter: CounterModel) -> bool:
+        try:
+            return counter.adopt(shapes) is not None
+        except ValueError:
+            return False
+
+    return [name for name, counter in fresh.items() if would_take(counter)]
