@@ -140,7 +140,7 @@ def network_file(path: str | os.PathLike[str]) -> Path:
         raise FileNotFoundError(f"weights: no such file: {file}")
     content = content_of(file)
     if content is not None and (content.format != "torch" or file.suffix.lower() == ".onnx"):
-        raise ValueError(f"weights: {file} is {content.words}: {content.remedy}")
+        raise ValueError(f"weights: {file} cannot be read: it is {content.words}: {content.remedy}")
     return file
 
 

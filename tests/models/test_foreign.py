@@ -97,9 +97,11 @@ def test_as_networks_of_an_exchange_format(
     tmp_path: Path, content: bytes, message: str, refused
 ) -> None:
     (tmp_path / "w.onnx").write_bytes(content)
-    refused(tmp_path / "w.onnx", rf"w\.onnx is {message}")
+    refused(tmp_path / "w.onnx", rf"w\.onnx cannot be read: it is {message}")
     (tmp_path / "w.pt").write_bytes(content)
-    refused(tmp_path / "w.pt", rf"w\.pt is {message}", name="black_box", stride=8)
+    refused(
+        tmp_path / "w.pt", rf"w\.pt cannot be read: it is {message}", name="black_box", stride=8
+    )
 
 
 def test_weights_under_another_formats_suffix(
