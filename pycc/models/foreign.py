@@ -12,12 +12,12 @@ from typing import NamedTuple
 from torch import Tensor
 
 from pycc.models.options import shown
+from pycc.models.python2 import MAGIC
 
 _HEAD = 4096
 _LFS = re.compile(rb"version https://(git-lfs|hawser)\.github\.com/spec/")
 _LFS_SIZE = re.compile(rb"^size (\d+)$", re.MULTILINE)
 _TITLE = re.compile(rb"<title[^>]*>([^<]{1,200})", re.IGNORECASE)
-_LEGACY_TORCH = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
 _PACKED = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
@@ -62,7 +62,7 @@ def content_of(path: Path) -> Content | None:
         return Content(None, words, f"run 'git lfs pull' in its repository, or {_DOWNLOAD}")
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return Content("h5", "an HDF5 file", "rename it to end in .h5")
-    if head.startswith(_LEGACY_TORCH):
+    if head.startswith(MAGIC):
         return Content("torch", "a torch file", "rename it to end in .pth")
     for magic, kind in _IMAGES.items():
         if head.startswith(magic):

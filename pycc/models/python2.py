@@ -16,7 +16,7 @@ import zipfile
 from pathlib import Path
 from typing import IO
 
-_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
+MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 """How a torch file begins that is no zip."""
 _PICKLES = 5
 """Of such a file: magic number, version, sizes of types, content, names of storages."""
@@ -30,7 +30,7 @@ def translated(path: Path) -> io.BytesIO | None:
     if zipfile.is_zipfile(path):
         return _translated_zip(path)
     with path.open("rb") as file:
-        if file.read(len(_MAGIC)) != _MAGIC:
+        if file.read(len(MAGIC)) != MAGIC:
             return None
         file.seek(0)
         before, after = bytearray(), bytearray()
