@@ -173,14 +173,15 @@ def test_a_data_set_of_twelve_bits(deep: Path) -> None:
     assert float(samples[1].image.max()) == 1.0
     usual = pycc.data.open(deep)
     sets = (samples, usual, pycc.data.open(deep, bit_depth=14))
-    prints = {str(data_fingerprint(one)) for one in sets}
+    with pytest.warns(UserWarning, match="its highest value is 4095"):
+        prints = {str(data_fingerprint(one)) for one in sets}
+        larger = pycc.data.open(deep, max_image_pixels=10**9)
+        assert str(data_fingerprint(larger)) in prints, "pixels do not depend on the limit"
     assert len(prints) == 3
     assert samples.first(1).reading == samples.reading
     for limit in (1, 2):
         skipping = pycc.data.open(deep, bit_depth=12, on_error="skip", limit=limit)
         assert torch.equal(skipping[0].image, samples[0].image)
-    larger = pycc.data.open(deep, max_image_pixels=10**9)
-    assert larger.fingerprint() == usual.fingerprint(), "pixels do not depend on the limit"
 
 
 def test_its_values_above_are_refused_or_skipped(deep: Path) -> None:

@@ -218,7 +218,8 @@ def test_saving_and_loading_is_quantize(
     tmp_path_factory: pytest.TempPathFactory, height: int, width: int, seed: int
 ) -> None:
     path = tmp_path_factory.mktemp("saved") / "a.png"
-    image = torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed)) * 1.4 - 0.2
+    image = torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed))
+    image = image * 1.0018 - 0.0009  # as far outside as rounding may leave it
     save_image(path, image)
     back = load_image(path)
     assert torch.equal(back, quantize(image))
@@ -266,7 +267,7 @@ def test_a_failed_save_leaves_what_was_there(
     [torch.zeros(1, 4, 5), torch.zeros(4, 5), torch.zeros(3, 0, 5), torch.full((3, 2, 2), np.nan)],
 )
 def test_bad_tensors_are_not_saved(tmp_path: Path, image: torch.Tensor) -> None:
-    with pytest.raises(ValueError, match="save_image: image must be"):
+    with pytest.raises(ValueError, match="save_image: image must "):
         save_image(tmp_path / "a.png", image)
     assert not list(tmp_path.iterdir())
 
