@@ -236,13 +236,27 @@ def set_threads(threads: int | None) -> int:
 
 
 class Progress:
-    """How far a command is, with rate and time left: a bar on a terminal, else plain lines."""
+    """How far a command is, with rate and time left: a bar on a terminal, else plain lines.
 
-    def __init__(self, unit: str, stream: TextIO | None = None, *, every: float = 10.0) -> None:
+    ``every`` is the seconds between two lines; ``clock`` returns seconds that never go back, by
+    default those of ``Progress.clock``.
+    """
+
+    clock: Callable[[], float] = staticmethod(time.monotonic)
+
+    def __init__(
+        self,
+        unit: str,
+        stream: TextIO | None = None,
+        *,
+        every: float = 10.0,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
         self._unit = unit
         self._stream = stream or sys.stderr
         self._every = every
-        self._last = time.monotonic()
+        self._clock = clock or self.clock
+        self._last = self._clock()
         self._first: tuple[float, float] | None = None
         self._bar: Any = None
         if self._stream.isatty() and find_spec("tqdm") is not None:
@@ -260,7 +274,7 @@ class Progress:
         The rate is that since the first call: what was done before a resumed run began is no work
         of this one.
         """
-        now = time.monotonic()
+        now = self._clock()
         before, start = self._first = self._first or (done, now)
         share = min(1.0, done / total) if total > 0 else 1.0
         rate = (done - before) / max(now - start, 1e-9)

@@ -13,13 +13,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from numpy.lib.npyio import NpzFile
 
 import pycc.ops
+from pycc import cli
 
 # A loaded machine is no failure, and a failure should come again.
-settings.register_profile("pycc", deadline=None, derandomize="CI" in os.environ)
+settings.register_profile(
+    "pycc",
+    deadline=None,
+    derandomize="CI" in os.environ,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("pycc")
 
 _REPOSITORY = Path(__file__).resolve().parents[1]
@@ -38,6 +44,14 @@ def shared() -> Path:
 def fixture(shared: Path) -> Callable[[str], NpzFile]:
     """Opens ``shared/fixtures/NAME.npz``."""
     return lambda name: np.load(shared / "fixtures" / f"{name}.npz", allow_pickle=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_progress_by_the_clock() -> Iterator[None]:
+    """Time stands still for the progress of commands: what they print is then theirs alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli.Progress, "clock", staticmethod(lambda: 0.0))
+        yield
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])

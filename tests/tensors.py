@@ -14,8 +14,10 @@ from pycc.random import Stream
 INF, NAN = float("inf"), float("nan")
 NEGATIVE_NAN = torch.tensor(0xFFC00001 - 2**32, dtype=torch.int32).view(torch.float32).item()
 
-every_device = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-"""For @given beside the fixture ``device``, which is a constant."""
+every_device = settings(
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+"""For @given beside the fixture ``device``, which is a constant; and on a machine of any load."""
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

@@ -201,11 +201,10 @@ def test_a_warning_is_one_line_said_once(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().err == "warning: three points dropped\n"
 
 
-def test_progress_as_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_as_lines() -> None:
     now = [0.0]
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
     stream = io.StringIO()
-    progress = cli.Progress("megapixels", stream, every=10)
+    progress = cli.Progress("megapixels", stream, every=10, clock=lambda: now[0])
     for step in range(1, 31):
         now[0] = step
         progress(0.5 * step, 4000.0, f"step {step}")
@@ -217,13 +216,10 @@ def test_progress_as_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
-def test_progress_of_a_resumed_run_has_the_rate_of_this_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_progress_of_a_resumed_run_has_the_rate_of_this_one() -> None:
     now = [0.0]
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
     stream = io.StringIO()
-    progress = cli.Progress("batches", stream, every=10)
+    progress = cli.Progress("batches", stream, every=10, clock=lambda: now[0])
     for second in range(21):
         now[0] = second
         progress(30_001 + 2 * second, 40_041, f"batch {second}")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import HANG
 from torch import distributed
 
 from pycc import data
@@ -54,7 +55,7 @@ def command(module: str, *argv: str, processes: int = 1) -> subprocess.Completed
         ]
     return subprocess.run(
         [*launch, f"pycc.{module}", *argv],
-        capture_output=True, text=True, env=environment(), timeout=500,
+        capture_output=True, text=True, env=environment(), timeout=HANG,
     )  # fmt: skip
 
 

@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from deep import two_depths
+from processes import HANG, messages
 
 from pycc import cli, models
 from pycc.attack.__main__ import main
@@ -259,6 +261,24 @@ def test_broken_items_are_skipped_when_asked(call, folder, weights, tmp_path) ->
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["images"] == 1
 
 
+def test_progress_is_told_every_ten_seconds_and_is_no_message(
+    call, folder, weights, tmp_path, monkeypatch
+) -> None:
+    """By a clock that goes on by six seconds whenever it is looked at."""
+    seconds = count(0.0, 6.0)
+    monkeypatch.setattr(cli.Progress, "clock", staticmethod(lambda: next(seconds)))
+    out = tmp_path / "run"
+    done = call("--data", folder, "--weights", weights, "--out", out, "--limit", 1, *FAST)
+    assert done.code == 0
+    lines = done.err.splitlines()
+    # 1 clean, 2 sizes of 2 steps, a result and grey, black and noise: 13 looks, every other a line.
+    assert len(lines) == 6
+    assert all(" megapixels/s, 0:00:" in line for line in lines)
+    assert lines[-1].startswith("9")
+    assert messages(done.err) == []
+    assert messages(f"note: no pictures\n{done.err}") == ["note: no pictures"]
+
+
 def test_without_matplotlib_it_says_so_and_goes_on(
     call, folder, weights, tmp_path, monkeypatch
 ) -> None:
@@ -322,7 +342,7 @@ def process(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANG,
         check=False,
     )
 
@@ -335,5 +355,5 @@ def test_as_a_process(folder: Path, weights: Path, tmp_path: Path) -> None:
     assert bad.stderr == "error: APAM: steps must be at least 0, got -1\n"
     assert not list(home.iterdir())
     good = process("--data", folder, "--weights", weights, "--limit", 1, *FAST, cwd=home)
-    assert (good.returncode, good.stderr) == (0, "")
+    assert (good.returncode, messages(good.stderr)) == (0, [])
     assert "apam" in good.stdout

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
+from processes import kill
 
 from pycc import cli
 from pycc.attack.__main__ import main
@@ -19,31 +15,13 @@ SETTINGS = [
     "--no-pictures",
 ]  # fmt: skip
 RESULTS = 3 * (1 + 1 + 2 * 5)
-
-
-def start(*arguments: object) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "pycc.attack", *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+APPEND = "pycc.run.Run.append"
+IMAGE = "pycc.attack.measure.save_image"
+"""After an image is written, and before the result that it belongs to."""
 
 
 def lines(out: Path) -> int:
-    file = out / "results.jsonl"
-    return file.read_bytes().count(b"\n") if file.exists() else 0
-
-
-def kill_after(process: subprocess.Popen[bytes], out: Path, wanted: int) -> int:
-    """SIGKILL as soon as so many results are there; returns how many there then are."""
-    deadline = time.monotonic() + 120
-    while lines(out) < wanted and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert process.returncode == -signal.SIGKILL, "it was over before it could be killed"
-    return lines(out)
+    return (out / "results.jsonl").read_bytes().count(b"\n")
 
 
 @pytest.mark.slow
@@ -52,10 +30,13 @@ def test_killed_and_resumed(folder: Path, weights: Path, tmp_path: Path) -> None
     asked = ["--data", str(folder), "--weights", str(weights), *SETTINGS]
     assert main([*asked, "--out", str(whole)]) == 0
 
-    first = kill_after(start(*asked, "--out", out), out, 3)
-    second = kill_after(start("--resume", out), out, first + 1)
-    third = kill_after(start("--resume", out), out, RESULTS - 4)
-    assert 3 <= first < second <= third < RESULTS
+    env = {"PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    kill("pycc.attack", *asked, "--out", out, at=APPEND, times=3, env=env)
+    assert lines(out) == 3
+    kill("pycc.attack", "--resume", out, at=IMAGE, times=2, env=env)
+    assert lines(out) == 4
+    kill("pycc.attack", "--resume", out, at=APPEND, times=RESULTS - 8, env=env)
+    assert lines(out) == RESULTS - 4
     with (out / "results.jsonl").open("ab") as file:
         file.write(b'{"area": 0.25, "condition": "ap')
     assert not (out / "summary.json").exists()

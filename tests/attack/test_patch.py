@@ -60,7 +60,7 @@ def test_beta_makes_noise_smooth() -> None:
     assert float(patches.roughness(constant, mask)) < 1e-9
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(4, 12), st.sampled_from(patches.shapes.names()), st.integers(0, 99))
 def test_roughness_by_definition(side: int, shape: str, seed: int) -> None:
     patch = torch.from_numpy(patches.Stream(seed, "test").uniform(size=(2, 3, side, side)))

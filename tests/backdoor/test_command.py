@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from processes import HANG, kill
 
 from pycc import data, models
 from pycc.backdoor.__main__ import main
@@ -445,7 +445,7 @@ def environment() -> dict[str, str]:
 def test_as_a_process(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pycc.backdoor", "run", "--portion", "7"],
-        capture_output=True, text=True, env=environment(), timeout=120,
+        capture_output=True, text=True, env=environment(), timeout=HANG,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: --portion must lie in (0,1], got 7.0\n"
@@ -454,27 +454,16 @@ def test_as_a_process(tmp_path: Path) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("after", [0.3, 0.5, 0.7, 0.9])
 def test_killed_and_resumed_it_ends_with_the_same_bytes(tmp_path: Path, after: float) -> None:
-    """SIGKILL when so many of the results are there, then once more a second after resuming."""
+    """SIGKILL when so many of the results are there, then once more at the next one."""
     flags = [*RUN, "--strategy", "minus", "--partitions", "3", "--assumed", "1", "--epochs", "2"]
     flags += ["--every-minutes", "1e-9"]
     command = [sys.executable, "-m", "pycc.backdoor"]
     whole, part = tmp_path / "whole", tmp_path / "part"
     subprocess.run([*command, *flags, "--out", str(whole)], check=True, env=environment())
-    wanted = after * (whole / "results.jsonl").read_text().count("\n")
-    process = subprocess.Popen([*command, *flags, "--out", str(part)], env=environment())
-    deadline = time.monotonic() + 120
-    results = part / "results.jsonl"
-    while process.poll() is None and time.monotonic() < deadline:
-        if results.exists() and results.read_text().count("\n") >= wanted:
-            break
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    wanted = math.ceil(after * (whole / "results.jsonl").read_text().count("\n"))
+    at, env = "pycc.run.Run.append", environment()
+    kill("pycc.backdoor", *flags, "--out", part, at=at, times=wanted, env=env)
     assert not (part / "summary.json").exists()
-    resume = [*command, "run", "--resume", str(part)]
-    process = subprocess.Popen(resume, env=environment())
-    time.sleep(4.0)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    subprocess.run(resume, check=True, env=environment())
+    kill("pycc.backdoor", "run", "--resume", part, at=at, times=1, env=env)
+    subprocess.run([*command, "run", "--resume", str(part)], check=True, env=env)
     assert (part / "summary.json").read_bytes() == (whole / "summary.json").read_bytes()

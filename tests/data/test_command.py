@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from processes import messages
 
 import pycc.data
 from pycc.data.__main__ import main
@@ -159,5 +160,5 @@ def test_from_a_shell(crowd: Path) -> None:
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, messages(done.stderr)) == (0, [])
     assert done.stdout.endswith("verdict: whole\n")

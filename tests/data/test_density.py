@@ -147,7 +147,7 @@ def crowds(draw: st.DrawFn) -> tuple[torch.Tensor, tuple[int, int]]:
     return torch.tensor(points, dtype=torch.float64), (height, width)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(crowd=crowds(), recipe=st.sampled_from(RECIPES))
 def test_mass_is_that_of_the_recipe(crowd, recipe: str) -> None:
     points, shape = crowd
@@ -165,7 +165,7 @@ def test_mass_is_that_of_the_recipe(crowd, recipe: str) -> None:
         assert 0.0 < total <= drawn * (1 + 1e-5)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(crowd=crowds(), recipe=st.sampled_from(RECIPES), seed=st.integers(0, 9))
 def test_the_order_of_heads_does_not_matter(crowd, recipe: str, seed: int) -> None:
     points, shape = crowd

@@ -208,7 +208,7 @@ def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
             image_size(tmp_path / name)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     height=st.integers(1, 9),
     width=st.integers(1, 9),

@@ -41,7 +41,7 @@ def test_splits_share_no_scene() -> None:
     assert len(backdrops) == 24
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     height=st.integers(64, 300),
     width=st.integers(64, 300),

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensors import VIEWS, every_device, plain, views
 from torch import Tensor
@@ -55,7 +55,7 @@ def problems(draw: st.DrawFn) -> tuple[list[Tensor], tuple[int, int], tuple[int,
     return kept, shape, patch
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(every_device, max_examples=200)
 @given(problem=problems(), data=st.data())
 def test_all_forms_count_every_window(problem, data, device: torch.device) -> None:
     sets, shape, patch = problem

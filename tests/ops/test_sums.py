@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensors import INF, NAN, NEGATIVE_NAN, VIEWS, every_device, noise, plain, same_bits, views
 from torch import Tensor
@@ -69,7 +69,7 @@ def problems(draw: st.DrawFn) -> tuple[Tensor, tuple[int, int]]:
     return draw(views(values)), (high, wide)
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(every_device, max_examples=300)
 @given(problem=problems())
 def test_kernel_and_twin_have_the_same_bits(problem, device: torch.device) -> None:
     agree(*problem, device)

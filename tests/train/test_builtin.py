@@ -9,10 +9,12 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from processes import HANG
 
 from pycc import models
 from pycc.data.synthetic import scene
@@ -108,7 +110,7 @@ def test_loss_falls(scenes: list[Rendered], bfloat16: bool) -> None:
 def test_a_stopped_run_continues_as_if_it_had_not_been(
     scenes: list[Rendered], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(builtin.time, "monotonic", lambda: 0.0)
+    monkeypatch.setattr(builtin, "time", SimpleNamespace(monotonic=lambda: 0.0))
     whole, stopped = Training(SMALL), Training(SMALL)
     for _ in range(4):
         whole.advance(scenes)
@@ -244,7 +246,7 @@ def test_the_command_writes_weights_with_a_passport(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=HANG,
     )
     assert done.returncode == 0, done.stderr
     assert "over 2 scenes" in done.stdout

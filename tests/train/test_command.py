@@ -7,13 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from socket import socket
 
 import numpy as np
 import pytest
 from deep import two_depths
+from processes import HANG, dying, kill
 
 from pycc import cli, data, defense, models
 from pycc.ranks import Ranks
@@ -206,19 +206,22 @@ def test_a_killed_process_of_two_is_told_in_one_line_and_one_goes_on(tmp_path: P
     ours = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "pycc.train", *flags, "--out", str(part)],
-            env={**environment(), **ours, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            command, env={**environment(), **ours, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stderr=said, text=True,
         )
-        for rank, said in enumerate((subprocess.PIPE, subprocess.DEVNULL))
+        for rank, (command, said) in enumerate((
+            ([sys.executable, "-m", "pycc.train", *flags, "--out", str(part)], subprocess.PIPE),
+            # The first process leaves a checkpoint after each batch, before it joins the next.
+            (
+                dying("pycc.train", *flags, "--out", part,
+                      at="pycc.train.step.Stepper.gradient", times=3),
+                subprocess.DEVNULL,
+            ),
+        ))
     ]  # fmt: skip
-    checkpoint = part / "checkpoint.pt"
-    deadline = time.monotonic() + 120
-    while not checkpoint.exists() and time.monotonic() < deadline:
-        time.sleep(0.001)
-    processes[1].kill()
     assert processes[1].wait() == -signal.SIGKILL
-    err = processes[0].communicate(timeout=60)[1]
+    err = processes[0].communicate(timeout=HANG)[1]
+    assert (part / "checkpoint.pt").exists()
     assert processes[0].returncode == 2, err
     said = "error: torchrun: another process of this run ended"
     assert [line.startswith(said) for line in err.splitlines()].count(True) == 1
@@ -244,28 +247,12 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(
 
     Two processes go on where one stopped, and end with the same weights but for the order of sums.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "pycc.train",
-        *QUICK,
-        "--epochs",
-        "3",
-        "--every-minutes",
-        "1e-9",
-    ]
+    flags = [*QUICK, "--epochs", "3", "--every-minutes", "1e-9"]
     whole, part = tmp_path / "whole", tmp_path / "part"
-    subprocess.run([*command, "--out", str(whole)], check=True, env=environment())
-    process = subprocess.Popen([*command, "--out", str(part)], env=environment())
-    seen: set[float] = set()
-    deadline = time.monotonic() + 120
-    while len(seen) < after and process.poll() is None and time.monotonic() < deadline:
-        file = part / "checkpoint.pt"
-        if file.exists():
-            seen.add(file.stat().st_mtime_ns)
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    command = [sys.executable, "-m", "pycc.train", *flags, "--out", str(whole)]
+    subprocess.run(command, check=True, env=environment())
+    kill("pycc.train", *flags, "--out", part, at="pycc.train.checkpoint.save", times=after,
+         env=environment())  # fmt: skip
     assert not (part / "weights.npz").exists()
     if processes == 1:
         resume = [sys.executable, "-m", "pycc.train", "--resume", str(part)]
@@ -280,7 +267,7 @@ def torchrun(processes: int, *argv: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
          str(processes), "-m", "pycc.train", *argv],
-        capture_output=True, text=True, env=environment(), timeout=300,
+        capture_output=True, text=True, env=environment(), timeout=HANG,
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -350,7 +351,9 @@ def test_time_that_a_stopped_run_took_is_not_forgotten(
 ) -> None:
     """By a clock that goes on by a second whenever it is asked."""
     clock = iter(range(10_000))
-    monkeypatch.setattr("pycc.train.loop.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(
+        "pycc.train.loop.time", SimpleNamespace(monotonic=lambda: float(next(clock)))
+    )
     plan = changed(QUICK, every_minutes=1e-9, epochs=1)
     whole = fit(counter(), scenes(), plan, out=tmp_path / "whole").records[0]["seconds"]
 
