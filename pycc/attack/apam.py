@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -48,6 +49,7 @@ class APAM(PatchAttack):
     """
 
     name = "apam"
+    follows_gradient = True
 
     step_size: float = flag(2 / 255, "change of a patch pixel in one step, of [0,1]")
     decay: str = flag("none", "how the step size falls over the steps", choices=decays.names())
@@ -105,18 +107,34 @@ class APAM(PatchAttack):
                     best.note()
                 if step == self.steps:
                     break
-                parts = self.there(problem, seed, step)
-                rows = torch.split(patch, [len(part) for part in parts])
-                gradient = torch.cat([
-                    self.gradient(part, own, seed, step, restart)
-                    for part, own in zip(parts, rows, strict=True)
-                ])  # fmt: skip
                 if not zero:
-                    zero = self.untouched(gradient)
+                    zero = self.untouched(self.unpenalised.slope(problem, patch, seed))
+                gradient = self.slope(problem, patch, seed, step, restart)
                 rate = self.step_size * decays[self.decay](step / self.steps)
                 patch = (patch - follow(gradient, rate)).clamp(0.0, 1.0)
                 step_done(restart * self.steps + step + 1)
         return best.found(zero)
+
+    @property
+    def unpenalised(self) -> Self:
+        """The same attack on the objective alone: its gradient is the counter's own."""
+        return replace(self, smoothness=0.0)
+
+    @property
+    def plain(self) -> PatchAttack:
+        """The same attack without penalty and without transform."""
+        return replace(self, smoothness=0.0, transform="none")
+
+    def slope(
+        self, problem: Problem, patch: Tensor, seed: int, step: int = 0, restart: int = 0
+    ) -> Tensor:
+        """The gradient [N,3,p,p] of a step, with the patches where the step has them."""
+        parts = self.there(problem, seed, step)
+        rows = torch.split(patch, [len(part) for part in parts])
+        return torch.cat([
+            self.gradient(part, own, seed, step, restart)
+            for part, own in zip(parts, rows, strict=True)
+        ])  # fmt: skip
 
     def there(self, problem: Problem, seed: int, step: int) -> list[Problem]:
         """The problems of a step: with location ``moving``, the patch elsewhere each time."""
@@ -159,10 +177,6 @@ class APAM(PatchAttack):
         """[N]: smoothness · S, on the scale of the objective."""
         penalty = self.smoothness * patches.roughness(patch, mask)
         return penalty / problem.scenes[0].cells if self.objective in MEANS else penalty
-
-    def judge(self, problem: Problem, patch: Tensor, mask: Tensor) -> Tensor:
-        """[N]: L of patches [N,3,p,p] as they lie, without transform."""
-        return super().judge(problem, patch, mask) + self.penalty(problem, patch, mask)
 
     def untouched(self, gradient: Tensor) -> list[float]:
         """N times the share of the patch's pixels whose gradient is exactly 0 in all channels."""

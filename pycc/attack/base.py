@@ -37,13 +37,15 @@ class Found:
     patch: Tensor
     """[N,3,p,p], multiples of 1/255 in [0,1]: the best that was seen."""
     path: tuple[tuple[float, ...], ...]
-    """N times the loss of the best patch so far, at evenly spaced steps from the first on; one
-    restart after the other, each by itself."""
+    """N times the objective's loss of the patch that was best so far, at evenly spaced steps from
+    the first on; one restart after the other, each by itself. The best is chosen by the loss with
+    its penalty, which is no part of these: they measure what the counter makes of the patch."""
     unrounded: Tensor | None
     """[N], people that the patches add to the count before they are rounded to 8 bits; None where
     that depends on the image."""
     zero: tuple[float, ...] = ()
-    """N times the share of patch pixels whose first gradient is exactly 0; () without gradient."""
+    """N times the share of patch pixels where the objective's first gradient is exactly 0; ()
+    without gradient."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,10 @@ class PatchAttack(ABC):
     """
 
     name: ClassVar[str]
+    follows_gradient: ClassVar[bool] = False
+    """Whether it needs the counter's gradient."""
+    per_image: ClassVar[bool] = True
+    """Whether ``optimise`` makes what is judged: a patch for each image."""
 
     size: int | float = flag(
         0.08,
@@ -200,8 +206,17 @@ class PatchAttack(ABC):
         """
 
     def judge(self, problem: Problem, patch: Tensor, mask: Tensor) -> Tensor:
-        """[N]: the losses of patches [N,3,p,p] as they lie, without transform."""
+        """[N]: the objective's losses of patches [N,3,p,p] as they lie, without transform."""
         return problem.loss(lambda one: laid(one, patch, mask), self.objective, self.aim)
+
+    def penalty(self, problem: Problem, patch: Tensor, mask: Tensor) -> Tensor:
+        """[N]: what the loss of patches [N,3,p,p] holds beside the objective, on its scale."""
+        return patch.new_zeros(len(patch))
+
+    @property
+    def plain(self) -> PatchAttack:
+        """The same attack on the objective of the patch as it lies, with nothing else to heed."""
+        return self
 
     @property
     def rounds(self) -> int:
@@ -222,29 +237,33 @@ class Best:
         self._mask = attack.mask(problem.side).to(problem.like)
         self.loss = torch.full((len(problem),), torch.inf, device=problem.like.device)
         self._patch = problem.like.new_zeros(len(problem), 3, problem.side, problem.side)
-        self._path: list[Tensor] = []
+        self._path: list[Tensor] = []  # objectives of the best of this optimisation
         self.begin()
 
     def begin(self) -> None:
         """A new optimisation begins, from another first patch."""
         self._own = torch.full_like(self.loss, torch.inf)
+        self._objective = self._own
 
     def look(self, patch: Tensor) -> Tensor:
         """Judge patches [N,3,p,p], keep those that are better; returns their losses [N]."""
+        rounded = quantize(patch).to(patch)
         with torch.no_grad():
-            loss = self._attack.judge(self._problem, quantize(patch).to(patch), self._mask)
+            objective = self._attack.judge(self._problem, rounded, self._mask)
+            loss = objective + self._attack.penalty(self._problem, rounded, self._mask)
         if not torch.isfinite(loss).all():
             kind = type(self._attack).__name__
             raise ValueError(f"{kind}: the loss must be finite, got {loss.tolist()}")
         better = loss < self.loss
         self.loss = torch.where(better, loss, self.loss)
+        self._objective = torch.where(loss < self._own, objective, self._objective)
         self._own = torch.minimum(loss, self._own)
         self._patch = torch.where(better[:, None, None, None], patch, self._patch)
         return loss
 
     def note(self) -> None:
         """Remember how good the best of this optimisation are now."""
-        self._path.append(self._own)
+        self._path.append(self._objective)
 
     def found(self, zero: Sequence[float] = ()) -> Found:
         """What was best."""

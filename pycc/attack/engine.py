@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from pycc import ops
 from pycc.attack.base import PatchAttack
+from pycc.attack.controls import CONTROLS
 from pycc.attack.gates import FROM_RESULTS, Gate, Results, judged, not_applicable
 from pycc.attack.location import Candidates
 from pycc.attack.measure import KEY
 from pycc.attack.pgd import PGD
-from pycc.attack.plan import Source
+from pycc.attack.plan import Source, everyone
 from pycc.attack.probes import PROBES
 from pycc.attack.scenes import combinations
 from pycc.attack.stage import Member
@@ -164,7 +165,7 @@ def _run(
 ) -> Run:
     chosen = tuple(attack) if isinstance(attack, Sequence) else (attack,)
     _check(chosen, seeds, combine, train)
-    members = {id(m): m for s in sources for m in (*s.victims, *s.members)}.values()
+    members = everyone(sources)
     stride = max(member.counter.stride for member in members)
     found = survey(samples, chosen, stride, seed=seed)
     learned = None
@@ -299,9 +300,9 @@ def _judge(work: Work, log: Run, weights: Mapping[str, str]) -> list[dict[str, s
     """The outcomes of all gates, in the run's folder and as JSON values."""
     results = Results(work.ordered(log.records), work.attacks)
     gates: list[Gate] = [gate(results) for gate in FROM_RESULTS]
-    gates += [probe(work, results) for probe in PROBES]
-    members = {id(m): m for s in work.sources for m in (*s.victims, *s.members)}.values()
-    gates.append(_unchanged([m for m in members if isinstance(m.counter, nn.Module)], weights))
+    gates += [probe(work, results) for probe in (*PROBES, *CONTROLS)]
+    modules = [m for m in work.members if isinstance(m.counter, nn.Module)]
+    gates.append(_unchanged(modules, weights))
     outcomes = [gate.json() for gate in gates]
     file = log.file(GATES)
     if file is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from pycc.attack.apam import LOOKS, look_at
 from pycc.attack.base import PatchAttack
 from pycc.attack.baseline import baselines
-from pycc.attack.objective import harm
+from pycc.attack.objective import harm, room
 from pycc.run import Record
 
 TOLERANCE = 0.02
@@ -28,6 +28,8 @@ DOUBLED = 0.1
 """Most that twice the steps may add to the harm. Two runs from different first patches end in
 different optima, which on a few images differ by several per cent: less would measure that."""
 LEAST_SEEDS = 3
+NOTHING = "; a white-box attack has gained nothing"
+"""What a figure ends with where a comparison is one of nothing with nothing."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,19 @@ def not_applicable(name: str, why: str) -> Gate:
     return Gate(name, "not applicable", why)
 
 
+def no_less(name: str, means: Sequence[tuple[float, float]], figure: str) -> Gate:
+    """A gate on pairs of mean harm, each first of which must be above 0 and reach its second."""
+    fine = all(own >= other - TOLERANCE * abs(other) for own, other in means)
+    gains = all(own > 0 for own, _ in means)
+    return judged(name, fine and gains, f"{figure}{'' if gains else NOTHING}")
+
+
 class Results:
     """The results of a run by what they are of, as harm: people in the attacker's direction.
 
-    Patches that reach no cell of the region of interest cannot do any, and are left out.
+    Patches that reach no cell of the region of interest cannot do any, and neither can a patch
+    where the clean count is what is wanted, such as 0 for the objective ``under``: both are left
+    out.
     """
 
     def __init__(self, records: Iterable[Record], attacks: Sequence[PatchAttack]) -> None:
@@ -74,10 +85,11 @@ class Results:
         }
         self.victims = list(dict.fromkeys(r["victim"] for r in self.records))
         names = [attack.name for attack in attacks]
-        self.attacked = [
+        self.reached = [
             r for r in self.records if r["condition"] in names and r.get("reach", 1.0) > 0
         ]
-        self.sources = list(dict.fromkeys(r["source"] for r in self.attacked))
+        self.attacked = [r for r in self.reached if self.room(r)]
+        self.sources = list(dict.fromkeys(r["source"] for r in self.reached))
 
     def harm(self, record: Record, count: float | None = None) -> float:
         """Of one result; with ``count`` of another count of the same image."""
@@ -89,6 +101,22 @@ class Results:
             clean=self.clean[record["victim"], record["index"]],
             truth=math.nan if record["truth"] is None else record["truth"],
         )
+
+    def room(self, record: Record) -> bool:
+        """Whether there is any harm that could be done to the image of this result."""
+        attack = self.attacks[0]
+        return room(
+            attack.objective,
+            attack.aim,
+            clean=self.clean[record["victim"], record["index"]],
+            truth=math.nan if record["truth"] is None else record["truth"],
+        )
+
+    def rows(self, attack: PatchAttack, source: Any, *, room: bool = True) -> list[Record]:
+        """Results of an attack's patches made on a source; ``room`` False: whatever the count."""
+        wanted = attack.name, attack.size, source
+        known = self.attacked if room else self.reached
+        return [r for r in known if (r["condition"], r["size"], r["source"]) == wanted]
 
     def by_image(self, condition: str, size: Any, victim: Any, source: Any) -> dict[int, float]:
         """Harm of one row of the table on each of its images, the mean over seeds."""
@@ -120,7 +148,7 @@ def _means(one: dict[int, float], other: dict[int, float]) -> tuple[float, float
 def area(results: Results) -> Gate:
     """1: the harm does not fall with the patch's area."""
     name = "harm grows with area"
-    steps: list[tuple[float, float]] = []
+    worst, least, line = np.inf, np.inf, []
     for victim in results.victims:
         for kind in dict.fromkeys(attack.name for attack in results.attacks):
             rows = []
@@ -133,12 +161,17 @@ def area(results: Results) -> Gate:
                 ]
                 if found:
                     rows.append((float(np.mean(areas)), float(np.mean(list(found.values())))))
-            steps += pairwise([0.0, *(value for _, value in sorted(rows))])
-    if len(steps) < 2:
+            if len(rows) < 2:
+                continue
+            means = [value for _, value in sorted(rows)]
+            for before, after in pairwise([0.0, *means]):
+                worst = min(worst, after - before + TOLERANCE * abs(before))
+            least = min(least, means[-1])
+            line += [f"{value:,.1f}" for value in means]
+    if not line:
         return not_applicable(name, "one size")
-    worst = min(after - before + TOLERANCE * abs(before) for before, after in steps)
-    line = ", ".join(f"{after:,.1f}" for _, after in steps)
-    return judged(name, worst >= 0, f"mean harm by size {line}; tolerance {TOLERANCE:.0%}")
+    figure = f"mean harm by size {', '.join(line)}; tolerance {TOLERANCE:.0%}"
+    return judged(name, worst >= 0 and least > 0, figure)
 
 
 def beats_baselines(results: Results) -> Gate:
@@ -164,7 +197,7 @@ def beats_baselines(results: Results) -> Gate:
 def beats_transfer(results: Results) -> Gate:
     """4: a patch made on the victim does at least the harm of one made on others."""
     name = "white-box beats transfer"
-    lead, figure = np.inf, ""
+    lead, figure, means = np.inf, "", []
     for attack in results.attacks:
         for victim in results.victims:
             white = results.white_box(victim)
@@ -173,6 +206,7 @@ def beats_transfer(results: Results) -> Gate:
                 both = _means(own, results.of(attack, victim, source))
                 if both is None:
                     continue
+                means.append(both)
                 margin = both[0] - both[1] + TOLERANCE * abs(both[0])
                 if margin < lead:
                     lead = margin
@@ -180,39 +214,52 @@ def beats_transfer(results: Results) -> Gate:
                     figure += f", size {attack.size}"
     if not figure:
         return not_applicable(name, "nothing transferred")
-    return judged(name, lead >= 0, f"closest: {figure}")
+    return no_less(name, means, f"closest: {figure}")
 
 
 def gradient_everywhere(results: Results) -> Gate:
-    """6, second half: few pixels of the patch have a gradient of exactly zero."""
+    """6, second half: few pixels of the patch have a gradient of exactly zero.
+
+    The gradient of the objective alone: the loss's penalty has one on any counter.
+    """
     name = "gradient reaches the patch"
-    shares = [r["zero"] for r in results.attacked if "zero" in r]
+    shares = {
+        f"{attack.name}, size {attack.size}{_of(source)}": float(np.mean(zero))
+        for attack in results.attacks
+        for source in results.sources
+        if (zero := [r["zero"] for r in results.rows(attack, source, room=False) if "zero" in r])
+    }
     if not shares:
-        return not_applicable(name, "an attack without gradient")
-    share = float(np.mean(shares))
-    return judged(name, share <= 0.5, f"{share:.1%} of the pixels have none; at most 50 %")
+        return not_applicable(name, "an attack without gradient, or no cell that it can change")
+    where = max(shares, key=lambda row: shares[row])
+    worst = shares[where]
+    note = f" ({where})" if worst else ""
+    return judged(name, worst <= 0.5, f"{worst:.1%} of the pixels have none{note}; at most 50 %")
+
+
+def _of(source: Any) -> str:
+    return "" if source is None else f" on {source}"
 
 
 def plateau(results: Results) -> Gate:
-    """7: the loss has stopped falling; else the run has not converged."""
+    """7: the objective's loss has fallen, and stopped falling; else the run has not converged."""
     name = "loss on a plateau"
-    worst, where = 0.0, ""
-    for attack in results.attacks:
-        own = [
-            _winner(r["path"])
-            for r in results.attacked
-            if (r["condition"], r["size"]) == (attack.name, attack.size)
-        ]
-        paths = [path for path in own if path[0] > path[-1]]
-        if not paths or attack.steps == 0:
+    worst, where = -np.inf, ""
+    for attack, source in product(results.attacks, results.sources):
+        own = [_winner(r["path"]) for r in results.rows(attack, source)]
+        if not own or attack.steps == 0:
             continue
+        row = f"{attack.name}, size {attack.size}{_of(source)}"
+        paths = [path for path in own if path[0] > path[-1]]
+        if not paths:
+            return judged(name, False, f"no loss has fallen in {attack.steps} steps ({row})")
         tail = sum(step > 0.9 * attack.steps for step in look_at(attack.steps))
         late = sum(path[-1 - tail] - path[-1] for path in paths)
         share = late / sum(path[0] - path[-1] for path in paths)
-        if share >= worst:
-            worst, where = share, f"{attack.name}, size {attack.size}"
+        if share > worst:
+            worst, where = share, row
     if not where:
-        return not_applicable(name, "no loss has fallen")
+        return not_applicable(name, "no steps, or nothing to gain")
     figure = f"last tenth of the steps brings {worst:.1%} of the gain ({where})"
     if worst > CONVERGED:
         figure = f"not converged: {figure}"
@@ -240,7 +287,8 @@ def rounding(results: Results) -> Gate:
     clean = float(np.mean(list(results.clean.values())))
     # A thousandth of the count: where next to nothing was gained, rounding decides nothing.
     fine = kept >= before - 0.05 * abs(before) - 1e-3 * abs(clean)
-    return judged(name, fine, f"{kept:,.1f} of {before:,.1f} people kept")
+    figure = f"{kept:,.1f} of {before:,.1f} people kept"
+    return judged(name, fine and before > 0, f"{figure}{'' if before > 0 else NOTHING}")
 
 
 def seeds(results: Results) -> Gate:

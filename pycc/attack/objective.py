@@ -59,9 +59,16 @@ def harm(objective: str, aim: Aim, *, count: float, clean: float, truth: float) 
     ``truth`` may be NaN where the objective needs no heads.
     """
     if objective in ("target", "density"):
-        wanted = aim.factor * truth if aim.target_count is None else aim.target_count
+        wanted = float(aim.wanted(torch.tensor(truth, dtype=torch.float64)))
         return abs(clean - wanted) - abs(count - wanted)
     return clean - count if objective == "under" else count - clean
+
+
+def room(objective: str, aim: Aim, *, clean: float, truth: float) -> bool:
+    """Whether ``harm`` can be above 0: not where the clean count is already what is wanted."""
+    if objective in ("target", "density"):
+        return clean != float(aim.wanted(torch.tensor(truth, dtype=torch.float64)))
+    return objective != "under" or clean > 0
 
 
 def gained(change: Tensor, scenes: Scenes) -> Tensor:

@@ -30,6 +30,11 @@ class Source:
         return len(self.members) == 1 and self.members[0] is victim
 
 
+def everyone(sources: Sequence[Source]) -> list[Member]:
+    """The counters of all sources, each once."""
+    return list({id(m): m for s in sources for m in (*s.victims, *s.members)}.values())
+
+
 def batches(
     attack: PatchAttack, stage: Stage, items: Sequence[Item], places: Sequence[Place]
 ) -> list[tuple[list[Item], list[Place]]]:

@@ -30,6 +30,10 @@ def _worst(losses: Tensor) -> Tensor:
     return losses.amax(0)
 
 
+class NoGradientError(ValueError):
+    """A counter whose map has no graph was asked for a gradient."""
+
+
 @dataclass(frozen=True, eq=False)
 class Scenes:
     """N images, as far as one counter and the patch are concerned."""
@@ -93,11 +97,15 @@ class Problem:
     def loss(self, paste: Callable[[Scenes], Tensor], objective: str, aim: Aim) -> Tensor:
         """[N] from what ``paste`` makes of the boxes of each counter's scenes, [N·D,3,h,w].
 
-        ValueError where a gradient is asked for of a counter that gives none.
+        NoGradientError where a gradient is asked for of a counter that gives none.
         """
         loss = objectives[objective]
         losses = torch.stack([loss(_changed(one, paste(one)), one, aim) for one in self.scenes])
         return combinations[self._combine](losses).mean(1)
+
+    def reach(self) -> list[float]:
+        """N times the cells of the region of interest that a patch can change."""
+        return self.scenes[0].weight.sum((1, 2, 3)).tolist()
 
     def added(self, patch: Tensor, mask: Tensor) -> Tensor:
         """[N]: people that patches [N,3,p,p] add to the (first) counter's count."""
@@ -108,7 +116,7 @@ class Problem:
 def _changed(scenes: Scenes, pixels: Tensor) -> Tensor:
     cells = scenes.change(pixels)
     if pixels.requires_grad and not cells.requires_grad:
-        raise ValueError(
+        raise NoGradientError(
             "attack: the counter gives no gradient; ask it by query, or transfer patches to it"
         )
     return cells

@@ -31,6 +31,7 @@ class Universal(APAM):
     """
 
     name = "universal"
+    per_image = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,14 +56,15 @@ class Universal(APAM):
             follow = optimisers[self.optimiser](self.momentum)
             looks = look_at(self.steps)
             order: list[int] = []
-            own = float("inf")
+            own = kept = float("inf")
             for step in range(self.steps + 1):
                 for _ in range(looks.count(step)):
-                    loss = self._judged(made, patch, mask) / total
+                    objective, loss = (one / total for one in self._judged(made, patch, mask))
                     if loss < least:
                         best, least = patch, loss
-                    own = min(own, loss)
-                    path.append(own)
+                    if loss < own:
+                        own, kept = loss, objective
+                    path.append(kept)
                 if step == self.steps:
                     break
                 if not order:
@@ -70,8 +72,11 @@ class Universal(APAM):
                     order = drawn.permutation(len(made)).tolist()
                 problem = made[order.pop()]
                 rate = self.step_size * decays[self.decay](step / self.steps)
+                if not zero:
+                    shared = patch.expand(len(problem), -1, -1, -1)
+                    slope = self.unpenalised.slope(problem, shared, seed)
+                    zero = self.untouched(slope.sum(0, keepdim=True))
                 gradient = self._summed(problem, patch, seed, step, restart)
-                zero = zero or self.untouched(gradient)
                 patch = (patch - follow(gradient, rate)).clamp(0.0, 1.0)
                 step_done(restart * self.steps + step + 1)
         assert best is not None
@@ -81,20 +86,22 @@ class Universal(APAM):
         self, problem: Problem, patch: Tensor, seed: int, step: int, restart: int
     ) -> Tensor:
         """The gradient [1,3,p,p] of a batch's summed loss."""
-        parts = self.there(problem, seed, step)
-        rows = [
-            self.gradient(p, patch.expand(len(p), -1, -1, -1), seed, step, restart) for p in parts
-        ]
-        return torch.cat(rows).sum(0, keepdim=True)
+        shared = patch.expand(len(problem), -1, -1, -1)
+        return self.slope(problem, shared, seed, step, restart).sum(0, keepdim=True)
 
-    def _judged(self, problems: Sequence[Problem], patch: Tensor, mask: Tensor) -> float:
-        """The summed loss of all images, in 8 bits and without transform."""
+    def _judged(
+        self, problems: Sequence[Problem], patch: Tensor, mask: Tensor
+    ) -> tuple[float, float]:
+        """The objective of all images, summed, in 8 bits and without transform; and the loss."""
         rounded = quantize(patch).to(patch)
+        objectives, losses = [], []
         with torch.no_grad():
-            losses = [
-                self.judge(p, rounded.expand(len(p), -1, -1, -1), mask).sum() for p in problems
-            ]
+            for problem in problems:
+                shared = rounded.expand(len(problem), -1, -1, -1)
+                objective = self.judge(problem, shared, mask)
+                objectives.append(objective.sum())
+                losses.append((objective + self.penalty(problem, shared, mask)).sum())
         loss = float(torch.stack(losses).sum())
         if not math.isfinite(loss):
             raise ValueError(f"Universal: the loss must be finite, got {loss}")
-        return loss
+        return float(torch.stack(objectives).sum()), loss

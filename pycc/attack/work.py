@@ -14,7 +14,7 @@ from pycc.attack.location import cost as search_cost
 from pycc.attack.measure import Case, Judge
 from pycc.attack.patch import Place
 from pycc.attack.pgd import PGD
-from pycc.attack.plan import Source, batches
+from pycc.attack.plan import Source, batches, everyone
 from pycc.attack.scenes import Problem
 from pycc.attack.stage import Clean, Member, Stage
 from pycc.attack.survey import Item, Shelf, Survey
@@ -60,6 +60,7 @@ class Work:
         self._train = train
         victims = {m.label: m for source in sources for m in source.victims}
         self.victims = tuple(victims.values())
+        self.members = everyone(self.sources)
         self.clean = Clean()
         for record in run.records:
             if record["condition"] == "none":
@@ -297,7 +298,9 @@ class Work:
             found = self._trained(chosen, seed, source)
             for item in self.items:
                 place = self.place(item, attack, seed, source)
-                self._judge_found(found, 0, item, place, seed, source, attack)
+                problem = self.stages[source].problem(chosen, [item], [place])
+                (reach,) = problem.reach()
+                self._judge_found(found, 0, item, place, seed, source, attack, reach)
             return
         for items, places in self._plan(seed, source, attack):
             if not self._turn() or not missing & {item.index for item in items}:
@@ -309,9 +312,9 @@ class Work:
             with naming(", ".join(item.name for item in items), items[0].shape):
                 problem = self.stages[source].problem(chosen, items, places)
                 found = chosen.optimise(problem, seed=seed, step_done=step_done)
-            reach = problem.scenes[0].weight.sum((1, 2, 3)).tolist()
-            for row, (item, place) in enumerate(zip(items, places, strict=True)):
-                self._judge_found(found, row, item, place, seed, source, attack, reach[row])
+            rows = zip(items, places, problem.reach(), strict=True)
+            for row, (item, place, reach) in enumerate(rows):
+                self._judge_found(found, row, item, place, seed, source, attack, reach)
 
     def _steps(self, chosen: PatchAttack, pixels: float, what: str) -> Callable[[int], None]:
         each = pixels * chosen.work / max(chosen.rounds, 1)
@@ -330,12 +333,10 @@ class Work:
         seed: int,
         source: int,
         attack: int,
-        reach: float | None = None,
+        reach: float,
     ) -> None:
         chosen, of = self.attacks[attack], self.sources[source]
-        facts: dict[str, Any] = {"path": list(found.path[row])}
-        if reach is not None:
-            facts["reach"] = reach
+        facts: dict[str, Any] = {"path": list(found.path[row]), "reach": reach}
         if found.zero:
             facts["zero"] = found.zero[row]
         unrounded = None if found.unrounded is None else float(found.unrounded[row])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pycc.attack import APAM, Problem, attacks, optimisers, run
+from pycc.attack import APAM, Problem, Universal, attacks, optimisers, run
 from pycc.attack import patch as patches
 from pycc.attack.apam import LOOKS, look_at
 from pycc.attack.transform import draw
@@ -146,8 +146,13 @@ def test_restarts_start_elsewhere_and_the_best_of_all_is_kept(tiny, sample, prob
         assert steps == list(range(1, 6 * restarts + 1))
         assert all(len(path) == restarts * (LOOKS + 1) for path in found.path)
         ends.append([path[LOOKS :: LOOKS + 1] for path in found.path])
-        judged = attack.judge(made, found.patch, attack.mask(10))
-        assert judged.tolist() == pytest.approx([min(end) for end in ends[-1]], rel=1e-5)
+        mask = attack.mask(10)
+        judged = attack.judge(made, found.patch, mask)
+        # The best by the loss, which the penalty on roughness is part of; the path is without it.
+        rough = attack.penalty(made, found.patch, mask)
+        assert torch.all(rough > 0)
+        for end, objective in zip(ends[-1], judged.tolist(), strict=True):
+            assert any(one == pytest.approx(objective, rel=1e-5) for one in end)
     assert [more[:1] for more in ends[1]] == ends[0]
     assert not torch.equal(attack.start([0], 10, 0, 0), attack.start([0], 10, 0, 1))
 
@@ -200,6 +205,32 @@ def test_smoothness_smooths(sample, problem) -> None:
     mask = torch.ones(12, 12)
     before = float(roughness(start(attack, made), mask))
     assert float(roughness(optimise(attack, made), mask)) < 0.05 * before
+
+
+def test_what_is_measured_of_a_counter_leaves_the_penalty_out(sample, problem) -> None:
+    """A patch that is smoothed before a blind counter gains nothing, and has no gradient."""
+    for attack in (
+        APAM(size=12, steps=20, smoothness=1.0, step_size=0.05, objective="over"),
+        Universal(size=12, steps=20, smoothness=1.0, step_size=0.05, objective="over"),
+    ):
+        made = problem(attack, Blind(), [sample()])
+        if isinstance(attack, Universal):
+            found = attack.train([lambda made=made: made], seed=0, step_done=lambda _: None)
+        else:
+            found = attack.optimise(made, seed=0, step_done=lambda _: None)
+        assert not torch.equal(found.patch, start(attack, made)), "it was smoothed"
+        assert set(found.path[0]) == {0.0}
+        assert found.zero == (1.0,)
+
+
+def test_the_path_is_that_of_the_patch_that_is_kept(tiny, sample, problem) -> None:
+    """By the loss with its penalty: where that chooses a smoother patch, the objective may rise."""
+    attack = APAM(size=12, steps=20, smoothness=1.0, step_size=0.1, objective="over")
+    made = problem(attack, tiny(), [sample(), sample(1)])
+    found = attack.optimise(made, seed=0, step_done=lambda _: None)
+    judged = attack.judge(made, found.patch, attack.mask(12))
+    assert [path[-1] for path in found.path] == pytest.approx(judged.tolist(), rel=1e-4)
+    assert any(path[-1] > path[0] for path in found.path)
 
 
 def test_cosine_decay_takes_half_the_way(sample, problem) -> None:

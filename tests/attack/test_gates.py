@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pycc import attack
+from pycc import attack, models
 from pycc.attack import APAM, PGD, gates
 from pycc.attack.base import Best, Found
 from pycc.attack.gates import Results
@@ -45,11 +45,26 @@ CASES: dict[str, tuple[Callable[[Results], gates.Gate], list[dict], str]] = {
     ),
     "less than nothing": (gates.area, [record("apam", 6, 5.0), record("apam", 12, 9.0)], "fail"),
     "one size": (gates.area, [record("apam", 6, 20.0)], "not applicable"),
+    "never anything": (gates.area, [record("apam", 6, 10.0), record("apam", 12, 10.0)], "fail"),
+    "nothing at first": (
+        gates.area, [record("apam", 6, 10.0), record("apam", 12, 11.0)], "pass",
+    ),
+    "one size on two counters": (
+        gates.area,
+        [
+            record("apam", 6, 20.0), record("none", None, 10.0, victim="b"),
+            record("apam", 6, 20.0, victim="b", source="b"),
+        ],
+        "not applicable",
+    ),
     "beats": (gates.beats_baselines, [record("noise", 6, 19.0), record("apam", 6, 20.0)], "pass"),
     "beaten": (
         gates.beats_baselines,
         [record("noise", 6, 9.0), record("crowd", 6, 21.0), record("apam", 6, 20.0)],
         "fail",
+    ),
+    "as bad as grey": (
+        gates.beats_baselines, [record("grey", 6, 10.0), record("apam", 6, 10.0)], "fail",
     ),
     "alone": (gates.beats_baselines, [record("apam", 6, 20.0)], "not applicable"),
     "white": (
@@ -62,9 +77,24 @@ CASES: dict[str, tuple[Callable[[Results], gates.Gate], list[dict], str]] = {
         [record("apam", 6, 20.0), record("apam", 6, 25.0, source="other")],
         "fail",
     ),
+    "nothing transferred and nothing done": (
+        gates.beats_transfer,
+        [record("apam", 6, 10.0), record("apam", 6, 10.0, source="other")],
+        "fail",
+    ),
     "no transfer": (gates.beats_transfer, [record("apam", 6, 20.0)], "not applicable"),
     "gradient": (gates.gradient_everywhere, [record("apam", 6, 20.0, zero=0.1)], "pass"),
     "masked": (gates.gradient_everywhere, [record("apam", 6, 20.0, zero=0.9)], "fail"),
+    "one size masked": (
+        gates.gradient_everywhere,
+        [record("apam", 6, 20.0, zero=1.0), record("apam", 12, 30.0, zero=0.0)],
+        "fail",
+    ),
+    "one counter masked": (
+        gates.gradient_everywhere,
+        [record("apam", 6, 20.0, zero=0.0), record("apam", 6, 20.0, zero=1.0, source="other")],
+        "fail",
+    ),
     "no gradient": (gates.gradient_everywhere, [record("apam", 6, 20.0)], "not applicable"),
     "plateau": (
         gates.plateau, [record("apam", 6, 20.0, path=path(0, *[-10.0] * 20))], "pass",
@@ -72,9 +102,21 @@ CASES: dict[str, tuple[Callable[[Results], gates.Gate], list[dict], str]] = {
     "slope": (
         gates.plateau, [record("apam", 6, 20.0, path=[-float(k) for k in range(21)])], "fail",
     ),
-    "flat": (gates.plateau, [record("apam", 6, 20.0, path=path(*[0.0] * 21))], "not applicable"),
+    "flat": (gates.plateau, [record("apam", 6, 20.0, path=path(*[0.0] * 21))], "fail"),
+    "flat on one counter": (
+        gates.plateau,
+        [
+            record("apam", 6, 20.0, path=path(0, *[-10.0] * 20)),
+            record("apam", 6, 20.0, path=path(*[0.0] * 21), source="other"),
+        ],
+        "fail",
+    ),
+    "risen in the end, where the penalty fell": (
+        gates.plateau, [record("apam", 6, 20.0, path=path(0, *[-10.0] * 19, -9.9))], "pass",
+    ),
     "kept": (gates.rounding, [record("apam", 6, 20.0, unrounded=10.1)], "pass"),
     "lost": (gates.rounding, [record("apam", 6, 20.0, unrounded=15.0)], "fail"),
+    "nothing to lose": (gates.rounding, [record("apam", 6, 10.0, unrounded=0.0)], "fail"),
     "seeds": (gates.seeds, [record("apam", 6, 20.0, seed=n) for n in range(3)], "pass"),
     "few seeds": (gates.seeds, [record("apam", 6, 20.0, seed=n) for n in range(2)], "fail"),
     "one seed": (gates.seeds, [record("apam", 6, 20.0)], "not applicable"),
@@ -97,6 +139,27 @@ def test_under_counts_the_other_way() -> None:
     assert found.verdict == "fail"
 
 
+def test_without_steps_no_loss_is_expected_to_fall() -> None:
+    found = gates.plateau(
+        results(record("apam", 6, 20.0, path=path(*[0.0] * 21)), chosen=[APAM(size=6, steps=0)])
+    )
+    assert found.verdict == "not applicable"
+
+
+@pytest.mark.parametrize("gate", gates.FROM_RESULTS)
+def test_nobody_can_be_hidden_where_nobody_is_counted(
+    gate: Callable[[Results], gates.Gate],
+) -> None:
+    """Objective ``under`` and a clean count of 0: no weak attack, but a gradient is still due."""
+    chosen = [APAM(size=size, objective="under") for size in SIZES]
+    facts = {"path": path(*[0.0] * 21), "zero": 1.0, "unrounded": 0.0}
+    rows = [record("apam", size, 0.0, **facts) for size in SIZES]
+    rows += [record("grey", size, 0.0) for size in SIZES]
+    found = gate(Results([record("none", None, 0.0), *rows], chosen))
+    expected = "fail" if gate is gates.gradient_everywhere else "not applicable"
+    assert found.verdict == expected, found
+
+
 # Whole runs
 
 
@@ -113,7 +176,7 @@ def test_a_sound_attack_passes(objective: str, tiny, sample, tmp_path: Path) -> 
     chosen = [APAM(size=size, objective=objective, **STRONG, **wanted) for size in (8, 20)]
     done = attack.run(chosen, tiny(), [sample(0), sample(1)], pgd=PGD(steps=2), out=tmp_path / "r")
     found = outcome(done)
-    assert len(found) == 14
+    assert len(found) == 16
     assert {name for name, verdict in found.items() if verdict == "fail"} == set()
     assert (tmp_path / "r" / "gates.json").exists()
 
@@ -137,6 +200,88 @@ def test_a_planted_weakness_is_found_by_attacks_and_missed_by_broken_ones(sign: 
         assert gate.verdict == verdict, (one, gate)
     red = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
     assert torch.allclose(Planted(sign)(red), torch.full((1, 1, 2, 2), 2.0 + sign))
+
+
+def silenced(tiny: Callable[..., nn.Module]) -> nn.Module:
+    """Whose last layer sees nothing."""
+    counter = tiny()
+    counter.net[7].weight.data.zero_()  # type: ignore[index,union-attr]
+    return counter
+
+
+def stepwise(tiny: Callable[..., nn.Module]) -> nn.Module:
+    """Whose input is rounded: the loss moves, but has no gradient."""
+    return models.wrap(
+        tiny(), preprocess=lambda x: (x * 4).round() / 4, stride=4, receptive_field=20
+    )
+
+
+WITHOUT_GRADIENT = {
+    "gradient reaches the patch", "gradient agrees with finite differences",
+    "an image-sized patch reaches the target", "white-box beats random search",
+    "beats patches that nobody optimised",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("objective", ["over", "under", "density", "target"])
+@pytest.mark.parametrize("kind", [silenced, stepwise])
+def test_a_counter_without_gradient_is_told(kind: Any, objective: str, tiny, sample) -> None:
+    """Though the penalty on the patch's roughness, which is on by default, has a gradient."""
+    strong = {"steps": 20, "step_size": 0.25, "decay": "cosine"}
+    chosen = [APAM(size=size, objective=objective, **strong) for size in (8, 16)]
+    assert chosen[0].smoothness > 0
+    done = attack.run(chosen, kind(tiny), [sample(0), sample(1)], pgd=None)
+    failed = {name for name, verdict in outcome(done).items() if verdict == "fail"}
+    if kind is silenced:
+        nothing = {"loss on a plateau", "harm grows with area", "survives 8-bit PNG",
+                   "twice the steps bring little"}  # fmt: skip
+        assert failed == WITHOUT_GRADIENT | nothing
+    else:  # whose loss may fall by chance where the patch is smoothed
+        assert failed >= WITHOUT_GRADIENT - {"white-box beats random search"}
+    figures = {gate["name"]: gate["figure"] for gate in done.summary["gates"]}
+    assert figures["gradient reaches the patch"].startswith("100.0% of the pixels have none")
+    assert "exactly 0" in figures["gradient agrees with finite differences"]
+    assert ", harm 0.0, which must be above 0" in figures["an image-sized patch reaches the target"]
+
+
+def test_restarts_and_universal_patches_that_do_nothing_are_told(tiny, sample) -> None:
+    options = {"size": 8, "objective": "over", "steps": 2}
+    done = attack.run(APAM(**options, restarts=2), silenced(tiny), [sample(0)], pgd=None)
+    assert outcome(done)["restarts bring no loss"] == "fail"
+    train = [sample(1), sample(2)]
+    chosen = attack.Universal(**options)
+    done = attack.run(chosen, silenced(tiny), [sample(0)], train=train, pgd=None)
+    assert outcome(done)["per-image beats universal"] == "fail"
+    assert outcome(done)["gradient reaches the patch"] == "fail"
+    assert outcome(done)["loss on a plateau"] == "fail"
+
+
+def test_differences_are_taken_where_a_patch_can_change_something(tiny, sample) -> None:
+    """Of two images the smaller one has its region of interest elsewhere."""
+    chosen = APAM(
+        size=6, objective="over", location="given", top_left=(0, 0), **{**STRONG, "steps": 4}
+    )
+    two = [sample(0, region=True), sample(1, (80, 88))]
+    found = outcome(attack.run(chosen, tiny(), two, pgd=None))
+    assert found["gradient agrees with finite differences"] == "pass"
+    found = outcome(attack.run(chosen, tiny(), two[:1], pgd=None))
+    assert found["gradient agrees with finite differences"] == "not applicable"
+
+
+def test_queries_of_a_counter_without_autograd_are_judged(sample) -> None:
+    class Plain:
+        stride, receptive_field = 4, 4
+
+        def __call__(self, images: Tensor) -> Tensor:
+            cells = nn.functional.avg_pool2d(images.detach()[:, :1], 4)
+            return cells
+
+    chosen = attack.Query(size=8, objective="over", steps=30)
+    found = outcome(attack.run(chosen, Plain(), [sample(0)], pgd=None))
+    for name in ("an image-sized patch reaches the target", "white-box beats random search",
+                 "gradient reaches the patch"):  # fmt: skip
+        assert found[name] == "not applicable"
+    assert found["the same image has the same count"] == "pass"
 
 
 class Stepped(nn.Module):
@@ -234,7 +379,19 @@ def test_a_patch_that_reaches_no_cell_of_the_region_is_no_weak_attack(tiny, samp
     )
     found = outcome(attack.run(chosen, tiny(), [sample(0, region=True)], pgd=None))
     for name in ("beats patches that nobody optimised", "gradient reaches the patch",
-                 "loss on a plateau", "survives 8-bit PNG"):  # fmt: skip
+                 "loss on a plateau", "survives 8-bit PNG", "twice the steps bring little",
+                 "gradient agrees with finite differences",
+                 "white-box beats random search"):  # fmt: skip
+        assert found[name] == "not applicable"
+    shared = attack.Universal(
+        size=6, objective="over", location="given", top_left=(0, 0), **{**STRONG, "steps": 4}
+    )
+    done = attack.run(
+        shared, tiny(), [sample(0, region=True)], train=[sample(1, region=True)], pgd=None
+    )
+    found = outcome(done)
+    for name in ("beats patches that nobody optimised", "gradient reaches the patch",
+                 "loss on a plateau", "per-image beats universal"):  # fmt: skip
         assert found[name] == "not applicable"
 
 

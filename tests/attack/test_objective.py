@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pycc.attack import APAM, Problem, objectives
 from pycc.attack.cells import cell_density
-from pycc.attack.objective import Aim, harm
+from pycc.attack.objective import Aim, harm, room
 from pycc.attack.scenes import laid
 from pycc.data import quantize
 from pycc.grid import cell_weight
@@ -244,3 +244,31 @@ def test_harm_and_loss_agree_in_sign(objective: str, count: float, clean: float)
     done = harm(objective, aim, count=count, clean=clean, truth=12.0)
     if abs(done) > 1e-6:
         assert bool(losses[1] < losses[0]) == (done > 0)
+
+
+@pytest.mark.parametrize(
+    ("objective", "aim", "clean", "expected"),
+    [
+        ("over", Aim(10.0, None), 0.0, True),
+        ("pap", Aim(10.0, None), 0.0, True),
+        ("under", Aim(10.0, None), 0.5, True),
+        ("under", Aim(10.0, None), 0.0, False),
+        ("target", Aim(10.0, None), 9.0, True),
+        ("target", Aim(10.0, None), 90.0, False),
+        ("density", Aim(10.0, None), 90.0, False),
+        ("target", Aim(10.0, 3.0), 90.0, True),
+        ("target", Aim(10.0, 3.0), 3.0, False),
+    ],
+)
+def test_there_is_no_room_where_the_clean_count_is_what_is_wanted(
+    objective: str, aim: Aim, clean: float, expected: bool
+) -> None:
+    assert room(objective, aim, clean=clean, truth=9.0) == expected
+    if not expected:
+        assert (
+            max(
+                harm(objective, aim, count=count, clean=clean, truth=9.0)
+                for count in (0.0, clean, clean + 5.0)
+            )
+            <= 0.0
+        )
