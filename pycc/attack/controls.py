@@ -56,8 +56,9 @@ def random_search(work: Work, results: Results) -> Gate:
         own, other = results.harm(dict(pairs)[item]), gain(search)
         figure = f"{own:,.1f} against {other:,.1f}"
         if own < other and attack.plain != attack:
-            own = gain(attack.plain)
-            figure += f" ({own:,.1f} without transform and penalty)"
+            plain = gain(attack.plain)
+            figure += f" ({plain:,.1f} without transform and penalty)"
+            own = max(own, plain)
         means.append((own, other))
         gains.append(figure)
         queries.append(search.steps)
