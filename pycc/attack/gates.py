@@ -246,13 +246,18 @@ def plateau(results: Results) -> Gate:
     name = "loss on a plateau"
     worst, where = -np.inf, ""
     for attack, source in product(results.attacks, results.sources):
-        own = [_winner(r["path"]) for r in results.rows(attack, source)]
-        if not own or attack.steps == 0:
+        rows = results.rows(attack, source)
+        if not rows or attack.steps == 0:
             continue
         row = f"{attack.name}, size {attack.size}{_of(source)}"
-        paths = [path for path in own if path[0] > path[-1]]
+        # What falls where the gradient is 0 everywhere falls by chance: no step was aimed.
+        aimed = [_winner(r["path"]) for r in rows if r.get("zero", 0.0) < 1.0]
+        paths = [path for path in aimed if path[0] > path[-1]]
         if not paths:
-            return judged(name, False, f"no loss has fallen in {attack.steps} steps ({row})")
+            why = f"no loss has fallen in {attack.steps} steps"
+            if not aimed:
+                why = "no patch has a gradient to follow"
+            return judged(name, False, f"{why} ({row})")
         tail = sum(step > 0.9 * attack.steps for step in look_at(attack.steps))
         late = sum(path[-1 - tail] - path[-1] for path in paths)
         share = late / sum(path[0] - path[-1] for path in paths)
