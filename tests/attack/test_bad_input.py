@@ -120,7 +120,7 @@ def test_a_pickle_that_runs_code_is_refused(refused, folder: Path, tmp_path: Pat
 
 def test_h5_weights_without_h5py(refused, folder, tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "h5py", None)
-    (tmp_path / "w.h5").write_bytes(b"")
+    (tmp_path / "w.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
     assert "pip install 'pycc[h5]'" in refused("--data", folder, "--weights", tmp_path / "w.h5")
 
 
