@@ -12,8 +12,9 @@ ROOT = Path(__file__).resolve().parents[1] / "pycc"
 FLOORS = [
     {"checks"},
     {"types", "registry", "random", "ranks"},
-    {"ops", "metrics", "run", "local", "grid"},
-    {"models", "data", "report", "robust", "shards"},
+    {"ops", "metrics", "local", "grid"},
+    {"runs"},
+    {"models", "data", "report", "robust"},
     {"attack", "train"},
     {"backdoor", "defense", "certify"},
     {"cli"},

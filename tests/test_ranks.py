@@ -16,8 +16,7 @@ from torch import distributed
 from pycc import data
 from pycc.data import save_image
 from pycc.ranks import Ranks, own_device, ranks
-from pycc.run import Run
-from pycc.shards import sharded
+from pycc.runs import Run, sharded
 
 FLAGS = ["--limit", "3", "--threads", "1", "--no-pictures"]
 ATTACK = [*FLAGS, "--sizes", "20", "40", "--steps", "3", "--seeds", "2", "--no-save-images",

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pycc import cli, data, defense, models, report
-from pycc import run as runs
+from pycc import cli, data, defense, models, report, runs
 from pycc.attack.base import attacks
 from pycc.attack.engine import run as run_attack
 from pycc.attack.engine import transfer as run_transfer
@@ -61,7 +59,7 @@ class _Command:
                 raise ValueError(f"--{name.replace('_', '-')}: expected --print PATCH beside it")
         stored = None
         if "resume" in given:
-            stored = runs.read_manifest(given["resume"]).get("settings")
+            stored = runs.read_flags(given["resume"], "attack")
         with ranks(own_device(cli.device_of(given, stored))) as processes:
             return self._attack(given, processes)
 
@@ -70,7 +68,7 @@ class _Command:
         settings = self._settings(given, control["resume"], control["out"], processes)
         attacks_wanted = chosen(settings)
         options: dict[str, Any] = {}
-        told: dict[str, Any] = {"command": self.argv, "settings": settings}
+        kept: dict[str, Any] = {"flags": settings}
         if settings["pgd_steps"] < 0:
             raise ValueError(f"--pgd-steps must be at least 0, got {settings['pgd_steps']}")
         if settings["pgd_steps"]:
@@ -87,7 +85,7 @@ class _Command:
                     counter, settings["ablate"], draws=settings["ablate_draws"], fill=fill,
                     unit=settings["ablate_unit"], seed=settings["seed"],
                 )  # fmt: skip
-                told["fill"] = fill
+                kept["fill"] = fill
             options["substitutes"] = _several(settings["substitutes"], settings)
         samples = _samples(settings, settings["split"], settings["limit"])
         if settings["attack"] != "none" and issubclass(attacks[settings["attack"]], Universal):
@@ -107,7 +105,8 @@ class _Command:
                 "save_maps": settings["pictures"],
                 "progress": progress if processes.first else None,
                 "ranks": processes,
-                "manifest": told,
+                "settings": kept,
+                "command": self.argv,
             }
             if settings["transfer"]:
                 done = run_transfer(attacks_wanted, victims, samples, **options)
@@ -163,7 +162,8 @@ class _Command:
                 bit_depth=settings["bit_depth"],
                 max_image_pixels=settings["max_image_pixels"],
                 progress=progress,
-                manifest={"command": self.argv, "settings": settings},
+                settings={"flags": settings},
+                command=self.argv,
             )
         finally:
             progress.close()
@@ -196,10 +196,7 @@ class _Command:
         if out is not None and Path(out).absolute() != Path(resume).absolute():
             raise ValueError(f"--resume {resume}: expected no other --out, got {out}")
         self.folder = Path(resume)
-        manifest = runs.read_manifest(resume)
-        stored, environment = manifest.get("settings"), manifest.get("environment")
-        if manifest.get("kind") != "attack" or not isinstance(stored, dict):
-            raise ValueError(f"--resume {resume}: expected a run of this command, got another")
+        stored = runs.read_flags(resume, "attack")
         if stored.keys() != names(stored.get("attack")):
             raise ValueError(
                 f"--resume {resume}: expected the settings of this version of the command, "
@@ -207,10 +204,6 @@ class _Command:
             )
         cli.check_same(stored, given, resume)
         cli.set_threads(stored["threads"])  # before the environments are compared
-        now = runs.environment()
-        before = environment if isinstance(environment, dict) else {}
-        for difference in runs.differences({name: before.get(name) for name in now}, now):
-            warnings.warn(f"--resume {resume}: {difference}; last digits may differ", stacklevel=2)
         return stored
 
 
@@ -273,8 +266,7 @@ def _given(argv: list[str]) -> dict[str, Any]:
     known = vars(first.parse_known_args(argv)[0])
     attack = known.get("attack")
     if attack is None and "resume" in known:
-        stored = runs.read_manifest(known["resume"]).get("settings")
-        attack = stored.get("attack") if isinstance(stored, dict) else None
+        attack = runs.read_flags(known["resume"], "attack").get("attack")
     if attack is None:
         attack = attacks.names()[0]
     given = vars(_parser(attack if attack in attacks.names() else None).parse_args(argv))

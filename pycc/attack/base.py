@@ -20,7 +20,7 @@ from pycc.attack.scenes import Problem, laid
 from pycc.data import load_image, load_opacity, quantize
 from pycc.local import Box
 from pycc.registry import Registry
-from pycc.run import fingerprint
+from pycc.runs import fingerprint
 
 LOCATIONS = ("centre", "random", "given", "worst", "moving")
 

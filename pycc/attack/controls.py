@@ -19,7 +19,7 @@ from pycc.attack.stage import Member
 from pycc.attack.survey import Item
 from pycc.attack.work import Work
 from pycc.data import quantize
-from pycc.run import fingerprint
+from pycc.runs import fingerprint
 
 QUERIES = 3
 """Of random search for each step of the attack: as many forward passes as a step costs."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pycc import ops
 from pycc.attack.base import PatchAttack
 from pycc.attack.controls import CONTROLS
 from pycc.attack.gates import FROM_RESULTS, Gate, Results, judged, not_applicable
@@ -31,8 +29,7 @@ from pycc.attack.work import Progress, Work
 from pycc.random import Stream
 from pycc.ranks import Ranks, exact
 from pycc.report import summarise
-from pycc.run import Run, differences, environment, fingerprint, write_json
-from pycc.shards import sharded
+from pycc.runs import Run, fingerprint, open_or_resume, sharded, write_json
 from pycc.types import Counter, Sample
 
 GATES = "gates.json"
@@ -59,7 +56,8 @@ def run(
     save_images: bool = True,
     save_maps: bool = False,
     progress: Progress | None = None,
-    manifest: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    command: Sequence[str] = (),
     ranks: Ranks = Ranks(),  # noqa: B008  (frozen)
 ) -> Run:
     """Attack a counter on every sample, beside the baselines, and measure the counts.
@@ -80,10 +78,10 @@ def run(
     ``gates`` also judges the run by ``pycc.attack.gates``; the outcomes are in
     ``summary["gates"]``. ``out`` is the run folder (new or empty), or None to keep the results in
     memory; ``resume`` continues the run in ``out``. ``save_maps`` also keeps the density maps that
-    pictures need. ``manifest`` adds entries to the manifest. Under torchrun every process calls
-    this with its ``ranks`` and takes its turns; the results are those of one process, and the
-    first writes the summary. Counters that are modules are put in eval mode and frozen meanwhile.
-    The result holds ``records`` and ``summary``.
+    pictures need. ``command`` (arguments) and ``settings`` (its ``flags``, say) are for the
+    manifest. Under torchrun every process calls this with its ``ranks`` and takes its turns; the
+    results are those of one process, and the first writes the summary. Counters that are modules
+    are put in eval mode and frozen meanwhile. The result holds ``records`` and ``summary``.
 
     ValueError for bad input, before anything is written; for a resumed run whose settings, data or
     weights are not those of its manifest; and for a counter whose maps are not finite or do not
@@ -104,8 +102,8 @@ def run(
     return _run(
         attack, sources, samples, seed=seed, seeds=seeds, combine=combine, train=train, pgd=pgd,
         compare=compare, candidates=candidates, gates=gates, out=out, resume=resume,
-        save_images=save_images, save_maps=save_maps, progress=progress, manifest=manifest,
-        ranks=ranks,
+        save_images=save_images, save_maps=save_maps, progress=progress, settings=settings,
+        command=command, ranks=ranks,
     )  # fmt: skip
 
 
@@ -160,7 +158,8 @@ def _run(
     save_images: bool = True,
     save_maps: bool = False,
     progress: Progress | None = None,
-    manifest: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    command: Sequence[str] = (),
     ranks: Ranks = Ranks(),  # noqa: B008  (frozen)
 ) -> Run:
     chosen = tuple(attack) if isinstance(attack, Sequence) else (attack,)
@@ -176,19 +175,29 @@ def _run(
     fingerprints: dict[str, Any] = {"data": found.fingerprint, "weights": weights}
     if learned is not None:
         fingerprints["train"] = learned.fingerprint
-    asked = {
-        "seed": seed,
-        "seeds": seeds,
-        "combine": combine,
-        "attacks": [{"name": a.name, **a.settings()} for a in chosen],
-        "pgd": None if pgd is None else asdict(pgd),
-        **({} if compare else {"compare": False}),
-        **({} if candidates is None else {"candidates": True}),
-        "save_images": save_images,
-        "save_maps": save_maps,
-        "fingerprints": fingerprints,
-    }
-    opened = partial(_open, asked, out, resume, manifest)
+    if resume and out is None:
+        raise ValueError("attack: resume needs the run folder as out")
+    opened = partial(
+        open_or_resume,
+        out,
+        kind="attack",
+        command=command,
+        settings={
+            **(settings or {}),
+            "seed": seed,
+            "seeds": seeds,
+            "combine": combine,
+            "attacks": [{"name": a.name, **a.settings()} for a in chosen],
+            "pgd": None if pgd is None else asdict(pgd),
+            "compare": compare,
+            "candidates": candidates is not None,
+            "save_images": save_images,
+            "save_maps": save_maps,
+        },
+        fingerprints=fingerprints,
+        key=KEY,
+        resume=resume,
+    )
     with sharded(opened, out, ranks, KEY) as shards:
         log = shards.mine
         with ExitStack() as stack:
@@ -269,31 +278,6 @@ def _apart(train: Survey, test: Survey) -> Survey:
                 stacklevel=2,
             )
     return Survey(kept, train.fingerprint)
-
-
-def _open(
-    asked: Mapping[str, Any],
-    out: str | os.PathLike[str] | None,
-    resume: bool,
-    manifest: Mapping[str, Any] | None,
-) -> Run:
-    """The new run, or the one to be resumed if it is the same."""
-    if not resume:
-        facts = {"kind": "attack", "environment": {**environment(), "ops": ops.info()}}
-        return Run.create(out, {**(manifest or {}), **facts, **asked}, key=KEY)
-    if out is None:
-        raise ValueError("attack: resume needs the run folder as out")
-    log = Run.resume(out, key=KEY)
-    now = json.loads(json.dumps(asked))
-    # What is kept only where it was asked for may be missing now.
-    names = (*now, "compare", "candidates")
-    changed = differences({name: log.manifest[name] for name in names if name in log.manifest}, now)
-    if changed:
-        log.close()
-        raise ValueError(
-            f"{out}: a resumed run keeps its settings, data and weights; {'; '.join(changed)}"
-        )
-    return log
 
 
 def _judge(work: Work, log: Run, weights: Mapping[str, str]) -> list[dict[str, str]]:

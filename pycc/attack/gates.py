@@ -18,7 +18,7 @@ from pycc.attack.apam import LOOKS, look_at
 from pycc.attack.base import PatchAttack
 from pycc.attack.baseline import baselines
 from pycc.attack.objective import harm, room
-from pycc.run import Record
+from pycc.runs import Record
 
 TOLERANCE = 0.02
 """Relative, by which a mean may fall short of one that it should reach."""

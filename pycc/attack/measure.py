@@ -20,7 +20,7 @@ from pycc.attack.stage import Member
 from pycc.attack.survey import Item, Shelf
 from pycc.data import load_image, quantize, save_image
 from pycc.grid import cell_weight
-from pycc.run import Record, Run, write_atomic
+from pycc.runs import Record, Run, write_atomic
 
 KEY = ("index", "condition", "size", "source", "victim", "seed")
 """The fields that identify a result of an attack run."""
@@ -111,7 +111,7 @@ class Judge:
         weight = cell_weight(sample.mask, cells.shape[-2:], victim.counter.stride)
         record["count"] = float((cells.double().cpu() * weight.double()).sum())
         record["cells"] = list(cells.shape[-2:])
-        if kept and self._run.manifest["save_maps"]:
+        if kept and self._run.manifest["settings"]["save_maps"]:
             name = case.file if victim.label is None else f"{case.file}-by-{_safe(victim.label)}"
             self._save_map(f"{name}.npz", cells)
         self._run.append(record)
@@ -120,7 +120,7 @@ class Judge:
     def _eight_bits(self, image: Tensor, name: str | None) -> Tensor:
         """The image as an 8-bit file holds it: written and read back, or rounded in memory."""
         file = None
-        if name is not None and self._run.manifest["save_images"]:
+        if name is not None and self._run.manifest["settings"]["save_images"]:
             file = self._run.file("images", f"{name}.png")
         if file is None:
             return quantize(image)

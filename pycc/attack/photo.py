@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pycc import metrics, ops
+from pycc import metrics
 from pycc.attack.engine import frozen, identity
 from pycc.attack.stage import Member
 from pycc.attack.work import Progress
@@ -17,7 +17,7 @@ from pycc.data.images import read_image
 from pycc.data.pictures import pictures
 from pycc.data.reading import MAX_IMAGE_PIXELS, Reading
 from pycc.ranks import exact
-from pycc.run import Record, Run, environment
+from pycc.runs import Record, Run, open_or_resume
 from pycc.types import Counter, Sample
 
 
@@ -30,7 +30,8 @@ def photographed(
     bit_depth: int | None = None,
     max_image_pixels: int = MAX_IMAGE_PIXELS,
     progress: Progress | None = None,
-    manifest: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    command: Sequence[str] = (),
 ) -> Run:
     """Count photos of scenes without (``clean``) and with (``attacked``) a printed patch.
 
@@ -44,8 +45,8 @@ def photographed(
     and ``summary``. ``out`` is the run folder (new or empty), or None to keep the results in
     memory. ``bit_depth`` and ``max_image_pixels`` are those of ``pycc.data.load_image``; files
     that Pillow does not open are left out, with a warning that names them. ``progress`` is told
-    the pairs that are through. ``manifest`` adds entries to the manifest. A counter that is a
-    module is put in eval mode and frozen meanwhile.
+    the pairs that are through. ``settings`` and ``command`` are for the manifest. A counter that
+    is a module is put in eval mode and frozen meanwhile.
 
     ValueError, before anything is counted or written, for a folder without photos, a photo that
     has no partner in the other folder, two of one name, one that cannot be read or is smaller than
@@ -53,17 +54,22 @@ def photographed(
     """
     reading = Reading(bit_depth, max_image_pixels)
     pairs = _pairs(Path(clean), Path(attacked))
-    facts = {
-        "kind": "photo",
-        "environment": {**environment(), "ops": ops.info()},
-        "clean": str(Path(clean).absolute()),
-        "attacked": str(Path(attacked).absolute()),
-        "fingerprints": {
+    log = open_or_resume(
+        out,
+        kind="photo",
+        command=command,
+        settings={
+            **(settings or {}),
+            "clean": str(Path(clean).absolute()),
+            "attacked": str(Path(attacked).absolute()),
+        },
+        fingerprints={
             "data": _survey(pairs, reading, counter.stride),
             "weights": identity(counter),
         },
-    }
-    log = Run.create(out, {**(manifest or {}), **facts})
+        key=("image",),
+        resume=False,
+    )
     member = Member(counter)
     try:
         with frozen(counter), exact():

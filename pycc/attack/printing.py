@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pycc.data import load_image, load_opacity
 from pycc.data.dataset import read_bytes
-from pycc.run import check_new, write_atomic
+from pycc.runs import check_new, write_atomic
 
 MOST_MM, MOST_DPI, MOST_DOTS = 5000.0, 4800.0, 20_000
 """The widest patch, the finest printer, and the longest side of a page in dots."""

@@ -36,7 +36,7 @@ from pycc.attack.universal import Universal
 from pycc.attack.work import Work
 from pycc.data import quantize
 from pycc.grid import cell_weight
-from pycc.run import Record
+from pycc.runs import Record
 from pycc.types import Sample
 
 IMAGES = 2

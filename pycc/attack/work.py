@@ -21,7 +21,7 @@ from pycc.attack.survey import Item, Shelf, Survey
 from pycc.attack.universal import Universal
 from pycc.checks import naming
 from pycc.ranks import Ranks
-from pycc.run import Record, Run
+from pycc.runs import Record, Run
 
 _FORWARD = 1 / 3
 """Share of a forward pass in the time of a forward and a backward pass."""

@@ -12,8 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pycc import cli, models, report
-from pycc import run as runs
+from pycc import cli, models, report, runs
 from pycc.backdoor import drawing, flags, folders, settings, training
 from pycc.backdoor.evaluation import EvaluationSet, counted
 from pycc.backdoor.experiment import Experiment, Partitions, clean_images
@@ -37,7 +36,7 @@ from pycc.certify.poisoned import most_poisoned, partition_median, partitions
 from pycc.models import CounterModel
 from pycc.report import backdoor as tables
 from pycc.report import curves
-from pycc.run import Run
+from pycc.runs import Run
 from pycc.train import NotFiniteError
 from pycc.train.loop import WEIGHTS
 from pycc.types import Sample
@@ -131,9 +130,8 @@ def _work(argv: list[str]) -> int:
     if command == "defend":
         kind += f" {given['defense']}"
     if resume is not None:
-        stored = runs.read_manifest(resume)
-        kept = stored.get("settings")
-        if not isinstance(kept, dict) or kept.get("command") != kind:
+        kept = runs.read_flags(resume, "train" if command == "train" else "backdoor")
+        if kept.get("command") != kind:
             raise ValueError(f"--resume {resume}: expected a run of this command, got another")
         cli.check_same(kept, given, resume)
         basis = flags.defaults(command, {"defense": kept.get("defense")})
@@ -401,7 +399,7 @@ def _train(
         )  # fmt: skip
     log = training.train(
         counter, samples, plan, seed=chosen["seed"], out=folder,
-        portion=chosen["portion"], settings=chosen, progress=told,
+        portion=chosen["portion"], settings={"flags": chosen}, command=argv, progress=told,
     )  # fmt: skip
     told.close()
     print(curves.training_table(log.records, log.summary))
@@ -467,14 +465,15 @@ def _defend(
     weights = Path(chosen["weights"])
     known = poisoned_with(weights.parent) if weights.is_file() else None
     poisoning = folders.poisoning_of(weights)
+    facts = {}
     if poisoning is not None:  # for evaluations of the counter that comes out
-        chosen["poisoning"] = {**poisoning, "defended": defense.name}
+        facts["poisoning"] = {**poisoning, "defended": defense.name}
     if known is None:
         cli.say("note: what the weights were trained on is not known, nor whether these images "
                 "overlap it")  # fmt: skip
     shared = overlap(known or [], images, known=() if known is None else None)
     _warn(shared.warnings())
-    log = folders.run_of(folder, resumed, argv, chosen, {"weights": before, "data": images})
+    log = folders.run_of(folder, resumed, argv, chosen, {"weights": before, "data": images}, facts)
     try:
         defense(before, images, seed=chosen["seed"], out=folder / defense.name, resume=True,
                 progress=told)  # fmt: skip

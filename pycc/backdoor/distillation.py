@@ -24,7 +24,7 @@ from pycc.backdoor.finetuning import (
 from pycc.backdoor.pruning import glanced, removing
 from pycc.models import CounterModel
 from pycc.models.recipe import Recipe
-from pycc.run import fingerprint
+from pycc.runs import fingerprint
 from pycc.train import origin_of, resolved
 from pycc.train.items import Items
 from pycc.train.plan import flag, with_own_truths

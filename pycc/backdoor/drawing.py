@@ -21,7 +21,7 @@ from pycc.grid import in_region
 from pycc.models import CounterModel
 from pycc.report import missing_library
 from pycc.report.backdoor_pictures import Panel, draw_gradcam, draw_kde, draw_maps, draw_roc
-from pycc.run import Record
+from pycc.runs import Record
 
 Shown = tuple[str, Callable[[], CounterModel], str]
 """Title, what gives the counter, and which of the two images ("clean", "triggered") it is shown."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from pycc import run as runs
 from pycc.backdoor import measures
 from pycc.backdoor.detector import BlendConsistency, deviations, own_deviations
 from pycc.backdoor.finetuning import Progress
@@ -21,7 +19,7 @@ from pycc.backdoor.strategies import Strategy
 from pycc.backdoor.triggers import Trigger
 from pycc.data import quantize
 from pycc.data.dataset import Dataset
-from pycc.run import Record, Run
+from pycc.runs import Record, Run, open_or_resume
 from pycc.train.held import count_of
 from pycc.types import Counter, Sample
 
@@ -169,7 +167,10 @@ def detected(
         return
     known = some(clean, references, seed)
     jobs: list[tuple[str, int]] = [*((_REFERENCES, index) for index in known), *wanted]
-    raw = opened(folder, {"kind": "scores"}, ("images", "index"))
+    raw = open_or_resume(
+        folder, kind="scores", settings={"detector": asdict(detector), "seed": seed},
+        fingerprints={}, key=("images", "index"),
+    )  # fmt: skip
     try:
         left = [job for job in jobs if not raw.has(images=job[0], index=job[1])]
         samples = (
@@ -195,10 +196,3 @@ def detected(
             log.append(
                 tested.record(images, index, strategy, name, score=score, threshold=threshold)
             )
-
-
-def opened(folder: Path, manifest: dict[str, Any], key: Sequence[str]) -> Run:
-    """The run of a stage: the one in the folder, else a new one."""
-    if (folder / runs.MANIFEST).exists():
-        return Run.resume(folder, key=key)
-    return Run.create(folder, manifest, key=key)

@@ -19,10 +19,9 @@ from typing import Any, Protocol
 
 import torch
 
-from pycc import models
-from pycc import run as runs
+from pycc import models, runs
 from pycc.backdoor.detector import BlendConsistency
-from pycc.backdoor.evaluation import SETS, EvaluationSet, counted, detected, opened
+from pycc.backdoor.evaluation import SETS, EvaluationSet, counted, detected
 from pycc.backdoor.finetuning import Defense, Progress, clean_mixture
 from pycc.backdoor.measures import BACKDOORED
 from pycc.backdoor.overlap import all_pixels, contents, pixels, unseen
@@ -35,7 +34,7 @@ from pycc.backdoor.verdict import MEDIAN
 from pycc.data.dataset import Dataset
 from pycc.data.subset import Subset
 from pycc.models import CounterModel
-from pycc.run import Run
+from pycc.runs import Run, open_or_resume
 from pycc.train import NotFiniteError, Plan
 from pycc.train.held import count_of, split
 from pycc.train.loop import WEIGHTS
@@ -272,7 +271,10 @@ class Experiment:
         if all(log.has(**key, images=images, index=index) for images, index in jobs):
             return
         poisoned, assumed = self.poisoned(strategy), self._assumed(rule)
-        counts = opened(folder, {"kind": "partitions"}, ("part", "images", "index"))
+        counts = open_or_resume(
+            folder, kind="partitions", settings={"parts": rule.parts, "seed": self.seed},
+            fingerprints={}, key=("part", "images", "index"),
+        )  # fmt: skip
         try:
             for part, indices in enumerate(rule.cut(poisoned, rule.parts, seed=self.seed)):
                 left = [

@@ -14,14 +14,13 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from pycc import models
-from pycc import run as runs
+from pycc import models, runs
 from pycc.backdoor.keys import shuffled
 from pycc.data.dataset import Dataset, data_fingerprint
 from pycc.data.subset import Subset
 from pycc.models import CounterModel
 from pycc.registry import Registry
-from pycc.run import Run, differences, fingerprint
+from pycc.runs import Run, fingerprint, open_or_resume
 from pycc.train import Plan, fit
 from pycc.train.items import Joined
 from pycc.train.loop import WEIGHTS
@@ -219,24 +218,25 @@ def opened(
 
     ValueError where what is there was made of another counter, other images or other settings.
     """
-    chosen = {name: value for name, value in asdict(defense).items() if name not in MACHINE}
-    made_with = {
-        "defense": {"name": defense.name, **chosen},
-        "model": model.name,
-        "options": model.options(),
-        "weights": fingerprint(model.net.state_dict().items()),
-        "data": data_fingerprint(samples[index] for index in range(len(samples))),
-        "seed": seed,
-    }
-    if not (resume and (out / runs.MANIFEST).exists()):
-        manifest = {"kind": "defense", **made_with, "environment": runs.environment()}
-        return Run.create(out, manifest, key=key)
-    run = Run.resume(out, key=key)
-    changed = differences({name: run.manifest.get(name) for name in made_with}, made_with)
-    if changed:
-        run.close()
-        raise ValueError(f"{out}: a run of another defense; {'; '.join(changed)}")
-    return run
+    return open_or_resume(
+        out,
+        kind="defense",
+        settings={
+            "defense": {
+                "name": defense.name,
+                **{name: value for name, value in asdict(defense).items() if name not in MACHINE},
+            },
+            "model": model.name,
+            "options": model.options(),
+            "seed": seed,
+        },
+        fingerprints={
+            "weights": fingerprint(model.net.state_dict().items()),
+            "data": data_fingerprint(samples[index] for index in range(len(samples))),
+        },
+        key=key,
+        resume=resume and (out / runs.MANIFEST).exists(),
+    )
 
 
 def finished(run: Run, model: CounterModel, summary: Mapping[str, Any]) -> None:
@@ -244,6 +244,7 @@ def finished(run: Run, model: CounterModel, summary: Mapping[str, Any]) -> None:
     run.finish(summary)
     file = run.file(WEIGHTS)
     if file is not None and model.name in models.names():
-        facts = {"defense": run.manifest["defense"], "seed": run.manifest["seed"], **summary}
+        chosen = run.manifest["settings"]
+        facts = {"defense": chosen["defense"], "seed": chosen["seed"], **summary}
         models.save(model, file, passport=facts)
     run.close()

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pycc import run as runs
+from pycc import runs
 from pycc.backdoor import measures, settings
 from pycc.backdoor.overlap import content_of
 from pycc.backdoor.summary import summarise
-from pycc.run import Record, Run
+from pycc.runs import Record, Run, open_or_resume
 
 
 def run_of(
@@ -21,18 +21,20 @@ def run_of(
     argv: list[str],
     chosen: Mapping[str, Any],
     of: Mapping[str, Any],
+    facts: Mapping[str, Any] | None = None,
 ) -> Run:
-    """The run of a command: a new one, or the one that is there if it is of the same things."""
+    """The run of a command: a new one, or the one that is there if it is of the same things.
+
+    ``facts`` are further settings for its manifest.
+    """
     prints: dict[str, Any] = {name: content_of(one) for name, one in of.items()}
     if "trigger" in chosen:
         prints["trigger"] = settings.trigger_of(chosen).settings()
-    prints = json.loads(json.dumps(prints))
-    if not resumed:
-        model = of["weights"].name
-        manifest = {"kind": "backdoor", "model": model, "command": argv, "settings": chosen,
-                    "fingerprints": prints, "environment": runs.environment()}  # fmt: skip
-        return Run.create(folder, manifest, key=measures.KEY)
-    return Run.resume(folder, key=measures.KEY, fingerprints=prints)
+    return open_or_resume(
+        folder, kind="backdoor", command=argv,
+        settings={"flags": chosen, "model": of["weights"].name, **(facts or {})},
+        fingerprints=prints, key=measures.KEY, resume=resumed,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class Kept:
     def of(cls, folder: Path) -> Kept:
         """What is there, of one that is not finished too; ValueError for anything else."""
         manifest = runs.read_manifest(folder)
-        kept = manifest.get("settings")
+        settings = manifest.get("settings")
+        kept = settings.get("flags") if isinstance(settings, dict) else None
         if manifest.get("kind") != "backdoor" or not isinstance(kept, dict):
             raise ValueError(
                 f"{folder}: expected a run or an evaluation of this command, got another"
@@ -84,7 +87,7 @@ def merged(kept: Sequence[Kept]) -> dict[str, dict[str, Any]]:
                 f"{one.folder}: expected the test images and the trigger of {first.folder}, "
                 f"got others: {'; '.join(changed)}"
             )
-        group = found.setdefault(str(one.manifest["model"]), {})
+        group = found.setdefault(str(one.manifest["settings"]["model"]), {})
         for record in one.records:
             key = tuple(record[name] for name in measures.KEY)
             known, other = group.setdefault(key, (record, one))

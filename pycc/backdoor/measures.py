@@ -16,12 +16,12 @@ import numpy as np
 
 from pycc import metrics
 from pycc.report.shares import Share, accuracy, bands, ratios, success
-from pycc.run import Record
+from pycc.runs import Record
 
 Model = Literal["clean", "backdoored"]
 Images = Literal["clean", "triggered"]
 KEY = ("strategy", "model", "defense", "images", "index")
-"""What identifies a result, for ``pycc.run.Run``."""
+"""What identifies a result, for ``pycc.runs.Run``."""
 CLEAN_MODEL: Final = "clean"
 BACKDOORED: Final = "backdoored"
 CLEAN: Final = "clean"

@@ -205,7 +205,7 @@ class _Search:
         progress: Progress | None,
     ) -> None:
         self.rule, self.seed, self.out, self.progress = rule, seed, out, progress
-        self.made_with = {name: made_with[name] for name in ("defense", "weights", "data", "seed")}
+        self.made_with = {name: made_with[name] for name in ("settings", "fingerprints")}
         plan = rule.plan()
         self.recipe = resolved(plan, counter, origin_of(samples))
         known = with_own_truths(samples, plan, counter)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pycc import run as runs
+from pycc import runs
 from pycc.backdoor.poison import RECORD, PoisonedTraining
 from pycc.data import quantize
 from pycc.data.dataset import Dataset, PairedFiles, data_fingerprint
@@ -16,7 +16,7 @@ from pycc.data.export import targets
 from pycc.data.scaled import Scaled
 from pycc.data.subset import Subset
 from pycc.models import CounterModel
-from pycc.run import fingerprint
+from pycc.runs import fingerprint
 from pycc.train.items import Joined
 from pycc.types import Sample
 

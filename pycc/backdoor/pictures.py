@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from pycc.data.images import load_alpha, load_image
 from pycc.random import Stream
-from pycc.run import fingerprint
+from pycc.runs import fingerprint
 
 STRETCH = 2.0
 """Stretching, of one side against the other, beyond which a picture is warned of. Crowd images lie

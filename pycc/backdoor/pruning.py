@@ -22,7 +22,7 @@ from pycc.backdoor.finetuning import (
 )
 from pycc.backdoor.keys import names_of, shuffled
 from pycc.models import CounterModel
-from pycc.run import Run
+from pycc.runs import Run
 from pycc.train.held import count_of, measured
 from pycc.train.plan import flag
 from pycc.types import Sample

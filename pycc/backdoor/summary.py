@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pycc.backdoor.measures import BACKDOORED, CLEAN, CLEAN_MODEL, KEY, TRIGGERED, row
 from pycc.report.shares import Roc, accurate, difference, ratios, roc, share, succeeded
-from pycc.run import Record
+from pycc.runs import Record
 
 _FIRST = ("add", "minus", "multiply", "divide", "fine-tuning")
 """The paper's order of strategies, and its defense; others follow by name."""

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pycc import run as runs
+from pycc import runs
 from pycc.backdoor.finetuning import Progress
 from pycc.backdoor.keys import names_of, shuffled
 from pycc.backdoor.overlap import contents
 from pycc.backdoor.poison import PoisonedTraining, chosen
 from pycc.models import CounterModel
 from pycc.models.recipe import NoRecipeError
-from pycc.run import Run
+from pycc.runs import Run
 from pycc.train import Plan, fit
 from pycc.types import Sample
 
@@ -58,6 +58,7 @@ def train(
     portion: float,
     progress: Progress | None = None,
     settings: Mapping[str, Any] | None = None,
+    command: Sequence[str] = (),
 ) -> Run:
     """Train a counter in the folder ``out``, from its beginning or from where it was stopped there.
 
@@ -68,15 +69,17 @@ def train(
     """
     told = dict(settings or {})
     resume = (out / runs.MANIFEST).exists()
-    if isinstance(samples, PoisonedTraining) and not resume:
+    if isinstance(samples, PoisonedTraining):
         told["poisoning"] = samples.settings()
-        told.setdefault("poisoned", contents(samples))
+        if not resume:  # to be read in the manifest; the data's fingerprint holds the same pixels
+            told.setdefault("poisoned", contents(samples))
     # A poisoned set holds its clean images first, so that indices are the same in both.
     clean = samples.samples if isinstance(samples, PoisonedTraining) else samples
     held = held_out(clean, plan.validation_share, portion, seed=seed)
     return fit(
-        model, samples, plan, seed=seed, out=out, resume=resume, settings=told,
-        progress=progress, held=[names_of(clean).index(name) for name in held],
+        model, samples, plan, seed=seed, out=out, resume=resume, settings=told, command=command,
+        machine=("poisoned",), progress=progress,
+        held=[names_of(clean).index(name) for name in held],
     )  # fmt: skip
 
 

@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pycc import cli, data, defense, models, report
-from pycc import run as runs
+from pycc import cli, data, defense, models, report, runs
 from pycc.attack.engine import identity
 from pycc.certify import engine
 from pycc.certify.attacked import attacks
@@ -30,8 +29,7 @@ from pycc.ranks import Ranks, own_device, ranks
 from pycc.report import certificates
 from pycc.robust.mixture import parts_of
 from pycc.robust.windows import window_of
-from pycc.run import Run
-from pycc.shards import sharded
+from pycc.runs import Run, open_or_resume, sharded
 from pycc.types import Counter, Sample
 
 
@@ -70,7 +68,7 @@ def _work(argv: list[str]) -> int:
     for name, names in names_of.items():
         if given.get(name) is not None and given[name] not in names:
             given[name] = str(Path(given[name]).absolute())
-    stored = None if resume is None else runs.read_manifest(resume).get("settings")
+    stored = None if resume is None else runs.read_flags(resume, "certify")
     with ranks(own_device(cli.device_of(given, stored))) as processes:
         return _certify(argv, given, out, resume, processes)
 
@@ -87,7 +85,16 @@ def _certify(
         annotated=not settings["unannotated"],
     )  # fmt: skip
     _check(settings, plan, samples, counter)
-    opened = partial(_open, settings, folder, resume, argv, counter, samples)
+    opened = partial(
+        open_or_resume,
+        folder,
+        kind="certify",
+        command=argv,
+        settings={"flags": settings},
+        fingerprints={"weights": identity(counter), "data": data_fingerprint(samples)},
+        key=KEY,
+        resume=resume is not None,
+    )
     progress = cli.Progress("images")
     try:
         with sharded(opened, folder, processes, KEY) as shards:
@@ -129,11 +136,9 @@ def _settings(
     given: dict[str, Any], out: str | None, resume: str | None, processes: Ranks
 ) -> tuple[dict[str, Any], Path]:
     if resume is not None:
-        stored = runs.read_manifest(resume)
-        if stored.get("kind") != "certify" or not isinstance(stored.get("settings"), dict):
-            raise ValueError(f"--resume {resume}: expected a run of this command, got another")
-        cli.check_same(stored["settings"], given, resume)
-        return {**asdict(Settings()), **stored["settings"]}, Path(resume)
+        stored = runs.read_flags(resume, "certify")
+        cli.check_same(stored, given, resume)
+        return {**asdict(Settings()), **stored}, Path(resume)
     settings = asdict(Settings())
     if given.get("data", settings["data"]) == settings["data"]:
         settings |= QUICK
@@ -242,27 +247,6 @@ def _check(
             )
         if {"quantile", "fixed-masks"} & {*plan.methods} and plan.k > sample.image[0].numel():
             raise ValueError(f"{sample.name}: --k {plan.k} is more than its pixels")
-
-
-def _open(
-    settings: dict[str, Any],
-    folder: Path,
-    resume: str | None,
-    argv: list[str],
-    counter: Counter,
-    samples: Sequence[Sample],
-) -> Run:
-    prints = {
-        "weights": identity(counter),
-        "data": data_fingerprint(samples),
-    }
-    if resume is None:
-        manifest = {
-            "kind": "certify", "command": argv, "settings": settings, "fingerprints": prints,
-            "environment": runs.environment(),
-        }  # fmt: skip
-        return Run.create(folder, manifest, key=KEY)
-    return Run.resume(folder, key=KEY, fingerprints=prints)
 
 
 def _calibrated(

@@ -10,7 +10,7 @@ from pycc import attack
 from pycc.certify.methods import Plan
 from pycc.certify.weakest import Weakest
 from pycc.ranks import Ranks
-from pycc.run import Run
+from pycc.runs import Run
 from pycc.types import Counter, Sample
 
 

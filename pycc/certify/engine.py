@@ -22,7 +22,7 @@ from pycc.robust.capping import BLOCK
 from pycc.robust.mixture import parts_of
 from pycc.robust.region import Regional
 from pycc.robust.windows import window_of
-from pycc.run import Run
+from pycc.runs import Run
 from pycc.types import Counter, Interval, Sample
 
 KEY = ("image", "method", "patch")

@@ -22,7 +22,7 @@ from pycc.data.pictures import listing as listing
 from pycc.data.reading import USUAL, Reading
 from pycc.grid import heads_in
 from pycc.registry import Registry
-from pycc.run import fingerprint
+from pycc.runs import fingerprint
 from pycc.types import Sample
 
 if TYPE_CHECKING:

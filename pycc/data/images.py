@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 from pycc.checks import check_values
 from pycc.data.depth import colour_of_16_bits, of_16_bits, stored, white_of
 from pycc.data.reading import MAX_IMAGE_PIXELS, USUAL, Reading, opened
+from pycc.runs import write_atomic
 
 _ORIENTATION = 0x0112
 
@@ -121,14 +123,9 @@ def save_image(path: str | os.PathLike[str], image: Tensor) -> None:
         raise ValueError(f"save_image: image must be [3,H,W], got {list(image.shape)}")
     check_values("save_image", "image", image)
     levels = (quantize(image) * 255.0).round().to(torch.uint8).permute(1, 2, 0)
-    target = Path(path)
-    draft = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with draft.open("wb") as stream:
-            Image.fromarray(levels.cpu().contiguous().numpy()).save(stream, format="PNG")
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)
+    stream = io.BytesIO()
+    Image.fromarray(levels.cpu().contiguous().numpy()).save(stream, format="PNG")
+    write_atomic(Path(path), stream.getvalue())
 
 
 def _rgb(path: Path, source: Image.Image, reading: Reading) -> NDArray[np.float32]:

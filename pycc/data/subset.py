@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from pycc.data.dataset import Dataset
-from pycc.run import fingerprint
+from pycc.runs import fingerprint
 from pycc.types import Sample
 
 

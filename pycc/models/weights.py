@@ -31,6 +31,7 @@ from pycc.models.base import MODELS, CounterModel
 from pycc.models.foreign import content_of
 from pycc.models.python2 import translated
 from pycc.models.wrappers import Leaf, unfit
+from pycc.runs import write_atomic
 
 _FORMATS = {
     **dict.fromkeys((".h5", ".hdf5"), "h5"),
@@ -285,12 +286,7 @@ def save(counter: CounterModel, path: str | Path, *, passport: Mapping[str, obje
     arrays[_PASSPORT] = np.array(passports.written(full))
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        partial.write_bytes(buffer.getvalue())
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_atomic(target, buffer.getvalue())
 
 
 def _settings(counter: CounterModel) -> str:

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pycc.report.pictures import missing_library
 from pycc.report.shares import BANDWIDTH, Roc, kde
-from pycc.run import write_atomic
+from pycc.runs import write_atomic
 
 _COLOURS = ("0.45", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """The clean model's grey, then Okabe and Ito's, which colour-blind readers can tell apart."""

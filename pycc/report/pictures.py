@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pycc.run import Record, read_records, write_atomic
+from pycc.runs import Record, read_records, write_atomic
 
 _MOST_COLUMNS = 5
 """The clean image and the four published sizes."""

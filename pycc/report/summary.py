@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pycc import metrics
-from pycc.run import Record
+from pycc.runs import Record
 
 Row = dict[str, Any]
 

@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 
-from pycc import attack, cli, data, defense, models, report, train
-from pycc import run as runs
+from pycc import attack, cli, data, defense, models, report, runs, train
 from pycc.data.dataset import builtin as builtin_data
 from pycc.models import CounterModel
 from pycc.ranks import Ranks, own_device, ranks
@@ -88,7 +87,7 @@ def _work(argv: list[str]) -> int:
             log = train.fit(
                 counter, samples, plan, seed=settings["seed"],
                 out=folder, resume=resume is not None, adversary=adversary, ranks=processes,
-                settings=settings, progress=progress,
+                settings={"flags": settings}, command=argv, machine=MACHINE, progress=progress,
                 measure=_test(tested, settings, plan, processes), tested=tested,
             )  # fmt: skip
         except train.NotFiniteError as error:
@@ -118,12 +117,10 @@ def _stored(given: Mapping[str, Any], resume: str | None) -> dict[str, Any]:
     """The settings of the run that goes on; ValueError for others that a result depends on."""
     if resume is None:
         return {}
-    stored = runs.read_manifest(resume)
-    if stored.get("kind") != "train" or not isinstance(stored.get("settings"), dict):
-        raise ValueError(f"--resume {resume}: expected a run of this command, got another")
+    stored = runs.read_flags(resume, "train")
     fixed = {name: value for name, value in given.items() if name not in MACHINE}
-    cli.check_same(stored["settings"], fixed, resume)
-    return dict(stored["settings"])
+    cli.check_same(stored, fixed, resume)
+    return stored
 
 
 def _settings(

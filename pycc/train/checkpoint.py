@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pycc.run import differences, write_atomic
+from pycc.runs import check_same, write_atomic
 
 NAME = "checkpoint.pt"
 
@@ -47,7 +47,5 @@ def load(folder: Path, made_with: Mapping[str, Any]) -> dict[str, Any] | None:
         raise ValueError(f"{file}: cannot be read as a checkpoint") from None
     if not isinstance(content, dict) or not isinstance(content.get("made_with"), dict):
         raise ValueError(f"{file}: no checkpoint of this trainer")
-    changed = differences(content["made_with"], dict(made_with))
-    if changed:
-        raise ValueError(f"{file}: a checkpoint of another training; {'; '.join(changed)}")
+    check_same(file, content["made_with"], made_with)
     return content

@@ -6,7 +6,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,12 @@ from typing import Any
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pycc import models
-from pycc import run as runs
+from pycc import models, runs
 from pycc.data.dataset import data_fingerprint
 from pycc.models import CounterModel
 from pycc.models.recipe import Recipe
 from pycc.ranks import Ranks, exact
-from pycc.run import Run, fingerprint
+from pycc.runs import Run, fingerprint
 from pycc.train import checkpoint, schedule
 from pycc.train.held import count_of, fill_of, split
 from pycc.train.items import Ablation, Item, Items
@@ -76,6 +75,8 @@ def fit(
     adversary: Adversary | None = None,
     ranks: Ranks = Ranks(),  # noqa: B008  (frozen)
     settings: Mapping[str, Any] | None = None,
+    command: Sequence[str] = (),
+    machine: Collection[str] = (),
     progress: Progress | None = None,
     measure: Measure | None = None,
     tested: Sequence[Sample] | None = None,
@@ -110,7 +111,10 @@ def fit(
     """
     fitting = _Fit(model, samples, plan, seed, Path(out), adversary, ranks, progress, held)
     with exact():
-        return fitting.run(resume, settings or {}, measure, tested)
+        return fitting.run(
+            resume, measure, tested, settings=settings or {}, command=command,
+            machine={*MACHINE, *machine},
+        )  # fmt: skip
 
 
 class _Fit:
@@ -174,22 +178,40 @@ class _Fit:
     def run(
         self,
         resume: bool,
-        settings: Mapping[str, Any],
         measure: Measure | None,
         tested: Sequence[Sample] | None,
+        *,
+        settings: Mapping[str, Any],
+        command: Sequence[str],
+        machine: Collection[str],
     ) -> Run:
         plan = {name: value for name, value in asdict(self.plan).items() if name not in MACHINE}
-        made_with = {
-            "plan": plan,
-            "model": self.model.name,
-            "options": self.model.options(),
-            "weights": self.start,
-            "seed": self.seed,
-            "data": _content(self.samples),
-            "test": None if tested is None else _content(tested),
-            "held": self.held,
+        made_with: dict[str, dict[str, Any]] = {
+            "settings": {
+                "plan": plan,
+                "model": self.model.name,
+                "options": self.model.options(),
+                "seed": self.seed,
+                "held": self.held,
+            },
+            "fingerprints": {
+                "weights": self.start,
+                "data": _content(self.samples),
+                "test": None if tested is None else _content(tested),
+            },
         }
-        log = self._open(resume, made_with, settings)
+        whole = {**settings, **made_with["settings"]}
+        prints = made_with["fingerprints"]
+        log = None
+        if resume:  # every process says what is wrong
+            runs.check_resumed(
+                self.out, kind="train", settings=whole, fingerprints=prints, machine=machine
+            )
+        if self.ranks.first:
+            log = runs.open_or_resume(
+                self.out, kind="train", command=command, settings=whole, fingerprints=prints,
+                key=KEY, machine=machine, resume=resume,
+            )  # fmt: skip
         try:
             if resume:
                 self._restore(checkpoint.load(self.out, made_with))
@@ -200,22 +222,6 @@ class _Fit:
         finally:
             if log is not None:
                 log.close()
-
-    def _open(
-        self, resume: bool, made_with: Mapping[str, Any], settings: Mapping[str, Any]
-    ) -> Run | None:
-        """The run's folder, on the first process; ValueError for one of another training."""
-        if resume:
-            kept = runs.read_manifest(self.out)
-            changed = runs.differences({name: kept.get(name) for name in made_with}, made_with)
-            if changed:
-                raise ValueError(f"{self.out}: a run of another training; {'; '.join(changed)}")
-        if not self.ranks.first:
-            return None
-        if resume:
-            return Run.resume(self.out, key=KEY)
-        manifest = {**made_with, "settings": dict(settings), "environment": runs.environment()}
-        return Run.create(self.out, {"kind": "train", **manifest}, key=KEY)
 
     def _stale(self) -> bool:
         return self.plan.patience is not None and self.state.stale >= self.plan.patience

@@ -268,7 +268,7 @@ def test_resume_of_a_damaged_run(damage, call, refused, folder, weights, tmp_pat
     call("--data", folder, "--weights", weights, "--out", out, "--limit", 1, *FAST)
     manifest = json.loads((out / "manifest.json").read_text())
     if damage == "setting":
-        del manifest["settings"]["momentum"]
+        del manifest["settings"]["flags"]["momentum"]
     if damage == "result":
         (out / "results.jsonl").write_text("{}\n")
     if damage == "environment":

@@ -15,7 +15,7 @@ from pycc.attack import APAM
 from pycc.attack.baseline import baselines, fullest
 from pycc.attack.patch import noise
 from pycc.attack.survey import Item, Shelf, survey
-from pycc.run import Run
+from pycc.runs import Run
 from pycc.types import Sample
 
 

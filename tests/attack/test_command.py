@@ -72,7 +72,7 @@ def test_the_bit_depth_of_pictures(call, folder: Path, weights: Path, tmp_path: 
     assert counts(tmp_path / "scaled") == counts(tmp_path / "usual")
     assert counts(tmp_path / "dark") != counts(tmp_path / "usual")
     manifest = json.loads((tmp_path / "scaled" / "manifest.json").read_text())
-    assert manifest["settings"]["bit_depth"] == 8
+    assert manifest["settings"]["flags"]["bit_depth"] == 8
     assert call("--resume", tmp_path / "scaled").code == 0
     done = call("--resume", tmp_path / "scaled", "--bit-depth", 9)
     assert done.code == 2
@@ -92,7 +92,7 @@ def test_without_data_the_built_in_scenes_and_counter_are_used(call, tmp_path: P
     out = tmp_path / "run"
     fast = ["--limit", 1, "--steps", 3, "--sizes", 0.04, "--no-pictures", "--no-gates"]
     assert call("--out", out, *fast).code == 0
-    settings = json.loads((out / "manifest.json").read_text())["settings"]
+    settings = json.loads((out / "manifest.json").read_text())["settings"]["flags"]
     assert settings["weights"] == "mcnn-synthetic"
     assert (settings["objective"], settings["decay"]) == ("over", "cosine")
     rows = json.loads((out / "summary.json").read_text())["rows"]
@@ -105,7 +105,7 @@ def test_without_data_the_built_in_scenes_and_counter_are_used(call, tmp_path: P
 def test_with_data_the_defaults_are_the_papers(call, folder, weights, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert call("--data", folder, "--weights", weights, "--out", out, *FAST).code == 0
-    (first, _) = json.loads((out / "manifest.json").read_text())["attacks"]
+    (first, _) = json.loads((out / "manifest.json").read_text())["settings"]["attacks"]
     assert (first["objective"], first["factor"], first["transform"]) == (
         "density", 10.0, "published",
     )  # fmt: skip
@@ -166,7 +166,9 @@ def test_options_reach_the_counter(call, folder: Path, weights: Path, tmp_path: 
         assert call("--attack", "none", *where, *option).code == 0
         rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
         counts.append([row["count"] for row in rows])
-    assert json.loads((out / "manifest.json").read_text())["settings"]["option"] == {"resize": 4}
+    assert json.loads((out / "manifest.json").read_text())["settings"]["flags"]["option"] == {
+        "resize": 4
+    }
     assert counts[0] == counts[1], "sides that are multiples of 4 are not resized"
 
 
@@ -186,7 +188,9 @@ def test_the_counter_of_ablated_images_is_attacked(call, folder, weights, tmp_pa
     found = {(line["condition"], line["size"]): line["count"] for line in lines}
     assert found["none", None] == pytest.approx(wanted, rel=1e-5)
     assert found["apam", 0.2] > found["none", None]
-    assert json.loads((out / "manifest.json").read_text())["fill"] == pytest.approx(fill)
+    assert json.loads((out / "manifest.json").read_text())["settings"]["fill"] == pytest.approx(
+        fill
+    )
     bad = call("--transfer", weights, weights, "--ablate", 5, "--out", tmp_path / "other")
     assert bad.code == 2
     assert "--ablate: expected one counter, with --weights, got --transfer" in bad.err
@@ -214,7 +218,7 @@ def test_every_field_of_the_attack_is_a_flag(call, folder: Path, weights: Path, 
     )  # fmt: skip
     assert done.code == 0
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["attacks"] == [
+    assert manifest["settings"]["attacks"] == [
         {
             "name": "apam", "size": 8, "shape": "disc", "steps": 3, "step_size": 0.1,
             "decay": "cosine", "momentum": 0.5, "smoothness": 0.0, "objective": "target",
@@ -223,8 +227,8 @@ def test_every_field_of_the_attack_is_a_flag(call, folder: Path, weights: Path, 
             "optimiser": "adam", "restarts": 2, "draws": 3,
         }
     ]  # fmt: skip
-    assert (manifest["seed"], manifest["seeds"]) == (7, 2)
-    assert manifest["pgd"] == {"epsilon": 0.02, "steps": 2}
+    assert (manifest["settings"]["seed"], manifest["settings"]["seeds"]) == (7, 2)
+    assert manifest["settings"]["pgd"] == {"epsilon": 0.02, "steps": 2}
     assert not (out / "images").exists()
 
 
@@ -295,7 +299,7 @@ def test_without_matplotlib_it_says_so_and_goes_on(
 def test_a_keyboard_interrupt_says_how_to_go_on(
     call, folder, weights, tmp_path, monkeypatch
 ) -> None:
-    from pycc.run import Run
+    from pycc.runs import Run
 
     append = Run.append
 

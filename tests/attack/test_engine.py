@@ -17,7 +17,7 @@ from pycc.attack.cells import cell_density
 from pycc.attack.survey import counted_points
 from pycc.data import load_image, quantize
 from pycc.grid import cell_weight
-from pycc.run import RESULTS, SUMMARY, Run
+from pycc.runs import RESULTS, SUMMARY, Run
 from pycc.types import Sample
 
 ATTACKS = [APAM(size=6, steps=2), APAM(size=0.2, steps=2, shape="disc")]
@@ -308,7 +308,8 @@ def test_a_resumed_run_refuses_other_settings_data_and_weights(
     if change == "attacks.0.steps":
         chosen = APAM(size=6, steps=3)
     with pytest.raises(
-        ValueError, match=rf"keeps its settings, data and weights; .*{change}(.victim)? was"
+        ValueError,
+        match=rf"keeps its settings, data and weights; .*(settings|fingerprints)\.{change}",
     ):
         run(chosen, counter, samples, out=tmp_path / "run", resume=True, **options)
     assert (tmp_path / "run" / RESULTS).read_bytes() == before
@@ -366,11 +367,11 @@ def test_a_counter_of_nonsense_is_told(samples, tiny) -> None:
 
 
 def test_the_manifest_says_what_was_done(tmp_path: Path, samples, tiny) -> None:
-    run(ATTACKS, tiny(), samples, seed=3, out=tmp_path / "run", manifest={"command": ["x"]})
+    run(ATTACKS, tiny(), samples, seed=3, out=tmp_path / "run", command=["x"])
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
-    assert manifest["seed"] == 3
+    assert manifest["settings"]["seed"] == 3
     assert manifest["command"] == ["x"]
-    assert [a["size"] for a in manifest["attacks"]] == [6, 0.2]
+    assert [a["size"] for a in manifest["settings"]["attacks"]] == [6, 0.2]
     assert set(manifest["fingerprints"]) == {"data", "weights"}
     assert manifest["environment"]["ops"]["running"] in ("compiled", "reference")
 

@@ -15,7 +15,7 @@ SETTINGS = [
     "--no-pictures",
 ]  # fmt: skip
 RESULTS = 3 * (1 + 1 + 2 * 5)
-APPEND = "pycc.run.Run.append"
+APPEND = "pycc.runs.folder.Run.append"
 IMAGE = "pycc.attack.measure.save_image"
 """After an image is written, and before the result that it belongs to."""
 

@@ -14,7 +14,7 @@ from pycc.attack import APAM, Place
 from pycc.attack.location import CANDIDATES, cost, worst_place
 from pycc.attack.stage import Clean, Member, Stage
 from pycc.attack.survey import Shelf, survey
-from pycc.run import MANIFEST, RESULTS, SUMMARY, Run
+from pycc.runs import MANIFEST, RESULTS, SUMMARY, Run
 from pycc.types import Sample
 
 WORST = APAM(size=8, steps=20, step_size=0.1, objective="over", location="worst", smoothness=0.0)

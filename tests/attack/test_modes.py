@@ -70,7 +70,7 @@ def test_query(call, folder, weights, tmp_path: Path) -> None:
     done = call("--attack", "query", "--data", folder, "--weights", weights, "--out", out, *FEW)
     assert done.code == 0
     assert "query" in done.out
-    assert json.loads((out / "manifest.json").read_text())["attacks"][0]["share"] == 0.8
+    assert json.loads((out / "manifest.json").read_text())["settings"]["attacks"][0]["share"] == 0.8
 
 
 def test_black_box(call, refused, folder, weights, other, tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_the_run_folder(folders: tuple[Path, Path], tmp_path: Path) -> None:
         *folders,
         out=out,
         progress=lambda *now: told.append(now),
-        manifest={"command": ["--photo"]},
+        command=["--photo"],
     )
     lines = (out / "results.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == done.records
@@ -165,7 +165,7 @@ def test_the_run_folder(folders: tuple[Path, Path], tmp_path: Path) -> None:
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["kind"] == "photo"
     assert manifest["command"] == ["--photo"]
-    assert manifest["attacked"] == str(folders[1])
+    assert manifest["settings"]["attacked"] == str(folders[1])
     assert [done for done, _, _ in told] == [0, 1, 2, 3]
     assert {total for _, total, _ in told} == {3}
 

@@ -11,7 +11,7 @@ from pycc import attack
 from pycc.attack import APAM
 from pycc.attack.gates import Results
 from pycc.report import table
-from pycc.run import RESULTS, SUMMARY
+from pycc.runs import RESULTS, SUMMARY
 
 CHOSEN = [
     APAM(
@@ -122,7 +122,7 @@ def test_a_victim_inside_its_own_ensemble_is_refused(counters, samples, tiny, tm
 def test_a_stopped_matrix_resumes_to_the_same_bytes(
     counters, samples, tmp_path: Path, monkeypatch
 ) -> None:
-    from pycc.run import Run
+    from pycc.runs import Run
 
     whole = tmp_path / "whole"
     attack.transfer(CHOSEN, counters, samples, out=whole)

@@ -76,7 +76,9 @@ def test_attacks_with_gates_and_a_resumed_run(
     (tmp_path / "run/summary.json").unlink()
     assert call("--resume", tmp_path / "run").code == done.code
     assert (tmp_path / "run/summary.json").read_bytes() == before
-    assert json.loads((tmp_path / "run/manifest.json").read_text())["settings"]["unannotated"]
+    assert json.loads((tmp_path / "run/manifest.json").read_text())["settings"]["flags"][
+        "unannotated"
+    ]
 
 
 @pytest.mark.parametrize("objective", ["density", "pap", "target"])

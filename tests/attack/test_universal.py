@@ -16,7 +16,7 @@ from pycc.attack.apam import LOOKS
 from pycc.attack.stage import Clean, Member, Stage
 from pycc.attack.survey import Shelf, survey
 from pycc.data import quantize
-from pycc.run import Run
+from pycc.runs import Run
 from pycc.types import Sample
 
 QUICK: dict[str, Any] = {"size": 16, "step_size": 0.15, "decay": "cosine", "objective": "over"}

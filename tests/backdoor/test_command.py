@@ -117,7 +117,7 @@ def test_a_counter_that_is_clean_is_defended_too(
     assert [(row["model"], row["defense"]) for row in rows] == [
         ("clean", None), ("clean", "anp"), ("backdoored", None), ("backdoored", "anp")
     ]  # fmt: skip
-    learnt = json.loads((tmp_path / "run/divide/anp/manifest.json").read_text())
+    learnt = json.loads((tmp_path / "run/divide/anp/manifest.json").read_text())["settings"]
     assert learnt["defense"]["steps"] == 2
     assert learnt["defense"]["crop"] == "whole"  # the attack's
 
@@ -461,7 +461,7 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(tmp_path: Path, after: f
     whole, part = tmp_path / "whole", tmp_path / "part"
     subprocess.run([*command, *flags, "--out", str(whole)], check=True, env=environment())
     wanted = math.ceil(after * (whole / "results.jsonl").read_text().count("\n"))
-    at, env = "pycc.run.Run.append", environment()
+    at, env = "pycc.runs.folder.Run.append", environment()
     kill("pycc.backdoor", *flags, "--out", part, at=at, times=wanted, env=env)
     assert not (part / "summary.json").exists()
     kill("pycc.backdoor", "run", "--resume", part, at=at, times=1, env=env)

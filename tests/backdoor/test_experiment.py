@@ -35,7 +35,7 @@ from pycc.backdoor.verdict import MEDIAN
 from pycc.certify.poisoned import most_poisoned, partition_median, partitions
 from pycc.data.dataset import Dataset
 from pycc.models import CounterModel
-from pycc.run import Run, read_manifest
+from pycc.runs import Run, read_manifest
 from pycc.train import NotFiniteError, Plan, fit, held
 from pycc.types import Interval, Sample
 
@@ -135,7 +135,7 @@ def test_counters_differ_by_the_poison_alone(tmp_path: Path) -> None:
     assert same(plain, direct)
     assert not same(plain, bad)
     kept = [read_manifest(tmp_path / name) for name in ("clean", "minus/backdoored")]
-    assert kept[0]["plan"] == kept[1]["plan"]
+    assert kept[0]["settings"]["plan"] == kept[1]["settings"]["plan"]
     assert "poisoned" not in kept[0]["settings"]
     poisoned = whole.poisoned(Minus())
     assert kept[1]["settings"]["poisoned"] == contents(poisoned)

@@ -13,8 +13,7 @@ import torch
 from backdoor.planted import QUICK, clean, count, planted, same, state, triggered
 from train.scenes import scenes
 
-from pycc import cli, data, models
-from pycc import run as runs
+from pycc import cli, data, models, runs
 from pycc.backdoor import distillation, neurons, pruning  # noqa: F401  (importing registers them)
 from pycc.backdoor.finetuning import Defense, FineTuning, clean_mixture, defenses, twin
 from pycc.backdoor.flags import OTHERS
@@ -68,7 +67,7 @@ def test_the_given_counter_is_left_as_it_was(name: str, tmp_path: Path) -> None:
     if name != "anp":  # which may find nothing to prune
         assert not same(state(defended), before)
     manifest = runs.read_manifest(tmp_path / "run")
-    assert manifest["seed"] == 1
+    assert manifest["settings"]["seed"] == 1
     assert (tmp_path / "run/summary.json").exists()
 
 
@@ -113,7 +112,7 @@ def test_it_begins_where_there_is_nothing_to_resume(name: str, tmp_path: Path) -
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_of_something_else_is_not_resumed(name: str, tmp_path: Path) -> None:
     brief(name)(planted(), clean(3), out=tmp_path / "run")
-    with pytest.raises(ValueError, match=r"data\.images was 3, is 4"):
+    with pytest.raises(ValueError, match=r"fingerprints\.data\.images was 3, is 4"):
         brief(name)(planted(), clean(4), out=tmp_path / "run", resume=True)
     with pytest.raises(ValueError, match="batch was 4, is 2"):
         brief(name, batch=2)(planted(), clean(3), out=tmp_path / "run", resume=True)

@@ -15,7 +15,7 @@ from pycc.backdoor.__main__ import main
 from pycc.backdoor.verdict import MEDIAN
 from pycc.models import CounterModel
 from pycc.models.recipe import Recipe
-from pycc.run import read_manifest
+from pycc.runs import read_manifest
 from pycc.train import resolved
 
 
@@ -143,8 +143,8 @@ def test_a_defense_on_scenes_has_the_rate_of_its_counter(
     argv = ["defend", "fine-tuning", "--scene", "64x96", "--limit", "2", "--epochs", "1",
             "--weights", "mcnn-synthetic", "--threads", "1", *more]  # fmt: skip
     assert main([*argv, "--out", str(tmp_path)]) == 0
-    assert read_manifest(tmp_path)["settings"]["lr"] == rate
-    assert read_manifest(tmp_path / "fine-tuning")["plan"]["lr"] == rate
+    assert read_manifest(tmp_path)["settings"]["flags"]["lr"] == rate
+    assert read_manifest(tmp_path / "fine-tuning")["settings"]["plan"]["lr"] == rate
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import torch
 
 from pycc import data
 from pycc.backdoor.__main__ import main
-from pycc.run import read_manifest
+from pycc.runs import read_manifest
 
 SCENES = ["--scene", "64x96", "--threads", "1"]
 TRAINING = [*SCENES, "--limit", "2", "--epochs", "1", "--portion", "0.5"]
@@ -22,7 +22,7 @@ def evaluated(weights: Path, out: Path, *more: str) -> dict[str, object]:
     """The settings of an evaluation."""
     argv = ["evaluate", *SCENES, "--test-limit", "1", "--no-pictures", "--weights", str(weights)]
     assert main([*argv, "--out", str(out), *more]) == 0
-    found = read_manifest(out)["settings"]
+    found = read_manifest(out)["settings"]["flags"]
     assert isinstance(found, dict)
     return found
 
@@ -153,7 +153,9 @@ def test_evaluations_of_two_models_are_reported_side_by_side(
     for one, copy in zip(steps, other, strict=True):
         shutil.copytree(one, copy)
         manifest = json.loads((copy / "manifest.json").read_text())
-        (copy / "manifest.json").write_text(json.dumps({**manifest, "model": "csrnet"}))
+        (copy / "manifest.json").write_text(
+            json.dumps({**manifest, "settings": {**manifest["settings"], "model": "csrnet"}})
+        )
     code, text, _ = reported(capsys, *steps, *other)
     assert code == 0
     for table in (1, 2, 3):

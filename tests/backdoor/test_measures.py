@@ -29,7 +29,7 @@ from pycc.report.shares import (
     success,
     wilson,
 )
-from pycc.run import Run
+from pycc.runs import Run
 
 
 @pytest.mark.parametrize(("successes", "total"), [(0, 7), (7, 7), (3, 10), (216, 316), (1, 1)])

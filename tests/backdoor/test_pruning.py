@@ -33,7 +33,7 @@ from pycc.backdoor.pruning import (
     outermost,
     pruned,
 )
-from pycc.run import Run
+from pycc.runs import Run
 from pycc.train import Plan, fit
 
 IMAGE = torch.rand(3, 64, 96, generator=torch.Generator().manual_seed(0))

@@ -325,13 +325,6 @@ def test_the_bit_depth_of_pictures(
     code, _, err = run(capsys, "--resume", str(out), "--bit-depth", "9")
     assert code == 2
     assert "--bit-depth was 8, got 9" in err
-    manifest = json.loads((out / "manifest.json").read_text())
-    for name in ("bit_depth", "max_image_pixels"):  # a run from before there were these flags
-        del manifest["settings"][name]
-    (out / "manifest.json").write_text(json.dumps(manifest))
-    code, _, err = run(capsys, "--resume", str(out))
-    assert code == 2
-    assert "a resumed run keeps its data" in err, "it was read without"
 
 
 def test_only_allowances_need_heads_of_the_same_folder(

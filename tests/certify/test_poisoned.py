@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pycc import data, models
 from pycc.certify.poisoned import most_poisoned, partition_median, partitions
-from pycc.run import fingerprint
+from pycc.runs import fingerprint
 from pycc.train import Plan, fit
 from pycc.types import Sample
 

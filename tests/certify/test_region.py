@@ -19,7 +19,7 @@ from pycc.robust.capping import Caps, capped_maps
 from pycc.robust.masking import masked_maps
 from pycc.robust.region import Regional
 from pycc.robust.windows import window_of
-from pycc.run import Run
+from pycc.runs import Run
 from pycc.types import Sample
 
 PATCH = 3

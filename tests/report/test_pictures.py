@@ -9,7 +9,7 @@ from PIL import Image
 
 from pycc import report
 from pycc.data import save_image
-from pycc.run import Run
+from pycc.runs import Run
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from train.scenes import counter, scenes, state
 
-from pycc import run as runs
 from pycc.models import CounterModel, load, wrap
 from pycc.ranks import Ranks
+from pycc.runs import files, fingerprint, read_records
 from pycc.train import NotFiniteError, Plan, checkpoint, fit
 from pycc.train.held import split
 from pycc.train.items import Items
@@ -302,7 +302,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(
 ) -> None:
     plan = changed(QUICK, every_minutes=1e-9)
     sizes: list[int] = []
-    written = runs._write_all
+    written = files.write_all
 
     def full(descriptor: int, data: bytes) -> None:
         if len(data) > 10_000:
@@ -312,11 +312,11 @@ def test_a_full_disk_leaves_the_checkpoint_before(
                 raise OSError(errno.ENOSPC, "No space left on device")
         written(descriptor, data)
 
-    monkeypatch.setattr(runs, "_write_all", full)
+    monkeypatch.setattr(files, "write_all", full)
     with pytest.raises(OSError, match="No space left"):
         fit(counter(), scenes(), plan, out=tmp_path)
     assert not list(tmp_path.glob(".*.part"))
-    monkeypatch.setattr(runs, "_write_all", written)
+    monkeypatch.setattr(files, "write_all", written)
     content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert content["state"]["batch"] == 2
     whole = counter()
@@ -328,14 +328,14 @@ def test_a_full_disk_leaves_the_checkpoint_before(
 
 def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     fit(counter(), scenes(), QUICK, out=tmp_path)
-    with pytest.raises(ValueError, match=r"another training; plan\.lr was 0\.01, is 0\.1"):
+    with pytest.raises(ValueError, match=r"settings\.plan\.lr was 0\.01, is 0\.1"):
         fit(counter(), scenes(), changed(QUICK, lr=0.1), out=tmp_path, resume=True)
     other = counter()
     torch.nn.init.zeros_(other.net[4].weight)
-    with pytest.raises(ValueError, match="another training; weights changed"):
+    with pytest.raises(ValueError, match=r"fingerprints\.weights changed"):
         fit(other, scenes(), QUICK, out=tmp_path, resume=True)
     fit(counter(), scenes(), changed(QUICK, every_minutes=9.0), out=tmp_path, resume=True)
-    with pytest.raises(ValueError, match=r"another training; data\.images was 8, is 9"):
+    with pytest.raises(ValueError, match=r"fingerprints\.data\.images was 8, is 9"):
         fit(counter(), scenes(9), QUICK, out=tmp_path, resume=True)
     (tmp_path / checkpoint.NAME).write_bytes(b"nothing")
     with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
@@ -351,7 +351,7 @@ def test_a_run_that_goes_on_before_its_first_checkpoint_is_the_same_training(
     with pytest.raises(InterruptedError):
         fit(counter(), scenes(), QUICK, out=tmp_path, progress=stop)
     assert not (tmp_path / checkpoint.NAME).exists()
-    with pytest.raises(ValueError, match=r"a run of another training; plan\.lr was 0\.01, is 0\.1"):
+    with pytest.raises(ValueError, match=r"settings\.plan\.lr was 0\.01, is 0\.1"):
         fit(counter(), scenes(), changed(QUICK, lr=0.1), out=tmp_path, resume=True)
     again, whole = counter(), counter()
     fit(again, scenes(), QUICK, out=tmp_path, resume=True)
@@ -396,7 +396,7 @@ def test_the_recipe_says_what_is_averaged_and_clipped(tmp_path: Path) -> None:
     for asked, ema, clip in ((plan, 0.995, 1.0), (changed(plan, ema=0.5, clip=3.0), 0.5, 3.0)):
         out = tmp_path / str(ema)
         fit(models.create("narrow"), scenes(), asked, out=out)
-        kept = json.loads((out / "manifest.json").read_text())["plan"]
+        kept = json.loads((out / "manifest.json").read_text())["settings"]["plan"]
         assert (kept["ema"], kept["clip"]) == (ema, clip)
 
 
@@ -405,7 +405,7 @@ def test_a_run_is_kept_in_its_folder(tmp_path: Path) -> None:
 
     torch.manual_seed(1)  # of some fresh ones the last ReLU is shut on all scenes
     model = models.create("mcnn")
-    start = runs.fingerprint(model.net.state_dict().items())
+    start = fingerprint(model.net.state_dict().items())
     seen: list[dict[str, Tensor]] = []
 
     def measure(best: CounterModel, summary: Mapping[str, object]) -> dict[str, object]:
@@ -425,8 +425,8 @@ def test_a_run_is_kept_in_its_folder(tmp_path: Path) -> None:
     assert 0 < loaded.passport["hours"] < 1
     assert loaded.passport["plan"]["crop"] == "32x32"
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert manifest["plan"]["lr"] == 1e-6
-    assert {r["kind"] for r in runs.read_records(tmp_path)} == {"train", "validation"}
+    assert manifest["settings"]["plan"]["lr"] == 1e-6
+    assert {r["kind"] for r in read_records(tmp_path)} == {"train", "validation"}
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pycc import run as runs
-from pycc.run import Run
+from pycc import runs
+from pycc.runs import Run
 
 
 def record(index: int, condition: str = "none", size: float | None = None, **more) -> dict:
@@ -29,7 +29,7 @@ def test_a_record_is_on_the_disk_when_append_returns(tmp_path: Path) -> None:
         lines = (tmp_path / "a" / "b" / runs.RESULTS).read_text().splitlines()
         assert [json.loads(line) for line in lines] == run.records
         assert len(lines) == index + 1
-    assert runs.read_manifest(tmp_path / "a" / "b") == {"seed": 1, "sizes": [1, 2]}
+    assert runs.read_manifest(tmp_path / "a" / "b") == {"schema": 1, "seed": 1, "sizes": [1, 2]}
     run.close()
 
 
@@ -200,11 +200,91 @@ def test_environment_says_what_numbers_may_depend_on() -> None:
     json.dumps(facts)
 
 
-def test_a_resumed_run_keeps_what_it_is_made_of(tmp_path: Path) -> None:
-    manifest = {"kind": "certify", "fingerprints": {"data": "a", "weights": "b"}}
-    Run.create(tmp_path / "run", manifest, key=("image",)).close()
-    for other in ({"data": "c", "weights": "b"}, {"weights": "b"}):
-        with pytest.raises(ValueError, match="keeps its data and weights; data was 'a'"):
-            Run.resume(tmp_path / "run", key=("image",), fingerprints=other)
-    for same in (manifest["fingerprints"], None):
-        Run.resume(tmp_path / "run", key=("image",), fingerprints=same).close()
+MADE = {
+    "kind": "certify",
+    "settings": {"flags": {"seed": 1, "threads": 2}, "patch": (8, 16), "workers": 0},
+    "fingerprints": {"data": "a", "weights": "b"},
+    "key": ("image",),
+    "machine": ("threads", "workers"),
+}
+
+
+def test_a_run_is_opened_and_resumed_by_one_function(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run = runs.open_or_resume(out, command=["--seed", "1"], **MADE)
+    run.append({"image": "x", "count": 1.0})
+    run.close()
+    manifest = runs.read_manifest(out)
+    assert manifest.keys() == {
+        "schema", "kind", "command", "settings", "fingerprints", "environment",
+    }  # fmt: skip
+    assert (manifest["schema"], manifest["command"]) == (runs.SCHEMA, ["--seed", "1"])
+    assert manifest["settings"]["patch"] == [8, 16]
+    other = {"flags": {"seed": 1, "threads": 1}, "patch": [8, 16], "workers": 3}
+    for settings in (MADE["settings"], other):  # a machine's settings may change
+        again = runs.open_or_resume(out, **{**MADE, "settings": settings})
+        assert again.records == [{"image": "x", "count": 1.0}]
+        again.close()
+    with pytest.raises(ValueError, match="expected a new or empty folder"):
+        runs.open_or_resume(out, **MADE, resume=False)
+    with pytest.raises(ValueError, match="expected a run folder, got none"):
+        runs.open_or_resume(tmp_path / "none", **MADE, resume=True)
+    assert runs.open_or_resume(None, **MADE).path is None
+    with pytest.raises(ValueError, match="certify: resume needs the run folder"):
+        runs.open_or_resume(None, **MADE, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"fingerprints": {"data": "c", "weights": "b"}}, "fingerprints.data was 'a', is 'c'"),
+        ({"fingerprints": {"weights": "b"}}, "fingerprints.data was 'a', is None"),
+        ({"settings": {**MADE["settings"], "patch": [8]}}, "settings.patch.1 was 16, is None"),
+        ({"settings": {**MADE["settings"], "flags": {"seed": 2}}}, "settings.flags.seed was 1, is"),
+        ({"kind": "attack"}, "expected a run of kind 'attack', got 'certify'"),
+    ],
+)
+def test_a_run_of_something_else_is_not_resumed(
+    changed: dict[str, object], says: str, tmp_path: Path
+) -> None:
+    runs.open_or_resume(tmp_path / "run", **MADE).close()
+    with pytest.raises(ValueError, match=says) as refused:
+        runs.open_or_resume(tmp_path / "run", **{**MADE, **changed})
+    assert "\n" not in str(refused.value)
+    runs.open_or_resume(tmp_path / "run", **MADE).close()  # the refusal holds no lock
+
+
+@pytest.mark.parametrize("schema", [None, 0, 2])
+def test_a_run_of_another_schema_is_refused_by_its_number(
+    schema: int | None, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    runs.open_or_resume(out, **MADE).close()
+    manifest = json.loads((out / runs.MANIFEST).read_text())
+    del manifest["schema"]
+    kept = manifest if schema is None else {**manifest, "schema": schema}
+    (out / runs.MANIFEST).write_text(json.dumps(kept))
+    found = "without a schema" if schema is None else f"of schema {schema}"
+    with pytest.raises(ValueError, match=f"expected a run of schema 1, got one {found}"):
+        runs.open_or_resume(out, **MADE)
+
+
+def test_another_environment_is_a_warning(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    runs.open_or_resume(out, **MADE).close()
+    manifest = json.loads((out / runs.MANIFEST).read_text())
+    manifest["environment"]["torch"] = "1.0"
+    (out / runs.MANIFEST).write_text(json.dumps(manifest))
+    with pytest.warns(UserWarning, match=r"torch was '1\.0', is .*; last digits may differ"):
+        runs.open_or_resume(out, **MADE).close()
+
+
+def test_the_flags_of_a_command_are_read_again(tmp_path: Path) -> None:
+    runs.open_or_resume(tmp_path / "run", **MADE).close()
+    assert runs.read_flags(tmp_path / "run", "certify") == {"seed": 1, "threads": 2}
+    with pytest.raises(ValueError, match="expected a run of this command, got another"):
+        runs.read_flags(tmp_path / "run", "attack")
+    plain = {**MADE, "settings": {"patch": 8}}
+    runs.open_or_resume(tmp_path / "python", **plain).close()
+    with pytest.raises(ValueError, match="expected a run of this command, got another"):
+        runs.read_flags(tmp_path / "python", "certify")

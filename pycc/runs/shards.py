@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pycc.ranks import Ranks
-from pycc.run import RESULTS, Run, cut_torn_line, parse_records, read_manifest
+from pycc.runs.folder import RESULTS, Run, cut_torn_line, parse_records
+from pycc.runs.manifest import read_manifest
 
 _FOLDER = "ranks"
 

@@ -7,25 +7,20 @@ in memory alone (``path`` None).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import platform
-import re
-import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib import metadata
+import warnings
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
+from pycc.runs.files import write_all, write_json
+from pycc.runs.manifest import MANIFEST, SCHEMA, differences, environment, read_manifest
 
 Record = dict[str, Any]
 
-MANIFEST, RESULTS, SUMMARY = "manifest.json", "results.jsonl", "summary.json"
+RESULTS, SUMMARY = "results.jsonl", "summary.json"
 KEY = ("index", "condition", "size")
 
 
@@ -41,7 +36,9 @@ class Run:
         self.path = path
         self.key = tuple(key)
         # As a reader of the file would get it: tuples become lists, paths are refused.
-        self.manifest: dict[str, Any] = json.loads(json.dumps(manifest, allow_nan=False))
+        self.manifest: dict[str, Any] = json.loads(
+            json.dumps({"schema": SCHEMA, **manifest}, allow_nan=False)
+        )
         self.records: list[Record] = []
         self.summary: dict[str, Any] = {}
         self.files: Path | None = path
@@ -74,26 +71,13 @@ class Run:
         return run
 
     @classmethod
-    def resume(
-        cls,
-        path: str | os.PathLike[str],
-        *,
-        key: Sequence[str] = KEY,
-        fingerprints: Mapping[str, Any] | None = None,
-    ) -> Run:
+    def resume(cls, path: str | os.PathLike[str], *, key: Sequence[str] = KEY) -> Run:
         """Continue the run in the folder ``path``; a half-written last result is cut off.
 
-        ValueError if it is no run folder, is damaged, is being written by another process, or if
-        its manifest has other ``fingerprints`` than these (None: they are not compared).
+        ValueError if it is no run folder, is damaged, or is being written by another process.
         """
         folder = Path(path)
         run = cls(folder, read_manifest(folder), key)
-        if fingerprints is not None:
-            changed = differences(run.manifest.get("fingerprints"), fingerprints)
-            if changed:
-                raise ValueError(
-                    f"{folder}: a resumed run keeps its data and weights; {'; '.join(changed)}"
-                )
         run._open()
         whole = cut_torn_line(folder / RESULTS)
         for number, record in enumerate(parse_records(whole, folder / RESULTS), start=1):
@@ -155,7 +139,7 @@ class Run:
         if self.path is not None:
             if self._lock is None:
                 raise ValueError(f"{self.path}: expected an open run, got a closed one")
-            _write_all(self._lock, line.encode())
+            write_all(self._lock, line.encode())
             os.fsync(self._lock)
         # What is kept is what a reader of the file would get, not what was passed in.
         self._remember(json.loads(line))
@@ -173,6 +157,101 @@ class Run:
         path = self.files.joinpath(*parts)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+
+def open_or_resume(
+    folder: str | os.PathLike[str] | None,
+    *,
+    kind: str,
+    settings: Mapping[str, Any],
+    fingerprints: Mapping[str, Any],
+    key: Sequence[str],
+    command: Sequence[str] = (),
+    machine: Collection[str] = (),
+    resume: bool | None = None,
+) -> Run:
+    """Begin a run, or continue the one in ``folder`` if it is the same.
+
+    Its manifest holds the schema, ``kind``, ``command`` (arguments, where there is one),
+    ``settings`` (all that results depend on, defaults included), ``fingerprints`` of data and
+    weights, and the environment.
+
+    Args:
+        folder: new or empty for a new run; None keeps the results in memory.
+        key: fields that identify a result.
+        settings: those of a command's flags under ``flags``.
+        machine: names of settings and flags that no result depends on; a resumed run may have
+            others.
+        resume: whether to continue; None continues if the folder holds a run.
+
+    Raises:
+        ValueError: to be resumed, a run of another schema or kind, or with other settings or
+            fingerprints (one line that says what differs); a folder that is no run, or is in use.
+
+    A warning names what differs in the environment, since the last digits may then differ too.
+    """
+    if resume is None:
+        resume = folder is not None and (Path(folder) / MANIFEST).exists()
+    if not resume:
+        manifest = {
+            "kind": kind,
+            "command": list(command),
+            "settings": settings,
+            "fingerprints": fingerprints,
+            "environment": environment(),
+        }
+        return Run.create(folder, manifest, key=key)
+    if folder is None:
+        raise ValueError(f"{kind}: resume needs the run folder as out")
+    check_resumed(folder, kind=kind, settings=settings, fingerprints=fingerprints, machine=machine)
+    now, before = environment(), read_manifest(folder).get("environment")
+    before = before if isinstance(before, dict) else {}
+    for difference in differences({name: before.get(name) for name in now}, now):
+        warnings.warn(f"{folder}: {difference}; last digits may differ", stacklevel=2)
+    return Run.resume(folder, key=key)
+
+
+def check_resumed(
+    folder: str | os.PathLike[str],
+    *,
+    kind: str,
+    settings: Mapping[str, Any],
+    fingerprints: Mapping[str, Any],
+    machine: Collection[str] = (),
+) -> None:
+    """Check that the run in ``folder`` may be continued; ValueError as of ``open_or_resume``."""
+    kept = read_manifest(folder)
+    if kept.get("kind") != kind:
+        raise ValueError(f"{folder}: expected a run of kind {kind!r}, got {kept.get('kind')!r}")
+    check_same(folder, kept, {"settings": settings, "fingerprints": fingerprints}, machine)
+
+
+def check_same(
+    what: str | os.PathLike[str],
+    kept: Mapping[str, Any],
+    now: Mapping[str, Any],
+    machine: Collection[str] = (),
+) -> None:
+    """ValueError, naming what differs, unless ``settings`` and ``fingerprints`` are the same."""
+
+    def compared(of: Mapping[str, Any]) -> Any:
+        settings = of.get("settings")
+        if isinstance(settings, Mapping):
+            settings = _without(settings, machine)
+            if isinstance(settings.get("flags"), Mapping):
+                settings["flags"] = _without(settings["flags"], machine)
+        plain = {"settings": settings, "fingerprints": of.get("fingerprints")}
+        return json.loads(json.dumps(plain, allow_nan=False))
+
+    changed = differences(compared(kept), compared(now))
+    if changed:
+        raise ValueError(
+            f"{what}: a resumed run keeps its settings, data and weights; {'; '.join(changed)}"
+        )
+
+
+def _without(settings: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in names}
 
 
 def _sortable(value: Any) -> tuple[bool, bool, float, str]:
@@ -201,22 +280,6 @@ def check_new(path: str | os.PathLike[str]) -> None:
         raise NotADirectoryError(f"{folder}: expected a folder for the run, got {place}: no folder")
     if not os.access(place, os.W_OK | os.X_OK):
         raise PermissionError(f"{folder}: expected a writable folder, got {place}: not writable")
-
-
-def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The manifest of the run in the folder ``path``; ValueError if there is none or it is none."""
-    file = Path(path) / MANIFEST
-    try:
-        manifest = json.loads(file.read_text("utf-8"))
-    except OSError as error:
-        raise ValueError(
-            f"{path}: expected a run folder, got none ({MANIFEST}: {error.strerror})"
-        ) from None
-    except ValueError:
-        raise ValueError(f"{file}: expected JSON, got something else") from None
-    if not isinstance(manifest, dict):
-        raise ValueError(f"{file}: expected a JSON object, got {type(manifest).__name__}")
-    return manifest
 
 
 def read_records(path: str | os.PathLike[str]) -> list[Record]:
@@ -249,137 +312,9 @@ def cut_torn_line(file: Path) -> bytes:
     return whole
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write sorted, indented JSON so that a reader sees the old file or the new one whole."""
-    text = json.dumps(value, sort_keys=True, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    write_atomic(path, text.encode())
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that a reader, even after a crash, sees the old one or the new one whole."""
-    temporary = path.with_name(f".{path.name}.part")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    try:
-        try:
-            _write_all(descriptor, data)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    """os.write may stop short (a full disk, a signal); this goes on until all is written."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
 def _lock(descriptor: int) -> None:
     """Take the file for this process until it is closed; the kernel lets go when we are killed."""
     if sys.platform != "win32":
         import fcntl
 
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def fingerprint(items: Iterable[tuple[str, Tensor | str]]) -> str:
-    """SHA-256 over named tensors (type, shape, bytes) and strings, in the order given."""
-    digest = hashlib.sha256()
-    for name, value in items:
-        if isinstance(value, Tensor):
-            array = np.ascontiguousarray(value.detach().cpu().numpy())
-            digest.update(f"{name}\0{array.dtype.str}{list(array.shape)}\0".encode())
-            digest.update(array.data if array.size else b"")
-        else:
-            digest.update(f"{name}\0{value}\0".encode())
-    return digest.hexdigest()
-
-
-def environment() -> dict[str, Any]:
-    """What a number may depend on besides the settings: versions, commit, threads, platform."""
-    versions = {}
-    for name in ("pycc", "torch", "numpy", "scipy", "pillow"):
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "threads": torch.get_num_threads(),
-        "commit": _commit(),
-        **versions,
-    }
-
-
-def _commit() -> str | None:
-    """The git commit of this code, marked when files differ from it; None outside a checkout."""
-    root = Path(__file__).resolve().parent.parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(root), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        ).stdout.strip()
-
-    try:
-        # Installed inside somebody else's repository, that repository's commit says nothing.
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
-            return None
-        commit = git("rev-parse", "HEAD")
-        return commit + ("+changes" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def differences(before: Any, now: Any) -> list[str]:
-    """The entries of two JSON values that differ, each as "NAME was X, is Y", in sorted order.
-
-    An entry that is missing counts as None; names of nested entries are joined by points. Of two
-    fingerprints no reader learns anything: what they are of is named instead.
-    """
-    old, new = dict(_leaves("", before)), dict(_leaves("", now))
-    names = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
-    # Data of another number of images differ in all else too.
-    counted = {name.rpartition(".")[0] for name in names if name.rpartition(".")[2] == "images"}
-    return [
-        _difference(name, old.get(name), new.get(name))
-        for name in names
-        if name.rpartition(".")[2] not in _FINGERPRINTED or name.rpartition(".")[0] not in counted
-    ]
-
-
-_FINGERPRINTED = {
-    "names": "the names of the images",
-    "pixels": "the pixels of the images",
-    "points": "the head annotations",
-    "regions": "the regions of interest",
-}
-"""What the entries of ``pycc.data.dataset.data_fingerprint`` are of."""
-
-
-def _difference(name: str, before: Any, now: Any) -> str:
-    if all(isinstance(one, str) and re.fullmatch("[0-9a-f]{64}", one) for one in (before, now)):
-        of = _FINGERPRINTED.get(name.rpartition(".")[2])
-        return f"{name} changed" if of is None else f"{of} changed ({name})"
-    return f"{name} was {before!r}, is {now!r}"
-
-
-def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """The values inside nested objects and lists, each with its path."""
-    if isinstance(value, Mapping) and value:
-        entries: Iterable[tuple[Any, Any]] = value.items()
-    elif isinstance(value, (list, tuple)) and value:
-        entries = enumerate(value)
-    else:
-        yield name, value
-        return
-    for key, inner in entries:
-        yield from _leaves(f"{name}.{key}" if name else str(key), inner)

@@ -1,0 +1,47 @@
+"""Runs: a folder with a manifest and results, resumable, written by one process or several."""
+
+from pycc.runs.files import write_atomic, write_json
+from pycc.runs.folder import (
+    RESULTS,
+    SUMMARY,
+    Record,
+    Run,
+    check_new,
+    check_resumed,
+    check_same,
+    open_or_resume,
+    read_records,
+)
+from pycc.runs.manifest import (
+    MANIFEST,
+    SCHEMA,
+    differences,
+    environment,
+    fingerprint,
+    read_flags,
+    read_manifest,
+)
+from pycc.runs.shards import Shards, sharded
+
+__all__ = [
+    "MANIFEST",
+    "RESULTS",
+    "SCHEMA",
+    "SUMMARY",
+    "Record",
+    "Run",
+    "Shards",
+    "check_new",
+    "check_resumed",
+    "check_same",
+    "differences",
+    "environment",
+    "fingerprint",
+    "open_or_resume",
+    "read_flags",
+    "read_manifest",
+    "read_records",
+    "sharded",
+    "write_atomic",
+    "write_json",
+]
