@@ -28,22 +28,22 @@ settings.register_profile(
 )
 settings.load_profile("pycc")
 
-_REPOSITORY = Path(__file__).resolve().parents[1]
-_SHARED = Path(os.environ.get("PYCC_SHARED", _REPOSITORY.parent / "shared"))
+_TESTS = Path(__file__).resolve().parent
+_SHARED = Path(os.environ.get("PYCC_SHARED", _TESTS.parents[1] / "shared"))
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder with real data and published numbers beside the repository."""
-    if not (_SHARED / "fixtures").is_dir():
-        pytest.skip("no ../shared beside the repository: real data and fixtures are not there")
+    """The folder with real pictures and public weights beside the repository."""
+    if not (_SHARED / "data").is_dir():
+        pytest.skip("no ../shared beside the repository: real pictures and weights are not there")
     return _SHARED
 
 
 @pytest.fixture(scope="session")
-def fixture(shared: Path) -> Callable[[str], NpzFile]:
-    """Opens ``shared/fixtures/NAME.npz``."""
-    return lambda name: np.load(shared / "fixtures" / f"{name}.npz", allow_pickle=False)
+def fixture() -> Callable[[str], NpzFile]:
+    """Opens ``tests/fixtures/NAME.npz``: numbers that the published implementations produced."""
+    return lambda name: np.load(_TESTS / "fixtures" / f"{name}.npz", allow_pickle=False)
 
 
 @pytest.fixture(scope="session", autouse=True)
