@@ -5,9 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from pycc.types import Sample
 
 TOLERANCE = 1e-3
 """How far a value may lie outside [0,1]: resizing and rounding leave it by less."""
@@ -28,14 +33,18 @@ def check_values(op: str, argument: str, values: Tensor) -> None:
 
     One pass over the memory: about 0.1 % of the time that MCNN takes for the same image. ValueError
     that names ``op`` and ``argument``, the range found and its likely cause; for NaN and infinity
-    too.
+    too. TypeError for something that is not a tensor. Nothing is checked inside ``unchecked``, nor
+    of tensors without values (on the meta device, or while torch compiles or exports).
 
     >>> check_values("count", "image", torch.tensor([0.0, 255.0]))
     Traceback (most recent call last):
     ...
     ValueError: count: image must hold RGB values of [0,1], got 0…255: 8-bit levels, divide by 255
     """
-    if not values.numel():
+    if not isinstance(values, Tensor):
+        raise TypeError(f"{op}: {argument} must be a tensor, got {type(values).__name__}")
+    without = values.is_meta or torch.compiler.is_compiling() or not _CHECKED.get()
+    if without or not values.numel():
         return
     low, high = map(float, torch.aminmax(values.detach()))
     if low >= -TOLERANCE and high <= 1.0 + TOLERANCE:
@@ -43,6 +52,47 @@ def check_values(op: str, argument: str, values: Tensor) -> None:
     raise ValueError(
         f"{op}: {argument} must hold RGB values of [0,1], got {_likely_cause(low, high)}"
     )
+
+
+_CHECKED: ContextVar[bool] = ContextVar("checked", default=True)
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Leave the values of images unchecked inside the block.
+
+    For counters that are called to record their layers, whose images have no values to read, and
+    for images beyond [0,1] on purpose.
+    """
+    token = _CHECKED.set(False)
+    try:
+        yield
+    finally:
+        _CHECKED.reset(token)
+
+
+def check_sample(sample: Sample) -> None:
+    """Check one image and its annotation, as every run takes them.
+
+    ValueError, with the sample's name, for an image that is not [3,H,W] float32 in [0,1], points
+    that are not [N,2] finite numbers, and a region of interest that is not [H,W] bool.
+    """
+    image, mask = sample.image, sample.mask
+    points = sample.points if sample.annotated else torch.zeros(0, 2)
+    if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.float32:
+        raise ValueError(
+            f"{sample.name}: image must be [3,H,W] float32, got {list(image.shape)} {image.dtype}"
+        )
+    check_values(sample.name, "image", image)
+    if points.ndim != 2 or points.shape[1] != 2 or not bool(torch.isfinite(points).all()):
+        raise ValueError(
+            f"{sample.name}: points must be [N,2] (x, y) and finite, got {list(points.shape)}"
+        )
+    if mask is not None and (mask.dtype != torch.bool or mask.shape != image.shape[1:]):
+        raise ValueError(
+            f"{sample.name}: mask must be {list(image.shape[1:])} bool, "
+            f"got {list(mask.shape)} {mask.dtype}"
+        )
 
 
 @contextmanager

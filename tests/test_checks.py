@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ import pycc.checks
 from pycc import attack, certify, data, defense, models, train
 from pycc.backdoor import gradcam
 from pycc.backdoor.triggers import triggers
-from pycc.checks import check_image, check_images, check_values
+from pycc.checks import check_image, check_images, check_values, unchecked
 from pycc.local import Box, Local
 from pycc.types import Sample
 
@@ -62,6 +63,8 @@ def defended(make: Callable[[nn.Module], object]) -> Callable[[Tensor], object]:
 
 
 ENTRIES: dict[str, Callable[[Tensor], object]] = {
+    "a counter": lambda x: models.wrap(Tiny().eval(), stride=4)(x[None]),
+    "a published counter": lambda x: models.create("mcnn").eval()(x[None]),
     "a sample, as attack.run, certify and train.fit take": sample,
     "certify.masked": lambda x: certify.masked(Tiny().eval(), x, 4, allowance=1.0),
     "certify.additive": lambda x: certify.additive(Tiny().eval(), x, 4, caps=1.0),
@@ -118,6 +121,45 @@ def test_a_data_set_of_another_range_is_refused(run, tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="8-bit levels, divide by 255"):
         run(Levels(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_augmented_images_may_leave_the_range() -> None:
+    counter = models.wrap(Tiny().train(), stride=4)
+    counter.loss(image()[None] * 1.2, torch.zeros(1, 1, 4, 5)).backward()
+    with pytest.raises(ValueError, match="wrap: images must hold RGB values"):
+        counter.eval()(image()[None] * 1.2)
+    with unchecked():
+        counter(image()[None] * 1.2)
+
+
+@pytest.mark.parametrize(
+    "take",
+    [
+        lambda samples, out: attack.run([], Tiny(), samples, gates=False, out=out),
+        lambda samples, out: train.fit(models.create("mcnn"), samples, out=out),
+    ],
+    ids=["attack", "train"],
+)
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"image": torch.rand(3, 16, 20) * 255}, "street: image must hold RGB values"),
+        ({"image": torch.rand(3, 16, 20).double()}, r"street: image must be \[3,H,W\] float32"),
+        ({"image": torch.rand(16, 20, 3)}, r"street: image must be \[3,H,W\] float32"),
+        ({"mask": torch.ones(16, 20)}, r"street: mask must be \[16, 20\] bool"),
+        ({"mask": torch.ones(15, 20, dtype=torch.bool)}, r"street: mask must be \[16, 20\] bool"),
+        ({"points": torch.full((1, 2), torch.nan)}, "street: points must be"),
+    ],
+)
+def test_samples_are_checked_whoever_made_them(
+    take: Callable[..., object], change: dict[str, Tensor], says: str, tmp_path: Path
+) -> None:
+    """Also those that are no ``Sample``, or whose tensors were changed since."""
+    fields = {"name": "street", "image": image(), "points": torch.rand(4, 2).double() * 9,
+              "mask": None, "annotated": True, "count": 4, **change}  # fmt: skip
+    with pytest.raises(ValueError, match=says):
+        take([SimpleNamespace(**fields)], tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -5,6 +5,8 @@ import importlib
 import io
 import json
 import re
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -274,3 +276,14 @@ def test_pairs() -> None:
     assert cli.pair("a=") == ("a", "")
     with pytest.raises(argparse.ArgumentTypeError, match="NAME=VALUE"):
         cli.pair("=1")
+
+
+def test_a_reader_that_closes_the_output_is_no_error(tmp_path: Path) -> None:
+    """As ``python -m pycc.models list | head -1``."""
+    code = (
+        "import os, sys; read, write = os.pipe(); os.close(read); os.dup2(write, 1)\n"
+        "from pycc.models.__main__ import main\n"
+        "sys.exit(main(['list']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "")

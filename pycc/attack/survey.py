@@ -8,7 +8,6 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from pycc.attack.base import PatchAttack
@@ -63,7 +62,7 @@ def survey(
     fine: set[tuple[int, int]] = set()
     content = Fingerprint()
     for index, sample in enumerate(each(samples)):
-        _check(sample)
+        pixels = content.add(sample)
         if sample.name in seen:
             raise ValueError(f"attack: names of samples must be unique, got {sample.name!r} twice")
         seen.add(sample.name)
@@ -82,7 +81,6 @@ def survey(
         except ValueError as error:
             raise ValueError(f"{sample.name}: {error}") from None
         truth = len(counted_points(sample)) if sample.annotated else None
-        pixels = content.add(sample)
         group = None if groups is None else groups[index]
         items.append(Item(index, sample.name, (height, width), truth, pixels, group))
     if not items:
@@ -122,24 +120,6 @@ def counted_points(sample: Sample) -> Tensor:
         dropped = len(sample.points) - len(points)
         warnings.warn(f"{sample.name}: {dropped} points outside the image dropped", stacklevel=2)
     return points if sample.mask is None else points[heads_in(points, sample.mask)]
-
-
-def _check(sample: Sample) -> None:
-    image, mask = sample.image, sample.mask
-    points = sample.points if sample.annotated else torch.zeros(0, 2)
-    if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.float32:
-        raise ValueError(
-            f"{sample.name}: image must be [3,H,W] float32, got {list(image.shape)} {image.dtype}"
-        )
-    if points.ndim != 2 or points.shape[1] != 2 or not bool(torch.isfinite(points).all()):
-        raise ValueError(
-            f"{sample.name}: points must be [N,2] (x, y) and finite, got {list(points.shape)}"
-        )
-    if mask is not None and (mask.dtype != torch.bool or mask.shape != image.shape[1:]):
-        raise ValueError(
-            f"{sample.name}: mask must be {list(image.shape[1:])} bool, "
-            f"got {list(mask.shape)} {mask.dtype}"
-        )
 
 
 class Shelf:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pycc.checks import naming
+from pycc.checks import check_sample, naming
 from pycc.data.images import image_size, read_image
 from pycc.data.pictures import listing as listing
 from pycc.data.reading import USUAL, Reading
@@ -94,7 +94,11 @@ class Fingerprint:
         self._parts = {part: hashlib.sha256() for part in ("names", "pixels", "points", "regions")}
 
     def add(self, sample: Sample) -> str:
-        """Take in the next sample; returns the fingerprint of its pixels alone."""
+        """Take in the next sample, checked; returns the fingerprint of its pixels alone.
+
+        ValueError as of ``pycc.checks.check_sample``.
+        """
+        check_sample(sample)
         pixels = fingerprint([("image", sample.image)])
         parts: dict[str, Tensor | str | None] = {
             "names": sample.name,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pycc.checks import check_images
-from pycc.local import Box, Remembered, Wirings, watching
+from pycc.local import Box, Remembered, Wirings
 from pycc.robust.kept import check_eval
 from pycc.types import Counter
 
@@ -86,8 +86,7 @@ class _Wearing:
         mode, and whatever the defense or the counter refuses.
         """
         op = self.defense.op
-        if not watching():
-            check_images(op, images)
+        check_images(op, images)
         check_eval(op, self.counter)
         return self.defense.density(self.counter, images)
 

@@ -5,7 +5,7 @@ other content in one small box. ``Local`` answers from that box alone.
 """
 
 from pycc.local.box import Box, aligned, influence
-from pycc.local.local import Local, Wirings, watching
+from pycc.local.local import Local, Wirings
 from pycc.local.remembered import Remembered
 
-__all__ = ["Box", "Local", "Remembered", "Wirings", "aligned", "influence", "watching"]
+__all__ = ["Box", "Local", "Remembered", "Wirings", "aligned", "influence"]

@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from pycc.checks import unchecked
 from pycc.local.box import Box
 from pycc.local.layers import RULES
 from pycc.local.wiring import Field, Program, UnsupportedError, embedding
 from pycc.types import Counter
-
-_WATCHING: ContextVar[bool] = ContextVar("watching", default=False)
-
-
-def watching() -> bool:
-    """Whether a counter is called to record its layers: its tensors then have no values to check.
-
-    A counter that checks values leaves it out then; one that depends on them cannot be recorded.
-    """
-    return _WATCHING.get()
 
 
 class Wirings:
@@ -54,14 +44,11 @@ def _watched(counter: Counter, window: Tensor) -> fx.GraphModule | None:
     from torch.func import functionalize
     from torch.fx.experimental.proxy_tensor import make_fx  # takes a second to import
 
-    token = _WATCHING.set(True)
-    try:
-        with torch.no_grad():
+    with torch.no_grad(), unchecked():  # tensors that are recorded have no values
+        try:
             graph: fx.GraphModule = make_fx(functionalize(counter))(window)
-    except Exception:  # whatever keeps a network from being watched, it still counts
-        return None
-    finally:
-        _WATCHING.reset(token)
+        except Exception:  # whatever keeps a network from being watched, it still counts
+            return None
     graph.graph.eliminate_dead_code()
     changing: set[fx.Node] = set()
     for node in graph.graph.nodes:

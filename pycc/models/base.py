@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from pycc.checks import check_values
 from pycc.models.convention import Convention
 from pycc.models.options import is_number, shown
 from pycc.models.recipe import NoRecipeError, Recipe
@@ -120,8 +121,9 @@ class CounterModel(nn.Module):
         """Density map [N,1,h,w], people per cell, of images [N,3,H,W] (RGB in [0,1]).
 
         The sum over a map is the count. Raises ValueError for another rank, number of channels or
-        element type, for an image smaller than ``minimum_side``, and for a network whose output
-        contradicts ``stride``; TypeError for something that is not a tensor.
+        element type, in eval mode for values outside [0,1], for an image smaller than
+        ``minimum_side``, and for a network whose output contradicts ``stride``; TypeError for
+        something that is not a tensor.
         """
         self._check_images(images)
         density = self.density(self.run(self.preprocess(images)))
@@ -207,6 +209,8 @@ class CounterModel(nn.Module):
         if not images.is_floating_point() or (expected and images.dtype != expected):
             wanted = expected or torch.float32
             raise ValueError(f"{self.name}: images must be {wanted} in [0,1], got {images.dtype}")
+        if not self.training:  # augmentations may leave the range
+            check_values(self.name, "images", images)
         if min(images.shape[2:]) < self.minimum_side:
             raise ValueError(
                 f"{self.name}: images must be at least {self.minimum_side}x{self.minimum_side} "

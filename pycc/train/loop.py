@@ -143,6 +143,7 @@ class _Fit:
                 f"train: a batch of {self.recipe.batch} cannot be shared by {ranks.world} "
                 "processes; ask for a larger --batch"
             )
+        self.content = _content(samples)  # before anything else is made of them: it checks them
         training, self.held = split(samples, plan.validation_share, seed, held)
         self.ablation: Ablation | None = None
         if plan.recipe == "ablation":
@@ -196,7 +197,7 @@ class _Fit:
             },
             "fingerprints": {
                 "weights": self.start,
-                "data": _content(self.samples),
+                "data": self.content,
                 "test": None if tested is None else _content(tested),
             },
         }
