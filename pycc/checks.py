@@ -6,13 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from pycc.types import Sample
 
 TOLERANCE = 1e-3
 """How far a value may lie outside [0,1]: resizing and rounding leave it by less."""
@@ -69,30 +65,6 @@ def unchecked() -> Iterator[None]:
         yield
     finally:
         _CHECKED.reset(token)
-
-
-def check_sample(sample: Sample) -> None:
-    """Check one image and its annotation, as every run takes them.
-
-    ValueError, with the sample's name, for an image that is not [3,H,W] float32 in [0,1], points
-    that are not [N,2] finite numbers, and a region of interest that is not [H,W] bool.
-    """
-    image, mask = sample.image, sample.mask
-    points = sample.points if sample.annotated else torch.zeros(0, 2)
-    if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.float32:
-        raise ValueError(
-            f"{sample.name}: image must be [3,H,W] float32, got {list(image.shape)} {image.dtype}"
-        )
-    check_values(sample.name, "image", image)
-    if points.ndim != 2 or points.shape[1] != 2 or not bool(torch.isfinite(points).all()):
-        raise ValueError(
-            f"{sample.name}: points must be [N,2] (x, y) and finite, got {list(points.shape)}"
-        )
-    if mask is not None and (mask.dtype != torch.bool or mask.shape != image.shape[1:]):
-        raise ValueError(
-            f"{sample.name}: mask must be {list(image.shape[1:])} bool, "
-            f"got {list(mask.shape)} {mask.dtype}"
-        )
 
 
 @contextmanager

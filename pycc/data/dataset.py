@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pycc.checks import check_sample, naming
+from pycc.checks import check_values, naming
 from pycc.data.images import image_size, read_image
 from pycc.data.pictures import listing as listing
 from pycc.data.reading import USUAL, Reading
@@ -86,6 +86,30 @@ class Dataset(Sequence[Sample], ABC):
         return self._load(index).points
 
 
+def check_sample(sample: Sample) -> None:
+    """Check one image and its annotation, as every run takes them.
+
+    ValueError, with the sample's name, for an image that is not [3,H,W] float32 in [0,1], points
+    that are not [N,2] finite numbers, and a region of interest that is not [H,W] bool.
+    """
+    image, mask = sample.image, sample.mask
+    points = sample.points if sample.annotated else torch.zeros(0, 2)
+    if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.float32:
+        raise ValueError(
+            f"{sample.name}: image must be [3,H,W] float32, got {list(image.shape)} {image.dtype}"
+        )
+    check_values(sample.name, "image", image)
+    if points.ndim != 2 or points.shape[1] != 2 or not bool(torch.isfinite(points).all()):
+        raise ValueError(
+            f"{sample.name}: points must be [N,2] (x, y) and finite, got {list(points.shape)}"
+        )
+    if mask is not None and (mask.dtype != torch.bool or mask.shape != image.shape[1:]):
+        raise ValueError(
+            f"{sample.name}: mask must be {list(image.shape[1:])} bool, "
+            f"got {list(mask.shape)} {mask.dtype}"
+        )
+
+
 class Fingerprint:
     """The fingerprint of a data set, sample by sample; see ``data_fingerprint``."""
 
@@ -96,7 +120,7 @@ class Fingerprint:
     def add(self, sample: Sample) -> str:
         """Take in the next sample, checked; returns the fingerprint of its pixels alone.
 
-        ValueError as of ``pycc.checks.check_sample``.
+        ValueError as of ``check_sample``.
         """
         check_sample(sample)
         pixels = fingerprint([("image", sample.image)])
