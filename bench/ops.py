@@ -17,30 +17,30 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import ablate
-import bounds
-import deform
-import density
-import hits
-import overlap
-import pairs
-import paste
-import sums
-import windows
+import deform_conv
+import density_map
+import keep_windows
+import log_probability
+import mask_hits
+import max_pair_sum
+import max_window_sum
+import paste_patch
+import topk_overlap
 from timer import Row, compare, store, table
 
 from pycc.ops import info
 
 SUBJECTS = {
-    "density": density.rows,
-    "paste": paste.rows,
+    "density_map": density_map.rows,
+    "paste_patch": paste_patch.rows,
     "ablate": ablate.rows,
-    "bounds": bounds.rows,
-    "windows": windows.rows,
-    "hits": hits.rows,
-    "overlap": overlap.rows,
-    "sums": sums.rows,
-    "pairs": pairs.rows,
-    "deform": deform.rows,
+    "log_probability": log_probability.rows,
+    "keep_windows": keep_windows.rows,
+    "mask_hits": mask_hits.rows,
+    "topk_overlap": topk_overlap.rows,
+    "max_window_sum": max_window_sum.rows,
+    "max_pair_sum": max_pair_sum.rows,
+    "deform_conv": deform_conv.rows,
 }
 
 

@@ -5,16 +5,16 @@
 
 #include "../core/simd.h"
 #include "../ops/ablate.h"
-#include "../ops/bounds.h"
-#include "../ops/deform.h"
-#include "../ops/density.h"
-#include "../ops/hits.h"
-#include "../ops/overlap.h"
-#include "../ops/pairs.h"
-#include "../ops/paste.h"
-#include "../ops/sigma.h"
-#include "../ops/sums.h"
-#include "../ops/windows.h"
+#include "../ops/adaptive_sigma.h"
+#include "../ops/deform_conv.h"
+#include "../ops/density_map.h"
+#include "../ops/keep_windows.h"
+#include "../ops/log_probability.h"
+#include "../ops/mask_hits.h"
+#include "../ops/max_pair_sum.h"
+#include "../ops/max_window_sum.h"
+#include "../ops/paste_patch.h"
+#include "../ops/topk_overlap.h"
 
 namespace py = pybind11;
 using namespace pycc;

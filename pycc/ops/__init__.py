@@ -7,7 +7,11 @@ from pycc.ops.ablate import (
     ablation_indices,
     ablation_indices_reference,
 )
-from pycc.ops.bounds import (
+from pycc.ops.adaptive_sigma import adaptive_sigma, adaptive_sigma_reference
+from pycc.ops.deform_conv import deform_conv, deform_conv_reference
+from pycc.ops.density_map import density_map, density_map_reference
+from pycc.ops.keep_windows import keep_windows, keep_windows_reference
+from pycc.ops.log_probability import (
     largest_untouched,
     largest_untouched_reference,
     log_probability_inside,
@@ -15,15 +19,11 @@ from pycc.ops.bounds import (
     log_probability_untouched,
     log_probability_untouched_reference,
 )
-from pycc.ops.deform import deform_conv, deform_conv_reference
-from pycc.ops.density import density_map, density_map_reference
-from pycc.ops.hits import mask_hits, mask_hits_reference
-from pycc.ops.overlap import topk_overlap, topk_overlap_reference
-from pycc.ops.pairs import max_pair_sum, max_pair_sum_reference
-from pycc.ops.paste import paste_patch, paste_patch_reference
-from pycc.ops.sigma import adaptive_sigma, adaptive_sigma_reference
-from pycc.ops.sums import max_window_sum, max_window_sum_reference
-from pycc.ops.windows import keep_windows, keep_windows_reference
+from pycc.ops.mask_hits import mask_hits, mask_hits_reference
+from pycc.ops.max_pair_sum import max_pair_sum, max_pair_sum_reference
+from pycc.ops.max_window_sum import max_window_sum, max_window_sum_reference
+from pycc.ops.paste_patch import paste_patch, paste_patch_reference
+from pycc.ops.topk_overlap import topk_overlap, topk_overlap_reference
 
 __all__ = [
     "ablate",

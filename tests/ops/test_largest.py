@@ -19,12 +19,11 @@ from torch import Tensor
 
 from pycc.ops import (
     _native,
-    bounds,
     largest_untouched,
     largest_untouched_reference,
     log_probability_untouched,
 )
-from pycc.ops.bounds import MAX_POPULATION
+from pycc.ops.log_probability import MAX_POPULATION, _largest
 
 LARGEST = [largest_untouched, largest_untouched_reference]
 IMAGE = 3 * 1024 * 700
@@ -92,7 +91,7 @@ def test_a_logarithm_may_err_by_a_few_units_in_its_last_place(side, monkeypatch)
     for d, k in ((12, 5), (30, 11), (40, 20)):
         wanted = near([ratio(d, n, k) for n in range(1, d - k + 1)])
         p = torch.tensor(wanted, dtype=torch.float64)
-        got = bounds._largest(tight, torch.tensor([d]), k, p).tolist()
+        got = _largest(tight, torch.tensor([d]), k, p).tolist()
         assert got == [largest(d, k, each) for each in wanted]
 
 

@@ -14,6 +14,7 @@ import torch
 import pycc
 from pycc import ops
 from pycc.ops import _native
+from pycc.ops.adaptive_sigma import _MAX_NEIGHBOURS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -81,7 +82,7 @@ def test_tensors_on_other_devices_are_refused() -> None:
     if ops.info()["cuda"] is None:
         with pytest.raises(ValueError, match="built without CUDA"):
             _native.run("density_map", torch.device("cuda"))
-    assert _native.module().max_neighbours == ops.sigma._MAX_NEIGHBOURS
+    assert _native.module().max_neighbours == _MAX_NEIGHBOURS
 
 
 def test_the_twins_are_asked_for_by_thread() -> None:

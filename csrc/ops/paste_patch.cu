@@ -1,5 +1,5 @@
 #include "../core/cuda.cuh"
-#include "paste.h"
+#include "paste_patch.h"
 
 namespace pycc {
 namespace {

@@ -12,7 +12,7 @@ from tensors import every_device, views
 from torch import Tensor
 
 from pycc.ops import adaptive_sigma, density_map, density_map_reference
-from pycc.ops.density import BOUNDARIES
+from pycc.ops.density_map import BOUNDARIES
 from pycc.random import Stream
 
 

@@ -1,4 +1,4 @@
-// Sums of all windows of some places, in the order of sums.h, in float32 or float64.
+// Sums of all windows of some places, in the order of max_window_sum.h, in float32 or float64.
 //
 // In float32 each value counts as max(value, 0), for upper bounds: NaN may count as 0 too, so a map
 // that has NaN is not to be bounded so.
@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "../core/memory.h"
+#include "memory.h"
 
 namespace pycc::window_sums {
 

@@ -1,5 +1,5 @@
 #include "../core/cuda.cuh"
-#include "overlap.h"
+#include "topk_overlap.h"
 
 namespace pycc {
 namespace {

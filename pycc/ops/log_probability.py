@@ -235,7 +235,7 @@ def _stirling_error(x: Tensor) -> Tensor:
 def _twin(
     op: str, event: int, d: int | Tensor, n: int | Tensor, k: int | Tensor, rounding: str
 ) -> Tensor:
-    """The arithmetic of csrc/ops/bounds.h, where it is derived, in the same order."""
+    """The arithmetic of csrc/ops/log_probability.h, where it is derived, in the same order."""
     sizes, shape = _checked(op, d=d, n=n, k=k)
     direction = _check.choice(op, "rounding", rounding, ROUNDINGS) - 1
     all_, given, drawn = (size.expand(shape) for size in sizes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from sums import crowds, noise
+from max_window_sum import crowds, noise
 from timer import Row, check, seconds
 from torch import Tensor
 

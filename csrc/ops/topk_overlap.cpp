@@ -1,6 +1,6 @@
 // The k largest of a row without sorting it: the k-th largest of the maxima of many small groups is
 // at most the k-th largest value, so what lies below it is out, and few cells are left to rank.
-#include "overlap.h"
+#include "topk_overlap.h"
 
 #include <algorithm>
 #include <cmath>

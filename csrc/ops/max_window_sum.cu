@@ -1,5 +1,5 @@
 #include "../core/cuda.cuh"
-#include "sums.h"
+#include "max_window_sum.h"
 
 namespace pycc {
 namespace {

@@ -1,5 +1,5 @@
 #include "../core/cuda.cuh"
-#include "hits.h"
+#include "mask_hits.h"
 
 namespace pycc {
 namespace {

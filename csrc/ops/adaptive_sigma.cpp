@@ -1,5 +1,5 @@
 // Nearest neighbours by a balanced k-d tree with tight boxes, queried leaf by leaf.
-#include "sigma.h"
+#include "adaptive_sigma.h"
 
 #include <algorithm>
 #include <cmath>

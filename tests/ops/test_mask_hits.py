@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tensors import VIEWS, every_device, plain, views
 from torch import Tensor
 
-from pycc.ops import hits, keep_windows, mask_hits, mask_hits_reference, reference
+from pycc.ops import _native, keep_windows, mask_hits, mask_hits_reference, reference
 from pycc.random import Stream
 
 WORD_EDGES = [1, 2, 31, 32, 33, 63, 64, 65, 127, 128, 129]
@@ -177,7 +177,7 @@ def test_views_are_read_right(view, device: torch.device) -> None:
 
 
 def test_batches_on_cuda(device: torch.device, monkeypatch) -> None:
-    monkeypatch.setattr(hits, "_SCRATCH", 3 * 8 * 61)  # a few sets at a time
+    monkeypatch.setitem(mask_hits.__globals__, "_SCRATCH", 3 * 8 * 61)  # a few sets at a time
     shape = (30, 100)
     kept = [row[: m % 5] for m, row in enumerate(pixels(50, 5, shape))]
     expected = by_hand(as_masks(kept, shape), (7, 9))
@@ -195,7 +195,7 @@ def test_cuda_skips_what_is_no_pixel() -> None:
 
 
 def test_reference_runs_the_twin(monkeypatch) -> None:
-    monkeypatch.setattr(hits._native, "_module", None)
+    monkeypatch.setattr(_native, "_module", None)
     with reference():
         assert mask_hits(torch.tensor([[3]]), (2, 3), 1).tolist() == [1, 1, 0]
 

@@ -1,5 +1,5 @@
 #include "../core/cuda.cuh"
-#include "density.h"
+#include "density_map.h"
 
 namespace pycc {
 namespace {

@@ -1,4 +1,4 @@
-#include "hits.h"
+#include "mask_hits.h"
 
 #include <algorithm>
 #include <cstring>

@@ -19,7 +19,7 @@
 #include <cstdint>
 
 #include "../core/device.h"
-#include "sums.h"
+#include "max_window_sum.h"
 
 namespace pycc {
 

@@ -1,4 +1,4 @@
-#include "windows.h"
+#include "keep_windows.h"
 
 #include <algorithm>
 #include <cstring>

@@ -4,9 +4,10 @@
 // A bound is a sum in float32 of max(value, 0), enlarged by the rounding that it may have lost:
 // more and larger terms never have a smaller sum, rounded or not. A window that holds NaN or +inf
 // has an infinite bound and is never left out. The sums that decide are computed in the one order
-// of sums.h, whatever is left out around them. Where all windows are much alike, the bounds of
-// tiles leave out little; then each window is bounded by itself, which costs half of its sum.
-#include "sums.h"
+// of max_window_sum.h, whatever is left out around them. Where all windows are much alike, the
+// bounds of tiles leave out little; then each window is bounded by itself, which costs half of its
+// sum.
+#include "max_window_sum.h"
 
 #include <algorithm>
 #include <cmath>
@@ -17,7 +18,7 @@
 #include "../core/memory.h"
 #include "../core/parallel.h"
 #include "../core/simd.h"
-#include "window_sums.h"
+#include "../core/window_sums.h"
 
 namespace pycc {
 namespace {

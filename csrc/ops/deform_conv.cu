@@ -1,5 +1,5 @@
 #include "../core/cuda.cuh"
-#include "deform.h"
+#include "deform_conv.h"
 
 namespace pycc {
 namespace {

@@ -2,7 +2,7 @@
 
 #include <cstring>
 
-#include "../core/simd.h"
+#include "simd.h"
 
 namespace pycc::window_sums {
 namespace {

@@ -1,4 +1,4 @@
-#include "bounds.h"
+#include "log_probability.h"
 
 #include <algorithm>
 

@@ -1,5 +1,5 @@
 #include "../core/cuda.cuh"
-#include "bounds.h"
+#include "log_probability.h"
 
 namespace pycc {
 namespace {

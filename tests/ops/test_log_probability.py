@@ -20,7 +20,7 @@ from pycc.ops import (
     log_probability_untouched,
     log_probability_untouched_reference,
 )
-from pycc.ops.bounds import _STIRLING_ERROR, MAX_POPULATION, ROUNDINGS
+from pycc.ops.log_probability import _STIRLING_ERROR, MAX_POPULATION, ROUNDINGS
 
 KERNELS = [log_probability_untouched, log_probability_inside]
 TWINS = [log_probability_untouched_reference, log_probability_inside_reference]

@@ -1,4 +1,4 @@
-#include "paste.h"
+#include "paste_patch.h"
 
 #include <algorithm>
 #include <cstring>

@@ -1,5 +1,5 @@
 #include "../core/cuda.cuh"
-#include "pairs.h"
+#include "max_pair_sum.h"
 
 namespace pycc {
 namespace {

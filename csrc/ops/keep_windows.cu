@@ -1,5 +1,5 @@
 #include "../core/cuda.cuh"
-#include "windows.h"
+#include "keep_windows.h"
 
 namespace pycc {
 namespace {

@@ -1,5 +1,5 @@
 #include "../core/cuda.cuh"
-#include "sigma.h"
+#include "adaptive_sigma.h"
 
 namespace pycc {
 namespace {

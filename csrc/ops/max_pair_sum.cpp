@@ -5,7 +5,7 @@
 // reach its sum together with the fullest; from the fullest on, each is paired with those after it
 // for as long as both reach the best sum so far. Where that is many, it is paired with all instead,
 // tile after tile of places: what it shares with every window of a tile bounds all of their unions.
-#include "pairs.h"
+#include "max_pair_sum.h"
 
 #include <algorithm>
 #include <cmath>

@@ -9,7 +9,7 @@ from tensors import every_device, noise, views
 from torch import Tensor
 
 from pycc.ops import paste_patch, paste_patch_reference
-from pycc.ops.paste import SAMPLINGS
+from pycc.ops.paste_patch import SAMPLINGS
 from pycc.random import Stream
 
 PLACE = torch.zeros(2, 2, dtype=torch.long)

@@ -1,4 +1,4 @@
-#include "deform.h"
+#include "deform_conv.h"
 
 #include <algorithm>
 

@@ -1,4 +1,4 @@
-#include "density.h"
+#include "density_map.h"
 
 #include <algorithm>
 #include <vector>
