@@ -1,8 +1,4 @@
-// The compiled module: a list of exports. Tensors come as addresses that pycc.ops has checked.
-#include <pybind11/pybind11.h>
-
-#include <cstdint>
-
+// The compiled module: a table of contents. What Python passes is deduced in bind.h.
 #include "../core/simd.h"
 #include "../ops/ablate.h"
 #include "../ops/adaptive_sigma.h"
@@ -15,21 +11,21 @@
 #include "../ops/max_window_sum.h"
 #include "../ops/paste_patch.h"
 #include "../ops/topk_overlap.h"
+#include "bind.h"
 
-namespace py = pybind11;
 using namespace pycc;
+using namespace pycc::binding;
+using density_map::Boundary;
+using log_probability::Event;
+using log_probability::Rounding;
+using paste_patch::Sampling;
 
-namespace {
-
-template <class T>
-T* pointer(std::uintptr_t address) {
-    return reinterpret_cast<T*>(address);
-}
-
-using Address = std::uintptr_t;
-using Int = std::int64_t;
-
-}  // namespace
+#if defined(PYCC_CUDA)
+#define PYCC_KERNEL(name, cpu, cuda) kernel(m, name "_cpu", &cpu), kernel(m, name "_cuda", &cuda)
+#else
+#define PYCC_KERNEL(name, cpu, cuda) kernel(m, name "_cpu", &cpu)
+#define PYCC_CUDA_VERSION py::none()
+#endif
 
 PYBIND11_MODULE(_pycc, m) {
     m.doc() = "Compiled kernels of pycc; use pycc.ops.";
@@ -37,398 +33,59 @@ PYBIND11_MODULE(_pycc, m) {
     m.attr("compiler") = PYCC_COMPILER;
     m.attr("flags") = PYCC_FLAGS;
     m.attr("simd") = PYCC_SIMD_NAME;
-    m.attr("max_neighbours") = kMaxNeighbours;
-    m.attr("max_population") = kMaxPopulation;
-    const auto no_gil = py::call_guard<py::gil_scoped_release>();
-
-    py::class_<Ablation>(m, "Ablation")
-        .def(py::init([](Int images, Int channels, Int plane, Int draws, Int kept, bool by_element,
-                         Int seed, Int first_image, Int first_draw) {
-            return Ablation{images,
-                            channels,
-                            plane,
-                            draws,
-                            kept,
-                            by_element,
-                            static_cast<std::uint64_t>(seed),
-                            first_image,
-                            first_draw};
-        }))
-        .def_property_readonly("size", &Ablation::size);
-    m.def(
-        "ablate_cpu",
-        [](Address out, Address images, Address fill, const Ablation& ablation, int threads) {
-            ablate_cpu(pointer<float>(out), pointer<const float>(images),
-                       pointer<const float>(fill), ablation, threads);
-        },
-        no_gil);
-    m.def(
-        "ablate_backward_cpu",
-        [](Address grad_images, Address grad_out, const Ablation& ablation, int threads) {
-            ablate_backward_cpu(pointer<float>(grad_images), pointer<const float>(grad_out),
-                                ablation, threads);
-        },
-        no_gil);
-    m.def(
-        "ablation_indices_cpu",
-        [](Address indices, const Ablation& ablation, int threads) {
-            ablation_indices_cpu(pointer<Int>(indices), ablation, threads);
-        },
-        no_gil);
-    py::class_<Draws>(m, "Draws")
-        .def(py::init([](Address population, Address given, Address drawn, Int population_step,
-                         Int given_step, Int drawn_step, Int count) {
-            return Draws{pointer<const Int>(population),
-                         pointer<const Int>(given),
-                         pointer<const Int>(drawn),
-                         population_step,
-                         given_step,
-                         drawn_step,
-                         count};
-        }));
-    py::class_<DeformSizes>(m, "DeformSizes")
-        .def(py::init([](Int images, Int channels, Int height, Int width, Int outputs) {
-            return DeformSizes{images, channels, height, width, outputs};
-        }));
-    m.def(
-        "deform_conv_cpu",
-        [](Address out, Address x, Address offset, Address weight, const DeformSizes& sizes,
-           int threads) {
-            deform_conv_cpu(pointer<float>(out), pointer<const float>(x),
-                            pointer<const float>(offset), pointer<const float>(weight), sizes,
-                            threads);
-        },
-        no_gil);
-    m.def(
-        "deform_conv_grad_x_cpu",
-        [](Address grad_x, Address grad_out, Address offset, Address weight,
-           const DeformSizes& sizes, int threads) {
-            deform_conv_grad_x_cpu(pointer<float>(grad_x), pointer<const float>(grad_out),
-                                   pointer<const float>(offset), pointer<const float>(weight),
-                                   sizes, threads);
-        },
-        no_gil);
-    m.def(
-        "deform_conv_grad_offset_cpu",
-        [](Address grad_offset, Address grad_out, Address x, Address offset, Address weight,
-           const DeformSizes& sizes, int threads) {
-            deform_conv_grad_offset_cpu(pointer<float>(grad_offset), pointer<const float>(grad_out),
-                                        pointer<const float>(x), pointer<const float>(offset),
-                                        pointer<const float>(weight), sizes, threads);
-        },
-        no_gil);
-    m.def(
-        "deform_conv_grad_weight_cpu",
-        [](Address grad_weight, Address grad_out, Address x, Address offset,
-           const DeformSizes& sizes, int threads) {
-            deform_conv_grad_weight_cpu(pointer<float>(grad_weight), pointer<const float>(grad_out),
-                                        pointer<const float>(x), pointer<const float>(offset),
-                                        sizes, threads);
-        },
-        no_gil);
-    m.def(
-        "density_map_cpu",
-        [](Address map, Address pixels, Address sigma, Int count, Int height, Int width, Int stride,
-           double truncate, int boundary, int threads) {
-            density_map_cpu(pointer<float>(map), pointer<const Int>(pixels),
-                            pointer<const double>(sigma), count, height, width, stride, truncate,
-                            static_cast<Boundary>(boundary), threads);
-        },
-        no_gil);
-    m.def(
-        "adaptive_sigma_cpu",
-        [](Address sigma, Address points, Int count, int neighbours, double beta, int threads) {
-            adaptive_sigma_cpu(pointer<float>(sigma), pointer<const double>(points), count,
-                               neighbours, beta, threads);
-        },
-        no_gil);
-    m.def(
-        "log_probability_cpu",
-        [](Address out, const Draws& draws, int event, int rounding, int threads) {
-            log_probability_cpu(pointer<double>(out), draws, static_cast<Event>(event),
-                                static_cast<Rounding>(rounding), threads);
-        },
-        no_gil);
-
-    py::class_<PasteSizes>(m, "PasteSizes")
-        .def(py::init([](Int images, Int channels, Int height, Int width, Int patch_height,
-                         Int patch_width, Int patches) {
-            return PasteSizes{images, channels, height, width, patch_height, patch_width, patches};
-        }));
-    m.def(
-        "paste_patch_cpu",
-        [](Address out, Address images, Address patch, Address mask, Address top_left,
-           Address transform, const PasteSizes& sizes, int sampling, int threads) {
-            paste_patch_cpu(pointer<float>(out), pointer<const float>(images),
-                            pointer<const float>(patch), pointer<const std::uint8_t>(mask),
-                            pointer<const Int>(top_left), pointer<const double>(transform), sizes,
-                            static_cast<Sampling>(sampling), threads);
-        },
-        no_gil);
-    m.def(
-        "paste_patch_backward_cpu",
-        [](Address grad_patch, Address grad_out, Address patch, Address mask, Address top_left,
-           Address transform, const PasteSizes& sizes, int sampling, int threads) {
-            paste_patch_backward_cpu(pointer<float>(grad_patch), pointer<const float>(grad_out),
-                                     pointer<const float>(patch), pointer<const std::uint8_t>(mask),
-                                     pointer<const Int>(top_left), pointer<const double>(transform),
-                                     sizes, static_cast<Sampling>(sampling), threads);
-        },
-        no_gil);
-    m.def(
-        "topk_overlap_cpu",
-        [](Address overlap, Address a, Address b, Int rows, Int cells, Int k, int threads) {
-            topk_overlap_cpu(pointer<Int>(overlap), pointer<const float>(a),
-                             pointer<const float>(b), rows, cells, k, threads);
-        },
-        no_gil);
-    py::class_<SumSizes>(m, "SumSizes")
-        .def(py::init([](Int maps, Int height, Int width, Int window_height, Int window_width) {
-            return SumSizes{maps, height, width, window_height, window_width};
-        }));
-    m.def(
-        "max_window_sum_cpu",
-        [](Address sum, Address place, Address maps, const SumSizes& sizes, int threads) {
-            max_window_sum_cpu(pointer<double>(sum), pointer<Int>(place),
-                               pointer<const float>(maps), sizes, threads);
-        },
-        no_gil);
-
-    m.def(
-        "max_pair_sum_cpu",
-        [](Address value, Address places, Address maps, Address allowance, const SumSizes& sizes,
-           int threads) {
-            max_pair_sum_cpu(pointer<double>(value), pointer<Int>(places),
-                             pointer<const float>(maps), pointer<const double>(allowance), sizes,
-                             threads);
-        },
-        no_gil);
-
-    py::class_<HitSizes>(m, "HitSizes")
-        .def(py::init([](Int sets, Int height, Int width, Int patch_height, Int patch_width) {
-            return HitSizes{sets, height, width, patch_height, patch_width};
-        }));
-    m.def(
-        "mask_hits_cpu",
-        [](Address worst, Address indices, Address offsets, const HitSizes& sizes, int threads) {
-            mask_hits_cpu(pointer<Int>(worst), pointer<const Int>(indices),
-                          pointer<const Int>(offsets), sizes, threads);
-        },
-        no_gil);
-    m.def(
-        "mask_hits_dense_cpu",
-        [](Address worst, Address masks, const HitSizes& sizes, int threads) {
-            mask_hits_dense_cpu(pointer<Int>(worst), pointer<const std::uint8_t>(masks), sizes,
-                                threads);
-        },
-        no_gil);
-
-    py::class_<WindowSizes>(m, "WindowSizes")
-        .def(py::init([](Int images, Int windows, Int channels, Int height, Int width,
-                         Int window_height, Int window_width) {
-            return WindowSizes{images, windows,       channels,    height,
-                               width,  window_height, window_width};
-        }));
-    m.def(
-        "keep_windows_cpu",
-        [](Address out, Address images, Address top_left, Address fill, const WindowSizes& sizes,
-           int threads) {
-            keep_windows_cpu(pointer<float>(out), pointer<const float>(images),
-                             pointer<const Int>(top_left), pointer<const float>(fill), sizes,
-                             threads);
-        },
-        no_gil);
-    m.def(
-        "keep_windows_backward_cpu",
-        [](Address grad_images, Address grad_out, Address top_left, const WindowSizes& sizes,
-           int threads) {
-            keep_windows_backward_cpu(pointer<float>(grad_images), pointer<const float>(grad_out),
-                                      pointer<const Int>(top_left), sizes, threads);
-        },
-        no_gil);
-
-#if defined(PYCC_CUDA)
     m.attr("cuda") = PYCC_CUDA_VERSION;
-    m.attr("head_axes_bytes") = sizeof(HeadAxes);
-    m.def(
-        "ablate_cuda",
-        [](Address out, Address bits, Address images, Address fill, const Ablation& ablation,
-           Address stream) {
-            ablate_cuda(pointer<float>(out), pointer<std::uint32_t>(bits),
-                        pointer<const float>(images), pointer<const float>(fill), ablation,
-                        reinterpret_cast<cudaStream_t>(stream));
-        },
-        no_gil);
-    m.def(
-        "ablate_backward_cuda",
-        [](Address grad_images, Address bits, Address grad_out, const Ablation& ablation,
-           Address stream) {
-            ablate_backward_cuda(pointer<float>(grad_images), pointer<std::uint32_t>(bits),
-                                 pointer<const float>(grad_out), ablation,
-                                 reinterpret_cast<cudaStream_t>(stream));
-        },
-        no_gil);
-    m.def(
-        "ablation_indices_cuda",
-        [](Address indices, Address bits, const Ablation& ablation, Address stream) {
-            ablation_indices_cuda(pointer<Int>(indices), pointer<std::uint32_t>(bits), ablation,
-                                  reinterpret_cast<cudaStream_t>(stream));
-        },
-        no_gil);
-    m.def(
-        "deform_conv_cuda",
-        [](Address out, Address x, Address offset, Address weight, const DeformSizes& sizes,
-           Address stream) {
-            deform_conv_cuda(pointer<float>(out), pointer<const float>(x),
-                             pointer<const float>(offset), pointer<const float>(weight), sizes,
-                             reinterpret_cast<cudaStream_t>(stream));
-        },
-        no_gil);
-    m.def(
-        "deform_conv_grad_x_cuda",
-        [](Address grad_x, Address grad_out, Address offset, Address weight,
-           const DeformSizes& sizes, Address stream) {
-            deform_conv_grad_x_cuda(pointer<float>(grad_x), pointer<const float>(grad_out),
-                                    pointer<const float>(offset), pointer<const float>(weight),
-                                    sizes, reinterpret_cast<cudaStream_t>(stream));
-        },
-        no_gil);
-    m.def(
-        "deform_conv_grad_offset_cuda",
-        [](Address grad_offset, Address grad_out, Address x, Address offset, Address weight,
-           const DeformSizes& sizes, Address stream) {
-            deform_conv_grad_offset_cuda(pointer<float>(grad_offset),
-                                         pointer<const float>(grad_out), pointer<const float>(x),
-                                         pointer<const float>(offset), pointer<const float>(weight),
-                                         sizes, reinterpret_cast<cudaStream_t>(stream));
-        },
-        no_gil);
-    m.def(
-        "deform_conv_grad_weight_cuda",
-        [](Address grad_weight, Address grad_out, Address x, Address offset,
-           const DeformSizes& sizes, Address stream) {
-            deform_conv_grad_weight_cuda(pointer<float>(grad_weight),
-                                         pointer<const float>(grad_out), pointer<const float>(x),
-                                         pointer<const float>(offset), sizes,
-                                         reinterpret_cast<cudaStream_t>(stream));
-        },
-        no_gil);
-    m.def(
-        "density_map_cuda",
-        [](Address map, Address axes, Address pixels, Address sigma, Int count, Int height,
-           Int width, Int stride, double truncate, int boundary, Address stream) {
-            density_map_cuda(pointer<float>(map), pointer<HeadAxes>(axes),
-                             pointer<const Int>(pixels), pointer<const double>(sigma), count,
-                             height, width, stride, truncate, static_cast<Boundary>(boundary),
-                             reinterpret_cast<cudaStream_t>(stream));
-        },
-        no_gil);
-    m.def(
-        "adaptive_sigma_cuda",
-        [](Address sigma, Address points, Int count, int neighbours, double beta, Address stream) {
-            adaptive_sigma_cuda(pointer<float>(sigma), pointer<const double>(points), count,
-                                neighbours, beta, reinterpret_cast<cudaStream_t>(stream));
-        },
-        no_gil);
-    m.def(
-        "paste_patch_cuda",
-        [](Address out, Address images, Address patch, Address mask, Address top_left,
-           Address transform, const PasteSizes& sizes, int sampling, Address stream) {
-            paste_patch_cuda(pointer<float>(out), pointer<const float>(images),
-                             pointer<const float>(patch), pointer<const std::uint8_t>(mask),
-                             pointer<const Int>(top_left), pointer<const double>(transform), sizes,
-                             static_cast<Sampling>(sampling),
-                             reinterpret_cast<cudaStream_t>(stream));
-        },
-        no_gil);
-    m.def(
-        "paste_patch_backward_cuda",
-        [](Address grad_patch, Address grad_out, Address patch, Address mask, Address top_left,
-           Address transform, const PasteSizes& sizes, int sampling, Address stream) {
-            paste_patch_backward_cuda(
-                pointer<float>(grad_patch), pointer<const float>(grad_out),
-                pointer<const float>(patch), pointer<const std::uint8_t>(mask),
-                pointer<const Int>(top_left), pointer<const double>(transform), sizes,
-                static_cast<Sampling>(sampling), reinterpret_cast<cudaStream_t>(stream));
-        },
-        no_gil);
-    m.def(
-        "log_probability_cuda",
-        [](Address out, const Draws& draws, int event, int rounding, Address stream) {
-            log_probability_cuda(pointer<double>(out), draws, static_cast<Event>(event),
-                                 static_cast<Rounding>(rounding),
-                                 reinterpret_cast<cudaStream_t>(stream));
-        },
-        no_gil);
-    m.def("mask_hits_scratch", &mask_hits_scratch);
-    m.def(
-        "mask_hits_cuda",
-        [](Address hits, Address scratch, Address indices, Address offsets, Int first, Int last,
-           Int begin, Int end, const HitSizes& sizes, Address stream) {
-            mask_hits_cuda(pointer<std::int32_t>(hits), pointer<std::uint64_t>(scratch),
-                           pointer<const Int>(indices), pointer<const Int>(offsets), first, last,
-                           begin, end, sizes, reinterpret_cast<cudaStream_t>(stream));
-        },
-        no_gil);
-    m.def(
-        "mask_hits_dense_cuda",
-        [](Address hits, Address scratch, Address masks, Int first, Int last, const HitSizes& sizes,
-           Address stream) {
-            mask_hits_dense_cuda(pointer<std::int32_t>(hits), pointer<std::uint64_t>(scratch),
-                                 pointer<const std::uint8_t>(masks), first, last, sizes,
-                                 reinterpret_cast<cudaStream_t>(stream));
-        },
-        no_gil);
-    m.def(
-        "keep_windows_cuda",
-        [](Address out, Address images, Address top_left, Address fill, const WindowSizes& sizes,
-           Address stream) {
-            keep_windows_cuda(pointer<float>(out), pointer<const float>(images),
-                              pointer<const Int>(top_left), pointer<const float>(fill), sizes,
-                              reinterpret_cast<cudaStream_t>(stream));
-        },
-        no_gil);
-    m.def(
-        "keep_windows_backward_cuda",
-        [](Address grad_images, Address grad_out, Address top_left, const WindowSizes& sizes,
-           Address stream) {
-            keep_windows_backward_cuda(pointer<float>(grad_images), pointer<const float>(grad_out),
-                                       pointer<const Int>(top_left), sizes,
-                                       reinterpret_cast<cudaStream_t>(stream));
-        },
-        no_gil);
-    m.def(
-        "topk_overlap_cuda",
-        [](Address overlap, Address a, Address b, Int rows, Int cells, Int k, Address stream) {
-            topk_overlap_cuda(pointer<Int>(overlap), pointer<const float>(a),
-                              pointer<const float>(b), rows, cells, k,
-                              reinterpret_cast<cudaStream_t>(stream));
-        },
-        no_gil);
-    m.attr("max_shared_width") = kMaxSharedWidth;
-    m.def(
-        "max_window_sum_cuda",
-        [](Address sum, Address place, Address columns, Address tails, Address row_best,
-           Address maps, const SumSizes& sizes, Address stream) {
-            max_window_sum_cuda(pointer<double>(sum), pointer<Int>(place), pointer<double>(columns),
-                                pointer<double>(tails), pointer<BestWindow>(row_best),
-                                pointer<const float>(maps), sizes,
-                                reinterpret_cast<cudaStream_t>(stream));
-        },
-        no_gil);
-    m.def(
-        "max_pair_sum_cuda",
-        [](Address value, Address places, Address tables, Address sums, Address found,
-           Address fullest, Address least, Address maps, Address allowance, const SumSizes& sizes,
-           Address stream) {
-            max_pair_sum_cuda(pointer<double>(value), pointer<Int>(places), pointer<double>(tables),
-                              pointer<double>(sums), pointer<WindowPair>(found),
-                              pointer<BestWindow>(fullest), pointer<double>(least),
-                              pointer<const float>(maps), pointer<const double>(allowance), sizes,
-                              reinterpret_cast<cudaStream_t>(stream));
-        },
-        no_gil);
-#else
-    m.attr("cuda") = py::none();
-#endif
+    m.attr("max_neighbours") = adaptive_sigma::kMaxNeighbours;
+    m.attr("max_population") = log_probability::kMaxPopulation;
+    m.attr("max_shared_width") = max_window_sum::kMaxSharedWidth;
+    m.attr("head_axes_bytes") = sizeof(density_map::HeadAxes);
+    m.attr("best_window_bytes") = sizeof(window_sums::BestWindow);
+    m.attr("window_pair_bytes") = sizeof(max_pair_sum::WindowPair);
+    m.attr("kernels") = py::dict();
+
+    enumeration<Boundary>(m, "Boundary",
+                          {{"clip", Boundary::clip},
+                           {"renormalize", Boundary::renormalize},
+                           {"reflect", Boundary::reflect}});
+    enumeration<Event>(m, "Event", {{"untouched", Event::untouched}, {"inside", Event::inside}});
+    enumeration<Rounding>(
+        m, "Rounding",
+        {{"down", Rounding::down}, {"nearest", Rounding::nearest}, {"up", Rounding::up}});
+    enumeration<Sampling>(m, "Sampling",
+                          {{"single", Sampling::single}, {"nested", Sampling::nested}});
+
+    PYCC_STRUCT(m, ablate::Ablation, "Ablation", images, channels, plane, draws, kept, by_element,
+                seed, first_image, first_draw)
+        .def_property_readonly("words", &ablate::Ablation::words);
+    PYCC_STRUCT(m, deform_conv::Sizes, "DeformSizes", images, channels, height, width, outputs);
+    PYCC_STRUCT(m, keep_windows::Sizes, "WindowSizes", images, windows, channels, height, width,
+                window_height, window_width);
+    PYCC_STRUCT(m, log_probability::Steps, "Steps", population, given, drawn, count);
+    PYCC_STRUCT(m, mask_hits::Sizes, "HitSizes", sets, height, width, patch_height, patch_width)
+        .def_property_readonly("scratch_words", &mask_hits::scratch_words);
+    PYCC_STRUCT(m, paste_patch::Sizes, "PasteSizes", images, channels, height, width, patch_height,
+                patch_width, patches);
+    PYCC_STRUCT(m, window_sums::Sizes, "SumSizes", maps, height, width, window_height,
+                window_width);
+
+    PYCC_KERNEL("ablate", ablate::cpu, ablate::cuda);
+    PYCC_KERNEL("ablate_backward", ablate::backward_cpu, ablate::backward_cuda);
+    PYCC_KERNEL("ablation_indices", ablate::indices_cpu, ablate::indices_cuda);
+    PYCC_KERNEL("adaptive_sigma", adaptive_sigma::cpu, adaptive_sigma::cuda);
+    PYCC_KERNEL("deform_conv", deform_conv::cpu, deform_conv::cuda);
+    PYCC_KERNEL("deform_conv_grad_offset", deform_conv::grad_offset_cpu,
+                deform_conv::grad_offset_cuda);
+    PYCC_KERNEL("deform_conv_grad_weight", deform_conv::grad_weight_cpu,
+                deform_conv::grad_weight_cuda);
+    PYCC_KERNEL("deform_conv_grad_x", deform_conv::grad_x_cpu, deform_conv::grad_x_cuda);
+    PYCC_KERNEL("density_map", density_map::cpu, density_map::cuda);
+    PYCC_KERNEL("keep_windows", keep_windows::cpu, keep_windows::cuda);
+    PYCC_KERNEL("keep_windows_backward", keep_windows::backward_cpu, keep_windows::backward_cuda);
+    PYCC_KERNEL("log_probability", log_probability::cpu, log_probability::cuda);
+    PYCC_KERNEL("mask_hits", mask_hits::cpu, mask_hits::cuda);
+    PYCC_KERNEL("mask_hits_dense", mask_hits::dense_cpu, mask_hits::dense_cuda);
+    PYCC_KERNEL("max_pair_sum", max_pair_sum::cpu, max_pair_sum::cuda);
+    PYCC_KERNEL("max_window_sum", max_window_sum::cpu, max_window_sum::cuda);
+    PYCC_KERNEL("paste_patch", paste_patch::cpu, paste_patch::cuda);
+    PYCC_KERNEL("paste_patch_backward", paste_patch::backward_cpu, paste_patch::backward_cuda);
+    PYCC_KERNEL("topk_overlap", topk_overlap::cpu, topk_overlap::cuda);
 }

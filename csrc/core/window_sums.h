@@ -1,4 +1,14 @@
-// Sums of all windows of some places, in the order of max_window_sum.h, in float32 or float64.
+// Sums of all windows of a map, in float32 or float64 and always in the same order of additions:
+//
+//   column sums C[y][x]: rows in blocks of the window's height from row 0 on. A window that is a
+//   block takes the block's sum from its last row to its first; any other adds the sum of its
+//   rows in the upper block, from the last row up, and that of its rows in the lower block, from
+//   the first row down (van Herk, Gil and Werman).
+//
+//   row sums: S_1 = C, S_2m[x] = S_m[x] + S_m[x + m]. From the lowest bit m of the width to the
+//   highest, the sum of the bits so far moves m to the right: A[x] = S_m[x] + A[x + m].
+//
+// Nothing is subtracted, so a NaN or an infinity reaches its own windows only and nothing drifts.
 //
 // In float32 each value counts as max(value, 0), for upper bounds: NaN may count as 0 too, so a map
 // that has NaN is not to be bounded so.
@@ -7,9 +17,39 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "device.h"
 #include "memory.h"
 
 namespace pycc::window_sums {
+
+struct Sizes {
+    std::int64_t maps, height, width;
+    std::int64_t window_height, window_width;  // 1 to height, 1 to width
+
+    PYCC_HD std::int64_t rows() const { return height - window_height + 1; }  // places of a window
+    PYCC_HD std::int64_t cols() const { return width - window_width + 1; }
+};
+
+// The best window so far; NaN is the largest, of equal ones the lowest index wins.
+struct BestWindow {
+    double sum;
+    std::int64_t index;  // flat among the places; -1 for none yet
+
+    PYCC_HD void offer(double other, std::int64_t at) {
+        const bool nan = sum != sum, other_nan = other != other;
+        const bool equal = other == sum || (nan && other_nan);
+        const bool larger = (other_nan && !nan) || other > sum;
+        if (index < 0 || larger || (equal && at < index)) *this = {other, at};
+    }
+};
+
+// The better of two, either of which may be none yet.
+struct Better {
+    PYCC_HD BestWindow operator()(BestWindow a, const BestWindow& b) const {
+        if (b.index >= 0) a.offer(b.sum, b.index);
+        return a;
+    }
+};
 
 // Places of windows: rows [top, bottom), columns [left, right).
 struct Area {

@@ -10,7 +10,7 @@
 #include "../core/parallel.h"
 #include "../core/simd.h"
 
-namespace pycc {
+namespace pycc::ablate {
 namespace {
 
 using Bits = std::unique_ptr<std::uint32_t[]>;
@@ -195,8 +195,8 @@ constexpr std::int64_t kPerThread = 1 << 18;  // entries that are worth a thread
 
 }  // namespace
 
-void ablate_cpu(float* out, const float* images, const float* fill, const Ablation& ablation,
-                int threads) {
+void cpu(float* out, const float* images, const float* fill, const Ablation& ablation,
+         int threads) {
     const std::int64_t plane = ablation.plane, channels = ablation.channels;
     const std::int64_t planes = ablation.rows() * channels;
     if (planes * plane == 0) return;
@@ -231,8 +231,8 @@ void ablate_cpu(float* out, const float* images, const float* fill, const Ablati
         });
 }
 
-void ablate_backward_cpu(float* grad_images, const float* grad_out, const Ablation& ablation,
-                         int threads) {
+void backward_cpu(float* grad_images, const float* grad_out, const Ablation& ablation,
+                  int threads) {
     const std::int64_t plane = ablation.plane, channels = ablation.channels;
     const std::int64_t planes = ablation.images * channels;
     if (planes * plane == 0) return;
@@ -266,7 +266,7 @@ void ablate_backward_cpu(float* grad_images, const float* grad_out, const Ablati
                  });
 }
 
-void ablation_indices_cpu(std::int64_t* indices, const Ablation& ablation, int /* threads */) {
+void indices_cpu(std::int64_t* indices, const Ablation& ablation, int /* threads */) {
     if (ablation.kept == 0) return;
     if (sorts(ablation)) {
         list_sorted(indices, ablation, 0);
@@ -277,4 +277,4 @@ void ablation_indices_cpu(std::int64_t* indices, const Ablation& ablation, int /
     list_bits(indices, bits.get(), ablation);
 }
 
-}  // namespace pycc
+}  // namespace pycc::ablate

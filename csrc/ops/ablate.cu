@@ -2,7 +2,7 @@
 #include "../core/cuda.cuh"
 #include "ablate.h"
 
-namespace pycc {
+namespace pycc::ablate {
 namespace {
 
 constexpr int kThreads = 256;
@@ -11,22 +11,18 @@ constexpr int kMarkThreads = 1024;
 // One block a row: as long as entries are missing, its threads take that many words of the stream.
 __global__ void __launch_bounds__(kMarkThreads)
     mark_kernel(std::uint32_t* __restrict__ all_bits, Ablation ablation) {
-    __shared__ unsigned long long found;
     const std::int64_t words = ablation.words();
     const Bounded bounded(static_cast<std::uint64_t>(ablation.size()));
-    for (std::int64_t row = blockIdx.x; row < ablation.rows(); row += gridDim.x) {
+    for (const std::int64_t row : blocks_of_grid(ablation.rows())) {
         std::uint32_t* bits = all_bits + row * words;
-        for (std::int64_t i = threadIdx.x; i < words; i += kMarkThreads) bits[i] = 0;
-        if (threadIdx.x == 0) found = 0;
+        for (const std::int64_t i : threads_of_block(words)) bits[i] = 0;
         __syncthreads();
         const Stream stream = ablation.stream(row);
-        const std::int64_t wanted = ablation.marked();
-        std::int64_t begin = 0, missing = wanted;
+        std::int64_t begin = 0, missing = ablation.marked();
         while (missing > 0) {
             const std::int64_t end = begin + missing;
             unsigned int distinct = 0;
-            for (std::int64_t block = begin / 4 + threadIdx.x; 4 * block < end;
-                 block += kMarkThreads) {
+            for (const std::int64_t block : threads_of_block((end + 3) / 4, begin / 4)) {
                 const Words drawn = stream.block(static_cast<std::uint64_t>(block));
                 for (int lane = 0; lane < 4; ++lane) {
                     const std::int64_t word = 4 * block + lane;
@@ -37,11 +33,8 @@ __global__ void __launch_bounds__(kMarkThreads)
                     if ((atomicOr(bits + entry / 32, bit) & bit) == 0) ++distinct;
                 }
             }
-            if (distinct != 0) atomicAdd(&found, static_cast<unsigned long long>(distinct));
-            __syncthreads();
             begin = end;
-            missing = wanted - static_cast<std::int64_t>(found);
-            __syncthreads();  // all have read `found` before it grows again
+            missing -= fold_block<kMarkThreads>(distinct, Sum{});
         }
     }
 }
@@ -51,7 +44,7 @@ __global__ void blend_kernel(float* __restrict__ out, const std::uint32_t* __res
                              const float* __restrict__ images, const float* __restrict__ fill,
                              Ablation ablation) {
     const std::int64_t planes = ablation.rows() * ablation.channels;
-    for (std::int64_t i = blockIdx.y; i < planes; i += gridDim.y) {
+    for (const std::int64_t i : planes_of_grid(planes)) {
         const std::int64_t row = i / ablation.channels, c = i % ablation.channels;
         const std::uint32_t* bits = all_bits + row * ablation.words();
         const float* image =
@@ -60,8 +53,7 @@ __global__ void blend_kernel(float* __restrict__ out, const std::uint32_t* __res
         const std::int64_t first_bit = ablation.first_bit(c);
         const bool dropped = ablation.marks_dropped();
         const float other = fill[c];
-        for (std::int64_t at = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
-             at < ablation.plane; at += std::int64_t{gridDim.x} * kThreads) {
+        for (const std::int64_t at : threads_of_grid(ablation.plane)) {
             target[at] = bit_at(bits, first_bit + at) != dropped ? image[at] : other;
         }
     }
@@ -72,12 +64,11 @@ __global__ void sum_kernel(float* __restrict__ grad_images,
                            const std::uint32_t* __restrict__ all_bits,
                            const float* __restrict__ grad_out, Ablation ablation) {
     const std::int64_t planes = ablation.images * ablation.channels;
-    for (std::int64_t i = blockIdx.y; i < planes; i += gridDim.y) {
+    for (const std::int64_t i : planes_of_grid(planes)) {
         const std::int64_t n = i / ablation.channels, c = i % ablation.channels;
         const std::int64_t first_bit = ablation.first_bit(c);
         const bool dropped = ablation.marks_dropped();
-        for (std::int64_t at = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
-             at < ablation.plane; at += std::int64_t{gridDim.x} * kThreads) {
+        for (const std::int64_t at : threads_of_grid(ablation.plane)) {
             float sum = 0.0F;
             for (std::int64_t j = 0; j < ablation.draws; ++j) {
                 const std::int64_t row = n * ablation.draws + j;
@@ -129,39 +120,34 @@ void mark_rows(std::uint32_t* bits, const Ablation& ablation, cudaStream_t strea
     check_launch("ablate: mark");
 }
 
-dim3 grid_of(std::int64_t planes, std::int64_t plane) {
-    return {strided_blocks(plane, kThreads),
-            static_cast<unsigned int>(planes < 65535 ? planes : 65535)};
-}
-
 }  // namespace
 
-void ablate_cuda(float* out, std::uint32_t* bits, const float* images, const float* fill,
-                 const Ablation& ablation, cudaStream_t stream) {
+void cuda(float* out, std::uint32_t* bits, const float* images, const float* fill,
+          const Ablation& ablation, cudaStream_t stream) {
     const std::int64_t planes = ablation.rows() * ablation.channels;
     if (planes * ablation.plane == 0) return;
     mark_rows(bits, ablation, stream);
-    blend_kernel<<<grid_of(planes, ablation.plane), kThreads, 0, stream>>>(out, bits, images, fill,
-                                                                           ablation);
+    blend_kernel<<<strided_planes(ablation.plane, kThreads, planes), kThreads, 0, stream>>>(
+        out, bits, images, fill, ablation);
     check_launch("ablate");
 }
 
-void ablate_backward_cuda(float* grad_images, std::uint32_t* bits, const float* grad_out,
-                          const Ablation& ablation, cudaStream_t stream) {
+void backward_cuda(float* grad_images, std::uint32_t* bits, const float* grad_out,
+                   const Ablation& ablation, cudaStream_t stream) {
     const std::int64_t planes = ablation.images * ablation.channels;
     if (planes * ablation.plane == 0) return;
     mark_rows(bits, ablation, stream);
-    sum_kernel<<<grid_of(planes, ablation.plane), kThreads, 0, stream>>>(grad_images, bits,
-                                                                         grad_out, ablation);
+    sum_kernel<<<strided_planes(ablation.plane, kThreads, planes), kThreads, 0, stream>>>(
+        grad_images, bits, grad_out, ablation);
     check_launch("ablate backward");
 }
 
-void ablation_indices_cuda(std::int64_t* indices, std::uint32_t* bits, const Ablation& ablation,
-                           cudaStream_t stream) {
+void indices_cuda(std::int64_t* indices, std::uint32_t* bits, const Ablation& ablation,
+                  cudaStream_t stream) {
     if (ablation.kept == 0) return;
     mark_rows(bits, ablation, stream);
     list_kernel<<<1, kMarkThreads, 0, stream>>>(indices, bits, ablation);
     check_launch("ablation_indices");
 }
 
-}  // namespace pycc
+}  // namespace pycc::ablate

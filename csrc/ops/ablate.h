@@ -15,7 +15,7 @@
 #include <cuda_runtime.h>
 #endif
 
-namespace pycc {
+namespace pycc::ablate {
 
 constexpr std::uint32_t kAblationPurpose = 0x551A4F0FU;  // CRC-32 of "ablation"
 
@@ -43,28 +43,27 @@ struct Ablation {
 };
 
 // out = images where kept, fill elsewhere.
-void ablate_cpu(float* out /* [N*draws,C,plane] */, const float* images /* [N,C,plane] */,
-                const float* fill /* [C] */, const Ablation& ablation, int threads);
+void cpu(float* out /* [N*draws,C,plane] */, const float* images /* [N,C,plane] */,
+         const float* fill /* [C] */, const Ablation& ablation, int threads);
 
 // Sums of grad_out over the draws of an image, in their order, where they keep the entry.
-void ablate_backward_cpu(float* grad_images /* [N,C,plane] */,
-                         const float* grad_out /* [N*draws,C,plane] */, const Ablation& ablation,
-                         int threads);
+void backward_cpu(float* grad_images /* [N,C,plane] */,
+                  const float* grad_out /* [N*draws,C,plane] */, const Ablation& ablation,
+                  int threads);
 
 // The kept indices of the first row, ascending.
-void ablation_indices_cpu(std::int64_t* indices /* [kept] */, const Ablation& ablation,
-                          int threads);
+void indices_cpu(std::int64_t* indices /* [kept] */, const Ablation& ablation, int threads);
 
 #if defined(PYCC_CUDA)
 // bits: scratch, overwritten.
-void ablate_cuda(float* out, std::uint32_t* bits /* [N*draws,words] */, const float* images,
-                 const float* fill, const Ablation& ablation, cudaStream_t stream);
+void cuda(float* out, std::uint32_t* bits /* [N*draws,words] */, const float* images,
+          const float* fill, const Ablation& ablation, cudaStream_t stream);
 
-void ablate_backward_cuda(float* grad_images, std::uint32_t* bits /* [N*draws,words] */,
-                          const float* grad_out, const Ablation& ablation, cudaStream_t stream);
+void backward_cuda(float* grad_images, std::uint32_t* bits /* [N*draws,words] */,
+                   const float* grad_out, const Ablation& ablation, cudaStream_t stream);
 
-void ablation_indices_cuda(std::int64_t* indices, std::uint32_t* bits /* [words] */,
-                           const Ablation& ablation, cudaStream_t stream);
+void indices_cuda(std::int64_t* indices, std::uint32_t* bits /* [words] */,
+                  const Ablation& ablation, cudaStream_t stream);
 #endif
 
-}  // namespace pycc
+}  // namespace pycc::ablate

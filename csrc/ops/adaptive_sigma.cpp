@@ -8,7 +8,7 @@
 
 #include "../core/parallel.h"
 
-namespace pycc {
+namespace pycc::adaptive_sigma {
 namespace {
 
 struct Point {
@@ -153,8 +153,8 @@ void leaf_sigma(float* sigma, const Tree& tree, std::int64_t home, double beta,
 
 }  // namespace
 
-void adaptive_sigma_cpu(float* sigma, const double* points, std::int64_t count, int neighbours,
-                        double beta, int threads) {
+void cpu(float* sigma, const double* points, std::int64_t count, int neighbours, double beta,
+         int threads) {
     const int wanted = static_cast<int>(std::min<std::int64_t>(neighbours, count - 1));
     const Tree tree(points, count, leaf_size(wanted));
     std::vector<std::int64_t> leaves;
@@ -174,4 +174,4 @@ void adaptive_sigma_cpu(float* sigma, const double* points, std::int64_t count, 
                  });
 }
 
-}  // namespace pycc
+}  // namespace pycc::adaptive_sigma

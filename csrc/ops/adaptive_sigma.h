@@ -10,7 +10,7 @@
 #include <cuda_runtime.h>
 #endif
 
-namespace pycc {
+namespace pycc::adaptive_sigma {
 
 constexpr int kMaxNeighbours = 32;
 
@@ -42,12 +42,12 @@ class Nearest {
 
 // sigma[i] = beta * mean distance from point i to its nearest `neighbours` others (all others if
 // fewer). Exact: a k-d tree finds them. 2 <= count, 1 <= neighbours <= kMaxNeighbours.
-void adaptive_sigma_cpu(float* sigma /* [count] */, const double* points /* [count,2] */,
-                        std::int64_t count, int neighbours, double beta, int threads);
+void cpu(float* sigma /* [count] */, const double* points /* [count,2] */, std::int64_t count,
+         int neighbours, double beta, int threads);
 
 #if defined(PYCC_CUDA)
-void adaptive_sigma_cuda(float* sigma /* [count] */, const double* points /* [count,2] */,
-                         std::int64_t count, int neighbours, double beta, cudaStream_t stream);
+void cuda(float* sigma /* [count] */, const double* points /* [count,2] */, std::int64_t count,
+          int neighbours, double beta, cudaStream_t stream);
 #endif
 
-}  // namespace pycc
+}  // namespace pycc::adaptive_sigma

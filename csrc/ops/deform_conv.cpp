@@ -6,15 +6,15 @@
 #include "../core/parallel.h"
 #include "../core/simd.h"
 
-namespace pycc {
+namespace pycc::deform_conv {
 namespace {
 
 // sums[c % 32] += factor * a[c] * b[c] for all channels c.
 inline void add_products(double* sums /* [32] */, double factor, const float* a /* [C] */,
                          const float* b /* [C] */, std::int64_t channels) {
     std::int64_t c = 0;
-    for (; c + kDeformLanes <= channels; c += kDeformLanes) {
-        for (std::int64_t lane = 0; lane < kDeformLanes; ++lane) {
+    for (; c + kLanes <= channels; c += kLanes) {
+        for (std::int64_t lane = 0; lane < kLanes; ++lane) {
             sums[lane] +=
                 factor * static_cast<double>(a[c + lane]) * static_cast<double>(b[c + lane]);
         }
@@ -32,25 +32,23 @@ inline void fold(double* sums /* [rows,width] */, std::int64_t rows, std::int64_
 }
 
 PYCC_SIMD void convolve(std::int64_t begin, std::int64_t end, float* out, const float* x,
-                        const float* offset, const float* weight,
-                        const DeformSizes& sizes) noexcept {
+                        const float* offset, const float* weight, const Sizes& sizes) noexcept {
     const std::int64_t channels = sizes.channels, cells = sizes.cells();
     for (std::int64_t i = begin; i < end; ++i) {  // over [N,H,W]
         const std::int64_t cell = i % cells, row = cell / sizes.width, col = cell % sizes.width;
         const float* image = x + (i - cell) * channels;
         for (std::int64_t o = 0; o < sizes.outputs; ++o) {
-            alignas(64) double sums[kDeformLanes] = {};
-            for (std::int64_t k = 0; k < kDeformTaps; ++k) {
-                const DeformTap tap =
-                    read_tap(offset + (i * kDeformTaps + k) * 2, row, col, k, sizes);
-                const float* kernel = weight + (o * kDeformTaps + k) * channels;
+            alignas(64) double sums[kLanes] = {};
+            for (std::int64_t k = 0; k < kTaps; ++k) {
+                const Tap tap = read_tap(offset + (i * kTaps + k) * 2, row, col, k, sizes);
+                const float* kernel = weight + (o * kTaps + k) * channels;
                 for (int corner = 0; corner < 4; ++corner) {
                     if (tap.weight[corner] == 0.0) continue;  // counts for nothing, NaN neither
                     add_products(sums, tap.weight[corner], kernel,
                                  image + tap.pixel[corner] * channels, channels);
                 }
             }
-            fold(sums, kDeformLanes, 1);
+            fold(sums, kLanes, 1);
             out[i * sizes.outputs + o] = static_cast<float>(sums[0]);
         }
     }
@@ -60,19 +58,18 @@ PYCC_SIMD void convolve(std::int64_t begin, std::int64_t end, float* out, const 
 // them in the order of cells and taps.
 PYCC_SIMD void scatter(std::int64_t n, std::int64_t first, std::int64_t lanes, float* grad_x,
                        double* sums /* [H,W,lanes], scratch */, const float* grad_out,
-                       const float* offset, const float* weight,
-                       const DeformSizes& sizes) noexcept {
+                       const float* offset, const float* weight, const Sizes& sizes) noexcept {
     const std::int64_t channels = sizes.channels, cells = sizes.cells();
     std::fill(sums, sums + cells * lanes, 0.0);
     for (std::int64_t cell = 0; cell < cells; ++cell) {
         const std::int64_t i = n * cells + cell;
-        for (std::int64_t k = 0; k < kDeformTaps; ++k) {
-            const DeformTap tap = read_tap(offset + (i * kDeformTaps + k) * 2, cell / sizes.width,
-                                           cell % sizes.width, k, sizes);
-            alignas(64) double grad[kDeformLanes] = {};  // of the tap's blend
+        for (std::int64_t k = 0; k < kTaps; ++k) {
+            const Tap tap = read_tap(offset + (i * kTaps + k) * 2, cell / sizes.width,
+                                     cell % sizes.width, k, sizes);
+            alignas(64) double grad[kLanes] = {};  // of the tap's blend
             for (std::int64_t o = 0; o < sizes.outputs; ++o) {
                 const double upstream = static_cast<double>(grad_out[i * sizes.outputs + o]);
-                const float* kernel = weight + (o * kDeformTaps + k) * channels + first;
+                const float* kernel = weight + (o * kTaps + k) * channels + first;
                 for (std::int64_t lane = 0; lane < lanes; ++lane) {
                     grad[lane] += upstream * static_cast<double>(kernel[lane]);
                 }
@@ -96,24 +93,24 @@ PYCC_SIMD void scatter(std::int64_t n, std::int64_t first, std::int64_t lanes, f
 
 PYCC_SIMD void differentiate(std::int64_t begin, std::int64_t end, float* grad_offset,
                              const float* grad_out, const float* x, const float* offset,
-                             const float* weight, const DeformSizes& sizes) noexcept {
+                             const float* weight, const Sizes& sizes) noexcept {
     const std::int64_t channels = sizes.channels, cells = sizes.cells();
     for (std::int64_t i = begin; i < end; ++i) {  // over [N,H,W]
         const std::int64_t cell = i % cells, row = cell / sizes.width, col = cell % sizes.width;
         const float* image = x + (i - cell) * channels;
-        for (std::int64_t k = 0; k < kDeformTaps; ++k) {
-            const std::int64_t at = (i * kDeformTaps + k) * 2;
-            const DeformTap tap = read_tap(offset + at, row, col, k, sizes);
+        for (std::int64_t k = 0; k < kTaps; ++k) {
+            const std::int64_t at = (i * kTaps + k) * 2;
+            const Tap tap = read_tap(offset + at, row, col, k, sizes);
             double down = 0.0, right = 0.0;
             for (int corner = 0; corner < 4; ++corner) {
                 if (tap.down[corner] == 0.0 && tap.right[corner] == 0.0) continue;
-                alignas(64) double sums[kDeformLanes] = {};  // the gradient by the corner's weight
+                alignas(64) double sums[kLanes] = {};  // the gradient by the corner's weight
                 for (std::int64_t o = 0; o < sizes.outputs; ++o) {
                     add_products(sums, static_cast<double>(grad_out[i * sizes.outputs + o]),
-                                 weight + (o * kDeformTaps + k) * channels,
+                                 weight + (o * kTaps + k) * channels,
                                  image + tap.pixel[corner] * channels, channels);
                 }
-                fold(sums, kDeformLanes, 1);
+                fold(sums, kLanes, 1);
                 if (tap.down[corner] != 0.0) down += tap.down[corner] * sums[0];
                 if (tap.right[corner] != 0.0) right += tap.right[corner] * sums[0];
             }
@@ -126,15 +123,15 @@ PYCC_SIMD void differentiate(std::int64_t begin, std::int64_t end, float* grad_o
 // Up to 32 channels of one tap of one output's kernel: a sum over all cells of all images.
 PYCC_SIMD void correlate(std::int64_t o, std::int64_t k, std::int64_t first, std::int64_t lanes,
                          float* grad_weight, const float* grad_out, const float* x,
-                         const float* offset, const DeformSizes& sizes) noexcept {
+                         const float* offset, const Sizes& sizes) noexcept {
     const std::int64_t channels = sizes.channels, cells = sizes.cells();
-    alignas(64) double sums[kDeformSlices * kDeformLanes] = {};
+    alignas(64) double sums[kSlices * kLanes] = {};
     for (std::int64_t i = 0; i < sizes.images * cells; ++i) {
         const std::int64_t cell = i % cells;
-        const DeformTap tap = read_tap(offset + (i * kDeformTaps + k) * 2, cell / sizes.width,
-                                       cell % sizes.width, k, sizes);
+        const Tap tap = read_tap(offset + (i * kTaps + k) * 2, cell / sizes.width,
+                                 cell % sizes.width, k, sizes);
         const double upstream = static_cast<double>(grad_out[i * sizes.outputs + o]);
-        double* target = sums + i % kDeformSlices * kDeformLanes;
+        double* target = sums + i % kSlices * kLanes;
         for (int corner = 0; corner < 4; ++corner) {
             if (tap.weight[corner] == 0.0) continue;
             const double factor = upstream * tap.weight[corner];
@@ -144,10 +141,9 @@ PYCC_SIMD void correlate(std::int64_t o, std::int64_t k, std::int64_t first, std
             }
         }
     }
-    fold(sums, kDeformSlices, kDeformLanes);
+    fold(sums, kSlices, kLanes);
     for (std::int64_t lane = 0; lane < lanes; ++lane) {
-        grad_weight[(o * kDeformTaps + k) * channels + first + lane] =
-            static_cast<float>(sums[lane]);
+        grad_weight[(o * kTaps + k) * channels + first + lane] = static_cast<float>(sums[lane]);
     }
 }
 
@@ -156,32 +152,32 @@ std::int64_t grain_of(std::int64_t products) {
     return std::max<std::int64_t>(200'000 / std::max<std::int64_t>(products, 1), 1);
 }
 
-std::int64_t blocks_of_lanes(const DeformSizes& sizes) {
-    return (sizes.channels + kDeformLanes - 1) / kDeformLanes;
+std::int64_t blocks_of_lanes(const Sizes& sizes) {
+    return (sizes.channels + kLanes - 1) / kLanes;
 }
 
 }  // namespace
 
-void deform_conv_cpu(float* out, const float* x, const float* offset, const float* weight,
-                     const DeformSizes& sizes, int threads) {
-    const std::int64_t products = sizes.outputs * kDeformTaps * (20 + 4 * sizes.channels);
+void cpu(float* out, const float* x, const float* offset, const float* weight, const Sizes& sizes,
+         int threads) {
+    const std::int64_t products = sizes.outputs * kTaps * (20 + 4 * sizes.channels);
     parallel_for(sizes.images * sizes.cells(), grain_of(products), threads,
                  [&](std::int64_t begin, std::int64_t end) {
                      convolve(begin, end, out, x, offset, weight, sizes);
                  });
 }
 
-void deform_conv_grad_x_cpu(float* grad_x, const float* grad_out, const float* offset,
-                            const float* weight, const DeformSizes& sizes, int threads) {
+void grad_x_cpu(float* grad_x, const float* grad_out, const float* offset, const float* weight,
+                const Sizes& sizes, int threads) {
     const std::int64_t blocks = blocks_of_lanes(sizes), cells = sizes.cells();
-    const std::int64_t products = cells * kDeformTaps * (4 + sizes.outputs) * kDeformLanes;
+    const std::int64_t products = cells * kTaps * (4 + sizes.outputs) * kLanes;
     parallel_for(sizes.images * blocks, grain_of(products), threads,
                  [&](std::int64_t begin, std::int64_t end) {
                      AlignedScratch<double> sums;
                      for (std::int64_t i = begin; i < end; ++i) {
-                         const std::int64_t first = i % blocks * kDeformLanes;
+                         const std::int64_t first = i % blocks * kLanes;
                          const std::int64_t lanes =
-                             std::min<std::int64_t>(kDeformLanes, sizes.channels - first);
+                             std::min<std::int64_t>(kLanes, sizes.channels - first);
                          sums.reserve(cells * lanes);
                          scatter(i / blocks, first, lanes, grad_x, sums.data(), grad_out, offset,
                                  weight, sizes);
@@ -189,31 +185,30 @@ void deform_conv_grad_x_cpu(float* grad_x, const float* grad_out, const float* o
                  });
 }
 
-void deform_conv_grad_offset_cpu(float* grad_offset, const float* grad_out, const float* x,
-                                 const float* offset, const float* weight, const DeformSizes& sizes,
-                                 int threads) {
-    const std::int64_t products = kDeformTaps * (20 + 4 * sizes.outputs * sizes.channels);
+void grad_offset_cpu(float* grad_offset, const float* grad_out, const float* x, const float* offset,
+                     const float* weight, const Sizes& sizes, int threads) {
+    const std::int64_t products = kTaps * (20 + 4 * sizes.outputs * sizes.channels);
     parallel_for(sizes.images * sizes.cells(), grain_of(products), threads,
                  [&](std::int64_t begin, std::int64_t end) {
                      differentiate(begin, end, grad_offset, grad_out, x, offset, weight, sizes);
                  });
 }
 
-void deform_conv_grad_weight_cpu(float* grad_weight, const float* grad_out, const float* x,
-                                 const float* offset, const DeformSizes& sizes, int threads) {
+void grad_weight_cpu(float* grad_weight, const float* grad_out, const float* x, const float* offset,
+                     const Sizes& sizes, int threads) {
     const std::int64_t blocks = blocks_of_lanes(sizes);
-    const std::int64_t products = sizes.images * sizes.cells() * 4 * kDeformLanes;
-    parallel_for(sizes.outputs * kDeformTaps * blocks, grain_of(products), threads,
+    const std::int64_t products = sizes.images * sizes.cells() * 4 * kLanes;
+    parallel_for(sizes.outputs * kTaps * blocks, grain_of(products), threads,
                  [&](std::int64_t begin, std::int64_t end) {
                      for (std::int64_t i = begin; i < end; ++i) {
-                         const std::int64_t first = i % blocks * kDeformLanes;
+                         const std::int64_t first = i % blocks * kLanes;
                          const std::int64_t lanes =
-                             std::min<std::int64_t>(kDeformLanes, sizes.channels - first);
-                         const std::int64_t k = i / blocks % kDeformTaps;
-                         correlate(i / blocks / kDeformTaps, k, first, lanes, grad_weight, grad_out,
-                                   x, offset, sizes);
+                             std::min<std::int64_t>(kLanes, sizes.channels - first);
+                         const std::int64_t k = i / blocks % kTaps;
+                         correlate(i / blocks / kTaps, k, first, lanes, grad_weight, grad_out, x,
+                                   offset, sizes);
                      }
                  });
 }
 
-}  // namespace pycc
+}  // namespace pycc::deform_conv

@@ -2,8 +2,8 @@
 // are channels last, so that what a tap reads of one pixel lies together.
 //
 // Sums are in double and in one order on every device: products over the channels go to
-// kDeformLanes sums by the channel, which are then folded in halves; sums over cells go to
-// kDeformSlices by the cell, folded alike.
+// kLanes sums by the channel, which are then folded in halves; sums over cells go to
+// kSlices by the cell, folded alike.
 #pragma once
 
 #include <cmath>
@@ -16,11 +16,11 @@
 #include <cuda_runtime.h>
 #endif
 
-namespace pycc {
+namespace pycc::deform_conv {
 
-constexpr std::int64_t kDeformTaps = 9, kDeformLanes = 32, kDeformSlices = 8;
+constexpr std::int64_t kTaps = 9, kLanes = 32, kSlices = 8;
 
-struct DeformSizes {
+struct Sizes {
     std::int64_t images, channels, height, width, outputs;
 
     PYCC_HD std::int64_t cells() const { return height * width; }
@@ -47,16 +47,16 @@ PYCC_HD AxisReading read_axis(double at, std::int64_t size) {
 }
 
 // The four pixels that a tap of the kernel blends. What is off the map has weight 0 and slope 0.
-struct DeformTap {
+struct Tap {
     std::int64_t pixel[4];  // flat
     double weight[4];       // NaN at the first pixel, which is then not meant, for a NaN offset
     double down[4];         // derivatives of the weights by the offset down and to the right
     double right[4];
 };
 
-PYCC_HD DeformTap read_tap(const float* offset /* [2] (down, right) */, std::int64_t y,
-                           std::int64_t x, std::int64_t k, const DeformSizes& sizes) {
-    DeformTap tap = {};
+PYCC_HD Tap read_tap(const float* offset /* [2] (down, right) */, std::int64_t y, std::int64_t x,
+                     std::int64_t k, const Sizes& sizes) {
+    Tap tap = {};
     const double down = static_cast<double>(offset[0]), right = static_cast<double>(offset[1]);
     if (down != down || right != right) {  // a network that diverged must not look empty
         tap.weight[0] = std::numeric_limits<double>::quiet_NaN();
@@ -79,36 +79,32 @@ PYCC_HD DeformTap read_tap(const float* offset /* [2] (down, right) */, std::int
     return tap;
 }
 
-void deform_conv_cpu(float* out /* [N,H,W,O] */, const float* x /* [N,H,W,C] */,
-                     const float* offset /* [N,H,W,9,2] (down, right) */,
-                     const float* weight /* [O,9,C] */, const DeformSizes& sizes, int threads);
+void cpu(float* out /* [N,H,W,O] */, const float* x /* [N,H,W,C] */,
+         const float* offset /* [N,H,W,9,2] (down, right) */, const float* weight /* [O,9,C] */,
+         const Sizes& sizes, int threads);
 
-void deform_conv_grad_x_cpu(float* grad_x /* [N,H,W,C] */, const float* grad_out /* [N,H,W,O] */,
-                            const float* offset, const float* weight, const DeformSizes& sizes,
-                            int threads);
+void grad_x_cpu(float* grad_x /* [N,H,W,C] */, const float* grad_out /* [N,H,W,O] */,
+                const float* offset, const float* weight, const Sizes& sizes, int threads);
 
-void deform_conv_grad_offset_cpu(float* grad_offset /* [N,H,W,9,2] */, const float* grad_out,
-                                 const float* x, const float* offset, const float* weight,
-                                 const DeformSizes& sizes, int threads);
+void grad_offset_cpu(float* grad_offset /* [N,H,W,9,2] */, const float* grad_out, const float* x,
+                     const float* offset, const float* weight, const Sizes& sizes, int threads);
 
-void deform_conv_grad_weight_cpu(float* grad_weight /* [O,9,C] */, const float* grad_out,
-                                 const float* x, const float* offset, const DeformSizes& sizes,
-                                 int threads);
+void grad_weight_cpu(float* grad_weight /* [O,9,C] */, const float* grad_out, const float* x,
+                     const float* offset, const Sizes& sizes, int threads);
 
 #if defined(PYCC_CUDA)
-void deform_conv_cuda(float* out, const float* x, const float* offset, const float* weight,
-                      const DeformSizes& sizes, cudaStream_t stream);
+void cuda(float* out, const float* x, const float* offset, const float* weight, const Sizes& sizes,
+          cudaStream_t stream);
 
-void deform_conv_grad_x_cuda(float* grad_x, const float* grad_out, const float* offset,
-                             const float* weight, const DeformSizes& sizes, cudaStream_t stream);
+void grad_x_cuda(float* grad_x, const float* grad_out, const float* offset, const float* weight,
+                 const Sizes& sizes, cudaStream_t stream);
 
-void deform_conv_grad_offset_cuda(float* grad_offset, const float* grad_out, const float* x,
-                                  const float* offset, const float* weight,
-                                  const DeformSizes& sizes, cudaStream_t stream);
+void grad_offset_cuda(float* grad_offset, const float* grad_out, const float* x,
+                      const float* offset, const float* weight, const Sizes& sizes,
+                      cudaStream_t stream);
 
-void deform_conv_grad_weight_cuda(float* grad_weight, const float* grad_out, const float* x,
-                                  const float* offset, const DeformSizes& sizes,
-                                  cudaStream_t stream);
+void grad_weight_cuda(float* grad_weight, const float* grad_out, const float* x,
+                      const float* offset, const Sizes& sizes, cudaStream_t stream);
 #endif
 
-}  // namespace pycc
+}  // namespace pycc::deform_conv

@@ -6,7 +6,7 @@
 #include "../core/parallel.h"
 #include "../core/simd.h"
 
-namespace pycc {
+namespace pycc::density_map {
 namespace {
 
 // Half of a kernel's taps, kept while consecutive heads have the same sigma.
@@ -116,9 +116,9 @@ std::vector<std::int64_t> balanced_bands(const std::vector<std::int64_t>& work,
 
 }  // namespace
 
-void density_map_cpu(float* map, const std::int64_t* pixels, const double* sigma,
-                     std::int64_t count, std::int64_t height, std::int64_t width,
-                     std::int64_t stride, double truncate, Boundary boundary, int threads) {
+void cpu(float* map, const std::int64_t* pixels, const double* sigma, std::int64_t count,
+         std::int64_t height, std::int64_t width, std::int64_t stride, double truncate,
+         Boundary boundary, int threads) {
     const std::int64_t rows = height / stride, cols = width / stride;
     if (rows == 0 || cols == 0) return;
 
@@ -172,4 +172,4 @@ void density_map_cpu(float* map, const std::int64_t* pixels, const double* sigma
     });
 }
 
-}  // namespace pycc
+}  // namespace pycc::density_map

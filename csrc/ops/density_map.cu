@@ -1,7 +1,7 @@
 #include "../core/cuda.cuh"
 #include "density_map.h"
 
-namespace pycc {
+namespace pycc::density_map {
 namespace {
 
 constexpr int kTile = 32;  // a block sums a tile of kTile x kTile cells
@@ -18,12 +18,12 @@ __global__ void axes_kernel(HeadAxes* __restrict__ axes, const std::int64_t* __r
                             const double* __restrict__ sigma, std::int64_t count,
                             std::int64_t height, std::int64_t width, double truncate,
                             Boundary boundary) {
-    const std::int64_t n = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-    if (n >= count) return;
-    const ExpTap tap{sigma[n]};
-    const std::int64_t radius = kernel_radius(sigma[n], truncate);
-    axes[n] = {make_axis(pixels[2 * n], radius, height, boundary, tap),
-               make_axis(pixels[2 * n + 1], radius, width, boundary, tap)};
+    for (const std::int64_t n : threads_of_grid(count)) {
+        const ExpTap tap{sigma[n]};
+        const std::int64_t radius = kernel_radius(sigma[n], truncate);
+        axes[n] = {make_axis(pixels[2 * n], radius, height, boundary, tap),
+                   make_axis(pixels[2 * n + 1], radius, width, boundary, tap)};
+    }
 }
 
 // Every cell receives the heads that reach its tile in their order: the same bits in every run.
@@ -32,10 +32,10 @@ __global__ void __launch_bounds__(kThreads)
                    const double* __restrict__ sigma, std::int64_t count, std::int64_t rows,
                    std::int64_t cols, std::int64_t stride, Boundary boundary) {
     __shared__ std::int64_t hits[kThreads];
-    __shared__ int warp_hits[kThreads / 32 + 1];
+    __shared__ int warp_hits[kThreads / kWarp + 1];
     __shared__ float weights[kBatch][2][kTile];
-    const int thread = static_cast<int>(threadIdx.y) * kTile + static_cast<int>(threadIdx.x);
-    const int lane = thread % 32, warp = thread / 32;
+    const int thread = thread_of_block();
+    const int lane = lane_of_warp(), warp = warp_of_block();
     const std::int64_t left = std::int64_t{blockIdx.x} * kTile;
     const std::int64_t top = std::int64_t{blockIdx.y} * kTile;
     float sums[kTile / kRows] = {};
@@ -49,12 +49,12 @@ __global__ void __launch_bounds__(kThreads)
             reaches =
                 y.first < top + kTile && y.last > top && x.first < left + kTile && x.last > left;
         }
-        const unsigned int votes = __ballot_sync(0xFFFFFFFFU, reaches);
+        const unsigned int votes = __ballot_sync(kAllLanes, reaches);
         if (lane == 0) warp_hits[warp + 1] = __popc(votes);
         __syncthreads();
         if (thread == 0) {
             warp_hits[0] = 0;
-            for (int w = 0; w < kThreads / 32; ++w) warp_hits[w + 1] += warp_hits[w];
+            for (int w = 0; w < kThreads / kWarp; ++w) warp_hits[w + 1] += warp_hits[w];
         }
         __syncthreads();
         if (reaches) {
@@ -94,10 +94,9 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-void density_map_cuda(float* map, HeadAxes* axes, const std::int64_t* pixels, const double* sigma,
-                      std::int64_t count, std::int64_t height, std::int64_t width,
-                      std::int64_t stride, double truncate, Boundary boundary,
-                      cudaStream_t stream) {
+void cuda(float* map, HeadAxes* axes, const std::int64_t* pixels, const double* sigma,
+          std::int64_t count, std::int64_t height, std::int64_t width, std::int64_t stride,
+          double truncate, Boundary boundary, cudaStream_t stream) {
     const std::int64_t rows = height / stride, cols = width / stride;
     if (rows == 0 || cols == 0) return;
     if (rows > std::int64_t{65535} * kTile) {
@@ -105,8 +104,8 @@ void density_map_cuda(float* map, HeadAxes* axes, const std::int64_t* pixels, co
                                     std::to_string(rows));
     }
     if (count > 0) {
-        axes_kernel<<<blocks_for(count, 128), 128, 0, stream>>>(axes, pixels, sigma, count, height,
-                                                                width, truncate, boundary);
+        axes_kernel<<<strided_blocks(count, 128), 128, 0, stream>>>(
+            axes, pixels, sigma, count, height, width, truncate, boundary);
         check_launch("density_map axes");
     }
     const dim3 grid(blocks_for(cols, kTile), blocks_for(rows, kTile));
@@ -115,4 +114,4 @@ void density_map_cuda(float* map, HeadAxes* axes, const std::int64_t* pixels, co
     check_launch("density_map");
 }
 
-}  // namespace pycc
+}  // namespace pycc::density_map

@@ -10,7 +10,7 @@
 #include <cuda_runtime.h>
 #endif
 
-namespace pycc {
+namespace pycc::density_map {
 
 enum class Boundary : int { clip = 0, renormalize = 1, reflect = 2 };
 
@@ -95,24 +95,24 @@ PYCC_HD Cells reached_cells(const Axis& axis, std::int64_t stride) {
     return {low / stride, last < cells ? last : cells};
 }
 
-// Adds the heads, in order, to a map of zeros. Every pixel receives them in the same order,
-// whatever the number of threads, so the result is the same to the bit.
-void density_map_cpu(float* map /* [height/stride, width/stride], overwritten */,
-                     const std::int64_t* pixels /* [count,2] (y, x) inside the image */,
-                     const double* sigma /* [count] */, std::int64_t count, std::int64_t height,
-                     std::int64_t width, std::int64_t stride, double truncate, Boundary boundary,
-                     int threads);
-
-#if defined(PYCC_CUDA)
+// Both axes of a head: scratch of the CUDA kernels.
 struct HeadAxes {
     Axis y, x;
 };
 
-void density_map_cuda(float* map /* [height/stride, width/stride], overwritten */,
-                      HeadAxes* axes /* [count] scratch */,
-                      const std::int64_t* pixels /* [count,2] */, const double* sigma /* [count] */,
-                      std::int64_t count, std::int64_t height, std::int64_t width,
-                      std::int64_t stride, double truncate, Boundary boundary, cudaStream_t stream);
+// Adds the heads, in order, to a map of zeros. Every pixel receives them in the same order,
+// whatever the number of threads, so the result is the same to the bit.
+void cpu(float* map /* [height/stride, width/stride], overwritten */,
+         const std::int64_t* pixels /* [count,2] (y, x) inside the image */,
+         const double* sigma /* [count] */, std::int64_t count, std::int64_t height,
+         std::int64_t width, std::int64_t stride, double truncate, Boundary boundary, int threads);
+
+#if defined(PYCC_CUDA)
+void cuda(float* map /* [height/stride, width/stride], overwritten */,
+          HeadAxes* axes /* [count] scratch */, const std::int64_t* pixels /* [count,2] */,
+          const double* sigma /* [count] */, std::int64_t count, std::int64_t height,
+          std::int64_t width, std::int64_t stride, double truncate, Boundary boundary,
+          cudaStream_t stream);
 #endif
 
-}  // namespace pycc
+}  // namespace pycc::density_map

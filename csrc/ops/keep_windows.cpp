@@ -9,14 +9,14 @@
 #include "../core/simd.h"
 #include "../core/stream.h"
 
-namespace pycc {
+namespace pycc::keep_windows {
 namespace {
 
 constexpr std::int64_t kLarge = 1 << 23;  // floats, 32 MiB: more than stays in a cache
 
 // Where a window lies. Its rows, in order: kept [0, wrapped), fill, kept [begin, end), fill.
 struct Window {
-    Window(const std::int64_t* top_left /* [2] */, const WindowSizes& sizes)
+    Window(const std::int64_t* top_left /* [2] */, const Sizes& sizes)
         : top(floor_modulo(top_left[0], sizes.height)),
           begin(floor_modulo(top_left[1], sizes.width)),
           end(std::min(begin + sizes.window_width, sizes.width)),
@@ -41,7 +41,7 @@ void prefetch_run([[maybe_unused]] const float* row, [[maybe_unused]] const Wind
 // there, so that memory sees whole cache lines and not the ends of runs.
 void keep_rows(float* out /* [H,W] */, const float* image /* [H,W] */, const Window& window,
                const float* blank /* [W], all fill */, float* line /* [W], overwritten */,
-               std::int64_t first, std::int64_t last, const WindowSizes& sizes, bool large) {
+               std::int64_t first, std::int64_t last, const Sizes& sizes, bool large) {
     constexpr std::int64_t kAhead = 8;  // rows
     const std::int64_t width = sizes.width;
     const auto kept = [&](std::int64_t y) {
@@ -82,14 +82,14 @@ void for_planes(std::int64_t begin, std::int64_t end, std::int64_t height, const
 }
 
 // Rows a thread should have to be worth its start: 0.2 ms and more of writing.
-std::int64_t row_grain(const WindowSizes& sizes) {
+std::int64_t row_grain(const Sizes& sizes) {
     return std::max<std::int64_t>((1 << 20) / sizes.width, 1);
 }
 
 }  // namespace
 
-void keep_windows_cpu(float* out, const float* images, const std::int64_t* top_left,
-                      const float* fill, const WindowSizes& sizes, int threads) {
+void cpu(float* out, const float* images, const std::int64_t* top_left, const float* fill,
+         const Sizes& sizes, int threads) {
     const std::int64_t plane_size = sizes.height * sizes.width;
     const std::int64_t planes = sizes.images * sizes.windows * sizes.channels;
     if (planes * plane_size == 0) return;
@@ -111,9 +111,8 @@ void keep_windows_cpu(float* out, const float* images, const std::int64_t* top_l
     parallel_for(planes * sizes.height, row_grain(sizes), threads, keep);
 }
 
-void keep_windows_backward_cpu(float* grad_images, const float* grad_out,
-                               const std::int64_t* top_left, const WindowSizes& sizes,
-                               int threads) {
+void backward_cpu(float* grad_images, const float* grad_out, const std::int64_t* top_left,
+                  const Sizes& sizes, int threads) {
     const std::int64_t width = sizes.width, plane_size = sizes.height * width;
     const std::int64_t planes = sizes.images * sizes.channels;
     if (planes * plane_size == 0) return;
@@ -142,4 +141,4 @@ void keep_windows_backward_cpu(float* grad_images, const float* grad_out,
                  });
 }
 
-}  // namespace pycc
+}  // namespace pycc::keep_windows

@@ -1,23 +1,21 @@
 #include "../core/cuda.cuh"
 #include "keep_windows.h"
 
-namespace pycc {
+namespace pycc::keep_windows {
 namespace {
 
-constexpr int kLanes = 32;  // of a warp, along a row of the image
-constexpr int kRows = 8;    // rows that a block works on at a time
-constexpr int kThreads = kLanes * kRows;
+constexpr int kRows = 8;  // rows that a block works on at a time, a warp along each
+constexpr int kThreads = kWarp * kRows;
 
 // A warp a row; a thread kStep neighbouring pixels, written at once.
 template <int kStep>
 __global__ void __launch_bounds__(kThreads)
     keep_kernel(float* __restrict__ out, const float* __restrict__ images,
                 const std::int64_t* __restrict__ top_left, const float* __restrict__ fill,
-                WindowSizes sizes) {
+                Sizes sizes) {
     const std::int64_t width = sizes.width;
     const std::int64_t rows = sizes.images * sizes.windows * sizes.channels * sizes.height;
-    for (std::int64_t i = std::int64_t{blockIdx.x} * kRows + threadIdx.y; i < rows;
-         i += std::int64_t{gridDim.x} * kRows) {
+    for (const std::int64_t i : warps_of_grid(rows)) {
         const std::int64_t y = i % sizes.height, plane = i / sizes.height;
         const std::int64_t c = plane % sizes.channels, result = plane / sizes.channels;
         const std::int64_t n = result / sizes.windows, m = result % sizes.windows;
@@ -28,9 +26,10 @@ __global__ void __launch_bounds__(kThreads)
                                         sizes.window_height, sizes.height);
         const std::int64_t left = floor_modulo(top_left[2 * m + 1], width);
         const std::int64_t extent = row_kept ? sizes.window_width : 0;
-        for (std::int64_t x = std::int64_t{threadIdx.x} * kStep; x < width; x += kLanes * kStep) {
+        for (const std::int64_t step : lanes_of_warp(width / kStep)) {  // kStep divides the width
+            const std::int64_t x = step * kStep;
             float value[kStep];
-            for (int k = 0; k < kStep; ++k) {  // kStep divides the width
+            for (int k = 0; k < kStep; ++k) {
                 value[k] = in_window(x + k, left, extent, width) ? source[x + k] : blank;
             }
             if constexpr (kStep == 4) {
@@ -47,21 +46,20 @@ __global__ void __launch_bounds__(kThreads)
 // the order of the windows: the same bits as on the CPU.
 __global__ void __launch_bounds__(kThreads)
     keep_backward_kernel(float* __restrict__ grad_images, const float* __restrict__ grad_out,
-                         const std::int64_t* __restrict__ top_left, WindowSizes sizes) {
+                         const std::int64_t* __restrict__ top_left, Sizes sizes) {
     constexpr int kSums = 4;
     __shared__ std::int64_t tops[kThreads], lefts[kThreads];
-    const int thread = static_cast<int>(threadIdx.y) * kLanes + static_cast<int>(threadIdx.x);
+    const int thread = thread_of_block();
     const std::int64_t width = sizes.width;
     const std::int64_t image_size = sizes.channels * sizes.height * width;
     const std::int64_t image_rows = sizes.channels * sizes.height;
     const std::int64_t rows = sizes.images * image_rows;
     // All threads of a block go through these loops together: they share the windows.
-    for (std::int64_t first = std::int64_t{blockIdx.x} * kRows; first < rows;
-         first += std::int64_t{gridDim.x} * kRows) {
-        const std::int64_t i = first + threadIdx.y;
+    for (const std::int64_t group : blocks_of_grid((rows + kRows - 1) / kRows)) {
+        const std::int64_t i = group * kRows + threadIdx.y;
         const std::int64_t n = i / image_rows, y = i % sizes.height;
         const float* grad = grad_out + n * sizes.windows * image_size + i % image_rows * width;
-        for (std::int64_t across = 0; across < width; across += kLanes * kSums) {
+        for (std::int64_t across = 0; across < width; across += kWarp * kSums) {
             float sums[kSums] = {};
             for (std::int64_t begin = 0; begin < sizes.windows; begin += kThreads) {
                 const std::int64_t left = sizes.windows - begin;
@@ -77,7 +75,7 @@ __global__ void __launch_bounds__(kThreads)
                     if (!in_window(y, tops[m], sizes.window_height, sizes.height)) continue;
                     const float* row = grad + (begin + m) * image_size;
                     for (int k = 0; k < kSums; ++k) {
-                        const std::int64_t x = across + threadIdx.x + k * kLanes;
+                        const std::int64_t x = across + threadIdx.x + k * kWarp;
                         if (x < width && in_window(x, lefts[m], sizes.window_width, width)) {
                             sums[k] += row[x];
                         }
@@ -85,7 +83,7 @@ __global__ void __launch_bounds__(kThreads)
                 }
             }
             for (int k = 0; k < kSums; ++k) {
-                const std::int64_t x = across + threadIdx.x + k * kLanes;
+                const std::int64_t x = across + threadIdx.x + k * kWarp;
                 if (i < rows && x < width) grad_images[i * width + x] = sums[k];
             }
         }
@@ -94,11 +92,11 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-void keep_windows_cuda(float* out, const float* images, const std::int64_t* top_left,
-                       const float* fill, const WindowSizes& sizes, cudaStream_t stream) {
+void cuda(float* out, const float* images, const std::int64_t* top_left, const float* fill,
+          const Sizes& sizes, cudaStream_t stream) {
     const std::int64_t rows = sizes.images * sizes.windows * sizes.channels * sizes.height;
     if (rows * sizes.width == 0) return;
-    const dim3 block(kLanes, kRows);
+    const dim3 block(kWarp, kRows);
     if (sizes.width % 4 == 0 && reinterpret_cast<std::uintptr_t>(out) % sizeof(float4) == 0) {
         keep_kernel<4>
             <<<strided_blocks(rows, kRows), block, 0, stream>>>(out, images, top_left, fill, sizes);
@@ -109,14 +107,13 @@ void keep_windows_cuda(float* out, const float* images, const std::int64_t* top_
     check_launch("keep_windows");
 }
 
-void keep_windows_backward_cuda(float* grad_images, const float* grad_out,
-                                const std::int64_t* top_left, const WindowSizes& sizes,
-                                cudaStream_t stream) {
+void backward_cuda(float* grad_images, const float* grad_out, const std::int64_t* top_left,
+                   const Sizes& sizes, cudaStream_t stream) {
     const std::int64_t rows = sizes.images * sizes.channels * sizes.height;
     if (rows * sizes.width == 0) return;
-    keep_backward_kernel<<<strided_blocks(rows, kRows), dim3(kLanes, kRows), 0, stream>>>(
+    keep_backward_kernel<<<strided_blocks(rows, kRows), dim3(kWarp, kRows), 0, stream>>>(
         grad_images, grad_out, top_left, sizes);
     check_launch("keep_windows backward");
 }
 
-}  // namespace pycc
+}  // namespace pycc::keep_windows

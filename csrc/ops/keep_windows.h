@@ -9,9 +9,9 @@
 #include <cuda_runtime.h>
 #endif
 
-namespace pycc {
+namespace pycc::keep_windows {
 
-struct WindowSizes {
+struct Sizes {
     std::int64_t images, windows, channels, height, width;  // N, M, C, H, W
     std::int64_t window_height, window_width;               // h <= H, w <= W
 };
@@ -31,25 +31,22 @@ PYCC_HD bool in_window(std::int64_t at, std::int64_t first, std::int64_t extent,
 
 // out[n*M+m] is images[n] inside the window at top_left[m], which wraps around the borders, and
 // `fill` elsewhere. out overlaps nothing.
-void keep_windows_cpu(float* out /* [N*M,C,H,W] */, const float* images /* [N,C,H,W] */,
-                      const std::int64_t* top_left /* [M,2] */, const float* fill /* [C] */,
-                      const WindowSizes& sizes, int threads);
+void cpu(float* out /* [N*M,C,H,W] */, const float* images /* [N,C,H,W] */,
+         const std::int64_t* top_left /* [M,2] */, const float* fill /* [C] */, const Sizes& sizes,
+         int threads);
 
 // grad_images[n] sums, from 0 and in the order of m, what grad_out[n*M+m] holds in its window.
-void keep_windows_backward_cpu(float* grad_images /* [N,C,H,W] */,
-                               const float* grad_out /* [N*M,C,H,W] */,
-                               const std::int64_t* top_left /* [M,2] */, const WindowSizes& sizes,
-                               int threads);
+void backward_cpu(float* grad_images /* [N,C,H,W] */, const float* grad_out /* [N*M,C,H,W] */,
+                  const std::int64_t* top_left /* [M,2] */, const Sizes& sizes, int threads);
 
 #if defined(PYCC_CUDA)
-void keep_windows_cuda(float* out /* [N*M,C,H,W] */, const float* images /* [N,C,H,W] */,
-                       const std::int64_t* top_left /* [M,2] */, const float* fill /* [C] */,
-                       const WindowSizes& sizes, cudaStream_t stream);
+void cuda(float* out /* [N*M,C,H,W] */, const float* images /* [N,C,H,W] */,
+          const std::int64_t* top_left /* [M,2] */, const float* fill /* [C] */, const Sizes& sizes,
+          cudaStream_t stream);
 
-void keep_windows_backward_cuda(float* grad_images /* [N,C,H,W] */,
-                                const float* grad_out /* [N*M,C,H,W] */,
-                                const std::int64_t* top_left /* [M,2] */, const WindowSizes& sizes,
-                                cudaStream_t stream);
+void backward_cuda(float* grad_images /* [N,C,H,W] */, const float* grad_out /* [N*M,C,H,W] */,
+                   const std::int64_t* top_left /* [M,2] */, const Sizes& sizes,
+                   cudaStream_t stream);
 #endif
 
-}  // namespace pycc
+}  // namespace pycc::keep_windows

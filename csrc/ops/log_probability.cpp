@@ -6,7 +6,7 @@
 #include "../core/parallel.h"
 #include "../core/simd.h"
 
-namespace pycc {
+namespace pycc::log_probability {
 namespace {
 
 constexpr std::int64_t kBlock = 512;
@@ -40,21 +40,22 @@ class Operand {
 
 }  // namespace
 
-void log_probability_cpu(double* out, const Draws& draws, Event event, Rounding rounding,
-                         int threads) {
+void cpu(double* out, const std::int64_t* population, const std::int64_t* given,
+         const std::int64_t* drawn, const Steps& steps, Event event, Rounding rounding,
+         int threads) {
     constexpr std::int64_t kValuesPerThread = 10'000;  // 0.2 ms
-    if (draws.count == 0) return;
-    expect_large_write(out, static_cast<std::size_t>(draws.count) * sizeof(double));
-    parallel_for(draws.count, kValuesPerThread, threads, [&](std::int64_t begin, std::int64_t end) {
-        const Operand population(draws.population, draws.population_step);
-        const Operand given(draws.given, draws.given_step);
-        const Operand drawn(draws.drawn, draws.drawn_step);
+    if (steps.count == 0) return;
+    expect_large_write(out, static_cast<std::size_t>(steps.count) * sizeof(double));
+    parallel_for(steps.count, kValuesPerThread, threads, [&](std::int64_t begin, std::int64_t end) {
+        const Operand populations(population, steps.population);
+        const Operand givens(given, steps.given);
+        const Operand drawns(drawn, steps.drawn);
         for (std::int64_t first = begin; first < end; first += kBlock) {
-            log_probability_block(out + first, population.from(first), given.from(first),
-                                  drawn.from(first), std::min(kBlock, end - first), event,
+            log_probability_block(out + first, populations.from(first), givens.from(first),
+                                  drawns.from(first), std::min(kBlock, end - first), event,
                                   rounding);
         }
     });
 }
 
-}  // namespace pycc
+}  // namespace pycc::log_probability

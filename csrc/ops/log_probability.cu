@@ -1,29 +1,31 @@
 #include "../core/cuda.cuh"
 #include "log_probability.h"
 
-namespace pycc {
+namespace pycc::log_probability {
 namespace {
 
 constexpr int kThreads = 256;
 
 __global__ void __launch_bounds__(kThreads)
-    log_probability_kernel(double* __restrict__ out, Draws draws, Event event, Rounding rounding) {
-    for (std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x; i < draws.count;
-         i += std::int64_t{gridDim.x} * kThreads) {
-        out[i] = log_probability(draws.population[i * draws.population_step],
-                                 draws.given[i * draws.given_step],
-                                 draws.drawn[i * draws.drawn_step], event, rounding);
+    log_probability_kernel(double* __restrict__ out, const std::int64_t* __restrict__ population,
+                           const std::int64_t* __restrict__ given,
+                           const std::int64_t* __restrict__ drawn, Steps steps, Event event,
+                           Rounding rounding) {
+    for (const std::int64_t i : threads_of_grid(steps.count)) {
+        out[i] = log_probability(population[i * steps.population], given[i * steps.given],
+                                 drawn[i * steps.drawn], event, rounding);
     }
 }
 
 }  // namespace
 
-void log_probability_cuda(double* out, const Draws& draws, Event event, Rounding rounding,
-                          cudaStream_t stream) {
-    if (draws.count == 0) return;
-    log_probability_kernel<<<strided_blocks(draws.count, kThreads), kThreads, 0, stream>>>(
-        out, draws, event, rounding);
+void cuda(double* out, const std::int64_t* population, const std::int64_t* given,
+          const std::int64_t* drawn, const Steps& steps, Event event, Rounding rounding,
+          cudaStream_t stream) {
+    if (steps.count == 0) return;
+    log_probability_kernel<<<strided_blocks(steps.count, kThreads), kThreads, 0, stream>>>(
+        out, population, given, drawn, steps, event, rounding);
     check_launch("log_probability");
 }
 
-}  // namespace pycc
+}  // namespace pycc::log_probability

@@ -45,7 +45,7 @@
 #include <cuda_runtime.h>
 #endif
 
-namespace pycc {
+namespace pycc::log_probability {
 
 // What is asked of k entries drawn from d: that they miss n given ones, or lie among them.
 enum class Event : int { untouched = 0, inside = 1 };
@@ -208,21 +208,20 @@ PYCC_HD double log_probability(std::int64_t population, std::int64_t given, std:
     return choose(valid, defined, std::numeric_limits<double>::quiet_NaN());
 }
 
-// The arguments of many values: each has one element (step 0) or `count` (step 1).
-struct Draws {
-    const std::int64_t* population;  // d
-    const std::int64_t* given;       // n
-    const std::int64_t* drawn;       // k
-    std::int64_t population_step, given_step, drawn_step;
+// Of many values, each argument has one element (step 0) or `count` (step 1).
+struct Steps {
+    std::int64_t population, given, drawn;
     std::int64_t count;
 };
 
-void log_probability_cpu(double* out /* [count] */, const Draws& draws, Event event,
-                         Rounding rounding, int threads);
+void cpu(double* out /* [count] */, const std::int64_t* population /* d */,
+         const std::int64_t* given /* n */, const std::int64_t* drawn /* k */, const Steps& steps,
+         Event event, Rounding rounding, int threads);
 
 #if defined(PYCC_CUDA)
-void log_probability_cuda(double* out /* [count] */, const Draws& draws, Event event,
-                          Rounding rounding, cudaStream_t stream);
+void cuda(double* out /* [count] */, const std::int64_t* population, const std::int64_t* given,
+          const std::int64_t* drawn, const Steps& steps, Event event, Rounding rounding,
+          cudaStream_t stream);
 #endif
 
-}  // namespace pycc
+}  // namespace pycc::log_probability

@@ -9,7 +9,7 @@
 #include "../core/parallel.h"
 #include "../core/simd.h"
 
-namespace pycc {
+namespace pycc::mask_hits {
 namespace {
 
 using Word = std::uint64_t;
@@ -36,7 +36,7 @@ std::size_t index(std::int64_t i) {
 
 // The bitmap of windows: rows of whole blocks of words.
 struct Grid {
-    explicit Grid(const HitSizes& sizes)
+    explicit Grid(const Sizes& sizes)
         : rows(sizes.rows()), pitch((words_for(sizes.width) + kBlock - 1) / kBlock * kBlock) {}
     std::int64_t blocks() const { return rows * pitch / kBlock; }
     std::int64_t rows, pitch;
@@ -45,7 +45,7 @@ struct Grid {
 // Writes row y of a bitmap into `line`, zeros behind it up to pitch; whether it holds any pixel.
 PYCC_SIMD bool read_row(Word* __restrict__ line /* [pitch] */,
                         const Word* __restrict__ flat /* [flat_words+pitch] */, std::int64_t y,
-                        std::int64_t pitch, const HitSizes& sizes) noexcept {
+                        std::int64_t pitch, const Sizes& sizes) noexcept {
     const std::int64_t words = words_for(sizes.width);
     for (std::int64_t i = 0; i < pitch; ++i) line[i] = row_word(flat, y, i, sizes);
     line[words - 1] = row_end(flat, y, sizes);
@@ -59,7 +59,7 @@ PYCC_SIMD bool read_row(Word* __restrict__ line /* [pitch] */,
 // `line` and `spare` are zero behind the words of a row, where shifts read.
 PYCC_SIMD void dilate_rows(Word* bits /* [H,pitch] */, const Word* flat /* [flat_words+pitch] */,
                            Word* line /* [2*pitch+1] */, Word* spare /* [2*pitch+1] */,
-                           std::int64_t pitch, const HitSizes& sizes) noexcept {
+                           std::int64_t pitch, const Sizes& sizes) noexcept {
     for (std::int64_t y = 0; y < sizes.height; ++y) {
         Word* row = bits + y * pitch;
         if (!read_row(line, flat, y, pitch, sizes)) {
@@ -156,7 +156,7 @@ PYCC_SIMD void add_planes(Word* total /* [blocks,levels] blocks */, const Word* 
 // The largest counter and its first window: of the windows that are left, keep those that have the
 // next bit, where any has it.
 void find_worst(std::int64_t* worst /* [3] */, const Words& planes, int levels, const Grid& grid,
-                const HitSizes& sizes) {
+                const Sizes& sizes) {
     Words left(index(grid.rows * grid.pitch), 0);
     for (std::int64_t y = 0; y < grid.rows; ++y) {
         Word* row = left.data() + y * grid.pitch;
@@ -194,7 +194,7 @@ int bit_length(std::int64_t value) {
 
 // pack(set, flat) writes the bitmap of a set.
 template <class Pack>
-void count_sets(std::int64_t* worst, const HitSizes& sizes, std::int64_t pixels, const Pack& pack,
+void count_sets(std::int64_t* worst, const Sizes& sizes, std::int64_t pixels, const Pack& pack,
                 int threads) {
     std::fill(worst, worst + 3, 0);
     if (sizes.sets == 0) return;
@@ -273,8 +273,8 @@ PYCC_SIMD void pack_mask(Word* flat /* [flat_words] */, const std::uint8_t* mask
 
 }  // namespace
 
-void mask_hits_cpu(std::int64_t* worst, const std::int64_t* indices, const std::int64_t* offsets,
-                   const HitSizes& sizes, int threads) {
+void cpu(std::int64_t* worst, const std::int64_t* indices, const std::int64_t* offsets,
+         const Sizes& sizes, int threads) {
     const auto pack = [&](std::int64_t set, Word* flat) {
         std::fill(flat, flat + flat_words(sizes), 0);
         for (std::int64_t i = offsets[set]; i < offsets[set + 1]; ++i) {
@@ -285,8 +285,7 @@ void mask_hits_cpu(std::int64_t* worst, const std::int64_t* indices, const std::
     count_sets(worst, sizes, offsets[sizes.sets] - offsets[0], pack, threads);
 }
 
-void mask_hits_dense_cpu(std::int64_t* worst, const std::uint8_t* masks, const HitSizes& sizes,
-                         int threads) {
+void dense_cpu(std::int64_t* worst, const std::uint8_t* masks, const Sizes& sizes, int threads) {
     const std::int64_t pixels = sizes.height * sizes.width;
     const auto pack = [&](std::int64_t set, Word* flat) {
         pack_mask(flat, masks + set * pixels, pixels);
@@ -294,4 +293,4 @@ void mask_hits_dense_cpu(std::int64_t* worst, const std::uint8_t* masks, const H
     count_sets(worst, sizes, sizes.sets * pixels / 8, pack, threads);
 }
 
-}  // namespace pycc
+}  // namespace pycc::mask_hits

@@ -1,7 +1,7 @@
 #include "../core/cuda.cuh"
 #include "mask_hits.h"
 
-namespace pycc {
+namespace pycc::mask_hits {
 namespace {
 
 constexpr int kThreads = 256;
@@ -9,21 +9,13 @@ constexpr int kThreads = 256;
 using Word = unsigned long long;  // what atomicOr takes; as wide as std::uint64_t
 static_assert(sizeof(Word) == sizeof(std::uint64_t));
 
-__device__ std::int64_t first_item() {
-    return std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
-}
-
-__device__ std::int64_t stride() {
-    return std::int64_t{gridDim.x} * kThreads;
-}
-
 // A thread an index: the set whose it is, by bisection, and its bit.
 __global__ void scatter_kernel(std::uint64_t* __restrict__ flat /* [sets,slot], zeros */,
                                const std::int64_t* __restrict__ indices,
                                const std::int64_t* __restrict__ offsets, std::int64_t first,
                                std::int64_t last, std::int64_t begin, std::int64_t end,
-                               std::int64_t slot, HitSizes sizes) {
-    for (std::int64_t i = begin + first_item(); i < end; i += stride()) {
+                               std::int64_t slot, Sizes sizes) {
+    for (const std::int64_t i : threads_of_grid(end, begin)) {
         const std::int64_t pixel = indices[i];
         if (!is_pixel(pixel, sizes)) continue;
         std::int64_t low = first, high = last;  // offsets[low] <= i < offsets[high]
@@ -43,25 +35,25 @@ __global__ void scatter_kernel(std::uint64_t* __restrict__ flat /* [sets,slot], 
 // A warp a word of a bitmap, a lane two of its pixels.
 __global__ void pack_kernel(std::uint64_t* __restrict__ flat /* [sets,slot] */,
                             const std::uint8_t* __restrict__ masks /* [sets,H,W] */,
-                            std::int64_t sets, std::int64_t slot, HitSizes sizes) {
+                            std::int64_t sets, std::int64_t slot, Sizes sizes) {
     const std::int64_t pixels = sizes.height * sizes.width, words = flat_words(sizes);
-    const std::int64_t lane = threadIdx.x % 32;
-    for (std::int64_t item = first_item() / 32; item < sets * words; item += stride() / 32) {
+    const std::int64_t lane = lane_of_warp();
+    for (const std::int64_t item : warps_of_grid(sets * words)) {
         const std::int64_t set = item / words, word = item % words;
-        const std::int64_t low = word * kWordBits + lane, high = low + 32;
+        const std::int64_t low = word * kWordBits + lane, high = low + kWarp;
         const std::uint8_t* mask = masks + set * pixels;
-        const std::uint64_t lows = __ballot_sync(0xFFFFFFFFU, low < pixels && mask[low] != 0);
-        const std::uint64_t highs = __ballot_sync(0xFFFFFFFFU, high < pixels && mask[high] != 0);
-        if (lane == 0) flat[set * slot + word] = lows | (highs << 32);
+        const std::uint64_t lows = __ballot_sync(kAllLanes, low < pixels && mask[low] != 0);
+        const std::uint64_t highs = __ballot_sync(kAllLanes, high < pixels && mask[high] != 0);
+        if (lane == 0) flat[set * slot + word] = lows | (highs << kWarp);
     }
 }
 
 // From here on a thread a word of a row: [sets,H,words].
 __global__ void rows_kernel(std::uint64_t* __restrict__ bits,
                             const std::uint64_t* __restrict__ flat, std::int64_t sets,
-                            std::int64_t slot, HitSizes sizes) {
+                            std::int64_t slot, Sizes sizes) {
     const std::int64_t words = words_for(sizes.width), bitmap = sizes.height * words;
-    for (std::int64_t item = first_item(); item < sets * bitmap; item += stride()) {
+    for (const std::int64_t item : threads_of_grid(sets * bitmap)) {
         const std::int64_t set = item / bitmap, at = item % bitmap;
         const std::int64_t y = at / words, i = at % words;
         const std::uint64_t* source = flat + set * slot;
@@ -72,10 +64,10 @@ __global__ void rows_kernel(std::uint64_t* __restrict__ bits,
 
 __global__ void dilate_rows_kernel(std::uint64_t* __restrict__ wider,
                                    const std::uint64_t* __restrict__ bits, std::int64_t shift,
-                                   std::int64_t sets, std::int64_t slot, HitSizes sizes) {
+                                   std::int64_t sets, std::int64_t slot, Sizes sizes) {
     const std::int64_t words = words_for(sizes.width), bitmap = sizes.height * words;
     const std::int64_t whole = shift / kWordBits, part = shift % kWordBits;
-    for (std::int64_t item = first_item(); item < sets * bitmap; item += stride()) {
+    for (const std::int64_t item : threads_of_grid(sets * bitmap)) {
         const std::int64_t set = item / bitmap, at = item % bitmap, i = at % words;
         const std::uint64_t* word = bits + set * slot + at;
         const std::uint64_t low = i + whole < words ? word[whole] : 0;
@@ -86,9 +78,9 @@ __global__ void dilate_rows_kernel(std::uint64_t* __restrict__ wider,
 
 __global__ void dilate_columns_kernel(std::uint64_t* __restrict__ higher,
                                       const std::uint64_t* __restrict__ bits, std::int64_t shift,
-                                      std::int64_t sets, std::int64_t slot, HitSizes sizes) {
+                                      std::int64_t sets, std::int64_t slot, Sizes sizes) {
     const std::int64_t words = words_for(sizes.width), bitmap = sizes.height * words;
-    for (std::int64_t item = first_item(); item < sets * bitmap; item += stride()) {
+    for (const std::int64_t item : threads_of_grid(sets * bitmap)) {
         const std::int64_t set = item / bitmap, at = item % bitmap;
         const std::uint64_t* word = bits + set * slot + at;
         const bool below = at / words + shift < sizes.height;
@@ -99,9 +91,9 @@ __global__ void dilate_columns_kernel(std::uint64_t* __restrict__ higher,
 // A thread a window.
 __global__ void count_kernel(std::int32_t* __restrict__ hits /* [rows,cols] */,
                              const std::uint64_t* __restrict__ bits, std::int64_t sets,
-                             std::int64_t slot, HitSizes sizes) {
+                             std::int64_t slot, Sizes sizes) {
     const std::int64_t words = words_for(sizes.width), cols = sizes.cols();
-    for (std::int64_t item = first_item(); item < sizes.rows() * cols; item += stride()) {
+    for (const std::int64_t item : threads_of_grid(sizes.rows() * cols)) {
         const std::int64_t y = item / cols, x = item % cols;
         const std::uint64_t* word = bits + y * words + x / kWordBits;
         std::int32_t count = 0;
@@ -115,8 +107,8 @@ __global__ void count_kernel(std::int32_t* __restrict__ hits /* [rows,cols] */,
 // From the bitmaps in `flat` to the counts, through `spare`: every step reads one and writes the
 // other.
 void count_bitmaps(std::int32_t* hits, std::uint64_t* flat, std::uint64_t* spare, std::int64_t sets,
-                   const HitSizes& sizes, cudaStream_t stream) {
-    const std::int64_t slot = mask_hits_scratch(sizes);
+                   const Sizes& sizes, cudaStream_t stream) {
+    const std::int64_t slot = scratch_words(sizes);
     const unsigned int grid =
         strided_blocks(sets * sizes.height * words_for(sizes.width), kThreads);
     rows_kernel<<<grid, kThreads, 0, stream>>>(spare, flat, sets, slot, sizes);
@@ -148,37 +140,27 @@ void count_bitmaps(std::int32_t* hits, std::uint64_t* flat, std::uint64_t* spare
 
 }  // namespace
 
-std::int64_t mask_hits_scratch(const HitSizes& sizes) {
-    const std::int64_t rows = sizes.height * words_for(sizes.width), flat = flat_words(sizes);
-    return rows > flat ? rows : flat;
-}
-
-void mask_hits_cuda(std::int32_t* hits, std::uint64_t* scratch, const std::int64_t* indices,
-                    const std::int64_t* offsets, std::int64_t first, std::int64_t last,
-                    std::int64_t begin, std::int64_t end, const HitSizes& sizes,
-                    cudaStream_t stream) {
-    const std::int64_t sets = last - first, slot = mask_hits_scratch(sizes);
+void cuda(std::int32_t* hits, std::uint64_t* scratch, const std::int64_t* indices,
+          const std::int64_t* offsets, std::int64_t first, std::int64_t last, std::int64_t begin,
+          std::int64_t end, const Sizes& sizes, cudaStream_t stream) {
+    const std::int64_t sets = last - first, slot = scratch_words(sizes);
     if (sets == 0 || begin == end) return;
-    const cudaError_t error = cudaMemsetAsync(
-        scratch, 0, static_cast<std::size_t>(sets * slot) * sizeof(std::uint64_t), stream);
-    if (error != cudaSuccess) {
-        throw std::runtime_error(std::string("mask_hits: ") + cudaGetErrorString(error));
-    }
+    const std::size_t bytes = static_cast<std::size_t>(sets * slot) * sizeof(std::uint64_t);
+    check_cuda("mask_hits", cudaMemsetAsync(scratch, 0, bytes, stream));
     scatter_kernel<<<strided_blocks(end - begin, kThreads), kThreads, 0, stream>>>(
         scratch, indices, offsets, first, last, begin, end, slot, sizes);
     check_launch("mask_hits scatter");
     count_bitmaps(hits, scratch, scratch + sets * slot, sets, sizes, stream);
 }
 
-void mask_hits_dense_cuda(std::int32_t* hits, std::uint64_t* scratch, const std::uint8_t* masks,
-                          std::int64_t first, std::int64_t last, const HitSizes& sizes,
-                          cudaStream_t stream) {
-    const std::int64_t sets = last - first, slot = mask_hits_scratch(sizes);
+void dense_cuda(std::int32_t* hits, std::uint64_t* scratch, const std::uint8_t* masks,
+                std::int64_t first, std::int64_t last, const Sizes& sizes, cudaStream_t stream) {
+    const std::int64_t sets = last - first, slot = scratch_words(sizes);
     if (sets == 0) return;
-    pack_kernel<<<strided_blocks(sets * flat_words(sizes) * 32, kThreads), kThreads, 0, stream>>>(
-        scratch, masks + first * sizes.height * sizes.width, sets, slot, sizes);
+    pack_kernel<<<strided_blocks(sets * flat_words(sizes) * kWarp, kThreads), kThreads, 0,
+                  stream>>>(scratch, masks + first * sizes.height * sizes.width, sets, slot, sizes);
     check_launch("mask_hits pack");
     count_bitmaps(hits, scratch, scratch + sets * slot, sets, sizes, stream);
 }
 
-}  // namespace pycc
+}  // namespace pycc::mask_hits

@@ -9,9 +9,9 @@
 #include <cuda_runtime.h>
 #endif
 
-namespace pycc {
+namespace pycc::mask_hits {
 
-struct HitSizes {
+struct Sizes {
     std::int64_t sets, height, width;        // M, H, W; 1 <= H, W
     std::int64_t patch_height, patch_width;  // 1 <= ph <= H, 1 <= pw <= W
     PYCC_HD std::int64_t rows() const { return height - patch_height + 1; }  // of windows
@@ -26,12 +26,18 @@ PYCC_HD std::int64_t words_for(std::int64_t bits) {
 }
 
 // Words of a bitmap of H*W pixels, with one behind it so that a row can be read across two words.
-PYCC_HD std::int64_t flat_words(const HitSizes& sizes) {
+PYCC_HD std::int64_t flat_words(const Sizes& sizes) {
     return words_for(sizes.height * sizes.width) + 1;
 }
 
+// Words of scratch that a set of a batch needs on CUDA, twice.
+PYCC_HD std::int64_t scratch_words(const Sizes& sizes) {
+    const std::int64_t rows = sizes.height * words_for(sizes.width), flat = flat_words(sizes);
+    return rows > flat ? rows : flat;
+}
+
 // Whether an index is a pixel of the image; any value.
-PYCC_HD bool is_pixel(std::int64_t index, const HitSizes& sizes) {
+PYCC_HD bool is_pixel(std::int64_t index, const Sizes& sizes) {
     return index >= 0 && index < sizes.height * sizes.width;
 }
 
@@ -42,7 +48,7 @@ PYCC_HD std::uint64_t across(std::uint64_t low, std::uint64_t high, std::int64_t
 
 // Word i of row y, whose bit 0 is column 64*i; behind the last column other rows follow.
 PYCC_HD std::uint64_t row_word(const std::uint64_t* flat /* [flat_words] */, std::int64_t y,
-                               std::int64_t i, const HitSizes& sizes) {
+                               std::int64_t i, const Sizes& sizes) {
     const std::int64_t first = y * sizes.width;
     const std::uint64_t* word = flat + first / kWordBits + i;
     return across(word[0], word[1], first % kWordBits);
@@ -50,7 +56,7 @@ PYCC_HD std::uint64_t row_word(const std::uint64_t* flat /* [flat_words] */, std
 
 // The last word of row y, its bits behind the last column 0.
 PYCC_HD std::uint64_t row_end(const std::uint64_t* flat /* [flat_words] */, std::int64_t y,
-                              const HitSizes& sizes) {
+                              const Sizes& sizes) {
     const std::int64_t words = words_for(sizes.width);
     const std::uint64_t unused = static_cast<std::uint64_t>(words * kWordBits - sizes.width);
     return row_word(flat, y, words - 1, sizes) & (~std::uint64_t{0} >> unused);
@@ -64,29 +70,25 @@ PYCC_HD std::int64_t next_shift(std::int64_t reach, std::int64_t patch) {
 
 // worst = (the most sets that one window touches, y, x of the first such window); a set is the
 // pixels indices[offsets[m]] to indices[offsets[m+1]-1], in any order; what is no pixel is skipped.
-void mask_hits_cpu(std::int64_t* worst /* [3] */, const std::int64_t* indices /* [total] */,
-                   const std::int64_t* offsets /* [M+1] */, const HitSizes& sizes, int threads);
+void cpu(std::int64_t* worst /* [3] */, const std::int64_t* indices /* [total] */,
+         const std::int64_t* offsets /* [M+1] */, const Sizes& sizes, int threads);
 
 // The same of masks of 0 and 1.
-void mask_hits_dense_cpu(std::int64_t* worst /* [3] */, const std::uint8_t* masks /* [M,H,W] */,
-                         const HitSizes& sizes, int threads);
+void dense_cpu(std::int64_t* worst /* [3] */, const std::uint8_t* masks /* [M,H,W] */,
+               const Sizes& sizes, int threads);
 
 #if defined(PYCC_CUDA)
-// Words of scratch that a set of a batch needs, twice.
-std::int64_t mask_hits_scratch(const HitSizes& sizes);
-
 // Adds to `hits` of every window the sets [first, last), whose indices are [begin, end).
-void mask_hits_cuda(std::int32_t* hits /* [H-ph+1,W-pw+1] */,
-                    std::uint64_t* scratch /* [2,last-first,words] */,
-                    const std::int64_t* indices /* [total] */,
-                    const std::int64_t* offsets /* [M+1] */, std::int64_t first, std::int64_t last,
-                    std::int64_t begin, std::int64_t end, const HitSizes& sizes,
-                    cudaStream_t stream);
+void cuda(std::int32_t* hits /* [H-ph+1,W-pw+1] */,
+          std::uint64_t* scratch /* [2,last-first,words] */,
+          const std::int64_t* indices /* [total] */, const std::int64_t* offsets /* [M+1] */,
+          std::int64_t first, std::int64_t last, std::int64_t begin, std::int64_t end,
+          const Sizes& sizes, cudaStream_t stream);
 
-void mask_hits_dense_cuda(std::int32_t* hits /* [H-ph+1,W-pw+1] */,
-                          std::uint64_t* scratch /* [2,last-first,words] */,
-                          const std::uint8_t* masks /* [M,H,W] */, std::int64_t first,
-                          std::int64_t last, const HitSizes& sizes, cudaStream_t stream);
+void dense_cuda(std::int32_t* hits /* [H-ph+1,W-pw+1] */,
+                std::uint64_t* scratch /* [2,last-first,words] */,
+                const std::uint8_t* masks /* [M,H,W] */, std::int64_t first, std::int64_t last,
+                const Sizes& sizes, cudaStream_t stream);
 #endif
 
-}  // namespace pycc
+}  // namespace pycc::mask_hits

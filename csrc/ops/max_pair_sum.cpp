@@ -15,7 +15,7 @@
 #include "../core/parallel.h"
 #include "../core/simd.h"
 
-namespace pycc {
+namespace pycc::max_pair_sum {
 namespace {
 
 constexpr std::int64_t kTile = 8;  // side of a tile of places
@@ -78,7 +78,7 @@ struct Tile {
 
 class Search {
   public:
-    explicit Search(const SumSizes& sizes)
+    explicit Search(const Sizes& sizes)
         : sizes_(sizes),
           rows_(sizes.rows()),
           cols_(sizes.cols()),
@@ -255,7 +255,7 @@ class Search {
         }
     }
 
-    SumSizes sizes_;
+    Sizes sizes_;
     std::int64_t rows_, cols_;             // of places
     std::int64_t pitch_;                   // of the table
     std::int64_t tile_rows_, tile_cols_;   // of tiles
@@ -270,8 +270,8 @@ class Search {
 
 }  // namespace
 
-void max_pair_sum_cpu(double* value, std::int64_t* places, const float* maps,
-                      const double* allowance, const SumSizes& sizes, int threads) {
+void cpu(double* value, std::int64_t* places, const float* maps, const double* allowance,
+         const Sizes& sizes, int threads) {
     constexpr std::int64_t kGrain = 1 << 14;  // cells: 0.2 ms where few pairs are left
     const std::int64_t size = sizes.height * sizes.width;
     const std::int64_t grain = std::max<std::int64_t>(kGrain / size, 1);
@@ -283,4 +283,4 @@ void max_pair_sum_cpu(double* value, std::int64_t* places, const float* maps,
     });
 }
 
-}  // namespace pycc
+}  // namespace pycc::max_pair_sum

@@ -19,9 +19,16 @@
 #include <cstdint>
 
 #include "../core/device.h"
-#include "max_window_sum.h"
+#include "../core/window_sums.h"
 
-namespace pycc {
+#if defined(PYCC_CUDA)
+#include <cuda_runtime.h>
+#endif
+
+namespace pycc::max_pair_sum {
+
+using window_sums::BestWindow;
+using window_sums::Sizes;
 
 // Sum of the cells in rows [top, bottom) and columns [left, right). Rounding may leave less than
 // nothing of cells that are not negative; so that no union exceeds S_A + S_B, which is what prunes,
@@ -48,7 +55,7 @@ struct Place {
 };
 
 // What windows of the sums a and b hold between them.
-PYCC_HD double union_sum(const Table& table, const SumSizes& sizes, const Place& p, double a,
+PYCC_HD double union_sum(const Table& table, const Sizes& sizes, const Place& p, double a,
                          const Place& q, double b) {
     const std::int64_t top = p.y > q.y ? p.y : q.y, left = p.x > q.x ? p.x : q.x;
     const std::int64_t bottom = (p.y < q.y ? p.y : q.y) + sizes.window_height;
@@ -84,18 +91,16 @@ PYCC_HD void settle(double* value /* [1] */, std::int64_t* places /* [2,2] (y, x
 }
 
 // Cells must be finite and not negative, allowances not negative; infinity is an allowance.
-void max_pair_sum_cpu(double* value /* [N] */, std::int64_t* places /* [N,2,2] (y, x) */,
-                      const float* maps /* [N,h,w] */, const double* allowance /* [N] */,
-                      const SumSizes& sizes, int threads);
+void cpu(double* value /* [N] */, std::int64_t* places /* [N,2,2] (y, x) */,
+         const float* maps /* [N,h,w] */, const double* allowance /* [N] */, const Sizes& sizes,
+         int threads);
 
 #if defined(PYCC_CUDA)
-void max_pair_sum_cuda(double* value /* [N] */, std::int64_t* places /* [N,2,2] (y, x) */,
-                       double* tables /* [N,h+1,w+1], scratch */,
-                       double* sums /* [N,rows,cols], scratch */,
-                       WindowPair* found /* [N,rows * cols], scratch */,
-                       BestWindow* fullest /* [N], scratch */, double* least /* [N], scratch */,
-                       const float* maps /* [N,h,w] */, const double* allowance /* [N] */,
-                       const SumSizes& sizes, cudaStream_t stream);
+void cuda(double* value /* [N] */, std::int64_t* places /* [N,2,2] (y, x) */,
+          double* tables /* [N,h+1,w+1], scratch */, double* sums /* [N,rows,cols], scratch */,
+          WindowPair* found /* [N,rows * cols], scratch */, BestWindow* fullest /* [N], scratch */,
+          double* least /* [N], scratch */, const float* maps /* [N,h,w] */,
+          const double* allowance /* [N] */, const Sizes& sizes, cudaStream_t stream);
 #endif
 
-}  // namespace pycc
+}  // namespace pycc::max_pair_sum

@@ -4,9 +4,8 @@
 // A bound is a sum in float32 of max(value, 0), enlarged by the rounding that it may have lost:
 // more and larger terms never have a smaller sum, rounded or not. A window that holds NaN or +inf
 // has an infinite bound and is never left out. The sums that decide are computed in the one order
-// of max_window_sum.h, whatever is left out around them. Where all windows are much alike, the
-// bounds of tiles leave out little; then each window is bounded by itself, which costs half of its
-// sum.
+// of window_sums.h, whatever is left out around them. Where all windows are much alike, the bounds
+// of tiles leave out little; then each window is bounded by itself, which costs half of its sum.
 #include "max_window_sum.h"
 
 #include <algorithm>
@@ -20,7 +19,7 @@
 #include "../core/simd.h"
 #include "../core/window_sums.h"
 
-namespace pycc {
+namespace pycc::max_window_sum {
 namespace {
 
 using window_sums::Area;
@@ -143,7 +142,7 @@ double outward(std::int64_t terms) {
 // Looks for the best window among some rows of the places of a map.
 class Search {
   public:
-    explicit Search(const SumSizes& sizes)
+    explicit Search(const Sizes& sizes)
         : sizes_(sizes),
           tile_(std::min(sizes.window_height, sizes.window_width) < 64 ? 4 : 8),
           grid_height_(1 + round_up(sizes.window_height - 1, tile_) / tile_),
@@ -306,7 +305,7 @@ class Search {
                        });
     }
 
-    SumSizes sizes_;
+    Sizes sizes_;
     std::int64_t tile_;                      // side of a tile
     std::int64_t grid_height_, grid_width_;  // of the window in tiles
     std::int64_t tile_cols_, pitch_;
@@ -323,8 +322,7 @@ class Search {
 
 }  // namespace
 
-void max_window_sum_cpu(double* sum, std::int64_t* place, const float* maps, const SumSizes& sizes,
-                        int threads) {
+void cpu(double* sum, std::int64_t* place, const float* maps, const Sizes& sizes, int threads) {
     if (sizes.maps == 0) return;
     // A map is one piece of work, unless there are fewer than threads.
     constexpr std::int64_t kGrain = 1 << 18;  // values: 0.2 ms where few sums can be left out
@@ -354,4 +352,4 @@ void max_window_sum_cpu(double* sum, std::int64_t* place, const float* maps, con
     }
 }
 
-}  // namespace pycc
+}  // namespace pycc::max_window_sum

@@ -1,20 +1,17 @@
 #include "../core/cuda.cuh"
 #include "max_window_sum.h"
 
-namespace pycc {
+namespace pycc::max_window_sum {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kWarp = 32;
-constexpr unsigned int kAll = 0xFFFFFFFFU;
 
 // One thread a column and block of window rows: down the block, then up again.
 __global__ void columns_kernel(double* __restrict__ columns, const float* __restrict__ maps,
-                               SumSizes sizes, std::int64_t blocks) {
+                               Sizes sizes, std::int64_t blocks) {
     const std::int64_t width = sizes.width, window = sizes.window_height, rows = sizes.rows();
     const std::int64_t work = sizes.maps * blocks * width;
-    for (std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x; i < work;
-         i += std::int64_t{gridDim.x} * kThreads) {
+    for (const std::int64_t i : threads_of_grid(work)) {
         const std::int64_t x = i % width, start = i / width % blocks * window;
         const std::int64_t n = i / (width * blocks);
         const float* values = maps + n * sizes.height * width + x;
@@ -36,44 +33,20 @@ __global__ void columns_kernel(double* __restrict__ columns, const float* __rest
     }
 }
 
-// The best of a block's offers is left in the first thread.
-__device__ BestWindow best_of_block(BestWindow best, BestWindow* shared /* [kThreads / kWarp] */) {
-    const auto reduce = [&best](int lanes) {
-        for (int step = lanes / 2; step > 0; step /= 2) {
-            const double sum = __shfl_down_sync(kAll, best.sum, step);
-            const auto index = static_cast<std::int64_t>(
-                __shfl_down_sync(kAll, static_cast<long long>(best.index), step));
-            if (index >= 0) best.offer(sum, index);
-        }
-    };
-    const int lane = static_cast<int>(threadIdx.x) % kWarp;
-    const int warp = static_cast<int>(threadIdx.x) / kWarp;
-    reduce(kWarp);
-    __syncthreads();  // an earlier call's results have been read
-    if (lane == 0) shared[warp] = best;
-    __syncthreads();
-    if (warp == 0) {
-        best = lane < kThreads / kWarp ? shared[lane] : BestWindow{0.0, -1};
-        reduce(kWarp);
-    }
-    return best;
-}
-
 // One block a row of places: doubles the column sums in place, in shared memory where they fit.
 // Chunk after chunk from the left: a chunk is written when nothing reads it any more.
 __global__ void __launch_bounds__(kThreads)
     rows_kernel(BestWindow* __restrict__ row_best, double* columns, double* all_tails,
-                SumSizes sizes) {
+                Sizes sizes) {
     extern __shared__ double buffer[];
-    __shared__ BestWindow shared[kThreads / kWarp];
     const std::int64_t width = sizes.width, window = sizes.window_width;
     const bool power = (window & (window - 1)) == 0;
-    for (std::int64_t row = blockIdx.x; row < sizes.maps * sizes.rows(); row += gridDim.x) {
+    for (const std::int64_t row : blocks_of_grid(sizes.maps * sizes.rows())) {
         double* sums = columns + row * width;
         double* tails = all_tails + row * width;
         if (all_tails == nullptr) {
             __syncthreads();  // the row before has been read
-            for (std::int64_t x = threadIdx.x; x < width; x += kThreads) buffer[x] = sums[x];
+            for (const std::int64_t x : threads_of_block(width)) buffer[x] = sums[x];
             sums = buffer, tails = buffer + width;
             __syncthreads();
         }
@@ -94,8 +67,8 @@ __global__ void __launch_bounds__(kThreads)
         }
         const double* ready = power ? sums : tails;
         BestWindow best{0.0, -1};
-        for (std::int64_t x = threadIdx.x; x < sizes.cols(); x += kThreads) best.offer(ready[x], x);
-        best = best_of_block(best, shared);
+        for (const std::int64_t x : threads_of_block(sizes.cols())) best.offer(ready[x], x);
+        best = fold_block<kThreads>(best, window_sums::Better{});
         if (threadIdx.x == 0) {
             row_best[row] = {best.sum, row % sizes.rows() * sizes.cols() + best.index};
         }
@@ -105,15 +78,14 @@ __global__ void __launch_bounds__(kThreads)
 // One block a map.
 __global__ void __launch_bounds__(kThreads)
     maps_kernel(double* __restrict__ sum, std::int64_t* __restrict__ place,
-                const BestWindow* __restrict__ row_best, SumSizes sizes) {
-    __shared__ BestWindow shared[kThreads / kWarp];
-    for (std::int64_t n = blockIdx.x; n < sizes.maps; n += gridDim.x) {
+                const BestWindow* __restrict__ row_best, Sizes sizes) {
+    for (const std::int64_t n : blocks_of_grid(sizes.maps)) {
         BestWindow best{0.0, -1};
-        for (std::int64_t y = threadIdx.x; y < sizes.rows(); y += kThreads) {
+        for (const std::int64_t y : threads_of_block(sizes.rows())) {
             const BestWindow& row = row_best[n * sizes.rows() + y];
             best.offer(row.sum, row.index);
         }
-        best = best_of_block(best, shared);
+        best = fold_block<kThreads>(best, window_sums::Better{});
         if (threadIdx.x == 0) {
             sum[n] = best.sum;
             place[2 * n] = best.index / sizes.cols();
@@ -124,9 +96,8 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-void max_window_sum_cuda(double* sum, std::int64_t* place, double* columns, double* tails,
-                         BestWindow* row_best, const float* maps, const SumSizes& sizes,
-                         cudaStream_t stream) {
+void cuda(double* sum, std::int64_t* place, double* columns, Nullable<double> tails,
+          BestWindow* row_best, const float* maps, const Sizes& sizes, cudaStream_t stream) {
     if (sizes.maps == 0) return;
     const std::int64_t blocks = (sizes.rows() + sizes.window_height - 1) / sizes.window_height;
     const std::int64_t work = sizes.maps * blocks * sizes.width;
@@ -143,4 +114,4 @@ void max_window_sum_cuda(double* sum, std::int64_t* place, double* columns, doub
     check_launch("max_window_sum");
 }
 
-}  // namespace pycc
+}  // namespace pycc::max_window_sum

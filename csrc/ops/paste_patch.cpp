@@ -7,13 +7,13 @@
 #include "../core/parallel.h"
 #include "../core/simd.h"
 
-namespace pycc {
+namespace pycc::paste_patch {
 namespace {
 
 // Calls body(warp, y, x) on the pixels of image n that the warped patch may cover.
 template <class Body>
 void for_footprint(std::int64_t n, const std::int64_t* top_left, const double* transform,
-                   const PasteSizes& sizes, Sampling sampling, const Body& body) {
+                   const Sizes& sizes, Sampling sampling, const Body& body) {
     const Warp warp(make_placement(top_left + 2 * n, transform + 4 * n), sizes.patch_height,
                     sizes.patch_width, sampling);
     const Box box = intersect(warp.footprint(), {0, sizes.height, 0, sizes.width});
@@ -25,7 +25,7 @@ void for_footprint(std::int64_t n, const std::int64_t* top_left, const double* t
 PYCC_SIMD void paste_image(std::int64_t n, float* image /* [C,H,W] */,
                            const float* patch /* [C,p,q] */, const std::uint8_t* mask,
                            const std::int64_t* top_left, const double* transform,
-                           const PasteSizes& sizes, Sampling sampling) noexcept {
+                           const Sizes& sizes, Sampling sampling) noexcept {
     for_footprint(n, top_left, transform, sizes, sampling,
                   [&](const Warp& warp, std::int64_t y, std::int64_t x) {
                       paste_pixel(image, patch, mask, warp, y, x, sizes);
@@ -35,7 +35,7 @@ PYCC_SIMD void paste_image(std::int64_t n, float* image /* [C,H,W] */,
 PYCC_SIMD void scatter_image(std::int64_t n, float* grad_patch /* [C,p,q], added to */,
                              const float* grad_image /* [C,H,W] */, const std::uint8_t* mask,
                              const std::int64_t* top_left, const double* transform,
-                             const PasteSizes& sizes, Sampling sampling) noexcept {
+                             const Sizes& sizes, Sampling sampling) noexcept {
     for_footprint(n, top_left, transform, sizes, sampling,
                   [&](const Warp& warp, std::int64_t y, std::int64_t x) {
                       std::int64_t index[Warp::kMaxTaps];
@@ -52,16 +52,16 @@ PYCC_SIMD void scatter_image(std::int64_t n, float* grad_patch /* [C,p,q], added
 }
 
 // Images a thread should have to be worth its start: 0.2 ms at about 20 ns a covered pixel.
-std::int64_t image_grain(const PasteSizes& sizes) {
+std::int64_t image_grain(const Sizes& sizes) {
     const std::int64_t area = std::max<std::int64_t>(sizes.patch_height * sizes.patch_width, 1);
     return std::max<std::int64_t>(10'000 / area, 1);
 }
 
 }  // namespace
 
-void paste_patch_cpu(float* out, const float* images, const float* patch, const std::uint8_t* mask,
-                     const std::int64_t* top_left, const double* transform, const PasteSizes& sizes,
-                     Sampling sampling, int threads) {
+void cpu(float* out, const float* images, const float* patch, Nullable<const std::uint8_t> mask,
+         const std::int64_t* top_left, const double* transform, const Sizes& sizes,
+         Sampling sampling, int threads) {
     const std::int64_t image_size = sizes.channels * sizes.height * sizes.width;
     const std::int64_t patch_size = sizes.channels * sizes.patch_height * sizes.patch_width;
     if (out != images) {
@@ -84,10 +84,9 @@ void paste_patch_cpu(float* out, const float* images, const float* patch, const 
                  });
 }
 
-void paste_patch_backward_cpu(float* grad_patch, const float* grad_out, const float* patch,
-                              const std::uint8_t* mask, const std::int64_t* top_left,
-                              const double* transform, const PasteSizes& sizes, Sampling sampling,
-                              int threads) {
+void backward_cpu(float* grad_patch, const float* grad_out, const float* patch,
+                  Nullable<const std::uint8_t> mask, const std::int64_t* top_left,
+                  const double* transform, const Sizes& sizes, Sampling sampling, int threads) {
     const std::int64_t image_size = sizes.channels * sizes.height * sizes.width;
     const std::int64_t patch_size = sizes.channels * sizes.patch_height * sizes.patch_width;
     parallel_for(sizes.images, image_grain(sizes), threads,
@@ -111,4 +110,4 @@ void paste_patch_backward_cpu(float* grad_patch, const float* grad_out, const fl
     }
 }
 
-}  // namespace pycc
+}  // namespace pycc::paste_patch

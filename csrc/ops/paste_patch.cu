@@ -1,7 +1,7 @@
 #include "../core/cuda.cuh"
 #include "paste_patch.h"
 
-namespace pycc {
+namespace pycc::paste_patch {
 namespace {
 
 constexpr int kThreads = 256;
@@ -10,11 +10,10 @@ constexpr int kThreads = 256;
 __global__ void paste_kernel(float* __restrict__ out, const float* __restrict__ patch,
                              const std::uint8_t* __restrict__ mask,
                              const std::int64_t* __restrict__ top_left,
-                             const double* __restrict__ transform, PasteSizes sizes,
-                             Sampling sampling) {
+                             const double* __restrict__ transform, Sizes sizes, Sampling sampling) {
     const std::int64_t plane = sizes.height * sizes.width;
     const std::int64_t patch_plane = sizes.patch_height * sizes.patch_width;
-    for (std::int64_t n = blockIdx.y; n < sizes.images; n += gridDim.y) {
+    for (const std::int64_t n : planes_of_grid(sizes.images)) {
         const Warp warp(make_placement(top_left + 2 * n, transform + 4 * n), sizes.patch_height,
                         sizes.patch_width, sampling);
         const Box box = intersect(warp.footprint(), {0, sizes.height, 0, sizes.width});
@@ -22,8 +21,7 @@ __global__ void paste_kernel(float* __restrict__ out, const float* __restrict__ 
         const std::int64_t box_width = box.right - box.left;
         const std::int64_t pixels = (box.bottom - box.top) * box_width;
         const float* source = patch + (sizes.patches > 1 ? n : 0) * sizes.channels * patch_plane;
-        for (std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x; i < pixels;
-             i += std::int64_t{gridDim.x} * kThreads) {
+        for (const std::int64_t i : threads_of_grid(pixels)) {
             const std::int64_t y = box.top + i / box_width, x = box.left + i % box_width;
             paste_pixel(out + n * sizes.channels * plane, source, mask, warp, y, x, sizes);
         }
@@ -34,7 +32,7 @@ __global__ void paste_kernel(float* __restrict__ out, const float* __restrict__ 
 // it, in the order in which the CPU scatters.
 __device__ float gather(std::int64_t at, std::int64_t c, std::int64_t n, const float* grad_out,
                         const std::uint8_t* mask, const std::int64_t* top_left,
-                        const double* transform, const PasteSizes& sizes, Sampling sampling) {
+                        const double* transform, const Sizes& sizes, Sampling sampling) {
     const Warp warp(make_placement(top_left + 2 * n, transform + 4 * n), sizes.patch_height,
                     sizes.patch_width, sampling);
     const Box box = intersect(warp.dependents(at / sizes.patch_width, at % sizes.patch_width),
@@ -61,12 +59,11 @@ __global__ void paste_backward_kernel(float* __restrict__ grad_patch,
                                       const float* __restrict__ patch,
                                       const std::uint8_t* __restrict__ mask,
                                       const std::int64_t* __restrict__ top_left,
-                                      const double* __restrict__ transform, PasteSizes sizes,
+                                      const double* __restrict__ transform, Sizes sizes,
                                       Sampling sampling) {
     const std::int64_t plane = sizes.patch_height * sizes.patch_width;
     const std::int64_t work = sizes.patches * sizes.channels * plane;
-    for (std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x; i < work;
-         i += std::int64_t{gridDim.x} * kThreads) {
+    for (const std::int64_t i : threads_of_grid(work)) {
         const std::int64_t at = i % plane, c = (i / plane) % sizes.channels;
         const std::int64_t own = i / (plane * sizes.channels);
         const std::int64_t end = sizes.patches > 1 ? own + 1 : sizes.images;
@@ -82,33 +79,29 @@ __global__ void paste_backward_kernel(float* __restrict__ grad_patch,
 
 }  // namespace
 
-void paste_patch_cuda(float* out, const float* images, const float* patch, const std::uint8_t* mask,
-                      const std::int64_t* top_left, const double* transform,
-                      const PasteSizes& sizes, Sampling sampling, cudaStream_t stream) {
+void cuda(float* out, const float* images, const float* patch, Nullable<const std::uint8_t> mask,
+          const std::int64_t* top_left, const double* transform, const Sizes& sizes,
+          Sampling sampling, cudaStream_t stream) {
     const std::int64_t values = sizes.images * sizes.channels * sizes.height * sizes.width;
     if (values == 0) return;
     if (out != images) {
-        const cudaError_t error =
-            cudaMemcpyAsync(out, images, static_cast<std::size_t>(values) * sizeof(float),
-                            cudaMemcpyDeviceToDevice, stream);
-        if (error != cudaSuccess) {
-            throw std::runtime_error(std::string("paste_patch: ") + cudaGetErrorString(error));
-        }
+        const std::size_t bytes = static_cast<std::size_t>(values) * sizeof(float);
+        check_cuda("paste_patch",
+                   cudaMemcpyAsync(out, images, bytes, cudaMemcpyDeviceToDevice, stream));
     }
     if (sizes.patch_height * sizes.patch_width == 0) return;
     // A grid for the patch's own area; the stride loop takes what zoom and rotation add.
     const std::int64_t area = sizes.patch_height * sizes.patch_width;
-    const dim3 grid(strided_blocks(area, kThreads),
-                    static_cast<unsigned int>(sizes.images < 65535 ? sizes.images : 65535));
+    const dim3 grid = strided_planes(area, kThreads, sizes.images);
     paste_kernel<<<grid, kThreads, 0, stream>>>(out, patch, mask, top_left, transform, sizes,
                                                 sampling);
     check_launch("paste_patch");
 }
 
-void paste_patch_backward_cuda(float* grad_patch, const float* grad_out, const float* patch,
-                               const std::uint8_t* mask, const std::int64_t* top_left,
-                               const double* transform, const PasteSizes& sizes, Sampling sampling,
-                               cudaStream_t stream) {
+void backward_cuda(float* grad_patch, const float* grad_out, const float* patch,
+                   Nullable<const std::uint8_t> mask, const std::int64_t* top_left,
+                   const double* transform, const Sizes& sizes, Sampling sampling,
+                   cudaStream_t stream) {
     const std::int64_t work =
         sizes.patches * sizes.channels * sizes.patch_height * sizes.patch_width;
     if (work == 0) return;
@@ -117,4 +110,4 @@ void paste_patch_backward_cuda(float* grad_patch, const float* grad_out, const f
     check_launch("paste_patch backward");
 }
 
-}  // namespace pycc
+}  // namespace pycc::paste_patch

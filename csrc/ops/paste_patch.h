@@ -5,12 +5,13 @@
 #include <cstdint>
 
 #include "../core/device.h"
+#include "../core/nullable.h"
 
 #if defined(PYCC_CUDA)
 #include <cuda_runtime.h>
 #endif
 
-namespace pycc {
+namespace pycc::paste_patch {
 
 enum class Sampling : int { single = 0, nested = 1 };
 
@@ -211,7 +212,7 @@ PYCC_HD bool unclipped(float value, double brightness) {
     return sum >= 0.0F && sum <= 1.0F;
 }
 
-struct PasteSizes {
+struct Sizes {
     std::int64_t images, channels, height, width;  // of the images
     std::int64_t patch_height, patch_width;
     std::int64_t patches;  // 1 (one for all) or `images`
@@ -221,7 +222,7 @@ struct PasteSizes {
 // anything.
 PYCC_HD void paste_pixel(float* image /* [C,H,W] */, const float* patch /* [C,p,q] */,
                          const std::uint8_t* mask /* [p,q] or null */, const Warp& warp,
-                         std::int64_t y, std::int64_t x, const PasteSizes& sizes) {
+                         std::int64_t y, std::int64_t x, const Sizes& sizes) {
     std::int64_t index[Warp::kMaxTaps];
     double weight[Warp::kMaxTaps];
     const int taps = warp.taps(y, x, mask, index, weight);
@@ -238,30 +239,28 @@ PYCC_HD void paste_pixel(float* image /* [C,H,W] */, const float* patch /* [C,p,
 }
 
 // out = images with the warped patch inside the warped mask; out may be images itself.
-void paste_patch_cpu(float* out /* [N,C,H,W] */, const float* images /* [N,C,H,W] */,
-                     const float* patch /* [N or 1,C,p,q] */,
-                     const std::uint8_t* mask /* [p,q] or null */,
-                     const std::int64_t* top_left /* [N,2] (y, x) */,
-                     const double* transform /* [N,4] cosine, sine, zoom, brightness */,
-                     const PasteSizes& sizes, Sampling sampling, int threads);
+void cpu(float* out /* [N,C,H,W] */, const float* images /* [N,C,H,W] */,
+         const float* patch /* [N or 1,C,p,q] */, Nullable<const std::uint8_t> mask /* [p,q] */,
+         const std::int64_t* top_left /* [N,2] (y, x) */,
+         const double* transform /* [N,4] cosine, sine, zoom, brightness */, const Sizes& sizes,
+         Sampling sampling, int threads);
 
 // Gradient of each image's patch; where the images share one (sizes.patches is 1), the sum over
 // them is left in the first.
-void paste_patch_backward_cpu(float* grad_patch /* [N,C,p,q], overwritten */,
-                              const float* grad_out /* [N,C,H,W] */, const float* patch,
-                              const std::uint8_t* mask, const std::int64_t* top_left,
-                              const double* transform, const PasteSizes& sizes, Sampling sampling,
-                              int threads);
+void backward_cpu(float* grad_patch /* [N,C,p,q], overwritten */,
+                  const float* grad_out /* [N,C,H,W] */, const float* patch,
+                  Nullable<const std::uint8_t> mask, const std::int64_t* top_left,
+                  const double* transform, const Sizes& sizes, Sampling sampling, int threads);
 
 #if defined(PYCC_CUDA)
-void paste_patch_cuda(float* out, const float* images, const float* patch, const std::uint8_t* mask,
-                      const std::int64_t* top_left, const double* transform,
-                      const PasteSizes& sizes, Sampling sampling, cudaStream_t stream);
+void cuda(float* out, const float* images, const float* patch, Nullable<const std::uint8_t> mask,
+          const std::int64_t* top_left, const double* transform, const Sizes& sizes,
+          Sampling sampling, cudaStream_t stream);
 
-void paste_patch_backward_cuda(float* grad_patch /* [N or 1,C,p,q], overwritten */,
-                               const float* grad_out, const float* patch, const std::uint8_t* mask,
-                               const std::int64_t* top_left, const double* transform,
-                               const PasteSizes& sizes, Sampling sampling, cudaStream_t stream);
+void backward_cuda(float* grad_patch /* [N or 1,C,p,q], overwritten */, const float* grad_out,
+                   const float* patch, Nullable<const std::uint8_t> mask,
+                   const std::int64_t* top_left, const double* transform, const Sizes& sizes,
+                   Sampling sampling, cudaStream_t stream);
 #endif
 
-}  // namespace pycc
+}  // namespace pycc::paste_patch

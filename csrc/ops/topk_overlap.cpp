@@ -11,7 +11,7 @@
 #include "../core/parallel.h"
 #include "../core/simd.h"
 
-namespace pycc {
+namespace pycc::topk_overlap {
 namespace {
 
 // Room for one row, reused over the rows of a thread; pages that are not needed stay untouched.
@@ -181,8 +181,8 @@ PYCC_SIMD std::int64_t row_overlap(const float* a, const float* b, std::int64_t 
 
 }  // namespace
 
-void topk_overlap_cpu(std::int64_t* overlap, const float* a, const float* b, std::int64_t rows,
-                      std::int64_t cells, std::int64_t k, int threads) {
+void cpu(std::int64_t* overlap, const float* a, const float* b, std::int64_t rows,
+         std::int64_t cells, std::int64_t k, int threads) {
     if (k == 0 || k == cells) {
         std::fill(overlap, overlap + rows, k);
         return;
@@ -197,4 +197,4 @@ void topk_overlap_cpu(std::int64_t* overlap, const float* a, const float* b, std
     });
 }
 
-}  // namespace pycc
+}  // namespace pycc::topk_overlap

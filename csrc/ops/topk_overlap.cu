@@ -1,14 +1,12 @@
 #include "../core/cuda.cuh"
 #include "topk_overlap.h"
 
-namespace pycc {
+namespace pycc::topk_overlap {
 namespace {
 
 constexpr int kThreads = 512;
-constexpr int kWarp = 32;
 constexpr int kBits = 8;  // of the rank that a pass over the row settles
 constexpr int kBins = 1 << kBits;
-constexpr unsigned int kAll = 0xFFFFFFFFU;
 
 // What a block knows of the rank it looks for, in shared memory.
 struct Search {
@@ -26,7 +24,7 @@ __device__ void find_bin(Search& search, std::uint32_t wanted) {
     for (int i = 0; i < kEach; ++i) own += search.bins[top - i];
     std::uint32_t reached = own;
     for (int step = 1; step < kWarp; step *= 2) {
-        const std::uint32_t before = __shfl_up_sync(kAll, reached, step);
+        const std::uint32_t before = __shfl_up_sync(kAllLanes, reached, step);
         if (lane >= step) reached += before;
     }
     std::uint32_t above = reached - own;
@@ -44,7 +42,7 @@ __device__ std::uint64_t least_rank(const float* __restrict__ row, std::int64_t 
     auto wanted = static_cast<std::uint32_t>(k);
     std::uint64_t settled = 0;
     for (int shift = 64 - kBits; shift >= 0; shift -= kBits) {
-        for (int i = static_cast<int>(threadIdx.x); i < kBins; i += kThreads) search.bins[i] = 0;
+        for (const std::int64_t i : threads_of_block(kBins)) search.bins[i] = 0;
         __syncthreads();
         // Whole warps go round together: equal digits, which are usual, are counted as one.
         for (std::int64_t first = 0; first < cells; first += kThreads) {
@@ -55,7 +53,7 @@ __device__ std::uint64_t least_rank(const float* __restrict__ row, std::int64_t 
                 rank = cell_rank(row[i], static_cast<std::uint32_t>(i));
                 counts = shift == 64 - kBits || ((rank ^ settled) >> (shift + kBits)) == 0;
             }
-            const unsigned int counting = __ballot_sync(kAll, counts);
+            const unsigned int counting = __ballot_sync(kAllLanes, counts);
             if (!counts) continue;
             const auto digit = static_cast<unsigned int>(rank >> shift) & (kBins - 1);
 #if __CUDA_ARCH__ >= 700  // one addition for all threads of the warp with this digit
@@ -84,8 +82,7 @@ __global__ void __launch_bounds__(kThreads)
                    const float* __restrict__ b, std::int64_t rows, std::int64_t cells,
                    std::int64_t k) {
     __shared__ Search search;
-    __shared__ std::uint32_t total;
-    for (std::int64_t n = blockIdx.x; n < rows; n += gridDim.x) {
+    for (const std::int64_t n : blocks_of_grid(rows)) {
         const float *row_a = a + n * cells, *row_b = b + n * cells;
         if (k == 0 || k == cells) {
             if (threadIdx.x == 0) overlap[n] = k;
@@ -94,26 +91,22 @@ __global__ void __launch_bounds__(kThreads)
         const std::uint64_t least_a = least_rank(row_a, cells, k, search);
         const std::uint64_t least_b = least_rank(row_b, cells, k, search);
         std::uint32_t both = 0;
-        for (std::int64_t i = threadIdx.x; i < cells; i += kThreads) {
+        for (const std::int64_t i : threads_of_block(cells)) {
             const auto index = static_cast<std::uint32_t>(i);
             both += cell_rank(row_a[i], index) >= least_a && cell_rank(row_b[i], index) >= least_b;
         }
-        if (threadIdx.x == 0) total = 0;
-        __syncthreads();
-        for (int step = kWarp / 2; step > 0; step /= 2) both += __shfl_down_sync(kAll, both, step);
-        if (threadIdx.x % kWarp == 0) atomicAdd(&total, both);
-        __syncthreads();
+        const std::uint32_t total = fold_block<kThreads>(both, Sum{});
         if (threadIdx.x == 0) overlap[n] = static_cast<std::int64_t>(total);
     }
 }
 
 }  // namespace
 
-void topk_overlap_cuda(std::int64_t* overlap, const float* a, const float* b, std::int64_t rows,
-                       std::int64_t cells, std::int64_t k, cudaStream_t stream) {
+void cuda(std::int64_t* overlap, const float* a, const float* b, std::int64_t rows,
+          std::int64_t cells, std::int64_t k, cudaStream_t stream) {
     if (rows == 0) return;
     overlap_kernel<<<strided_blocks(rows, 1), kThreads, 0, stream>>>(overlap, a, b, rows, cells, k);
     check_launch("topk_overlap");
 }
 
-}  // namespace pycc
+}  // namespace pycc::topk_overlap

@@ -10,7 +10,7 @@
 #include <cuda_runtime.h>
 #endif
 
-namespace pycc {
+namespace pycc::topk_overlap {
 
 // Orders floats as unsigned integers: the two zeros are one value, NaN is one value above infinity.
 PYCC_HD std::uint32_t order_key(float value) {
@@ -37,14 +37,14 @@ PYCC_HD std::uint64_t cell_rank(float value, std::uint32_t index) {
 }
 
 // 0 <= k <= cells < 2^32.
-void topk_overlap_cpu(std::int64_t* overlap /* [rows] */, const float* a /* [rows,cells] */,
-                      const float* b /* [rows,cells] */, std::int64_t rows, std::int64_t cells,
-                      std::int64_t k, int threads);
+void cpu(std::int64_t* overlap /* [rows] */, const float* a /* [rows,cells] */,
+         const float* b /* [rows,cells] */, std::int64_t rows, std::int64_t cells, std::int64_t k,
+         int threads);
 
 #if defined(PYCC_CUDA)
-void topk_overlap_cuda(std::int64_t* overlap /* [rows] */, const float* a /* [rows,cells] */,
-                       const float* b /* [rows,cells] */, std::int64_t rows, std::int64_t cells,
-                       std::int64_t k, cudaStream_t stream);
+void cuda(std::int64_t* overlap /* [rows] */, const float* a /* [rows,cells] */,
+          const float* b /* [rows,cells] */, std::int64_t rows, std::int64_t cells, std::int64_t k,
+          cudaStream_t stream);
 #endif
 
-}  // namespace pycc
+}  // namespace pycc::topk_overlap

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
-from types import ModuleType
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from enum import Enum
+from typing import NamedTuple, Protocol
 
 import torch
+from torch import Tensor
 
 import pycc
 
@@ -19,7 +20,80 @@ _HOW_TO_BUILD = (
 )
 
 
-def _load() -> tuple[ModuleType | None, str]:
+class Ablation(Protocol):
+    """``csrc/ops/ablate.h``."""
+
+    @property
+    def words(self) -> int:
+        """Words of 32 bits in the bitmap of a row."""
+
+
+class HitSizes(Protocol):
+    """``csrc/ops/mask_hits.h``."""
+
+    @property
+    def scratch_words(self) -> int:
+        """Words of 64 bits of scratch that a set needs on CUDA, twice."""
+
+
+class Compiled(Protocol):
+    """What the compiled module has beside its kernels. Its classes take all fields by keyword."""
+
+    version: str
+    compiler: str
+    flags: str
+    simd: str
+    cuda: str | None
+    max_neighbours: int
+    max_population: int
+    max_shared_width: int
+    head_axes_bytes: int
+    best_window_bytes: int
+    window_pair_bytes: int
+    Boundary: type[Enum]
+    Event: type[Enum]
+    Rounding: type[Enum]
+    Sampling: type[Enum]
+    Ablation: Callable[..., Ablation]
+    DeformSizes: Callable[..., object]
+    HitSizes: Callable[..., HitSizes]
+    PasteSizes: Callable[..., object]
+    Steps: Callable[..., object]
+    SumSizes: Callable[..., object]
+    WindowSizes: Callable[..., object]
+    kernels: Mapping[str, tuple[Callable[..., None], tuple[type | str, ...]]]
+
+
+class Parameter(NamedTuple):
+    """What a kernel takes at one position, deduced from its C++ type by ``csrc/bind/bind.h``."""
+
+    accepts: type
+    """Tensor, or the type of a number, an enumeration or a class of sizes."""
+    dtype: torch.dtype | None = None
+    """Of a tensor, which is contiguous and on the device of the call."""
+    optional: bool = False
+    """Whether a tensor may be None."""
+
+    @staticmethod
+    def of(kind: type | str) -> Parameter:
+        """The parameter of one of the kinds that ``csrc/bind/bind.h`` lists."""
+        if isinstance(kind, type):
+            return Parameter(kind)
+        dtype: torch.dtype = getattr(torch, kind.removesuffix("?"))
+        return Parameter(Tensor, dtype, kind.endswith("?"))
+
+    def describe(self, device: torch.device) -> str:
+        """What is expected, for an error."""
+        if self.dtype is None:
+            return f"of type {self.accepts.__name__}"
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"a contiguous {dtype} tensor on {device}{' or None' if self.optional else ''}"
+
+
+Kernel = tuple[Callable[..., None], tuple[Parameter, ...]]
+
+
+def _load() -> tuple[Compiled | None, str]:
     try:
         import _pycc
     except ImportError as error:
@@ -32,6 +106,15 @@ def _load() -> tuple[ModuleType | None, str]:
     return _pycc, ""
 
 
+def _kernels_of(compiled: Compiled | None) -> dict[str, Kernel]:
+    if compiled is None:
+        return {}
+    return {
+        name: (function, tuple(Parameter.of(kind) for kind in kinds))
+        for name, (function, kinds) in compiled.kernels.items()
+    }
+
+
 def _asked_in_environment() -> bool:
     asked = os.environ.get("PYCC_OPS", "")
     if asked not in ("", "compiled", "reference"):
@@ -40,6 +123,7 @@ def _asked_in_environment() -> bool:
 
 
 _module, _why_missing = _load()
+_kernels = _kernels_of(_module)
 _at_start: bool = _asked_in_environment()
 
 
@@ -72,34 +156,73 @@ def reference() -> Iterator[None]:
         _choice.reference = before
 
 
-def run(op: str, device: torch.device, *arguments: Any) -> None:
-    """Run the compiled ``op`` on ``device``; ImportError or ValueError where it is not there.
-
-    The kernel's last argument is added here: the number of threads on the CPU, the current stream
-    of the device on CUDA.
-    """
+def module() -> Compiled:
+    """The compiled module; ImportError if it is missing."""
     if _module is None:
         raise ImportError(_why_missing)
+    return _module
+
+
+def run(op: str, device: torch.device, *arguments: object) -> None:
+    """Run the compiled ``op`` on ``device``, with tensors, numbers and sizes in the kernel's order.
+
+    The kernel's last argument is added here: the number of threads on the CPU, the current stream
+    of the device on CUDA. Tensors live until the kernel has run, or is queued.
+
+    Raises:
+        ImportError, ValueError: the module is missing, or was not built for the device.
+        TypeError: an argument is not what the kernel takes; no kernel has run.
+    """
+    compiled = module()
     if device.type == "cpu":
-        getattr(_module, f"{op}_cpu")(*arguments, torch.get_num_threads())
+        _call(op, device, (*arguments, torch.get_num_threads()))
     elif device.type != "cuda":
         raise ValueError(f"{op}: tensors must be on cpu or cuda, got {device.type}")
-    elif _module.cuda is None:
+    elif compiled.cuda is None:
         raise ValueError(
             f"{op}: a tensor is on {device}, but pycc was built without CUDA; rebuild where nvcc "
             "is found (PYCC_CUDA=ON), or use the twins with `with pycc.ops.reference():`"
         )
     else:
         with torch.cuda.device(device):
-            stream = torch.cuda.current_stream(device).cuda_stream
-            getattr(_module, f"{op}_cuda")(*arguments, stream)
+            stream: int = torch.cuda.current_stream(device).cuda_stream
+            _call(op, device, (*arguments, stream))
 
 
-def module() -> Any:
-    """The compiled module; ImportError if it is not there."""
-    if _module is None:
-        raise ImportError(_why_missing)
-    return _module
+def _call(op: str, device: torch.device, arguments: tuple[object, ...]) -> None:
+    """Check the arguments against the kernel's parameters and pass tensors by their addresses."""
+    kernel, parameters = _kernels[f"{op}_{device.type}"]
+    if len(arguments) != len(parameters):
+        raise TypeError(f"{op}: the kernel takes {len(parameters)} arguments, got {len(arguments)}")
+    passed: list[object] = []
+    for argument, (accepts, dtype, optional) in zip(arguments, parameters, strict=True):
+        if dtype is None:
+            fits = type(argument) is accepts
+            passed.append(argument)
+        elif isinstance(argument, Tensor):
+            fits = (
+                argument.dtype is dtype and argument.device == device and argument.is_contiguous()
+            )
+            passed.append(argument.data_ptr() if fits else None)
+        else:
+            fits = optional and argument is None
+            passed.append(0)
+        if not fits:
+            position = len(passed)
+            expected = parameters[position - 1].describe(device)
+            raise TypeError(
+                f"{op}: argument {position} of the kernel must be {expected}, "
+                f"got {_described(argument)}"
+            )
+    kernel(*passed)
+
+
+def _described(argument: object) -> str:
+    if not isinstance(argument, Tensor):
+        return type(argument).__name__
+    dtype = str(argument.dtype).removeprefix("torch.")
+    layout = "" if argument.is_contiguous() else f" with strides {list(argument.stride())}"
+    return f"a {dtype} tensor on {argument.device}{layout}"
 
 
 def info() -> dict[str, str | int | bool | None]:

@@ -148,7 +148,7 @@ def _checked_out(out: Tensor, images: Tensor, fill: Tensor, draws: int) -> None:
     _check.output_apart(_OP, out, shape, images.device, images=images, fill=fill)
 
 
-def _native_key(shape: Sequence[int], key: _Key) -> Any:
+def _native_key(shape: Sequence[int], key: _Key) -> _native.Ablation:
     """The key for the kernel, checked: the registered ops can be reached from anywhere."""
     count, channels, plane = shape[0], shape[1], math.prod(shape[2:])
     size = plane * channels if key.by_element else plane
@@ -157,28 +157,25 @@ def _native_key(shape: Sequence[int], key: _Key) -> Any:
     _check.integer(_OP, "first_image", key.first_image, 0, _WORD - max(count, 1))
     _check.integer(_OP, "first_draw", key.first_draw, 0, _WORD - key.draws)
     return _native.module().Ablation(
-        count,
-        channels,
-        plane,
-        key.draws,
-        key.k,
-        key.by_element,
-        key.seed,
-        key.first_image,
-        key.first_draw,
+        images=count,
+        channels=channels,
+        plane=plane,
+        draws=key.draws,
+        kept=key.k,
+        by_element=key.by_element,
+        seed=key.seed % 2**64,
+        first_image=key.first_image,
+        first_draw=key.first_draw,
     )
 
 
-def _run(op: str, result: Tensor, rows: int, native_key: Any, *inputs: Tensor) -> None:
+def _run(op: str, result: Tensor, rows: int, native_key: _native.Ablation, *inputs: Tensor) -> None:
     """The kernel, on CUDA with bitmaps [rows,words] as scratch."""
     device = result.device
-    kept = list(inputs)
-    if device.type != "cpu":
-        words = -(-native_key.size // 32)
-        kept.insert(0, torch.empty((rows, words), dtype=torch.int32, device=device))
-    addresses = [tensor.data_ptr() for tensor in kept]
-    _native.run(op, device, result.data_ptr(), *addresses, native_key)
-    del kept  # alive until here: the kernel has used their memory, or is queued to
+    scratch: tuple[Tensor, ...] = ()
+    if device.type == "cuda":
+        scratch = (torch.empty((rows, native_key.words), dtype=torch.uint32, device=device),)
+    _native.run(op, device, result, *scratch, *inputs, native_key)
 
 
 def _fill(out: Tensor, images: Tensor, fill: Tensor, key: _Key) -> None:
@@ -335,11 +332,11 @@ def ablation_indices(
     """
     if _native.use_reference():
         return ablation_indices_reference(size, k, seed=seed, image=image, draw=draw, device=device)
-    key = _checked_key(size, k, seed, image, draw)
+    seed, image, draw = _checked_key(size, k, seed, image, draw)
     where = _check.device("ablation_indices", device)
     indices = torch.empty(k, dtype=torch.int64, device=where)
-    native_key = _native.module().Ablation(1, 1, size, 1, k, False, *key)
-    _run("ablation_indices", indices, 1, native_key)
+    key = _Key(k, seed, image, 1, draw, by_element=False)
+    _run("ablation_indices", indices, 1, _native_key((1, 1, size), key))
     return indices
 
 

@@ -93,8 +93,7 @@ def _adaptive_sigma(points: Tensor, neighbours: int, beta: float) -> Tensor:
     _check.number(_OP, "beta", beta, 0.0, _MAX_SIGMA)
     _check.integer(_OP, "N", len(points), 2, 1 << 40)
     sigma = torch.empty(len(points), dtype=torch.float32, device=points.device)
-    pointers = (sigma.data_ptr(), points.data_ptr())
-    _native.run(_OP, points.device, *pointers, len(points), neighbours, beta)
+    _native.run(_OP, points.device, sigma, points, len(points), neighbours, beta)
     return sigma
 
 

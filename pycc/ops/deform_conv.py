@@ -85,12 +85,15 @@ def _empty_last(like: Tensor, *sides: int) -> Tensor:
     return like.new_empty((count, height, width, channels)).permute(0, 3, 1, 2)
 
 
-def _run(op: str, result: Tensor, sides: tuple[int, ...], **reads: Tensor) -> Tensor:
+def _run(op: str, result: Tensor, sides: tuple[int, int, int, int, int], **reads: Tensor) -> Tensor:
     """The kernel's result, from what it reads in this order."""
     device = result.device
     plain = [_last(name, tensor, device) for name, tensor in reads.items()]
-    sizes = _native.module().DeformSizes(*sides)
-    _native.run(op, device, result.data_ptr(), *(tensor.data_ptr() for tensor in plain), sizes)
+    count, channels, height, width, outputs = sides
+    sizes = _native.module().DeformSizes(
+        images=count, channels=channels, height=height, width=width, outputs=outputs
+    )
+    _native.run(op, device, result.permute(0, 2, 3, 1), *plain, sizes)
     return result
 
 

@@ -210,13 +210,13 @@ def _fill(
     _check_reach(sigma, truncate)
     if out is None:
         out = torch.empty((height // stride, width // stride), dtype=torch.float32, device=device)
-    scratch: tuple[int, ...] = ()
+    module = _native.module()
+    scratch: tuple[Tensor, ...] = ()
     if device.type == "cuda":
-        size = count * _native.module().head_axes_bytes
-        axes = torch.empty(size, dtype=torch.uint8, device=device)  # alive until the launch
-        scratch = (axes.data_ptr(),)
-    sizes = (count, height, width, stride, truncate, boundary)
-    _native.run(_OP, device, out.data_ptr(), *scratch, pixels.data_ptr(), sigma.data_ptr(), *sizes)
+        size = count * module.head_axes_bytes
+        scratch = (torch.empty(size, dtype=torch.uint8, device=device),)
+    sizes = (count, height, width, stride, truncate, module.Boundary[BOUNDARIES[boundary]])
+    _native.run(_OP, device, out, *scratch, pixels, sigma, *sizes)
     return out
 
 

@@ -141,14 +141,19 @@ def _inside(first: Tensor, extent: int, size: int) -> Tensor:
 
 def _memory(
     shape: torch.Size, top_left: Tensor, height: int, width: int, device: torch.device
-) -> tuple[Tensor, Any]:
+) -> tuple[Tensor, object]:
     """``top_left`` as plain memory and the sizes, for images [N,C,H,W] of ``shape``."""
     top_left = _check.raw(_OP, "top_left", top_left, torch.int64, (None, 2), device)
     _sides((height, width), shape[2], shape[3])
     count, channels = shape[:2]
-    module = _native.module()
-    return top_left, module.WindowSizes(
-        count, len(top_left), channels, shape[2], shape[3], height, width
+    return top_left, _native.module().WindowSizes(
+        images=count,
+        windows=len(top_left),
+        channels=channels,
+        height=shape[2],
+        width=shape[3],
+        window_height=height,
+        window_width=width,
     )
 
 
@@ -159,8 +164,7 @@ def _fill(
     images = _check.raw(_OP, "images", images, torch.float32, (None,) * 4, device)
     top_left, sizes = _memory(images.shape, top_left, height, width, device)
     fill = _check.raw(_OP, "fill", fill, torch.float32, (images.shape[1],), device)
-    addresses = (out.data_ptr(), images.data_ptr(), top_left.data_ptr(), fill.data_ptr())
-    _native.run(_OP, device, *addresses, sizes)
+    _native.run(_OP, device, out, images, top_left, fill, sizes)
 
 
 @torch.library.custom_op("pycc::keep_windows", mutates_args=())
@@ -196,8 +200,7 @@ def _keep_windows_backward(
             f"{_OP}: grad must have {images} x {len(top_left)} rows, got {list(grad.shape)}"
         )
     grad_images = torch.empty(shape, dtype=torch.float32, device=device)
-    addresses = (grad_images.data_ptr(), grad.data_ptr(), top_left.data_ptr())
-    _native.run(f"{_OP}_backward", device, *addresses, sizes)
+    _native.run(f"{_OP}_backward", device, grad_images, grad, top_left, sizes)
     return grad_images
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pycc.ops import _check, _native
 
-_UNTOUCHED, _INSIDE = 0, 1
+_UNTOUCHED, _INSIDE = "untouched", "inside"
 ROUNDINGS = ("down", "nearest", "up")
 MAX_POPULATION = 1 << 52
 """Largest d: sums of two sizes are then exact in float64."""
@@ -68,19 +68,18 @@ def _out_of_bounds(op: str, rule: str, where: Tensor, **sizes: Tensor) -> ValueE
 
 
 def _compiled(
-    op: str, event: int, d: int | Tensor, n: int | Tensor, k: int | Tensor, rounding: str
+    op: str, event: str, d: int | Tensor, n: int | Tensor, k: int | Tensor, rounding: str
 ) -> Tensor:
     sizes, shape = _checked(op, d=d, n=n, k=k)
-    direction = _check.choice(op, "rounding", rounding, ROUNDINGS) - 1
+    _check.choice(op, "rounding", rounding, ROUNDINGS)
     # One value for all is passed as such: a copy for every result would cost as much as these.
     operands = [size if size.numel() == 1 else size.expand(shape).contiguous() for size in sizes]
     out = torch.empty(shape, dtype=torch.float64, device=sizes[0].device)
-    draws = _native.module().Draws(
-        *(operand.data_ptr() for operand in operands),
-        *(int(operand.numel() != 1) for operand in operands),
-        out.numel(),
-    )
-    _native.run("log_probability", out.device, out.data_ptr(), draws, event, direction)
+    module = _native.module()
+    population, given, drawn = (int(operand.numel() != 1) for operand in operands)
+    steps = module.Steps(population=population, given=given, drawn=drawn, count=out.numel())
+    how = (steps, module.Event[event], module.Rounding[rounding])
+    _native.run("log_probability", out.device, out, *operands, *how)
     return _domain_kept(op, out, sizes)
 
 
@@ -233,7 +232,7 @@ def _stirling_error(x: Tensor) -> Tensor:
 
 
 def _twin(
-    op: str, event: int, d: int | Tensor, n: int | Tensor, k: int | Tensor, rounding: str
+    op: str, event: str, d: int | Tensor, n: int | Tensor, k: int | Tensor, rounding: str
 ) -> Tensor:
     """The arithmetic of csrc/ops/log_probability.h, where it is derived, in the same order."""
     sizes, shape = _checked(op, d=d, n=n, k=k)

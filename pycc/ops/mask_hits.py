@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -127,13 +126,11 @@ def mask_hits(
     sizes = _sizes(sets)
     worst = torch.empty(3, dtype=torch.int64)
     if sets.masks is not None:
-        masks = sets.masks.data_ptr()
-        _native.run(f"{_OP}_dense", sets.device, worst.data_ptr(), masks, sizes)
+        _native.run(f"{_OP}_dense", sets.device, worst, sets.masks.view(torch.uint8), sizes)
         return worst
     indices = _check.raw(_OP, "kept", sets.indices, torch.int64, (None,), sets.device)
     offsets = torch.tensor(sets.offsets, dtype=torch.int64)
-    addresses = (worst.data_ptr(), indices.data_ptr(), offsets.data_ptr())
-    _native.run(_OP, sets.device, *addresses, sizes)
+    _native.run(_OP, sets.device, worst, indices, offsets, sizes)
     return worst
 
 
@@ -173,9 +170,14 @@ def _worst(hits: Tensor) -> Tensor:
     return torch.cat([value, at // hits.shape[1], at % hits.shape[1]])
 
 
-def _sizes(sets: _Sets) -> Any:
-    module = _native.module()
-    return module.HitSizes(sets.count, sets.height, sets.width, *sets.patch)
+def _sizes(sets: _Sets) -> _native.HitSizes:
+    return _native.module().HitSizes(
+        sets=sets.count,
+        height=sets.height,
+        width=sets.width,
+        patch_height=sets.patch[0],
+        patch_width=sets.patch[1],
+    )
 
 
 def _offsets(sets: _Sets) -> Tensor:
@@ -191,19 +193,17 @@ def _hits_on_cuda(sets: _Sets) -> Tensor:
     """How many sets each window touches, int32; a batch of sets after another, queued."""
     device, sizes = sets.device, _sizes(sets)
     hits = torch.zeros(_windows(sets), dtype=torch.int32, device=device)
-    words = _native.module().mask_hits_scratch(sizes)
+    words = sizes.scratch_words
     batch = max(1, min(sets.count, _SCRATCH // (8 * words)))
-    scratch = torch.empty(2 * batch * words, dtype=torch.int64, device=device)
+    scratch = torch.empty(2 * batch * words, dtype=torch.uint64, device=device)
     indices = _check.raw(_OP, "kept", sets.indices, torch.int64, (None,), sets.indices.device)
     offsets = _offsets(sets)
     for first in range(0, sets.count, batch):
         last = min(first + batch, sets.count)
-        addresses = (hits.data_ptr(), scratch.data_ptr())
         if sets.masks is not None:
-            masks = sets.masks.data_ptr()
-            _native.run(f"{_OP}_dense", device, *addresses, masks, first, last, sizes)
+            masks = sets.masks.view(torch.uint8)
+            _native.run(f"{_OP}_dense", device, hits, scratch, masks, first, last, sizes)
         else:
-            reads = (indices.data_ptr(), offsets.data_ptr())
-            span = (sets.offsets[first], sets.offsets[last])
-            _native.run(_OP, device, *addresses, *reads, first, last, *span, sizes)
+            span = (first, last, sets.offsets[first], sets.offsets[last])
+            _native.run(_OP, device, hits, scratch, indices, offsets, *span, sizes)
     return hits

@@ -77,16 +77,10 @@ def max_pair_sum(
     scratch: list[Tensor] = []
     if plain.device.type == "cuda":
         scratch = _scratch(plain, height - high + 1, width - wide + 1)
-    _native.run(
-        _OP,
-        plain.device,
-        values.data_ptr(),
-        places.data_ptr(),
-        *(part.data_ptr() for part in scratch),
-        plain.data_ptr(),
-        each.data_ptr(),
-        _native.module().SumSizes(count, height, width, high, wide),
+    sizes = _native.module().SumSizes(
+        maps=count, height=height, width=width, window_height=high, window_width=wide
     )
+    _native.run(_OP, plain.device, values, places, *scratch, plain, each, sizes)
     return values, places
 
 
@@ -97,8 +91,14 @@ def _scratch(maps: Tensor, rows: int, cols: int) -> list[Tensor]:
     sum of a pair that is good already.
     """
     count, height, width = maps.shape
-    sizes = ((height + 1, width + 1), (rows, cols), (rows * cols, 3), (2,), (1,))
-    return [maps.new_empty((count, *size), dtype=torch.float64) for size in sizes]
+    module = _native.module()
+    return [
+        maps.new_empty((count, height + 1, width + 1), dtype=torch.float64),
+        maps.new_empty((count, rows, cols), dtype=torch.float64),
+        maps.new_empty(count * rows * cols * module.window_pair_bytes, dtype=torch.uint8),
+        maps.new_empty(count * module.best_window_bytes, dtype=torch.uint8),
+        maps.new_empty(count, dtype=torch.float64),
+    ]
 
 
 def max_pair_sum_reference(

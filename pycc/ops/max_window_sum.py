@@ -38,15 +38,10 @@ def max_window_sum(maps: Tensor, window: tuple[int, int]) -> tuple[Tensor, Tenso
     scratch: list[Tensor | None] = []
     if plain.device.type == "cuda":
         scratch = _scratch(plain, height - high + 1)
-    _native.run(
-        _OP,
-        plain.device,
-        sums.data_ptr(),
-        places.data_ptr(),
-        *(0 if part is None else part.data_ptr() for part in scratch),
-        plain.data_ptr(),
-        _native.module().SumSizes(count, height, width, high, wide),
+    sizes = _native.module().SumSizes(
+        maps=count, height=height, width=width, window_height=high, window_width=wide
     )
+    _native.run(_OP, plain.device, sums, places, *scratch, plain, sizes)
     return sums, places
 
 
@@ -54,9 +49,10 @@ def _scratch(maps: Tensor, rows: int) -> list[Tensor | None]:
     """What the CUDA kernels keep between them: column sums, row sums in part, each row's best."""
     count, _, width = maps.shape
     columns = maps.new_empty((count, rows, width), dtype=torch.float64)
-    too_wide = width > getattr(_native.module(), "max_shared_width", 0)
+    too_wide = width > _native.module().max_shared_width
     tails = torch.empty_like(columns) if too_wide else None
-    return [columns, tails, maps.new_empty((count, rows, 2), dtype=torch.float64)]
+    row_best = count * rows * _native.module().best_window_bytes
+    return [columns, tails, maps.new_empty(row_best, dtype=torch.uint8)]
 
 
 def max_window_sum_reference(maps: Tensor, window: tuple[int, int]) -> tuple[Tensor, Tensor]:

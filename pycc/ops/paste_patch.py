@@ -186,24 +186,31 @@ def _memory(
     top_left: Tensor,
     transform: Tensor,
     device: torch.device,
-) -> tuple[list[Tensor], list[int], Any]:
-    """Patch and geometry as plain memory: the tensors, their addresses, and the sizes."""
+    nested: bool,
+) -> tuple[object, ...]:
+    """Patch, mask and geometry as plain memory, the sizes and the sampling, for a kernel."""
     count, channels = image_shape[:2]
     _check.shaped(_OP, "patch", patch, "[N or 1,C,p,q]", (None,) * 4)
     sides = list(patch.shape[2:])
     patches = 1 if len(patch) == 1 else count
-    tensors = [
+    module = _native.module()
+    sizes = module.PasteSizes(
+        images=count,
+        channels=channels,
+        height=image_shape[2],
+        width=image_shape[3],
+        patch_height=sides[0],
+        patch_width=sides[1],
+        patches=patches,
+    )
+    return (
         _check.raw(_OP, "patch", patch, torch.float32, (patches, channels, None, None), device),
+        None if mask is None else _check.raw(_OP, "mask", mask, torch.uint8, sides, device),
         _check.raw(_OP, "top_left", top_left, torch.int64, (count, 2), device),
         _check.raw(_OP, "transform", transform, torch.float64, (count, 4), device),
-    ]
-    addresses = [tensor.data_ptr() for tensor in tensors]
-    if mask is None:
-        addresses.insert(1, 0)
-    else:
-        tensors.append(_check.raw(_OP, "mask", mask, torch.uint8, sides, device))
-        addresses.insert(1, tensors[-1].data_ptr())
-    return tensors, addresses, _native.module().PasteSizes(*image_shape, *sides, patches)
+        sizes,
+        module.Sampling["nested" if nested else "single"],
+    )
 
 
 def _fill(
@@ -218,11 +225,10 @@ def _fill(
     """The images with the patch, in a new tensor where ``out`` is None."""
     device = images.device
     images = _check.raw(_OP, "images", images, torch.float32, (None,) * 4, device)
-    kept, addresses, sizes = _memory(images.shape, patch, mask, top_left, transform, device)
+    reads = _memory(images.shape, patch, mask, top_left, transform, device, nested)
     if out is None:
         out = torch.empty_like(images, memory_format=torch.contiguous_format)
-    _native.run(_OP, device, out.data_ptr(), images.data_ptr(), *addresses, sizes, int(nested))
-    del kept  # alive until here: the kernel has read their memory, or is queued to
+    _native.run(_OP, device, out, images, *reads)
     return out
 
 
@@ -263,20 +269,11 @@ def _paste_patch_backward(
     """Gradient [N or 1,C,p,q] of the patch, summed over the images that share one."""
     device = grad.device
     grad = _check.raw(_OP, "grad", grad, torch.float32, (None,) * 4, device)
-    kept, addresses, sizes = _memory(grad.shape, patch, mask, top_left, transform, device)
+    reads = _memory(grad.shape, patch, mask, top_left, transform, device, nested)
     # On the CPU, the images that share a patch are scattered apart and summed into the first.
     rows = len(patch) if device.type == "cuda" else max(len(grad), len(patch))
     grad_patch = torch.empty((rows, *patch.shape[1:]), dtype=torch.float32, device=device)
-    _native.run(
-        f"{_OP}_backward",
-        device,
-        grad_patch.data_ptr(),
-        grad.data_ptr(),
-        *addresses,
-        sizes,
-        int(nested),
-    )
-    del kept
+    _native.run(f"{_OP}_backward", device, grad_patch, grad, *reads)
     return grad_patch[: len(patch)]
 
 

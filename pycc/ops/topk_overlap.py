@@ -85,8 +85,7 @@ def topk_overlap(a: Tensor, b: Tensor, k: int) -> Tensor:
         return topk_overlap_reference(a, b, k)
     first, second = _checked(a, b, k)
     overlap = torch.empty(len(first), dtype=torch.int64, device=first.device)
-    pointers = (overlap.data_ptr(), first.data_ptr(), second.data_ptr())
-    _native.run(_OP, first.device, *pointers, *first.shape, k)
+    _native.run(_OP, first.device, overlap, first, second, *first.shape, k)
     return overlap
 
 
