@@ -193,7 +193,10 @@ def _call(op: str, device: torch.device, arguments: tuple[object, ...]) -> None:
     """Check the arguments against the kernel's parameters and pass tensors by their addresses."""
     kernel, parameters = _kernels[f"{op}_{device.type}"]
     if len(arguments) != len(parameters):
-        raise TypeError(f"{op}: the kernel takes {len(parameters)} arguments, got {len(arguments)}")
+        wanted, got = len(parameters) - 1, len(arguments) - 1
+        raise TypeError(
+            f"{op}: the kernel takes {wanted} arguments before its threads or stream, got {got}"
+        )
     passed: list[object] = []
     for argument, (accepts, dtype, optional) in zip(arguments, parameters, strict=True):
         if dtype is None:

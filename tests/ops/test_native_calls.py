@@ -171,7 +171,7 @@ def test_no_kernel_runs_on_what_it_does_not_take(
         changed = (*arguments[:index], wrong, *arguments[index + 1 :])
         with pytest.raises(TypeError, match=expected):
             _native._call("op", CPU, changed)
-    with pytest.raises(TypeError, match=f"^op: the kernel takes {len(parameters)} arguments, got"):
+    with pytest.raises(TypeError, match=f"^op: the kernel takes {len(parameters) - 1} arguments"):
         _native._call("op", CPU, tuple(arguments[:index] + arguments[index + 1 :]))
     assert len(ran) == 1
 
@@ -186,7 +186,9 @@ def test_messages_name_the_place_and_what_came() -> None:
         _native.run("adaptive_sigma", CPU, sigma, points.float().view(2, 3).t(), 3, 1, 0.3)
     with pytest.raises(TypeError, match=r"argument 4 of the kernel must be of type int, got float"):
         _native.run("adaptive_sigma", CPU, sigma, points, 3, 1.0, 0.3)
-    with pytest.raises(TypeError, match=r"^adaptive_sigma: the kernel takes 6 arguments, got 5$"):
+    with pytest.raises(
+        TypeError, match=r"^adaptive_sigma: the kernel takes 5 arguments .*, got 4$"
+    ):
         _native.run("adaptive_sigma", CPU, sigma, points, 3, 1)
     assert Parameter.of("uint8?").describe(CPU) == "a contiguous uint8 tensor on cpu or None"
 
