@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import HANG
+from support.processes import HANG
 from torch import distributed
 
 from pycc import data

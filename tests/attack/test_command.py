@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from deep import two_depths
-from processes import HANG, messages
+from support.deep import two_depths
+from support.processes import HANG, messages
 
 from pycc import cli, models
 from pycc.attack.__main__ import main

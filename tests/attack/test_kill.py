@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from processes import kill
+from support.processes import kill
 
 from pycc import cli
 from pycc.attack.__main__ import main

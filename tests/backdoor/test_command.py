@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import HANG, kill
+from support.processes import HANG, kill
 
 from pycc import data, models
 from pycc.backdoor.__main__ import main

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from backdoor.planted import QUICK, clean, planted, same, state
+from support.planted import QUICK, clean, planted, same, state
 from torch import nn
 
 from pycc import models

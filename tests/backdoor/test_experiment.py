@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from train.scenes import scenes
+from support.scenes import scenes
 
 from pycc import data, models
 from pycc.backdoor import (

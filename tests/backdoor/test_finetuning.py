@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from backdoor.planted import QUICK, clean, count, planted, same, state, triggered
-from train.scenes import scenes
+from support.planted import QUICK, clean, count, planted, same, state, triggered
+from support.scenes import scenes
 
 from pycc import cli, data, models, runs
 from pycc.backdoor import distillation, neurons, pruning  # noqa: F401  (importing registers them)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from deep import two_depths
+from support.deep import two_depths
 
 from pycc import data, models
 from pycc.backdoor import FineTuning, Sinusoid, flags, settings, strategies

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from backdoor.planted import (
+from support.planted import (
     CONVOLUTION,
     HEADS,
     QUICK,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from deep import two_depths
+from support.deep import two_depths
 
 from pycc import data
 from pycc.certify import engine, methods

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from wilson import below, not_below
+from support.wilson import below, not_below
 
 from pycc.certify.conformal import RECEIVED, calibrate, conformal
 from pycc.certify.quantile import estimate_interval, fixed_masks_bounds, quantile_bounds

@@ -6,29 +6,10 @@ import random
 
 import pytest
 import torch
-from certify.test_maps import counter_of
-from torch import Tensor, nn
+from support.patched import counter_of, patched
+from torch import nn
 
 from pycc import certify, defense, models
-
-
-def patched(image: Tensor, patch: int, number: int, patches: int, draw: random.Random) -> Tensor:
-    """``number`` images, each with ``patches`` patches, also in corners and of one colour."""
-    height, width = image.shape[1:]
-    images = image.expand(number, *image.shape).clone()
-    generator = torch.Generator().manual_seed(draw.getrandbits(32))
-    for one in images:
-        for _ in range(patches):
-            y = draw.choice([0, height - patch, draw.randint(0, height - patch)])
-            x = draw.choice([0, width - patch, draw.randint(0, width - patch)])
-            content = torch.rand(3, patch, patch, generator=generator)
-            kind = draw.randint(0, 3)
-            if kind == 1:
-                content = content.round()
-            if kind == 2:
-                content = content[:, :1, :1].round().expand(3, patch, patch)
-            one[:, y : y + patch, x : x + patch] = 0.0 if kind == 3 else content
-    return images
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ import math
 from fractions import Fraction
 
 import pytest
-from exact import ratio
+from support.exact import ratio
 
 from pycc.certify.laws import exposure, sampling_error
 from pycc.ops import reference

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.patched import counter_of
 from torch import Tensor, nn
 
 from pycc import attack, certify, data, defense, models
@@ -14,22 +15,6 @@ from pycc.robust.capping import Caps, capped_maps
 from pycc.robust.masking import masked_maps
 from pycc.robust.windows import window_of
 from pycc.types import Sample
-
-
-def counter_of(seed: int, *, side: int = 3, stride: int = 2) -> models.CounterModel:
-    """A random small counter of positive cells: a convolution, a ReLU, a pooling, another."""
-    torch.manual_seed(seed)
-    net = nn.Sequential(
-        nn.Conv2d(3, 4, side, padding=side // 2), nn.ReLU(), nn.MaxPool2d(stride),
-        nn.Conv2d(4, 1, 3, padding=1), nn.ReLU(),
-    )  # fmt: skip
-    for convolution in (net[0], net[3]):  # alive, whatever the seed
-        nn.init.uniform_(convolution.bias, 0.0, 0.1)
-    with torch.no_grad():
-        net[3].weight[:, :2].abs_()
-    # side, pooling, one more cell to each side: the field is centred on its cell.
-    field = side + (stride - 1) + 2 * stride
-    return models.wrap(net, stride=stride, receptive_field=field + (field - stride) % 2).eval()
 
 
 def with_patches(image: Tensor, patch: int, number: int, generator: torch.Generator) -> Tensor:
@@ -168,7 +153,7 @@ def test_resizing_gives_up_the_window() -> None:
 
 
 def test_global_context_is_refused_but_for_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    import narrow
+    from support import narrow
 
     narrow.narrow(monkeypatch)
     counter = defense.clipped(narrow.create("can"))

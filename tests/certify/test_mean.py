@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 from scipy.stats import gamma
-from wilson import below, not_below
+from support.wilson import below, not_below
 
 from pycc.certify.quantile import mean_bounds, sampling_error
 

@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from scipy.stats import gamma
-from wilson import below, not_below
+from support.wilson import below, not_below
 
 from pycc.certify.quantile import estimate_interval, exposure, quantile_bounds, sampling_error
 

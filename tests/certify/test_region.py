@@ -7,8 +7,7 @@ import random
 
 import pytest
 import torch
-from certify.test_every_shape import patched
-from certify.test_maps import counter_of
+from support.patched import counter_of, patched
 
 from pycc import defense
 from pycc.certify import engine

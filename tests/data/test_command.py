@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from processes import messages
+from support.processes import messages
 
 import pycc.data
 from pycc.data.__main__ import main

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from defense.toys import Plain, Signed, Tiny, Whole, pictures
+from support.toys import Plain, Signed, Tiny, Whole, pictures
 from torch import Tensor
 
 from pycc.defense import clipped, masked, tiled

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from defense.toys import Plain, Tiny, pictures, scene
+from support.toys import Plain, Tiny, pictures, scene
 from torch import nn
 
 from pycc import attack, defense, ops

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from defense.toys import Plain, Tiny, Whole, pictures
+from support.toys import Plain, Tiny, Whole, pictures
 from torch import Tensor
 
 from pycc.defense import clipped, two_mask

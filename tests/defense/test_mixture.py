@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from defense.toys import Plain, Signed, Tiny, Whole, pictures
+from support.toys import Plain, Signed, Tiny, Whole, pictures
 
 from pycc import attack, certify, data, defense, models
 from pycc.data import quantize

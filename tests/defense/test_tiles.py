@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from defense.toys import Plain, Tiny, Whole, pictures
+from support.toys import Plain, Tiny, Whole, pictures
 
 from pycc.defense import clipped, tiled
 from pycc.local import Box, Local, aligned, influence

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from numpy.lib.npyio import NpzFile
-from published import close, images_of, published_input, published_state
+from support.published import close, images_of, published_input, published_state
 from torch.nn import functional
 
 from pycc import models

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.lib.npyio import NpzFile
-from published import close, images_of, published_input, published_state
+from support.published import close, images_of, published_input, published_state
 from torch import Tensor, nn
 
 from pycc import models

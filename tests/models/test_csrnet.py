@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from numpy.lib.npyio import NpzFile
-from published import close, images_of, published_input, published_state
+from support.published import close, images_of, published_input, published_state
 from torch import Tensor
 
 from pycc import models

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from numpy.lib.npyio import NpzFile
-from published import close, published_input, published_state
-from tensors import same_bits
+from support.published import close, published_input, published_state
+from support.tensors import same_bits
 from torch import Tensor, nn
 
 from pycc import models, ops

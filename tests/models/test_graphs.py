@@ -5,9 +5,9 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-import narrow
 import pytest
 import torch
+from support import narrow
 from torch import Tensor, nn
 
 from pycc import models, ops

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from mask_nets import VARIANTS, features, images, narrow, targets
+from support.mask_nets import VARIANTS, features, images, narrow, targets
 from torch import Tensor, nn
 
 from pycc import models

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mask_nets import FUSED, VARIANTS, features, gradients, images, narrow, targets
+from support.mask_nets import FUSED, VARIANTS, features, gradients, images, narrow, targets
 from torch import nn
 
 from pycc import models

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.lib.npyio import NpzFile
-from published import close, published_input, published_state
+from support.published import close, published_input, published_state
 from torch.nn import functional
 
 from pycc import models

@@ -7,10 +7,10 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-import narrow
 import pytest
 import torch
 from scipy import ndimage
+from support import narrow
 from torch import Tensor, nn
 
 from pycc import models

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import python2
 import torch
+from support import python2
 
 from pycc import models
 from pycc.models.base import CounterModel

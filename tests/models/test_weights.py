@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import narrow
 import numpy as np
 import pytest
 import torch
 from numpy.lib.npyio import NpzFile
+from support import narrow
 
 from pycc import models
 from pycc.models import known

@@ -10,12 +10,11 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-import narrow
 import numpy as np
 import pytest
-import python2
 import torch
 from PIL import Image
+from support import narrow, python2
 from torch import Tensor, nn
 
 from pycc import models

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chi2
-from tensors import bits, noise, views
+from support.tensors import bits, noise, views
 from torch import Tensor
 
 from pycc.ops import (

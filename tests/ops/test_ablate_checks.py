@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tensors import noise
+from support.tensors import noise
 from torch import Tensor
 from torch.autograd import forward_ad
 

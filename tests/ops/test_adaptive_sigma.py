@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.spatial import cKDTree
-from tensors import every_device, same_or_view
+from support.tensors import every_device, same_or_view
 from torch import Tensor
 
 from pycc.ops import adaptive_sigma, adaptive_sigma_reference, reference

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tensors import INF, NAN, every_device, noise, same_bits, views
+from support.tensors import INF, NAN, every_device, noise, same_bits, views
 from torch import Tensor
 from torch.nn import functional
 

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from tensors import noise
+from support.tensors import noise
 from torch import Tensor
 from torch.autograd import forward_ad
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
-from tensors import every_device, views
+from support.tensors import every_device, views
 from torch import Tensor
 
 from pycc.ops import adaptive_sigma, density_map, density_map_reference

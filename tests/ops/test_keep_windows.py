@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tensors import VIEWS, every_device, noise, plain, same_bits, views
+from support.tensors import VIEWS, every_device, noise, plain, same_bits, views
 from torch import Tensor
 
 from pycc.ops import keep_windows, keep_windows_reference, reference

@@ -11,10 +11,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from exact import columns, log_ratio, problems, ratio, triples
 from hypothesis import given
 from hypothesis import strategies as st
-from tensors import every_device, views
+from support.exact import columns, log_ratio, problems, ratio, triples
+from support.tensors import every_device, views
 from torch import Tensor
 
 from pycc.ops import (

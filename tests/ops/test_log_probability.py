@@ -8,9 +8,9 @@ from decimal import Decimal, localcontext
 import numpy as np
 import pytest
 import torch
-from exact import columns, log_ratio, problems, triples
 from hypothesis import given
 from hypothesis import strategies as st
+from support.exact import columns, log_ratio, problems, triples
 
 from pycc.ops import (
     largest_untouched,

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tensors import VIEWS, every_device, plain, views
+from support.tensors import VIEWS, every_device, plain, views
 from torch import Tensor
 
 from pycc.ops import _native, keep_windows, mask_hits, mask_hits_reference, reference

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tensors import INF, NAN, VIEWS, every_device, noise, plain, same_bits, views
+from support.tensors import INF, NAN, VIEWS, every_device, noise, plain, same_bits, views
 from torch import Tensor
 
 from pycc.ops import (

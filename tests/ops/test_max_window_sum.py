@@ -5,7 +5,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tensors import INF, NAN, NEGATIVE_NAN, VIEWS, every_device, noise, plain, same_bits, views
+from support.tensors import (
+    INF,
+    NAN,
+    NEGATIVE_NAN,
+    VIEWS,
+    every_device,
+    noise,
+    plain,
+    same_bits,
+    views,
+)
 from torch import Tensor
 
 from pycc.ops import density_map, max_window_sum, max_window_sum_reference, reference

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tensors import every_device, noise, views
+from support.tensors import every_device, noise, views
 from torch import Tensor
 
 from pycc.ops import paste_patch, paste_patch_reference

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from tensors import noise, same_bits
+from support.tensors import noise, same_bits
 from torch import Tensor
 
 from pycc.ops import (

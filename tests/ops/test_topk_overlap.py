@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tensors import INF, NAN, NEGATIVE_NAN, VIEWS, every_device, noise, plain, views
+from support.tensors import INF, NAN, NEGATIVE_NAN, VIEWS, every_device, noise, plain, views
 from torch import Tensor
 
 from pycc.ops import (

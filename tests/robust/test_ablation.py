@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from defense.toys import Plain, Tiny, Whole, pictures
+from support.toys import Plain, Tiny, Whole, pictures
 
 from pycc import ops
 from pycc.robust.ablation import (

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from tensors import noise
+from support.tensors import noise
 from torch import Tensor
 
 from pycc.ops import max_pair_sum

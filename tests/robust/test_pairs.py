@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from defense.toys import Plain, Tiny, Whole, pictures
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.toys import Plain, Tiny, Whole, pictures
 
 from pycc.local import Box
 from pycc.robust.pairs import hidden, mask_boxes, two_mask_table

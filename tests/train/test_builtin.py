@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from processes import HANG
+from support.processes import HANG
 
 from pycc import models
 from pycc.data.synthetic import scene

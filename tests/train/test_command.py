@@ -12,8 +12,8 @@ from socket import socket
 
 import numpy as np
 import pytest
-from deep import two_depths
-from processes import HANG, dying, kill
+from support.deep import two_depths
+from support.processes import HANG, dying, kill
 
 from pycc import cli, data, defense, models
 from pycc.ranks import Ranks

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from support.scenes import counter, scenes, state
 from torch import Tensor, nn
-from train.scenes import counter, scenes, state
 
 from pycc.models import CounterModel, load, wrap
 from pycc.ranks import Ranks

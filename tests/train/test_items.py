@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from train.scenes import scenes
+from support.scenes import scenes
 
 from pycc import data, models, ops
 from pycc.data.density import rules

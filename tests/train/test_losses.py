@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import narrow
 import pytest
 import torch
+from support import narrow
 from torch import Tensor, nn
 
 from pycc import models

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.scenes import counter, scenes
 from torch import Tensor, nn
-from train.scenes import counter, scenes
 
 from pycc import ops
 from pycc.attack import InnerAttack

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import torch
 from hypothesis import strategies as st
-from tensors import views
+from support.tensors import views
 from torch import Tensor
 
 

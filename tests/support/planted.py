@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
+from support.scenes import scenes
 from torch import Tensor, nn
-from train.scenes import scenes
 
 from pycc import models
 from pycc.models import CounterModel
