@@ -291,6 +291,12 @@ class PairedFiles(Dataset):
             )
 
 
+def check_split(root: Path, split: str, known: Sequence[str]) -> None:
+    """Check that a folder has the split; ValueError that lists those that it has."""
+    if split not in known:
+        raise ValueError(f"{root}: has splits {', '.join(known)}, got {split!r}")
+
+
 def fail(problem: str) -> None:
     """Raise ValueError with what is wrong with an item."""
     raise ValueError(problem)

@@ -13,6 +13,7 @@ from pycc.data.dataset import (
     PairedFiles,
     Refuse,
     by_name,
+    check_split,
     formats,
     listing,
     pair_up,
@@ -53,8 +54,7 @@ class JHUCrowd:
         root = root.resolve()
         folder = root
         if not _is_split(root):
-            if split not in _SPLITS:
-                raise ValueError(f"{root}: has splits {', '.join(_SPLITS)}, got {split!r}")
+            check_split(root, split, self.splits(root))
             folder = root / split
         images = pictures(folder / "images")
         if annotated and split == "test" and not (folder / "gt").is_dir():

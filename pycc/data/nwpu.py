@@ -10,6 +10,7 @@ from pycc.data.dataset import (
     PairedFiles,
     Refuse,
     by_name,
+    check_split,
     formats,
     listing,
     pair_up,
@@ -31,9 +32,16 @@ class NWPUCrowd:
     """
 
     def recognises(self, root: Path) -> bool:
-        """Whether ``root`` holds the two folders and a list."""
-        folders = (root / name for name in ("images", "jsons"))
-        return all(folder.is_dir() for folder in folders) and bool(self.splits(root))
+        """Whether ``root`` holds the two folders, and a list that names images in one of them.
+
+        Other tools keep folders of these names, with lists of paths.
+        """
+        folders = [root / name for name in ("images", "jsons")]
+        lists = [root / f"{split}.txt" for split in self.splits(root)]
+        if not lists or not all(folder.is_dir() for folder in folders):
+            return False
+        there = {path.stem for folder in folders for path in listing(folder)}
+        return any(not there.isdisjoint(_first_column(table)) for table in lists)
 
     def splits(self, root: Path) -> tuple[str, ...]:
         """Those that have a list."""
@@ -47,8 +55,7 @@ class NWPUCrowd:
         NotAnnotatedError for the published test set, unless its images are asked for alone.
         """
         root = root.resolve()
-        if split not in _SPLITS:
-            raise ValueError(f"{root}: has splits {', '.join(_SPLITS)}, got {split!r}")
+        check_split(root, split, self.splits(root))
         table = root / f"{split}.txt"
         names = _listed(table)
         images = _of(names, pictures(root / "images"))
@@ -73,6 +80,12 @@ class NWPUCrowd:
 def _of(names: Container[str], files: Iterable[Path]) -> dict[str, list[Path]]:
     """The files of these names, by their name."""
     return {name: found for name, found in by_name(list(files)).items() if name in names}
+
+
+def _first_column(path: Path) -> list[str]:
+    """Names in a list, as far as they can be read: what is wrong with it ``_listed`` reports."""
+    text = read_bytes(path).decode("utf-8-sig", "replace")
+    return [name for line in text.splitlines() for name in line.split()[:1]]
 
 
 def _listed(path: Path) -> dict[str, int]:

@@ -11,6 +11,7 @@ from pycc.data.dataset import (
     PairedFiles,
     Refuse,
     by_name,
+    check_split,
     formats,
     listing,
     pair_up,
@@ -49,8 +50,7 @@ class ShanghaiTech:
         root = root.resolve()
         folder = root
         if not _is_split(root):
-            if split not in _SPLITS:
-                raise ValueError(f"{root}: has splits {' and '.join(_SPLITS)}, got {split!r}")
+            check_split(root, split, self.splits(root))
             folder = root / f"{split}_data"
         annotations, places = None, None
         if annotated:

@@ -12,6 +12,7 @@ from pycc.data.dataset import (
     PairedFiles,
     Refuse,
     by_name,
+    check_split,
     formats,
     listing,
     pair_up,
@@ -87,8 +88,7 @@ class UCFQNRF:
         root = root.resolve()
         folder = root
         if not _annotated(root):
-            if split not in _QNRF:
-                raise ValueError(f"{root}: has splits train and test, got {split!r}")
+            check_split(root, split, [name for name, f in _QNRF.items() if (root / f).is_dir()])
             folder = root / _QNRF[split]
         pairs = _pairs(folder, refuse, annotated)
         return PairedFiles(f"{folder.parent.name}/{folder.name}", pairs, read_points)

@@ -58,11 +58,10 @@ class WorldExpo:
         root = root.resolve()
         scenes = {f"S{number}": scene for number, scene in enumerate(TEST_SCENES, start=1)}
         split = scenes.get(split, split)
-        if split not in (*_SPLITS, *TEST_SCENES):
-            raise ValueError(
-                f"{root}: has splits train, test, {', '.join(TEST_SCENES)} (or S1 to S5), "
-                f"got {split!r}"
-            )
+        known = self.splits(root)
+        if split not in (*known, *(TEST_SCENES if "test" in known else ())):
+            scenes_too = f", {', '.join(TEST_SCENES)} (or S1 to S5)" if "test" in known else ""
+            raise ValueError(f"{root}: has splits {', '.join(known)}{scenes_too}, got {split!r}")
         if split == "train":
             frames, labels = _train_frames(root / "train_frame"), root / "train_label"
         else:

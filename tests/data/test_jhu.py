@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,9 @@ def test_splits_and_one_of_them(jhu: Path) -> None:
     assert pycc.data.open(jhu / "val", split="test").names == ["0003"]
     with pytest.raises(ValueError, match="has splits train, val, test, got 'all'"):
         pycc.data.open(jhu, split="all")
+    shutil.rmtree(jhu / "test")
+    with pytest.raises(ValueError, match="has splits train, val, got 'test'"):
+        pycc.data.open(jhu)
 
 
 def test_a_split_without_annotation_is_told(jhu: Path) -> None:

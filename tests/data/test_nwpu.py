@@ -97,8 +97,26 @@ def test_what_is_missing_is_named(nwpu: Path) -> None:
         "NWPU/jsons; to count or attack the images alone take annotated=False (--unannotated)",
     ]
     (nwpu / "val.txt").unlink()
-    with pytest.raises(ValueError, match=r"val\.txt: cannot read the file"):
+    with pytest.raises(ValueError, match="NWPU-Crowd: has splits train, test, got 'val'"):
         pycc.data.open(nwpu, split="val")
+
+
+def test_a_folder_of_a_labelling_tool_is_a_plain_folder(tmp_path: Path) -> None:
+    """Its list holds paths, not names of images: the layout is not told by names of folders."""
+    for folder in ("images", "jsons", "marks"):
+        (tmp_path / folder).mkdir()
+    for number, heads in ((1, [[1.5, 2.5]]), (2, [])):
+        add(tmp_path, f"{number:04d}", heads)
+    (tmp_path / "train.txt").write_text("images/0001.jpg\nimages/0002.jpg\n")
+    for annotated in (True, False):
+        dataset = pycc.data.open(tmp_path, split="test", annotated=annotated)
+        assert dataset.names == ["0001", "0002"]
+        assert dataset.origin == ""
+    assert [sample.count for sample in pycc.data.open(tmp_path)] == [1, 0]
+    (tmp_path / "train.txt").write_text("0001 0 0\n")
+    assert pycc.data.open(tmp_path, split="train").names == ["0001"]
+    with pytest.raises(ValueError, match="has splits train, got 'test'"):
+        pycc.data.open(tmp_path, split="test")
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_both_editions_and_both_entrances(part: Path) -> None:
 
 
 def test_what_is_missing_is_named(part: Path) -> None:
-    with pytest.raises(ValueError, match="has splits train and test, got 'val'"):
+    with pytest.raises(ValueError, match="has splits train, test, got 'val'"):
         pycc.data.open(part, split="val")
     images = part / "test_data" / "images"
     (images / "IMG_2.jpg").rename(images / "IMG_3.jpg")
@@ -59,7 +59,7 @@ def test_what_is_missing_is_named(part: Path) -> None:
     with pytest.raises(ValueError, match="images: cannot read the folder"):
         pycc.data.open(part)
     shutil.rmtree(part / "test_data")
-    with pytest.raises(ValueError, match="test_data: expected ground-truth or ground_truth"):
+    with pytest.raises(ValueError, match="part_A_final: has splits train, got 'test'"):
         pycc.data.open(part)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -67,8 +68,12 @@ def test_qnrf_and_one_split_of_it(tmp_path: Path) -> None:
     assert pycc.data.open(root).names == ["img_0001", "img_0002"]
     assert pycc.data.open(root, split="train").name == "QNRF/Train"
     assert [s.count for s in pycc.data.open(root / "Train", split="test")] == [1, 2, 3]
-    with pytest.raises(ValueError, match="has splits train and test, got 'all'"):
+    with pytest.raises(ValueError, match="has splits train, test, got 'all'"):
         pycc.data.open(root, split="all")
+    shutil.rmtree(root / "Test")
+    for annotated in (True, False):
+        with pytest.raises(ValueError, match="QNRF: has splits train, got 'test'"):
+            pycc.data.open(root, annotated=annotated)
 
 
 @pytest.mark.parametrize(

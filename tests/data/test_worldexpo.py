@@ -77,6 +77,10 @@ def test_splits_and_scenes(expo: Path) -> None:
     assert seen == everything.names
     with pytest.raises(ValueError, match=r"has splits train, test, 104207, .* got 'S6'"):
         pycc.data.open(expo, split="S6")
+    shutil.rmtree(expo / "test_frame")
+    for split in ("test", "S1"):
+        with pytest.raises(ValueError, match="has splits train, got"):
+            pycc.data.open(expo, split=split)
 
 
 def test_only_heads_in_the_region_count(expo: Path) -> None:
