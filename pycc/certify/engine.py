@@ -53,7 +53,7 @@ def calibrate(
     )
     hidden = plan.fill is None and any(name not in ON_MAPS for name in plan.methods)
     if (asked or hidden) and not len(training):
-        raise ValueError(f"{source}: no image is left to calibrate on")
+        raise ValueError(f"{source}: no image is left to calibrate on; {_remedy(plan, hidden)}")
     if asked or hidden:
         for number, sample in enumerate(training):
             if progress is not None:
@@ -79,7 +79,8 @@ def calibrate(
                     if not usable:
                         raise ValueError(
                             f"{source}: no image is left to fix an allowance for {patch} pixels "
-                            f"on; of {len(truths)} none is large enough"
+                            f"on; of {len(truths)} none is large enough: give larger ones "
+                            "(--calibrate-data), or --allowance"
                         )
                     value = allowance_of(*(list(column) for column in zip(*usable, strict=True)))
                     origin, images = source, len(usable)
@@ -99,6 +100,20 @@ def calibrate(
     if hidden:
         known.fill = mean_colour(colours)
     return known
+
+
+def _remedy(plan: Plan, hidden: bool) -> str:
+    """What to give where no image is left: other images, or the numbers that they would fix."""
+    given = []
+    if plan.needs_heads:
+        given.append("--allowance")
+    if "additive" in plan.methods:
+        given += [f"--{name}" for name, value in (("cap", plan.cap), ("block-cap", plan.block_cap))
+                  if value is None]  # fmt: skip
+    others = "give other images than the certified ones: --calibrate-data or --calibrate-split"
+    if hidden:  # the colour of what is hidden has no flag
+        return others
+    return f"{others}; or the numbers that they fix: {' and '.join(given)}"
 
 
 def certify(

@@ -132,7 +132,17 @@ def test_a_given_allowance_needs_no_calibration_images(
     assert "allowance for 24 pixels: 10 people, given" in text
     code, text, err = run(capsys, *flags, "--out", str(tmp_path / "calibrated"))
     assert code == 2
-    assert "no image is left to calibrate on" in err
+    others = "no image is left to calibrate on; give other images than the certified ones: "
+    others += "--calibrate-data or --calibrate-split"
+    assert f"{others}; or the numbers that they fix: --allowance\n" in err
+    for method, numbers in (
+        (["masked", "additive"], "; or the numbers that they fix: --cap and --block-cap"),
+        (["two-mask"], ""),
+    ):
+        out = ["--out", str(tmp_path / method[-1])]
+        code, text, err = run(capsys, *flags, "--allowance", "2", "--method", *method, *out)
+        assert (code, text) == (2, "")
+        assert f"{others}{numbers}\n" in err
 
 
 def test_the_reason_of_an_unbounded_interval_stands_below_the_table(
@@ -200,7 +210,10 @@ def test_no_image_that_is_left_is_said(capsys: pytest.CaptureFixture[str], tmp_p
         "--out", str(tmp_path / "run"),
     )  # fmt: skip
     assert code == 2
-    assert "no image is left to fix an allowance for 81 pixels on; of 2 none is large enough" in err
+    assert (
+        "no image is left to fix an allowance for 81 pixels on; of 2 none is large enough: give "
+        "larger ones (--calibrate-data), or --allowance"
+    ) in err
 
 
 def test_a_region_of_interest(
