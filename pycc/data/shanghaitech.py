@@ -69,8 +69,11 @@ def _truth(folder: Path) -> Path:
     there = [folder / name for name in _TRUTHS if (folder / name).is_dir()]
     truths = [path for path in there if _mats(path)] or there
     if len(truths) != 1:
-        found = "both" if truths else "neither"
-        raise ValueError(f"{folder}: expected {' or '.join(_TRUTHS)}, found {found}")
+        found = "both: keep one of them" if truths else "neither"
+        raise ValueError(
+            f"{folder}: expected {' or '.join(_TRUTHS)}, found {found}; to count or attack the "
+            "images alone take annotated=False (--unannotated)"
+        )
     return truths[0]
 
 

@@ -97,7 +97,9 @@ def test_a_second_folder_of_annotation_without_any(part: Path) -> None:
     for root in (part, split):
         assert [sample.count for sample in pycc.data.open(root)] == [1, 2, 10]
     shutil.copy(truth / "GT_IMG_1.mat", empty)
-    with pytest.raises(ValueError, match="expected ground-truth or ground_truth, found both"):
+    with pytest.raises(ValueError, match=(
+        r"expected ground-truth or ground_truth, found both: keep one of them; to .*--unannotated"
+    )):  # fmt: skip
         pycc.data.open(part)
 
 
