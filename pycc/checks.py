@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
+_NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc",
+              "out of memory")  # fmt: skip
 TOLERANCE = 1e-3
 """How far a value may lie outside [0,1]: resizing and rounding leave it by less."""
 
@@ -81,6 +84,20 @@ def naming(name: str, shape: Sequence[int] = ()) -> Iterator[None]:
             size = f" of {shape[-2]}x{shape[-1]} pixels" if shape else ""
             error.add_note(f"image {name}{size}")
         raise
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an exception is a lack of memory.
+
+    It may be a RuntimeError of torch, on the CPU, or an OSError: of the system with its number, of
+    Pillow's decoders without one.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno == errno.ENOMEM
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError | OSError) and any(words in text for words in _NO_MEMORY)
+    )
 
 
 def _likely_cause(low: float, high: float) -> str:

@@ -20,6 +20,8 @@ from typing import Any, NoReturn, TextIO
 
 import torch
 
+from pycc.checks import lacks_memory
+
 DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
 """Exit codes: done; a check or certificate failed; bad usage or input, out of memory, or whatever
 else ended the work; stopped by the keyboard."""
@@ -140,7 +142,7 @@ def say(text: str, stream: TextIO | None = None) -> None:
 def _reason(error: Exception) -> str:
     """What went wrong, in one line, with the image at hand where ``naming`` knows it."""
     text = str(error) or type(error).__name__
-    if _lacks_memory(error):
+    if lacks_memory(error):
         notes = getattr(error, "__notes__", [])
         asked = re.search(r"allocate (\d+) bytes", text)
         least = f"at least {int(asked[1]) / 1e9:.2g} GB more are needed; " if asked else ""
@@ -159,18 +161,6 @@ def _reason(error: Exception) -> str:
     at = f" in {Path(own[-1].filename).name}, line {own[-1].lineno}" if own else ""
     notes = "".join(f"; {note}" for note in getattr(error, "__notes__", []))
     return f"unexpected {type(error).__name__}{at}: {text}{notes}; {DEBUG} shows the traceback"
-
-
-_NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc",
-              "out of memory")  # fmt: skip
-
-
-def _lacks_memory(error: BaseException) -> bool:
-    """Whether an exception is a lack of memory: torch raises RuntimeError for it on the CPU."""
-    if isinstance(error, MemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(said in text for said in _NO_MEMORY)
 
 
 class _Warnings:

@@ -19,7 +19,7 @@ from torch import Tensor
 from pycc.checks import check_values, naming
 from pycc.data.images import image_size, read_image
 from pycc.data.pictures import listing as listing
-from pycc.data.reading import USUAL, Reading
+from pycc.data.reading import USUAL, Reading, memory_errors
 from pycc.grid import heads_in
 from pycc.registry import Registry
 from pycc.runs import fingerprint
@@ -238,7 +238,7 @@ class PairedFiles(Dataset):
             if limit is not None and len(good) >= limit:
                 break
             try:
-                self._examine(index)
+                self.examine(index)
             except ValueError as error:
                 skip(str(error))
             else:
@@ -356,7 +356,8 @@ def _numeric(name: str) -> tuple[tuple[int | str, ...], str]:
 def read_bytes(path: Path) -> bytes:
     """Content of a file; ValueError if it cannot be read."""
     try:
-        return path.read_bytes()
+        with memory_errors():
+            return path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path}: cannot read the file: {error.strerror}") from error
 

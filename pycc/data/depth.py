@@ -39,40 +39,60 @@ def of_16_bits(picture: Image.Image) -> bool:
 
 
 def colour_of_16_bits(
-    path: Path, picture: Image.Image, reading: Reading
+    path: Path, picture: Image.Image, kept: str, reading: Reading
 ) -> NDArray[np.float32] | None:
-    """RGB [3,H,W] of 16-bit colour by ``bit_depth``; None without, where the upper 8 bits do."""
-    clear = "A" in picture.getbands() or "transparency" in picture.info
-    if reading.bit_depth is not None and clear:
-        raise ValueError(
-            "bit_depth (--bit-depth) is for pictures without transparency; save it without"
-        )
-    upper = np.asarray(picture)[..., :3].astype(np.int64)
-    if reading.bit_depth is None and upper.max() > 4095 >> 8:
+    """RGB [3,H,W] of 16-bit colour by ``bit_depth``; None without, where the upper 8 bits do.
+
+    ``kept`` is what ``stored`` gave before it was decoded. Transparent pictures are laid on white;
+    their opacity always has 16 bits. ValueError where colour is multiplied with it.
+    """
+    if kept.startswith("RGBa"):  # Pillow divides by the upper bits alone
+        if reading.bit_depth is not None:
+            raise ValueError(
+                "bit_depth (--bit-depth) is for pictures whose colour is not multiplied with their "
+                "opacity: save it so, or without transparency"
+            )
         return None
-    # With transparency there may be no lower bits to have: then the highest that they can be.
-    values = upper * 256 + (np.where(upper > 0, 255, 0) if clear else _lower_bits(path))
-    white = white_of(path, int(values.max()), reading)
+    upper = np.asarray(picture)
+    if reading.bit_depth is None and upper[..., :3].max() > 4095 >> 8:
+        return None
+    values, opacity = _all_bits(path, picture, kept, upper.astype(np.int64))
+    white = white_of(path, int(values[opacity > 0].max(initial=0)), reading)
     if reading.bit_depth is None:
         return None
-    return np.ascontiguousarray((values / white).transpose(2, 0, 1), np.float32)
+    share = opacity[..., None] / 65535
+    colours = values / white * share + (1.0 - share)
+    return np.ascontiguousarray(colours.transpose(2, 0, 1), np.float32)
 
 
-def _lower_bits(path: Path) -> NDArray[np.int64]:
-    """The lower 8 of 16-bit colour [H,W,C], of which Pillow gives the upper ones.
+def _all_bits(
+    path: Path, picture: Image.Image, kept: str, upper: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """16-bit colour [H,W,3] and opacity [H,W] of a picture, of which Pillow gives the upper bits.
 
     It takes the first of two bytes in one order of them and the second in the other.
     """
+    if kept == "LA;16B":  # has no other order: its four bytes are read as they are
+        grey, low, opacity, low_opacity = np.moveaxis(_decoded(path, "RGBA"), -1, 0)
+        return np.repeat((grey * 256 + low)[..., None], 3, 2), opacity * 256 + low_opacity
     other = "B" if sys.byteorder == "little" else "L"
-    swapped = {"L": "B", "B": "L", "N": other}
+    values = upper * 256 + _decoded(path, kept[:-1] + {"L": "B", "B": "L", "N": other}[kept[-1]])
+    colours = values[..., :3]
+    if values.shape[2] == 4:
+        return colours, values[..., 3]
+    clear = picture.info.get("transparency")  # the colour that is not there
+    there = np.full(colours.shape[:2], clear is None) | (colours != (clear or (0, 0, 0))).any(-1)
+    return colours, there * np.int64(65535)
+
+
+def _decoded(path: Path, kept: str) -> NDArray[np.int64]:
+    """Values [H,W,C] of 8 bits of an upright picture, as if it stored its pixels so."""
     make = getattr(ImageFile, "_Tile", lambda *parts: parts)  # plain tuples before Pillow 11
     with open_picture(path) as picture:
         assert isinstance(picture, ImageFile.ImageFile)
         tiles = []
         for codec, extents, offset, arguments in picture.tile:
-            first, *rest = arguments if isinstance(arguments, tuple) else (arguments,)
-            turned = f"{first[:-1]}{swapped[first[-1]]}"
-            whole = (turned, *rest) if isinstance(arguments, tuple) else turned
+            whole = (kept, *arguments[1:]) if isinstance(arguments, tuple) else kept
             tiles.append(make(codec, extents, offset, whole))
         picture.tile = tiles
         return np.asarray(ImageOps.exif_transpose(picture)).astype(np.int64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from pycc.data.dataset import (
 )
 from pycc.data.missing import Places
 from pycc.data.origin import origin
-from pycc.data.pictures import is_picture, pictures
+from pycc.data.pictures import is_picture, pictures, some
 from pycc.data.reading import USUAL, Reading
 
 _POINT_SUFFIXES = (".csv", ".json")
@@ -50,7 +51,7 @@ class Folder:
         inner = [path for path in listing(root) if path.is_dir() and _recognised(path) is None]
         names = [path.name for path in inner if _holds_files(path)]
         if not names:
-            nothing = "neither images nor a known layout of folders in it"
+            nothing = f"neither images nor a known layout of folders in it{_further_down(root)}"
             raise ValueError(f"{root}: {_data_sets(root) or nothing}")
         return tuple(names)
 
@@ -71,6 +72,7 @@ class Folder:
             folder, name = root / split, f"{root.name}/{split}"
         where = _images_of(folder)
         images = by_name(pictures(where))
+        _warn_of_folders(where)
         if not annotated:
             return PairedFiles(name, pair_up(images, None, refuse), read_points)
         known_places = _places(folder)
@@ -124,6 +126,26 @@ def _data_sets(root: Path) -> str:
             if layout:
                 found.append(f"{inner.relative_to(root)} ({layout})")
     return f"open one of the data sets in it: {', '.join(found)}" if found else ""
+
+
+def _further_down(root: Path) -> str:
+    """Which folders below hold pictures, two or three levels down, and what to do with them."""
+    inner = [path for folder in _folders(root) for path in _folders(folder)]
+    inner += [path for folder in inner for path in _folders(folder)]
+    names = [str(path.relative_to(root)) for path in inner if _any_picture(path)]
+    return f"; pictures lie in {some(names)}: open one of these folders" if names else ""
+
+
+def _warn_of_folders(where: Path) -> None:
+    """Warn of folders beside the images of a split that hold pictures too: they are not read."""
+    inner = [path for path in _folders(where) if path.name not in (_POINTS, _JSONS)]
+    names = [path.name for path in inner if _any_picture(_images_of(path))]
+    if names:
+        warnings.warn(
+            f"{where}: left out the pictures of its folders {some(names)}; open each of them, or "
+            "move their pictures beside the others",
+            stacklevel=4,
+        )
 
 
 def _folders(root: Path) -> list[Path]:

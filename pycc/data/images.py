@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from pycc.checks import check_values
+from pycc.checks import check_image
 from pycc.data.depth import colour_of_16_bits, of_16_bits, stored, white_of
-from pycc.data.reading import MAX_IMAGE_PIXELS, USUAL, Reading, opened
+from pycc.data.reading import MAX_IMAGE_PIXELS, USUAL, Reading, opened, warn_of_frames
 from pycc.runs import write_atomic
 
 _ORIENTATION = 0x0112
@@ -29,12 +29,12 @@ def load_image(
 ) -> Tensor:
     """Picture of a file as RGB [3,H,W], float32 in [0,1].
 
-    EXIF orientation is applied; of several pages or frames the first is read. Grey, palette, CMYK
-    and 1-bit pictures become RGB; transparent ones are laid on white. 16-bit grey keeps its 16
-    bits; of 16-bit colour the upper 8 are used. ``bit_depth`` is for 16-bit files whose values have
-    fewer bits, such as a camera's 12: they are divided by 2^bit_depth - 1, in grey and in colour;
-    files that state another depth themselves are read by it. Without it a 16-bit picture that is
-    not black and has no value above 4095 is warned of.
+    EXIF orientation is applied; of several pages or frames the first is read, with a warning.
+    Grey, palette, CMYK and 1-bit pictures become RGB; transparent ones are laid on white. 16-bit
+    grey keeps its 16 bits; of 16-bit colour the upper 8 are used. ``bit_depth`` is for 16-bit files
+    whose values have fewer bits, such as a camera's 12: they are divided by 2^bit_depth - 1, in
+    grey and in colour, opacity by 65535; files that state another depth themselves are read by it.
+    Without it a 16-bit picture that is not black and has no value above 4095 is warned of.
 
     Raises ValueError naming the file if it is missing, broken, truncated, of more than
     ``max_image_pixels`` pixels, or of values outside their range.
@@ -46,6 +46,7 @@ def read_image(path: Path, reading: Reading) -> Tensor:
     """What ``load_image`` gives of a file with these options."""
     with opened(path, reading) as picture:
         pixels = _rgb(path, picture, reading)
+        warn_of_frames(path, picture)
     return torch.from_numpy(pixels)
 
 
@@ -116,12 +117,10 @@ def quantize(image: Tensor) -> Tensor:
 def save_image(path: str | os.PathLike[str], image: Tensor) -> None:
     """Write [3,H,W], values in [0,1], as an 8-bit PNG: ``load_image`` gives ``quantize(image)``.
 
-    The file appears whole or not at all. ValueError for another shape or values outside [0,1];
-    OSError if it cannot be written.
+    The file appears whole or not at all. ValueError for another shape, integers or values outside
+    [0,1]; TypeError for what is no tensor; OSError if it cannot be written.
     """
-    if image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
-        raise ValueError(f"save_image: image must be [3,H,W], got {list(image.shape)}")
-    check_values("save_image", "image", image)
+    check_image("save_image", image)
     levels = (quantize(image) * 255.0).round().to(torch.uint8).permute(1, 2, 0)
     stream = io.BytesIO()
     Image.fromarray(levels.cpu().contiguous().numpy()).save(stream, format="PNG")
@@ -141,7 +140,7 @@ def _rgb(path: Path, source: Image.Image, reading: Reading) -> NDArray[np.float3
     if picture.mode == "F":
         return _repeat(np.asarray(picture), 1)
     if deep:
-        values = colour_of_16_bits(path, picture, reading)
+        values = colour_of_16_bits(path, picture, kept, reading)
         if values is not None:
             return values
     if "A" in picture.getbands() or "a" in picture.getbands() or "transparency" in picture.info:
@@ -166,9 +165,13 @@ def _repeat(grey: NDArray[np.generic], top: int) -> NDArray[np.float32]:
 def mean_colour(images: Iterable[Tensor]) -> tuple[float, float, float]:
     """Mean of R, G, B in [0,1] over images [3,H,W], each with the same weight.
 
-    What ablation and masks usually put in place of what they hide. ValueError for no images.
+    What ablation and masks usually put in place of what they hide. ValueError for no images, for
+    another shape, integers or values outside [0,1]; TypeError for what is no tensor.
     """
-    means = [image.double().mean((1, 2)) for image in images]
+    means = []
+    for image in images:
+        check_image("mean_colour", image)
+        means.append(image.double().mean((1, 2)))
     if not means:
         raise ValueError("mean_colour: expected images, got none")
     red, green, blue = torch.stack(means).mean(0).tolist()

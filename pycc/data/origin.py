@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pycc.data.pictures import is_picture, listing
+from pycc.data.pictures import number_of_pictures
 
 _BY_LAYOUT = {
     "ucf_cc_50": "ucf_cc_50",
@@ -56,5 +56,4 @@ def origin(layout: str, root: Path) -> str:
 def _images(split: Path) -> int:
     """How many images a split holds."""
     folder = split / "images"
-    files = listing(folder) if folder.is_dir() else []
-    return sum(map(is_picture, files))
+    return number_of_pictures(folder) if folder.is_dir() else 0

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
 from PIL import Image
 
-from pycc.data.reading import BROKEN, open_picture
+from pycc.data.reading import BROKEN, memory_errors, open_picture
 
 _NO_PHOTOGRAPHS = {
     "BUFR": "data that Pillow cannot decode",
@@ -44,14 +45,16 @@ _REASONS = {
     **dict.fromkeys((".ai", ".pdf", ".svg"), "a page or drawing, not a photograph"),
 }
 """Why files of a suffix are left out."""
-_SHOWN = 4
-"""Files that the warning names."""
+_COPY = "a backup, by its name, of another picture here"
+_SHOWN = 3
+"""Names that a message shows of those of one kind."""
 
 
 def listing(folder: Path) -> list[Path]:
     """Files and folders in a folder, hidden ones left out; ValueError if it cannot be read."""
     try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        with memory_errors():
+            return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise ValueError(f"{folder}: cannot read the folder: {error.strerror}") from error
 
@@ -59,28 +62,58 @@ def listing(folder: Path) -> list[Path]:
 def pictures(folder: Path, *, published: str = "") -> list[Path]:
     """The picture files in a folder, those that Pillow opens, in the order of their names.
 
-    One warning names the files that are neither that nor annotation or notes, and why they are left
-    out. Hidden files and folders are not looked at, nor what matches the pattern ``published`` of
-    other files in a published data set. ValueError if the folder cannot be read.
+    One warning names the files that are neither that nor annotation or notes, by the reason why
+    they are left out. A backup such as ``a.jpg~`` is left out too: it has no suffix of pictures,
+    but the name of another one. Hidden files and folders are not looked at, nor what matches the
+    pattern ``published`` of other files in a published data set. ValueError if the folder cannot be
+    read.
     """
-    found, others = [], []
-    for path in listing(folder):
-        reason = None if fnmatch(path.name, published) else _reason(path)
-        if reason == "":
-            found.append(path)
-        elif reason is not None:
-            others.append(f"{path.name} ({reason})")
+    found, others = _sorted_out(folder, published)
     if others:
-        more = len(others) - _SHOWN
-        named = ", ".join(others[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
-        files = "1 file that is" if len(others) == 1 else f"{len(others)} files that are"
+        kinds = sorted(others.items(), key=lambda kind: -len(kind[1]))
+        named = "; ".join(f"{some(names)} ({reason})" for reason, names in kinds)
+        total = sum(map(len, others.values()))
+        files = "1 file that is" if total == 1 else f"{total} files that are"
         warnings.warn(f"{folder}: left out {files} no picture: {named}", stacklevel=3)
     return found
 
 
+def number_of_pictures(folder: Path) -> int:
+    """How many files ``pictures`` would return, without its warning."""
+    return len(_sorted_out(folder, "")[0])
+
+
 def is_picture(path: Path) -> bool:
-    """Whether ``pictures`` would return this file."""
+    """Whether ``pictures`` would return this file if it were alone in its folder."""
     return _reason(path) == ""
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _sorted_out(folder: Path, published: str) -> tuple[list[Path], dict[str, list[str]]]:
+    """The pictures in a folder, and names of files that are left out by the reason for it."""
+    reasons = {path: _reason(path) for path in listing(folder) if not fnmatch(path.name, published)}
+    by_suffix = [path for path, reason in reasons.items() if reason == "" and _has_suffix(path)]
+    taken = {name for path in by_suffix for name in (path.stem, path.name)}
+    found: list[Path] = []
+    others: dict[str, list[str]] = {}
+    for path, reason in reasons.items():
+        if reason == "" and path.stem in taken and not _has_suffix(path):
+            reason = _COPY
+        if reason == "":
+            found.append(path)
+        elif reason is not None:
+            others.setdefault(reason, []).append(path.name)
+    return found, others
+
+
+def _has_suffix(path: Path) -> bool:
+    """Whether a file has the suffix of a format that Pillow opens."""
+    return Image.registered_extensions().get(path.suffix.lower()) in Image.OPEN
 
 
 def _reason(path: Path) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import threading
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from PIL import Image
+from PIL import Image, TiffImagePlugin
+
+from pycc.checks import lacks_memory
 
 MAX_IMAGE_PIXELS = 178_956_970
 """Pixels of the largest picture that is read unless more are asked for: where Pillow takes a file
@@ -31,6 +34,12 @@ BROKEN = (
 )
 """What Pillow raises on broken files."""
 _pillows_limit = threading.Lock()
+_FRAMES = {"AVIF": "frames", "GIF": "frames", "PNG": "frames", "TIFF": "pages", "WEBP": "frames"}
+"""Formats of several pictures in a file, and what they are called. Not MPO, whose further ones are
+thumbnails and gain maps, nor formats of one picture in several sizes or layers."""
+_KIND_OF_PAGE = 254
+_REDUCED_OR_MASK = 1 | 4
+"""Bits of that TIFF tag for a page that is another one made smaller, or its transparency."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,17 @@ USUAL = Reading()
 """How pictures are read where nothing else is asked for."""
 
 
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Raise MemoryError for an OSError that is a lack of memory: it is no fault of the file."""
+    try:
+        yield
+    except OSError as error:
+        if lacks_memory(error):
+            raise MemoryError(str(error)) from error
+        raise
+
+
 def open_picture(
     source: str | Path | IO[bytes], formats: tuple[str, ...] | None = None
 ) -> Image.Image:
@@ -80,16 +100,20 @@ def open_picture(
         before = Image.MAX_IMAGE_PIXELS
         Image.MAX_IMAGE_PIXELS = None
         try:
-            return Image.open(source, formats=formats)
+            with memory_errors():
+                return Image.open(source, formats=formats)
         finally:
             Image.MAX_IMAGE_PIXELS = before
 
 
 @contextmanager
 def opened(path: Path, reading: Reading) -> Iterator[Image.Image]:
-    """The opened picture; whatever breaks while it is read becomes a ValueError with its name."""
+    """The opened picture; whatever breaks while it is read becomes a ValueError with its name.
+
+    A lack of memory does not, since the file may be whole: MemoryError.
+    """
     try:
-        with open_picture(path) as picture:
+        with memory_errors(), open_picture(path) as picture:
             width, height = picture.size
             total = width * height
             if total > reading.max_image_pixels:
@@ -102,3 +126,42 @@ def opened(path: Path, reading: Reading) -> Iterator[Image.Image]:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         reason = " ".join(reason.replace(f" {str(path)!r}", "").split())
         raise ValueError(f"{path}: cannot read the image: {reason}") from error
+
+
+def warn_of_frames(path: Path, picture: Image.Image) -> None:
+    """Warn of pages or frames after the first, which is the one that is read.
+
+    Only their headers are read, and only in formats that have them. The picture is left at another
+    page: decode it before.
+    """
+    kind = _FRAMES.get(picture.format or "")
+    if kind is None:
+        return
+    try:
+        number = _frames(picture)
+    except BROKEN as error:
+        warnings.warn(
+            f"{path}: only the first of its {kind} is read; the others are broken: {error}",
+            stacklevel=3,
+        )
+        return
+    if number > 1:
+        warnings.warn(
+            f"{path}: only the first of its {number} {kind} is read; save the others as files of "
+            "their own to count them",
+            stacklevel=3,
+        )
+
+
+def _frames(picture: Image.Image) -> int:
+    """Pages or frames of a file, previews of others left out."""
+    if not getattr(picture, "is_animated", False):
+        return 1
+    number = int(getattr(picture, "n_frames", 1))
+    if not isinstance(picture, TiffImagePlugin.TiffImageFile):
+        return number
+    pages = 1
+    for page in range(1, number):
+        picture.seek(page)
+        pages += not int(picture.tag_v2.get(_KIND_OF_PAGE, 0)) & _REDUCED_OR_MASK
+    return pages

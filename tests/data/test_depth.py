@@ -43,19 +43,23 @@ def png(path: Path, values: np.ndarray) -> None:
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
 
 
-def tiff(path: Path, values: np.ndarray, order: str) -> None:
-    """An uncompressed 16-bit RGB TIFF, big-endian (">") or not ("<")."""
-    height, width = values.shape[:2]
-    tags = ((256, width), (257, height), (259, 1), (262, 2), (277, 3), (278, height), (284, 1))
+def tiff(path: Path, values: np.ndarray, order: str, opacity: int | None = None) -> None:
+    """An uncompressed 16-bit RGB TIFF, big-endian (">") or not ("<"); of what kind its opacity."""
+    height, width, channels = values.shape
+    tags = [(256, width), (257, height), (259, 1), (262, 2), (277, channels), (278, height),
+            (284, 1)]  # fmt: skip
+    if opacity is not None:
+        tags.append((338, opacity))
     data = values.astype(f"{order}u2").tobytes()
     bits = 8 + 2 + 12 * (len(tags) + 3) + 4
     entries = [(tag, struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0)) for tag, value in tags]
-    entries.append((258, struct.pack(f"{order}HHII", 258, 3, 3, bits)))
-    entries.append((273, struct.pack(f"{order}HHII", 273, 4, 1, bits + 6)))
+    entries.append((258, struct.pack(f"{order}HHII", 258, 3, channels, bits)))
+    start_of_data = bits + 2 * channels
+    entries.append((273, struct.pack(f"{order}HHII", 273, 4, 1, start_of_data)))
     entries.append((279, struct.pack(f"{order}HHII", 279, 4, 1, len(data))))
     start = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HIH", 42, 8, len(entries))
     body = b"".join(entry for _, entry in sorted(entries)) + struct.pack(f"{order}I", 0)
-    path.write_bytes(start + body + struct.pack(f"{order}3H", 16, 16, 16) + data)
+    path.write_bytes(start + body + struct.pack(f"{order}{channels}H", *[16] * channels) + data)
 
 
 def planes(values: np.ndarray, white: int) -> torch.Tensor:
@@ -110,14 +114,58 @@ def test_black_is_no_suspicion(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("channels", [2, 4])
-def test_transparency_has_no_bit_depth(tmp_path: Path, channels: int) -> None:
-    values = np.full((4, 5, channels), 65535, np.uint16)
-    values[..., :-1] = 3000
-    png(tmp_path / "a.png", values)
-    with pytest.warns(UserWarning, match=r"a\.png: .* if its values have 12 bits"):
-        load_image(tmp_path / "a.png")
-    with pytest.raises(ValueError, match=r"a\.png.*without transparency; save it without"):
-        load_image(tmp_path / "a.png", bit_depth=12)
+def test_transparency_is_laid_on_white(tmp_path: Path, channels: int) -> None:
+    """What the warning advises works; opacity has 16 bits, and what it hides has no value."""
+    path = tmp_path / "a.png"
+    opacity = RNG.integers(1, 65536, (12, 20), np.uint16)
+    opacity[0], opacity[1] = 65535, 0
+    colours = COLOUR if channels == 4 else GREY[..., None]
+    colours = np.where(opacity[..., None] > 0, colours, 60000).astype(np.uint16)
+    png(path, np.concatenate([colours, opacity[..., None]], 2))
+    share = opacity[..., None] / 65535
+    for bits in (12, 16):
+        expected = np.where(share > 0, colours / (2**bits - 1), 0) * share + 1 - share
+        read = load_image(path, bit_depth=bits)
+        assert read.shape == (3, 12, 20)
+        assert torch.allclose(
+            read, torch.from_numpy(expected.transpose(2, 0, 1)).float().expand(3, -1, -1), atol=1e-7
+        )
+    with pytest.raises(ValueError, match=r"a\.png.*at most 1023, those of 10 bits .*got 409"):
+        load_image(path, bit_depth=10)
+    colours = np.where(opacity[..., None] > 0, colours, 0)
+    png(path, np.concatenate([colours, opacity[..., None]], 2).astype(np.uint16))
+    with pytest.warns(UserWarning, match=r"a\.png: its highest value is 409\d .*--bit-depth 12"):
+        load_image(path)
+
+
+def test_a_colour_that_is_transparent(tmp_path: Path) -> None:
+    """All its 16 bits are compared: one that differs in the lower ones is there."""
+    path = tmp_path / "a.png"
+    values = COLOUR.copy()
+    values[5, 6], values[5, 7] = (1000, 2000, 3000), (1000, 2000, 3001)
+    png(path, values)
+    content = path.read_bytes()
+    data = b"tRNS" + struct.pack(">3H", 1000, 2000, 3000)
+    chunk = struct.pack(">I", 6) + data + struct.pack(">I", zlib.crc32(data))
+    path.write_bytes(content[:33] + chunk + content[33:])
+    expected = planes(values, 4095)
+    expected[:, 5, 6] = 1.0
+    assert torch.equal(load_image(path, bit_depth=12), expected)
+
+
+def test_colour_multiplied_with_its_opacity(tmp_path: Path) -> None:
+    """Its lower bits are not to be had: nothing is advised that would be refused."""
+    path = tmp_path / "a.tif"
+    values = np.full((4, 5, 4), 3000, np.uint16)
+    values[..., 3] = 65535
+    tiff(path, values, "<", opacity=1)
+    image = load_image(path)  # warnings are errors
+    assert torch.allclose(image, torch.full((3, 4, 5), (3000 >> 8) / 255), atol=1e-3)
+    with pytest.raises(ValueError, match=r"a\.tif.*not multiplied with their opacity: save it so"):
+        load_image(path, bit_depth=12)
+    tiff(path, values, "<", opacity=2)
+    read = load_image(path, bit_depth=12)
+    assert torch.allclose(read, torch.full((3, 4, 5), 3000 / 4095))
 
 
 def test_formats_that_state_their_depth(tmp_path: Path) -> None:

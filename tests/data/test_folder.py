@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -219,10 +220,43 @@ def test_bad_folders(tmp_path: Path) -> None:
         ("missing", "no such folder; built-in data sets: synthetic"),
         ("file", "cannot read the folder: Not a directory"),
         ("empty", "the folder is empty"),
-        ("other", "neither images nor a known layout"),
+        ("other", "neither images nor a known layout of folders in it$"),
     ):
         with pytest.raises(ValueError, match=f"{name}: {problem}"):
             pycc.data.open(tmp_path / name)
+
+
+def test_pictures_further_down_are_named(tmp_path: Path) -> None:
+    """The layout of YOLO: images/SPLIT beside labels/SPLIT."""
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (tmp_path / kind / split).mkdir(parents=True)
+        Image.fromarray(RED).save(tmp_path / "images" / split / "1.jpg")
+        (tmp_path / "labels" / split / "1.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    with pytest.raises(ValueError, match=(
+        "a known layout of folders in it; pictures lie in images/train, images/val: "
+        "open one of these folders"
+    )):  # fmt: skip
+        pycc.data.open(tmp_path, annotated=False)
+    assert len(pycc.data.open(tmp_path / "images" / "train", annotated=False)) == 1
+
+
+@pytest.mark.parametrize("inner", ["", "images"])
+def test_folders_of_pictures_that_are_not_read_are_named(tmp_path: Path, inner: str) -> None:
+    where = tmp_path / inner
+    for name in ("cam1", "cam2/images", "points", "notes"):
+        (where / name).mkdir(parents=True)
+    Image.fromarray(RED).save(where / "a.png")
+    (where / "points" / "a.csv").write_text("1,2")
+    (where / "notes" / "a.txt").write_text("")
+    assert len(pycc.data.open(tmp_path)) == 1  # warnings are errors
+    for name in ("cam1", "cam2/images", "points"):
+        Image.fromarray(RED).save(where / name / "b.png")
+    message = f"{where}: left out the pictures of its folders cam1, cam2; open each of them, or "
+    for annotated in (True, False):
+        with pytest.warns(UserWarning, match=re.escape(message)) as warned:
+            assert pycc.data.open(tmp_path, annotated=annotated).names == ["a"]
+        assert len(warned) == 1
 
 
 def test_an_unreadable_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,4 +291,5 @@ def test_folders_in_it_are_splits(tmp_path: Path) -> None:
             pycc.data.open(tmp_path, split=split)
     Image.fromarray(RED).save(tmp_path / "own.png")  # now it is one split, whatever is in it
     (tmp_path / "own.csv").write_text("1,2")
-    assert pycc.data.open(tmp_path, split="train").names == ["own"]
+    with pytest.warns(UserWarning, match="left out the pictures of its folders test1, train; open"):
+        assert pycc.data.open(tmp_path, split="train").names == ["own"]

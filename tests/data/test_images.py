@@ -1,3 +1,4 @@
+import errno
 import struct
 import zlib
 from pathlib import Path
@@ -7,9 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 
+import pycc.data
 from pycc.data import load_image, mean_colour, quantize, save_image
+from pycc.data.__main__ import main
 from pycc.data.images import image_size, is_upright
 
 RNG = np.random.default_rng(5)
@@ -264,11 +267,14 @@ def test_a_failed_save_leaves_what_was_there(
 
 @pytest.mark.parametrize(
     "image",
-    [torch.zeros(1, 4, 5), torch.zeros(4, 5), torch.zeros(3, 0, 5), torch.full((3, 2, 2), np.nan)],
-)
+    [torch.zeros(1, 4, 5), torch.zeros(4, 5), torch.zeros(3, 0, 5), torch.full((3, 2, 2), np.nan),
+     torch.full((3, 2, 2), 200.0), torch.ones(3, 2, 2, dtype=torch.uint8)],
+)  # fmt: skip
 def test_bad_tensors_are_not_saved(tmp_path: Path, image: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="save_image: image must "):
         save_image(tmp_path / "a.png", image)
+    with pytest.raises(ValueError, match="mean_colour: image must "):
+        mean_colour([torch.zeros(3, 2, 2), image])
     assert not list(tmp_path.iterdir())
 
 
@@ -278,3 +284,99 @@ def test_the_mean_colour_weighs_images_alike() -> None:
     assert mean_colour([white, red]) == (1.0, 0.5, 0.5)
     with pytest.raises(ValueError, match="expected images, got none"):
         mean_colour([])
+
+
+def test_arrays_are_no_tensors(tmp_path: Path) -> None:
+    pixels = np.zeros((3, 2, 2), np.float32)
+    with pytest.raises(TypeError, match="save_image: image must be a tensor, got ndarray"):
+        save_image(tmp_path / "a.png", pixels)
+    with pytest.raises(TypeError, match="mean_colour: image must be a tensor, got ndarray"):
+        mean_colour([pixels])
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [("tif", "pages"), ("gif", "frames"), ("webp", "frames"), ("png", "frames")],
+)
+def test_only_the_first_of_several_pages_is_read(tmp_path: Path, suffix: str, kind: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    pages = [Image.new("RGB", (20, 10), (0, 80 * n, 0)) for n in range(3)]
+    options = {"compression": "tiff_lzw"} if suffix == "tif" else {}
+    if suffix == "webp":
+        options = {"lossless": True}
+    pages[0].save(path, save_all=True, append_images=pages[1:], **options)
+    with pytest.warns(UserWarning, match=rf"a\.{suffix}: only the first of its 3 {kind} is read"):
+        image = load_image(path)
+    assert torch.equal(image, torch.zeros(3, 10, 20))
+    pages[0].save(path, **options)
+    load_image(path)  # warnings are errors
+
+
+def test_previews_are_no_pages(tmp_path: Path) -> None:
+    """Nor the further pictures of an MPO, nor pages of a TIFF that say they are small copies."""
+    pages = [Image.new("RGB", (20, 10), (0, 80 * n, 0)) for n in range(3)]
+    pages[0].save(tmp_path / "a.mpo", save_all=True, append_images=pages[1:])
+    with Image.open(tmp_path / "a.mpo") as picture:
+        assert picture.n_frames == 3
+    assert load_image(tmp_path / "a.mpo").shape == (3, 10, 20)
+    pages = [page.copy() for page in pages]
+    for page in pages[1:]:
+        page.encoderinfo = {"tiffinfo": {254: 1}}
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    with Image.open(tmp_path / "a.tif") as picture:
+        assert picture.n_frames == 3
+        picture.seek(1)
+        assert picture.tag_v2[254] == 1
+    assert load_image(tmp_path / "a.tif").shape == (3, 10, 20)
+
+
+def test_a_broken_further_page_does_not_break_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    pages = [Image.new("RGB", (20, 10), (0, 80 * n, 0)) for n in range(2)]
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    with Image.open(path) as picture:
+        picture.seek(1)
+        second = picture._frame_pos[1]
+    path.write_bytes(path.read_bytes()[: second + 10])
+    with (
+        pytest.warns(UserWarning, match="Corrupt EXIF data"),  # Pillow's own
+        pytest.warns(UserWarning, match=r"a\.tif: only the first of its pages is read; the others"),
+    ):
+        assert torch.equal(load_image(path), torch.zeros(3, 10, 20))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        OSError("out of memory when reading image file"),
+        MemoryError(),
+    ],
+)
+def test_a_lack_of_memory_is_no_fault_of_the_file(
+    tmp_path: Path,
+    error: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It is not skipped, as broken pictures are, and says which image it was."""
+    save_image(tmp_path / "a.png", torch.zeros(3, 4, 5))
+    (tmp_path / "a.csv").write_text("1,2")
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ImageFile.ImageFile, "load", fail)
+        for on_error in ("raise", "skip"):
+            with pytest.raises(MemoryError):
+                _ = pycc.data.open(tmp_path, on_error=on_error)[0]
+        assert main(["inspect", str(tmp_path)]) == 2
+    assert "error: out of memory at image a: take smaller images" in capsys.readouterr().err
+    (tmp_path / "b.unknown").write_bytes((tmp_path / "a.png").read_bytes())
+    (tmp_path / "b.csv").write_text("1,2")
+    for target, name in ((Image, "open"), (Path, "read_bytes"), (Path, "iterdir")):
+        with monkeypatch.context() as patched:
+            patched.setattr(target, name, fail)
+            with pytest.raises(MemoryError):
+                _ = pycc.data.open(tmp_path, on_error="skip")[0]

@@ -83,7 +83,7 @@ def test_every_layout_opens_what_pillow_opens(layout: str, annotated: bool, tmp_
         dataset = pycc.data.open(root, split=split, annotated=annotated)
     (message,) = (str(w.message) for w in warned)
     assert message.startswith(f"{images}: ")
-    assert "Thumbs.db (thumbnails), f.heic (HEIF: save as JPEG, or register pillow-heif)" in message
+    assert "Thumbs.db (thumbnails); f.heic (HEIF: save as JPEG, or register pillow-heif)" in message
     assert dataset.names == names
     first = dataset[0].image
     assert all(torch.equal(sample.image, first) for sample in dataset)
@@ -136,19 +136,44 @@ def test_links_and_pipes(tmp_path: Path) -> None:
 
 
 def test_the_warning_names_a_few_and_counts_all(tmp_path: Path) -> None:
-    for name in ("a.mp4", "b.mpg", "c.eps", "d.cr2", "e.zip", "f.bin"):
+    several = [f"a{n}.docx" for n in range(4)] + [f"z{n}.heic" for n in range(30)]
+    for name in ("a.mp4", "b.mpg", "c.eps", "d.cr2", *several):
         (tmp_path / name).write_bytes(b"data")
-    with pytest.warns(UserWarning, match="left out 6 files that are no picture") as warned:
+    with pytest.warns(UserWarning, match="left out 38 files that are no picture") as warned:
         assert pictures(tmp_path) == []
     (message,) = (str(w.message) for w in warned)
     assert message.endswith(
-        "a.mp4 (a video), b.mpg (a video), c.eps (a page, not a photograph), "
-        "d.cr2 (a camera's raw file: develop it) and 2 more"
+        "no picture: "
+        "z0.heic, z1.heic, z10.heic and 27 more (HEIF: save as JPEG, or register pillow-heif); "
+        "a0.docx, a1.docx, a2.docx and 1 more (not a format that Pillow opens); "
+        "a.mp4, b.mpg (a video); c.eps (a page, not a photograph); "
+        "d.cr2 (a camera's raw file: develop it)"
     )
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "one.bin").write_bytes(b"data")
     with pytest.warns(UserWarning, match=r"left out 1 file that is no picture: one\.bin \(not a f"):
         pictures(tmp_path / "sub")
+
+
+@pytest.mark.parametrize("name", ["a.jpg~", "a.bak", "a", "a.jpg.orig", "a.jpg.~1~"])
+def test_a_backup_of_a_picture_is_left_out(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.jpg").write_bytes(encoded("JPEG"))
+    (tmp_path / "a.csv").write_text("1,2")
+    (tmp_path / name).write_bytes(encoded("PNG"))
+    (tmp_path / "b.1").write_bytes(encoded("PNG"))  # of no other's name
+    (tmp_path / "b.csv").write_text("")
+    with pytest.warns(UserWarning, match="left out 1 file that is no picture: ") as warned:
+        samples = pycc.data.open(tmp_path)
+    (message,) = (str(w.message) for w in warned)
+    assert message.endswith(f": {name} (a backup, by its name, of another picture here)")
+    assert [pair.image.name for pair in samples.pairs] == ["a.jpg", "b.1"]
+
+
+def test_two_pictures_of_one_name_are_still_refused(tmp_path: Path) -> None:
+    for name in ("a.jpg", "a.png"):
+        (tmp_path / name).write_bytes(encoded("PNG"))
+    with pytest.raises(ValueError, match=r"a\.png: one file expected per name"):
+        pycc.data.open(tmp_path, annotated=False)
 
 
 def test_a_registered_plugin_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
