@@ -146,11 +146,11 @@ def _reason(error: Exception) -> str:
         notes = getattr(error, "__notes__", [])
         asked = re.search(r"allocate (\d+) bytes", text)
         least = f"at least {int(asked[1]) / 1e9:.2g} GB more are needed; " if asked else ""
-        return (
-            f"out of memory{''.join(f' at {note}' for note in notes)}: {least}take smaller images "
-            "(python -m pycc.data export --max-side N), fewer at once, or a machine with more "
-            "memory"
-        )
+        at = "".join(f" at {note}" for note in notes)
+        fewer = "smaller images (python -m pycc.data export --max-side N), fewer at once, or "
+        if any(note.startswith("weights ") for note in notes):  # no image is at hand yet
+            fewer = ""
+        return f"out of memory{at}: {least}take {fewer}a machine with more memory"
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, ValueError | OSError | ImportError):

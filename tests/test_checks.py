@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ import pycc.checks
 from pycc import attack, certify, data, defense, models, train
 from pycc.backdoor import gradcam
 from pycc.backdoor.triggers import triggers
-from pycc.checks import check_image, check_images, check_values, unchecked
+from pycc.checks import check_image, check_images, check_values, lacks_memory, unchecked
 from pycc.local import Box, Local
 from pycc.types import Sample
 
@@ -28,6 +29,23 @@ WRONG = {
     "NaN or infinity": lambda image: torch.where(image > 0.5, torch.nan, image),
     "NaN": lambda image: torch.where(image > 0.5, torch.inf, image),
 }
+
+
+@pytest.mark.parametrize(
+    ("error", "lacking"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("of any text"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
+        (OSError(errno.ENOENT, "No such file"), False),
+        (RuntimeError("size mismatch"), False),
+        (ValueError("out of memory"), False),
+    ],
+    ids=repr,
+)
+def test_a_lack_of_memory_is_told_from_other_errors(error: Exception, lacking: bool) -> None:
+    assert lacks_memory(error) is lacking
 
 
 class Tiny(nn.Module):

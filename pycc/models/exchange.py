@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from pycc import ops
+from pycc.checks import lacks_memory
 from pycc.models.base import CounterModel
 from pycc.models.convention import Convention, Kind, convention
 from pycc.models.foreign import content_of
 from pycc.models.probe import probe_image
+from pycc.models.weights import one_line, third_party
 
 _TOLERANCE = 1e-4
 """Of the map's maximum: what ONNX's runtime may differ by."""
@@ -36,13 +38,10 @@ class _Onnx(nn.Module):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 4
-        try:
+        with third_party(path, "cannot be read"):
             self.session: Any = onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
             )
-        # onnxruntime documents no common type for what it raises on a damaged file.
-        except Exception as error:
-            raise ValueError(f"weights: {path} cannot be read: {_one_line(error)}") from None
         inputs = self.session.get_inputs()
         if len(inputs) != 1 or inputs[0].type != "tensor(float)" or len(inputs[0].shape) != 4:
             told = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
@@ -53,11 +52,13 @@ class _Onnx(nn.Module):
         """Height and width that the network is made for, None where it takes any."""
 
     def forward(self, x: Tensor) -> Tensor:
-        # As above: the runtime's own types, none of them documented.
+        # The runtime documents no common type for what it raises.
         try:
             (found, *_) = self.session.run(None, {self.input: x.detach().cpu().float().numpy()})
         except Exception as error:
-            raise ValueError(f"{self.path}: {_one_line(error)}") from None
+            if lacks_memory(error):
+                raise
+            raise ValueError(f"{self.path}: {one_line(error)}") from None
         return torch.from_numpy(found).to(x)
 
 
@@ -67,20 +68,17 @@ class _Script(nn.Module):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                script: Any = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
-                self.script = script.eval()
-        # A damaged archive makes torch fail with types that it does not document.
-        except Exception as error:
-            raise ValueError(f"weights: {path} cannot be read: {_one_line(error)}") from None
+        with third_party(path, "cannot be read"):
+            script: Any = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+            self.script = script.eval()
 
     def forward(self, x: Tensor) -> object:
         with torch.no_grad():
             try:
                 return self.script(x)
             except RuntimeError as error:
+                if lacks_memory(error):
+                    raise
                 # The last line says what is wrong; those before, where in the archive's code.
                 reason = str(error).strip().splitlines()[-1]
                 raise ValueError(f"{self.path}: {reason[:160]}") from None
@@ -234,8 +232,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text[:160] if text else type(error).__name__

@@ -15,6 +15,8 @@ from pycc.models.options import shown
 from pycc.models.python2 import MAGIC
 
 _HEAD = 4096
+_ZIP_END, _ZIP_COMMENT = 22, 65535
+"""Bytes of the record at the end of a zip file, and at most of a comment in it."""
 _LFS = re.compile(rb"version https://(git-lfs|hawser)\.github\.com/spec/")
 _LFS_SIZE = re.compile(rb"^size (\d+)$", re.MULTILINE)
 _TITLE = re.compile(rb"<title[^>]*>([^<]{1,200})", re.IGNORECASE)
@@ -28,6 +30,7 @@ _PACKED = {
 _IMAGES = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG"}
 _WEIGHTS = re.compile(r"\.(pth|pt|ckpt|param|model|h5|hdf5|npz|tar|onnx|safetensors)$", re.I)
 _DOWNLOAD = "download the file itself"
+CUT_OFF = "it seems truncated: download or copy it again"
 _VGG = {8: "VGG-11", 10: "VGG-13", 13: "VGG-16", 16: "VGG-19", 5: "AlexNet"}
 """Convolutions of torchvision's networks whose layers are numbered under ``features``."""
 _NETWORKS = (
@@ -50,7 +53,10 @@ class Content(NamedTuple):
 
 
 def content_of(path: Path) -> Content | None:
-    """What a file is by its first bytes and, for archives, its names; None if that is not clear."""
+    """What a file is by its first bytes and, for archives, its names; None if that is not clear.
+
+    A zip file without the directory at its end is an incomplete one.
+    """
     with path.open("rb") as file:
         head = file.read(_HEAD)
     if not head:
@@ -70,6 +76,8 @@ def content_of(path: Path) -> Content | None:
     for magic, kind in _PACKED.items():
         if head.startswith(magic):
             return Content(None, f"a {kind} archive", "unpack it and give the weights in it")
+    if head.startswith(b"PK\x03\x04") and not _has_directory(path):
+        return Content(None, "an incomplete zip file", CUT_OFF)
     if head.startswith(b"PK"):
         return _zip(path)
     if head[257:262] == b"ustar":
@@ -95,6 +103,14 @@ def _text(head: bytes) -> Content | None:
     if start.startswith("<"):
         kind = "an XML document"
     return Content(None, f"{kind} ({shown(text)})", _DOWNLOAD)
+
+
+def _has_directory(path: Path) -> bool:
+    """Whether a zip file is followed by the record of its directory, the last that is written."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _ZIP_END - _ZIP_COMMENT))
+        tail = file.read()
+    return 0 <= tail.rfind(b"PK\x05\x06") <= len(tail) - _ZIP_END
 
 
 def _zip(path: Path) -> Content | None:

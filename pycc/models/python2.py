@@ -9,12 +9,13 @@ else changes: what a file may ask for is still decided by torch's unpickler.
 from __future__ import annotations
 
 import io
+import mmap
 import pickle
 import pickletools
 import struct
 import zipfile
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 """How a torch file begins that is no zip."""
@@ -29,7 +30,11 @@ def translated(path: Path) -> io.BytesIO | None:
     """
     if zipfile.is_zipfile(path):
         return _translated_zip(path)
-    with path.open("rb") as file:
+    # Read as memory, because of a file itself a damaged length asks for as much memory at once.
+    with (
+        path.open("rb") as opened,
+        mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as file,
+    ):
         if file.read(len(MAGIC)) != MAGIC:
             return None
         file.seek(0)
@@ -59,10 +64,10 @@ def _is_pickle(name: str) -> bool:
     return name.rpartition("/")[2] == "data.pkl"
 
 
-def _pickle(file: IO[bytes]) -> bytes:
+def _pickle(file: mmap.mmap) -> bytes:
     """The bytes of the pickle that begins here."""
     start = file.tell()
-    for _ in pickletools.genops(file):
+    for _ in pickletools.genops(cast("IO[bytes]", file)):
         pass
     end = file.tell()
     file.seek(start)

@@ -24,11 +24,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pycc.checks import lacks_memory
 from pycc.models import passport as passports
 from pycc.models import wrappers
 from pycc.models.archive import is_script, read_script
 from pycc.models.base import MODELS, CounterModel
-from pycc.models.foreign import content_of
+from pycc.models.foreign import CUT_OFF, content_of
 from pycc.models.python2 import translated
 from pycc.models.wrappers import Leaf, unfit
 from pycc.runs import write_atomic
@@ -52,6 +53,11 @@ _HARMLESS: list[Any] = [
     codecs.encode,
     argparse.Namespace,
 ]
+_CUT_OFF = re.compile(
+    r"unexpected EOF|bytes in a \w+, but only|not enough data in stream|exhausted before|"
+    r"Ran out of input|truncated"
+)
+"""What readers of pickles, torch and HDF5 say at the end of an incomplete file."""
 _PACKAGED = Path(__file__).parent / "pretrained"
 
 
@@ -125,8 +131,11 @@ def read_weights(path: Path, *, name: str | None = None) -> Stored:
 
 
 @contextmanager
-def _third_party(path: Path, problem: str) -> Iterator[None]:
-    """Whatever a reader raises, as one ValueError that names the file; its warnings are dropped."""
+def third_party(path: Path, problem: str) -> Iterator[None]:
+    """Whatever a reader raises, as one ValueError that names the file; its warnings are dropped.
+
+    A lack of memory is no fault of the file: it is raised unchanged, with a note that names it.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -134,7 +143,11 @@ def _third_party(path: Path, problem: str) -> Iterator[None]:
     # A damaged file makes zipfile, the unpickler or HDF5 fail at any depth and with any type
     # (AssertionError, struct.error, NotImplementedError, KeyError, ...), none of them documented.
     except Exception as error:
-        raise ValueError(f"weights: {path} {problem}: {_one_line(error)}") from None
+        if lacks_memory(error):
+            error.add_note(f"weights {path}")
+            raise
+        truncated = f"; {CUT_OFF}" if _CUT_OFF.search(str(error)) else ""
+        raise ValueError(f"weights: {path} {problem}: {one_line(error)}{truncated}") from None
 
 
 def _clean(entries: Mapping[str, object], path: Path) -> dict[str, Tensor]:
@@ -167,7 +180,7 @@ def _read_h5(path: Path) -> dict[str, Tensor]:
     if not h5py.is_hdf5(path):
         raise ValueError(f"weights: {path} is not an HDF5 file")
     state: dict[str, Tensor] = {}
-    with _third_party(path, "cannot be read"), h5py.File(path, "r") as file:
+    with third_party(path, "cannot be read"), h5py.File(path, "r") as file:
         datasets: list[str] = []
         file.visititems(
             lambda key, item: datasets.append(key) if isinstance(item, h5py.Dataset) else None
@@ -181,7 +194,7 @@ def _read_npz(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
     state: dict[str, Tensor] = {}
     passport: dict[str, object] = {}
     with (
-        _third_party(path, "is not a readable npz"),
+        third_party(path, "is not a readable npz"),
         path.open("rb") as file,
         np.load(file, allow_pickle=False) as arrays,
     ):
@@ -198,7 +211,7 @@ def _read_npz(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
 def _read_torch(path: Path) -> object:
     content: object = None
     refusal: pickle.UnpicklingError | None = None
-    with _third_party(path, "cannot be read"):
+    with third_party(path, "cannot be read"):
         try:
             if is_script(path):
                 return read_script(path)
@@ -300,6 +313,7 @@ def shortened(keys: Iterable[str], shown: int = 3) -> str:
     return ", ".join(" ".join(key.split())[:80] for key in listed[:shown]) + rest
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """An exception's message as part of another: on one line, and not all of a long one."""
     text = " ".join(str(error).split())
     return text[:160] if text else type(error).__name__

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pycc import metrics, models, ops
+from pycc.checks import lacks_memory
 from pycc.data.synthetic import scene
 from pycc.models import CounterModel
 from pycc.random import Stream
@@ -300,7 +301,9 @@ class Training:
         except OSError:
             raise
         # On a damaged file torch, zipfile and the unpickler fail with any type.
-        except Exception:
+        except Exception as error:
+            if lacks_memory(error):
+                raise
             raise ValueError(f"train: {path} is not a readable checkpoint") from None
         if not isinstance(content, dict) or not isinstance(content.get("recipe"), dict):
             raise ValueError(f"train: {path} is not a checkpoint of this training")
@@ -317,7 +320,9 @@ class Training:
             self.adam.load_state_dict(content["adam"])
             self.step, self.seconds = int(content["step"]), float(content["seconds"])
             self.best, self.best_state = float(content["best"]), content["best_state"]
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            if lacks_memory(error):
+                raise
             raise ValueError(f"train: {path} is not a checkpoint of this training") from None
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from pycc.checks import lacks_memory
 from pycc.runs import check_same, write_atomic
 
 NAME = "checkpoint.pt"
@@ -43,7 +44,9 @@ def load(folder: Path, made_with: Mapping[str, Any]) -> dict[str, Any] | None:
     except OSError:
         raise
     # On a damaged file torch, zipfile and the unpickler fail with any type.
-    except Exception:
+    except Exception as error:
+        if lacks_memory(error):
+            raise
         raise ValueError(f"{file}: cannot be read as a checkpoint") from None
     if not isinstance(content, dict) or not isinstance(content.get("made_with"), dict):
         raise ValueError(f"{file}: no checkpoint of this trainer")

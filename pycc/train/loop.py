@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pycc import models, runs
+from pycc.checks import lacks_memory
 from pycc.data.dataset import data_fingerprint
 from pycc.models import CounterModel
 from pycc.models.recipe import Recipe
@@ -383,6 +384,8 @@ class _Fit:
                 self.average.load_state_dict(content["average"])
             self.best = content["best"]
         except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
+            if lacks_memory(error):
+                raise
             raise ValueError(
                 f"{self.out / checkpoint.NAME}: of another training: {error}"
             ) from None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import pickle
+import re
 import struct
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable
@@ -16,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pycc import models
+from pycc.models.__main__ import main
 from pycc.models.base import MODELS, CounterModel
 from pycc.models.weights import read_weights
 
@@ -190,6 +194,77 @@ def test_whatever_a_reader_raises_is_one_line(
     for name in ("w.pth", "w.npz", "w.h5"):
         (tmp_path / name).write_bytes(b"PK")
         refused(tmp_path / name, "(cannot be read|is not a readable npz): ")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 1.68 GiB for an array"),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+@pytest.mark.parametrize("name", ["w.pth", "w.npz", "w.h5"])
+def test_a_lack_of_memory_is_no_fault_of_the_file(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    name: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    h5py = pytest.importorskip("h5py")
+
+    def fail(*_: object, **__: object) -> None:
+        raise copy.copy(error)
+
+    monkeypatch.setattr(torch, "load", fail)
+    monkeypatch.setattr(np, "load", fail)
+    monkeypatch.setattr(h5py, "is_hdf5", lambda _: True)
+    monkeypatch.setattr(h5py, "File", fail)
+    path = tmp_path / name
+    path.write_bytes(b"PK")
+    with pytest.raises(type(error)) as caught:
+        models.load(path)
+    assert str(caught.value) == str(error)
+    assert main(["check", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert re.fullmatch(
+        rf"error: out of memory at weights {path}: (at least 9e-09 GB more are needed; )?"
+        r"take a machine with more memory\n",
+        said,
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits its address space")
+def test_arrays_that_memory_cannot_hold(tmp_path: Path) -> None:
+    """A compressed file of an array of 512 MB, in a process that may have 128 MB more."""
+    np.savez_compressed(tmp_path / "w.npz", **{"fuse.0.conv.bias": np.zeros(1 << 27, np.float32)})
+    code = """
+import resource, sys
+from pycc.models.__main__ import main
+taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + (1 << 27),) * 2)
+sys.exit(main(["check", sys.argv[1]]))
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "w.npz")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: out of memory at weights {tmp_path / 'w.npz'}: ")
+
+
+@pytest.mark.parametrize("name", ["w.pth", "old.pth", "w.npz"])
+def test_truncated_files_are_said_to_be(
+    counter: CounterModel, tmp_path: Path, name: str, refused
+) -> None:
+    path = tmp_path / name
+    if name == "w.npz":
+        models.save(counter, path, passport={})
+    else:
+        torch.save(counter.net.state_dict(), path, _use_new_zipfile_serialization=name == "w.pth")
+    whole = path.read_bytes()
+    for size in (100, 400, 1000, 2000, 3000, len(whole) // 2, len(whole) - 3):
+        path.write_bytes(whole[:size])
+        refused(path, "it seems truncated: download or copy it again$")
 
 
 @pytest.mark.parametrize(

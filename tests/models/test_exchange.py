@@ -64,6 +64,28 @@ def test_torchscript(tmp_path: Path) -> None:
     assert torch.equal(by_name(IMAGES), found)
 
 
+def test_a_lack_of_memory_is_no_fault_of_the_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Large(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(1 << 45) + x.sum()
+
+    path = tmp_path / "w.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(Large()).save(path)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        models.black_box(path, stride=4)(torch.rand(1, 3, 8, 8))
+
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(torch.jit, "load", fail)
+    with pytest.raises(MemoryError, match="no room"):
+        models.black_box(path, stride=4)
+
+
 def test_bad_files_and_options(exported: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"nothing of the kind")
     (tmp_path / "bad.pt").write_bytes(b"nothing of the kind")

@@ -342,6 +342,18 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
         fit(counter(), scenes(), QUICK, out=tmp_path, resume=True)
 
 
+def test_a_lack_of_memory_is_no_damaged_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError("no room")
+
+    (tmp_path / checkpoint.NAME).write_bytes(b"a checkpoint")
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(MemoryError, match="no room"):
+        checkpoint.load(tmp_path, {})
+
+
 def test_a_run_that_goes_on_before_its_first_checkpoint_is_the_same_training(
     tmp_path: Path,
 ) -> None:
