@@ -79,6 +79,13 @@ def load(
     asked = None if name is None else MODELS[name]  # an unknown model is told before a bad file
     path = locate(weights)
     stored = read_weights(path, name=name)
+    if stored.left_out:
+        warnings.warn(
+            f"weights: {source}: loads the tensors under {shown(stored.place)} alone, without "
+            f"{shortened(stored.left_out)}",
+            UserWarning,
+            stacklevel=2,
+        )
     passport, tolerance, how = stored.passport, TOLERANCE, "its passport"
     if not passport and (public := passport_of(stored.state)) is not None:
         passport, tolerance = public
@@ -237,21 +244,12 @@ def _recognise(stored: Stored, source: str) -> tuple[type[CounterModel], dict[st
 
 def _unknown(state: Mapping[str, Tensor]) -> str:
     """What to say of weights that share no key with any family."""
-    words = (
-        f"shares no key with any family of counters ({', '.join(MODELS.names())}); its "
-        f"keys are {shortened(state)}"
-    )
-    parts: dict[str, dict[str, Tensor]] = {}
-    for key, value in state.items():
-        head, _, rest = key.partition(".")
-        parts.setdefault(head, {})[rest] = value
-    for head, part in parts.items():
-        for name in MODELS.names():
-            if MODELS[name].recognise(part) is not None:
-                return f"{words}; those under {shown(head)} are of {name}: save them alone"
     network = network_of(state)
     seems = f", which seem to be those of {network}" if network else ""
-    return f"{words}{seems}; pycc.models.wrap makes a counter of any other network"
+    return (
+        f"shares no key with any family of counters ({', '.join(MODELS.names())}); its keys are "
+        f"{shortened(state)}{seems}; pycc.models.wrap makes a counter of any other network"
+    )
 
 
 def _options(passport: Mapping[str, object], source: str) -> dict[str, object]:

@@ -84,6 +84,8 @@ class Stored(NamedTuple):
     """Of training wrappers, which were removed from the keys."""
     place: str
     """The names under which a checkpoint keeps them, joined by dots; "" if it holds only them."""
+    left_out: list[str]
+    """Keys beside them, of no family, that are more than a count of steps."""
 
 
 def read_weights(path: Path, *, name: str | None = None) -> Stored:
@@ -93,7 +95,8 @@ def read_weights(path: Path, *, name: str | None = None) -> Stored:
     .ckpt, .model; of Python 2 too; or a TorchScript archive, which is not run), npz (this package's
     own). The state dict may be nested in a checkpoint to any depth and its keys may have prefixes:
     ``pycc.models.wrappers`` finds it, and removes the prefixes that hide the keys of a family (of
-    ``name`` first, where it is given). A passport may also lie beside the file
+    ``name`` first, where it is given); of keys of which only those under one prefix are a family's,
+    it takes these. A passport may also lie beside the file
     (``pycc.models.passport.beside``). Raises FileNotFoundError for a missing file and ValueError,
     naming the file, for one that cannot be read, is something else (a Git LFS pointer, a page, an
     archive of files), asks to run code, holds several state dicts that may be meant, or holds
@@ -127,7 +130,8 @@ def read_weights(path: Path, *, name: str | None = None) -> Stored:
         leaves = wrappers.leaves(_read_torch(path), path)
     found = wrappers.find(leaves, path, name)
     state, prefixes = wrappers.unprefixed(_clean(found.state, path), name)
-    return Stored(state, passport or passports.read_beside(path), prefixes, found.path)
+    beside = passport or passports.read_beside(path)
+    return Stored(state, beside, prefixes, found.path, found.left_out)
 
 
 @contextmanager
@@ -172,26 +176,26 @@ def _clean(entries: Mapping[str, object], path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _read_h5(path: Path) -> dict[str, Tensor]:
+def _read_h5(path: Path) -> dict[str, object]:
     try:
         import h5py
     except ImportError:
         raise ValueError(f"weights: reading {path} needs h5py: pip install 'pycc[h5]'") from None
     if not h5py.is_hdf5(path):
         raise ValueError(f"weights: {path} is not an HDF5 file")
-    state: dict[str, Tensor] = {}
+    state: dict[str, object] = {}
     with third_party(path, "cannot be read"), h5py.File(path, "r") as file:
         datasets: list[str] = []
         file.visititems(
             lambda key, item: datasets.append(key) if isinstance(item, h5py.Dataset) else None
         )
         for key in datasets:
-            state[key] = torch.from_numpy(np.asarray(file[key][()], order="C"))
+            state[key] = wrappers.tensor_of(np.asarray(file[key][()]))
     return state
 
 
-def _read_npz(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
-    state: dict[str, Tensor] = {}
+def _read_npz(path: Path) -> tuple[dict[str, object], dict[str, object]]:
+    state: dict[str, object] = {}
     passport: dict[str, object] = {}
     with (
         third_party(path, "is not a readable npz"),
@@ -202,7 +206,7 @@ def _read_npz(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
             if key == _PASSPORT:
                 passport = json.loads(str(arrays[key]))
             else:
-                state[key] = torch.from_numpy(arrays[key])
+                state[key] = wrappers.tensor_of(arrays[key])
     if not isinstance(passport, dict):
         raise ValueError(f"weights: {path}: the passport must be a JSON object")
     return state, passport

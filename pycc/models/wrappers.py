@@ -2,21 +2,28 @@
 
 Training scripts keep weights under a name of their own, beside optimizers, settings and scores, and
 training wrappers put a prefix before every key. Both are found by structure: a state dict is a
-mapping whose leaves are tensors, and a prefix is what all its keys begin with. Of several readings
-the one is taken whose keys are those of a known family.
+mapping whose leaves are tensors, and a prefix is what all its keys begin with, or those of its keys
+that are a family's. Of several readings the one is taken whose keys are those of a known family.
 """
 
 from __future__ import annotations
 
+import re
+from argparse import Namespace
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from itertools import takewhile
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from pycc.models.archive import is_script
 from pycc.models.base import MODELS, CounterModel
 from pycc.models.options import shown
 
@@ -45,7 +52,13 @@ _PREFIXES = (
 )
 _INNER = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """What torch puts between the names of modules, too; no name of a network's own."""
-_NOT_WEIGHTS = ("optim", "sched", "scaler")
+_NOT_WEIGHTS = re.compile(r"(lr|grad|amp|loss)?(optim(i[sz]er)?|sched(uler)?|scaler)s?")
+"""Words in the names of what training keeps beside weights."""
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+_MOMENTS = {"step", "exp_avg", "momentum_buffer", "square_avg"}
+"""What torch's optimizers keep for a parameter, of which each keeps one or more."""
+_SETTINGS = (int, float, complex, str, bytes, type(None), np.generic, list, tuple, Namespace)
+"""Types of what is no weights beside tensors: a score, a name, a list of such."""
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 # Far more than any checkpoint has; a pickle of a few bytes can describe endless nesting.
@@ -75,20 +88,55 @@ class Unprefixed(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """A mapping of tensors and its place in the checkpoint."""
+    """A mapping of tensors and its place in the checkpoint, or those of its keys under a prefix."""
 
     place: Place
-    state: dict[str, object]
+    state: Mapping[str, object]
+    prefix: str = ""
+    """What its keys begin with, the keys of the mapping otherwise not; ends with a dot."""
+    mapping: Mapping[str, object] = MappingProxyType({})
+    """All of the mapping that it is a part of; empty where it is all of it."""
+
+    @property
+    def names(self) -> Place:
+        """The place, and the prefix as if it were part of it."""
+        return *self.place, *self.prefix.split(".")[:-1]
 
     @property
     def path(self) -> str:
         """The place as messages name it, "" for the checkpoint itself."""
-        return ".".join(map(str, self.place))
+        return ".".join(map(str, self.names))
 
     @property
     def is_named(self) -> bool:
         """Whether its name is one under which weights are kept."""
-        return bool(self.place) and self.place[-1] in NAMES
+        return bool(self.names) and self.names[-1] in NAMES
+
+    @property
+    def left_out(self) -> list[str]:
+        """The mapping's other keys, without those of single integers: counts of steps, flags."""
+        others = {key: self.mapping[key] for key in self.mapping if key not in self.state}
+        return [
+            key
+            for key, value in others.items()
+            if not isinstance(value, Tensor) or value.is_floating_point() or value.numel() != 1
+        ]
+
+    def parts(self, name: str | None) -> list[Candidate]:
+        """The parts under a prefix that are a family's, if the keys as a whole are of none."""
+        levels = [_shapes(level) for level in _levels(_without_inner(self.tensors))[0]]
+        if _family(levels, name)[1]:
+            return [self]
+        parts = [
+            Candidate(self.place, {prefix + k: v for k, v in part.items()}, prefix, self.state)
+            for prefix, part in _parts(self.tensors, name)
+        ]
+        return parts or [self]
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Its tensors."""
+        return {key: value for key, value in self.state.items() if isinstance(value, Tensor)}
 
     @property
     def has_kernels(self) -> bool:
@@ -100,7 +148,7 @@ class Candidate(NamedTuple):
 
     def match(self, name: str | None) -> Match:
         """How well its keys, without prefixes, are those of a family."""
-        dense = {k: v for k, v in self.state.items() if isinstance(v, Tensor) and unfit(v) is None}
+        dense = {k: v for k, v in self.tensors.items() if unfit(v) is None}
         if len(dense) < len(self.state):
             return Match.NOTHING
         levels = [_shapes(level) for level in _levels(_without_inner(dense))[0]]
@@ -126,19 +174,24 @@ def leaves(content: object, source: Path) -> list[Leaf]:
     """Everything in nested mappings and lists that is neither, with its place.
 
     Left out are optimizers, schedulers and scalers of gradients, by their structure or name, and
-    mappings of other keys than strings. ValueError for something else than a mapping or a list of
-    mappings and tensors, and for more nesting than any checkpoint has.
+    entries of mappings under other keys than strings and integers. Arrays of numbers are tensors.
+    ValueError for something else than a mapping or a list of mappings and tensors, for more nesting
+    than any checkpoint has, and for optimizers without weights.
     """
     found: list[Leaf] = []
     stack: list[Leaf] = [((), content)]
+    training: list[Leaf] = []
     while stack:
         place, value = stack.pop()
+        if _is_of_training(place, value):
+            training.append((place, value))
+            continue
         entries = _entries(value)
         if entries is None and not place:
             what = type(value).__name__
             raise ValueError(f"weights: {source} must hold a state dict, got {what}")
         if entries is None:
-            found.append((place, value))
+            found.append((place, tensor_of(value) if isinstance(value, np.ndarray) else value))
         elif len(place) < _MOST_DEPTH:
             stack += [((*place, key), inner) for key, inner in reversed(entries)]
         if len(found) + len(stack) > _MOST_LEAVES or len(place) >= _MOST_DEPTH:
@@ -146,20 +199,48 @@ def leaves(content: object, source: Path) -> list[Leaf]:
                 f"weights: {source} is nested too deeply to be a checkpoint: expected at most "
                 f"{_MOST_LEAVES:,} entries, {_MOST_DEPTH} levels deep"
             )
+    # States of random numbers are tensors of integers, and scores of no dimension.
+    if training and not any(
+        isinstance(v, Tensor) and v.is_floating_point() and v.ndim for _, v in found
+    ):
+        places = [shown(".".join(map(str, place))) for place, _ in training if place]
+        under = f" (under {', '.join(places[:3])})" if places else ""
+        raise ValueError(
+            f"weights: {source} holds the state of an optimizer, scheduler or scaler{under} and no "
+            "weights: give the file of the weights, torch.save(model.state_dict(), FILE)"
+        )
     return found
+
+
+def _is_of_training(place: Place, value: object) -> bool:
+    """Whether a value is an optimizer, scheduler or scaler, by its structure or name."""
+    name = place[-1] if place else ""
+    if isinstance(value, Mapping):
+        states = [s for key, s in value.items() if not isinstance(key, str)]
+        if "param_groups" in value or any(
+            isinstance(state, Mapping) and not _MOMENTS.isdisjoint(state) for state in states
+        ):
+            return True
+    return (
+        isinstance(value, Mapping | list | tuple)
+        and isinstance(name, str)
+        and any(_NOT_WEIGHTS.fullmatch(word.lower()) for word in _WORD.findall(name))
+    )
+
+
+def tensor_of(array: NDArray[np.generic]) -> Tensor | NDArray[np.generic]:
+    """An array as a tensor, of the machine's byte order; itself if no tensor has its type."""
+    native = np.require(array, array.dtype.newbyteorder("="), ["C_CONTIGUOUS", "WRITEABLE"])
+    try:
+        return torch.from_numpy(native)
+    except TypeError:
+        return array
 
 
 def _entries(value: object) -> Sequence[tuple[str | int, object]] | None:
     """The entries of a mapping or list that may hold weights; None for anything else."""
     if isinstance(value, Mapping):
-        if "param_groups" in value or not all(isinstance(key, str) for key in value):
-            return ()
-        return [
-            (key, inner)
-            for key, inner in value.items()
-            if not isinstance(inner, Mapping | list | tuple)
-            or not any(word in key.lower() for word in _NOT_WEIGHTS)
-        ]
+        return [(key, inner) for key, inner in value.items() if isinstance(key, str | int)]
     if isinstance(value, list | tuple):
         # A list of a million losses is one entry.
         kept = [
@@ -173,12 +254,15 @@ def find(found: Sequence[Leaf], source: Path, name: str | None = None) -> Candid
     """The state dict among the leaves of a checkpoint.
 
     Of several mappings of tensors the one is taken whose keys are a family's (of ``name``, where it
-    is given), if it is the only one. ValueError, naming them, if it cannot be told which is meant.
-    Where there is none, the mapping with most tensors is returned, with what else is in it.
+    is given), if it is the only one; and of a mapping whose keys are of no family as a whole, the
+    part under a prefix that is. Numbers, text and lists of them beside tensors are passed over.
+    ValueError, naming them, if it cannot be told which is meant. Where there is none, the mapping
+    with most tensors is returned, with what else is in it.
     """
-    candidates = list(_candidates((), found))
+    kept = [(place, value) for place, value in found if not isinstance(value, _SETTINGS)]
+    candidates = [part for whole in _candidates((), kept) for part in whole.parts(name)]
     if not candidates:
-        return _nearly(found)
+        return _nearly(kept or found)
     if len(candidates) == 1:
         return candidates[0]
     matches = [candidate.match(name) for candidate in candidates]
@@ -198,12 +282,25 @@ def find(found: Sequence[Leaf], source: Path, name: str | None = None) -> Candid
         return named[0]
     places = [f"{shown(c.path)} ({len(c.state)} tensors)" for c in meant[:4]]
     more = f" and {len(meant) - 4} more" if len(meant) > 4 else ""
-    index = "".join(f"[{shown(key)}]" for key in meant[0].place)
-    call = f": torch.save(torch.load({source.name!r}){index}, 'chosen.pth')"
     raise ValueError(
         f"weights: {source} holds several state dicts: {', '.join(places)}{more}; save the one to "
-        f"load alone{'' if source.suffix.lower() in ('.h5', '.hdf5') else call}"
+        f"load alone{_saving(meant[0], source)}"
     )
+
+
+def _saving(chosen: Candidate, source: Path) -> str:
+    """The call that saves one of several state dicts alone, as a message goes on; "" for HDF5."""
+    suffix = source.suffix.lower()
+    if suffix in (".h5", ".hdf5") or is_script(source):
+        return ""
+    index = "".join(f"[{shown(key)}]" for key in chosen.place)
+    opened = f"{'np' if suffix == '.npz' else 'torch'}.load({source.name!r}){index}"
+    if chosen.prefix:
+        test = f"k.startswith({shown(chosen.prefix)})"
+        opened = f"{{k: v for k, v in {opened}.items() if {test}}}"
+    if suffix == ".npz":
+        return f": np.savez('chosen.npz', **{opened})"
+    return f": torch.save({opened}, 'chosen.pth')"
 
 
 def _candidates(place: Place, found: Sequence[Leaf]) -> Iterator[Candidate]:
@@ -314,6 +411,39 @@ def _nearest(levels: Sequence[Mapping[str, Tensor]]) -> tuple[int, Match]:
     known = [counter.net.state_dict().keys() for counter in fresh.values()]
     most = [max(len(keys & state.keys()) for keys in known) for state in levels]
     return most.index(max(most)), Match.SHARED if max(most) else Match.NOTHING
+
+
+def _parts(
+    state: Mapping[str, Tensor], name: str | None, prefix: str = ""
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """The shortest prefixes of a state under which are most keys of a family, with what is there.
+
+    Few keys are not enough: other networks have parts that begin like a counter.
+    """
+    groups: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
+    for key, value in state.items():
+        head, dot, rest = key.partition(".")
+        if dot:
+            groups[f"{prefix}{head}."][rest] = value
+    for head, group in groups.items():
+        levels = [_shapes(level) for level in _levels(_without_inner(group))[0]]
+        depth, match = _family(levels, name)
+        if match and _has_most(levels[depth], name):
+            yield head, group
+        elif head.count(".") < _MOST_PREFIXES:
+            yield from _parts(group, name, head)
+
+
+def _has_most(state: Mapping[str, Tensor], name: str | None) -> bool:
+    """Whether a state has most keys of a family that recognises it, of ``name`` first."""
+    for family in sorted(MODELS.names(), key=lambda family: family != name):
+        options = MODELS[family].recognise(state)
+        if options is not None:
+            with torch.device("meta"):
+                net = cast("Callable[..., CounterModel]", MODELS[family])(**options).net
+            keys = net.state_dict().keys()
+            return 2 * len(keys & state.keys()) > len(keys)
+    return False
 
 
 def _recognised(state: Mapping[str, Tensor], families: Iterable[str | None]) -> bool:
