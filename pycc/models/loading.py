@@ -19,7 +19,15 @@ from pycc.models.known import passport_of
 from pycc.models.options import known, shown
 from pycc.models.passport import TOLERANCE, check_passport, read_beside
 from pycc.models.probe import ask, diagnose, probe_image
-from pycc.models.weights import Stored, fit, locate, misfit, read_weights, shortened
+from pycc.models.weights import (
+    Stored,
+    fit,
+    locate,
+    misfit,
+    naming_weights,
+    read_weights,
+    shortened,
+)
 from pycc.models.wrappers import NAMES, takers, untrained
 
 
@@ -78,7 +86,8 @@ def load(
         return _black_box(source, options)
     asked = None if name is None else MODELS[name]  # an unknown model is told before a bad file
     path = locate(weights)
-    stored = read_weights(path, name=name)
+    with naming_weights(path):
+        stored = read_weights(path, name=name)
     if stored.left_out:
         warnings.warn(
             f"weights: {source}: loads the tensors under {shown(stored.place)} alone, without "
@@ -119,8 +128,9 @@ def load(
     # A passport speaks of the options that it states; what is free is changed afterwards.
     free = {k: v for k, v in options.items() if passport and k in asked.adjustable}
     stated = {**told, **{k: v for k, v in options.items() if k not in free}}
-    counter = create(asked.name, **stated)
-    fit(counter, stored.state, source)
+    with naming_weights(path):
+        counter = create(asked.name, **stated)
+        fit(counter, stored.state, source)
     counter.eval()
     if passport:
         check_passport(counter, passport, source, tolerance=tolerance)
@@ -173,7 +183,8 @@ def _black_box(source: str, options: Mapping[str, object]) -> CounterModel:
     passport = read_beside(Path(source))
     stated = _options(passport, source)
     _check_options(BlackBox, stated, options, source)
-    counter = cast("Callable[..., CounterModel]", black_box)(source, **{**stated, **options})
+    with naming_weights(source):
+        counter = cast("Callable[..., CounterModel]", black_box)(source, **{**stated, **options})
     counter.origin = f"{BlackBox.name} of {source}"
     probed = tuple(probe_image().shape[-2:])
     # A network for one size of image cannot be asked about another.

@@ -138,7 +138,7 @@ def read_weights(path: Path, *, name: str | None = None) -> Stored:
 def third_party(path: Path, problem: str) -> Iterator[None]:
     """Whatever a reader raises, as one ValueError that names the file; its warnings are dropped.
 
-    A lack of memory is no fault of the file: it is raised unchanged, with a note that names it.
+    A lack of memory is no fault of the file: it is raised unchanged.
     """
     try:
         with warnings.catch_warnings():
@@ -148,10 +148,20 @@ def third_party(path: Path, problem: str) -> Iterator[None]:
     # (AssertionError, struct.error, NotImplementedError, KeyError, ...), none of them documented.
     except Exception as error:
         if lacks_memory(error):
-            error.add_note(f"weights {path}")
             raise
         truncated = f"; {CUT_OFF}" if _CUT_OFF.search(str(error)) else ""
         raise ValueError(f"weights: {path} {problem}: {one_line(error)}{truncated}") from None
+
+
+@contextmanager
+def naming_weights(weights: object) -> Iterator[None]:
+    """Name the weights at hand in a lack of memory, as ``pycc.checks.naming`` names images."""
+    try:
+        yield
+    except Exception as error:
+        if lacks_memory(error):
+            error.add_note(f"weights {weights}")
+        raise
 
 
 def _clean(entries: Mapping[str, object], path: Path) -> dict[str, Tensor]:

@@ -134,8 +134,23 @@ def numpy_file(arrays: dict[str, np.ndarray]) -> bytes:
     return buffer.getvalue()
 
 
+def test_a_zip_file_without_its_directory_is_incomplete(tmp_path: Path) -> None:
+    path = tmp_path / "w"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("w/data.pkl", b"content")
+        archive.comment = b"comment " * 999
+    whole = path.read_bytes()
+    assert (content := content_of(path)) is not None
+    assert content.words == "a torch file"
+    end = whole.rindex(b"PK\x05\x06")
+    for size in (4, 40, end, end + 21):
+        path.write_bytes(whole[:size])
+        assert (content := content_of(path)) is not None
+        assert content.words == "an incomplete zip file"
+
+
 def test_binary_files_are_not_guessed_at(tmp_path: Path) -> None:
-    for content in (b"\x00\x01\x02", b"\x80\x02}q\x00.", b"PK\x03\x04 broken", b"caf\xe9 au lait"):
+    for content in (b"\x00\x01\x02", b"\x80\x02}q\x00.", b"PK\x01\x02 broken", b"caf\xe9 au lait"):
         (tmp_path / "w").write_bytes(content)
         assert content_of(tmp_path / "w") is None
 
