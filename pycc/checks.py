@@ -95,7 +95,7 @@ def lacks_memory(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno == errno.ENOMEM
     text = str(error).lower()
-    return isinstance(error, MemoryError) or (
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError | OSError) and any(words in text for words in _NO_MEMORY)
     )
 
