@@ -124,7 +124,7 @@ def command(
         except KeyboardInterrupt:
             say(f"stopped{stopped()}")
             return STOPPED
-        except BrokenPipeError:  # whoever read the output has closed it, as head does
+        except BrokenPipeError:  # the reader of the output has closed it, as head does
             sys.stdout = None  # nothing is left to flush at exit
             return BAD_INPUT
         except Exception as error:  # whatever it is: exit code 1 is for a check that failed

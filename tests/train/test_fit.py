@@ -12,31 +12,18 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from support.scenes import counter, scenes, state
+from support.scenes import QUICK, changed, counter, same, scenes, state
 from torch import Tensor, nn
 
 from pycc.models import CounterModel, load, wrap
 from pycc.ranks import Ranks
 from pycc.runs import files, fingerprint, read_records
-from pycc.train import NotFiniteError, Plan, checkpoint, fit
+from pycc.train import Plan, checkpoint, fit
 from pycc.train.held import split
 from pycc.train.items import Items
 from pycc.train.plan import resolved
 from pycc.train.step import Stepper
 from pycc.types import Sample
-
-QUICK = Plan(
-    epochs=3, batch=3, lr=1e-2, crop="32x32", crops=2, validation_share=0.25, density="dots",
-    down_sampling="sum",
-)  # fmt: skip
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-
-
-def changed(plan: Plan, **fields: object) -> Plan:
-    return Plan(**{**plan.__dict__, **fields})
 
 
 def test_it_learns(tmp_path: Path) -> None:
@@ -224,77 +211,6 @@ def test_no_image_validates_and_trains() -> None:
     assert sorted(training + held) == list(range(10))
     assert split(scenes(10), 0.3, seed=5)[1] != held
     assert split(scenes(10), 0.0, seed=4) == (list(range(10)), [])
-
-
-def overwhelmed_by_white(value: float) -> CounterModel:
-    """A counter whose network is fed ``value`` for an image that is white everywhere."""
-    model = counter()
-    own = model.preprocess
-
-    def preprocess(images: Tensor) -> Tensor:
-        white = (images == 1).flatten(1).all(1)[:, None, None, None]
-        return own(torch.where(white, value, images))
-
-    model.preprocess = preprocess  # type: ignore[method-assign]
-    return model
-
-
-def test_a_loss_that_is_no_number_stops_and_names_the_batch(tmp_path: Path) -> None:
-    samples = scenes()
-    broken = split(samples, 0.25, seed=0)[0][2]
-    image = torch.ones_like(samples[broken].image)
-    samples[broken] = Sample("broken", image, samples[broken].points)
-    problem = "loss is not finite in epoch 1.*broken.*; there is no checkpoint"
-    with pytest.raises(NotFiniteError, match=problem):
-        fit(overwhelmed_by_white(float("nan")), samples, QUICK, out=tmp_path)
-
-
-def test_a_loss_that_is_no_number_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
-    """It breaks in the second epoch; what the first one gave is there, and goes on."""
-    model, losses = counter(), []
-    own = model.loss
-
-    def breaking(*arguments: object, **more: object) -> Tensor:
-        losses.append(own(*arguments, **more))
-        return losses[-1] * (float("nan") if len(losses) == 6 else 1.0)
-
-    model.loss = breaking
-    with pytest.raises(NotFiniteError, match=r"in epoch 2, batch 2 .*; the last good checkpoint"):
-        fit(model, scenes(), QUICK, out=tmp_path)
-    content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    assert (content["state"]["epoch"], content["state"]["batch"]) == (1, 0)
-    again, whole = counter(), counter()
-    fit(again, scenes(), QUICK, out=tmp_path, resume=True)
-    fit(whole, scenes(), QUICK, out=tmp_path / "whole")
-    assert same(state(again), state(whole))
-
-
-def test_a_counter_that_the_last_step_has_ruined_is_not_kept(tmp_path: Path) -> None:
-    """No later loss would tell: the only epoch is over, and nothing validates."""
-    plan = changed(QUICK, epochs=1, lr=1e30, validation_share=0.0, batch=16)
-    with pytest.raises(NotFiniteError, match="scene-0 is not finite after epoch 1; there is no"):
-        fit(counter(), scenes(), plan, out=tmp_path)
-    assert not (tmp_path / checkpoint.NAME).exists()
-    assert not (tmp_path / "weights.pt").exists()
-
-
-def test_a_count_that_is_no_number_names_its_validation_image(tmp_path: Path) -> None:
-    samples = scenes()
-    held = split(samples, 0.25, seed=0)[1][1]
-    image = torch.ones_like(samples[held].image)
-    samples[held] = Sample("odd", image, samples[held].points)
-    problem = r"^validation after epoch 1: counts are not finite \(odd\); there is no checkpoint$"
-    with pytest.raises(NotFiniteError, match=problem):
-        fit(overwhelmed_by_white(float("inf")), samples, QUICK, out=tmp_path)
-
-
-def test_a_gradient_that_is_no_number_stops_before_the_weights_follow_it(tmp_path: Path) -> None:
-    """The loss is finite, its gradient is not: sqrt at 0."""
-    model = counter()
-    model.loss = lambda images, target, *, points=None: (model(images) * 0).sum().sqrt()
-    with pytest.raises(NotFiniteError, match="gradient is not finite in epoch 1, batch 1"):
-        fit(model, scenes(), QUICK, out=tmp_path)
-    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(
