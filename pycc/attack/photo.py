@@ -44,9 +44,9 @@ def photographed(
     ``clean`` and ``count`` in people, ``error_rate`` in per cent) in numeric order of the names,
     and ``summary``. ``out`` is the run folder (new or empty), or None to keep the results in
     memory. ``bit_depth`` and ``max_image_pixels`` are those of ``pycc.data.load_image``; files
-    that Pillow does not open are left out, with a warning that names them. ``progress`` is told
-    the pairs that are through. ``settings`` and ``command`` are for the manifest. A counter that
-    is a module is put in eval mode and frozen meanwhile.
+    that Pillow does not open are left out, with a warning that names them. ``progress`` is
+    called with the number of pairs that are done. ``settings`` and ``command`` are for the
+    manifest. A counter that is a module is put in eval mode and frozen meanwhile.
 
     ValueError, before anything is counted or written, for a folder without photos, a photo that
     has no partner in the other folder, two of one name, one that cannot be read or is smaller than

@@ -31,7 +31,7 @@ def _worst(losses: Tensor) -> Tensor:
 
 
 class NoGradientError(ValueError):
-    """A counter whose map has no graph was asked for a gradient."""
+    """A gradient is needed of a counter that has none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +97,7 @@ class Problem:
     def loss(self, paste: Callable[[Scenes], Tensor], objective: str, aim: Aim) -> Tensor:
         """[N] from what ``paste`` makes of the boxes of each counter's scenes, [N·D,3,h,w].
 
-        NoGradientError where a gradient is asked for of a counter that gives none.
+        NoGradientError if the pixels need a gradient and the counter has none.
         """
         loss = objectives[objective]
         losses = torch.stack([loss(_changed(one, paste(one)), one, aim) for one in self.scenes])

@@ -51,8 +51,8 @@ class Kept:
     def of(cls, folder: Path) -> Kept:
         """What is there, of one that is not finished too; ValueError for anything else."""
         manifest = runs.read_manifest(folder)
-        settings = manifest.get("settings")
-        kept = settings.get("flags") if isinstance(settings, dict) else None
+        stored = manifest.get("settings")
+        kept = stored.get("flags") if isinstance(stored, dict) else None
         if manifest.get("kind") != "backdoor" or not isinstance(kept, dict):
             raise ValueError(
                 f"{folder}: expected a run or an evaluation of this command, got another"

@@ -40,8 +40,8 @@ class Folder:
     CSV: x,y per row, in pixels, after an optional header ``x,y``; JSON: a list of [x, y], or
     ``{"points": [[x, y], …]}``. A folder without images of its own may have them in ``images/``;
     their points then lie beside them, or in ``points/`` or ``jsons/`` beside or in ``images/``.
-    Such a folder is one split: it serves as whichever is asked for. A folder of such folders has a
-    split by the name of each.
+    Such a folder is one split: it serves as any split. A folder of such folders has a split by the
+    name of each.
     """
 
     def splits(self, root: Path) -> tuple[str, ...]:

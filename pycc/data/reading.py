@@ -17,8 +17,8 @@ from PIL import Image, TiffImagePlugin
 from pycc.checks import lacks_memory
 
 MAX_IMAGE_PIXELS = 178_956_970
-"""Pixels of the largest picture that is read unless more are asked for: where Pillow takes a file
-for a decompression bomb."""
+"""Pixels of the largest picture that is read by default: beyond it Pillow takes a file for a
+decompression bomb."""
 BROKEN = (
     OSError,
     SyntaxError,
@@ -75,7 +75,7 @@ class Reading:
 
 
 USUAL = Reading()
-"""How pictures are read where nothing else is asked for."""
+"""How pictures are read by default."""
 
 
 @contextmanager

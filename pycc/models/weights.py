@@ -96,7 +96,7 @@ def read_weights(path: Path, *, name: str | None = None) -> Stored:
     own). The state dict may be nested in a checkpoint to any depth and its keys may have prefixes:
     ``pycc.models.wrappers`` finds it, and removes the prefixes that hide the keys of a family (of
     ``name`` first, where it is given); of keys of which only those under one prefix are a family's,
-    it takes these. A passport may also lie beside the file
+    it takes these. The weights metadata may also lie beside the file
     (``pycc.models.passport.beside``). Raises FileNotFoundError for a missing file and ValueError,
     naming the file, for one that cannot be read, is something else (a Git LFS pointer, a page, an
     archive of files), asks to run code, holds several state dicts that may be meant, or holds

@@ -77,7 +77,7 @@ class Match(IntEnum):
     """The weights of a backbone that a family starts from."""
     FAMILY = 3
     NAMED = 4
-    """The family that was asked for."""
+    """The requested family."""
 
 
 class Unprefixed(NamedTuple):
