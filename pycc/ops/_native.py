@@ -103,6 +103,8 @@ def _load() -> tuple[Compiled | None, str]:
             f"pycc: the compiled module is of version {_pycc.version}, the Python package of "
             f"{pycc.__version__}; {_HOW_TO_BUILD}"
         )
+    if not hasattr(_pycc, "kernels"):  # built from an earlier checkout of the same version
+        return None, f"pycc: the compiled module is older than the package; {_HOW_TO_BUILD}"
     return _pycc, ""
 
 

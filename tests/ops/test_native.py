@@ -7,6 +7,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -72,6 +73,16 @@ def test_an_old_module_is_refused(monkeypatch) -> None:
     module, why = _native._load()
     assert module is None
     assert "99.0" in why
+    assert "pip install ." in why
+
+
+def test_a_module_of_an_earlier_build_is_refused(monkeypatch) -> None:
+    """Of the same version, but from before kernels were listed."""
+    earlier = SimpleNamespace(version=pycc.__version__)
+    monkeypatch.setitem(sys.modules, "_pycc", earlier)
+    module, why = _native._load()
+    assert module is None
+    assert "older than the package" in why
     assert "pip install ." in why
 
 
