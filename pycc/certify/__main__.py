@@ -85,16 +85,16 @@ def _certify(
         annotated=not settings["unannotated"],
     )  # fmt: skip
     _check(settings, plan, samples, counter)
-    opened = partial(
-        open_or_resume,
-        folder,
-        kind="certify",
-        command=argv,
-        settings={"flags": settings},
-        fingerprints={"weights": identity(counter), "data": data_fingerprint(samples)},
-        key=KEY,
-        resume=resume is not None,
-    )
+
+    def opened() -> Run:
+        prints = {"weights": identity(counter), "data": data_fingerprint(samples)}
+        if _needs_images(plan):
+            prints["calibration"] = data_fingerprint(_training(settings, plan))
+        return open_or_resume(
+            folder, kind="certify", command=argv, settings={"flags": settings},
+            fingerprints=prints, key=KEY, resume=resume is not None,
+        )  # fmt: skip
+
     progress = cli.Progress("images")
     try:
         with sharded(opened, folder, processes, KEY) as shards:

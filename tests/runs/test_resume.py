@@ -24,6 +24,7 @@ COMMANDS = {
         "--pgd-steps", "0", "--no-gates",
     ],
     "certify": ["--data", "own", "--patch", "8", "--allowance", "5"],
+    "certify, calibrated": ["--data", "own", "--calibrate-data", "other", "--patch", "8"],
     "train": ["--data", "own", *QUICK, "--crops", "1", "--validation-share", "0.34",
               "--test-data", "other", "--test-split", "test"],
     "backdoor run": [
@@ -37,6 +38,7 @@ COMMANDS = {
 }  # fmt: skip
 """By its name, each command as quick as it goes; ``own``, ``other`` and ``third`` are folders."""
 FOLDERS = {
+    "certify, calibrated": ("own", "other"),
     "train": ("own", "other"),
     "backdoor run": ("own", "other", "third"),
 }
