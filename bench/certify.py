@@ -20,9 +20,9 @@ from torch import Tensor
 from pycc import data, models, ops
 from pycc.certify.maps import additive_of, masked_of
 from pycc.checks import check_image
-from pycc.robust.capping import Caps
-from pycc.robust.pairs import hidden, mask_boxes, two_mask_table
-from pycc.robust.windows import window_of, window_sums
+from pycc.defense.capping import Caps
+from pycc.defense.mask_pairs import hidden, mask_boxes, two_mask_table
+from pycc.defense.windows import window_of, window_sums
 
 SHAPE = (768, 1024)
 PATCH, MASKS, FILL = 81, 36, 0.45

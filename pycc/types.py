@@ -63,7 +63,7 @@ class Sample:
     points: _Points = _Points()
     """[N,2] float64, head annotations (x, y) in pixels of this image; to be asked for only where
     it is ``annotated``, else ValueError."""
-    mask: Tensor | None = None
+    roi: Tensor | None = None
     """[H,W] bool, the region of interest, or None where the whole image counts."""
 
     def __post_init__(self) -> None:

@@ -184,7 +184,7 @@ def test_a_counter_that_needs_too_much_ends_every_command(
     network = CounterModel.run
     module, *mode = name.split()
     main = importlib.import_module(f"pycc.{module}.__main__").main
-    models.save(models.create("mcnn"), "weights.npz", passport={})
+    models.save(models.create("mcnn"), "weights.npz", metadata={})
     monkeypatch.setattr(CounterModel, "run", run)
     steps = mode if module == "backdoor" else []
     assert main([*steps, *COMMANDS[name], "--weights", "weights.npz", "--out", "run"]) == 2

@@ -16,10 +16,10 @@ from pycc import attack, grid, models
 from pycc.attack.survey import counted_points
 from pycc.backdoor.gradcam import gradcam
 from pycc.certify.engine import map_inside
+from pycc.counters import count_of
 from pycc.grid import cell_weight, heads_in, in_region
 from pycc.models.recipe import Crop, Optimiser, Recipe
 from pycc.train import truth
-from pycc.train.held import count_of
 from pycc.train.items import Items
 from pycc.types import Sample
 
@@ -70,7 +70,7 @@ COUNTS: dict[str, Callable[[Sample], float]] = {
     "certify": lambda one: float(map_inside(Ones().eval(), one).double().sum()),
     "train and backdoor": lambda one: count_of(Ones().eval(), one),
     "training items": trained_on,
-    "Grad-CAM": lambda one: gradcam(Ones().eval(), one.image, "layer", one.mask).count,
+    "Grad-CAM": lambda one: gradcam(Ones().eval(), one.image, "layer", one.roi).count,
 }
 
 

@@ -20,7 +20,7 @@ def test_an_annotated_sample() -> None:
     assert sample.annotated
     assert sample.points is POINTS
     assert sample.count == 2
-    assert sample.mask is None
+    assert sample.roi is None
     assert replace(sample, name="square").points is POINTS
     assert repr(sample) == "Sample('street', image [3, 4, 6], 2 heads)"
     nobody = Sample("empty", IMAGE, torch.zeros(0, 2))

@@ -7,7 +7,7 @@ them to a counter and samples and measures what they do, beside patches that nob
 
 from pycc.attack.apam import APAM
 from pycc.attack.base import Found, PatchAttack, attacks
-from pycc.attack.engine import frozen, run, transfer
+from pycc.attack.engine import run, transfer
 from pycc.attack.inner import InnerAttack
 from pycc.attack.objective import objectives
 from pycc.attack.optimiser import optimisers
@@ -31,7 +31,6 @@ __all__ = [
     "Universal",
     "attacks",
     "combinations",
-    "frozen",
     "objectives",
     "optimisers",
     "run",

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pycc.attack.base import PatchAttack
 from pycc.attack.controls import CONTROLS
@@ -26,10 +25,10 @@ from pycc.attack.stage import Member
 from pycc.attack.survey import Shelf, Survey, survey
 from pycc.attack.universal import Universal
 from pycc.attack.work import Progress, Work
-from pycc.random import Stream
+from pycc.counters import frozen, identity
 from pycc.ranks import Ranks, exact
 from pycc.report import summarise
-from pycc.runs import Run, fingerprint, open_or_resume, sharded, write_json
+from pycc.runs import Run, open_or_resume, sharded, write_json
 from pycc.types import Counter, Sample
 
 GATES = "gates.json"
@@ -306,45 +305,3 @@ def _unchanged(members: Sequence[Member], weights: Mapping[str, str]) -> Gate:
     still = not any(part.training for part in parts)
     figure = f"weights {'unchanged' if same else 'changed'}, {'eval' if still else 'train'} mode"
     return judged(name, same and still, figure)
-
-
-@contextmanager
-def frozen(counter: Counter) -> Iterator[None]:
-    """Eval mode and no parameter gradients, as they were afterwards; nothing for a non-module."""
-    if not isinstance(counter, nn.Module):
-        yield
-        return
-    modes = [(module, module.training) for module in counter.modules()]
-    wanted = [(parameter, parameter.requires_grad) for parameter in counter.parameters()]
-    counter.eval()
-    counter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for parameter, want in wanted:
-            parameter.requires_grad_(want)
-
-
-def identity(counter: Counter) -> str:
-    """A fingerprint of a counter: its kind, geometry and, for a module, its weights."""
-    kind = f"{type(counter).__module__}.{type(counter).__qualname__}"
-    facts: list[tuple[str, Tensor | str]] = [
-        ("kind", kind),
-        ("geometry", f"{counter.stride} {counter.receptive_field}"),
-    ]
-    if isinstance(counter, nn.Module):
-        facts += [(name, value) for name, value in counter.state_dict().items()]
-    facts.append(("says", _says(counter)))
-    return fingerprint(facts)
-
-
-def _says(counter: Counter) -> str:
-    """What a counter makes of a fixed picture, to four digits: what its weights do not tell."""
-    picture = torch.from_numpy(Stream(0, "identity").uniform(size=(1, 3, 64, 64)))
-    with frozen(counter), exact(), torch.no_grad():
-        try:
-            return f"{float(counter(picture.to(Member(counter).like)).double().sum()):.3e}"
-        except (ValueError, RuntimeError):  # a picture of a size that it does not take
-            return "nothing"

@@ -108,7 +108,7 @@ class Judge:
             if kept:
                 self._save_patch(f"{case.file}.png", patch, mask)
         cells = victim.map(self._eight_bits(image, case.file if kept else None), item.name)
-        weight = cell_weight(sample.mask, cells.shape[-2:], victim.counter.stride)
+        weight = cell_weight(sample.roi, cells.shape[-2:], victim.counter.stride)
         record["count"] = float((cells.double().cpu() * weight.double()).sum())
         record["cells"] = list(cells.shape[-2:])
         if kept and self._run.manifest["settings"]["save_maps"]:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from pycc import metrics
-from pycc.attack.engine import frozen, identity
 from pycc.attack.stage import Member
 from pycc.attack.work import Progress
 from pycc.checks import naming
+from pycc.counters import frozen, identity
 from pycc.data.dataset import Fingerprint, Pair, by_name, pair_up
 from pycc.data.images import read_image
 from pycc.data.pictures import pictures

@@ -253,7 +253,7 @@ class _Full:
         with torch.no_grad():
             self.clean = member.counter(pixels)
         shape, stride = (self.clean.shape[-2], self.clean.shape[-1]), member.counter.stride
-        weight = cell_weight(sample.mask, shape, stride).to(pixels)
+        weight = cell_weight(sample.roi, shape, stride).to(pixels)
         density = torch.zeros(shape)  # without annotation no objective asks for it
         if sample.annotated:
             density = cell_density(sample, shape, stride)

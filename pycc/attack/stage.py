@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pycc.attack.base import PatchAttack
 from pycc.attack.cells import cell_density
@@ -15,6 +15,7 @@ from pycc.attack.patch import Place
 from pycc.attack.scenes import Problem, Scenes
 from pycc.attack.survey import Item, Shelf
 from pycc.checks import naming
+from pycc.counters import like_of
 from pycc.data import quantize
 from pycc.grid import cell_weight
 from pycc.local import Box, Local, Wirings, aligned, influence
@@ -32,11 +33,7 @@ class Member:
         self.label = label
         """Its name in a run of several counters."""
         self.wirings = Wirings(counter)
-        state = (
-            [*counter.parameters(), *counter.buffers()] if isinstance(counter, nn.Module) else []
-        )
-        floats = [tensor for tensor in state if tensor.is_floating_point()]
-        self.like = floats[0] if floats else torch.zeros(())
+        self.like = like_of(counter)
         """Of the counter's device and type; what holds no tensors works with what it is given."""
 
     def map(self, image: Tensor, name: str) -> Tensor:
@@ -79,7 +76,7 @@ class Clean:
         if key not in self._known:
             sample = samples[item.index]
             cells = member.map(quantize(sample.image), item.name)
-            weight = cell_weight(sample.mask, cells.shape[-2:], member.counter.stride)
+            weight = cell_weight(sample.roi, cells.shape[-2:], member.counter.stride)
             count = float((cells.double().cpu() * weight.double()).sum())
             self.tell(member.label, item.name, count, (cells.shape[-2], cells.shape[-1]))
         return self._known[key]
@@ -169,7 +166,7 @@ class Stage:
                     f"attack: a counter of stride {stride} must give the same cells for a window "
                     f"as for the image, got {part} of {shape[0]}x{shape[1]}"
                 )
-            full = cell_weight(sample.mask, shape, stride)
+            full = cell_weight(sample.roi, shape, stride)
             weight.append(full[None, *part.slices])
             if attack.objective in DENSITY:
                 density.append(self._density(item, shape, stride)[None, *part.slices])

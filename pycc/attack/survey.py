@@ -119,7 +119,7 @@ def counted_points(sample: Sample) -> Tensor:
     if len(points) < len(sample.points):
         dropped = len(sample.points) - len(points)
         warnings.warn(f"{sample.name}: {dropped} points outside the image dropped", stacklevel=2)
-    return points if sample.mask is None else points[heads_in(points, sample.mask)]
+    return points if sample.roi is None else points[heads_in(points, sample.roi)]
 
 
 class Shelf:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pycc.backdoor.keys import names_of, shuffled
-from pycc.train.held import count_of
+from pycc.counters import count_of
 from pycc.train.plan import flag
 from pycc.types import Counter, Sample
 
@@ -129,7 +129,7 @@ class _Asked:
 
     def alone(self, index: int, under: Sample) -> float:
         """People in clean image ``index`` as it lies under another: of its size, in its region."""
-        if under.mask is not None:  # a region of the other's own
+        if under.roi is not None:  # a region of the other's own
             return _people(self.counter, under)
         key = index, under.image.shape
         if key not in self._known:

@@ -22,6 +22,7 @@ from pycc.backdoor.finetuning import (
     twin,
 )
 from pycc.backdoor.pruning import glanced, removing
+from pycc.counters import device_of
 from pycc.models import CounterModel
 from pycc.models.recipe import Recipe
 from pycc.runs import fingerprint
@@ -104,7 +105,7 @@ def stages(counter: CounterModel, image: Tensor) -> list[str]:
         for name, module in counter.net.named_modules()
         if name
     ]
-    device = next(counter.parameters()).device
+    device = device_of(counter)
     with removing(handles):
         density = counter(image[None, :, :_GLANCE, :_GLANCE].to(device))
     least = density[0, 0].numel() / _SMALLEST
@@ -272,7 +273,7 @@ class AttentionDistillation(Retraining):
         recipe = resolved(plan, counter, origin_of(samples))
         known = with_own_truths(samples, plan, counter)
         items = Items(known, range(len(known)), recipe, counter.stride, seed=seed)
-        device, objective = next(counter.parameters()).device, Objective(counter)
+        device, objective = device_of(counter), Objective(counter)
         losses = [
             float(objective([together([items[0, number]], 1.0, device)]))
             for number in items.order(0)[:_MEASURED]

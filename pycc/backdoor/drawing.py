@@ -17,6 +17,7 @@ from pycc.backdoor.gradcam import default_layers, gradcam
 from pycc.backdoor.measures import CLEAN, TRIGGERED
 from pycc.backdoor.strategies import Strategy
 from pycc.backdoor.summary import curves, distributions
+from pycc.counters import device_of
 from pycc.grid import in_region
 from pycc.models import CounterModel
 from pycc.report import missing_library
@@ -35,7 +36,7 @@ def check(
     if reason is not None:
         raise ValueError(reason)
     sample = tested.sample(CLEAN, chosen_image(tested, image))
-    pixels = sample.image.to(next(counter.parameters()).device)
+    pixels = sample.image.to(device_of(counter))
     for layer in layers or ():
         gradcam(counter, pixels, layer)
 
@@ -151,14 +152,14 @@ def draw_image(
     maps = []
     for title, made, images in shown:
         counter, sample = made(), samples[images]
-        image = sample.image.to(next(counter.parameters()).device)
+        image = sample.image.to(device_of(counter))
         pixels = _pixels(sample.image)
         for layer in chosen:
-            found = gradcam(counter, image, layer, sample.mask)
+            found = gradcam(counter, image, layer, sample.roi)
             said = f"{title}\n{found.count:,.1f} people, maximum {found.maximum:.2g}"
             rows[layer].append(Panel(said, pixels, _array(found.heat)))
         with torch.no_grad():
-            cells = in_region(counter(image[None]), sample.mask, counter.stride)[0, 0]
+            cells = in_region(counter(image[None]), sample.roi, counter.stride)[0, 0]
         maps.append(Panel(title, pixels, _array(cells)))
     truth = tested.triggered.true_count(index)
     title = f"{name}: {tested.samples.names[index]}, {truth:,} heads"

@@ -17,10 +17,10 @@ from pycc.backdoor.poison import Poisoned, Triggered
 from pycc.backdoor.pruning import some
 from pycc.backdoor.strategies import Strategy
 from pycc.backdoor.triggers import Trigger
+from pycc.counters import count_of
 from pycc.data import quantize
 from pycc.data.dataset import Dataset
 from pycc.runs import Record, Run, open_or_resume
-from pycc.train.held import count_of
 from pycc.types import Counter, Sample
 
 SCORES = {"spread": "blend-consistency, spread", "shift": "blend-consistency, shift"}
@@ -56,7 +56,7 @@ class EvaluationSet:
         if images == TRIGGERED:
             return self.triggered[index]
         sample = self.samples[index]
-        return Sample(sample.name, quantize(sample.image), sample.points, sample.mask)
+        return Sample(sample.name, quantize(sample.image), sample.points, sample.roi)
 
     def target(self, strategy: Strategy | None, index: int) -> int | None:
         """Heads that the strategy leaves in test image ``index``; None without a strategy."""

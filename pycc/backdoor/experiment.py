@@ -31,12 +31,13 @@ from pycc.backdoor.summary import summarise
 from pycc.backdoor.training import held_out, train
 from pycc.backdoor.triggers import Trigger
 from pycc.backdoor.verdict import MEDIAN
+from pycc.counters import count_of
 from pycc.data.dataset import Dataset
 from pycc.data.subset import Subset
 from pycc.models import CounterModel
 from pycc.runs import Run, open_or_resume
 from pycc.train import NotFiniteError, Plan
-from pycc.train.held import count_of, split
+from pycc.train.held import split
 from pycc.train.loop import WEIGHTS
 from pycc.types import Interval, Sample
 

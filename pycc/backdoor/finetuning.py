@@ -196,10 +196,10 @@ def clean_mixture(own: Dataset, other: Dataset, *, share: float = 0.1, seed: int
 
 
 def twin(model: CounterModel, origin: str) -> CounterModel:
-    """A counter of the same weights in memory of its own, in eval mode, without a passport."""
+    """A counter of the same weights in memory of its own, in eval mode, without metadata."""
     other = copy.deepcopy(model).eval()
     other.zero_grad(set_to_none=True)
-    other.passport = {}  # what was known of the weights holds no longer
+    other.metadata = {}  # what was known of the weights holds no longer
     other.origin = f"{origin} of: {model.origin}"
     return other
 
@@ -246,5 +246,5 @@ def finished(run: Run, model: CounterModel, summary: Mapping[str, Any]) -> None:
     if file is not None and model.name in models.names():
         chosen = run.manifest["settings"]
         facts = {"defense": chosen["defense"], "seed": chosen["seed"], **summary}
-        models.save(model, file, passport=facts)
+        models.save(model, file, metadata=facts)
     run.close()

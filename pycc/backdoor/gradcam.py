@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from pycc.checks import check_image
+from pycc.counters import like_of
 from pycc.grid import in_region
 from pycc.types import Counter
 
@@ -205,7 +206,7 @@ def _runs(counter: Counter, image: Tensor | None, *, gradient: bool = False) -> 
     module = _module("layers", counter)
     if image is None:
         side = max(_PROBE, int(getattr(counter, "minimum_side", counter.stride)))
-        some = next((p for p in module.parameters()), torch.zeros(()))
+        some = like_of(module)
         image = torch.full((3, side, side), 0.5, dtype=some.dtype, device=some.device)
     check_image("layers", image)
     found: dict[str, _Run] = {}

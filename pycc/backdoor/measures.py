@@ -2,7 +2,7 @@
 
 A result is the count of one image, clean or triggered, by one counter: the clean one or one with a
 backdoor, as trained or after a defense. ``pycc.backdoor.summary`` puts them side by side; the
-measures themselves are those of ``pycc.report.shares``, which pictures and tables need too.
+measures themselves are those of ``pycc.metrics.rates``, which pictures and tables need too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final, Literal
 import numpy as np
 
 from pycc import metrics
-from pycc.report.shares import Share, accuracy, bands, ratios, success
+from pycc.metrics.rates import Share, accuracy, bands, ratios, success
 from pycc.runs import Record
 
 Model = Literal["clean", "backdoored"]

@@ -32,6 +32,7 @@ from pycc.backdoor.pruning import (
     removing,
     some,
 )
+from pycc.counters import device_of
 from pycc.models import CounterModel
 from pycc.random import Stream
 from pycc.train import NotFiniteError, checkpoint, origin_of, resolved
@@ -210,7 +211,7 @@ class _Search:
         self.recipe = resolved(plan, counter, origin_of(samples))
         known = with_own_truths(samples, plan, counter)
         self.items = Items(known, range(len(known)), self.recipe, counter.stride, seed=seed)
-        self.device = next(counter.parameters()).device
+        self.device = device_of(counter)
         self.objective = Objective(counter)
         self.shaken = Shaken(layers, self.device)
         self.velocity = [torch.zeros_like(mask) for mask in self.shaken.masks]

@@ -96,7 +96,7 @@ class Poisoned(Triggered):
         stream = keyed(self.seed, f"poison, {self.strategy.name}", sample.name)
         height, width = sample.image.shape[1:]
         try:
-            return self.strategy(points, (height, width), stream, mask=sample.mask)
+            return self.strategy(points, (height, width), stream, mask=sample.roi)
         except ValueError as error:
             raise ValueError(f"{sample.name}: {error}") from None
 

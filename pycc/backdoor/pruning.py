@@ -21,9 +21,10 @@ from pycc.backdoor.finetuning import (
     twin,
 )
 from pycc.backdoor.keys import names_of, shuffled
+from pycc.counters import count_of, device_of
 from pycc.models import CounterModel
 from pycc.runs import Run
-from pycc.train.held import count_of, measured
+from pycc.train.held import measured
 from pycc.train.plan import flag
 from pycc.types import Sample
 
@@ -273,7 +274,7 @@ def glanced(samples: Sequence[Sample]) -> Tensor:
 
 def _glance(counter: CounterModel, image: Tensor) -> Tensor:
     """A part [1,3,h,w] of an image, where the counter is."""
-    device = next(counter.parameters()).device
+    device = device_of(counter)
     return image[None, :, :_GLANCE, :_GLANCE].to(device).clone()
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pycc.backdoor.measures import BACKDOORED, CLEAN, CLEAN_MODEL, KEY, TRIGGERED, row
-from pycc.report.shares import Roc, accurate, difference, ratios, roc, share, succeeded
+from pycc.metrics.rates import Roc, accurate, difference, ratios, roc, share, succeeded
 from pycc.runs import Record
 
 _FIRST = ("add", "minus", "multiply", "divide", "fine-tuning")

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from pycc import cli, data, defense, models, report, runs
-from pycc.attack.engine import identity
 from pycc.certify import engine
 from pycc.certify.attacked import attacks
 from pycc.certify.engine import KEY
@@ -23,12 +22,13 @@ from pycc.certify.maps import slack_map
 from pycc.certify.methods import ON_MAPS, Calibrated, Plan, caps_of
 from pycc.certify.settings import QUICK, Settings, plan_of
 from pycc.certify.weakest import Weakest
+from pycc.counters import identity
 from pycc.data.dataset import builtin as builtin_data
 from pycc.data.dataset import data_fingerprint
+from pycc.defense.mixture import parts_of
+from pycc.defense.windows import window_of
 from pycc.ranks import Ranks, own_device, ranks
 from pycc.report import certificates
-from pycc.robust.mixture import parts_of
-from pycc.robust.windows import window_of
 from pycc.runs import Run, open_or_resume, sharded
 from pycc.types import Counter, Sample
 
@@ -234,7 +234,7 @@ def _check(
                 "holds what a patch can change; count isolated tiles (pycc.defense.tiled): --tile"
             )
     for sample in samples:
-        if sample.mask is not None and settings["attack"]:
+        if sample.roi is not None and settings["attack"]:
             raise ValueError(
                 f"{sample.name}: --attack needs images that count as a whole, this one has a "
                 "region of interest: a defended counter would differ from image to image"

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pycc.robust.capping import block_sums
-from pycc.robust.masking import masked_bounds
-from pycc.robust.windows import window_sums
+from pycc.defense.capping import block_sums
+from pycc.defense.masking import masked_bounds
+from pycc.defense.windows import window_sums
 
 _STEPS = 60
 """Allowances that are tried."""

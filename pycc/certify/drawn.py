@@ -15,10 +15,10 @@ from torch import Tensor
 from pycc.certify.fixed import fixed_masks_bounds
 from pycc.certify.maps import ABSOLUTE, RELATIVE, check_eval
 from pycc.certify.quantile import exposure, quantile_bounds
-from pycc.robust.ablation import Bands, Blocks, Kind, Pixels, ablated_counts
-from pycc.robust.kept import most_touched
-from pycc.robust.pairs import two_mask_table
-from pycc.robust.windows import check_patch
+from pycc.defense.ablated_maps import Bands, Blocks, Kind, Pixels, ablated_counts
+from pycc.defense.mask_pairs import two_mask_table
+from pycc.defense.retained import most_touched
+from pycc.defense.windows import check_patch
 from pycc.types import Counter, Interval
 
 Progress = Callable[[int, int], None]

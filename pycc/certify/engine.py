@@ -15,13 +15,14 @@ from pycc.certify.calibration import Calibration, allowance_of, cap_of
 from pycc.certify.maps import check_field, map_of
 from pycc.certify.methods import ON_MAPS, Calibrated, Plan, Seen, methods
 from pycc.checks import naming
+from pycc.counters import like_of
 from pycc.data import mean_colour, quantize
+from pycc.defense.capping import BLOCK
+from pycc.defense.mixture import parts_of
+from pycc.defense.region import Regional
+from pycc.defense.windows import window_of
 from pycc.grid import cell_weight, in_region
 from pycc.ranks import Ranks
-from pycc.robust.capping import BLOCK
-from pycc.robust.mixture import parts_of
-from pycc.robust.region import Regional
-from pycc.robust.windows import window_of
 from pycc.runs import Run
 from pycc.types import Counter, Interval, Sample
 
@@ -134,7 +135,7 @@ def certify(
         first = samples[0]
         with naming(first.name, first.image.shape):
             for one in parts_of(counter)[0]:
-                check_field(one, quantize(first.image).to(like(counter)), min(plan.patches))
+                check_field(one, quantize(first.image).to(like_of(counter)), min(plan.patches))
     for index in ranks.share(range(len(samples))):
         sample = samples[index]
         todo = [j for j in jobs if not log.has(image=sample.name, method=j[0], patch=j[1])]
@@ -142,7 +143,7 @@ def certify(
             continue
         if progress is not None:
             progress(index, len(samples), f"certifying {sample.name}")
-        image = quantize(sample.image).to(like(counter))  # as attacks see it
+        image = quantize(sample.image).to(like_of(counter))  # as attacks see it
         start = time.perf_counter()
         counters, shares = parts_of(counter)
         parts = tuple(map_inside(one, sample) for one in counters)
@@ -163,8 +164,8 @@ def certify(
         seen = Seen(image, cells, parts, index, told)
         # Methods that ask for other images than this one count in its region, whatever they ask.
         inside = counter
-        if sample.mask is not None:
-            weight = cell_weight(sample.mask, cells.shape[-2:], counter.stride)
+        if sample.roi is not None:
+            weight = cell_weight(sample.roi, cells.shape[-2:], counter.stride)
             inside = Regional(counter, weight)
         for method, patch in todo:
             start = time.perf_counter()
@@ -183,8 +184,8 @@ def map_inside(counter: Counter, sample: Sample) -> Tensor:
     map, cell by cell and window by window, holds for this one.
     """
     with naming(sample.name, sample.image.shape):
-        cells = map_of(counter, quantize(sample.image).to(like(counter)))
-    return in_region(cells, sample.mask, counter.stride)
+        cells = map_of(counter, quantize(sample.image).to(like_of(counter)))
+    return in_region(cells, sample.roi, counter.stride)
 
 
 def _tell(progress: Progress, index: int, images: int, name: str, done: int, of: int) -> None:
@@ -264,9 +265,3 @@ def seconds(records: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], float
 def _mean(values: Any) -> float:
     listed = list(values)
     return sum(listed) / len(listed) if listed else 0.0
-
-
-def like(counter: Counter) -> Tensor:
-    """A tensor of a counter's device and type."""
-    state = counter.parameters() if isinstance(counter, torch.nn.Module) else iter(())
-    return next((p for p in state if p.is_floating_point()), torch.zeros(()))

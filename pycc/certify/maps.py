@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from pycc.checks import check_image
-from pycc.robust.capping import BLOCK, Caps, additive_bounds, additive_moves, capped_maps
-from pycc.robust.masking import masked_bounds, masked_maps
-from pycc.robust.windows import check_maps, window_of, window_sums
+from pycc.defense.capping import BLOCK, Caps, additive_bounds, additive_moves, capped_maps
+from pycc.defense.masking import masked_bounds, masked_maps
+from pycc.defense.windows import check_maps, window_of, window_sums
 from pycc.types import Counter, Interval
 
 ABSOLUTE, RELATIVE = 0.01, 1e-5

@@ -12,11 +12,11 @@ from torch import Tensor
 from pycc.certify.calibration import Calibration
 from pycc.certify.drawn import fixed_of, quantile_of, two_mask
 from pycc.certify.maps import additive_of, masked_of, mixed
+from pycc.defense.ablated_maps import Pixels, ablated_counts
+from pycc.defense.capping import Caps
+from pycc.defense.mixture import parts_of
+from pycc.defense.windows import window_of
 from pycc.registry import Registry
-from pycc.robust.ablation import Pixels, ablated_counts
-from pycc.robust.capping import Caps
-from pycc.robust.mixture import parts_of
-from pycc.robust.windows import window_of
 from pycc.types import Counter, Interval
 
 

@@ -65,7 +65,7 @@ def partitions(samples: Sequence[Sample], parts: int, *, seed: int) -> list[list
         pixels = _digest(seed, sample.image)
         # The key gives other partitions for other seeds; nothing rests on its being secret.
         part = int.from_bytes(pixels, "little") % number
-        rest = [sample.points, *([] if sample.mask is None else [sample.mask])]
+        rest = [sample.points, *([] if sample.roi is None else [sample.roi])]
         cut[part].append((pixels, b"".join(_digest(seed, one) for one in rest), index))
     return [[index for _, _, index in sorted(part)] for part in cut]
 

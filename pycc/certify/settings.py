@@ -9,7 +9,7 @@ from typing import Any
 from pycc.certify.methods import Plan, methods
 from pycc.data.outside import SHOW
 from pycc.data.reading import Reading
-from pycc.robust.pairs import check_masks
+from pycc.defense.mask_pairs import check_masks
 
 QUICK = {"limit": 6, "calibrate_limit": 12}
 """For the built-in scenes."""

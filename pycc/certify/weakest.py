@@ -10,8 +10,8 @@ from pycc import ops
 from pycc.attack.location import Candidates
 from pycc.certify.engine import map_inside
 from pycc.certify.methods import ON_MAPS, Calibrated
-from pycc.robust.mixture import parts_of
-from pycc.robust.windows import window_of, window_sums
+from pycc.defense.mixture import parts_of
+from pycc.defense.windows import window_of, window_sums
 from pycc.types import Counter, Sample
 
 

@@ -92,7 +92,7 @@ def check_sample(sample: Sample) -> None:
     ValueError, with the sample's name, for an image that is not [3,H,W] float32 in [0,1], points
     that are not [N,2] finite numbers, and a region of interest that is not [H,W] bool.
     """
-    image, mask = sample.image, sample.mask
+    image, mask = sample.image, sample.roi
     points = sample.points if sample.annotated else torch.zeros(0, 2)
     if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.float32:
         raise ValueError(
@@ -127,7 +127,7 @@ class Fingerprint:
         parts: dict[str, Tensor | str | None] = {
             "names": sample.name,
             "points": sample.points if sample.annotated else None,
-            "regions": sample.mask,
+            "regions": sample.roi,
         }
         self._parts["pixels"].update(pixels.encode())
         for part, value in parts.items():

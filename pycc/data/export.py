@@ -224,7 +224,7 @@ def _write(
     """Write sample ``number`` of a split, its image by ``save(path without suffix)``."""
     if not sample.annotated:
         raise ValueError(f"{source}: not annotated, and layouts to export hold points")
-    if sample.mask is not None:
+    if sample.roi is not None:
         raise ValueError(
             f"{source}: has a region of interest, which no layout to export can say; without it "
             "other people would count"

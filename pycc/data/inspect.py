@@ -184,7 +184,7 @@ def _item(sample: Sample, outside: int) -> Item:
         height=height,
         width=width,
         grey=bool((image == image[:1]).all()),
-        region=sample.mask is not None,
+        region=sample.roi is not None,
         pixels=digest.hexdigest(),
     )
 

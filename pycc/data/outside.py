@@ -38,12 +38,12 @@ class Outside(Dataset):
 
     def _load(self, index: int) -> Sample:
         sample = self.samples[index]
-        if sample.mask is None or self.show == "keep":
+        if sample.roi is None or self.show == "keep":
             return sample
         hidden = _blurred(sample.image) if self.show == "blur" else torch.zeros_like(sample.image)
-        shown = torch.where(sample.mask, sample.image, hidden)
+        shown = torch.where(sample.roi, sample.image, hidden)
         points = sample.points if sample.annotated else None
-        return Sample(sample.name, shown, points, sample.mask)
+        return Sample(sample.name, shown, points, sample.roi)
 
     def points(self, index: int) -> Tensor:
         """Head annotations [N,2] of a sample, as its data set has them."""

@@ -41,7 +41,7 @@ class Scaled(Dataset):
             sample.name,
             quantize(_resized(sample.image, after)),
             points,
-            None if sample.mask is None else _region(sample, points, after),
+            None if sample.roi is None else _region(sample, points, after),
         )
 
     def _side(self, side: int) -> int:
@@ -64,11 +64,11 @@ def _resized(planes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _region(sample: Sample, points: Tensor | None, after: tuple[int, int]) -> Tensor:
-    assert sample.mask is not None
+    assert sample.roi is not None
     counted = torch.zeros(0, 2)
     if points is not None:
-        counted = points[heads_in(sample.points, sample.mask)]
-    return resized_region(sample.mask, counted, after)
+        counted = points[heads_in(sample.points, sample.roi)]
+    return resized_region(sample.roi, counted, after)
 
 
 def resized_region(roi: Tensor, heads: Tensor, size: tuple[int, int]) -> Tensor:

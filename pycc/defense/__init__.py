@@ -7,9 +7,9 @@ Every attack therefore runs on every defense, and defenses nest:
 from pycc.defense.ablation import ablated, banded, blocked
 from pycc.defense.base import Defended, DefendedModule, Defense
 from pycc.defense.cells import clipped, masked
-from pycc.defense.masks import two_mask
 from pycc.defense.mixture import mixed
 from pycc.defense.tiles import tiled
+from pycc.defense.two_mask import two_mask
 
 __all__ = [
     "Defended",

@@ -11,9 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from pycc import ops
-from pycc.defense.base import Defended, DefendedModule, Defense, check_finite, defended
-from pycc.local import Box, Local, Remembered, Wirings, aligned, influence
-from pycc.robust.ablation import (
+from pycc.defense.ablated_maps import (
     BUDGET,
     Bands,
     Blocks,
@@ -23,7 +21,9 @@ from pycc.robust.ablation import (
     ablated_counts,
     ablation_batches,
 )
-from pycc.robust.kept import check_fill, check_whole
+from pycc.defense.base import Defended, DefendedModule, Defense, check_finite, defended
+from pycc.defense.retained import check_fill, check_whole
+from pycc.local import Box, Local, Remembered, Wirings, aligned, influence
 from pycc.types import Counter
 
 COMBINES = ("mean", "median")

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from pycc.checks import check_images
+from pycc.defense.retained import check_eval
 from pycc.local import Box, Remembered, Wirings
-from pycc.robust.kept import check_eval
 from pycc.types import Counter
 
 

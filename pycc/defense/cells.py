@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from pycc.defense.base import Defended, DefendedModule, Defense, defended
+from pycc.defense.capping import BLOCK, Caps, capped_maps
+from pycc.defense.masking import masked_maps
+from pycc.defense.retained import check_whole
+from pycc.defense.windows import window_of
 from pycc.local import Box, Local, Remembered, Wirings, aligned, influence
-from pycc.robust.capping import BLOCK, Caps, capped_maps
-from pycc.robust.kept import check_whole
-from pycc.robust.masking import masked_maps
-from pycc.robust.windows import window_of
 from pycc.types import Counter
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pycc.defense.base import Defended, DefendedModule, Defense, defended, minimum_side
-from pycc.robust.kept import check_whole
+from pycc.defense.retained import check_whole
 from pycc.types import Counter
 
 

@@ -113,14 +113,14 @@ def _check(counter: CounterModel) -> int:
         f"probe image      {answer.count:.5g} people for {HEADS} heads, checksum "
         f"{answer.checksum:.6g}; bare ground {answer.blank:.4g}"
     )
-    for name, value in counter.passport.items():
+    for name, value in counter.metadata.items():
         if name in ("source", "data", "mae", "rmse", "recipe"):
             print(f"{name:16} {value}")
     other = models.diagnose(counter)
     if other is not None:
         verdict = f"wrong convention: {other}"
-    elif counter.passport:
-        verdict = "agrees with its passport"
+    elif counter.metadata:
+        verdict = "agrees with its metadata"
     elif answer.plausible:
         verdict = "plausible"
     else:

@@ -41,8 +41,8 @@ class CounterModel(nn.Module):
     tell apart (none: it cannot)."""
     origin: str = "fresh"
     """Where the weights come from: what ``pycc.models.load`` recognised."""
-    passport: Mapping[str, object] = MappingProxyType({})
-    """What is known of the weights, if anything is (``pycc.models.passport``)."""
+    metadata: Mapping[str, object] = MappingProxyType({})
+    """What is known of the weights, if anything is (``pycc.models.metadata``)."""
 
     def __init__(
         self,

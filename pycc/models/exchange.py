@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pycc import ops
 from pycc.checks import lacks_memory
+from pycc.counters import like_of
 from pycc.models.base import CounterModel
 from pycc.models.convention import Convention, Kind, convention
 from pycc.models.foreign import content_of
@@ -189,7 +190,7 @@ def export_onnx(
             f"pixels, got {shape[0]}x{shape[1]}"
         )
     mode = counter.training
-    like = next(counter.parameters(), torch.zeros(()))
+    like = like_of(counter)
     images = nn.functional.interpolate(probe_image(), shape, mode="bilinear").to(like)
     counter.eval()
     partial = target.with_name(f".{target.stem}.{os.getpid()}.onnx")

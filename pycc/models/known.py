@@ -2,7 +2,7 @@
 
 Loaded by the keys alone, weights converted from another framework count silently wrong. So each
 entry states the options that a checkpoint was trained with and the count that it then gives on the
-probe image, like the passport of this package's own files.
+probe image, like the metadata of this package's own files.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Checkpoint:
     """Of ``data``'s test images, as they are or with sides resized to multiples of 4."""
     rmse: float
 
-    def passport(self) -> dict[str, object]:
-        """The passport that the file itself lacks."""
+    def metadata(self) -> dict[str, object]:
+        """The metadata that the file itself lacks."""
         options = {
             "variant": "gray",
             "input": self.input,
@@ -124,10 +124,10 @@ def digest(state: Mapping[str, Tensor]) -> str:
     return hashed.hexdigest()
 
 
-def passport_of(state: Mapping[str, Tensor]) -> tuple[dict[str, object], float] | None:
-    """The passport of a public checkpoint with this content and the tolerance of its count."""
+def metadata_of(state: Mapping[str, Tensor]) -> tuple[dict[str, object], float] | None:
+    """The metadata of a public checkpoint with this content and the tolerance of its count."""
     found = digest(state)
     exact = all(tensor.dtype == torch.float32 for tensor in state.values())
     tolerance = PROBE_TOLERANCE if exact else HALF_TOLERANCE
-    known = next((entry.passport() for entry in CHECKPOINTS if entry.digest == found), None)
+    known = next((entry.metadata() for entry in CHECKPOINTS if entry.digest == found), None)
     return None if known is None else (known, tolerance)

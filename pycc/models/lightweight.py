@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from pycc.counters import like_of
 from pycc.models.base import CounterModel
 from pycc.models.convention import Convention, Kind, convention
 
@@ -118,7 +119,7 @@ def lightweight(
     features = _Features(backbone, level, layer, channels_last)
     mode = backbone.training
     backbone.eval()
-    like = next((p for p in backbone.parameters() if p.is_floating_point()), torch.zeros(()))
+    like = like_of(backbone)
     with torch.no_grad():
         try:
             found = features(torch.zeros(1, 3, _SIDE, _SIDE).to(like))

@@ -15,9 +15,9 @@ from torch import Tensor
 from pycc.models.base import MODELS, CounterModel
 from pycc.models.exchange import BlackBox, black_box, network_file
 from pycc.models.foreign import network_of
-from pycc.models.known import passport_of
+from pycc.models.known import metadata_of
+from pycc.models.metadata import TOLERANCE, check_metadata, read_beside
 from pycc.models.options import known, shown
-from pycc.models.passport import TOLERANCE, check_passport, read_beside
 from pycc.models.probe import ask, diagnose, probe_image
 from pycc.models.weights import (
     Stored,
@@ -63,7 +63,7 @@ def load(
     those of ``create`` and take precedence, which conventions that leave no trace in the keys need
     (``input="gray_half"``, ``final_relu=False`` for MCNN weights converted from TensorFlow, say).
 
-    Weights with a passport (``save`` writes one, a JSON file may lie beside; public checkpoints of
+    Weights with metadata (``save`` writes it, a JSON file may lie beside; public checkpoints of
     ``pycc.models.known`` are recognised by their content) bring their options along: contradicting
     these is an error, except where an option is free (``resize``) or asks for the same counter of
     another scale of its input (``input="gray_unit"`` of MCNN that reads ``"gray255"``), and their
@@ -95,45 +95,45 @@ def load(
             UserWarning,
             stacklevel=2,
         )
-    passport, tolerance, how = stored.passport, TOLERANCE, "its passport"
-    if not passport and (public := passport_of(stored.state)) is not None:
-        passport, tolerance = public
-        how = f"its content: {passport['source']}"
-    if name is not None and passport.get("model", name) != name:
+    metadata, tolerance, how = stored.metadata, TOLERANCE, "its metadata"
+    if not metadata and (public := metadata_of(stored.state)) is not None:
+        metadata, tolerance = public
+        how = f"its content: {metadata['source']}"
+    if name is not None and metadata.get("model", name) != name:
         counter = _adopted(MODELS[name], stored.state, options, source)
         if counter is not None:
-            read, own = _options(passport, source).get("input"), counter.convention.kind
+            read, own = _options(metadata, source).get("input"), counter.convention.kind
             if read not in (None, own):
                 raise ValueError(f"weights: {source} reads input={read!r}, {name} {own!r}")
             return counter
-        raise ValueError(f"weights: {source} is of model {passport['model']!r}, not {name!r}")
-    if "model" in passport:
-        asked = MODELS[str(passport["model"])]
+        raise ValueError(f"weights: {source} is of model {metadata['model']!r}, not {name!r}")
+    if "model" in metadata:
+        asked = MODELS[str(metadata["model"])]
     found: dict[str, object] | None
     if asked is None:
         asked, found = _recognise(stored, source)
-        how = how if passport else "its keys"
+        how = how if metadata else "its keys"
     else:
         found = _read_as(asked, stored)
-        how = how if passport else "its name"
-        if found is None and not passport:
+        how = how if metadata else "its name"
+        if found is None and not metadata:
             counter = _adopted(asked, stored.state, options, source)
             if counter is not None:
                 return counter
-    told = {**(found or {}), **_options(passport, source)}
-    # Another scale of the input that a passport states may be the same counter.
-    anew = {k: v for k, v in options.items() if passport and k == "input" and told.get(k, v) != v}
+    told = {**(found or {}), **_options(metadata, source)}
+    # Another scale of the input that weights metadata states may be the same counter.
+    anew = {k: v for k, v in options.items() if metadata and k == "input" and told.get(k, v) != v}
     options = {k: v for k, v in options.items() if k not in anew}
-    _check_options(asked, told if passport else {}, options, source)
-    # A passport speaks of the options that it states; what is free is changed afterwards.
-    free = {k: v for k, v in options.items() if passport and k in asked.adjustable}
+    _check_options(asked, told if metadata else {}, options, source)
+    # The metadata speaks of the options that it states; what is free is changed afterwards.
+    free = {k: v for k, v in options.items() if metadata and k in asked.adjustable}
     stated = {**told, **{k: v for k, v in options.items() if k not in free}}
     with naming_weights(path):
         counter = create(asked.name, **stated)
         fit(counter, stored.state, source)
     counter.eval()
-    if passport:
-        check_passport(counter, passport, source, tolerance=tolerance)
+    if metadata:
+        check_metadata(counter, metadata, source, tolerance=tolerance)
     else:
         _warn(counter, source)
     if free:
@@ -146,9 +146,9 @@ def load(
             _check_options(asked, told, anew, source)
         else:
             counter = scaled
-            passport = {**passport, "options": {**_options(passport, source), **anew}}
-    counter.passport = passport
-    said = {**_options(passport, source), **options}
+            metadata = {**metadata, "options": {**_options(metadata, source), **anew}}
+    counter.metadata = metadata
+    said = {**_options(metadata, source), **options}
     values = {k: v for k, v in counter.options().items() if k in counter.untold and k not in said}
     guess = ", ".join(f"{k}={v!r}" for k, v in values.items())
     counter.origin = f"{counter.name} by {how} ({len(stored.state)} tensors of {path.name}"
@@ -180,8 +180,8 @@ def _black_box(source: str, options: Mapping[str, object]) -> CounterModel:
     network_file(source)  # a file that is none is reported before what is missing to run it
     if "stride" not in {**_options(read_beside(Path(source)), source), **options}:
         raise ValueError(f"weights: {source} needs the option stride, pixels per cell of its map")
-    passport = read_beside(Path(source))
-    stated = _options(passport, source)
+    metadata = read_beside(Path(source))
+    stated = _options(metadata, source)
     _check_options(BlackBox, stated, options, source)
     with naming_weights(source):
         counter = cast("Callable[..., CounterModel]", black_box)(source, **{**stated, **options})
@@ -189,11 +189,11 @@ def _black_box(source: str, options: Mapping[str, object]) -> CounterModel:
     probed = tuple(probe_image().shape[-2:])
     # A network for one size of image cannot be asked about another.
     if getattr(counter.net, "sides", None) in (None, probed):
-        if passport:
-            check_passport(counter, passport, source)
+        if metadata:
+            check_metadata(counter, metadata, source)
         else:
             _warn(counter, source)
-    counter.passport = passport
+    counter.metadata = metadata
     return counter
 
 
@@ -263,10 +263,10 @@ def _unknown(state: Mapping[str, Tensor]) -> str:
     )
 
 
-def _options(passport: Mapping[str, object], source: str) -> dict[str, object]:
-    stated = passport.get("options", {})
+def _options(metadata: Mapping[str, object], source: str) -> dict[str, object]:
+    stated = metadata.get("options", {})
     if not isinstance(stated, dict):
-        raise ValueError(f"weights: {source}: the passport's options must be a JSON object")
+        raise ValueError(f"weights: {source}: the metadata's options must be a JSON object")
     return stated
 
 
@@ -276,7 +276,7 @@ def _check_options(
     options: Mapping[str, object],
     source: str,
 ) -> None:
-    """ValueError where options contradict a passport's and are not free."""
+    """ValueError where options contradict those of the metadata and are not free."""
     for key, value in options.items():
         same = list(value) if isinstance(value, tuple) else value  # JSON knows lists only
         if key in stated and key not in model.adjustable and stated[key] != same:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pycc.counters import like_of
 from pycc.models.base import CounterModel
 from pycc.models.convention import CHANNELS, Convention
 
@@ -35,7 +36,7 @@ def _ground() -> np.ndarray:
 
 
 def probe_image() -> Tensor:
-    """A fixed picture [1,3,96,128] in [0,1] by a formula, on which passports state the count.
+    """A fixed picture [1,3,96,128] in [0,1] by a formula; weights metadata states the count on it.
 
     Light ground with waves, and rows of dark discs that grow towards the lower edge: enough like
     heads for a counter to answer with something other than nothing.
@@ -81,7 +82,7 @@ class Answer:
 def ask(counter: CounterModel) -> Answer:
     """The answer of a counter in eval mode, on its own device and in its own type."""
     mode = counter.training
-    like = next((p for p in counter.parameters() if p.is_floating_point()), torch.zeros(()))
+    like = like_of(counter)
     counter.eval()
     try:
         # One after the other: an image of a batch may differ in the last bit from one alone.

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pycc.checks import unchecked
+from pycc.counters import device_of
 from pycc.models.base import CounterModel
 
 
@@ -56,7 +57,7 @@ def measure_receptive_field(
     side = -(-probe_side // (2 * stride)) * 2 * stride
     # Changing whole rows needs no width to speak of.
     narrow = -(-max(counter.minimum_side, 4 * stride) // stride) * stride
-    device = next((parameter.device for parameter in probe.parameters()), torch.device("cpu"))
+    device = device_of(probe)
     before = after = 0
     for axis, shape in ((2, (side, narrow)), (3, (narrow, side))):
         # Not one half: "(x - 127.5) / 128" and the like must stay positive.

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pycc.checks import lacks_memory
-from pycc.models import passport as passports
+from pycc.models import metadata as described
 from pycc.models import wrappers
 from pycc.models.archive import is_script, read_script
 from pycc.models.base import MODELS, CounterModel
@@ -39,7 +39,7 @@ _FORMATS = {
     ".npz": "npz",
     **dict.fromkeys((".pth", ".pt", ".tar", ".param", ".ckpt", ".model"), "torch"),
 }
-_PASSPORT = "passport"
+_METADATA = "metadata"
 _BATCHES = "num_batches_tracked"
 # What training scripts keep beside weights: scores by numpy, settings by argparse. None runs code.
 _HARMLESS: list[Any] = [
@@ -78,7 +78,7 @@ class Stored(NamedTuple):
 
     state: dict[str, Tensor]
     """Its tensors under their published keys."""
-    passport: dict[str, object]
+    metadata: dict[str, object]
     """What it, or a file beside it, says of them; {} where nothing does."""
     prefixes: frozenset[str]
     """Of training wrappers, which were removed from the keys."""
@@ -89,7 +89,7 @@ class Stored(NamedTuple):
 
 
 def read_weights(path: Path, *, name: str | None = None) -> Stored:
-    """The tensors of a weights file under their published keys, and its passport.
+    """The tensors of a weights file under their published keys, and its metadata.
 
     Known formats by suffix: HDF5 (.h5, .hdf5; needs h5py), torch (.pth, .pt, .pth.tar, .param,
     .ckpt, .model; of Python 2 too; or a TorchScript archive, which is not run), npz (this package's
@@ -97,7 +97,7 @@ def read_weights(path: Path, *, name: str | None = None) -> Stored:
     ``pycc.models.wrappers`` finds it, and removes the prefixes that hide the keys of a family (of
     ``name`` first, where it is given); of keys of which only those under one prefix are a family's,
     it takes these. The weights metadata may also lie beside the file
-    (``pycc.models.passport.beside``). Raises FileNotFoundError for a missing file and ValueError,
+    (``pycc.models.metadata.beside``). Raises FileNotFoundError for a missing file and ValueError,
     naming the file, for one that cannot be read, is something else (a Git LFS pointer, a page, an
     archive of files), asks to run code, holds several state dicts that may be meant, or holds
     something other than dense, finite arrays of floats or integers.
@@ -119,18 +119,18 @@ def read_weights(path: Path, *, name: str | None = None) -> Stored:
             f"weights: {path} is not {wanted[_FORMATS[suffix]]} but {content.words}: "
             f"{content.remedy}"
         )
-    passport: dict[str, object] = {}
+    metadata: dict[str, object] = {}
     leaves: list[Leaf]
     if _FORMATS[suffix] == "h5":
         leaves = [(tuple(str(key).split("/")), value) for key, value in _read_h5(path).items()]
     elif _FORMATS[suffix] == "npz":
-        entries, passport = _read_npz(path)
+        entries, metadata = _read_npz(path)
         leaves = [((key,), value) for key, value in entries.items()]
     else:
         leaves = wrappers.leaves(_read_torch(path), path)
     found = wrappers.find(leaves, path, name)
     state, prefixes = wrappers.unprefixed(_clean(found.state, path), name)
-    beside = passport or passports.read_beside(path)
+    beside = metadata or described.read_beside(path)
     return Stored(state, beside, prefixes, found.path, found.left_out)
 
 
@@ -206,20 +206,20 @@ def _read_h5(path: Path) -> dict[str, object]:
 
 def _read_npz(path: Path) -> tuple[dict[str, object], dict[str, object]]:
     state: dict[str, object] = {}
-    passport: dict[str, object] = {}
+    metadata: dict[str, object] = {}
     with (
         third_party(path, "is not a readable npz"),
         path.open("rb") as file,
         np.load(file, allow_pickle=False) as arrays,
     ):
         for key in arrays.files:
-            if key == _PASSPORT:
-                passport = json.loads(str(arrays[key]))
+            if key == _METADATA:
+                metadata = json.loads(str(arrays[key]))
             else:
                 state[key] = wrappers.tensor_of(arrays[key])
-    if not isinstance(passport, dict):
-        raise ValueError(f"weights: {path}: the passport must be a JSON object")
-    return state, passport
+    if not isinstance(metadata, dict):
+        raise ValueError(f"weights: {path}: the metadata must be a JSON object")
+    return state, metadata
 
 
 def _read_torch(path: Path) -> object:
@@ -286,13 +286,13 @@ def misfit(counter: CounterModel, state: Mapping[str, Tensor]) -> tuple[int, str
     return len(missing) + len(unexpected), "; ".join(problems)
 
 
-def save(counter: CounterModel, path: str | Path, *, passport: Mapping[str, object]) -> None:
-    """Write a counter's weights and passport as npz, whole or not at all.
+def save(counter: CounterModel, path: str | Path, *, metadata: Mapping[str, object]) -> None:
+    """Write a counter's weights and metadata as npz, whole or not at all.
 
     Registered counters in float32 only; a wrapped network is the user's own to keep. To the
-    ``passport`` given (recipe, training time, data, errors on test scenes, …) is added what
-    the counter itself tells (``pycc.models.passport``). Raises ValueError for
-    others and for a passport that is not JSON, OSError where the file cannot be written.
+    ``metadata`` given (recipe, training time, data, errors on test scenes, …) is added what
+    the counter itself tells (``pycc.models.metadata``). Raises ValueError for
+    others and for weights metadata that is not JSON, OSError where the file cannot be written.
     """
     target = Path(path)
     if target.suffix != ".npz":
@@ -305,12 +305,12 @@ def save(counter: CounterModel, path: str | Path, *, passport: Mapping[str, obje
     other = {t.dtype for t in counter.net.state_dict().values() if t.is_floating_point()}
     if other != {torch.float32}:
         raise ValueError(f"weights: save writes float32 counters, got {sorted(map(str, other))}")
-    full = passports.passport(counter, passport)
+    full = described.weights_metadata(counter, metadata)
     arrays: dict[str, NDArray[np.generic]] = {
         key: np.asarray(tensor.detach().cpu().numpy(), order="C")
         for key, tensor in counter.net.state_dict().items()
     }
-    arrays[_PASSPORT] = np.array(passports.written(full))
+    arrays[_METADATA] = np.array(described.written(full))
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     write_atomic(target, buffer.getvalue())

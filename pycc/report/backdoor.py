@@ -12,8 +12,8 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from pycc.metrics.rates import BANDS
 from pycc.report.backdoor_published import PUBLISHED_1, PUBLISHED_2, PUBLISHED_3, disagreements
-from pycc.report.shares import BANDS
 from pycc.report.summary import aligned
 
 Summary = Mapping[str, Any]

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pycc.metrics.rates import BANDWIDTH, Roc, kde
 from pycc.report.pictures import missing_library
-from pycc.report.shares import BANDWIDTH, Roc, kde
 from pycc.runs import write_atomic
 
 _COLOURS = ("0.45", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")

@@ -2,7 +2,7 @@
 
 ``python -m pycc.train.builtin --out FILE.npz --minutes M`` renders scenes in a second process,
 trains the published grey MCNN on crops of them, chooses the best state on validation scenes and
-writes it with a passport that states the recipe and the errors on test scenes. The learning rate
+writes it with metadata that states the recipe and the errors on test scenes. The learning rate
 follows the clock, so the result depends on the machine's speed as well as on the seed.
 """
 
@@ -369,13 +369,13 @@ def run(recipe: Recipe, out: Path, *, resume: bool, every_minutes: float = 3.0) 
 
 
 def finish(training: Training, out: Path) -> Report:
-    """Measure the chosen weights on test scenes and write them with their passport."""
+    """Measure the chosen weights on test scenes and write them with their metadata."""
     recipe = training.recipe
     counter = models.create("mcnn")
     counter.net.load_state_dict(training.best_state)
     counter.eval()
     report = evaluate(counter, held_out(recipe.seed, "test", recipe.test_scenes))
-    passport = {
+    metadata = {
         "data": "pycc.data.synthetic",
         "recipe": asdict(recipe),
         "shapes": _SHAPES,
@@ -385,7 +385,7 @@ def finish(training: Training, out: Path) -> Report:
         "validation_relative_error": training.best,
         "test": {**asdict(report), "seed": recipe.seed, "split": "test", "shape": _HELD_OUT_SHAPE},
     }
-    models.save(counter, out, passport=passport)
+    models.save(counter, out, metadata=metadata)
     return report
 
 

@@ -6,12 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-
 from pycc import metrics
-from pycc.checks import naming
+from pycc.counters import count_of
 from pycc.data import mean_colour
-from pycc.grid import in_region
 from pycc.random import Stream
 from pycc.ranks import Ranks
 from pycc.train.plan import Plan
@@ -59,16 +56,6 @@ def fill_of(
     if plan.fill is not None:
         return plan.fill, plan.fill, plan.fill
     return mean_colour(samples[index].image for index in training)
-
-
-@torch.no_grad()
-def count_of(counter: Counter, sample: Sample) -> float:
-    """People that a counter in eval mode sees in the region of interest of a whole image."""
-    state = counter.parameters() if isinstance(counter, torch.nn.Module) else iter(())
-    like = next(state, sample.image)
-    with naming(sample.name, sample.image.shape):
-        density = counter(sample.image[None].to(like.device))
-    return float(in_region(density, sample.mask, counter.stride).double().sum())
 
 
 def measured(

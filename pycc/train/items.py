@@ -263,7 +263,7 @@ class Items(torch.utils.data.Dataset[Item]):
             stored(sample.image[:, : sides[0], : sides[1]]),
             target.contiguous(),
             truth.heads(sample),
-            None if sample.mask is None else sample.mask[: sides[0], : sides[1]],
+            None if sample.roi is None else sample.roi[: sides[0], : sides[1]],
             shape,
         )
 

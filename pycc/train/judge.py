@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 
+from pycc.counters import count_of, device_of
+from pycc.defense.ablated_maps import Elements, Pixels, ablated_maps
 from pycc.grid import in_region
 from pycc.models.recipe import Crop
 from pycc.random import Stream
 from pycc.ranks import Ranks
-from pycc.robust.ablation import Elements, Pixels, ablated_maps
 from pycc.train import schedule
-from pycc.train.held import count_of, measured
+from pycc.train.held import measured
 from pycc.train.items import Ablation, Items
 from pycc.train.plan import Plan
 from pycc.train.step import Adversary
@@ -77,17 +78,17 @@ class Judge:
         assert self.ablation is not None
         kind = (Elements if self.ablation.unit == "element" else Pixels)(self.ablation.k)
         found = ablated_maps(
-            counter, sample.image.to(_device(counter)), kind, draws=DRAWS, seed=self.seed,
+            counter, sample.image.to(device_of(counter)), kind, draws=DRAWS, seed=self.seed,
             fill=self.ablation.fill,
         )  # fmt: skip
         density = torch.cat([maps for _, maps in found]).double().mean(0, keepdim=True)
-        return float(in_region(density, sample.mask, counter.stride).sum())
+        return float(in_region(density, sample.roi, counter.stride).sum())
 
     def _patched(self, counter: Counter, sample: Sample, index: int) -> float:
         assert self.adversary is not None
         item = self._wholes[0, self.held.index(index)]
         key = Stream(self.seed, f"train, validation patch, {sample.name}")
-        device = _device(counter)
+        device = device_of(counter)
         attacked = self.adversary(
             counter, item.image.to(device), item.target.to(device), int(key.words(1)[0]),
             region=None if item.region is None else item.region.to(device),
@@ -95,11 +96,6 @@ class Judge:
         image = sample.image.clone()
         image[:, : item.image.shape[1], : item.image.shape[2]] = attacked
         return count_of(counter, replace(sample, image=image))
-
-
-def _device(counter: Counter) -> torch.device:
-    state = counter.parameters() if isinstance(counter, torch.nn.Module) else iter(())
-    return next((one.device for one in state), torch.device("cpu"))
 
 
 def check_images(plan: Plan, items: Items, ablation: Ablation | None) -> None:

@@ -16,16 +16,17 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pycc import models, runs
 from pycc.checks import lacks_memory
+from pycc.counters import count_of
 from pycc.data.dataset import data_fingerprint
 from pycc.models import CounterModel
 from pycc.models.recipe import Recipe
 from pycc.ranks import Ranks, exact
 from pycc.runs import Run, fingerprint
 from pycc.train import checkpoint, schedule
-from pycc.train.held import count_of, fill_of, split
+from pycc.train.held import fill_of, split
 from pycc.train.items import Ablation, Item, Items
 from pycc.train.judge import Judge, check_images
-from pycc.train.passport import passport
+from pycc.train.metadata import described
 from pycc.train.plan import MACHINE, Plan, origin_of, resolved
 from pycc.train.step import Adversary, NotFiniteError, Stepper, warn_of_parts
 from pycc.train.workers import Loader
@@ -91,10 +92,10 @@ def fit(
     test images have no part in it.
     The data set's ``origin`` chooses the ground truth of some recipes. ``adversary`` is what the
     plan's recipe "adversarial" needs. ``measure`` is asked once, by all processes, what the best
-    weights make of test images; its answer is the summary's and the passport's "test". ``tested``
+    weights make of test images; its answer is the summary's and the metadata's "test". ``tested``
     are these images: a resumed training keeps them, as it keeps its own.
     ``out`` holds ``manifest.json``, ``results.jsonl`` (a line an epoch and validation),
-    ``summary.json``, ``checkpoint.pt``, and ``weights.npz`` with their passport: of a network of
+    ``summary.json``, ``checkpoint.pt``, and ``weights.npz`` with their metadata: of a network of
     your own (``models.wrap``) ``weights.pt``, its state dict. With ``resume`` a training that was
     stopped anywhere goes on: with one process to the same bits.
 
@@ -416,8 +417,8 @@ class _Fit:
                 "hours": state.seconds / 3600.0,
                 **summary,
             }
-            made = passport(self.plan, self.recipe, self.samples, facts)
-            models.save(self.model, self.out / WEIGHTS, passport=made)
+            made = described(self.plan, self.recipe, self.samples, facts)
+            models.save(self.model, self.out / WEIGHTS, metadata=made)
         else:
             checkpoint.write(self.out / STATE, self.model.net.state_dict())
         log.finish(summary)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pycc.checks import naming
+from pycc.counters import device_of
 from pycc.models import CounterModel
 from pycc.random import Stream
 from pycc.ranks import Ranks
@@ -92,7 +93,7 @@ class Stepper:
     ) -> None:
         self.model, self.plan, self.seed = model, plan, seed
         self.ranks, self.adversary = ranks, adversary
-        self.device = next(model.parameters()).device
+        self.device = device_of(model)
         self.norm = 0.0
         """Of the last gradient, of all parameters together, before clipping."""
         if plan.amp and self.device.type != "cuda":

@@ -24,8 +24,8 @@ def target(
         return dots(heads(sample), sides, stride)[None]
     shape = (sample.image.shape[1], sample.image.shape[2])
     full = density(sample.points, shape, recipe=rule)
-    if sample.mask is not None:
-        full = full * sample.mask
+    if sample.roi is not None:
+        full = full * sample.roi
     full = full[: sides[0], : sides[1]]
     if down_sampling in (None, "sum") or stride == 1:
         return _block_sums(full, stride)[None]
@@ -34,9 +34,9 @@ def target(
 
 def heads(sample: Sample) -> Tensor:
     """Head annotations [N,2] (x, y) whose pixel lies in the region of interest, if there is one."""
-    if sample.mask is None:
+    if sample.roi is None:
         return sample.points
-    return sample.points[heads_in(sample.points, sample.mask)]
+    return sample.points[heads_in(sample.points, sample.roi)]
 
 
 def dots(points: Tensor, shape: tuple[int, int], stride: int) -> Tensor:

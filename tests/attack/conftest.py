@@ -113,7 +113,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         parameter.data.copy_(draw * (2 / fan) ** 0.5)
     counter.net.fuse[0].conv.weight.data.abs_().mul_(1e-3)
     path = tmp_path_factory.mktemp("weights") / "lively.npz"
-    models.save(counter, path, passport={})
+    models.save(counter, path, metadata={})
     return path
 
 

@@ -225,7 +225,7 @@ def test_resume_with_other_data_or_weights(call, refused, folder, weights, tmp_p
     (folder / "scene_0.csv").write_text(text)
     counter = models.load(file)
     counter.net.fuse[0].conv.bias.data += 0.001
-    models.save(counter, file, passport={})
+    models.save(counter, file, metadata={})
     assert "fingerprints.weights.victim changed" in refused("--resume", out)
 
 

@@ -394,7 +394,7 @@ def test_baselines_stand_where_the_patches_do(samples, tiny) -> None:
 
 
 def test_counters_of_one_kind_and_weights_are_told_apart_by_what_they_say(tiny) -> None:
-    from pycc.attack.engine import identity
+    from pycc.counters import identity
     from pycc.models import wrap
 
     net = tiny().net

@@ -58,7 +58,7 @@ def full_image_loss(
     drawn = draw([0], seed=0, step=step, draws=attack.draws)
     attacked = transforms[attack.transform].paste(scenes, patch, mask, drawn, attack.sampling)
     cells = counter(attacked)[:, 0]
-    weight = cell_weight(sample.mask, cells.shape[1:], counter.stride).double()
+    weight = cell_weight(sample.roi, cells.shape[1:], counter.stride).double()
     truth = cell_density(sample, cells.shape[1:], counter.stride).double()
     count = (weight * cells).sum((1, 2))
     if attack.objective == "density":

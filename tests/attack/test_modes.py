@@ -24,7 +24,7 @@ def other(weights: Path, tmp_path: Path) -> Path:
     with torch.no_grad():
         for parameter in counter.parameters():
             parameter.mul_(1.05)
-    models.save(counter, tmp_path / "other.npz", passport={})
+    models.save(counter, tmp_path / "other.npz", metadata={})
     return tmp_path / "other.npz"
 
 

@@ -17,7 +17,7 @@ UNKNOWN = ("mae", "rmse", "bias", "mae_low", "mae_high", "mae_by_seed", "gain_ov
 
 
 def bare(sample: Sample) -> Sample:
-    return Sample(sample.name, sample.image, None, sample.mask)
+    return Sample(sample.name, sample.image, None, sample.roi)
 
 
 @pytest.fixture

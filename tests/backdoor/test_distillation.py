@@ -216,7 +216,7 @@ def test_weights_of_a_published_counter_are_kept(tmp_path: Path) -> None:
     student = defense(counter, clean(3), out=tmp_path / "run")
     loaded = models.load(tmp_path / "run/weights.npz")
     assert same(loaded.net.state_dict(), student.net.state_dict())
-    assert loaded.passport["defense"]["name"] == "nad"
+    assert loaded.metadata["defense"]["name"] == "nad"
     assert not same(loaded.net.state_dict(), counter.net.state_dict())
 
 

@@ -208,8 +208,8 @@ def test_a_twin_shares_nothing_and_claims_nothing() -> None:
     counter = models.load("mcnn-synthetic")
     other = twin(counter, "test")
     assert same(state(other), state(counter))
-    assert counter.passport
-    assert not other.passport
+    assert counter.metadata
+    assert not other.metadata
     assert other.origin.startswith("test of: ")
     other.net.fuse[0].conv.bias.data += 1
     assert not same(state(other), state(counter))

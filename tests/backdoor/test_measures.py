@@ -16,7 +16,7 @@ from scipy.stats import binomtest, norm
 
 from pycc.backdoor.measures import KEY, record, row
 from pycc.backdoor.summary import curves, distributions, summarise
-from pycc.report.shares import (
+from pycc.metrics.rates import (
     Share,
     accuracy,
     accurate,

@@ -48,13 +48,13 @@ def crowd(number: int = 20) -> list[Sample]:
 
 
 def same(a: Sample, b: Sample) -> bool:
-    masks = (a.mask is None) == (b.mask is None)
+    masks = (a.roi is None) == (b.roi is None)
     return (
         a.name == b.name
         and torch.equal(a.image, b.image)
         and torch.equal(a.points, b.points)
         and masks
-        and (a.mask is None or b.mask is None or torch.equal(a.mask, b.mask))
+        and (a.roi is None or b.roi is None or torch.equal(a.roi, b.roi))
     )
 
 
@@ -112,7 +112,7 @@ def test_a_region_of_interest_is_kept() -> None:
     base = Sample("a", torch.rand(3, *SHAPE), points, mask)
     for strategy in map(strategies.__getitem__, strategies.names()):
         poisoned = Poisoned([base], Blend(), strategy, seed=0)
-        assert poisoned[0].mask is mask
+        assert poisoned[0].roi is mask
         assert poisoned.true_count(0) == 2  # the third head stands outside
         column, row = poisoned[0].points.long().unbind(1)
         assert bool(mask[row, column].all())

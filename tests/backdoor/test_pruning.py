@@ -202,7 +202,7 @@ def test_zeros_survive_saving_and_loading(tmp_path: Path) -> None:
             convolution.weight, counter.net.get_submodule(name).weight.detach()
         )
     assert changed == 3
-    assert loaded.passport["defense"]["name"] == "fine-pruning"
+    assert loaded.metadata["defense"]["name"] == "fine-pruning"
 
 
 def test_layers_can_be_named(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pycc.certify.calibration import Calibration, allowance_of, cap_of
-from pycc.robust.masking import masked_bounds
+from pycc.defense.masking import masked_bounds
 
 
 def error(maps, truths, windows, allowance: float) -> float:

@@ -11,7 +11,7 @@ from support.wilson import below, not_below
 
 from pycc.certify.conformal import RECEIVED, calibrate, conformal
 from pycc.certify.quantile import estimate_interval, fixed_masks_bounds, quantile_bounds
-from pycc.robust.masking import masked_bounds, masked_maps
+from pycc.defense.masking import masked_bounds, masked_maps
 from pycc.types import Interval
 
 EPSILON = 0.1

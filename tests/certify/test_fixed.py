@@ -8,8 +8,8 @@ import torch
 
 from pycc import certify, data, defense, models, ops
 from pycc.certify.quantile import fixed_masks_bounds
+from pycc.defense.retained import Bands, Blocks, Elements, Kind, Pixels, corners, most_touched
 from pycc.ops import ablation_indices, mask_hits
-from pycc.robust.kept import Bands, Blocks, Elements, Kind, Pixels, corners, most_touched
 
 MEDIANS = ("mean", "lower", "upper")
 

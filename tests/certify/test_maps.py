@@ -11,9 +11,9 @@ from pycc import attack, certify, data, defense, models
 from pycc.certify import methods
 from pycc.certify.methods import Plan
 from pycc.data import quantize
-from pycc.robust.capping import Caps, capped_maps
-from pycc.robust.masking import masked_maps
-from pycc.robust.windows import window_of
+from pycc.defense.capping import Caps, capped_maps
+from pycc.defense.masking import masked_maps
+from pycc.defense.windows import window_of
 from pycc.types import Sample
 
 

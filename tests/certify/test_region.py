@@ -13,11 +13,11 @@ from pycc import defense
 from pycc.certify import engine
 from pycc.certify.calibration import Calibration
 from pycc.certify.methods import Calibrated, Plan
+from pycc.defense.capping import Caps, capped_maps
+from pycc.defense.masking import masked_maps
+from pycc.defense.region import Regional
+from pycc.defense.windows import window_of
 from pycc.grid import cell_weight
-from pycc.robust.capping import Caps, capped_maps
-from pycc.robust.masking import masked_maps
-from pycc.robust.region import Regional
-from pycc.robust.windows import window_of
 from pycc.runs import Run
 from pycc.types import Sample
 
@@ -35,7 +35,7 @@ def test_no_patch_leaves_the_interval(seed: int) -> None:
     mask[3:12, 5:16] = True  # cells at its border lie in it in part
     sample = Sample("scene", image, torch.tensor([[6.0, 4.0]], dtype=torch.float64), mask)
     cells = counter(image[None])[0, 0]
-    weight = cell_weight(sample.mask, cells.shape, 2)
+    weight = cell_weight(sample.roi, cells.shape, 2)
     assert ((weight > 0) & (weight < 1)).any()
     inside = cells * weight
     allowance, cap = 0.2 * float(inside.sum()), 0.6 * float(cells.max())

@@ -10,7 +10,7 @@ from pycc import attack, certify, defense
 from pycc.certify.calibration import Calibration
 from pycc.certify.methods import Calibrated
 from pycc.certify.weakest import Weakest
-from pycc.robust.windows import window_of, window_sums
+from pycc.defense.windows import window_of, window_sums
 from pycc.types import Sample
 
 PATCH, ALLOWANCE = 4, 0.5

@@ -40,7 +40,7 @@ def test_samples_in_numeric_order(crowd: Path) -> None:
     for index, sample in enumerate(dataset):
         assert sample.image.shape == (3, 30, 40)
         assert sample.points.dtype == torch.float64
-        assert sample.mask is None
+        assert sample.roi is None
         assert torch.equal(dataset.points(index), sample.points)
     assert [sample.name for sample in dataset[1:]] == ["img_2", "img_10"]
     with pytest.raises(IndexError):

@@ -43,7 +43,7 @@ def test_the_lists_are_the_splits(nwpu: Path) -> None:
     assert train.names == ["0001", "0002", "0003"]
     assert [sample.count for sample in train] == [0, 1, 2]
     assert train[1].points.tolist() == [[1.5, 2.5]]
-    assert train[1].mask is None
+    assert train[1].roi is None
     assert pycc.data.open(nwpu, split="val").names == ["0004", "0005"]
     with pytest.raises(ValueError, match="has splits train, val, test, got 'all'"):
         pycc.data.open(nwpu, split="all")

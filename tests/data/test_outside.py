@@ -43,7 +43,7 @@ def test_nothing_or_little_is_left_outside(mask: torch.Tensor) -> None:
         assert torch.equal(sample.image[:, mask], image[:, mask])
         assert torch.equal(data.quantize(sample.image), sample.image)
         assert torch.equal(sample.points, points)
-        assert sample.mask is mask
+        assert sample.roi is mask
         assert (shown.origin, shown.groups, shown.names) == (one.origin, one.groups, one.names)
         assert torch.equal(shown.points(0), points)
         outside = sample.image[:, ~mask]

@@ -57,10 +57,10 @@ def test_a_head_stays_in_its_region() -> None:
     mask[50, 50] = True  # too little to make a pixel of its own
     points = torch.tensor([[5.0, 31.0], [50.5, 50.5], [40.0, 40.0]])
     (found,) = Scaled(Few([sample((64, 64), points, mask)]), 0.25)
-    assert found.mask is not None
+    assert found.roi is not None
     column, row = found.points.long().unbind(1)
-    assert found.mask[row, column].tolist() == [True, True, False]
-    assert int(found.mask.sum()) == 8 * 16 + 1
+    assert found.roi[row, column].tolist() == [True, True, False]
+    assert int(found.roi.sum()) == 8 * 16 + 1
 
 
 def test_names_and_fingerprint() -> None:

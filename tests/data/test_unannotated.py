@@ -37,7 +37,7 @@ def test_a_plain_folder_has_to_be_asked_for_without(street: Path) -> None:
     assert dataset.names == ["img_1", "img_2", "img_10"]
     for index, sample in enumerate(dataset):
         assert sample.image.shape == (3, 10, 20)
-        assert sample.mask is None
+        assert sample.roi is None
         assert not sample.annotated, "whether there is a file or not"
         with pytest.raises(ValueError, match=rf"{sample.name}.*: not annotated"):
             dataset.points(index)

@@ -89,17 +89,17 @@ def test_only_heads_in_the_region_count(expo: Path) -> None:
         warnings.simplefilter("error")
         sample = dataset[0]
     assert sample.points.tolist() == HEADS[:2]
-    assert sample.mask is not None
-    assert sample.mask.dtype == torch.bool
-    assert sample.mask.shape == (10, 20)
+    assert sample.roi is not None
+    assert sample.roi.dtype == torch.bool
+    assert sample.roi.shape == (10, 20)
     expected = torch.zeros(10, 20, dtype=torch.bool)
     expected[1:5, 2:10] = True
-    assert torch.equal(sample.mask, expected)
+    assert torch.equal(sample.roi, expected)
     assert torch.equal(dataset.points(0), sample.points)
     empty = dataset[1]
     assert empty.count == 0
     assert empty.points.shape == (0, 2)
-    assert empty.mask is not None
+    assert empty.roi is not None
 
 
 def test_the_scenes_are_the_groups(expo: Path) -> None:
@@ -128,13 +128,13 @@ def test_frames_without_annotation_keep_their_region(expo: Path) -> None:
     dataset = pycc.data.open(expo, split="S1", annotated=False)
     sample = dataset[0]
     assert not sample.annotated
-    assert sample.mask is not None
-    assert annotated.mask is not None
-    assert torch.equal(sample.mask, annotated.mask)
+    assert sample.roi is not None
+    assert annotated.roi is not None
+    assert torch.equal(sample.roi, annotated.roi)
     scaled = Scaled(dataset, 0.5)[0]
     assert not scaled.annotated
-    assert scaled.mask is not None
-    assert int(scaled.mask.sum()) < int(sample.mask.sum())
+    assert scaled.roi is not None
+    assert int(scaled.roi.sum()) < int(sample.roi.sum())
     before = data_fingerprint(dataset)
     save_region(expo / "test_label" / "104207", SQUARE[:3])
     assert data_fingerprint(dataset) != before

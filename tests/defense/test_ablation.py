@@ -10,8 +10,8 @@ from support.toys import Plain, Tiny, Whole, pictures
 from torch import Tensor
 
 from pycc import defense, ops
-from pycc.robust.ablation import Bands, Blocks
-from pycc.robust.kept import corners
+from pycc.defense.ablated_maps import Bands, Blocks
+from pycc.defense.retained import corners
 from pycc.types import Counter
 
 FILL = (0.5, 0.25, 0.125)

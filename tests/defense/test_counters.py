@@ -12,7 +12,7 @@ from support.toys import Plain, Tiny, pictures, scene
 from torch import nn
 
 from pycc import attack, defense, ops
-from pycc.attack.engine import frozen, identity
+from pycc.counters import frozen, identity
 from pycc.types import Counter
 
 DEFENSES: dict[str, Callable[[Any], Any]] = {

@@ -9,8 +9,8 @@ import torch
 from support.toys import Plain, Tiny, Whole, pictures
 
 from pycc.defense import clipped, tiled
+from pycc.defense.windows import window_of
 from pycc.local import Box, Local, aligned, influence
-from pycc.robust.windows import window_of
 
 
 @pytest.mark.parametrize("counter", [Tiny(), Plain(), Whole()], ids=lambda c: type(c).__name__)

@@ -126,7 +126,7 @@ def test_unreadable_files(counter: CounterModel, tmp_path: Path, refused, write_
     buffer = io.BytesIO()
     torch.save(state, buffer)
     whole["w.pth"] = buffer.getvalue()
-    models.save(counter, tmp_path / "w.npz", passport={})
+    models.save(counter, tmp_path / "w.npz", metadata={})
     whole["w.npz"] = (tmp_path / "w.npz").read_bytes()
     for name, content in whole.items():
         for broken in (content[: len(content) // 2], b"", b"nothing of the kind"):
@@ -258,7 +258,7 @@ def test_truncated_files_are_said_to_be(
 ) -> None:
     path = tmp_path / name
     if name == "w.npz":
-        models.save(counter, path, passport={})
+        models.save(counter, path, metadata={})
     else:
         torch.save(counter.net.state_dict(), path, _use_new_zipfile_serialization=name == "w.pth")
     whole = path.read_bytes()

@@ -333,7 +333,7 @@ def test_weights_are_saved_and_loaded_bit_by_bit(
     counter: CLIPEBC, images: Tensor, tmp_path: Path, text_encoder: bool
 ) -> None:
     saved = counter if text_encoder else counter.without_text_encoder()
-    models.save(saved, tmp_path / "own.npz", passport={})
+    models.save(saved, tmp_path / "own.npz", metadata={})
     loaded = models.load(tmp_path / "own.npz")
     assert loaded.options() == {**counter.options(), "text_encoder": text_encoder}
     assert torch.equal(loaded(images), counter(images))

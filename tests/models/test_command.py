@@ -51,7 +51,7 @@ def test_check(capsys: pytest.CaptureFixture[str], shared: Path) -> None:
     assert "recognised       mcnn by its content: mcnn_shtechA_660.h5" in out
     assert "probe image      36.923 people for 32 heads" in out
     assert "mae              110.2" in out
-    assert out.endswith("verdict          agrees with its passport\n")
+    assert out.endswith("verdict          agrees with its metadata\n")
 
 
 def test_check_finds_a_wrong_convention(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -172,8 +172,8 @@ def test_gradients_are_those_of_differences(counter: CounterModel) -> None:
 
 
 def test_weights_survive_saving(counter: CounterModel, tmp_path: Path) -> None:
-    """Bit by bit, recognised by their keys and by their passport."""
-    models.save(counter, tmp_path / "own.npz", passport={})
+    """Bit by bit, recognised by their keys and by their metadata."""
+    models.save(counter, tmp_path / "own.npz", metadata={})
     torch.save({"state_dict": counter.net.state_dict()}, tmp_path / "w.pth.tar")
     images = torch.rand(1, 3, 64, 64)
     settings = narrow.OPTIONS.get(counter.name, {})

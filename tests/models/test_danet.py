@@ -199,7 +199,7 @@ def test_float64_takes_the_twin(small: CounterModel, monkeypatch: pytest.MonkeyP
 def test_weights_come_back_to_the_bit(suffix: str, small: CounterModel, tmp_path: Path) -> None:
     path = tmp_path / f"danet{suffix}"
     if suffix == ".npz":
-        models.save(small, path, passport={})
+        models.save(small, path, metadata={})
         again = models.load(path)
     else:
         h5py = pytest.importorskip("h5py")

@@ -164,13 +164,13 @@ def test_a_script_that_fails_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_passport_beside_a_black_box(exported: Path) -> None:
+def test_a_metadata_beside_a_black_box(exported: Path) -> None:
     counter = models.load(exported, stride=4)
     content = {"options": {"stride": 4}, "probe_count": models.probe.ask(counter).count}
     file = exported.with_name("net.onnx.json")
     file.write_text(json.dumps(content))
     try:
-        assert models.load(exported).passport == content
+        assert models.load(exported).metadata == content
         with pytest.raises(ValueError, match="was trained with stride=4, got stride=8"):
             models.load(exported, stride=8)
         file.write_text(json.dumps({**content, "probe_count": 5.0}))

@@ -122,7 +122,7 @@ def test_recipe() -> None:
 @torch.no_grad()
 def test_weights_survive_saving(variant: str, tmp_path: Path) -> None:
     counter = narrow(variant, alpha=3.0).eval()
-    models.save(counter, tmp_path / "counter.npz", passport={})
+    models.save(counter, tmp_path / "counter.npz", metadata={})
     again = models.load(tmp_path / "counter.npz", gamma=1.0)
     assert again.options() == {**counter.options(), "gamma": 1.0}
     assert torch.equal(again(images()), counter(images()))

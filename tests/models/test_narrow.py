@@ -21,7 +21,7 @@ def test_a_cell_sees_32_pixels() -> None:
 def test_its_columns_are_mcnns(tmp_path: Path) -> None:
     mcnn = models.load("mcnn-synthetic")
     file = tmp_path / "mcnn.npz"
-    models.save(mcnn, file, passport={})
+    models.save(mcnn, file, metadata={})
     with pytest.warns(
         UserWarning, match="the columns of MCNN up to their second pooling; the rest"
     ):
@@ -43,7 +43,7 @@ def test_its_columns_are_mcnns(tmp_path: Path) -> None:
 
 def test_other_weights_are_still_refused(tmp_path: Path) -> None:
     file = tmp_path / "mcnn.npz"
-    models.save(models.load("mcnn-synthetic"), file, passport={})
+    models.save(models.load("mcnn-synthetic"), file, metadata={})
     with pytest.raises(ValueError, match="is of model 'mcnn', not 'can'"):
         models.load(file, name="can")
 
@@ -52,7 +52,7 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
     counter = models.create("narrow").train()
     counter(torch.rand(2, 3, 64, 64))  # its statistics move
     counter.eval()
-    models.save(counter, tmp_path / "narrow.npz", passport={"seed": 1})
+    models.save(counter, tmp_path / "narrow.npz", metadata={"seed": 1})
     loaded = models.load(tmp_path / "narrow.npz")
     image = torch.rand(1, 3, 40, 56)
     assert loaded.name == "narrow"
@@ -78,6 +78,6 @@ def test_the_loss_is_least_at_the_truth() -> None:
 def test_columns_that_read_another_scale_are_refused(tmp_path: Path) -> None:
     """They would see its grey of 0…255 as 255 times as bright."""
     file = tmp_path / "unit.npz"
-    models.save(models.load("mcnn-synthetic", input="gray_unit"), file, passport={})
+    models.save(models.load("mcnn-synthetic", input="gray_unit"), file, metadata={})
     with pytest.raises(ValueError, match="reads input='gray_unit', narrow 'gray255'"):
         models.load(file, name="narrow")

@@ -1,4 +1,4 @@
-"""The probe image, passports, and weights read in a wrong convention."""
+"""The probe image, weights metadata, and weights read in a wrong convention."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pycc import models
 from pycc.models import vgg
 from pycc.models.base import CounterModel
-from pycc.models.passport import beside, passport
+from pycc.models.metadata import beside, weights_metadata
 from pycc.models.probe import HEADS, Answer, ask, blank_image, diagnose, probe_image
 from pycc.models.weights import read_weights
 
@@ -176,35 +176,35 @@ def test_random_weights_are_left_alone_but_for_chance() -> None:
     assert alarms <= 4
 
 
-# --- passports
+# --- weights metadata
 
 
-def test_a_passport_tells_what_the_counter_is() -> None:
+def test_a_metadata_tells_what_the_counter_is() -> None:
     counter = models.load("mcnn-synthetic")
-    found = passport(counter, {"data": "scenes"})
+    found = weights_metadata(counter, {"data": "scenes"})
     assert (found["model"], found["stride"], found["data"]) == ("mcnn", 4, "scenes")
     assert found["options"] == counter.options()
     assert found["probe_count"] == ask(counter).count
     assert found["blank_count"] == ask(counter).blank
 
 
-def test_a_passport_beside_foreign_weights(counter: CounterModel, tmp_path: Path, refused) -> None:
+def test_a_metadata_beside_foreign_weights(counter: CounterModel, tmp_path: Path, refused) -> None:
     """It brings the options that keys do not tell, and is checked."""
     path = tmp_path / "w.pth"
     torch.save(counter.net.state_dict(), path)
     told = models.create("mcnn", input="gray_half", final_relu=False).eval()
     told.net.load_state_dict(counter.net.state_dict())
-    content = passport(told, {"data": "somewhere"})
+    content = weights_metadata(told, {"data": "somewhere"})
     beside(path).write_text(json.dumps(content))
     loaded = models.load(path)
     assert loaded.options() == told.options()
-    assert loaded.origin == "mcnn by its passport (26 tensors of w.pth)"
+    assert loaded.origin == "mcnn by its metadata (26 tensors of w.pth)"
     refused(path, "was trained with input='gray_half', got input='gray255'", input="gray255")
     for name, wrong in (("probe_checksum", 1e6), ("blank_count", 1e6), ("stride", 8)):
         beside(path).write_text(json.dumps({**content, name: wrong}))
-        refused(path, "the passport (promises|states)")
+        refused(path, "the metadata (promises|states)")
     beside(path).write_text("{")
-    refused(path, "is not a readable passport")
+    refused(path, "is not a readable metadata")
     beside(path).write_text("[1]")
     refused(path, "must be a JSON object")
 
@@ -239,8 +239,8 @@ def test_what_the_keys_do_not_tell_is_said(monkeypatch: pytest.MonkeyPatch, tmp_
         assert models.load(tmp_path / "w.pth").options()["variant"] == "c3"
 
 
-def test_passports_without_a_model(counter: CounterModel, tmp_path: Path, refused) -> None:
-    """The keys tell the model; the rest of the passport holds all the same."""
+def test_metadatas_without_a_model(counter: CounterModel, tmp_path: Path, refused) -> None:
+    """The keys tell the model; the rest of the metadata holds all the same."""
     path = tmp_path / "w.pth"
     torch.save(counter.net.state_dict(), path)
     told = models.create("mcnn", input="gray_half").eval()
@@ -250,7 +250,7 @@ def test_passports_without_a_model(counter: CounterModel, tmp_path: Path, refuse
     assert models.load(path).options()["input"] == "gray_half"
     assert models.load(path, name="mcnn").options()["input"] == "gray_half"
     beside(path).write_text(json.dumps({**content, "probe_count": 1e6}))
-    refused(path, r"the passport promises a count of 1e\+06")
+    refused(path, r"the metadata promises a count of 1e\+06")
     beside(path).write_text(json.dumps({"probe_cout": 3.0}))
     refused(path, "unknown entry 'probe_cout'; 'probe_count' is meant")
     beside(path).write_text(json.dumps({"data": "somewhere"}))
@@ -260,7 +260,7 @@ def test_passports_without_a_model(counter: CounterModel, tmp_path: Path, refuse
 
 def test_free_options_change_after_the_check(tmp_path: Path) -> None:
     counter = models.create("cmtl").eval()
-    models.save(counter, tmp_path / "cmtl.npz", passport={})
+    models.save(counter, tmp_path / "cmtl.npz", metadata={})
     fine = models.load(tmp_path / "cmtl.npz", stride=1, count_range=[1, 90])
     assert (fine.stride, fine.options()["count_range"]) == (1, [1.0, 90.0])
     assert torch.equal(fine.net.base_layer[0].conv.weight, counter.net.base_layer[0].conv.weight)

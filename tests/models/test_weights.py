@@ -140,12 +140,12 @@ def test_public_weights_are_checked_on_the_probe_image(
 
 def test_changed_public_weights_are_not_recognised(shared: Path) -> None:
     state = read_weights(shared / "data/weights/mcnn_embrace_A.pth").state
-    assert known.passport_of(state) is not None
+    assert known.metadata_of(state) is not None
     backwards = dict(reversed(list(state.items())))
-    assert known.passport_of(backwards) == known.passport_of(state)
+    assert known.metadata_of(backwards) == known.metadata_of(state)
     state["fuse.0.conv.bias"] = state["fuse.0.conv.bias"] + 1e-3
-    assert known.passport_of(state) is None
-    assert known.passport_of({"w": torch.zeros(3, dtype=torch.bfloat16)}) is None
+    assert known.metadata_of(state) is None
+    assert known.metadata_of({"w": torch.zeros(3, dtype=torch.bfloat16)}) is None
 
 
 # --- this package's own format
@@ -153,22 +153,22 @@ def test_changed_public_weights_are_not_recognised(shared: Path) -> None:
 
 def test_round_trip_is_bit_equal(counter: CounterModel, tmp_path: Path) -> None:
     path = tmp_path / "own.npz"
-    models.save(counter, path, passport={"recipe": {"minutes": 3}, "data": "scenes"})
+    models.save(counter, path, metadata={"recipe": {"minutes": 3}, "data": "scenes"})
     loaded = models.load(path)
     assert same(loaded, counter)
     assert loaded.options() == counter.options()
     images = torch.rand(1, 3, 40, 52)
     assert torch.equal(loaded(images), counter(images))
-    passport = read_weights(path).passport
-    assert passport["recipe"] == {"minutes": 3}
-    assert passport["probe_count"] == probe_count(counter)
+    metadata = read_weights(path).metadata
+    assert metadata["recipe"] == {"minutes": 3}
+    assert metadata["probe_count"] == probe_count(counter)
 
 
 def test_saving_is_deterministic_and_leaves_nothing_else(
     counter: CounterModel, tmp_path: Path
 ) -> None:
     for name in ("a.npz", "b.npz"):
-        models.save(counter, tmp_path / name, passport={})
+        models.save(counter, tmp_path / name, metadata={})
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "b.npz"]
 
@@ -177,7 +177,7 @@ def test_a_failed_save_keeps_the_old_file(
     counter: CounterModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "own.npz"
-    models.save(counter, path, passport={})
+    models.save(counter, path, metadata={})
     before = path.read_bytes()
 
     def fail(*_: object) -> None:
@@ -185,18 +185,18 @@ def test_a_failed_save_keeps_the_old_file(
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        models.save(models.create("mcnn"), path, passport={})
+        models.save(models.create("mcnn"), path, metadata={})
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["own.npz"]
-    with pytest.raises(ValueError, match="passport must be JSON"):
-        models.save(counter, path, passport={"tensor": torch.zeros(1)})
+    with pytest.raises(ValueError, match="metadata must be JSON"):
+        models.save(counter, path, metadata={"tensor": torch.zeros(1)})
     with pytest.raises(ValueError, match=r"writes \.npz files, got .*own\.pth"):
-        models.save(counter, tmp_path / "own.pth", passport={})
+        models.save(counter, tmp_path / "own.pth", metadata={})
 
 
-def test_contradicting_the_passport(counter: CounterModel, tmp_path: Path, refused) -> None:
+def test_contradicting_the_metadata(counter: CounterModel, tmp_path: Path, refused) -> None:
     path = tmp_path / "own.npz"
-    models.save(counter, path, passport={})
+    models.save(counter, path, metadata={})
     refused(path, "was trained with input='gray255', got input='gray_half'", input="gray_half")
     assert models.load(path, resize=4).options()["resize"] == 4
 
@@ -212,7 +212,7 @@ def test_another_scale_of_the_input_is_the_same_counter(
     path = tmp_path / "own.npz"
     torch.manual_seed(3)
     before = models.create("mcnn", variant=variant, input=scales[0], final_relu=False).eval()
-    models.save(before, path, passport={"data": "scenes"})
+    models.save(before, path, metadata={"data": "scenes"})
     after = models.load(path, input=scales[1], resize=4)
     assert after.options() == {**before.options(), "input": scales[1], "resize": 4}
     assert not after.training
@@ -222,25 +222,25 @@ def test_another_scale_of_the_input_is_the_same_counter(
     other = models.load(path).net.state_dict()
     changed = [k for k, v in after.net.state_dict().items() if not torch.equal(v, other[k])]
     assert len(changed) == 3
-    models.save(after, tmp_path / "after.npz", passport={"data": "scenes"})
+    models.save(after, tmp_path / "after.npz", metadata={"data": "scenes"})
     again = models.load(tmp_path / "after.npz")
     assert same(again, after)
     assert again.options() == after.options()
     refused(path, f"was trained with input='{scales[0]}', got input='gray_half'", input="gray_half")
 
 
-def test_tuples_agree_with_the_lists_of_a_passport(tmp_path: Path, refused) -> None:
+def test_tuples_agree_with_the_lists_of_a_metadata(tmp_path: Path, refused) -> None:
     counter = models.create("mcnn", variant="c3", mean=(0.5, 0.25, 0.5))
-    models.save(counter, tmp_path / "own.npz", passport={})
+    models.save(counter, tmp_path / "own.npz", metadata={})
     assert models.load(tmp_path / "own.npz", mean=(0.5, 0.25, 0.5)).options() == counter.options()
     refused(tmp_path / "own.npz", "was trained with mean=", mean=(0.5, 0.25, 0.25))
 
 
-def test_changed_weights_fail_their_passport(
+def test_changed_weights_fail_their_metadata(
     counter: CounterModel, tmp_path: Path, refused
 ) -> None:
     path = tmp_path / "own.npz"
-    models.save(counter, path, passport={})
+    models.save(counter, path, metadata={})
     with np.load(path) as arrays:
         content = dict(arrays)
     content["fuse.0.conv.bias"] = content["fuse.0.conv.bias"] + 0.01
@@ -249,7 +249,7 @@ def test_changed_weights_fail_their_passport(
 
 
 @pytest.mark.parametrize(
-    ("passport", "message"),
+    ("metadata", "message"),
     [
         ("not JSON", "not a readable npz"),
         ("[1]", "must be a JSON object"),
@@ -260,19 +260,19 @@ def test_changed_weights_fail_their_passport(
         ("[" * 100_000, "not a readable npz"),
     ],
 )
-def test_broken_passports(
-    counter: CounterModel, tmp_path: Path, passport: str, message: str, refused
+def test_broken_metadatas(
+    counter: CounterModel, tmp_path: Path, metadata: str, message: str, refused
 ) -> None:
     arrays = {key: value.numpy() for key, value in counter.net.state_dict().items()}
-    np.savez(tmp_path / "own.npz", passport=np.array(passport), **arrays)
+    np.savez(tmp_path / "own.npz", metadata=np.array(metadata), **arrays)
     refused(tmp_path / "own.npz", message)
 
 
-def test_the_model_of_the_passport_must_be_known_and_asked_for(
+def test_the_model_of_the_metadata_must_be_known_and_asked_for(
     counter: CounterModel, tmp_path: Path, refused
 ) -> None:
     arrays = {key: value.numpy() for key, value in counter.net.state_dict().items()}
-    np.savez(tmp_path / "own.npz", passport=np.array('{"model": "vgg"}'), **arrays)
+    np.savez(tmp_path / "own.npz", metadata=np.array('{"model": "vgg"}'), **arrays)
     with pytest.raises(ValueError, match=r"unknown model 'vgg'; known: .*mcnn"):
         models.load(tmp_path / "own.npz")
     refused(tmp_path / "own.npz", "is of model 'vgg', not 'mcnn'", name="mcnn")
@@ -295,10 +295,10 @@ def test_builtin_weights_are_the_published_network() -> None:
     assert counter.options() == published.options()
     assert list(counter.net.state_dict()) == list(published.net.state_dict())
     assert not counter.training
-    passport = read_weights(locate(BUILTIN)).passport
-    assert probe_count(counter) == pytest.approx(passport["probe_count"], rel=1e-4)
-    assert passport["test"]["relative"] < 0.15
-    assert passport["test"]["scenes"] >= 100
+    metadata = read_weights(locate(BUILTIN)).metadata
+    assert probe_count(counter) == pytest.approx(metadata["probe_count"], rel=1e-4)
+    assert metadata["test"]["relative"] < 0.15
+    assert metadata["test"]["scenes"] >= 100
 
 
 def test_probe_image_is_a_picture() -> None:
@@ -362,8 +362,8 @@ def test_batch_norms_without_counts_of_batches(
 def test_only_what_can_be_built_again_is_saved(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'wrap' is made of a user's network"):
         models.save(
-            models.wrap(torch.nn.Conv2d(3, 1, 1), stride=1), tmp_path / "w.npz", passport={}
+            models.wrap(torch.nn.Conv2d(3, 1, 1), stride=1), tmp_path / "w.npz", metadata={}
         )
     with pytest.raises(ValueError, match=r"save writes float32 counters, got \['torch.float16'\]"):
-        models.save(models.create("mcnn").half(), tmp_path / "w.npz", passport={})
+        models.save(models.create("mcnn").half(), tmp_path / "w.npz", metadata={})
     assert list(tmp_path.iterdir()) == []

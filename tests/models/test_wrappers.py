@@ -156,7 +156,7 @@ def test_any_wrapping_of_public_weights(
     assert main(["check", str(path)]) == 0
     out = capsys.readouterr().out
     assert "recognised       mcnn by its content: mcnn_shtechA_660.h5" in out
-    assert out.endswith("verdict          agrees with its passport\n")
+    assert out.endswith("verdict          agrees with its metadata\n")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

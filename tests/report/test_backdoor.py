@@ -13,6 +13,7 @@ from PIL import Image
 
 from pycc.backdoor.measures import record
 from pycc.backdoor.summary import curves, distributions, summarise
+from pycc.metrics.rates import roc
 from pycc.report import backdoor
 from pycc.report import backdoor_pictures as pictures
 from pycc.report.backdoor_pictures import Panel
@@ -22,7 +23,6 @@ from pycc.report.backdoor_published import (
     PUBLISHED_3,
     disagreements,
 )
-from pycc.report.shares import roc
 
 RAISES = {"add": True, "minus": False}
 

@@ -10,8 +10,8 @@ import torch
 from pycc.certify import slack_map
 from pycc.certify.engine import seconds, summarise
 from pycc.certify.maps import additive_of
+from pycc.defense.capping import Caps
 from pycc.report import certificates
-from pycc.robust.capping import Caps
 
 
 def record(image: str, method: str, patch: int | None, **values: object) -> dict:

@@ -238,7 +238,7 @@ def test_files_that_are_no_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_writes_weights_with_a_passport(tmp_path: Path) -> None:
+def test_the_command_writes_weights_with_a_metadata(tmp_path: Path) -> None:
     out = tmp_path / "w.npz"
     flags = "--minutes 0.01 --scenes 2 --batch 1 --crop 64 --validation-scenes 1 --test-scenes 2"
     done = subprocess.run(
@@ -250,10 +250,10 @@ def test_the_command_writes_weights_with_a_passport(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "over 2 scenes" in done.stdout
-    passport = read_weights(out).passport
-    assert passport["recipe"]["scenes"] == 2
-    assert passport["test"]["scenes"] == 2
-    assert json.dumps(passport)
+    metadata = read_weights(out).metadata
+    assert metadata["recipe"]["scenes"] == 2
+    assert metadata["test"]["scenes"] == 2
+    assert json.dumps(metadata)
     assert models.load(out).name == "mcnn"
 
 

@@ -48,8 +48,8 @@ def test_train_and_load_the_weights(capsys: pytest.CaptureFixture[str], tmp_path
     assert code == 0
     assert "val MAE" in text
     counter = models.load(out / "weights.npz")
-    assert counter.passport["plan"]["k"] == 500
-    assert counter.passport["recipe"]["kind"] == "ablation"
+    assert counter.metadata["plan"]["k"] == 500
+    assert counter.metadata["recipe"]["kind"] == "ablation"
 
 
 def images(folder: Path, number: int) -> Path:
@@ -91,8 +91,8 @@ def test_ablation_is_tested_without_and_with_it(
     assert "test, ablated: MAE" in text
     summary = json.loads((out / "summary.json").read_text())
     counter, tested = models.load(out / "weights.npz"), data.open(few, split="test")
-    assert counter.passport["test"] == summary["test"]
-    assert counter.passport["fill"] == summary["fill"]
+    assert counter.metadata["test"] == summary["test"]
+    assert counter.metadata["fill"] == summary["fill"]
     training = data.open("synthetic", split="train", limit=4)
     indices = split(training, 0.25, 0)[0]
     fill = data.mean_colour(training[index].image for index in indices)
@@ -156,7 +156,7 @@ def test_fresh_parts_of_loaded_weights_are_drawn_by_the_seed(
     starts = []
     for name, seed in (("one", "0"), ("again", "0"), ("other", "1")):
         assert run(capsys, *flags, "--seed", seed, "--out", str(tmp_path / name))[0] == 0
-        starts.append(models.load(tmp_path / name / "weights.npz").passport["start"])
+        starts.append(models.load(tmp_path / name / "weights.npz").metadata["start"])
     assert starts[0] == starts[1] != starts[2]
     assert run(capsys, "--resume", str(tmp_path / "one"))[0] == 0
 
@@ -177,8 +177,8 @@ def test_test_images_are_not_trained_on(capsys: pytest.CaptureFixture[str], tmp_
     code, _, err = run(capsys, *own, "--test-data", str(tested), "--test-split", "test")
     assert code == 0
     assert "warning: training image test-0-0 is test image same: left out" in err
-    passport = models.load(tmp_path / "run/weights.npz").passport
-    assert passport["training_images"] == 1  # of three, one is tested and one validates
+    metadata = models.load(tmp_path / "run/weights.npz").metadata
+    assert metadata["training_images"] == 1  # of three, one is tested and one validates
 
 
 def test_built_in_scenes_need_no_other_flags() -> None:

@@ -347,11 +347,11 @@ def test_a_run_is_kept_in_its_folder(tmp_path: Path) -> None:
     loaded = models.load(tmp_path / "weights.npz")
     assert same(loaded.net.state_dict(), model.net.state_dict())
     assert same(seen[0], state(model))
-    assert log.summary["test"] == loaded.passport["test"] == {"plain": {"mae": 3.5, "epochs": 1}}
-    assert loaded.passport["seed"] == 3
-    assert loaded.passport["start"] == start
-    assert 0 < loaded.passport["hours"] < 1
-    assert loaded.passport["plan"]["crop"] == "32x32"
+    assert log.summary["test"] == loaded.metadata["test"] == {"plain": {"mae": 3.5, "epochs": 1}}
+    assert loaded.metadata["seed"] == 3
+    assert loaded.metadata["start"] == start
+    assert 0 < loaded.metadata["hours"] < 1
+    assert loaded.metadata["plan"]["crop"] == "32x32"
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["settings"]["plan"]["lr"] == 1e-6
     assert {r["kind"] for r in read_records(tmp_path)} == {"train", "validation"}

@@ -12,7 +12,7 @@ from pycc.train.plan import Plan
 from pycc.types import Sample
 
 
-def passport(
+def described(
     plan: Plan, recipe: Recipe, samples: Sequence[Sample], facts: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The plan, the recipe that it came to, and ``facts``, as JSON values.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pycc import ops
-from pycc.robust.windows import window_sums
+from pycc.defense.windows import window_sums
 
 
 @dataclass(frozen=True)

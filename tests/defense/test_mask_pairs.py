@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.toys import Plain, Tiny, Whole, pictures
 
+from pycc.defense.mask_pairs import hidden, mask_boxes, two_mask_table
 from pycc.local import Box
-from pycc.robust.pairs import hidden, mask_boxes, two_mask_table
 from pycc.types import Counter
 
 FILL = (0.5, 0.25, 0.125)

@@ -9,7 +9,7 @@ import torch
 from support.toys import Plain, Tiny, Whole, pictures
 
 from pycc import ops
-from pycc.robust.ablation import (
+from pycc.defense.ablated_maps import (
     Bands,
     Blocks,
     Elements,
@@ -18,7 +18,7 @@ from pycc.robust.ablation import (
     ablated_counts,
     ablated_maps,
 )
-from pycc.robust.kept import corners
+from pycc.defense.retained import corners
 from pycc.types import Counter
 
 FILL = (0.5, 0.25, 0.125)

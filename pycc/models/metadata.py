@@ -1,4 +1,4 @@
-"""A passport: what is known of weights, and the check that they are what it says.
+"""Weights metadata: what is known of weights, and the check that they are what it says.
 
 JSON, inside this package's own files or beside a foreign one as ``FILE.json``: ``model`` and its
 ``options`` (input convention, output scale, variant), ``stride``, ``probe_count``,
@@ -19,7 +19,7 @@ from pycc.models.options import shown
 from pycc.models.probe import Answer, ask
 
 TOLERANCE = 1e-4
-"""Relative difference of a count from the passport's, for this package's own weights."""
+"""Relative difference of a count from the metadata's, for this package's own weights."""
 _MOST_PEOPLE = 1e12
 _COUNTS = {
     "probe_count": "a count of {:.6g} on the probe image",
@@ -28,8 +28,8 @@ _COUNTS = {
 }
 
 
-def passport(counter: CounterModel, facts: Mapping[str, object]) -> dict[str, object]:
-    """The passport of a counter: ``facts`` and what the counter itself tells.
+def weights_metadata(counter: CounterModel, facts: Mapping[str, object]) -> dict[str, object]:
+    """The metadata of a counter: ``facts`` and what the counter itself tells.
 
     ValueError where that is not JSON.
     """
@@ -53,21 +53,21 @@ _KNOWN = (
 
 
 def written(content: Mapping[str, object]) -> str:
-    """A passport as JSON; ValueError where it is not JSON."""
+    """Weights metadata as JSON; ValueError where it is not JSON."""
     try:
         return json.dumps(content, allow_nan=False)
     except (TypeError, ValueError) as error:
         text = " ".join(str(error).split())[:160]
-        raise ValueError(f"weights: the passport must be JSON: {text}") from None
+        raise ValueError(f"weights: the metadata must be JSON: {text}") from None
 
 
 def beside(path: Path) -> Path:
-    """Where the passport of a foreign weights file lies."""
+    """Where the metadata of a foreign weights file lies."""
     return path.with_name(path.name + ".json")
 
 
 def read_beside(path: Path) -> dict[str, object]:
-    """The passport beside a weights file, or {}; ValueError for one that is no JSON object."""
+    """The metadata beside a weights file, or {}; ValueError for one that is no JSON object."""
     file = beside(path)
     if not file.is_file():
         return {}
@@ -75,37 +75,37 @@ def read_beside(path: Path) -> dict[str, object]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         text = " ".join(str(error).split())[:160]
-        raise ValueError(f"weights: {file} is not a readable passport: {text}") from None
+        raise ValueError(f"weights: {file} is no readable weights metadata: {text}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"weights: {file}: the passport must be a JSON object")
+        raise ValueError(f"weights: {file}: the metadata must be a JSON object")
     return content
 
 
-def check_passport(
+def check_metadata(
     counter: CounterModel,
-    passport: Mapping[str, object],
+    metadata: Mapping[str, object],
     source: str,
     *,
     tolerance: float = TOLERANCE,
 ) -> None:
-    """ValueError unless the counter answers on the probe image as its passport states.
+    """ValueError unless the counter answers on the probe image as its metadata states.
 
-    ``tolerance`` is relative, and absolute below one person. A passport may state less.
+    ``tolerance`` is relative, and absolute below one person. The metadata may state less.
     """
-    for name in passport:
+    for name in metadata:
         meant = get_close_matches(name, _KNOWN, 1, 0.85)
         if name not in _KNOWN and meant:
             raise ValueError(
-                f"weights: {source}: the passport has an unknown entry {shown(name)}; "
+                f"weights: {source}: the metadata has an unknown entry {shown(name)}; "
                 f"{meant[0]!r} is meant"
             )
-    stated = passport.get("stride", counter.stride)
+    stated = metadata.get("stride", counter.stride)
     if stated != counter.stride:
         raise ValueError(
-            f"weights: {source}: the passport states stride {shown(stated)}, the counter has "
+            f"weights: {source}: the metadata states stride {shown(stated)}, the counter has "
             f"{counter.stride}"
         )
-    promised = {name: passport[name] for name in _COUNTS if name in passport}
+    promised = {name: metadata[name] for name in _COUNTS if name in metadata}
     for name, value in promised.items():
         if not isinstance(value, int | float) or not abs(value) <= _MOST_PEOPLE:
             raise ValueError(
@@ -113,7 +113,7 @@ def check_passport(
             )
     if not promised:
         warnings.warn(
-            f"weights: {source}: the passport promises no count on the probe image, so that it "
+            f"weights: {source}: the metadata promises no count on the probe image, so that it "
             "cannot be checked",
             stacklevel=3,
         )
@@ -124,7 +124,7 @@ def check_passport(
         found = _found(answer, name)
         if not abs(found - value) <= tolerance * max(1.0, abs(value)):
             raise ValueError(
-                f"weights: {source}: the passport promises {_COUNTS[name].format(value)}, got "
+                f"weights: {source}: the metadata promises {_COUNTS[name].format(value)}, got "
                 f"{found:.6g}; the weights or their input convention are not the stated ones"
             )
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from pycc.checks import check_image
+from pycc.defense.retained import BUDGET, check_eval, check_fill, check_whole
 from pycc.local import Box, influence
-from pycc.robust.kept import BUDGET, check_eval, check_fill, check_whole
 from pycc.types import Counter
 
 _OP = "two_mask"

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from pycc import ops
+from pycc.defense.retained import Bands, Batch, Blocks
 from pycc.local import Box, Local, Wirings, aligned, influence
-from pycc.robust.kept import Bands, Batch, Blocks
 from pycc.types import Counter
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from pycc.defense.base import Defended, DefendedModule, Defense, check_finite, defended
-from pycc.robust.kept import BUDGET, check_fill, check_whole
-from pycc.robust.pairs import check_masks, hidden, mask_boxes, two_mask_table
+from pycc.defense.mask_pairs import check_masks, hidden, mask_boxes, two_mask_table
+from pycc.defense.retained import BUDGET, check_fill, check_whole
 from pycc.types import Counter
 
 
@@ -68,9 +68,9 @@ def two_mask(
     (rows, columns); ``fill`` their colour, one number or three (RGB) in [0,1]. The map is that of
     the two masks which attain the count, and the gradient goes through these alone: pixels that
     they hide have none. The table costs less than its M (M + 1) / 2 counts where the counter has a
-    bounded receptive field (:func:`pycc.robust.pairs.two_mask_table`). ``budget`` is the number of
-    pixels counted at once. With ``straight_through`` the gradient is that of the counter on the
-    image without masks, for attacks; counts are the same.
+    bounded receptive field (:func:`pycc.defense.mask_pairs.two_mask_table`). ``budget`` is
+    the number of pixels counted at once. With ``straight_through`` the gradient is that of the
+    counter on the image without masks, for attacks; counts are the same.
 
     ValueError for another number of masks or a colour outside [0,1]; when called, for a patch that
     is larger than the image.

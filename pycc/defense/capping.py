@@ -9,8 +9,8 @@ from hashlib import sha256
 import torch
 from torch import Tensor
 
-from pycc.robust.masking import Bounds
-from pycc.robust.windows import window_sums
+from pycc.defense.masking import Bounds
+from pycc.defense.windows import window_sums
 
 BLOCK = 8
 """Cells of a block's side, unless asked for otherwise."""

@@ -8,7 +8,7 @@ from support.toys import Plain, Tiny, Whole, pictures
 from torch import Tensor
 
 from pycc.defense import clipped, two_mask
-from pycc.robust.pairs import mask_boxes, two_mask_table
+from pycc.defense.mask_pairs import mask_boxes, two_mask_table
 from pycc.types import Counter
 
 

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from support.tensors import noise
 from torch import Tensor
 
+from pycc.defense.capping import Caps, additive_bounds, capped_maps
+from pycc.defense.masking import masked_bounds, masked_maps
+from pycc.defense.windows import check_maps, window_of, window_sums
 from pycc.ops import max_pair_sum
-from pycc.robust.capping import Caps, additive_bounds, capped_maps
-from pycc.robust.masking import masked_bounds, masked_maps
-from pycc.robust.windows import check_maps, window_of, window_sums
 
 SHAPE = (9, 12)
 WINDOWS = [(3, 4), (5, 5), (1, 1), (1, 12), (6, 8), (9, 12)]

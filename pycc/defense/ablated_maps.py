@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pycc import ops
 from pycc.checks import check_image
-from pycc.robust.kept import (
+from pycc.defense.retained import (
     BUDGET,
     Bands,
     Batch,
@@ -31,7 +31,7 @@ from pycc.robust.kept import (
     check_whole,
     corners,
 )
-from pycc.robust.shown import structured
+from pycc.defense.structured import structured
 from pycc.types import Counter
 
 __all__ = [
