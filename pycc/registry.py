@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of an error message about a mistyped name: the closest known one, if any is close.
+
+    >>> nearest("mcn", ["mcnn", "csrnet"])
+    "; did you mean 'mcnn'?"
+    >>> nearest("resnet", ["mcnn"])
+    ''
+    """
+    close = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 class Registry(Generic[T]):
@@ -40,5 +53,7 @@ class Registry(Generic[T]):
     def __getitem__(self, name: str) -> T:
         if name not in self._entries:
             known = ", ".join(self._entries)
-            raise ValueError(f"unknown {self.kind} {name!r}; known: {known}")
+            raise ValueError(
+                f"unknown {self.kind} {name!r}; known: {known}{nearest(name, self._entries)}"
+            )
         return self._entries[name]

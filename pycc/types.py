@@ -1,4 +1,4 @@
-"""What every floor agrees on: a counter, a sample, and an interval on a count."""
+"""What every package agrees on: a counter, a sample, progress, and an interval on a count."""
 
 from __future__ import annotations
 
@@ -32,6 +32,13 @@ class Counter(Protocol):
 
     def __call__(self, images: Tensor, /) -> Tensor:
         """Density [N,1,h,w] of images [N,3,H,W]."""
+
+
+class Progress(Protocol):
+    """What long work reports to: how far it is, in any unit."""
+
+    def __call__(self, done: float, total: float, text: str, /) -> None:
+        """``done`` of ``total`` units are done; ``text`` says what is being worked on."""
 
 
 class _Points:

@@ -57,7 +57,7 @@ def run(
     progress: Progress | None = None,
     settings: Mapping[str, Any] | None = None,
     command: Sequence[str] = (),
-    ranks: Ranks = Ranks(),  # noqa: B008  (frozen)
+    ranks: Ranks = Ranks(),
 ) -> Run:
     """Attack a counter on every sample, beside the baselines, and measure the counts.
 
@@ -159,7 +159,7 @@ def _run(
     progress: Progress | None = None,
     settings: Mapping[str, Any] | None = None,
     command: Sequence[str] = (),
-    ranks: Ranks = Ranks(),  # noqa: B008  (frozen)
+    ranks: Ranks = Ranks(),
 ) -> Run:
     chosen = tuple(attack) if isinstance(attack, Sequence) else (attack,)
     _check(chosen, seeds, combine, train)

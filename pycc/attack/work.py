@@ -52,7 +52,7 @@ class Work:
         compare: bool = True,
         candidates: Candidates | None = None,
         progress: Progress | None = None,
-        ranks: Ranks = Ranks(),  # noqa: B008  (frozen)
+        ranks: Ranks = Ranks(),
     ) -> None:
         self.ranks, self._pieces = ranks, 0
         self.attacks, self.sources, self.seeds = tuple(attacks), tuple(sources), tuple(seeds)

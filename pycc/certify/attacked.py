@@ -33,7 +33,7 @@ def attacks(
     log: Run,
     folder: Path,
     shown: Callable[[], Shown],
-    ranks: Ranks = Ranks(),  # noqa: B008  (frozen)
+    ranks: Ranks = Ranks(),
 ) -> list[dict[str, Any]]:
     """Attacked error and violations, by method and patch: counts pushed up and down.
 

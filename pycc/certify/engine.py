@@ -124,7 +124,7 @@ def certify(
     samples: Sequence[Sample],
     log: Run,
     progress: Progress | None = None,
-    ranks: Ranks = Ranks(),  # noqa: B008  (frozen)
+    ranks: Ranks = Ranks(),
 ) -> None:
     """One record an image, method and patch in ``log``; what is there already is left alone.
 

@@ -15,6 +15,7 @@ from pycc.runs.folder import (
 from pycc.runs.manifest import (
     MANIFEST,
     SCHEMA,
+    check_flags,
     differences,
     environment,
     fingerprint,
@@ -31,6 +32,7 @@ __all__ = [
     "Record",
     "Run",
     "Shards",
+    "check_flags",
     "check_new",
     "check_resumed",
     "check_same",

@@ -50,16 +50,18 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
     return manifest
 
 
-def read_flags(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
+def read_flags(
+    path: str | os.PathLike[str], kind: str, *, flag: str = "--resume"
+) -> dict[str, Any]:
     """The flags of the command that began the run in the folder ``path``.
 
-    ValueError for a run of another kind, or of no command.
+    ValueError, naming the ``flag`` that asked for it, for a run of another kind, or of no command.
     """
     manifest = read_manifest(path)
     settings = manifest.get("settings")
     flags = settings.get("flags") if isinstance(settings, dict) else None
     if manifest.get("kind") != kind or not isinstance(flags, dict):
-        raise ValueError(f"--resume {path}: expected a run of this command, got another")
+        raise ValueError(f"{flag} {path}: expected a run of this command, got another")
     return flags
 
 
@@ -161,3 +163,14 @@ def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         return
     for key, inner in entries:
         yield from _leaves(f"{name}.{key}" if name else str(key), inner)
+
+
+def check_flags(stored: Mapping[str, Any], given: Mapping[str, Any], folder: str) -> None:
+    """Refuse flags that contradict those of the run that is resumed; ValueError names the first."""
+    for name, value in given.items():
+        now = json.loads(json.dumps(value))
+        if stored.get(name) != now:
+            raise ValueError(
+                f"--resume {folder}: a resumed run keeps its settings; "
+                f"--{name.replace('_', '-')} was {stored.get(name)!r}, got {now!r}"
+            )

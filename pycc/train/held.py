@@ -62,7 +62,7 @@ def measured(
     counter: Counter,
     samples: Sequence[Sample],
     indices: Sequence[int] | None = None,
-    ranks: Ranks = Ranks(),  # noqa: B008  (frozen)
+    ranks: Ranks = Ranks(),
     *,
     count: Callable[[Counter, Sample, int], float] | None = None,
 ) -> dict[str, Any]:

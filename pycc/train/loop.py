@@ -75,7 +75,7 @@ def fit(
     out: str | os.PathLike[str],
     resume: bool = False,
     adversary: Adversary | None = None,
-    ranks: Ranks = Ranks(),  # noqa: B008  (frozen)
+    ranks: Ranks = Ranks(),
     settings: Mapping[str, Any] | None = None,
     command: Sequence[str] = (),
     machine: Collection[str] = (),

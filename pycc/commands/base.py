@@ -1,0 +1,373 @@
+"""What every command does: parse, resume, make the run folder, start the processes, end.
+
+A command is a subclass of ``Command``, or of ``RunCommand`` if it writes a run folder, with a
+frozen dataclass of settings; only this file and ``pycc.settings`` know values by name.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import traceback
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import MISSING, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TextIO, TypeVar
+
+import torch
+
+from pycc import runs
+from pycc.checks import lacks_memory
+from pycc.commands.flags import DEBUG, HELP, HELP_ALL, Parser
+from pycc.commands.machine import device_of_name, set_threads
+from pycc.commands.progress import TerminalProgress, say
+from pycc.ranks import Ranks, own_device, ranks
+from pycc.registry import nearest
+from pycc.settings import build, flag, flags_of, values_of
+
+S = TypeVar("S")
+
+DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
+"""Exit codes: done; a check or certificate failed; bad usage or input, out of memory, or anything
+else that stopped the work; interrupted from the keyboard."""
+EXIT_CODES = (
+    f"Exit codes: {DONE} done, {FAILED} a check or certificate failed, {BAD_INPUT} bad usage or "
+    "input, out of memory, or anything else that stopped the work."
+)
+MACHINE = frozenset({"device", "threads", "pictures"})
+"""Flags that no result depends on: a resumed run may have others. Commands may have more or fewer.
+"""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a command is run with, besides its settings."""
+
+    command: tuple[str, ...] = ()
+    """The arguments of the command line, for the manifest."""
+    given: frozenset[str] = frozenset()
+    """Names of the flags that were given."""
+    ranks: Ranks = Ranks()
+    """The processes of the run."""
+    device: torch.device = torch.device("cpu")
+    """This process's device."""
+    folder: Path | None = None
+    """The run folder; None for a command without one."""
+    resume: bool = False
+    """Whether to continue the run in that folder."""
+
+    @property
+    def run_folder(self) -> Path:
+        """The run folder of a command that has one."""
+        assert self.folder is not None
+        return self.folder
+
+    @contextmanager
+    def progress(self, unit: str) -> Iterator[TerminalProgress | None]:
+        """Progress on the terminal in ``unit``; None for all processes but the first."""
+        if not self.ranks.first:
+            yield None
+            return
+        shown = TerminalProgress(unit)
+        try:
+            yield shown
+        finally:
+            shown.close()
+
+
+class Entry(ABC):
+    """What can be called by name on the command line: a command, or a group of them."""
+
+    name: str
+    """What follows ``pycc``."""
+    summary: str
+    """One sentence."""
+
+    @abstractmethod
+    def main(self, argv: Sequence[str], prog: str) -> int:
+        """Run with these arguments; returns the exit code. ``prog`` is how help names it."""
+
+
+class CommandGroup(Entry):
+    """Commands behind one name, as in ``pycc models list``."""
+
+    entries: Sequence[Entry]
+
+    def main(self, argv: Sequence[str], prog: str) -> int:
+        """Run the command that the first argument names."""
+        if argv and argv[0] not in (HELP, HELP_ALL, "-h"):
+            for entry in self.entries:
+                if entry.name == argv[0]:
+                    return entry.main(argv[1:], f"{prog} {entry.name}")
+        return ended(lambda: self._help(argv, prog), debug=DEBUG in argv)
+
+    def _help(self, argv: Sequence[str], prog: str) -> int:
+        names = [entry.name for entry in self.entries]
+        if not argv or argv[0] not in (HELP, HELP_ALL, "-h"):
+            got = f"got {argv[0]!r}{nearest(argv[0], names)}" if argv else "got none"
+            raise ValueError(f"{prog}: expected one of {', '.join(names)}, {got}")
+        print(f"usage: {prog} COMMAND ...\n\n{self.summary}\n\ncommands:")
+        for entry in self.entries:
+            print(f"  {entry.name:12} {entry.summary}")
+        print(f"\n{prog} COMMAND {HELP} shows the flags of a command. {EXIT_CODES}", flush=True)
+        return DONE
+
+
+class Command(Entry, Generic[S]):
+    """A command: its settings, and the work that is done with them."""
+
+    settings: type[S]
+    """A frozen dataclass; its fields are the flags (``pycc.settings``)."""
+    epilog: ClassVar[str] = ""
+    """What help says below the flags."""
+    exit_codes: ClassVar[str] = EXIT_CODES
+
+    @abstractmethod
+    def run(self, settings: S, context: Context) -> int:
+        """Do the work; returns the exit code."""
+
+    def variants(self, argv: Sequence[str]) -> Mapping[str, type[Any]]:
+        """Dataclasses for groups of flags that other flags choose (``pycc.settings.flags_of``)."""
+        return {}
+
+    def presets(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Defaults that depend on the flags that were given, by name."""
+        return {}
+
+    def check(self, settings: S, given: frozenset[str]) -> S:
+        """The settings, completed; ValueError for what is wrong, before anything is written."""
+        return settings
+
+    def main(self, argv: Sequence[str], prog: str) -> int:
+        """Parse, check and run; every way to end is an exit code and at most one line."""
+        left = [argument for argument in argv if argument != DEBUG]
+        return ended(
+            lambda: self._main(left, prog), debug=DEBUG in argv, stopped=self.how_to_continue
+        )
+
+    def how_to_continue(self) -> str:
+        """What an interrupted command says besides that it stopped."""
+        return ""
+
+    def _main(self, argv: list[str], prog: str) -> int:
+        if {HELP, HELP_ALL, "-h"} & {*argv}:
+            parser = self.parser(argv, prog)
+            print(parser.text(everything=HELP_ALL in argv), flush=True)
+            return DONE
+        settings, given = self.parsed(argv, prog)
+        return self.start(settings, Context(command=tuple(argv), given=given))
+
+    def parser(self, argv: Sequence[str], prog: str) -> Parser:
+        """The parser of the command's flags, as far as ``argv`` chooses them."""
+        flags = flags_of(self.settings, self.variants(argv))
+        text = f"{self.epilog} {self.exit_codes}".strip()
+        return Parser(prog, self.summary, text, flags)
+
+    def parsed(self, argv: Sequence[str], prog: str) -> tuple[S, frozenset[str]]:
+        """The settings that ``argv`` asks for, checked, and the names of the flags in it."""
+        given = self.parser(argv, prog).given(argv)
+        return self.completed(given, {}, self.variants(argv))
+
+    def completed(
+        self, given: Mapping[str, Any], earlier: Mapping[str, Any], variants: Mapping[str, type]
+    ) -> tuple[S, frozenset[str]]:
+        """Settings from what was given, over an earlier run's, over presets and defaults."""
+        names = frozenset(given)
+        chosen = {**earlier, **given}
+        values = {**self.presets(chosen), **chosen}
+        for one in flags_of(self.settings, variants):
+            if one.default is MISSING and one.name not in values:
+                raise ValueError(f"{one.shown} is needed")
+            one.checked(values.get(one.name, one.default)) if one.name in values else None
+        return self.check(build(self.settings, values, variants), names), names
+
+    def start(self, settings: S, context: Context) -> int:
+        """Run on the device and with the threads of the settings, if it has such flags."""
+        values = values_of(settings)
+        device = own_device(device_of_name(str(values.get("device", "cpu"))))
+        set_threads(values.get("threads"))
+        with ranks(device) as processes:
+            return self.run(settings, self.context(settings, context, processes, device))
+
+    def context(
+        self, settings: S, context: Context, processes: Ranks, device: torch.device
+    ) -> Context:
+        """The context once the processes are known."""
+        return Context(
+            context.command, context.given, processes, device, context.folder, context.resume
+        )
+
+
+@dataclass(frozen=True)
+class RunFlags:
+    """Where a run's folder is."""
+
+    out: str | None = flag(None, "run folder (default: runs/COMMAND-TIME)", metavar="RUN")
+    resume: str | None = flag(None, "continue the run in this folder", metavar="RUN")
+    like: str | None = flag(None, "take the settings of an earlier run as defaults", metavar="RUN")
+
+
+class RunCommand(Command[S]):
+    """A command that writes a run folder and can be resumed.
+
+    Its manifest's ``settings.flags`` are ``values_of`` the settings.
+    """
+
+    kind: ClassVar[str]
+    """The kind of run in the manifest."""
+    machine: ClassVar[frozenset[str]] = MACHINE
+    """Flags that a resumed run may change."""
+
+    def __init__(self) -> None:
+        self._folder: Path | None = None
+
+    def how_to_continue(self) -> str:
+        """How to resume, if there is a run to resume."""
+        if self._folder is None or not (self._folder / runs.MANIFEST).exists():
+            return ""
+        return f"; continue with: pycc {self.name} --resume {self._folder}"
+
+    def matches(self, flags: Mapping[str, Any]) -> bool:
+        """Whether a run with these stored flags is one of this command, beyond its kind."""
+        return True
+
+    def parser(self, argv: Sequence[str], prog: str) -> Parser:
+        """The parser of the command's flags and those of the run folder."""
+        flags = flags_of(self.settings, self.variants(self._chosen(argv)))
+        flags += [one.__class__(**{**vars(one), "title": "run"}) for one in flags_of(RunFlags)]
+        text = f"{self.epilog} {self.exit_codes}".strip()
+        return Parser(prog, self.summary, text, flags)
+
+    def _chosen(self, argv: Sequence[str]) -> list[str]:
+        """The arguments, with those of the run that is resumed or taken as a model before them."""
+        for name in ("--resume", "--like"):
+            for at, text in enumerate(argv):
+                path = argv[at + 1] if text == name and at + 1 < len(argv) else None
+                path = text.partition("=")[2] if text.startswith(f"{name}=") else path
+                if path is not None:
+                    return [*self.as_arguments(self._flags_of_run(path, name)), *argv]
+        return list(argv)
+
+    def as_arguments(self, flags: Mapping[str, Any]) -> list[str]:
+        """Those of an earlier run's flags that ``variants`` depends on, as arguments."""
+        return []
+
+    def _flags_of_run(self, path: str, name: str) -> dict[str, Any]:
+        flags = runs.read_flags(path, self.kind, flag=name)
+        if not self.matches(flags):
+            raise ValueError(f"{name} {path}: expected a run of this command, got another")
+        return flags
+
+    def _main(self, argv: list[str], prog: str) -> int:
+        if {HELP, HELP_ALL, "-h"} & {*argv}:
+            return super()._main(argv, prog)
+        given = self.parser(argv, prog).given(argv)
+        out, resume, like = (given.pop(name, None) for name in ("out", "resume", "like"))
+        if resume is not None and (out is not None or like is not None):
+            raise ValueError("--resume: expected neither --out nor --like beside it")
+        earlier: dict[str, Any] = {}
+        if resume is not None or like is not None:
+            name = "--like" if resume is None else "--resume"
+            earlier = self._flags_of_run(str(resume or like), name)
+        if resume is not None:
+            fixed = {name: value for name, value in given.items() if name not in self.machine}
+            runs.check_flags(earlier, fixed, str(resume))
+        settings, names = self.completed(given, earlier, self.variants(self._chosen(argv)))
+        folder = Path(resume or out or f"runs/{self.name.replace(' ', '-')}-{_now()}")
+        self._folder = folder
+        started = Context(tuple(argv), names, folder=folder, resume=resume is not None)
+        self._out_given = out is not None or resume is not None
+        return self.start(settings, started)
+
+    def context(
+        self, settings: S, context: Context, processes: Ranks, device: torch.device
+    ) -> Context:
+        """The context, with a run folder that a new run can have."""
+        if processes.world > 1 and not self._out_given:
+            raise ValueError("torchrun: processes meet in a run folder, give --out")
+        if processes.first and not context.resume:
+            runs.check_new(context.run_folder)
+        return super().context(settings, context, processes, device)
+
+
+def _now() -> str:
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+
+
+def ended(work: Callable[[], int], *, debug: bool = False, stopped: Callable[[], str] = str) -> int:
+    """Do a command's work and turn its end into an exit code.
+
+    Bad input (ValueError, OSError, a missing library), a lack of memory and every other exception
+    are one line on stderr and exit code 2, with a traceback before it if ``debug``. An interrupt
+    from the keyboard is 130, with what ``stopped`` returns. A warning is one line, printed once.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = _Warnings().show
+        try:
+            return work()
+        except KeyboardInterrupt:
+            say(f"stopped{stopped()}")
+            return STOPPED
+        except BrokenPipeError:  # the reader of the output has closed it, as head does
+            sys.stdout = None  # nothing is left to flush at exit
+            return BAD_INPUT
+        except Exception as error:  # exit code 1 is for a check that failed
+            if debug:
+                traceback.print_exc()
+            say(f"error: {_reason(error)}")
+            return BAD_INPUT
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, in one line, with the image at hand if ``naming`` knows it."""
+    text = str(error) or type(error).__name__
+    if lacks_memory(error):
+        notes = getattr(error, "__notes__", [])
+        asked = re.search(r"allocate (\d+) bytes", text)
+        least = f"at least {int(asked[1]) / 1e9:.2g} GB more are needed; " if asked else ""
+        at = "".join(f" at {note}" for note in notes)
+        fewer = "smaller images (pycc data export --max-side N), fewer at once, or "
+        if any(note.startswith("weights ") for note in notes):  # no image is at hand yet
+            fewer = ""
+        return f"out of memory{at}: {least}take {fewer}a machine with more memory"
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    expected = getattr(error, "one_line", False)
+    if expected or isinstance(error, ValueError | OSError | ImportError):
+        return text
+    root = Path(__file__).parents[1]
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if root in Path(frame.filename).parents and frame.filename != __file__
+    ]
+    at = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
+    notes = "".join(f"; {note}" for note in getattr(error, "__notes__", []))
+    return f"unexpected {type(error).__name__}{at}: {text}{notes}; {DEBUG} shows the traceback"
+
+
+class _Warnings:
+    """Prints each user warning once, in one line; those about code are for its authors."""
+
+    def __init__(self) -> None:
+        self._printed: set[str] = set()
+
+    def show(
+        self,
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        """Replace ``warnings.showwarning``."""
+        text = str(message)
+        if issubclass(category, UserWarning) and text not in self._printed:
+            self._printed.add(text)
+            say(f"warning: {text}")

@@ -1,0 +1,195 @@
+"""Flags on the command line: a parser made from settings, and groups that commands share."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pycc import models
+from pycc.data.dataset import OnError
+from pycc.data.dataset import builtin as builtin_data
+from pycc.data.outside import SHOW, Show
+from pycc.data.reading import Reading
+from pycc.registry import nearest
+from pycc.settings import Flag, Options, flag
+
+HELP, HELP_ALL, DEBUG = "--help", "--help-all", "--debug"
+
+
+@dataclass(frozen=True)
+class DataFlags(Reading):
+    """The images of a command."""
+
+    data: str = flag(
+        "synthetic", "folder of annotated images, or a built-in data set",
+        metavar="FOLDER", names=builtin_data.names,
+    )  # fmt: skip
+    split: str = flag("test", "part of the data set")
+    max_images: int | None = flag(None, "use the first images only")
+    unannotated: bool = flag(
+        False, "images without head annotations: errors against heads are then unknown"
+    )
+    outside_roi: Show = flag(
+        "keep", "what images show outside their region of interest", choices=SHOW, advanced=True
+    )
+    on_error: OnError = flag(
+        "raise", "what to do with broken items", choices=["raise", "skip"], advanced=True
+    )
+
+
+@dataclass(frozen=True)
+class CounterFlags:
+    """The counter of a command."""
+
+    model: str | None = flag(None, "the counter's family (default: recognised from the weights)")
+    weights: str = flag(
+        "mcnn-synthetic", "file with weights, or the name of built-in ones", names=models.builtin
+    )
+    option: Options = flag(
+        help="an option of the counter, such as resize=4; may be repeated", factory=dict
+    )
+
+
+@dataclass(frozen=True)
+class MachineFlags:
+    """Where a command computes."""
+
+    device: str = flag("cpu", "cpu or cuda[:N]")
+    seed: int = flag(0, "key of all randomness")
+    threads: int | None = flag(
+        None, "threads (default: torch's, as many as cores); sums depend on it", advanced=True
+    )
+
+
+def number(text: str) -> int | float:
+    """An int if it is written as one, else a float: 20 is pixels, 0.02 a share."""
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
+def pair(text: str) -> tuple[str, Any]:
+    """NAME=VALUE; the value is read as JSON if it is JSON, else as text."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises ValueError for bad usage and answers mistyped flags.
+
+    Flags that are not given leave no value behind, so that they can be told from defaults.
+    """
+
+    def __init__(self, prog: str, description: str, epilog: str, flags: Sequence[Flag]) -> None:
+        super().__init__(
+            prog=prog, description=description, epilog=epilog, argument_default=argparse.SUPPRESS,
+            allow_abbrev=False, add_help=False,
+        )  # fmt: skip
+        self.flags = {one.name: one for one in flags}
+        self._groups: dict[str, argparse._ArgumentGroup] = {}
+        for one in flags:
+            self._add(one)
+        common = self.add_argument_group("help")
+        common.add_argument(HELP, action="store_true", help="show the flags that most people need")
+        common.add_argument(HELP_ALL, action="store_true", help="show every flag")
+        common.add_argument(DEBUG, action="store_true", help="show the traceback of an error")
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage."""
+        raise ValueError(message)
+
+    def given(self, argv: Sequence[str]) -> dict[str, Any]:
+        """The values that were given by name, checked; paths are made absolute.
+
+        ValueError for an unknown flag, with the nearest one, and for a value that cannot be read.
+        """
+        space, rest = self.parse_known_args(list(argv))
+        for text in rest:
+            if text.startswith("--"):
+                name = text.partition("=")[0]
+                raise ValueError(f"unknown flag {name}{nearest(name, self._option_string_actions)}")
+        if rest:
+            raise ValueError(f"unexpected argument {rest[0]!r}; {HELP} shows what is expected")
+        values = vars(space)
+        for name in (HELP, HELP_ALL, DEBUG):
+            values.pop(name[2:].replace("-", "_"), None)
+        return {name: self._value(self.flags[name], value) for name, value in values.items()}
+
+    def _value(self, one: Flag, value: Any) -> Any:
+        if typing.get_origin(one.annotation) is dict:
+            return dict(value)
+        value = one.checked(value)
+        if one.names is None:
+            return value
+        known = one.names()
+
+        def whole(path: str) -> str:
+            return path if path in known else str(Path(path).absolute())
+
+        return [whole(path) for path in value] if isinstance(value, list) else whole(value)
+
+    def _add(self, one: Flag) -> None:
+        title = one.title or "options"
+        if title not in self._groups:
+            self._groups[title] = self.add_argument_group(title)
+        options = _conversion(one.annotation)
+        if one.metavar is not None:
+            options["metavar"] = one.metavar
+        elif one.choices is not None:
+            options["metavar"] = "{" + ",".join(one.choices) + "}"
+        names = [one.name] if one.positional else [one.shown]
+        if one.positional and "metavar" not in options:
+            options["metavar"] = one.name.upper()
+        self._groups[title].add_argument(*names, help=_help(one).replace("%", "%%"), **options)
+
+    def text(self, *, everything: bool) -> str:
+        """The help text: of every flag, or of those that most people need."""
+        for group in self._action_groups:
+            for action in group._group_actions:
+                one = self.flags.get(action.dest)
+                if one is not None and one.advanced:
+                    action.help = _help(one).replace("%", "%%") if everything else argparse.SUPPRESS
+        return self.format_help()
+
+
+def _help(one: Flag) -> str:
+    empty = one.default in (None, MISSING, (), "") or one.default == [] or one.default == {}
+    if empty or isinstance(one.default, bool) or "default:" in one.help:
+        return one.help
+    default = one.default
+    shown = " ".join(map(_shown, default)) if isinstance(default, list | tuple) else _shown(default)
+    return f"{one.help} (default: {shown})"
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _conversion(annotation: Any) -> dict[str, Any]:
+    """How argparse reads a value of this type."""
+    if annotation == (int, float):
+        return {"type": number}
+    if annotation is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if typing.get_origin(annotation) is typing.Literal:
+        return {"type": str}
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is tuple and inner[-1] is not Ellipsis:
+        return {"type": inner[0], "nargs": len(inner)}
+    if origin in (tuple, list):
+        read = _conversion(inner[0] if not typing.get_args(inner[0]) else typing.get_args(inner[0]))
+        return {**read, "nargs": "+"}
+    if origin in (dict, Mapping):
+        return {"type": pair, "action": "append", "metavar": "NAME=VALUE"}
+    return {"type": annotation}
