@@ -6,14 +6,17 @@ that each question has one answer for modules, defended counters and plain calla
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from pycc.checks import naming
 from pycc.grid import in_region
+from pycc.local.box import Box, influence
 from pycc.random import Stream
 from pycc.ranks import exact
 from pycc.runs import fingerprint
@@ -112,3 +115,140 @@ def density_in_roi(counter: Counter, sample: Sample) -> Tensor:
 def count_of(counter: Counter, sample: Sample) -> float:
     """The people that a counter in eval mode counts inside an image's region of interest."""
     return float(density_in_roi(counter, sample).double().sum())
+
+
+@dataclass(frozen=True, eq=False)
+class Count:
+    """The count of one image."""
+
+    name: str
+    """The sample's name, or ``image N`` for a tensor, from 0 on."""
+    count: float
+    """People inside the region of interest."""
+    truth: int | None
+    """Annotated heads; None without annotation."""
+    density: Tensor
+    """[h,w] float32 on the CPU, people per cell; 0 outside the region of interest."""
+    seconds: float
+    """Time that the counter took."""
+
+
+def count(
+    counter: Counter,
+    images: Tensor | Iterable[Sample],
+    *,
+    max_pixels: int | None = None,
+) -> list[Count]:
+    """Count people in images, one image at a time.
+
+    Args:
+        counter: a module is put into eval mode meanwhile.
+        images: samples, or a tensor [N,3,H,W] or [3,H,W], RGB in [0,1].
+        max_pixels: the most pixels that the counter is given at once. A larger image is counted in
+            overlapping tiles, which give the map of the whole image (``tiled_density``).
+
+    Raises:
+        ValueError: an image of another shape or outside [0,1]; with ``max_pixels``, a counter
+            without a bounded receptive field for a larger image, or tiles that are too small.
+
+    >>> from pycc import data, models
+    >>> scene = data.open("synthetic", split="test")[0]
+    >>> counted = count(models.load("mcnn-synthetic"), [scene])[0]
+    >>> counted.name, counted.truth, tuple(counted.density.shape)
+    ('test-0-0', 45, (120, 160))
+    """
+    return list(counts(counter, images, max_pixels=max_pixels))
+
+
+def counts(
+    counter: Counter, images: Tensor | Iterable[Sample], *, max_pixels: int | None = None
+) -> Iterator[Count]:
+    """The counts of ``count``, each as soon as it is known."""
+    for sample in _samples(images):
+        with frozen(counter), torch.no_grad(), naming(sample.name, sample.image.shape):
+            began = time.perf_counter()
+            image = sample.image[None].to(like_of(counter))
+            density = tiled_density(counter, image, max_pixels)
+            inside = in_region(density, sample.roi, counter.stride)[0, 0]
+            people = float(inside.double().sum())
+            seconds = time.perf_counter() - began
+        truth = sample.count if sample.annotated else None
+        yield Count(sample.name, people, truth, inside.float().cpu(), seconds)
+
+
+def _samples(images: Tensor | Iterable[Sample]) -> Iterator[Sample]:
+    if not isinstance(images, Tensor):
+        yield from images
+        return
+    batch = images[None] if images.ndim == 3 else images
+    if batch.ndim != 4:
+        raise ValueError(f"count: images must be [N,3,H,W] or [3,H,W], got {list(images.shape)}")
+    for number, image in enumerate(batch):
+        yield Sample(f"image {number}", image, None)
+
+
+def tiled_density(counter: Counter, image: Tensor, max_pixels: int | None = None) -> Tensor:
+    """The density map [1,1,h,w] of an image [1,3,H,W], computed in tiles if it is larger.
+
+    Every tile shows its cells their whole receptive field, and padding only at the image's own
+    border, so the map is that of the whole image but for rounding. ValueError for a larger image
+    and a counter without a bounded receptive field, and for ``max_pixels`` that hold no tile.
+
+    >>> layer = torch.nn.Conv2d(3, 1, 3, padding=1)
+    >>> layer.stride, layer.receptive_field = 1, 3
+    >>> image = torch.rand(1, 3, 40, 50)
+    >>> with torch.no_grad():
+    ...     torch.allclose(tiled_density(layer, image, 300), layer(image), atol=1e-6)
+    True
+    """
+    height, width = image.shape[2:]
+    if max_pixels is None or height * width <= max_pixels:
+        return counter(image)
+    field, stride = counter.receptive_field, counter.stride
+    if field is None:
+        raise ValueError(
+            f"count: {height}x{width} pixels are more than the {max_pixels:,} allowed at once, and "
+            "a counter without a bounded receptive field cannot count in tiles; allow more memory, "
+            "or count smaller images (pycc data export --max-side N)"
+        )
+    side = _tile_side((height, width), stride, field, max_pixels)
+    rows = []
+    for top in range(0, height, side):
+        row = []
+        for left in range(0, width, side):
+            tile = Box(top, left, min(top + side, height), min(left + side, width))
+            window = influence(tile, (height, width), stride=stride, receptive_field=field)
+            cells = counter(image[..., *window.slices])
+            first = (top - window.top) // stride, (left - window.left) // stride
+            # Networks differ in whether a last, incomplete cell is kept: the last tile keeps it.
+            last = tuple(
+                None if stop == end else start + side // stride
+                for stop, end, start in zip(
+                    (tile.bottom, tile.right), (height, width), first, strict=True
+                )
+            )
+            row.append(cells[..., first[0] : last[0], first[1] : last[1]])
+        rows.append(torch.cat(row, -1))
+    return torch.cat(rows, -2)
+
+
+def _tile_side(shape: tuple[int, int], stride: int, field: int, max_pixels: int) -> int:
+    """The side of the largest square tile, a multiple of the stride, whose window is allowed."""
+    least = _window_pixels(shape, stride, stride, field)
+    if least > max_pixels:
+        raise ValueError(
+            f"count: a tile of one cell needs {least:,} pixels with its receptive field, got "
+            f"{max_pixels:,} allowed at once; allow more memory"
+        )
+    low, high = 1, -(-max(shape) // stride)
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = _window_pixels(shape, middle * stride, stride, field) <= max_pixels
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return low * stride
+
+
+def _window_pixels(shape: tuple[int, int], side: int, stride: int, field: int) -> int:
+    """Pixels of the window of a tile in the middle of an image of ``shape``, the most it can be."""
+    reach = side + 2 * (field - 1) + 2 * (stride - 1)
+    return min(reach, shape[0]) * min(reach, shape[1])

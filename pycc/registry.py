@@ -17,7 +17,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     >>> nearest("resnet", ["mcnn"])
     ''
     """
-    close = get_close_matches(name, list(known), n=1)
+    close = get_close_matches(name, list(known), n=1, cutoff=0.65)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

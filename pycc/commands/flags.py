@@ -54,16 +54,29 @@ class CounterFlags:
         help="an option of the counter, such as resize=4; may be repeated", factory=dict
     )
 
+    def load(self, weights: str | None = None) -> models.CounterModel:
+        """The counter with its weights, or with others; ValueError for an unknown option."""
+        try:
+            return models.load(weights or self.weights, name=self.model, **self.option)
+        except TypeError as error:  # the values of options come from the command line unchanged
+            raise ValueError(f"--option: {error}") from None
+
 
 @dataclass(frozen=True)
-class MachineFlags:
+class ComputeFlags:
     """Where a command computes."""
 
     device: str = flag("cpu", "cpu or cuda[:N]")
-    seed: int = flag(0, "key of all randomness")
     threads: int | None = flag(
         None, "threads (default: torch's, as many as cores); sums depend on it", advanced=True
     )
+
+
+@dataclass(frozen=True)
+class MachineFlags(ComputeFlags):
+    """Where a command computes, and the key of its randomness."""
+
+    seed: int = flag(0, "key of all randomness")
 
 
 def number(text: str) -> int | float:
@@ -118,7 +131,9 @@ class Parser(argparse.ArgumentParser):
         for text in rest:
             if text.startswith("--"):
                 name = text.partition("=")[0]
-                raise ValueError(f"unknown flag {name}{nearest(name, self._option_string_actions)}")
+                known = {option[2:]: option for option in self._option_string_actions}
+                hint = nearest(name[2:], known).replace("mean '", "mean '--")
+                raise ValueError(f"unknown flag {name}{hint}")
         if rest:
             raise ValueError(f"unexpected argument {rest[0]!r}; {HELP} shows what is expected")
         values = vars(space)
@@ -151,15 +166,23 @@ class Parser(argparse.ArgumentParser):
         names = [one.name] if one.positional else [one.shown]
         if one.positional and "metavar" not in options:
             options["metavar"] = one.name.upper()
-        self._groups[title].add_argument(*names, help=_help(one).replace("%", "%%"), **options)
+        about = _help(one).replace("%", "%%")
+        if one.annotation is bool and one.default is not True:  # help need not show --no-X
+            self._groups[title].add_argument(*names, help=about, action="store_true")
+            self._groups[title].add_argument(
+                f"--no-{one.shown[2:]}", dest=one.name, help=argparse.SUPPRESS,
+                action="store_false",
+            )  # fmt: skip
+            return
+        self._groups[title].add_argument(*names, help=about, **options)
 
     def text(self, *, everything: bool) -> str:
         """The help text: of every flag, or of those that most people need."""
         for group in self._action_groups:
             for action in group._group_actions:
                 one = self.flags.get(action.dest)
-                if one is not None and one.advanced:
-                    action.help = _help(one).replace("%", "%%") if everything else argparse.SUPPRESS
+                if one is not None and one.advanced and not everything:
+                    action.help = argparse.SUPPRESS
         return self.format_help()
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pycc.data.dataset import (
     Layout,
+    NotAnnotatedError,
     OnError,
     PairedFiles,
     Refuse,
@@ -164,6 +165,28 @@ def layout_of(root: Path) -> tuple[str, Layout]:
         raise ValueError(f"{root}: the folder is empty")
     name = _recognised(root)
     return ("folder", Folder()) if name is None else (name, formats[name])
+
+
+def splits_of(root: Path) -> tuple[str, ...]:
+    """The splits of a folder that together hold each image once; ValueError as of ``layout_of``."""
+    return layout_of(root)[1].splits(root)
+
+
+def has_annotations(root: Path, split: str) -> bool:
+    """Whether a split was published, or is stored, with head annotations.
+
+    A folder of images in no published layout has them if any CSV or JSON file lies where its points
+    would. ValueError as of ``layout_of``.
+    """
+    name, layout = layout_of(root)
+    if name == "folder":
+        folder = root if _holds_files(root) else root / split
+        return any(map(_point_files, _places(folder)))
+    try:
+        layout.open(root, split=split, refuse=skip)
+    except NotAnnotatedError:
+        return False
+    return True
 
 
 def open_folder(

@@ -58,7 +58,7 @@ def test_counts_are_those_of_the_stored_images(tmp_path: Path, samples, tiny) ->
         image = load_image(tmp_path / "run" / "images" / f"{record['file']}.png")
         with torch.no_grad():
             density = counter(image[None]).double()
-        weight = cell_weight(samples[record["index"]].mask, record["cells"], 4)
+        weight = cell_weight(samples[record["index"]].roi, record["cells"], 4)
         assert record["count"] == float((density * weight).sum())
         checked += 1
     assert checked == 9
@@ -158,8 +158,8 @@ def test_a_patch_outside_the_region_changes_no_loss(sample, tiny, problem) -> No
 def test_cell_weight_of_an_incomplete_last_cell() -> None:
     mask = torch.ones(10, 9, dtype=torch.bool)
     one = Sample("a", torch.zeros(3, 10, 9), torch.zeros(0, 2), mask)
-    assert torch.equal(cell_weight(one.mask, (3, 3), 4), torch.ones(3, 3))
-    assert torch.equal(cell_weight(one.mask, (2, 2), 4), torch.ones(2, 2))
+    assert torch.equal(cell_weight(one.roi, (3, 3), 4), torch.ones(3, 3))
+    assert torch.equal(cell_weight(one.roi, (2, 2), 4), torch.ones(2, 2))
 
 
 @pytest.mark.parametrize("cells", [(15, 20), (16, 21), (15, 21), (16, 20)])

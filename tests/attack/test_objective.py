@@ -104,7 +104,7 @@ def test_the_loss_is_that_of_the_full_maps(
     for row, each in enumerate(samples):
         clean = whole_map(counter, quantize(each.image))
         truth = cell_density(each, clean.shape, 4).double().numpy()
-        weight = cell_weight(each.mask, clean.shape, 4).double().numpy()
+        weight = cell_weight(each.roi, clean.shape, 4).double().numpy()
         heads = int(scenes.truth[row])
         expected = [
             written_out(objective, attack.aim, whole_map(counter, attacked(each, attack, patch)),

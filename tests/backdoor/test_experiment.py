@@ -289,7 +289,7 @@ def test_neither_counter_is_chosen_by_poisoned_images(tmp_path: Path, share: flo
 
 def test_regions_are_content() -> None:
     (sample,) = scenes(1)
-    region = replace(sample, mask=torch.zeros(sample.image.shape[1:], dtype=torch.bool))
+    region = replace(sample, roi=torch.zeros(sample.image.shape[1:], dtype=torch.bool))
     assert content_of([sample]) != content_of([region])
 
 

@@ -116,7 +116,7 @@ def test_a_region_of_interest_is_kept() -> None:
         assert poisoned.true_count(0) == 2  # the third head stands outside
         column, row = poisoned[0].points.long().unbind(1)
         assert bool(mask[row, column].all())
-    empty = Poisoned([replace(base, mask=torch.zeros_like(mask))], Blend(), Add(), seed=0)
+    empty = Poisoned([replace(base, roi=torch.zeros_like(mask))], Blend(), Add(), seed=0)
     with pytest.raises(ValueError, match="a: add: mask must hold a pixel"):
         _ = empty[0]
 
@@ -314,7 +314,7 @@ def test_what_cannot_be_exported_is_refused_and_nothing_left(
     full = tmp_path / "full"
     full.mkdir()
     (full / "mine.txt").write_text("keep")
-    masked = replace(sample(1), mask=torch.ones(SHAPE, dtype=torch.bool))
+    masked = replace(sample(1), roi=torch.ones(SHAPE, dtype=torch.bool))
     for what, where, options, why in (
         (samples[1:], full, {}, "full: expected a new or an empty folder"),
         ([masked], out, {}, "s1: has a region of interest"),

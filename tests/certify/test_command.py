@@ -222,7 +222,7 @@ def test_a_region_of_interest(
     opened = data.open
 
     def masked(*arguments, **options):
-        return [replace(s, mask=s.image[0] > 0.5) for s in opened(*arguments, **options)]
+        return [replace(s, roi=s.image[0] > 0.5) for s in opened(*arguments, **options)]
 
     monkeypatch.setattr(data, "open", masked)
     flags = [*QUICK, "--patch", "20"]

@@ -1,0 +1,6 @@
+"""``python -m pycc.commands``: the same as ``pycc``."""
+
+from pycc.commands import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,158 @@
+"""``pycc count`` as users run it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pycc import data, models
+from pycc.commands import main
+from pycc.commands.memory import bytes_per_pixel
+
+RNG = np.random.default_rng(3)
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, str]:
+    code = main("count", [str(word) for word in argv])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def picture(path: Path, shape: tuple[int, int] = (40, 52)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(RNG.integers(0, 256, (*shape, 3), np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def crowd(tmp_path: Path) -> Path:
+    """A data set of two splits: two images with 3 and 1 heads, and one with none."""
+    heads = {"test/a": [[1, 2], [9, 9], [30, 30]], "test/b": [[2, 2]], "train/c": []}
+    for name, points in heads.items():
+        file = picture(tmp_path / "crowd" / f"{name}.png")
+        file.with_suffix(".json").write_text(json.dumps(points))
+    return tmp_path / "crowd"
+
+
+def rows_of(out: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(out)))
+
+
+def test_the_rows_are_the_counts_of_the_counter(capsys, crowd: Path) -> None:
+    code, out, err = run(capsys, crowd, "--csv")
+    assert (code, err) == (0, "")
+    rows = rows_of(out)
+    assert [row["image"] for row in rows] == ["a", "b", "c"]
+    assert [row["truth"] for row in rows] == ["3", "1", "0"]
+    counter = models.load("mcnn-synthetic")
+    for row, split in zip(rows, ["test", "test", "train"], strict=True):
+        sample = next(s for s in data.open(crowd, split=split) if s.name == row["image"])
+        with torch.no_grad():
+            wanted = float(counter(sample.image[None]).double().sum())
+        assert float(row["count"]) == pytest.approx(wanted, rel=1e-6)
+        assert float(row["people_per_megapixel"]) == pytest.approx(1e6 * wanted / (40 * 52))
+
+
+def test_totals(capsys, crowd: Path) -> None:
+    _, out, _ = run(capsys, crowd, "--split", "test", "--json")
+    content = json.loads(out)
+    errors = np.array([row["count"] for row in content["rows"]]) - [3, 1]
+    totals = content["totals"]
+    assert totals["images"] == totals["annotated"] == 2
+    assert totals["truth"] == 4
+    assert totals["mae"] == pytest.approx(np.abs(errors).mean())
+    assert totals["rmse"] == pytest.approx(np.sqrt((errors**2).mean()))
+    _, out, _ = run(capsys, crowd, "--split", "test")
+    assert f"MAE {totals['mae']:,.1f}, RMSE {totals['rmse']:,.1f}" in out
+
+
+def test_images_without_annotation(capsys, tmp_path: Path, crowd: Path) -> None:
+    alone = picture(tmp_path / "photos" / "x.png")
+    picture(tmp_path / "photos" / "y.png")
+    _, out, err = run(capsys, tmp_path / "photos", alone, crowd / "test", "--csv")
+    rows = rows_of(out)
+    assert err == ""
+    assert [row["truth"] for row in rows] == ["", "", "", "3", "1"]
+    assert rows[0]["count"] == rows[2]["count"]
+    _, out, _ = run(capsys, crowd, "--split", "test", "--unannotated", "--csv")
+    assert [row["truth"] for row in rows_of(out)] == ["", ""]
+    _, out, _ = run(capsys, tmp_path / "photos")
+    assert "MAE" not in out
+
+
+def test_a_polygon(capsys, tmp_path: Path, crowd: Path) -> None:
+    left = tmp_path / "left.json"
+    left.write_text("[[0, 0], [20, 0], [20, 40], [0, 40]]")
+    _, out, _ = run(capsys, crowd, "--split", "test", "--roi", left, "--csv")
+    rows = rows_of(out)
+    assert [row["truth"] for row in rows] == ["2", "1"]
+    counter = models.load("mcnn-synthetic")
+    with torch.no_grad():
+        density = counter(data.open(crowd)[0].image[None])[0, 0]
+    people = float(rows[0]["count"])
+    assert people == pytest.approx(float(density[:, :5].sum()), rel=1e-5)
+    assert float(rows[0]["people_per_megapixel"]) == pytest.approx(1e6 * people / 800)
+
+
+def test_overlays(capsys, tmp_path: Path, crowd: Path) -> None:
+    folder = tmp_path / "pictures"
+    assert run(capsys, crowd, "--overlay", folder)[0] == 0
+    files = sorted(folder.iterdir())
+    assert [file.name for file in files] == ["crowd-test-a.png", "crowd-test-b.png",
+                                             "crowd-train-c.png"]  # fmt: skip
+    with Image.open(files[0]) as shown:
+        assert shown.size == (52, 40)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "the following arguments are required: PATH"),
+        (["nowhere"], "nowhere: no such folder"),
+        (["CROWD", "--csv", "--json"], "--csv: expected no --json beside it"),
+        (["CROWD", "--max-memory", "0"], "--max-memory must be above 0 GB, got 0"),
+        (["CROWD", "--max-memory", "1e-6"], "a: --max-memory 1e-06: reading the image alone takes"),
+        (["CROWD", "--max-images", "0"], "--max-images must be at least 1, got 0"),
+        (["CROWD", "--wieghts", "x"], "unknown flag --wieghts; did you mean '--weights'?"),
+        (["CROWD", "--split", "tset"], "has splits test, train, got 'tset'"),
+        (["CROWD", "--roi", "LINE"], "a polygon needs 3 points [x, y] or more, got 2"),
+        (["CROWD", "--roi", "FAR"], "--roi: no pixel of 40x52 lies in the polygon"),
+        (["CROWD", "--option", "depth=3"], "unknown option 'depth'"),
+    ],
+)
+def test_bad_usage(capsys, crowd: Path, argv: list[str], message: str) -> None:
+    line, far = crowd.parent / "line.json", crowd.parent / "far.json"
+    line.write_text("[[0, 0], [5, 5]]")
+    far.write_text("[[90, 90], [99, 90], [99, 99]]")
+    places = {"CROWD": str(crowd), "LINE": str(line), "FAR": str(far)}
+    code, out, err = run(capsys, *(places.get(word, word) for word in argv))
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.long
+def test_two_processes_print_what_one_prints(capsys, crowd: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
+               "2", "-m", "pycc.commands", "count", str(crowd), "--csv"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    _, out, _ = run(capsys, crowd, "--csv")
+    both = [[{**row, "seconds": ""} for row in rows_of(text)] for text in (done.stdout, out)]
+    assert both[0] == both[1]
+
+
+def test_memory_per_pixel_is_that_of_the_layers_held_at_once() -> None:
+    small = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU())
+    small.stride, small.receptive_field = 1, 3
+    # Eight channels of float32 before the ReLU and after it, twice for the workspace.
+    assert bytes_per_pixel(small.eval()) == pytest.approx(2 * 2 * 8 * 4, rel=0.01)
+    assert bytes_per_pixel(models.create("csrnet").eval()) > 10 * 2 * 8 * 4

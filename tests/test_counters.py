@@ -1,0 +1,93 @@
+"""Counting from Python: ``pycc.count``, and tiles that give the map of the whole image."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import pycc
+from pycc import models
+from pycc.counters import tiled_density
+from pycc.types import Sample
+
+
+class Layers(nn.Module):
+    """Layers with two poolings; a cell of 4 pixels depends on at most 30."""
+
+    stride = 4
+
+    def __init__(self, receptive_field: int | None = 30) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.receptive_field = receptive_field
+        self.net = nn.Sequential(
+            nn.Conv2d(3, 4, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(4, 4, 5, padding=2),
+            nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 1, 3, padding=1), nn.Softplus(),
+        )  # fmt: skip
+
+    def forward(self, images: Tensor) -> Tensor:
+        density: Tensor = self.net(images)
+        return density
+
+
+@pytest.mark.parametrize("shape", [(64, 80), (97, 131), (61, 203), (30, 300)])
+@pytest.mark.parametrize("pixels", [4900, 7000, 12000])
+def test_tiles_give_the_map_of_the_whole_image(shape: tuple[int, int], pixels: int) -> None:
+    counter, image = Layers().eval(), torch.rand(1, 3, *shape)
+    with torch.no_grad():
+        whole, tiled = counter(image), tiled_density(counter, image, pixels)
+    assert tiled.shape == whole.shape
+    assert float((tiled - whole).abs().max()) <= 1e-5 * float(whole.max())
+
+
+def test_no_tile_is_larger_than_allowed() -> None:
+    seen: list[int] = []
+
+    class Watched(Layers):
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append(images.shape[2] * images.shape[3])
+            return super().forward(images)
+
+    with torch.no_grad():
+        tiled_density(Watched().eval(), torch.rand(1, 3, 200, 240), 9000)
+    assert len(seen) > 1
+    assert max(seen) <= 9000
+
+
+@pytest.mark.parametrize("name", ["mcnn", "cmtl", "csrnet", "narrow"])
+def test_tiles_of_published_counters(name: str) -> None:
+    torch.manual_seed(1)
+    counter = models.create(name).eval()
+    field = counter.receptive_field
+    assert field is not None
+    image = torch.rand(1, 3, 3 * field + 50, 2 * field + 22)
+    with torch.no_grad():
+        whole, tiled = counter(image), tiled_density(counter, image, (5 * field // 2) ** 2)
+    assert tiled.shape == whole.shape
+    assert float((tiled - whole).abs().max()) <= 1e-5 * float(whole.abs().max())
+
+
+def test_what_cannot_be_counted_in_tiles() -> None:
+    with pytest.raises(ValueError, match="without a bounded receptive field cannot count in tiles"):
+        pycc.count(Layers(None), torch.rand(3, 64, 64), max_pixels=1000)
+    with pytest.raises(ValueError, match="a tile of one cell needs"):
+        pycc.count(Layers(), torch.rand(3, 640, 640), max_pixels=50)
+
+
+def test_count_of_tensors_and_samples() -> None:
+    counter, images = Layers(), torch.rand(2, 3, 32, 36)
+    counts = pycc.count(counter, images)
+    assert counter.training  # as it was before
+    with torch.no_grad():
+        wanted = counter.eval()(images).sum((1, 2, 3))
+    assert [c.name for c in counts] == ["image 0", "image 1"]
+    assert [c.count for c in counts] == pytest.approx(wanted.tolist(), rel=1e-5)
+    roi = torch.zeros(32, 36, dtype=torch.bool)
+    (inside,) = pycc.count(counter, [Sample("s", images[0], torch.zeros(0, 2), roi)])
+    assert (inside.count, inside.truth, float(inside.density.abs().sum())) == (0.0, 0, 0.0)
+    with pytest.raises(ValueError, match=r"images must be \[N,3,H,W\] or \[3,H,W\]"):
+        pycc.count(counter, images[0, 0])
+    with pytest.raises(ValueError, match="must hold RGB values"):
+        pycc.count(counter, 255 * images)
