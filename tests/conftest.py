@@ -18,6 +18,7 @@ from numpy.lib.npyio import NpzFile
 
 import pycc.ops
 from pycc import cli
+from pycc.commands.progress import TerminalProgress
 
 # A loaded machine is no failure, and a failure should come again.
 settings.register_profile(
@@ -51,6 +52,7 @@ def no_progress_by_the_clock() -> Iterator[None]:
     """Time stands still for the progress of commands: what they print is then theirs alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cli.Progress, "clock", staticmethod(lambda: 0.0))
+        patch.setattr(TerminalProgress, "clock", staticmethod(lambda: 0.0))
         yield
 
 
