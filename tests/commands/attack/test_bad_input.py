@@ -202,11 +202,11 @@ def test_an_output_folder_that_cannot_be_had(kind, refused, folder, weights, tmp
     ("flags", "says"),
     [
         (["--steps", "3"], "--steps was 2, got 3"),
-        (["--patch-size", "6"], "--sizes was [6, 0.2], got [6]"),
+        (["--patch-size", "6"], "--patch-size was [6, 0.2], got [6]"),
         (["--seed", "5"], "--seed was 0, got 5"),
-        (["--attack", "clean"], "--attack was 'apam', got 'none'"),
+        (["--attack", "clean"], "--attack was 'apam', got 'clean'"),
         (["--data", "synthetic"], "got 'synthetic'"),
-        (["--out", "elsewhere"], "elsewhere"),
+        (["--out", "elsewhere"], "neither --out nor --like"),
     ],
 )
 def test_resume_with_other_settings(flags, says, call, refused, folder, weights, tmp_path) -> None:
@@ -277,7 +277,9 @@ def test_resume_of_a_damaged_run(damage, call, refused, folder, weights, tmp_pat
     if damage == "environment":  # nothing depends on it
         assert call("--resume", out).code == 0
     else:
-        says = {"setting": "settings of this version", "result": "line 1, got no index"}[damage]
+        says = {"setting": "flags.momentum was None, is 0.9", "result": "line 1, got no index"}[
+            damage
+        ]
         assert says in refused("--resume", out)
 
 
