@@ -205,7 +205,7 @@ def test_the_counter_of_ablated_images_is_attacked(call, folder, weights, tmp_pa
     assert "--ablate: expected one counter, with --weights, got --transfer" in bad.err
     bad = call("--weights", weights, "--ablation-samples", 5, "--out", tmp_path / "other")
     assert bad.code == 2
-    assert "--ablate-draws: expected --ablate K beside it, got none" in bad.err
+    assert "--ablation-samples: expected --ablate K beside it, got none" in bad.err
 
 
 def test_the_default_folder_is_named_by_the_time(call, folder: Path, weights: Path) -> None:
