@@ -75,6 +75,7 @@ def add_fields(group: argparse._ArgumentGroup, flags: type[Any]) -> None:
     for entry in fields(flags):
         options = dict(entry.metadata)
         many = options.pop("many", False)
+        options.pop("advanced", None)
         text = str(options.pop("help"))
         if entry.default not in (None, MISSING) and not many:
             shown = f"{entry.default:.4g}" if isinstance(entry.default, float) else entry.default

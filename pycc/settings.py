@@ -27,7 +27,7 @@ def flag(
     help: str = "",
     *,
     factory: Callable[[], Any] | None = None,
-    choices: Sequence[str] | None = None,
+    choices: Sequence[str] | Callable[[], Sequence[str]] | None = None,
     metavar: str | tuple[str, ...] | None = None,
     advanced: bool = False,
     names: Callable[[], Sequence[str]] | None = None,
@@ -39,7 +39,7 @@ def flag(
         default: its value if the flag is not given; MISSING with ``factory`` or for a flag that
             has to be given.
         help: one line, in plain English.
-        choices: the values that are allowed.
+        choices: the values that are allowed, or a function that lists them when they are needed.
         metavar: how help names the value.
         advanced: shown by ``--help-all`` alone.
         names: for a path: built-in names that may stand in its place, often none. A path is made
@@ -86,8 +86,11 @@ class Flag:
     positional: bool
 
     def checked(self, value: Any) -> Any:
-        """The value, or each of several, if it is one of the choices; ValueError if not."""
-        values = value if isinstance(value, list | tuple) else [value]
+        """The value, or each of several, if it is one of the choices; ValueError if not.
+
+        None, an optional value that was not given, is always allowed.
+        """
+        values = value if isinstance(value, list | tuple) else [] if value is None else [value]
         for one in values:
             if self.choices is not None and one not in self.choices:
                 raise ValueError(
@@ -136,8 +139,10 @@ def _flag(entry: Field[Any], annotation: Any, title: str) -> Flag:
     if entry.default_factory is not MISSING:
         default = entry.default_factory()
     about = entry.metadata
+    choices = about.get("choices")
     return Flag(
-        entry.name, _plain(annotation), title, about["help"], default, about.get("choices"),
+        entry.name, _plain(annotation), title, about["help"], default,
+        choices() if callable(choices) else choices,
         about.get("metavar"), bool(about.get("advanced")), about.get("names"),
         bool(about.get("positional")),
     )  # fmt: skip

@@ -27,7 +27,7 @@ from pycc.commands.machine import device_of_name, set_threads
 from pycc.commands.progress import TerminalProgress, say
 from pycc.ranks import Ranks, own_device, ranks
 from pycc.registry import nearest
-from pycc.settings import build, flag, flags_of, values_of
+from pycc.settings import Flag, build, flag, flags_of, values_of
 
 S = TypeVar("S")
 
@@ -161,11 +161,18 @@ class Command(Entry, Generic[S]):
         settings, given = self.parsed(argv, prog)
         return self.start(settings, Context(command=tuple(argv), given=given))
 
+    def flags(self, argv: Sequence[str]) -> list[Flag]:
+        """The command's flags, as far as ``argv`` chooses them."""
+        return flags_of(self.settings, self.variants(argv))
+
+    def elsewhere(self, argv: Sequence[str]) -> Mapping[str, str]:
+        """Flags that exist, but not beside these arguments, and the error for each."""
+        return {}
+
     def parser(self, argv: Sequence[str], prog: str) -> Parser:
         """The parser of the command's flags, as far as ``argv`` chooses them."""
-        flags = flags_of(self.settings, self.variants(argv))
         text = f"{self.epilog} {self.exit_codes}".strip()
-        return Parser(prog, self.summary, text, flags)
+        return Parser(prog, self.summary, text, self.flags(argv), self.elsewhere(argv))
 
     def parsed(self, argv: Sequence[str], prog: str) -> tuple[S, frozenset[str]]:
         """The settings that ``argv`` asks for, checked, and the names of the flags in it."""
@@ -235,21 +242,20 @@ class RunCommand(Command[S]):
         """Whether a run with these stored flags is one of this command, beyond its kind."""
         return True
 
+    def flags(self, argv: Sequence[str]) -> list[Flag]:
+        """The command's flags and those of the run folder."""
+        return [*super().flags(argv), *flags_of(RunFlags, title="run")]
+
     def parser(self, argv: Sequence[str], prog: str) -> Parser:
-        """The parser of the command's flags and those of the run folder."""
-        flags = flags_of(self.settings, self.variants(self._chosen(argv)))
-        flags += [one.__class__(**{**vars(one), "title": "run"}) for one in flags_of(RunFlags)]
-        text = f"{self.epilog} {self.exit_codes}".strip()
-        return Parser(prog, self.summary, text, flags)
+        """The parser of the flags, as far as ``argv`` or the earlier run chooses them."""
+        return super().parser(self._chosen(argv), prog)
 
     def _chosen(self, argv: Sequence[str]) -> list[str]:
         """The arguments, with those of the run that is resumed or taken as a model before them."""
         for name in ("--resume", "--like"):
-            for at, text in enumerate(argv):
-                path = argv[at + 1] if text == name and at + 1 < len(argv) else None
-                path = text.partition("=")[2] if text.startswith(f"{name}=") else path
-                if path is not None:
-                    return [*self.as_arguments(self._flags_of_run(path, name)), *argv]
+            path = argument(argv, name)
+            if path is not None:
+                return [*self.as_arguments(self._flags_of_run(path, name)), *argv]
         return list(argv)
 
     def as_arguments(self, flags: Mapping[str, Any]) -> list[str]:
@@ -277,7 +283,7 @@ class RunCommand(Command[S]):
             fixed = {name: value for name, value in given.items() if name not in self.machine}
             runs.check_flags(earlier, fixed, str(resume))
         settings, names = self.completed(given, earlier, self.variants(self._chosen(argv)))
-        folder = Path(resume or out or f"runs/{self.name.replace(' ', '-')}-{_now()}")
+        folder = Path(resume or out or folder_by_time(self.name.replace(" ", "-")))
         self._folder = folder
         started = Context(tuple(argv), names, folder=folder, resume=resume is not None)
         self._out_given = out is not None or resume is not None
@@ -294,8 +300,24 @@ class RunCommand(Command[S]):
         return super().context(settings, context, processes, device)
 
 
-def _now() -> str:
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+def argument(argv: Sequence[str], name: str) -> str | None:
+    """The value of the flag ``name`` in unparsed arguments, the last if there are several.
+
+    >>> argument(["--attack", "apam", "--attack=query"], "--attack")
+    'query'
+    """
+    value = None
+    for at, text in enumerate(argv):
+        if text == name and at + 1 < len(argv):
+            value = argv[at + 1]
+        elif text.startswith(f"{name}="):
+            value = text.partition("=")[2]
+    return value
+
+
+def folder_by_time(name: str) -> str:
+    """The run folder of a command if none is given."""
+    return f"runs/{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
 
 
 def ended(work: Callable[[], int], *, debug: bool = False, stopped: Callable[[], str] = str) -> int:

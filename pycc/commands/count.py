@@ -14,7 +14,7 @@ import torch
 
 from pycc import counters, metrics
 from pycc.commands.base import DONE, Command, Context
-from pycc.commands.flags import ComputeFlags, CounterFlags
+from pycc.commands.flags import CounterFlags, DeviceFlags
 from pycc.commands.memory import pixels_within
 from pycc.commands.progress import say
 from pycc.data import open as open_data
@@ -66,7 +66,7 @@ class CountSettings:
         None, "count large images in overlapping tiles, within so many GB for each image",
         metavar="GB",
     )  # fmt: skip
-    compute: ComputeFlags = group(ComputeFlags, "machine")
+    machine: DeviceFlags = group(DeviceFlags, "machine")
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class CountCommand(Command[CountSettings]):
 
     def run(self, settings: CountSettings, context: Context) -> int:
         """Count and print; several processes share the images."""
-        counter = settings.counter.load().to(context.device).eval()
+        counter = settings.counter.load(context.device).eval()
         vertices = None if settings.images.roi is None else _polygon(Path(settings.images.roi))
         sources = [source for path in settings.path for source in _sources(path, settings.images)]
         jobs = [(source, n) for source in sources for n in range(len(source.samples))]

@@ -10,11 +10,14 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
+
 from pycc import models
 from pycc.data.dataset import OnError
 from pycc.data.dataset import builtin as builtin_data
 from pycc.data.outside import SHOW, Show
 from pycc.data.reading import Reading
+from pycc.models.exchange import BlackBox
 from pycc.registry import nearest
 from pycc.settings import Flag, Options, flag
 
@@ -46,7 +49,10 @@ class DataFlags(Reading):
 class CounterFlags:
     """The counter of a command."""
 
-    model: str | None = flag(None, "the counter's family (default: recognised from the weights)")
+    model: str | None = flag(
+        None, "the counter's family (default: recognised from the weights)",
+        choices=lambda: [*models.names(), BlackBox.name], metavar="NAME",
+    )  # fmt: skip
     weights: str = flag(
         "mcnn-synthetic", "file with weights, or the name of built-in ones", names=models.builtin
     )
@@ -54,16 +60,17 @@ class CounterFlags:
         help="an option of the counter, such as resize=4; may be repeated", factory=dict
     )
 
-    def load(self, weights: str | None = None) -> models.CounterModel:
-        """The counter with its weights, or with others; ValueError for an unknown option."""
+    def load(self, device: torch.device, weights: str | None = None) -> models.CounterModel:
+        """The counter on a device, with its own or other weights; ValueError if they do not fit."""
         try:
-            return models.load(weights or self.weights, name=self.model, **self.option)
-        except TypeError as error:  # the values of options come from the command line unchanged
+            counter = models.load(weights or self.weights, name=self.model, **self.option)
+        except TypeError as error:  # an option of a type that the counter does not take
             raise ValueError(f"--option: {error}") from None
+        return counter.to(device)
 
 
 @dataclass(frozen=True)
-class ComputeFlags:
+class DeviceFlags:
     """Where a command computes."""
 
     device: str = flag("cpu", "cpu or cuda[:N]")
@@ -73,7 +80,7 @@ class ComputeFlags:
 
 
 @dataclass(frozen=True)
-class MachineFlags(ComputeFlags):
+class MachineFlags(DeviceFlags):
     """Where a command computes, and the key of its randomness."""
 
     seed: int = flag(0, "key of all randomness")
@@ -104,12 +111,20 @@ class Parser(argparse.ArgumentParser):
     Flags that are not given leave no value behind, so that they can be told from defaults.
     """
 
-    def __init__(self, prog: str, description: str, epilog: str, flags: Sequence[Flag]) -> None:
+    def __init__(
+        self,
+        prog: str,
+        description: str,
+        epilog: str,
+        flags: Sequence[Flag],
+        elsewhere: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(
             prog=prog, description=description, epilog=epilog, argument_default=argparse.SUPPRESS,
             allow_abbrev=False, add_help=False,
         )  # fmt: skip
         self.flags = {one.name: one for one in flags}
+        self._elsewhere = elsewhere or {}
         self._groups: dict[str, argparse._ArgumentGroup] = {}
         for one in flags:
             self._add(one)
@@ -132,8 +147,8 @@ class Parser(argparse.ArgumentParser):
             if text.startswith("--"):
                 name = text.partition("=")[0]
                 known = {option[2:]: option for option in self._option_string_actions}
-                hint = nearest(name[2:], known).replace("mean '", "mean '--")
-                raise ValueError(f"unknown flag {name}{hint}")
+                close = nearest(name[2:], known).replace("mean '", "mean '--")
+                raise ValueError(self._elsewhere.get(name, f"unknown flag {name}{close}"))
         if rest:
             raise ValueError(f"unexpected argument {rest[0]!r}; {HELP} shows what is expected")
         values = vars(space)
@@ -150,7 +165,12 @@ class Parser(argparse.ArgumentParser):
         known = one.names()
 
         def whole(path: str) -> str:
-            return path if path in known else str(Path(path).absolute())
+            if path in known:
+                return path
+            close = nearest(path, known)
+            if close and not Path(path).exists():
+                raise ValueError(f"{one.shown}: {path} does not exist{close}")
+            return str(Path(path).absolute())
 
         return [whole(path) for path in value] if isinstance(value, list) else whole(value)
 

@@ -55,11 +55,12 @@ class Reading:
             "help": "bits of the values in 16-bit picture files, where they are fewer: 2^BITS - 1 "
             "is white; other files are read as usual",
             "metavar": "BITS",
+            "advanced": True,
         },
     )
     max_image_pixels: int = field(
         default=MAX_IMAGE_PIXELS,
-        metadata={"help": "refuse pictures of more pixels", "metavar": "N"},
+        metadata={"help": "refuse pictures of more pixels", "metavar": "N", "advanced": True},
     )
 
     def __post_init__(self) -> None:

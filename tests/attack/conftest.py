@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from support.crowds import make_sample
 from torch import Tensor, nn
 
-from pycc import models
 from pycc.attack import PatchAttack, Problem
-from pycc.attack.__main__ import main
 from pycc.attack.stage import Clean, Member, Stage
 from pycc.attack.survey import Shelf, survey
-from pycc.data import save_image
 from pycc.types import Sample
 
 FIELD = 20
@@ -52,20 +49,6 @@ class TinyCounter(nn.Module):
         return density
 
 
-def make_sample(
-    index: int = 0, shape: tuple[int, int] = (64, 80), heads: int = 9, region: bool = False
-) -> Sample:
-    """A random picture with random heads; the region of interest is its right part."""
-    generator = torch.Generator().manual_seed(100 + index)
-    image = (torch.rand(3, *shape, generator=generator) * 255).round() / 255
-    points = torch.rand(heads, 2, generator=generator, dtype=torch.float64)
-    mask = None
-    if region:
-        mask = torch.zeros(shape, dtype=torch.bool)
-        mask[5:, 30:] = True
-    return Sample(f"scene {index}", image, points * torch.tensor([shape[1], shape[0]]), mask)
-
-
 def make_problem(
     attack: PatchAttack, counter: Any, samples: list[Sample], seed: int = 0
 ) -> Problem:
@@ -100,73 +83,3 @@ def sample() -> Callable[..., Sample]:
 @pytest.fixture
 def problem() -> Callable[..., Problem]:
     return make_problem
-
-
-@pytest.fixture(scope="session")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with weights of an MCNN that answers to what it sees."""
-    counter = models.create("mcnn")
-    generator = torch.Generator().manual_seed(2)
-    for parameter in counter.parameters():
-        draw = torch.randn(parameter.shape, generator=generator)
-        fan = parameter[0].numel() if parameter.ndim > 1 else 10_000
-        parameter.data.copy_(draw * (2 / fan) ** 0.5)
-    counter.net.fuse[0].conv.weight.data.abs_().mul_(1e-3)
-    path = tmp_path_factory.mktemp("weights") / "lively.npz"
-    models.save(counter, path, metadata={})
-    return path
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A data set of three small images with points in CSV files."""
-    root = tmp_path / "crowd"
-    root.mkdir()
-    for index, shape in enumerate([(48, 64), (48, 64), (52, 60)]):
-        one = make_sample(index, shape)
-        save_image(root / f"{one.name.replace(' ', '_')}.png", one.image)
-        lines = [f"{x},{y}" for x, y in one.points.tolist()]
-        (root / f"{one.name.replace(' ', '_')}.csv").write_text("x,y\n" + "\n".join(lines))
-    return root
-
-
-class Called:
-    """What a call of the command left behind."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-@pytest.fixture
-def call(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Called]:
-    """Runs the command in an empty folder; the arguments may be paths."""
-    home = tmp_path / "home"
-    home.mkdir()
-    monkeypatch.chdir(home)
-
-    def run(*arguments: object) -> Called:
-        capsys.readouterr()
-        code = main([str(argument) for argument in arguments])
-        return Called(code, *capsys.readouterr())
-
-    return run
-
-
-@pytest.fixture
-def refused(call: Callable[..., Called], tmp_path: Path) -> Callable[..., str]:
-    """Runs the command with bad input: one line on stderr, exit code 2, nothing left behind."""
-
-    def run(*arguments: object) -> str:
-        before = sorted(tmp_path.rglob("*"))
-        done = call(*arguments)
-        assert done.code == 2
-        assert done.out == ""
-        assert done.err.startswith("error: ")
-        assert done.err.count("\n") == 1
-        assert done.err.endswith("\n")
-        assert sorted(tmp_path.rglob("*")) == before
-        return done.err
-
-    return run

@@ -14,7 +14,7 @@ from scipy.io import savemat
 from pycc import models
 from pycc.data import load_image, save_image
 
-FEW = ["--steps", "3", "--sizes", "8", "--pgd-steps", "0", "--no-gates", "--no-pictures"]
+FEW = ["--steps", "3", "--patch-size", "8", "--pgd-steps", "0", "--no-checks", "--no-pictures"]
 
 
 @pytest.fixture
@@ -76,15 +76,15 @@ def test_query(call, folder, weights, tmp_path: Path) -> None:
 def test_black_box(call, refused, folder, weights, other, tmp_path: Path) -> None:
     out = tmp_path / "run"
     flags = ["--data", folder, "--weights", weights, *FEW]
-    done = call(*flags, "--substitutes", other, "--combine", "worst", "--out", out)
+    done = call(*flags, "--surrogates", other, "--combine", "worst", "--out", out)
     assert done.code == 0
-    head, *lines = done.out.splitlines()
+    _, head, *lines = done.out.splitlines()
     assert head.split()[:3] == ["patch", "size", "source"]
     attacked = [line.split()[:3] for line in lines if line.startswith("apam")]
     assert [line[2] for line in attacked][1] == "other"
-    assert "victim itself, got it as 'lively'" in refused(*flags, "--substitutes", other, weights)
-    assert "names must differ" in refused(*flags, "--substitutes", other, other)
-    assert "nowhere.npz" in refused(*flags, "--substitutes", tmp_path / "nowhere.npz")
+    assert "victim itself, got it as 'lively'" in refused(*flags, "--surrogates", other, weights)
+    assert "names must differ" in refused(*flags, "--surrogates", other, other)
+    assert "nowhere.npz" in refused(*flags, "--surrogates", tmp_path / "nowhere.npz")
 
 
 def test_transfer(call, refused, folder, weights, other, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_print(call, refused, tmp_path: Path) -> None:
     assert coarse.err.startswith("warning: ")
     assert "inch" in coarse.err
     assert "--width-mm" in refused("--print", tmp_path / "patch.png")
-    assert "--print PATCH" in refused("--width-mm", 50)
+    assert "--print beside it" in refused("--width-mm", 50)
     assert "expected no --steps" in refused(
         "--print", tmp_path / "patch.png", "--width-mm", 50, "--steps", 3
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pycc.attack.__main__ import main
+from pycc.commands import main
 
 
 @pytest.mark.long
@@ -17,11 +17,12 @@ def test_a_patch_on_shanghaitech(shared: Path, tmp_path: Path) -> None:
     if not data.is_dir() or not weights.is_dir():
         pytest.skip("no real data in ../shared")
     out = tmp_path / "run"
-    code = main([
-        "--data", str(data), "--split", "test", "--limit", "1", "--model", "mcnn",
-        "--weights", str(weights / "mcnn_shtechA_660.h5"), "--sizes", "20", "81",
-        "--steps", "60", "--step-size", "0.25", "--decay", "cosine", "--objective", "over",
-        "--transform", "none", "--pgd-steps", "2", "--no-pictures", "--out", str(out),
+    code = main("attack", [
+        "--data", str(data), "--split", "test", "--max-images", "1", "--model", "mcnn",
+        "--weights", str(weights / "mcnn_shtechA_660.h5"), "--patch-size", "20", "81",
+        "--preset", "paper", "--steps", "60", "--step-size", "0.25", "--decay", "cosine",
+        "--objective", "over", "--transform", "none", "--pgd-steps", "2", "--no-pictures",
+        "--out", str(out),
     ])  # fmt: skip
     summary = json.loads((out / "summary.json").read_text())
     failed = {gate["name"] for gate in summary["gates"] if gate["verdict"] == "fail"}

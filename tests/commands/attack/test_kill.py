@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from support.processes import kill
 
-from pycc import cli
-from pycc.attack.__main__ import main
+import pycc
+from pycc.commands import main
 
 SETTINGS = [
-    "--sizes", "10", "0.3", "--steps", "20", "--threads", "1", "--pgd-steps", "2", "--no-gates",
-    "--no-pictures",
+    "--preset", "paper", "--patch-size", "10", "0.3", "--steps", "20", "--threads", "1",
+    "--pgd-steps", "2", "--no-checks", "--no-pictures",
 ]  # fmt: skip
 RESULTS = 3 * (1 + 1 + 2 * 5)
 APPEND = "pycc.runs.folder.Run.append"
@@ -28,9 +28,9 @@ def lines(out: Path) -> int:
 def test_killed_and_resumed(folder: Path, weights: Path, tmp_path: Path) -> None:
     whole, out = tmp_path / "whole", tmp_path / "killed"
     asked = ["--data", str(folder), "--weights", str(weights), *SETTINGS]
-    assert main([*asked, "--out", str(whole)]) == 0
+    assert main("attack", [*asked, "--out", str(whole)]) == 0
 
-    env = {"PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    env = {"PYTHONPATH": str(Path(pycc.__file__).parents[1])}
     kill("pycc.attack", *asked, "--out", out, at=APPEND, times=3, env=env)
     assert lines(out) == 3
     kill("pycc.attack", "--resume", out, at=IMAGE, times=2, env=env)
@@ -40,7 +40,7 @@ def test_killed_and_resumed(folder: Path, weights: Path, tmp_path: Path) -> None
     with (out / "results.jsonl").open("ab") as file:
         file.write(b'{"area": 0.25, "condition": "ap')
     assert not (out / "summary.json").exists()
-    assert main(["--resume", str(out)]) == 0
+    assert main("attack", ["--resume", str(out)]) == 0
 
     for name in ("results.jsonl", "summary.json"):
         assert (out / name).read_bytes() == (whole / name).read_bytes()

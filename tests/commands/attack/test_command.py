@@ -15,12 +15,13 @@ import torch
 from support.deep import two_depths
 from support.processes import HANG, messages
 
-from pycc import cli, models
-from pycc.attack.__main__ import main
+import pycc
+from pycc import models
+from pycc.commands.progress import TerminalProgress
 from pycc.data.export import export_samples
 
 FAST = [
-    "--steps", "2", "--sizes", "6", "0.2", "--pgd-steps", "0", "--no-gates", "--no-pictures",
+    "--steps", "2", "--patch-size", "6", "0.2", "--pgd-steps", "0", "--no-checks", "--no-pictures",
 ]  # fmt: skip
 
 
@@ -30,6 +31,11 @@ def test_a_run(call, folder: Path, weights: Path, tmp_path: Path) -> None:
     assert done.code == 0
     assert done.err == ""
     lines = done.out.splitlines()
+    assert lines[0] == (
+        "preset strong: --objective target --step-size 0.25 --decay cosine --smoothness 0 "
+        "--transform none; given otherwise: --steps 2"
+    )
+    del lines[0]
     assert lines[0].split()[:5] == ["patch", "size", "MAE", "95", "%"]
     baselines = ["grey", "black", "noise", "crowd"]
     assert [line.split()[0] for line in lines[2:13]] == [
@@ -62,7 +68,7 @@ def counts(out: Path) -> list[float]:
 
 def test_the_bit_depth_of_pictures(call, folder: Path, weights: Path, tmp_path: Path) -> None:
     eight, sixteen = two_depths(folder)
-    flags = ["--attack", "none", "--weights", weights, "--data"]
+    flags = ["--attack", "clean", "--weights", weights, "--data"]
     for out, source, more in (
         ("usual", eight, []), ("scaled", sixteen, ["--bit-depth", 8]), ("dark", sixteen, []),
     ):  # fmt: skip
@@ -90,11 +96,11 @@ def test_the_bit_depth_of_pictures(call, folder: Path, weights: Path, tmp_path: 
 @pytest.mark.long
 def test_without_data_the_built_in_scenes_and_counter_are_used(call, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    fast = ["--limit", 1, "--steps", 3, "--sizes", 0.04, "--no-pictures", "--no-gates"]
+    fast = ["--max-images", 1, "--steps", 3, "--patch-size", 0.04, "--no-pictures", "--no-checks"]
     assert call("--out", out, *fast).code == 0
     settings = json.loads((out / "manifest.json").read_text())["settings"]["flags"]
     assert settings["weights"] == "mcnn-synthetic"
-    assert (settings["objective"], settings["decay"]) == ("over", "cosine")
+    assert (settings["preset"], settings["objective"]) == ("strong", "target")
     rows = json.loads((out / "summary.json").read_text())["rows"]
     none, pgd, _, _, noise, apam = rows
     assert none["mae"] < 0.3 * none["mean_count"]
@@ -102,9 +108,10 @@ def test_without_data_the_built_in_scenes_and_counter_are_used(call, tmp_path: P
     assert apam["mean_count"] > noise["mean_count"]
 
 
-def test_with_data_the_defaults_are_the_papers(call, folder, weights, tmp_path: Path) -> None:
+def test_the_papers_settings(call, folder, weights, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    assert call("--data", folder, "--weights", weights, "--out", out, *FAST).code == 0
+    flags = ["--preset", "paper", "--data", folder, "--weights", weights, *FAST]
+    assert call(*flags, "--out", out).code == 0
     (first, _) = json.loads((out / "manifest.json").read_text())["settings"]["attacks"]
     assert (first["objective"], first["factor"], first["transform"]) == (
         "density", 10.0, "published",
@@ -115,7 +122,7 @@ def test_with_data_the_defaults_are_the_papers(call, folder, weights, tmp_path: 
 
 def test_without_attack(call, folder: Path, weights: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    done = call("--attack", "none", "--data", folder, "--weights", weights, "--out", out)
+    done = call("--attack", "clean", "--data", folder, "--weights", weights, "--out", out)
     assert done.code == 0
     assert [line.split()[0] for line in done.out.splitlines()[2:-2]] == ["none"]
     assert sorted(p.name for p in out.iterdir()) == [
@@ -128,8 +135,8 @@ def test_without_attack(call, folder: Path, weights: Path, tmp_path: Path) -> No
     [
         ("part_A", [], True),
         ("part_A", ["--unannotated"], False),
-        ("part_A", ["--limit", "1"], False),
-        ("part_A", ["--ablate", "900", "--ablate-draws", "2", "--ablate-fill", "0.5"], False),
+        ("part_A", ["--max-images", "1"], False),
+        ("part_A", ["--ablate", "900", "--ablation-samples", "2", "--ablation-fill", "0.5"], False),
         ("part_B", [], False),
         ("crowd", [], False),
     ],
@@ -139,7 +146,7 @@ def test_published_errors_stand_beside_those_of_the_same_images(
 ) -> None:
     root = tmp_path / "part_A" / name
     export_samples({"test": [sample(0), sample(1)]}, root, layout="shanghaitech")
-    done = call("--attack", "none", "--data", root, "--weights", weights, *also)
+    done = call("--attack", "clean", "--data", root, "--weights", weights, *also)
     assert done.code == 0
     assert ("\npublished: APAM" in done.out) == stands_beside
 
@@ -148,7 +155,9 @@ def test_the_counts_are_the_counters(call, folder: Path, weights: Path, tmp_path
     from pycc import data
 
     out = tmp_path / "run"
-    call("--attack", "none", "--data", folder, "--weights", weights, "--out", out, "--limit", 2)
+    call(
+        "--attack", "clean", "--data", folder, "--weights", weights, "--out", out, "--max-images", 2
+    )
     counter = models.load(weights)
     lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
     assert len(lines) == 2
@@ -163,7 +172,7 @@ def test_options_reach_the_counter(call, folder: Path, weights: Path, tmp_path: 
     for option in ([], ["--option", "resize=4"]):
         out = tmp_path / f"run{len(counts)}"
         where = ["--model", "mcnn", "--weights", weights, "--data", folder, "--out", out]
-        assert call("--attack", "none", *where, *option).code == 0
+        assert call("--attack", "clean", *where, *option).code == 0
         rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
         counts.append([row["count"] for row in rows])
     assert json.loads((out / "manifest.json").read_text())["settings"]["flags"]["option"] == {
@@ -176,8 +185,8 @@ def test_the_counter_of_ablated_images_is_attacked(call, folder, weights, tmp_pa
     from pycc import data, defense
 
     out = tmp_path / "run"
-    where = ["--data", folder, "--weights", weights, "--out", out, "--limit", 1]
-    flags = ["--ablate", 900, "--ablate-draws", 3, "--ablate-unit", "element"]
+    where = ["--data", folder, "--weights", weights, "--out", out, "--max-images", 1]
+    flags = ["--ablate", 900, "--ablation-samples", 3, "--ablation-unit", "element"]
     assert call(*where, *flags, "--train-split", "test", *FAST).code == 0
     lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
     samples = data.open(folder)
@@ -194,13 +203,13 @@ def test_the_counter_of_ablated_images_is_attacked(call, folder, weights, tmp_pa
     bad = call("--transfer", weights, weights, "--ablate", 5, "--out", tmp_path / "other")
     assert bad.code == 2
     assert "--ablate: expected one counter, with --weights, got --transfer" in bad.err
-    bad = call("--weights", weights, "--ablate-draws", 5, "--out", tmp_path / "other")
+    bad = call("--weights", weights, "--ablation-samples", 5, "--out", tmp_path / "other")
     assert bad.code == 2
-    assert "--ablate-draws: expected --ablate K beside it, got none" in bad.err
+    assert "--ablation-samples: expected --ablate K beside it, got none" in bad.err
 
 
 def test_the_default_folder_is_named_by_the_time(call, folder: Path, weights: Path) -> None:
-    assert call("--data", folder, "--weights", weights, "--limit", 1, *FAST).code == 0
+    assert call("--data", folder, "--weights", weights, "--max-images", 1, *FAST).code == 0
     (run,) = Path("runs").iterdir()
     assert run.name.startswith("attack-2")
     assert (run / "summary.json").exists()
@@ -209,12 +218,12 @@ def test_the_default_folder_is_named_by_the_time(call, folder: Path, weights: Pa
 def test_every_field_of_the_attack_is_a_flag(call, folder: Path, weights: Path, tmp_path) -> None:
     out = tmp_path / "run"
     done = call(
-        "--data", folder, "--weights", weights, "--out", out, "--limit", 1, "--no-save-images",
-        "--sizes", 8, "--shape", "disc", "--steps", 3, "--step-size", 0.1, "--decay", "cosine",
+        "--data", folder, "--weights", weights, "--out", out, "--max-images", 1, "--no-save-images",
+        "--patch-size", 8, "--shape", "disc", "--steps", 3, "--step-size", 0.1, "--decay", "cosine",
         "--momentum", 0.5, "--smoothness", 0, "--objective", "target", "--target-count", 12,
         "--location", "given", "--top-left", 3, 4, "--transform", "none", "--sampling", "nested",
         "--beta", 0.5, "--factor", 5, "--seed", 7, "--optimiser", "adam", "--restarts", 2,
-        "--draws", 3, "--seeds", 2, "--pgd-steps", 2, "--pgd-epsilon", 0.02, "--no-gates",
+        "--eot-samples", 3, "--seeds", 2, "--pgd-steps", 2, "--pgd-epsilon", 0.02, "--no-checks",
     )  # fmt: skip
     assert done.code == 0
     manifest = json.loads((out / "manifest.json").read_text())
@@ -232,14 +241,37 @@ def test_every_field_of_the_attack_is_a_flag(call, folder: Path, weights: Path, 
     assert not (out / "images").exists()
 
 
-def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["--help"])
-    assert ended.value.code == 0
-    text = capsys.readouterr().out
+def test_help_shows_what_most_people_need(call) -> None:
+    done = call("--help")
+    assert (done.code, done.err) == (0, "")
+    shown = [
+        line.split()[0].strip(",") for line in done.out.splitlines() if line.startswith("  --")
+    ]
+    assert len(shown) <= 35
     for flag in ("--data", "--model", "--weights", "--device", "--seed", "--out", "--resume",
-                 "--limit", "--sizes", "--step-size", "--target-count", "--on-error"):  # fmt: skip
-        assert flag in text
+                 "--like", "--max-images", "--patch-size", "--step-size", "--target-count",
+                 "--preset", "--surrogates", "--photo", "--print"):  # fmt: skip
+        assert flag in shown
+    everything = call("--help-all")
+    assert everything.code == 0
+    for flag in ("--on-error", "--momentum", "--eot-samples", "--ablation-samples", "--threads"):
+        assert f"\n  {flag}" in everything.out
+        assert flag not in done.out
+
+
+@pytest.mark.parametrize(
+    ("flags", "steps", "objective"),
+    [
+        ([], 240, "target"),
+        (["--preset", "paper"], 100, "density"),
+        (["--preset=quick"], 120, "over"),
+        (["--attack", "query"], 1000, "target"),
+    ],
+)
+def test_help_shows_the_defaults_of_the_preset(flags, steps, objective, call) -> None:
+    text = " ".join(call(*flags, "--help").out.split())
+    assert f"(default: {steps}) --objective" in text
+    assert f"what the attacker wants (default: {objective})" in text
 
 
 def test_points_outside_are_a_warning_that_counts_them(call, folder, weights, tmp_path) -> None:
@@ -270,9 +302,9 @@ def test_progress_is_told_every_ten_seconds_and_is_no_message(
 ) -> None:
     """By a clock that goes on by six seconds whenever it is looked at."""
     seconds = count(0.0, 6.0)
-    monkeypatch.setattr(cli.Progress, "clock", staticmethod(lambda: next(seconds)))
+    monkeypatch.setattr(TerminalProgress, "clock", staticmethod(lambda: next(seconds)))
     out = tmp_path / "run"
-    done = call("--data", folder, "--weights", weights, "--out", out, "--limit", 1, *FAST)
+    done = call("--data", folder, "--weights", weights, "--out", out, "--max-images", 1, *FAST)
     assert done.code == 0
     lines = done.err.splitlines()
     # 1 clean, 2 sizes of 2 steps, a result and grey, black and noise: 13 looks, every other a line.
@@ -314,7 +346,7 @@ def test_a_keyboard_interrupt_says_how_to_go_on(
         patched.setattr(Run, "append", interrupt)
         done = call(*arguments, "--out", out)
     assert done.code == 130
-    assert done.err == f"stopped; continue with: python -m pycc.attack --resume {out}\n"
+    assert done.err == f"stopped; continue with: pycc attack --resume {out}\n"
     resumed = call("--resume", out)
     assert resumed.code == 0
     whole = call(*arguments, "--out", tmp_path / "whole")
@@ -330,7 +362,7 @@ def test_resume_takes_its_settings_from_the_manifest(
     call("--data", "crowd", "--weights", weights, "--out", out, *FAST)
     (out / "summary.json").unlink()
     monkeypatch.chdir(tmp_path / "home")
-    same = ["--steps", 2, "--sizes", 6, 0.2, "--data", folder]
+    same = ["--steps", 2, "--patch-size", 6, 0.2, "--data", folder]
     assert call("--resume", out).code == 0
     assert call("--resume", out, *same).code == 0
     assert (out / "summary.json").exists()
@@ -343,7 +375,7 @@ def process(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "pycc.attack", *map(str, arguments)],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(Path(pycc.__file__).parents[1])},
         capture_output=True,
         text=True,
         timeout=HANG,
@@ -358,6 +390,6 @@ def test_as_a_process(folder: Path, weights: Path, tmp_path: Path) -> None:
     assert (bad.returncode, bad.stdout) == (2, "")
     assert bad.stderr == "error: APAM: steps must be at least 0, got -1\n"
     assert not list(home.iterdir())
-    good = process("--data", folder, "--weights", weights, "--limit", 1, *FAST, cwd=home)
+    good = process("--data", folder, "--weights", weights, "--max-images", 1, *FAST, cwd=home)
     assert (good.returncode, messages(good.stderr)) == (0, [])
     assert "apam" in good.stdout

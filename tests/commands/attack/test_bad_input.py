@@ -18,7 +18,7 @@ from pycc import models
 from pycc.data import save_image
 
 FAST = [
-    "--steps", "2", "--sizes", "6", "0.2", "--pgd-steps", "0", "--no-gates", "--no-pictures",
+    "--steps", "2", "--patch-size", "6", "0.2", "--pgd-steps", "0", "--no-checks", "--no-pictures",
 ]  # fmt: skip
 
 
@@ -70,7 +70,7 @@ def test_truncated_jpeg(refused, call, weights: Path, tmp_path: Path) -> None:
     root = shanghaitech(tmp_path / "part", {}, cut=True)
     arguments = ["--data", root, "--weights", weights, *FAST]
     assert "IMG_2.jpg: cannot read the image" in refused(*arguments)
-    assert call(*arguments, "--limit", 1).code == 0, "the first image is whole"
+    assert call(*arguments, "--max-images", 1).code == 0, "the first image is whole"
 
 
 def test_mat_without_points(refused, weights: Path, tmp_path: Path) -> None:
@@ -137,13 +137,13 @@ def test_unknown_model(refused, folder: Path, weights: Path) -> None:
 
 
 def test_patch_larger_than_the_image(refused, folder: Path, weights: Path) -> None:
-    said = refused("--data", folder, "--weights", weights, "--sizes", 20, 50)
+    said = refused("--data", folder, "--weights", weights, "--patch-size", 20, 50)
     assert "scene_0: APAM: size 50 must give" in said
     assert "48x64" in said
 
 
 def test_a_place_outside_the_image(refused, folder: Path, weights: Path) -> None:
-    flags = ["--location", "given", "--top-left", 40, 0, "--sizes", 10]
+    flags = ["--location", "given", "--top-left", 40, 0, "--patch-size", 10]
     assert "inside the image" in refused("--data", folder, "--weights", weights, *flags)
 
 
@@ -152,14 +152,14 @@ def test_a_place_outside_the_image(refused, folder: Path, weights: Path) -> None
     [
         (["--steps", "-3"], "steps must be at least 0, got -3"),
         (["--steps", "many"], "--steps"),
-        (["--sizes", "-5"], "size must be pixels above 0 or a share of (0,1], got -5"),
-        (["--sizes", "0"], "size must be"),
-        (["--sizes", "6", "6"], "must differ"),
-        (["--sizes", "big"], "--sizes"),
+        (["--patch-size", "-5"], "size must be pixels above 0 or a share of (0,1], got -5"),
+        (["--patch-size", "0"], "size must be"),
+        (["--patch-size", "6", "6"], "must differ"),
+        (["--patch-size", "big"], "--patch-size"),
         (["--step-size", "2"], "step_size must be in (0,1]"),
         (["--shape", "star"], "square"),
         (["--objective", "target", "--target-count", "-1"], "target_count"),
-        (["--draws", "0"], "draws must be at least 1, got 0"),
+        (["--eot-samples", "0"], "draws must be at least 1, got 0"),
         (["--restarts", "0"], "restarts must be at least 1, got 0"),
         (["--seeds", "0"], "seeds must be at least 1, got 0"),
         (["--pgd-steps", "-1"], "--pgd-steps must be at least 0"),
@@ -169,10 +169,10 @@ def test_a_place_outside_the_image(refused, folder: Path, weights: Path) -> None
         (["--attack", "query", "--location", "worst"], "a fixed place"),
         (["--init", "nowhere.png"], "nowhere.png"),
         (["--attack", "unknown"], "apam"),
-        (["--attack", "none", "--steps", "3"], "--steps"),
+        (["--attack", "clean", "--steps", "3"], "--steps"),
         (["--device", "abacus"], "--device"),
         (["--device", "cuda:99"], "cuda:99"),
-        (["--limit", "0"], "limit must be at least 1"),
+        (["--max-images", "0"], "limit must be at least 1"),
         (["--threads", "0"], "--threads must be within [1,"),
         (["--option", "resize"], "NAME=VALUE"),
         (["--option", "colour=1"], "colour"),
@@ -202,23 +202,23 @@ def test_an_output_folder_that_cannot_be_had(kind, refused, folder, weights, tmp
     ("flags", "says"),
     [
         (["--steps", "3"], "--steps was 2, got 3"),
-        (["--sizes", "6"], "--sizes was [6, 0.2], got [6]"),
+        (["--patch-size", "6"], "--patch-size was [6, 0.2], got [6]"),
         (["--seed", "5"], "--seed was 0, got 5"),
-        (["--attack", "none"], "--attack was 'apam', got 'none'"),
+        (["--attack", "clean"], "--attack was 'apam', got 'clean'"),
         (["--data", "synthetic"], "got 'synthetic'"),
-        (["--out", "elsewhere"], "elsewhere"),
+        (["--out", "elsewhere"], "neither --out nor --like"),
     ],
 )
 def test_resume_with_other_settings(flags, says, call, refused, folder, weights, tmp_path) -> None:
     out = tmp_path / "run"
-    call("--data", folder, "--weights", weights, "--out", out, "--limit", 1, *FAST)
+    call("--data", folder, "--weights", weights, "--out", out, "--max-images", 1, *FAST)
     assert says in refused("--resume", out, *flags)
 
 
 def test_resume_with_other_data_or_weights(call, refused, folder, weights, tmp_path) -> None:
     out, file = tmp_path / "run", tmp_path / "mine.npz"
     file.write_bytes(weights.read_bytes())
-    call("--data", folder, "--weights", file, "--out", out, "--limit", 1, *FAST)
+    call("--data", folder, "--weights", file, "--out", out, "--max-images", 1, *FAST)
     text = (folder / "scene_0.csv").read_text()
     (folder / "scene_0.csv").write_text(text + "\n5,5")
     assert "the head annotations changed (fingerprints.data.points)" in refused("--resume", out)
@@ -238,7 +238,7 @@ def test_resume_of_no_run(refused, folder: Path, tmp_path: Path) -> None:
 def test_resume_keeps_the_number_of_threads(call, refused, folder, weights, tmp_path) -> None:
     """The number of threads changes the order of sums, and with it the bits of a count."""
     out, before = tmp_path / "run", torch.get_num_threads()
-    flags = ["--data", folder, "--weights", weights, "--limit", 1, *FAST]
+    flags = ["--data", folder, "--weights", weights, "--max-images", 1, *FAST]
     call(*flags, "--out", out, "--threads", 2)
     torch.set_num_threads(1)
     try:
@@ -252,7 +252,7 @@ def test_resume_keeps_the_number_of_threads(call, refused, folder, weights, tmp_
 
 def test_other_versions_are_a_warning(call, folder, weights, tmp_path) -> None:
     out = tmp_path / "run"
-    call("--data", folder, "--weights", weights, "--out", out, "--limit", 1, *FAST)
+    call("--data", folder, "--weights", weights, "--out", out, "--max-images", 1, *FAST)
     manifest = json.loads((out / "manifest.json").read_text())
     manifest["environment"]["torch"] = "1.0"
     (out / "manifest.json").write_text(json.dumps(manifest))
@@ -265,7 +265,7 @@ def test_other_versions_are_a_warning(call, folder, weights, tmp_path) -> None:
 @pytest.mark.parametrize("damage", ["setting", "environment", "result"])
 def test_resume_of_a_damaged_run(damage, call, refused, folder, weights, tmp_path) -> None:
     out = tmp_path / "run"
-    call("--data", folder, "--weights", weights, "--out", out, "--limit", 1, *FAST)
+    call("--data", folder, "--weights", weights, "--out", out, "--max-images", 1, *FAST)
     manifest = json.loads((out / "manifest.json").read_text())
     if damage == "setting":
         del manifest["settings"]["flags"]["momentum"]
@@ -277,14 +277,16 @@ def test_resume_of_a_damaged_run(damage, call, refused, folder, weights, tmp_pat
     if damage == "environment":  # nothing depends on it
         assert call("--resume", out).code == 0
     else:
-        says = {"setting": "settings of this version", "result": "line 1, got no index"}[damage]
+        says = {"setting": "flags.momentum was None, is 0.9", "result": "line 1, got no index"}[
+            damage
+        ]
         assert says in refused("--resume", out)
 
 
 def test_an_image_smaller_than_a_cell(refused, folder, weights) -> None:
     save_image(folder / "tiny.png", torch.zeros(3, 3, 3))
     (folder / "tiny.csv").write_text("1,1\n")
-    message = refused("--data", folder, "--weights", weights, "--attack", "none")
+    message = refused("--data", folder, "--weights", weights, "--attack", "clean")
     assert "tiny: image must have at least one cell of 4x4 pixels, got 3x3" in message
 
 
@@ -299,9 +301,9 @@ def test_a_first_patch_with_alpha(alpha, says, refused, call, folder, weights, t
     pixels[disc(16).numpy() == 0, 3] = alpha
     Image.fromarray(pixels).save(tmp_path / "disc.png")
     flags = ["--data", folder, "--weights", weights, "--init", tmp_path / "disc.png"]
-    said = refused(*flags, *FAST[:2], "--sizes", 16)
+    said = refused(*flags, *FAST[:2], "--patch-size", 16)
     assert "disc.png" in said
     assert says in said
     if alpha == 0:
-        few = [*FAST[:2], *FAST[5:], "--sizes", 16, "--limit", 1, "--shape", "disc"]
+        few = [*FAST[:2], *FAST[5:], "--patch-size", 16, "--max-images", 1, "--shape", "disc"]
         assert call(*flags, *few, "--out", tmp_path / "run").code == 0

@@ -1,0 +1,81 @@
+"""``pycc attack`` on a small data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from support.crowds import make_sample, write_folder, write_weights
+
+from pycc.commands import main
+from pycc.types import Sample
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Images this small only lose by being shared among threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def sample() -> Callable[..., Sample]:
+    return make_sample
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with weights of an MCNN whose count depends on the image."""
+    return write_weights(tmp_path_factory.mktemp("weights") / "lively.npz")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A data set of three small images with points in CSV files."""
+    return write_folder(tmp_path / "crowd")
+
+
+class Called:
+    """What a call of the command left behind."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Called]:
+    """Runs the command in an empty folder; the arguments may be paths."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.chdir(home)
+
+    def run(*arguments: object) -> Called:
+        capsys.readouterr()
+        code = main("attack", [str(argument) for argument in arguments])
+        return Called(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def refused(call: Callable[..., Called], tmp_path: Path) -> Callable[..., str]:
+    """Runs the command with bad input: one line on stderr, exit code 2, nothing left behind."""
+
+    def run(*arguments: object) -> str:
+        before = sorted(tmp_path.rglob("*"))
+        done = call(*arguments)
+        assert done.code == 2
+        assert done.out == ""
+        assert done.err.startswith("error: ")
+        assert done.err.count("\n") == 1
+        assert done.err.endswith("\n")
+        assert sorted(tmp_path.rglob("*")) == before
+        return done.err
+
+    return run
