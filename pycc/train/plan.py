@@ -82,7 +82,7 @@ class Plan:
         None, "validate and keep a running mean of the weights: its decay (default: the recipe's)"
     )
     clip: float | None = flag(None, "largest norm of a step's gradient (default: the recipe's)")
-    amp: bool = flag(False, "compute in bfloat16 on CUDA")
+    amp: bool = flag(False, "compute convolutions in bfloat16")
     workers: int = flag(0, "processes that load images")
     cache: float = flag(
         2.0, "gigabytes of images and ground truths that each process keeps; what does not fit is "

@@ -96,10 +96,6 @@ class Stepper:
         self.device = device_of(model)
         self.norm = 0.0
         """Of the last gradient, of all parameters together, before clipping."""
-        if plan.amp and self.device.type != "cuda":
-            raise ValueError(
-                f"train: amp computes in bfloat16 on CUDA, got a counter on {self.device}"
-            )
         self.objective: Any = Objective(model)
         if ranks.world > 1:
             numbers = [self.device.index] if self.device.type == "cuda" else None
@@ -143,7 +139,7 @@ class Stepper:
 
     def _precision(self) -> Any:
         if self.plan.amp:
-            return torch.autocast("cuda", torch.bfloat16)
+            return torch.autocast(self.device.type, torch.bfloat16)
         return nullcontext()
 
     def _parts(self, epoch: int, size: int, items: Sequence[Item]) -> list[Part]:
