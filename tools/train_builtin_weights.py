@@ -10,7 +10,6 @@ depends on the seed and on the arithmetic of the machine, never on its speed.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -218,23 +217,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     samples = RenderedScenes(given.cache, given.scenes, given.seed)
     samples.render()
     counter = SceneMCNN(given.seed)
-    plan = train.Plan(epochs=given.epochs, amp=True, cache=4.0, every_minutes=5.0)
-    train.fit(
-        counter, samples, plan, seed=given.seed, out=given.out, resume=given.resume,
-        held=range(given.scenes - VALIDATION, given.scenes), progress=TerminalProgress("batches"),
+    config = train.TrainConfig(epochs=given.epochs, amp=True, cache=4.0)
+    progress = TerminalProgress("batches")
+    done = train.fit(
+        counter, samples, config, seed=given.seed, out=given.out, resume=given.resume,
+        held=range(given.scenes - VALIDATION, given.scenes), progress=progress,
     )  # fmt: skip
-    trained = models.load(given.out / "weights.npz")
-    tables = [asdict(table) for table in errors_on_test(trained, given.seed, given.test_share)]
-    facts = {
-        name: value
-        for name, value in trained.metadata.items()
-        if name in ("recipe", "seed", "training_images", "epochs", "best_epoch", "validation")
-    }
-    facts |= {"data": "pycc.data.synthetic", "shapes": SHAPES, "test": tables}
-    published = trained.reading("gray255")
+    progress.close()
+    tables = [asdict(table) for table in errors_on_test(counter, given.seed, given.test_share)]
+    published = counter.reading("gray255")
     assert published is not None
-    models.save(published, given.out / WEIGHTS, metadata=facts)
-    print(json.dumps(tables, indent=1))
+    metadata = {
+        **done.metadata, "data": "pycc.data.synthetic", "shapes": SHAPES, "test": tables,
+        "threads": given.threads,
+    }  # fmt: skip
+    models.save(published, given.out / WEIGHTS, metadata=metadata)
+    for table in tables:
+        print(
+            f"{table['shape'][0]}x{table['shape'][1]}: {table['scenes']} test scenes, MAE "
+            f"{table['mae']:.1f}, RMSE {table['rmse']:.1f}, bias {table['bias']:+.1f}, relative "
+            f"{100 * table['relative']:.1f} %",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ class Joined(Sequence[Sample]):
 
     ``parts`` are the data sets by name; a sample's own name is its part's and the one that it has
     there. ``rules`` are the parts' ground truths: recipes of ``pycc.data.density``, or ``"dots"``;
-    they depend on what is trained, and ``pycc.train.plan.with_own_truths`` finds them. ValueError
+    they depend on what is trained, and ``pycc.train.config.with_own_truths`` finds them. ValueError
     for no part, and for rules of others.
     """
 
@@ -121,7 +121,7 @@ class Joined(Sequence[Sample]):
         if self.rules is None:
             raise ValueError(
                 f"train: {self.name}: joined data sets need a ground truth each; take "
-                "pycc.train.plan.with_own_truths"
+                "pycc.train.config.with_own_truths"
             )
         return self.rules[self._place(index)[0]]
 

@@ -1,20 +1,22 @@
-"""What a training is asked for, and what the model's own recipe says where nothing is asked."""
+"""The settings of a training, and the recipe that they and the model's own recipe make."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 from pycc import models
 from pycc.data.density import recipes, rules
 from pycc.models import CounterModel
 from pycc.models.recipe import Crop, NoRecipeError, Optimiser, Recipe, Schedule
+from pycc.settings import flag
 from pycc.train.items import Joined
 from pycc.types import Sample
 
-RECIPES = ("plain", "adversarial", "ablation")
+RecipeKind = Literal["plain", "adversarial", "ablation"]
+RECIPES: tuple[RecipeKind, ...] = get_args(RecipeKind)
 PHASES: Mapping[str, tuple[int, int]] = {
     "plain": (0, 0), "ablation": (20, 0), "adversarial": (50, 350),
 }  # fmt: skip
@@ -35,76 +37,93 @@ adversarial training too, of which the paper gives none. Its momentum of 0.9 for
 first decay."""
 
 
-def flag(default: Any, help: str, **metadata: Any) -> Any:
-    """A field whose command-line help stands beside it."""
-    return field(default=default, metadata={"help": help, **metadata})
-
-
 @dataclass(frozen=True)
-class Plan:
-    """How a counter is trained; None takes what the model's published recipe says.
+class TrainConfig:
+    """How a counter is trained; None stands for the value of the model's published recipe.
 
     ValueError for a field out of range.
+
+    >>> TrainConfig(recipe="adversarial", epochs=500).phases
+    (50, 350)
     """
 
-    recipe: str = flag(
+    recipe: RecipeKind = flag(
         "plain",
-        "plain: the model's own; ablation: on randomly ablated images (arXiv 2104.10868, section "
-        "5); adversarial: half of the loss on patched images (eq. 18)",
+        "plain: the model's own recipe; ablation: on randomly ablated images (arXiv 2104.10868, "
+        "section 5); adversarial: half of the loss on patched images (eq. 18)",
         choices=RECIPES,
     )
     epochs: int | None = flag(
         None, "times through the training images (default: the recipe's); a warm-up of the rate is "
-        "shortened in proportion, and one cosine follows in place of restarts",
+        "shortened in proportion, and one cosine cycle replaces restarts",
     )  # fmt: skip
-    batch: int | None = flag(None, "crops a step, of all processes together (default: recipe's)")
-    accumulate: int = flag(1, "parts that a batch is computed in, to save memory")
+    batch: int | None = flag(
+        None, "crops per step, of all processes together (default: the recipe's)"
+    )
+    accumulate: int = flag(1, "parts that a batch is computed in, to save memory", advanced=True)
     lr: float | None = flag(None, "learning rate (default: the recipe's)")
     crop: str | None = flag(
         None,
-        "what is trained on: whole images, crops of a quarter of each side, quadrants, or HxW "
-        "pixels (default: the recipe's)",
+        "the part of an image that a step sees: the whole, a quarter of each side, a quadrant, or "
+        "HxW pixels (default: the recipe's)",
         metavar="whole|quarter_sides|quadrant|HxW",
     )
     crops: int | None = flag(
-        None, "crops an image and epoch (default: the recipe's; 1 for --crop whole)"
+        None, "crops per image and epoch (default: the recipe's; 1 for --crop whole)"
     )
     density: str | None = flag(
-        None, "ground truth: a recipe of pycc.data.density, or dots (default: the recipe's)"
-    )
+        None, "ground truth: a recipe of pycc.data.density, or dots (default: the recipe's)",
+        advanced=True,
+    )  # fmt: skip
     down_sampling: str | None = flag(
-        None, "how it comes to the map's resolution: sum or a published rule (default: recipe's)"
-    )
+        None, "how the ground truth is reduced to the map's resolution: sum, or a published rule "
+        "(default: the recipe's)", advanced=True,
+    )  # fmt: skip
     validation_share: float = flag(0.1, "share of the training images that only validate")
-    validate_every: int = flag(1, "epochs between two validations")
-    patience: int | None = flag(None, "validations without a better one before it stops")
-    ema: float | None = flag(
-        None, "validate and keep a running mean of the weights: its decay (default: the recipe's)"
+    validate_every: int = flag(1, "epochs between two validations", advanced=True)
+    patience: int | None = flag(
+        None, "stop after this many validations without a better one (default: never)"
     )
-    clip: float | None = flag(None, "largest norm of a step's gradient (default: the recipe's)")
-    amp: bool = flag(False, "compute convolutions in bfloat16")
+    ema: float | None = flag(
+        None, "validate and keep a running mean of the weights with this decay (default: the "
+        "recipe's)", advanced=True,
+    )  # fmt: skip
+    clip: float | None = flag(
+        None, "largest norm of a step's gradient (default: the recipe's)", advanced=True
+    )
+    amp: bool = flag(False, "compute in bfloat16 where that is safe (mixed precision)")
     workers: int = flag(0, "processes that load images")
     cache: float = flag(
         2.0, "gigabytes of images and ground truths that each process keeps; what does not fit is "
-        "read and made again for each crop",
+        "read and made again for each crop", advanced=True,
     )  # fmt: skip
-    every_minutes: float = flag(5.0, "minutes between two checkpoints inside an epoch")
+    every_minutes: float = flag(
+        5.0, "minutes between two checkpoints inside an epoch", advanced=True
+    )
     k: int = flag(
-        45, "ablation: pixels (or entries) of the whole image that are kept; a crop shows those "
-        "that lie in it",
+        45, "ablation: pixels (or array entries) of the whole image that are kept; a crop shows "
+        "those that lie in it",
     )  # fmt: skip
-    unit: str = flag("pixel", "ablation: what is kept", choices=["pixel", "element"])
-    fill: float | None = flag(None, "ablation: grey of the rest, in [0,1] (default: mean colour)")
+    unit: Literal["pixel", "element"] = flag(
+        "pixel", "ablation: what is kept", choices=["pixel", "element"], advanced=True
+    )
+    fill: float | None = flag(
+        None, "ablation: grey of the rest, in [0,1] (default: the images' mean colour)",
+        advanced=True,
+    )  # fmt: skip
     warmup: int | None = flag(
-        None, "ablation: epochs before it (default: 20); adversarial: epochs of clean loss (m; "
-        "default: 50)",
+        None, "ablation: epochs before it begins (default: 20); adversarial: epochs of clean loss "
+        "alone (default: 50)",
     )  # fmt: skip
     decline: int | None = flag(
-        None, "adversarial: epochs in which its share grows to a half (n; default: 350)"
+        None, "adversarial: epochs in which the share of patched images grows to a half (default: "
+        "350)",
+    )  # fmt: skip
+    patch_size: int = flag(81, "adversarial: side of the patch in pixels; crops must hold it")
+    patch_steps: int = flag(5, "adversarial: steps of the attack in a training step", advanced=True)
+    patch_step_size: float = flag(
+        0.1, "adversarial: change of a pixel in a step of the attack, of [0,1]", advanced=True
     )
-    patch: int = flag(81, "adversarial: side of the patch, pixels; crops must hold it")
-    patch_steps: int = flag(5, "adversarial: steps of the attack in a training step")
-    patch_step_size: float = flag(0.1, "adversarial: change of a pixel in one of them, of [0,1]")
 
     def __post_init__(self) -> None:
         if self.recipe not in RECIPES:
@@ -113,8 +132,8 @@ class Plan:
             )
         least = {
             "epochs": 1, "batch": 1, "accumulate": 1, "crops": 1, "validate_every": 1,
-            "patience": 1, "workers": 0, "k": 1, "warmup": 0, "decline": 0, "patch": 1,
-            "patch_steps": 1,
+            "patience": 1, "workers": 0, "k": 1, "warmup": 0, "decline": 0,
+            "patch_size": 1, "patch_steps": 1,
         }  # fmt: skip
         for name, low in least.items():
             value = getattr(self, name)
@@ -145,12 +164,6 @@ class Plan:
             decline = self.decline
         return warmup, decline
 
-    @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Plan:
-        """The plan among a command's settings; what they lack is as nobody asked for it."""
-        names = {entry.name for entry in fields(cls)}
-        return cls(**{name: value for name, value in settings.items() if name in names})
-
 
 def crop_of(text: str, number: int) -> Crop:
     """A crop by its name, or of HxW pixels; ValueError for anything else."""
@@ -169,8 +182,8 @@ def origin_of(samples: Sequence[Sample]) -> str:
     return getattr(samples, "origin", "")
 
 
-def resolved(plan: Plan, model: CounterModel, origin: str) -> Recipe:
-    """The model's recipe for a data set, with what the plan asks for in place of its own.
+def resolved(config: TrainConfig, model: CounterModel, origin: str) -> Recipe:
+    """The model's recipe for a data set, with what the config asks for in place of its own.
 
     ``origin`` says which (``origin_of``): some have ground truths of their own. A model without a
     published recipe trains as MCNN does; of a published model whose variant has none, a warning
@@ -183,33 +196,33 @@ def resolved(plan: Plan, model: CounterModel, origin: str) -> Recipe:
         recipe = _AS_MCNN
         if model.name in models.names():
             warnings.warn(f"train: {error} of this variant; it is trained as MCNN", stacklevel=2)
-    if plan.recipe != "plain" and model.name in TABLE_6:
+    if config.recipe != "plain" and model.name in TABLE_6:
         optimiser, epochs = TABLE_6[model.name]
         recipe = replace(recipe, optimisers=(optimiser,), epochs=epochs, batch=1)
-    if plan.density not in (None, "dots"):
-        recipes[plan.density]  # ValueError that names those there are
-    if plan.down_sampling not in (None, "sum"):
-        stride = rules[plan.down_sampling][0]
+    if config.density not in (None, "dots"):
+        recipes[config.density]  # ValueError that names those there are
+    if config.down_sampling not in (None, "sum"):
+        stride = rules[config.down_sampling][0]
         if stride != model.stride:
             raise ValueError(
-                f"train: down_sampling {plan.down_sampling} gives cells of {stride} pixels, the "
+                f"train: down_sampling {config.down_sampling} gives cells of {stride} pixels, the "
                 f"counter's have {model.stride}"
             )
-    density = plan.density or recipe.density.get(origin, recipe.density[""])
+    density = config.density or recipe.density.get(origin, recipe.density[""])
     crop = replace(recipe.crop, number=recipe.crops.get(origin, recipe.crop.number))
-    if plan.crop is not None:
-        number = 1 if plan.crop == "whole" else crop.number
-        crop = replace(crop_of(plan.crop, number), multiple=crop.multiple)
-    if plan.crops is not None:
-        crop = replace(crop, number=plan.crops)
+    if config.crop is not None:
+        number = 1 if config.crop == "whole" else crop.number
+        crop = replace(crop_of(config.crop, number), multiple=crop.multiple)
+    if config.crops is not None:
+        crop = replace(crop, number=config.crops)
     optimisers = recipe.optimisers
-    if plan.lr is not None:
-        optimisers = tuple(replace(one, lr=plan.lr) for one in optimisers)
-    epochs = plan.epochs or recipe.epochs
-    warmup, decline = plan.phases
+    if config.lr is not None:
+        optimisers = tuple(replace(one, lr=config.lr) for one in optimisers)
+    epochs = config.epochs or recipe.epochs
+    warmup, decline = config.phases
     if epochs <= warmup + decline:
         raise ValueError(
-            f"train: {epochs} epochs leave none to the {plan.recipe} recipe after {warmup} of "
+            f"train: {epochs} epochs leave none to the {config.recipe} recipe after {warmup} of "
             f"warm-up and {decline} of decline; ask for more --epochs, or a smaller --warmup or "
             "--decline"
         )
@@ -218,9 +231,9 @@ def resolved(plan: Plan, model: CounterModel, origin: str) -> Recipe:
         optimisers=optimisers,
         epochs=epochs,
         schedule=_shortened(recipe.schedule, recipe.epochs, epochs),
-        batch=plan.batch or recipe.batch,
+        batch=config.batch or recipe.batch,
         density={"": density},
-        down_sampling=plan.down_sampling or recipe.down_sampling,
+        down_sampling=config.down_sampling or recipe.down_sampling,
         crop=crop,
     )
 
@@ -248,15 +261,17 @@ _AS_MCNN = Recipe(
 )
 
 
-def with_own_truths(samples: Sequence[Sample], plan: Plan, model: CounterModel) -> Sequence[Sample]:
-    """The samples; joined data sets with the ground truth that the plan has for each.
+def with_own_truths(
+    samples: Sequence[Sample], config: TrainConfig, model: CounterModel
+) -> Sequence[Sample]:
+    """The samples; joined data sets with the ground truth that the config has for each.
 
     So fixed kernels of ShanghaiTech B and geometry-adaptive ones of A are trained on together.
     """
     if not isinstance(samples, Joined):
         return samples
     rules = {
-        name: resolved(plan, model, origin_of(part)).density[""]
+        name: resolved(config, model, origin_of(part)).density[""]
         for name, part in samples.parts.items()
     }
     return Joined(samples.parts, rules)
