@@ -32,8 +32,8 @@ from pycc.ops import density_map
 from pycc.random import Stream
 from pycc.types import Counter, Sample
 
-SHAPES = ((480, 640), (480, 640), (384, 512), (480, 640), (768, 1024), (320, 480))
-"""Sizes of the training scenes, in turn."""
+SHAPES = ((480, 640), (480, 640), (384, 512), (480, 640), (768, 1024), (256, 320))
+"""Sizes of the training scenes, in turn; each holds a crop."""
 TESTS = (((480, 640), 120), ((768, 1024), 30), ((384, 512), 40), ((240, 320), 30))
 """Size and number of the test scenes."""
 VALIDATION = 48
@@ -41,7 +41,7 @@ VALIDATION = 48
 WEIGHTS = "mcnn-synthetic.npz"
 _CONTRAST = 64.0 / 255.0
 """Standard deviation of a typical scene, of grey levels in [0,1]."""
-_COUNT_WEIGHT = 0.1
+_COUNT_WEIGHT = 0.2
 
 
 @recipes.register("fixed4_renormalized")
@@ -69,7 +69,7 @@ class SceneMCNN(MCNN):
         points: Sequence[Tensor] | None = None,
         region: Tensor | None = None,
     ) -> Tensor:
-        """1000 x the squared error per cell (0.1 people are a crowd) + 0.1 x that of the count.
+        """1000 x the squared error per cell (0.1 people are a crowd) + 0.2 x that of the count.
 
         The error of the count is relative to 10 + the heads of the crop.
         """

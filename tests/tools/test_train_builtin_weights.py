@@ -81,7 +81,7 @@ def test_loss_weighs_cells_and_counts(script: ModuleType) -> None:
         # 0.01 people more in each of 256 cells; the count is off by 2.56.
         loss = float(counter.loss(images, density + 0.01))
     truth = density.sum((1, 2, 3)) + 2.56
-    assert loss == pytest.approx(0.1 + 0.1 * float((2.56 / (truth + 10)).mean()), rel=1e-3)
+    assert loss == pytest.approx(0.1 + 0.2 * float((2.56 / (truth + 10)).mean()), rel=1e-3)
 
 
 def test_errors(script: ModuleType) -> None:
