@@ -42,7 +42,7 @@ class TrainingImages(AnnotatedFlags):
 
 
 @dataclass(frozen=True)
-class TestImages:
+class MeasuredImages:
     """The images that the best weights are measured on."""
 
     test_split: str | None = flag(
@@ -91,7 +91,7 @@ class TrainSettings:
 
     config: TrainConfig = group(TrainConfig, "training")
     images: TrainingImages = group(TrainingImages, "images")
-    test: TestImages = group(TestImages, "test images")
+    test: MeasuredImages = group(MeasuredImages, "test images")
     start: StartFlags = group(StartFlags, "counter")
     machine: MachineFlags = group(MachineFlags, "machine")
     output: OutputFlags = group(OutputFlags, "output")

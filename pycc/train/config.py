@@ -20,10 +20,10 @@ RECIPES: tuple[RecipeKind, ...] = get_args(RecipeKind)
 PHASES: Mapping[str, tuple[int, int]] = {
     "plain": (0, 0), "ablation": (20, 0), "adversarial": (50, 350),
 }  # fmt: skip
-"""Epochs of warm-up, and in which the recipe's share then grows: as arXiv 2104.10868's code has
-them, which the paper leaves open."""
+"""Epochs of warm-up, and epochs in which the recipe's share then grows: those of the code of arXiv
+2104.10868; the paper leaves them open."""
 MACHINE = ("workers", "cache", "every_minutes")
-"""Fields that no result depends on: a training that is resumed may have others."""
+"""Fields that no result depends on: a resumed training may have others."""
 
 TABLE_6: Mapping[str, tuple[Optimiser, int]] = {
     "mcnn": (Optimiser("adam", 1e-5), 800),
@@ -32,9 +32,9 @@ TABLE_6: Mapping[str, tuple[Optimiser, int]] = {
     "danet": (Optimiser("adam", 1e-5), 800),
     "can": (Optimiser("sgd", 1e-7, momentum=0.95), 1000),
 }
-"""Optimiser and epochs of ablation training (arXiv 2104.10868, Table 6), of batches of one; of
-adversarial training too, of which the paper gives none. Its momentum of 0.9 for Adam is Adam's own
-first decay."""
+"""Optimiser and epochs of ablation training (arXiv 2104.10868, Table 6), with batches of one; also
+used for adversarial training, for which the paper gives none. Its momentum of 0.9 for Adam is
+Adam's first decay."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class TrainConfig:
 
     @property
     def phases(self) -> tuple[int, int]:
-        """Epochs of warm-up, and in which the recipe's share then grows: given or ``PHASES``."""
+        """Epochs of warm-up and of the recipe's growing share: as given, or those of ``PHASES``."""
         warmup, decline = PHASES[self.recipe]
         if self.recipe != "plain" and self.warmup is not None:
             warmup = self.warmup
@@ -178,17 +178,27 @@ def crop_of(text: str, number: int) -> Crop:
 
 
 def origin_of(samples: Sequence[Sample]) -> str:
-    """The published data set that samples are of (``pycc.data.Dataset.origin``); "" if unknown."""
+    """The published data set of the samples (``pycc.data.Dataset.origin``); "" if unknown.
+
+    >>> from pycc import data
+    >>> origin_of(data.open("synthetic", split="train", limit=2))
+    'synthetic'
+    """
     return getattr(samples, "origin", "")
 
 
 def resolved(config: TrainConfig, model: CounterModel, origin: str) -> Recipe:
-    """The model's recipe for a data set, with what the config asks for in place of its own.
+    """The model's recipe for a data set, with the values of the config in place of its own.
 
-    ``origin`` says which (``origin_of``): some have ground truths of their own. A model without a
-    published recipe trains as MCNN does; of a published model whose variant has none, a warning
-    says so. ValueError for a ground truth that a model cannot learn, and for a recipe that no epoch
-    would be left for after its warm-up.
+    ``origin`` names the data set (``origin_of``): some have ground truths of their own. A model
+    without a published recipe trains as MCNN does; a warning reports a published model whose
+    variant has none. ValueError for a ground truth that a model cannot learn, and for a recipe with
+    no epochs after its warm-up.
+
+    >>> from pycc import models
+    >>> recipe = resolved(TrainConfig(epochs=30, lr=1e-4), models.create("mcnn"), "")
+    >>> recipe.epochs, recipe.optimisers[0].lr, recipe.batch
+    (30, 0.0001, 1)
     """
     try:
         recipe = model.recipe()
@@ -217,7 +227,7 @@ def resolved(config: TrainConfig, model: CounterModel, origin: str) -> Recipe:
         crop = replace(crop, number=config.crops)
     optimisers = recipe.optimisers
     if config.lr is not None:
-        optimisers = tuple(replace(one, lr=config.lr) for one in optimisers)
+        optimisers = tuple(replace(rule, lr=config.lr) for rule in optimisers)
     epochs = config.epochs or recipe.epochs
     warmup, decline = config.phases
     if epochs <= warmup + decline:
@@ -239,7 +249,7 @@ def resolved(config: TrainConfig, model: CounterModel, origin: str) -> Recipe:
 
 
 def _shortened(rates: Schedule, published: int, epochs: int) -> Schedule:
-    """A schedule for another number of epochs: its warm-up in proportion, then one cosine.
+    """A schedule for another number of epochs: its warm-up in proportion, then one cosine cycle.
 
     Restarts belong to the published number: with another one the training would end within a cycle,
     at whatever rate that has there.
@@ -264,9 +274,9 @@ _AS_MCNN = Recipe(
 def with_own_truths(
     samples: Sequence[Sample], config: TrainConfig, model: CounterModel
 ) -> Sequence[Sample]:
-    """The samples; joined data sets with the ground truth that the config has for each.
+    """The samples; joined data sets with the ground truth that the config gives to each.
 
-    So fixed kernels of ShanghaiTech B and geometry-adaptive ones of A are trained on together.
+    So fixed kernels of ShanghaiTech B and geometry-adaptive ones of A can be joined.
     """
     if not isinstance(samples, Joined):
         return samples

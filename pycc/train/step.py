@@ -1,4 +1,4 @@
-"""One step of training: what is shown, what is differentiated, and what is checked."""
+"""One step of training: its images, its loss, the gradient, and the checks on these."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from pycc.train.items import Item
 
 
 class Part(NamedTuple):
-    """Images of one size, what is to be learnt of them, and their weight in the loss."""
+    """Images of one size, their ground truth, and their weight in the loss."""
 
     images: Tensor
     """[n,3,h,w], RGB in [0,1]."""
     target: Tensor
     """[n,1,h',w'], people per cell."""
     points: list[Tensor]
-    """The heads of each."""
+    """The heads of each image."""
     weight: float
     region: Tensor | None = None
     """[n,1,h',w'], the share of each cell that counts; None: all of it."""
@@ -44,7 +44,7 @@ class NotFiniteError(Exception):
 
 
 class Objective(nn.Module):
-    """What is differentiated: the model's own loss, of clean and of other images together.
+    """The model's own loss of clean and of attacked images together.
 
     A module, so that torch's DistributedDataParallel can average its gradients over processes.
     """
@@ -65,7 +65,7 @@ class Objective(nn.Module):
 
 
 class Stepper:
-    """Takes the steps of a training on this process's share of every batch."""
+    """Computes gradients on this process's share of every batch."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Stepper:
         self.ranks, self.inner_attack = ranks, inner_attack
         self.device = device_of(model)
         self.norm = 0.0
-        """Of the last gradient, of all parameters together, before clipping."""
+        """Norm of the last gradient, over all parameters, before clipping."""
         self.objective: nn.Module = Objective(model)
         if ranks.world > 1:
             numbers = [self.device.index] if self.device.type == "cuda" else None
@@ -91,10 +91,10 @@ class Stepper:
         """Leave the gradient of a batch of ``size`` items in the parameters; the batch's loss.
 
         The loss is the mean over the batch of all processes together. NotFiniteError, with the
-        batch's images, for a loss or gradient that is no number.
+        batch's images, for a loss or gradient that is not finite.
         """
-        # Layers that draw (dropout) draw the same whether the run was resumed or not, and in each
-        # process something else.
+        # Random layers (dropout) draw the same numbers in a resumed run, and other ones in each
+        # process.
         key = Stream(self.seed, "train, layers", image=self.ranks.rank, step=epoch, draw=batch)
         torch.manual_seed(int(key.words(1)[0]))
         self.model.train()
@@ -115,7 +115,7 @@ class Stepper:
                     raise NotFiniteError(_where("loss", epoch, batch, items))
                 loss.backward()
             total += float(loss.detach())
-        # A finite loss may have a gradient that is none, and the weights would follow it.
+        # A finite loss may have a gradient that is not, and the weights would follow it.
         most = math.inf if self.config.clip is None else self.config.clip
         self.norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), most))
         if not math.isfinite(self.norm):
@@ -148,7 +148,7 @@ class Stepper:
         return parts
 
     def _attacked(self, part: Part, epoch: int, group: Sequence[Item]) -> Tensor:
-        """The images with patches made against the model as it now is, in eval mode."""
+        """The images with patches made against the present model, in eval mode."""
         assert self.inner_attack is not None
         self.model.eval()
         attacked = []
@@ -171,7 +171,7 @@ class Stepper:
 
 
 def warn_of_parts(model: nn.Module, processes: int, accumulate: int, batch: int) -> None:
-    """Warn where batch normalisation sees parts of a batch, each by itself."""
+    """Warn if batch normalisation sees parts of a batch instead of all of it."""
     learns = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
     parts = processes * accumulate
     if learns and min(parts, batch) > 1:
@@ -184,7 +184,7 @@ def warn_of_parts(model: nn.Module, processes: int, accumulate: int, batch: int)
 
 
 def together(items: Sequence[Item], weight: float, device: torch.device) -> Part:
-    """Items of one size as a part of that weight: what is shown of them, ablated or not."""
+    """Items of one size, ablated or not, as a part of the loss with a weight."""
     region = None
     if any(item.region is not None for item in items):
         regions = [torch.ones_like(i.target) if i.region is None else i.region for i in items]
