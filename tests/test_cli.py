@@ -142,7 +142,7 @@ def test_a_bug_is_one_line_and_no_failed_check(capsys: pytest.CaptureFixture[str
     )
 
 
-@pytest.mark.parametrize("module", ["attack", "certify", "train", "backdoor", "data", "models"])
+@pytest.mark.parametrize("module", ["attack", "certify", "backdoor", "data", "models"])
 def test_every_command_has_the_flag(module: str, capsys: pytest.CaptureFixture[str]) -> None:
     main = importlib.import_module(f"pycc.{module}.__main__").main
     with pytest.raises(SystemExit):
@@ -159,7 +159,6 @@ COMMANDS = {
     "attack patch": ["--data", "one", "--sizes", "8", "--steps", "1"],
     "attack photo": ["--photo", "one", "other"],
     "certify": ["--data", "one", "--patch", "8", "--allowance", "1"],
-    "train": ["--data", "one", "--validation-share", "0", "--epochs", "1", "--crop", "whole"],
     "backdoor evaluate": ["--data-b", "one", "--strategy", "minus", "--no-pictures"],
 }
 

@@ -18,7 +18,7 @@ from pycc.train import TrainConfig
 
 DETECTOR = "blend-consistency"
 """The detector's name beside those of the defenses."""
-OTHERS = ("recipe", "k", "unit", "fill", "warmup", "decline", "patch", "patch_steps",
+OTHERS = ("recipe", "k", "unit", "fill", "warmup", "decline", "patch_size", "patch_steps",
           "patch_step_size")  # fmt: skip
 """Fields of a plan that belong to other recipes than the counter's own."""
 

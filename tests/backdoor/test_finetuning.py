@@ -186,7 +186,7 @@ def test_a_backdoor_that_clean_images_see_something_of_fades(name: str, tmp_path
     defended = brief(name, epochs=20, lr=1e-2)(model, samples, out=tmp_path / "run")
     assert added(model) > 25
     assert added(defended) < 0.25 * added(model)
-    assert measured(defended, samples)["mae"] < 2.0 < measured(model, samples)["mae"]
+    assert measured(defended, samples).mae < 2.0 < measured(model, samples).mae
 
 
 def test_a_defense_that_trains_has_all_that_a_training_of_the_same_recipe_has() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,10 +16,12 @@ import numpy as np
 import pytest
 from support.deep import two_depths
 from support.processes import HANG, dying, kill
+from torch import Tensor
 
 from pycc import commands, data, defense, models
 from pycc.commands.progress import TerminalProgress
 from pycc.commands.train import Train, command
+from pycc.models.mcnn import MCNN
 from pycc.train.config import RECIPES, TrainConfig
 from pycc.train.held import measured, split
 
@@ -398,9 +401,31 @@ def test_bad_usage(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_loss_that_is_no_number_is_exit_code_2(
+def test_a_counter_that_needs_too_much_memory_names_the_image(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = images(tmp_path / "few", 2)
+
+    def fail(*_: object) -> Tensor:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(MCNN, "run", fail)
+    flags = ["--data", str(folder), "--validation-share", "0", "--epochs", "1", "--crop", "whole"]
+    code, _, err = run(capsys, *flags, "--out", str(tmp_path / "run"))
+    assert code == 2
+    (error,) = (line for line in err.splitlines() if line.startswith("error: "))
+    assert re.match(r"error: out of memory at image .*test-0-\d of 96x128 pixels: ", error)
+
+
+def test_a_traceback_is_shown_only_on_request(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    code, _, err = run(capsys, *QUICK, "--lr", "1e30", "--out", str(tmp_path / "run"))
+    """Also for a loss that is not finite, which is expected to happen to users."""
+    flags = [*QUICK, "--lr", "1e30"]
+    code, _, err = run(capsys, *flags, "--out", str(tmp_path / "run"))
     assert code == 2
-    assert "not finite" in err
+    assert "Traceback" not in err
+    assert [line.startswith("error: ") for line in err.splitlines()] == [True]
+    code, _, err = run(capsys, *flags, "--debug", "--out", str(tmp_path / "again"))
+    assert code == 2
+    assert "NotFiniteError" in err
