@@ -20,8 +20,8 @@ from timer import Row, check, compare, store, table
 
 from pycc import data, models
 from pycc.ranks import Ranks
+from pycc.train.config import TrainConfig, resolved
 from pycc.train.items import Item, Items
-from pycc.train.plan import Plan, resolved
 from pycc.train.schedule import made
 from pycc.train.step import Stepper
 
@@ -43,7 +43,7 @@ def main() -> None:
 def rows() -> list[Row]:
     samples = list(data.open("synthetic", split="train", limit=IMAGES, shape=SHAPE))
     start = models.load("mcnn-synthetic")
-    recipe = resolved(Plan(), start, "synthetic")
+    recipe = resolved(TrainConfig(), start, "synthetic")
     recipe = replace(recipe, optimisers=(replace(recipe.optimisers[0], lr=1e-7),))
     keys = [(epoch, n) for epoch in range(EPOCHS) for n in range(STEPS)]
     fresh = Items(samples, range(IMAGES), recipe, start.stride, seed=0)
@@ -53,7 +53,7 @@ def rows() -> list[Row]:
     models_of = [copy.deepcopy(start), copy.deepcopy(start)]
     times = {epoch: [0.0, 0.0] for epoch in range(EPOCHS)}
     optimisers = [made(recipe.optimisers[0], model.parameters()) for model in models_of]
-    stepper = Stepper(models_of[0], Plan(), 0, Ranks(), None)
+    stepper = Stepper(models_of[0], TrainConfig(), 0, Ranks(), None)
 
     def trained(number: int, key: tuple[int, int]) -> None:
         optimisers[0].zero_grad(set_to_none=True)

@@ -73,7 +73,9 @@ def add_fields(group: argparse._ArgumentGroup, flags: type[Any]) -> None:
     """
     hints = typing.get_type_hints(flags)
     for entry in fields(flags):
-        options = dict(entry.metadata)
+        kept = ("choices", "metavar", "many", "help")
+        known = {name: entry.metadata.get(name) for name in kept}
+        options: dict[str, Any] = {name: v for name, v in known.items() if v is not None}
         many = options.pop("many", False)
         options.pop("advanced", None)
         text = str(options.pop("help"))
@@ -97,6 +99,8 @@ def _conversion(annotation: Any) -> dict[str, Any]:
     (kind,) = kinds
     if kind is bool:
         return {"action": argparse.BooleanOptionalAction}
+    if typing.get_origin(kind) is typing.Literal:
+        return {"type": str}
     if typing.get_origin(kind) is tuple:
         inner = typing.get_args(kind)
         return {"type": inner[0], "nargs": len(inner)}

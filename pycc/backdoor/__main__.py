@@ -183,9 +183,9 @@ class _Stages:
 
     def __init__(self) -> None:
         self._bar: cli.Progress | None = None
-        self._done = 0
+        self._done = 0.0
 
-    def __call__(self, done: int, total: int, label: str) -> None:
+    def __call__(self, done: float, total: float, label: str, /) -> None:
         if self._bar is None or done <= self._done:
             self.close()
             self._bar = cli.Progress("steps")
@@ -397,12 +397,12 @@ def _train(
             own, settings.trigger_of(chosen), strategy, portion=chosen["portion"],
             seed=chosen["seed"],
         )  # fmt: skip
-    log = training.train(
+    trained = training.train(
         counter, samples, plan, seed=chosen["seed"], out=folder,
         portion=chosen["portion"], settings={"flags": chosen}, command=argv, progress=told,
     )  # fmt: skip
     told.close()
-    print(curves.training_table(log.records, log.summary))
+    print(curves.training_table(trained.records(), trained.summary.record()))
     print(f"run folder: {folder}", flush=True)
     return cli.DONE
 

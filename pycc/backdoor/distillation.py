@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from pycc.backdoor.finetuning import (
     FineTuning,
-    Progress,
     Retraining,
     defenses,
     finished,
@@ -26,11 +25,12 @@ from pycc.counters import device_of
 from pycc.models import CounterModel
 from pycc.models.recipe import Recipe
 from pycc.runs import fingerprint
+from pycc.settings import flag
 from pycc.train import origin_of, resolved
+from pycc.train.config import with_own_truths
 from pycc.train.items import Items
-from pycc.train.plan import flag, with_own_truths
 from pycc.train.step import Objective, together
-from pycc.types import Sample
+from pycc.types import Progress, Sample
 
 KEY = ("kind",)
 _GLANCE = 256

@@ -11,7 +11,6 @@ import numpy as np
 
 from pycc.backdoor import measures
 from pycc.backdoor.detector import BlendConsistency, deviations, own_deviations
-from pycc.backdoor.finetuning import Progress
 from pycc.backdoor.measures import BACKDOORED, CLEAN, CLEAN_MODEL, TRIGGERED, Images
 from pycc.backdoor.poison import Poisoned, Triggered
 from pycc.backdoor.pruning import some
@@ -21,7 +20,7 @@ from pycc.counters import count_of
 from pycc.data import quantize
 from pycc.data.dataset import Dataset
 from pycc.runs import Record, Run, open_or_resume
-from pycc.types import Counter, Sample
+from pycc.types import Counter, Progress, Sample
 
 SCORES = {"spread": "blend-consistency, spread", "shift": "blend-consistency, shift"}
 """Names in results of the detector's two scores."""

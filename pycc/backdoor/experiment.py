@@ -22,7 +22,7 @@ import torch
 from pycc import models, runs
 from pycc.backdoor.detector import BlendConsistency
 from pycc.backdoor.evaluation import SETS, EvaluationSet, counted, detected
-from pycc.backdoor.finetuning import Defense, Progress, clean_mixture
+from pycc.backdoor.finetuning import Defense, clean_mixture
 from pycc.backdoor.measures import BACKDOORED
 from pycc.backdoor.overlap import all_pixels, contents, pixels, unseen
 from pycc.backdoor.poison import PoisonedTraining, poisoned_training
@@ -36,10 +36,10 @@ from pycc.data.dataset import Dataset
 from pycc.data.subset import Subset
 from pycc.models import CounterModel
 from pycc.runs import Run, open_or_resume
-from pycc.train import NotFiniteError, Plan
+from pycc.train import NotFiniteError, TrainConfig
 from pycc.train.held import split
 from pycc.train.loop import WEIGHTS
-from pycc.types import Interval, Sample
+from pycc.types import Interval, Progress, Sample
 
 
 class Median(Protocol):
@@ -102,7 +102,7 @@ class Experiment:
     start: Callable[[], CounterModel]
     """A new counter of a registered model, on its device, with the weights that every training
     starts from."""
-    plan: Plan
+    plan: TrainConfig
     """How counters are trained, but for those of partitions, of which no image validates."""
     own: Dataset
     """Clean images that are trained on, and poisoned."""
@@ -239,7 +239,7 @@ class Experiment:
 
     def _trained(
         self, folder: Path, samples: Callable[[], Sequence[Sample]], what: str,
-        plan: Plan | None = None, settings: Mapping[str, Any] | None = None,
+        plan: TrainConfig | None = None, settings: Mapping[str, Any] | None = None,
     ) -> Stage:  # fmt: skip
         return Stage(
             folder,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -21,14 +21,12 @@ from pycc.data.subset import Subset
 from pycc.models import CounterModel
 from pycc.registry import Registry
 from pycc.runs import Run, fingerprint, open_or_resume
-from pycc.train import Plan, fit
+from pycc.settings import flag
+from pycc.train import TrainConfig, fit
+from pycc.train.config import MACHINE, with_own_truths
 from pycc.train.items import Joined
 from pycc.train.loop import WEIGHTS
-from pycc.train.plan import MACHINE, flag, with_own_truths
-from pycc.types import Sample
-
-Progress = Callable[[int, int, str], None]
-"""(steps done, steps in all, what goes on)."""
+from pycc.types import Progress, Sample
 
 
 def planned(name: str) -> Any:
@@ -36,7 +34,7 @@ def planned(name: str) -> Any:
 
     So nothing is said twice, and a defense trains by what the attack was trained by.
     """
-    (one,) = (entry for entry in fields(Plan) if entry.name == name)
+    (one,) = (entry for entry in fields(TrainConfig) if entry.name == name)
     return field(default=one.default, metadata=one.metadata)
 
 
@@ -82,10 +80,10 @@ class Defense(ABC):
             NotFiniteError: a loss that is no number.
         """
 
-    def plan(self) -> Plan:
+    def plan(self) -> TrainConfig:
         """How its crops are made; ValueError for a field out of range."""
-        names = {entry.name for entry in fields(Plan)} - {"recipe"}
-        return Plan(**{name: value for name, value in vars(self).items() if name in names})
+        names = {entry.name for entry in fields(TrainConfig)} - {"recipe"}
+        return TrainConfig(**{name: value for name, value in vars(self).items() if name in names})
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Self:

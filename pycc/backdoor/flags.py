@@ -13,12 +13,12 @@ from pycc.backdoor.triggers import triggers
 from pycc.data.export import targets
 from pycc.data.reading import Reading
 from pycc.models import CounterModel
-from pycc.train import Plan
-from pycc.train.plan import flag
+from pycc.settings import flag
+from pycc.train import TrainConfig
 
 DETECTOR = "blend-consistency"
 """The detector's name beside those of the defenses."""
-OTHERS = ("recipe", "k", "unit", "fill", "warmup", "decline", "patch", "patch_steps",
+OTHERS = ("recipe", "k", "unit", "fill", "warmup", "decline", "patch_size", "patch_steps",
           "patch_step_size")  # fmt: skip
 """Fields of a plan that belong to other recipes than the counter's own."""
 
@@ -61,7 +61,7 @@ def without(flags: type[Any], *names: str, **defaults: Any) -> type[Any]:
     return make_dataclass(flags.__name__, kept, frozen=True)
 
 
-Training = without(Plan, *OTHERS, validation_share=0.0)
+Training = without(TrainConfig, *OTHERS, validation_share=0.0)
 """How counters are trained, clean, backdoored and on parts of the poisoned set."""
 
 

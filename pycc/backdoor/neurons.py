@@ -16,7 +16,6 @@ from torch import Tensor
 
 from pycc.backdoor.finetuning import (
     Defense,
-    Progress,
     defenses,
     finished,
     opened,
@@ -35,12 +34,13 @@ from pycc.backdoor.pruning import (
 from pycc.counters import device_of
 from pycc.models import CounterModel
 from pycc.random import Stream
+from pycc.settings import flag
 from pycc.train import NotFiniteError, checkpoint, origin_of, resolved
+from pycc.train.config import with_own_truths
 from pycc.train.held import measured
 from pycc.train.items import Item, Items
-from pycc.train.plan import flag, with_own_truths
 from pycc.train.step import Objective, Part, together
-from pycc.types import Sample
+from pycc.types import Progress, Sample
 
 THRESHOLDS = tuple(n / 20 for n in range(20))
 """Masks up to which neurons are pruned, tried from the least on: 0, 0.05, … 0.95."""
@@ -163,7 +163,7 @@ class AdversarialNeuronPruning(Defense):
 
             good = pruned(
                 counter, order, stops, silence,
-                error=lambda: measured(counter, samples, indices)["mae"],
+                error=lambda: measured(counter, samples, indices).mae,
                 tolerance=self.tolerance, log=log,
             )  # fmt: skip
             found = {

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from pycc.backdoor.finetuning import (
-    Progress,
     Retraining,
     defenses,
     finished,
@@ -24,9 +23,9 @@ from pycc.backdoor.keys import names_of, shuffled
 from pycc.counters import count_of, device_of
 from pycc.models import CounterModel
 from pycc.runs import Run
+from pycc.settings import flag
 from pycc.train.held import measured
-from pycc.train.plan import flag
-from pycc.types import Sample
+from pycc.types import Progress, Sample
 
 KEY = ("kind", "pruned")
 _GLANCE = 256
@@ -338,7 +337,7 @@ class FinePruning(Retraining):
 
             good = pruned(
                 counter, order, [*range(step, len(order), step), len(order)], silence,
-                error=lambda: measured(counter, samples, indices)["mae"],
+                error=lambda: measured(counter, samples, indices).mae,
                 tolerance=self.tolerance, log=log,
             )  # fmt: skip
             with held_silent(layers, order[:good]):

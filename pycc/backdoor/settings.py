@@ -28,7 +28,7 @@ from pycc.data.dataset import Dataset
 from pycc.data.dataset import builtin as builtin_data
 from pycc.data.scaled import Scaled
 from pycc.models import CounterModel
-from pycc.train import Plan
+from pycc.train import TrainConfig
 
 _AMOUNTS = [
     name
@@ -107,9 +107,9 @@ def check(settings: Mapping[str, Any]) -> None:
         raise ValueError(f"--scale must be above 0 and finite, got {value}")
 
 
-def plan_of(settings: Mapping[str, Any], counter: CounterModel) -> Plan:
+def plan_of(settings: Mapping[str, Any], counter: CounterModel) -> TrainConfig:
     """How counters are trained: as asked for, else as the paper trains this one."""
-    return Plan(**open_settings(_asked(settings), PUBLISHED, counter))
+    return TrainConfig(**open_settings(_asked(settings), PUBLISHED, counter))
 
 
 def _asked(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from pycc import runs
-from pycc.backdoor.finetuning import Progress
 from pycc.backdoor.keys import names_of, shuffled
 from pycc.backdoor.overlap import contents
 from pycc.backdoor.poison import PoisonedTraining, chosen
 from pycc.models import CounterModel
 from pycc.models.recipe import NoRecipeError
-from pycc.runs import Run
-from pycc.train import Plan, fit
-from pycc.types import Sample
+from pycc.train import TrainConfig, TrainRun, fit
+from pycc.types import Progress, Sample
 
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     "csrnet": {"lr": 1e-5, "epochs": 100},
@@ -51,7 +49,7 @@ def open_settings(
 def train(
     model: CounterModel,
     samples: Sequence[Sample],
-    plan: Plan,
+    plan: TrainConfig,
     *,
     seed: int,
     out: Path,
@@ -59,7 +57,7 @@ def train(
     progress: Progress | None = None,
     settings: Mapping[str, Any] | None = None,
     command: Sequence[str] = (),
-) -> Run:
+) -> TrainRun:
     """Train a counter in the folder ``out``, from its beginning or from where it was stopped there.
 
     Of a poisoned set the run's settings say under ``poisoned`` what its images were made of

@@ -25,8 +25,8 @@ HELP, HELP_ALL, DEBUG = "--help", "--help-all", "--debug"
 
 
 @dataclass(frozen=True)
-class DataFlags(Reading):
-    """The images of a command."""
+class AnnotatedFlags(Reading):
+    """The images of a command that needs their head annotations."""
 
     data: str = flag(
         "synthetic", "folder of annotated images, or a built-in data set",
@@ -34,14 +34,20 @@ class DataFlags(Reading):
     )  # fmt: skip
     split: str = flag("test", "part of the data set")
     max_images: int | None = flag(None, "use the first images only")
-    unannotated: bool = flag(
-        False, "images without head annotations: errors against heads are then unknown"
-    )
     outside_roi: Show = flag(
         "keep", "what images show outside their region of interest", choices=SHOW, advanced=True
     )
     on_error: OnError = flag(
         "raise", "what to do with broken items", choices=["raise", "skip"], advanced=True
+    )
+
+
+@dataclass(frozen=True)
+class DataFlags(AnnotatedFlags):
+    """The images of a command that works without head annotations too."""
+
+    unannotated: bool = flag(
+        False, "images without head annotations: errors against heads are then unknown"
     )
 
 

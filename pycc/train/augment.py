@@ -1,4 +1,4 @@
-"""What published recipes do to a training image, by name; images are RGB in [0,1]."""
+"""Augmentations of published recipes, by name; images are RGB in [0,1]."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ augmentations: Registry[Callable[[Tensor, Mapping[str, Any], Stream], Tensor]] =
 """(image [3,h,w], settings of the recipe, stream) -> image [3,h,w]."""
 
 NOT_OF_IMAGES = ("repeats_per_epoch",)
-"""Entries of a recipe's augmentation that say how often an image is seen."""
+"""Entries of a recipe's augmentation that are not applied to images: repeats per epoch."""
 
 _LUMA = (0.299, 0.587, 0.114)
 
 
 def augmented(image: Tensor, settings: Mapping[str, Any], stream: Stream) -> Tensor:
-    """The image after everything that a recipe's ``augmentation`` names, in its order."""
+    """Apply every augmentation that a recipe names, in its order."""
     for name, values in settings.items():
         if name not in NOT_OF_IMAGES:
             image = augmentations[name](image, values, stream)
@@ -49,7 +49,7 @@ def _uniform_noise(image: Tensor, settings: Mapping[str, Any], stream: Stream) -
 def _colour_jitter(image: Tensor, settings: Mapping[str, Any], stream: Stream) -> Tensor:
     """Brightness, contrast and saturation by factors of 1 plus or minus their setting."""
     if settings.get("hue"):
-        raise ValueError("train: colour_jitter of hue is no part of any published recipe here")
+        raise ValueError("train: colour_jitter has no hue: no published recipe here uses it")
     if not _happens(settings, stream):
         return image
     factors = [

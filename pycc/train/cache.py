@@ -1,4 +1,4 @@
-"""Images with their ground truth, kept between epochs as far as memory allows."""
+"""Samples with their ground truth, kept between epochs as far as memory allows."""
 
 from __future__ import annotations
 
@@ -10,60 +10,60 @@ import torch
 from torch import Tensor
 
 _PIECE = 1 << 16
-"""Values that are turned into 8 bits at once."""
+"""Values that are converted to 8 bits at once."""
 
 
 @dataclass(frozen=True, eq=False)
-class Whole:
+class CachedSample:
     """An image, cut to whole cells, and its ground truth."""
 
     name: str
     image: Tensor
-    """[3,h,w] uint8, or float32 in [0,1] where 8 bits would lose something: see ``as_float``."""
+    """[3,h,w] uint8, or float32 in [0,1] if 8 bits would lose precision: see ``as_float``."""
     target: Tensor
     """[1,h//s,w//s] float32, people per cell."""
     points: Tensor
-    """[N,2] float64 (x, y), heads that count, in pixels."""
-    mask: Tensor | None
+    """[N,2] float64 (x, y), heads in the region of interest, in pixels."""
+    roi: Tensor | None
     """[h,w] bool, the region of interest."""
     shape: tuple[int, int]
     """Height and width before it was cut."""
 
     @property
     def size(self) -> int:
-        """Bytes that it takes."""
-        parts = (self.image, self.target, self.points, self.mask)
+        """Its size in bytes."""
+        parts = (self.image, self.target, self.points, self.roi)
         return sum(part.numel() * part.element_size() for part in parts if part is not None)
 
 
-class Cache:
-    """The images asked for last, of ``limit`` bytes together; at least the last one."""
+class SampleCache:
+    """The samples that were used last, ``limit`` bytes of them; at least the last one."""
 
     def __init__(self, limit: float) -> None:
         self.limit = limit
-        self._kept: OrderedDict[int, Whole] = OrderedDict()
+        self._kept: OrderedDict[int, CachedSample] = OrderedDict()
         self._bytes = 0
 
-    def get(self, index: int, make: Callable[[int], Whole]) -> Whole:
-        """Image ``index``, made where it is not kept."""
+    def get(self, index: int, make: Callable[[int], CachedSample]) -> CachedSample:
+        """Sample ``index``; ``make`` is called if it is not in the cache."""
         if index in self._kept:
             self._kept.move_to_end(index)
             return self._kept[index]
-        whole = make(index)
-        self._kept[index] = whole
-        self._bytes += whole.size
+        sample = make(index)
+        self._kept[index] = sample
+        self._bytes += sample.size
         while self._bytes > self.limit and len(self._kept) > 1:
             self._bytes -= self._kept.popitem(last=False)[1].size
-        return whole
+        return sample
 
 
 def stored(image: Tensor) -> Tensor:
-    """An image in 8 bits, or a copy where that would lose something.
+    """Return an image in 8 bits, or a copy if that would lose precision.
 
-    Piece by piece: what fits into the processor's cache is converted and compared there.
+    It is converted in pieces that fit into the processor's cache.
     """
     kept = torch.empty(image.shape, dtype=torch.uint8)
-    pieces = (torch.split(one.reshape(-1), _PIECE) for one in (image.contiguous(), kept))
+    pieces = (torch.split(t.reshape(-1), _PIECE) for t in (image.contiguous(), kept))
     for piece, into in zip(*pieces, strict=True):
         levels = (piece * 255.0).round_()
         into.copy_(levels)
@@ -73,5 +73,5 @@ def stored(image: Tensor) -> Tensor:
 
 
 def as_float(kept: Tensor) -> Tensor:
-    """What ``stored`` keeps, in [0,1]."""
+    """Return what ``stored`` returned as float32 in [0,1]."""
     return kept.float() / 255.0 if kept.dtype == torch.uint8 else kept

@@ -1,40 +1,95 @@
-"""Checkpoints: a training that is killed anywhere goes on from one as if it had not been."""
+"""Checkpoints: a training that is killed anywhere continues from one with the same bits."""
 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import Tensor
 
 from pycc.checks import lacks_memory
-from pycc.runs import check_same, write_atomic
+from pycc.runs import Record, check_same, write_atomic
 
 NAME = "checkpoint.pt"
 
 
-def save(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write a checkpoint, whole or not at all: the one before stays until the new one is there.
+@dataclass
+class TrainState:
+    """The progress of a training; with the weights all that a checkpoint needs."""
 
-    OSError where it cannot be written, such as on a full disk.
+    epoch: int = 0
+    batch: int = 0
+    """Batches of this epoch that are done."""
+    loss: float = 0.0
+    """Sum of this epoch's losses so far."""
+    norm: float = 0.0
+    """Sum of the norms of its gradients."""
+    seconds: float = 0.0
+    """Spent on this training so far, by all processes that continued it."""
+    began: float = 0.0
+    """Those at this epoch's first batch."""
+    best: float = math.inf
+    """Least score of a validation under the recipe."""
+    best_epoch: int = -1
+    """The epoch of that validation; the last epoch if nothing validates."""
+    errors: dict[str, float] = field(default_factory=dict)
+    """Errors of that validation, by the names of ``results.BestErrors``."""
+    stale: int = 0
+    """Validations since then."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything that a training needs to continue."""
+
+    made_with: Record
+    """The settings and fingerprints of the training, as its manifest has them."""
+    state: TrainState
+    model: Mapping[str, Tensor]
+    optimiser: Record
+    number: int
+    """The optimiser's number in the recipe."""
+    average: Mapping[str, Tensor] | None
+    """The running mean of the weights."""
+    best: Mapping[str, Tensor]
+    """The best weights of the network so far."""
+
+    def content(self) -> Record:
+        """What ``save`` writes."""
+        return {**vars(self), "state": vars(self.state)}
+
+    @classmethod
+    def of(cls, content: Record) -> Checkpoint:
+        """From what ``load`` returns; KeyError or TypeError if it is of something else."""
+        values = {entry.name: content[entry.name] for entry in fields(cls)}
+        return cls(**{**values, "state": TrainState(**content["state"])})
+
+
+def save(folder: Path, content: Mapping[str, object]) -> None:
+    """Write a checkpoint as a whole: the one before stays until the new one is complete.
+
+    OSError if it cannot be written, such as on a full disk.
     """
     write(folder / NAME, content)
 
 
-def write(file: Path, content: Mapping[str, Any]) -> None:
-    """Write what ``torch.load`` reads back, whole or not at all; OSError as of ``save``."""
+def write(file: Path, content: Mapping[str, object]) -> None:
+    """Write what ``torch.load`` reads back, as a whole; OSError as of ``save``."""
     buffer = io.BytesIO()
     torch.save(dict(content), buffer)
     write_atomic(file, buffer.getvalue())
 
 
-def load(folder: Path, made_with: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The folder's checkpoint, on the CPU; None where there is none yet.
+def load(folder: Path, made_with: Record) -> Record | None:
+    """The content of the folder's checkpoint, on the CPU; None if it has none yet.
 
-    ``made_with`` is what it must have been made with: its entry of that name. ValueError for a file
-    that is damaged, is none of this training, or was made with something else (names it).
+    Its entry ``made_with`` must be as given: the settings and fingerprints of the training.
+    ValueError for a file that is damaged, belongs to another training, or has other settings (the
+    message names them).
     """
     file = folder / NAME
     if not file.exists():
@@ -49,6 +104,6 @@ def load(folder: Path, made_with: Mapping[str, Any]) -> dict[str, Any] | None:
             raise
         raise ValueError(f"{file}: cannot be read as a checkpoint") from None
     if not isinstance(content, dict) or not isinstance(content.get("made_with"), dict):
-        raise ValueError(f"{file}: no checkpoint of this trainer")
+        raise ValueError(f"{file}: not a checkpoint of this trainer")
     check_same(file, content["made_with"], made_with)
     return content

@@ -1,17 +1,17 @@
-"""Which images are trained on and which only validate, and what is measured on these."""
+"""Which images are trained on, which are held back to validate, and errors on whole images."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from pycc import metrics
 from pycc.counters import count_of
 from pycc.data import mean_colour
 from pycc.random import Stream
 from pycc.ranks import Ranks
-from pycc.train.plan import Plan
+from pycc.train.config import TrainConfig
+from pycc.train.results import CountErrors
 from pycc.train.step import NotFiniteError
 from pycc.types import Counter, Sample
 
@@ -21,9 +21,9 @@ def split(
 ) -> tuple[list[int], list[int]]:
     """Indices of the images that are trained on and of those that only validate.
 
-    Validation takes ``share`` of all, at least one if it is above 0, chosen by the seed; or the
-    ``chosen`` ones. ValueError for choices that are no different images, where nothing is left to
-    train on, and where no training image has a head.
+    ``share`` of all images validate, at least one if it is above 0, chosen by the seed; or the
+    ``chosen`` ones. ValueError if these are not different images, if nothing is left to train on,
+    and if no training image has a head.
     """
     number = len(samples)
     if number == 0:
@@ -50,11 +50,11 @@ def split(
 
 
 def fill_of(
-    plan: Plan, samples: Sequence[Sample], training: Sequence[int]
+    config: TrainConfig, samples: Sequence[Sample], training: Sequence[int]
 ) -> tuple[float, float, float]:
-    """The colour of what ablation hides: the plan's, or the mean of the training images."""
-    if plan.fill is not None:
-        return plan.fill, plan.fill, plan.fill
+    """The colour of what ablation hides: the config's, or the mean of the training images."""
+    if config.fill is not None:
+        return config.fill, config.fill, config.fill
     return mean_colour(samples[index].image for index in training)
 
 
@@ -65,33 +65,32 @@ def measured(
     ranks: Ranks = Ranks(),
     *,
     count: Callable[[Counter, Sample, int], float] | None = None,
-) -> dict[str, Any]:
-    """MAE, RMSE and bias in people over whole images; shared by the processes of a run.
+) -> CountErrors:
+    """Errors of a counter on whole images, measured by all processes of a run together.
 
-    ``count`` says how many people the counter sees in the sample of an index (None: what
-    ``count_of`` says). Where the data set names groups of its samples (the scenes of
-    WorldExpo'10), ``mae_by_group`` holds the MAE of each and ``mae_over_groups`` their mean.
-    NotFiniteError, with the images' names, for a count that is no number.
+    ``count`` returns the number of people that the counter sees in the sample with an index (None:
+    ``count_of``). If the data set has groups of samples (the scenes of WorldExpo'10), each has an
+    MAE. NotFiniteError, with the images' names, for a count that is not finite.
     """
     chosen = list(range(len(samples)) if indices is None else indices)
-    mine = []
+    rows = []
     for index in ranks.share(chosen):
         sample = samples[index]
         people = count_of(counter, sample) if count is None else count(counter, sample, index)
-        mine.append((sample.name, float(sample.count), people))
-    names, truth, counts = zip(*ranks.gathered(mine), strict=True)
-    broken = [name for name, found in zip(names, counts, strict=True) if not math.isfinite(found)]
+        rows.append((sample.name, float(sample.count), people))
+    names, truth, counts = zip(*ranks.gathered(rows), strict=True)
+    broken = [name for name, value in zip(names, counts, strict=True) if not math.isfinite(value)]
     if broken:
         raise NotFiniteError(f"counts are not finite ({', '.join(broken)})")
-    found: dict[str, Any] = {
-        "mae": metrics.mae(truth, counts),
-        "rmse": metrics.rmse(truth, counts),
-        "bias": metrics.bias(truth, counts),
-        "images": len(truth),
-    }
     groups = getattr(samples, "groups", None)
+    by_group = None
     if groups is not None:
         by_group = metrics.mae_by_group(truth, counts, [groups[index] for index in chosen])
-        found["mae_by_group"] = by_group
-        found["mae_over_groups"] = sum(by_group.values()) / len(by_group)
-    return found
+    return CountErrors(
+        mae=metrics.mae(truth, counts),
+        rmse=metrics.rmse(truth, counts),
+        bias=metrics.bias(truth, counts),
+        images=len(truth),
+        mae_by_group=by_group,
+        mae_over_groups=None if by_group is None else sum(by_group.values()) / len(by_group),
+    )

@@ -19,16 +19,16 @@ from pycc.models.recipe import Crop, Recipe
 from pycc.random import Stream
 from pycc.train import truth
 from pycc.train.augment import augmented
-from pycc.train.cache import Cache, Whole, as_float, stored
+from pycc.train.cache import CachedSample, SampleCache, as_float, stored
 from pycc.types import Sample
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """What an image is reduced to: k random pixels or array entries, the rest one colour."""
+    """Ablation of an image: k random pixels or array entries are kept, the rest is one colour."""
 
     k: int
-    """Of the whole image: a crop keeps those of them that lie in it."""
+    """Pixels or entries of the whole image that are kept; a crop has those that lie in it."""
     unit: str
     fill: tuple[float, float, float]
     warmup: int
@@ -36,7 +36,7 @@ class Ablation:
 
     @property
     def channels(self) -> int:
-        """Entries of a pixel that are kept or not, each for itself."""
+        """Entries of a pixel that are kept or dropped independently."""
         return 3 if self.unit == "element" else 1
 
 
@@ -46,13 +46,13 @@ class Item:
 
     name: str
     image: Tensor
-    """[3,h,w] float32, RGB in [0,1] (some augmentations leave it)."""
+    """[3,h,w] float32, RGB in [0,1] (some augmentations leave that range)."""
     target: Tensor
     """[1,h//s,w//s] float32, people per cell."""
     points: Tensor
     """[M,2] float64 (x, y), pixels of the crop."""
     ablated: Tensor | None = None
-    """The image as the ablation recipe shows it."""
+    """The ablated image [3,h,w], if the recipe ablates."""
     number: int = 0
     """Its number in its epoch."""
     region: Tensor | None = None
@@ -61,7 +61,7 @@ class Item:
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """What is cut out of an image, and where it lies in it."""
+    """A crop of an image, and its place in the image."""
 
     image: Tensor
     target: Tensor
@@ -74,12 +74,12 @@ class _Part:
 
 
 class Joined(Sequence[Sample]):
-    """Data sets one after another, each of which keeps a ground truth of its own.
+    """Several data sets as one; each keeps a ground truth of its own.
 
-    ``parts`` are the data sets by name; a sample's own name is its part's and the one that it has
-    there. ``rules`` are the parts' ground truths: recipes of ``pycc.data.density``, or ``"dots"``;
-    they depend on what is trained, and ``pycc.train.plan.with_own_truths`` finds them. ValueError
-    for no part, and for rules of others.
+    ``parts`` are the data sets by name; a sample's name is that of its part, a slash, and its name
+    there. ``rules`` are the parts' ground truths: recipes of ``pycc.data.density``, or ``"dots"``.
+    They depend on the model: ``pycc.train.config.with_own_truths`` finds them. ValueError for no
+    part, and for rules that are not those of the parts.
     """
 
     def __init__(
@@ -110,23 +110,23 @@ class Joined(Sequence[Sample]):
         return replace(sample, name=f"{part}/{sample.name}")
 
     def points(self, index: int) -> Tensor:
-        """Head annotations [N,2] of a sample; without its pixels where its data set can."""
+        """Head annotations [N,2] of a sample, without loading its pixels if the data set allows."""
         part, place = self._place(index)
         heads = getattr(self.parts[part], "points", None)
-        found: Tensor = self.parts[part][place].points if heads is None else heads(place)
-        return found
+        points: Tensor = self.parts[part][place].points if heads is None else heads(place)
+        return points
 
     def rule(self, index: int) -> str:
-        """The ground truth of a sample's data set; ValueError where none was given."""
+        """The ground truth of a sample's data set; ValueError if none was given."""
         if self.rules is None:
             raise ValueError(
                 f"train: {self.name}: joined data sets need a ground truth each; take "
-                "pycc.train.plan.with_own_truths"
+                "pycc.train.config.with_own_truths"
             )
         return self.rules[self._place(index)[0]]
 
     def _place(self, index: int) -> tuple[str, int]:
-        """The part that a sample is of, and its number there."""
+        """The part that a sample belongs to, and its number there."""
         number = range(len(self))[index]
         start = 0
         for part, end in zip(self.parts, self._ends, strict=True):
@@ -139,19 +139,18 @@ class Joined(Sequence[Sample]):
 class Items(torch.utils.data.Dataset[Item]):
     """Crops of chosen samples under a recipe.
 
-    Item (epoch, n) is a function of the samples, the recipe and the seed: the same in whatever
-    process, batch or order it is asked for. Ground truth is made for the whole image, at the map's
-    resolution, and cut with it: crops begin and end at multiples of the stride. Images whose sides
-    are no such multiples lose their last rows and columns; of crops that are larger than their
-    image the rest is black and empty. Heads outside a region of interest have no density, targets
-    nothing outside it, and an item's ``region`` says what of each cell counts.
+    Item (epoch, n) is a function of the samples, the recipe and the seed: the same in every
+    process, batch and order. Ground truth is made for the whole image, at the map's resolution, and
+    cut with it: crops begin and end at multiples of the stride. Images whose sides are not such
+    multiples lose their last rows and columns; a crop that is larger than its image is black and
+    empty beyond it. Heads and density outside a region of interest are dropped, and an item's
+    ``region`` is the share of each cell that counts.
 
-    ``cache`` is how many gigabytes of images and truths are kept. ValueError for crops whose sides
-    are no such multiples.
+    ``cache`` is the number of gigabytes of images and truths that are kept. ValueError for crops
+    whose sides are not such multiples.
 
-    With an ablation it is the whole image, as it is tested, that keeps k pixels: a crop shows those
-    of them that lie in it, the fewer the smaller it is. A part of another scale is cut from the
-    whole image at that scale.
+    An ablation keeps k pixels of the whole image, as in tests: a crop shows those that lie in it. A
+    crop of another scale is cut from the whole image at that scale.
     """
 
     def __init__(
@@ -168,7 +167,7 @@ class Items(torch.utils.data.Dataset[Item]):
         self.samples, self.indices, self.recipe = samples, list(indices), recipe
         self.stride, self.seed, self.ablation = stride, seed, ablation
         self.step = math.lcm(stride, recipe.crop.multiple)
-        self._cache = Cache(cache * 2**30)
+        self._cache = SampleCache(cache * 2**30)
         size = recipe.crop.size
         if recipe.crop.kind == "fixed" and size is not None and any(n % self.step for n in size):
             raise ValueError(
@@ -181,7 +180,7 @@ class Items(torch.utils.data.Dataset[Item]):
         return len(self.indices) * self.recipe.crop.number * repeats
 
     def order(self, epoch: int) -> list[int]:
-        """Numbers of an epoch's items in the order they are trained in."""
+        """Numbers of an epoch's items, in training order."""
         stream = Stream(self.seed, "train, order", step=epoch)
         keys = stream.words(len(self))
         return sorted(range(len(self)), key=lambda n: (int(keys[n]), n))
@@ -195,7 +194,7 @@ class Items(torch.utils.data.Dataset[Item]):
         return _sides(crop, self._cut_sides(shape), self.step)
 
     def smallest(self, shape: Sequence[int]) -> tuple[int, int]:
-        """Height and width of an image of ``shape`` (H, W) at the least scale it is shown at."""
+        """Height and width of an image of ``shape`` (H, W) at the smallest scale in training."""
         crop = self.recipe.crop
         scale = crop.scale[1] if crop.kind == "scaled" else 1.0
         return int(shape[0] / scale), int(shape[1] / scale)
@@ -203,17 +202,17 @@ class Items(torch.utils.data.Dataset[Item]):
     def __getitem__(self, key: tuple[int, int]) -> Item:
         epoch, number = key
         index = self.indices[number % len(self.indices)]
-        whole = self._cache.get(index, self._whole)
+        sample = self._cache.get(index, self._cached)
         stream = Stream(
             self.seed, "train, crop", image=index, step=epoch, draw=number // len(self.indices)
         )
         crop = self.recipe.crop
-        part = (self._scaled if crop.kind == "scaled" else self._cut)(whole, crop, stream)
+        part = (self._scaled if crop.kind == "scaled" else self._cut)(sample, crop, stream)
         image, target, region = part.image, part.target, part.region
         points, kept = part.points, self._kept(part, key)
         if float(stream.uniform(0.0, 1.0)) < self.recipe.flip:
             image, target = image.flip(2), target.flip(2)
-            region, kept = (None if one is None else one.flip(2) for one in (region, kept))
+            region, kept = (None if t is None else t.flip(2) for t in (region, kept))
             points = points.clone()
             points[:, 0] = image.shape[2] - 1e-9 - points[:, 0]
         image = augmented(image, self.recipe.augmentation, stream)
@@ -221,7 +220,7 @@ class Items(torch.utils.data.Dataset[Item]):
         if kept is not None and self.ablation is not None:
             fill = torch.tensor(self.ablation.fill)[:, None, None]
             ablated = torch.where(kept, image.clamp(0.0, 1.0), fill)
-        return Item(whole.name, image, target.contiguous(), points, ablated, number, region)
+        return Item(sample.name, image, target.contiguous(), points, ablated, number, region)
 
     def _kept(self, part: _Part, key: tuple[int, int]) -> Tensor | None:
         """[1,h,w] or [3,h,w] bool: what the ablation of the whole image leaves in a part.
@@ -244,8 +243,8 @@ class Items(torch.utils.data.Dataset[Item]):
     def _cut_sides(self, shape: Sequence[int]) -> tuple[int, int]:
         return shape[0] // self.step * self.step, shape[1] // self.step * self.step
 
-    def _whole(self, index: int) -> Whole:
-        """A sample, cut, with its truth; the image in 8 bits where that loses nothing."""
+    def _cached(self, index: int) -> CachedSample:
+        """A sample, cut to whole cells, with its truth; in 8 bits if that loses nothing."""
         sample = self.samples[index]
         shape = (sample.image.shape[1], sample.image.shape[2])
         sides = self._cut_sides(shape)
@@ -258,7 +257,7 @@ class Items(torch.utils.data.Dataset[Item]):
         target = truth.target(
             sample, sides, self.stride, rule=rule, down_sampling=self.recipe.down_sampling
         )
-        return Whole(
+        return CachedSample(
             sample.name,
             stored(sample.image[:, : sides[0], : sides[1]]),
             target.contiguous(),
@@ -268,12 +267,12 @@ class Items(torch.utils.data.Dataset[Item]):
         )
 
     def _rule(self, index: int) -> str:
-        """The ground truth of a sample: its own data set's, where several are joined."""
+        """The ground truth of a sample: that of its own data set if several are joined."""
         samples = self.samples
         return samples.rule(index) if isinstance(samples, Joined) else self.recipe.density[""]
 
-    def _cut(self, whole: Whole, crop: Crop, stream: Stream) -> _Part:
-        height, width = whole.image.shape[1:]
+    def _cut(self, sample: CachedSample, crop: Crop, stream: Stream) -> _Part:
+        height, width = sample.image.shape[1:]
         sides = _sides(crop, (height, width), self.step)
         room = [(n - side) // self.step + 1 for n, side in zip((height, width), sides, strict=True)]
         top, left = (int(stream.integers(max(1, free))) * self.step for free in room)
@@ -284,44 +283,44 @@ class Items(torch.utils.data.Dataset[Item]):
             )
         bottom, right = top + sides[0], left + sides[1]
         s = self.stride
-        image = as_float(whole.image[:, top:bottom, left:right])
-        target = whole.target[:, top // s : bottom // s, left // s : right // s]
+        image = as_float(sample.image[:, top:bottom, left:right])
+        target = sample.target[:, top // s : bottom // s, left // s : right // s]
         region = None
-        if whole.mask is not None:
+        if sample.roi is not None:
             region = cell_weight(
-                whole.mask[top:bottom, left:right], (target.shape[1], target.shape[2]), s
+                sample.roi[top:bottom, left:right], (target.shape[1], target.shape[2]), s
             )[None]
         beyond = (0, sides[1] - image.shape[2], 0, sides[0] - image.shape[1])
         if any(beyond):
             cells = (0, beyond[1] // s, 0, beyond[3] // s)
             image, target = functional.pad(image, beyond), functional.pad(target, cells)
             region = None if region is None else functional.pad(region, cells)
-        points = _within(whole.points, top, left, sides)
-        return _Part(image, target, points, region, (top, left), whole.shape)
+        points = _within(sample.points, top, left, sides)
+        return _Part(image, target, points, region, (top, left), sample.shape)
 
-    def _scaled(self, whole: Whole, crop: Crop, stream: Stream) -> _Part:
+    def _scaled(self, sample: CachedSample, crop: Crop, stream: Stream) -> _Part:
         """A crop of a random size, resized to the recipe's; its heads as dots."""
         assert crop.size is not None
-        height, width = whole.image.shape[1:]
+        height, width = sample.image.shape[1:]
         wanted = float(stream.uniform(*crop.scale))
         scale = min(wanted, height / crop.size[0], width / crop.size[1])
         sides = [max(1, int(side * scale)) for side in crop.size]
         top = int(stream.integers(height - sides[0] + 1))
         left = int(stream.integers(width - sides[1] + 1))
-        part = as_float(whole.image[:, top : top + sides[0], left : left + sides[1]])
+        part = as_float(sample.image[:, top : top + sides[0], left : left + sides[1]])
         resized = functional.interpolate(
             part[None], crop.size, mode="bicubic", antialias=True, align_corners=False
         )[0].clamp(0.0, 1.0)
         down, across = crop.size[0] / sides[0], crop.size[1] / sides[1]
-        points = _within(whole.points, top, left, sides)
+        points = _within(sample.points, top, left, sides)
         points = points * torch.tensor([across, down], dtype=torch.float64)
         target = truth.dots(points, crop.size, self.stride)[None]
         region = None
-        if whole.mask is not None:
-            mask = whole.mask[top : top + sides[0], left : left + sides[1]]
-            mask = resized_region(mask, points, crop.size)
-            region = cell_weight(mask, (target.shape[1], target.shape[2]), self.stride)[None]
-        shape = (round(whole.shape[0] * down), round(whole.shape[1] * across))
+        if sample.roi is not None:
+            roi = sample.roi[top : top + sides[0], left : left + sides[1]]
+            roi = resized_region(roi, points, crop.size)
+            region = cell_weight(roi, (target.shape[1], target.shape[2]), self.stride)[None]
+        shape = (round(sample.shape[0] * down), round(sample.shape[1] * across))
         corner = (
             min(round(top * down), shape[0] - crop.size[0]),
             min(round(left * across), shape[1] - crop.size[1]),

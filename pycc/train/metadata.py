@@ -1,35 +1,35 @@
-"""What weights say of how they were trained."""
+"""What the metadata of weights states about their training."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
 
 from pycc.models.recipe import Recipe
+from pycc.settings import values_of
+from pycc.train.config import TrainConfig
 from pycc.train.items import Joined
-from pycc.train.plan import Plan
 from pycc.types import Sample
 
 
 def described(
-    plan: Plan, recipe: Recipe, samples: Sequence[Sample], facts: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The plan, the recipe that it came to, and ``facts``, as JSON values.
+    config: TrainConfig, recipe: Recipe, samples: Sequence[Sample], facts: Mapping[str, object]
+) -> dict[str, object]:
+    """The config, the recipe that results from it, and ``facts``, as JSON values.
 
-    Of joined data sets each has a ground truth of its own; the recipe names but one.
+    Of joined data sets each has a ground truth of its own; the recipe names only one.
     """
-    found: dict[str, Any] = {"recipe": {**asdict(recipe), "kind": plan.recipe}}
+    content: dict[str, object] = {"recipe": {**asdict(recipe), "kind": config.recipe}}
     if isinstance(samples, Joined):
-        found["density"] = dict(samples.rules or {})
-    plain: dict[str, Any] = _plain({**found, "plan": asdict(plan), **facts})
-    return plain
+        content["density"] = samples.rules or {}
+    content |= {"config": values_of(config), **facts}
+    return {name: _json(value) for name, value in content.items()}
 
 
-def _plain(value: Any) -> Any:
-    """Dataclasses' tuples and mappings as JSON has them."""
+def _json(value: object) -> object:
+    """Tuples and mappings as JSON has them."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): _json(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_json(inner) for inner in value]
     return value

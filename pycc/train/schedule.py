@@ -13,13 +13,13 @@ from pycc.models.recipe import Optimiser, Recipe, Schedule
 
 def optimiser_at(recipe: Recipe, epoch: int) -> tuple[int, Optimiser]:
     """The number of the optimiser that an epoch (from 0 on) uses, and the optimiser."""
-    number = max(i for i, one in enumerate(recipe.optimisers) if one.from_epoch <= epoch)
+    number = max(i for i, rule in enumerate(recipe.optimisers) if rule.from_epoch <= epoch)
     return number, recipe.optimisers[number]
 
 
 def made(optimiser: Optimiser, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """torch's optimiser of that kind, over the parameters that learn."""
-    learning = [one for one in parameters if one.requires_grad]
+    """Create torch's optimiser of that kind, for the parameters that require gradients."""
+    learning = [parameter for parameter in parameters if parameter.requires_grad]
     if optimiser.kind == "adam":
         return torch.optim.Adam(learning, optimiser.lr, weight_decay=optimiser.weight_decay)
     return torch.optim.SGD(

@@ -1,66 +1,50 @@
-"""One step of training: what is shown, what is differentiated, and what is checked."""
+"""One step of training: its images, its loss, the gradient, and the checks on these."""
 
 from __future__ import annotations
 
 import math
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
-from typing import Any, NamedTuple, Protocol
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from pycc.attack import InnerAttack
 from pycc.checks import naming
 from pycc.counters import device_of
 from pycc.models import CounterModel
 from pycc.random import Stream
 from pycc.ranks import Ranks
 from pycc.train import schedule
+from pycc.train.config import TrainConfig
 from pycc.train.items import Item
-from pycc.train.plan import Plan
-from pycc.types import Counter
 
 
 class Part(NamedTuple):
-    """Images of one size, what is to be learnt of them, and their weight in the loss."""
+    """Images of one size, their ground truth, and their weight in the loss."""
 
     images: Tensor
     """[n,3,h,w], RGB in [0,1]."""
     target: Tensor
     """[n,1,h',w'], people per cell."""
     points: list[Tensor]
-    """The heads of each."""
+    """The heads of each image."""
     weight: float
     region: Tensor | None = None
     """[n,1,h',w'], the share of each cell that counts; None: all of it."""
 
 
 class NotFiniteError(Exception):
-    """A loss, gradient or count that is no number; the message names the images."""
+    """A loss, gradient or count that is not finite; the message names the images."""
 
-
-class Adversary(Protocol):
-    """Makes attacked images while a counter is trained (eq. 18)."""
-
-    def __call__(
-        self,
-        counter: Counter,
-        image: Tensor,
-        target: Tensor,
-        seed: int,
-        /,
-        *,
-        region: Tensor | None = None,
-    ) -> Tensor:
-        """The image [3,h,w] with a patch that raises the loss for ``target`` [1,h',w'].
-
-        ``region`` [1,h',w'] is the share of each cell that counts (None: all of it).
-        """
+    one_line = True
+    """A command reports its message alone."""
 
 
 class Objective(nn.Module):
-    """What is differentiated: the model's own loss, of clean and of other images together.
+    """The model's own loss of clean and of attacked images together.
 
     A module, so that torch's DistributedDataParallel can average its gradients over processes.
     """
@@ -81,26 +65,22 @@ class Objective(nn.Module):
 
 
 class Stepper:
-    """Takes the steps of a training on this process's share of every batch."""
+    """Computes gradients on this process's share of every batch."""
 
     def __init__(
         self,
         model: CounterModel,
-        plan: Plan,
+        config: TrainConfig,
         seed: int,
         ranks: Ranks,
-        adversary: Adversary | None,
+        inner_attack: InnerAttack | None,
     ) -> None:
-        self.model, self.plan, self.seed = model, plan, seed
-        self.ranks, self.adversary = ranks, adversary
+        self.model, self.config, self.seed = model, config, seed
+        self.ranks, self.inner_attack = ranks, inner_attack
         self.device = device_of(model)
         self.norm = 0.0
-        """Of the last gradient, of all parameters together, before clipping."""
-        if plan.amp and self.device.type != "cuda":
-            raise ValueError(
-                f"train: amp computes in bfloat16 on CUDA, got a counter on {self.device}"
-            )
-        self.objective: Any = Objective(model)
+        """Norm of the last gradient, over all parameters, before clipping."""
+        self.objective: nn.Module = Objective(model)
         if ranks.world > 1:
             numbers = [self.device.index] if self.device.type == "cuda" else None
             self.objective = nn.parallel.DistributedDataParallel(
@@ -111,19 +91,21 @@ class Stepper:
         """Leave the gradient of a batch of ``size`` items in the parameters; the batch's loss.
 
         The loss is the mean over the batch of all processes together. NotFiniteError, with the
-        batch's images, for a loss or gradient that is no number.
+        batch's images, for a loss or gradient that is not finite.
         """
-        # Layers that draw (dropout) draw the same whether the run was resumed or not, and in each
-        # process something else.
+        # Random layers (dropout) draw the same numbers in a resumed run, and other ones in each
+        # process.
         key = Stream(self.seed, "train, layers", image=self.ranks.rank, step=epoch, draw=batch)
         torch.manual_seed(int(key.words(1)[0]))
         self.model.train()
-        chunks = [items[n :: self.plan.accumulate] for n in range(self.plan.accumulate)]
+        chunks = [items[n :: self.config.accumulate] for n in range(self.config.accumulate)]
         chunks = [chunk for chunk in chunks if chunk]
         total = 0.0
         for chunk in chunks:
             last = chunk is chunks[-1]
-            alone = nullcontext() if last or self.ranks.world == 1 else self.objective.no_sync()
+            alone: AbstractContextManager[object] = nullcontext()
+            if not last and isinstance(self.objective, nn.parallel.DistributedDataParallel):
+                alone = self.objective.no_sync()
             named = naming(", ".join(item.name for item in chunk), chunk[0].image.shape)
             with named, alone:
                 parts = self._parts(epoch, size, chunk)
@@ -133,24 +115,24 @@ class Stepper:
                     raise NotFiniteError(_where("loss", epoch, batch, items))
                 loss.backward()
             total += float(loss.detach())
-        # A finite loss may have a gradient that is none, and the weights would follow it.
-        most = math.inf if self.plan.clip is None else self.plan.clip
+        # A finite loss may have a gradient that is not, and the weights would follow it.
+        most = math.inf if self.config.clip is None else self.config.clip
         self.norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), most))
         if not math.isfinite(self.norm):
             raise NotFiniteError(_where("gradient", epoch, batch, items))
         # DistributedDataParallel takes the mean over processes: losses are scaled up for that.
         return float(sum(self.ranks.gathered([total]))) / self.ranks.world
 
-    def _precision(self) -> Any:
-        if self.plan.amp:
-            return torch.autocast("cuda", torch.bfloat16)
+    def _precision(self) -> AbstractContextManager[object]:
+        if self.config.amp:
+            return torch.autocast(self.device.type, torch.bfloat16)
         return nullcontext()
 
     def _parts(self, epoch: int, size: int, items: Sequence[Item]) -> list[Part]:
         """Images of one size together, with their weight in the loss: a mean over the batch."""
         clean = 1.0
-        if self.plan.recipe == "adversarial":
-            clean = schedule.clean_share(epoch, *self.plan.phases)
+        if self.config.recipe == "adversarial":
+            clean = schedule.clean_share(epoch, *self.config.phases)
         grouped: dict[tuple[int, ...], list[Item]] = {}
         for item in items:
             grouped.setdefault(tuple(item.image.shape), []).append(item)
@@ -166,16 +148,16 @@ class Stepper:
         return parts
 
     def _attacked(self, part: Part, epoch: int, group: Sequence[Item]) -> Tensor:
-        """The images with patches made against the model as it now is, in eval mode."""
-        assert self.adversary is not None
+        """The images with patches made against the present model, in eval mode."""
+        assert self.inner_attack is not None
         self.model.eval()
-        found = []
+        attacked = []
         try:
             for n, item in enumerate(group):
                 key = Stream(self.seed, f"train, patch, {item.name}", step=epoch, draw=item.number)
                 region = None if part.region is None else part.region[n]
-                found.append(
-                    self.adversary(
+                attacked.append(
+                    self.inner_attack(
                         self.model,
                         part.images[n],
                         part.target[n],
@@ -185,12 +167,12 @@ class Stepper:
                 )
         finally:
             self.model.train()
-        return torch.stack(found)
+        return torch.stack(attacked)
 
 
 def warn_of_parts(model: nn.Module, processes: int, accumulate: int, batch: int) -> None:
-    """Warn where batch normalisation sees parts of a batch, each by itself."""
-    learns = any(isinstance(one, nn.modules.batchnorm._BatchNorm) for one in model.modules())
+    """Warn if batch normalisation sees parts of a batch instead of all of it."""
+    learns = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
     parts = processes * accumulate
     if learns and min(parts, batch) > 1:
         warnings.warn(
@@ -202,7 +184,7 @@ def warn_of_parts(model: nn.Module, processes: int, accumulate: int, batch: int)
 
 
 def together(items: Sequence[Item], weight: float, device: torch.device) -> Part:
-    """Items of one size as a part of that weight: what is shown of them, ablated or not."""
+    """Items of one size, ablated or not, as a part of the loss with a weight."""
     region = None
     if any(item.region is not None for item in items):
         regions = [torch.ones_like(i.target) if i.region is None else i.region for i in items]

@@ -13,12 +13,12 @@ from pycc.types import Sample
 def target(
     sample: Sample, sides: tuple[int, int], stride: int, *, rule: str, down_sampling: str | None
 ) -> Tensor:
-    """[1,h//s,w//s] people per cell of what ``sides`` (h, w) leave of a sample's top left.
+    """People per cell [1,h//s,w//s] of the top left part of a sample, with ``sides`` (h, w).
 
     ``sides`` are multiples of the stride s. ``rule`` is a recipe of ``pycc.data.density`` for the
-    whole image, or ``"dots"``; ``down_sampling`` a published rule, or ``"sum"`` (None: too). The
-    published ones sample the map on a grid over all of it: the part is cut out before, so that a
-    cell's sample points lie in the cell. Outside the region of interest there is nobody.
+    whole image, or ``"dots"``; ``down_sampling`` a published rule, or ``"sum"`` (None means sum).
+    Published rules sample the map on a grid: the part is cut out first, so that a cell's sample
+    points lie in the cell. The density outside the region of interest is dropped.
     """
     if rule == "dots":
         return dots(heads(sample), sides, stride)[None]
@@ -33,14 +33,14 @@ def target(
 
 
 def heads(sample: Sample) -> Tensor:
-    """Head annotations [N,2] (x, y) whose pixel lies in the region of interest, if there is one."""
+    """Head annotations [N,2] (x, y) in the region of interest, or all if there is none."""
     if sample.roi is None:
         return sample.points
     return sample.points[heads_in(sample.points, sample.roi)]
 
 
 def dots(points: Tensor, shape: tuple[int, int], stride: int) -> Tensor:
-    """[h,w] heads per cell of points [N,2] (x, y) in pixels; those outside are left out."""
+    """Heads per cell [h,w] of points [N,2] (x, y) in pixels; points outside are dropped."""
     rows, columns = shape[0] // stride, shape[1] // stride
     cells = torch.zeros(rows * columns)
     x, y = (points[:, axis].div(stride).floor().long() for axis in (0, 1))

@@ -1,9 +1,8 @@
-"""Batches of items, loaded by this process or by others, whose failures are told as its own."""
+"""Batches of items, loaded by this process or by others; failures of these are raised here."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 
@@ -14,27 +13,26 @@ Key = tuple[int, int]
 
 
 class Loader:
-    """Loads the batches of a training; ``workers`` processes load ahead, and live as long as it.
+    """Loads the batches of a training; ``workers`` processes load ahead, until the training ends.
 
-    Each of them keeps the images that it has met: what 10 processes have read takes 10 times the
-    memory of one.
+    Each process has a cache of its own: 10 processes take 10 times the memory of one.
     """
 
     def __init__(self, items: Items, workers: int) -> None:
         self._items = items
         self._batches = _Batches()
-        self._others: Any = None
+        self._others: torch.utils.data.DataLoader[Item | Exception] | None = None
         if workers:
             self._others = torch.utils.data.DataLoader(
-                _Told(items), batch_sampler=self._batches, num_workers=workers, collate_fn=list,
-                persistent_workers=True,
+                _ItemsOrErrors(items), batch_sampler=self._batches, num_workers=workers,
+                collate_fn=list, persistent_workers=True,
             )  # fmt: skip
 
     def __call__(self, batches: Sequence[list[Key]]) -> Iterator[list[Item]]:
         """The items of each batch, in order.
 
-        What an item raises arrives as it was raised. ChildProcessError where a process dies (killed
-        for memory, a full /dev/shm).
+        An item's exception is raised unchanged. ChildProcessError if a process dies (killed for
+        memory, a full /dev/shm).
         """
         if self._others is None:
             for keys in batches:
@@ -54,7 +52,7 @@ class Loader:
 
 
 class _Batches:
-    """What the loading processes are asked for next: torch takes an object, and asks it anew."""
+    """The batches that are loaded next: torch takes an object, and reads it in each epoch."""
 
     keys: Sequence[list[Key]] = ()
 
@@ -65,8 +63,8 @@ class _Batches:
         return len(self.keys)
 
 
-class _Told(torch.utils.data.Dataset[Any]):
-    """Items, or what they raise: torch would pack that into a text of many lines."""
+class _ItemsOrErrors(torch.utils.data.Dataset[Item | Exception]):
+    """Items, or the exceptions that they raise: torch would wrap these in a long text."""
 
     def __init__(self, items: Items) -> None:
         self.items = items

@@ -21,7 +21,7 @@ from pycc.backdoor.distillation import (
 )
 from pycc.backdoor.finetuning import FineTuning, twin
 from pycc.models import CounterModel
-from pycc.train import Plan, fit
+from pycc.train import TrainConfig, fit
 from pycc.types import Sample
 
 IMAGE = torch.rand(3, 64, 96, generator=torch.Generator().manual_seed(0))
@@ -161,7 +161,12 @@ def test_a_teacher_stays_as_it_is_and_out_of_the_weights(tmp_path: Path) -> None
     pupil.train()
     assert student.net.training
     assert not any(module.training for module in teacher.net.modules())
-    fit(pupil, clean(4), Plan(**QUICK, epochs=1, lr=1e-2, validation_share=0.0), out=tmp_path / "r")
+    fit(
+        pupil,
+        clean(4),
+        TrainConfig(**QUICK, epochs=1, lr=1e-2, validation_share=0.0),
+        out=tmp_path / "r",
+    )
     assert same(state(teacher), before)
     assert all(parameter.grad is None for parameter in teacher.parameters())
     assert not same(state(student), mine)

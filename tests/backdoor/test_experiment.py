@@ -36,10 +36,10 @@ from pycc.certify.poisoned import most_poisoned, partition_median, partitions
 from pycc.data.dataset import Dataset
 from pycc.models import CounterModel
 from pycc.runs import Run, read_manifest
-from pycc.train import NotFiniteError, Plan, fit, held
+from pycc.train import NotFiniteError, TrainConfig, fit, held
 from pycc.types import Interval, Sample
 
-PLAN = Plan(epochs=1, lr=1e-5, batch=1, crop="whole", crops=1, validation_share=0.0)
+PLAN = TrainConfig(epochs=1, lr=1e-5, batch=1, crop="whole", crops=1, validation_share=0.0)
 TRIGGER = Sinusoid(amplitude=0.1, frequency=24.0)
 
 
@@ -135,7 +135,7 @@ def test_counters_differ_by_the_poison_alone(tmp_path: Path) -> None:
     assert same(plain, direct)
     assert not same(plain, bad)
     kept = [read_manifest(tmp_path / name) for name in ("clean", "minus/backdoored")]
-    assert kept[0]["settings"]["plan"] == kept[1]["settings"]["plan"]
+    assert kept[0]["settings"]["config"] == kept[1]["settings"]["config"]
     assert "poisoned" not in kept[0]["settings"]
     poisoned = whole.poisoned(Minus())
     assert kept[1]["settings"]["poisoned"] == contents(poisoned)
@@ -266,7 +266,7 @@ def test_neither_counter_is_chosen_by_poisoned_images(tmp_path: Path, share: flo
     whole.check()
     asked: dict[str, list[str]] = {}
 
-    def noted(model: CounterModel, samples: Dataset, plan: Plan, **more: Any) -> Run:
+    def noted(model: CounterModel, samples: Dataset, plan: TrainConfig, **more: Any) -> Run:
         training, validating = held.split(samples, share, more["seed"], more["held"])
         asked[more["out"].name] = sorted(samples.names[index] for index in validating)
         assert sorted([*training, *validating]) == list(range(len(samples)))

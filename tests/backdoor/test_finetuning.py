@@ -20,10 +20,10 @@ from pycc.backdoor.flags import OTHERS
 from pycc.data.dataset import Dataset
 from pycc.models import CounterModel
 from pycc.models.recipe import Crop
-from pycc.train import Plan, fit, resolved
+from pycc.train import TrainConfig, fit, resolved
+from pycc.train.config import with_own_truths
 from pycc.train.held import measured
 from pycc.train.items import Items, Joined
-from pycc.train.plan import with_own_truths
 from pycc.types import Sample
 
 NAMES = ("fine-tuning", "fine-pruning", "nad", "anp")
@@ -169,7 +169,7 @@ def test_fine_tuning_is_a_training_on_the_clean_images(tmp_path: Path) -> None:
     model, samples = planted(), clean(4)
     tuned = brief("fine-tuning")(model, samples, seed=5, out=tmp_path / "a")
     by_hand = planted()
-    plan = Plan(**QUICK, epochs=3, lr=1e-3, validation_share=0.0)
+    plan = TrainConfig(**QUICK, epochs=3, lr=1e-3, validation_share=0.0)
     fit(by_hand, samples, plan, seed=5, out=tmp_path / "b")
     assert same(state(tuned), state(by_hand))
 
@@ -186,7 +186,7 @@ def test_a_backdoor_that_clean_images_see_something_of_fades(name: str, tmp_path
     defended = brief(name, epochs=20, lr=1e-2)(model, samples, out=tmp_path / "run")
     assert added(model) > 25
     assert added(defended) < 0.25 * added(model)
-    assert measured(defended, samples)["mae"] < 2.0 < measured(model, samples)["mae"]
+    assert measured(defended, samples).mae < 2.0 < measured(model, samples).mae
 
 
 def test_a_defense_that_trains_has_all_that_a_training_of_the_same_recipe_has() -> None:
@@ -195,7 +195,7 @@ def test_a_defense_that_trains_has_all_that_a_training_of_the_same_recipe_has() 
     But for the two of which a defense has a default of its own.
     """
     there = {one.name: one for one in fields(FineTuning)}
-    asked = {one.name: one for one in fields(Plan) if one.name not in OTHERS}
+    asked = {one.name: one for one in fields(TrainConfig) if one.name not in OTHERS}
     assert set(asked) == set(there)
     for name, one in there.items():
         if name not in ("epochs", "validation_share"):
@@ -234,7 +234,7 @@ PART_A = Named("part_A/train_data", scenes(9, (48, 64), heads=20), "shanghaitech
 
 
 def test_each_part_keeps_the_ground_truth_of_its_own_data_set() -> None:
-    counter, plan = models.create("csrnet"), Plan(crop="whole")
+    counter, plan = models.create("csrnet"), TrainConfig(crop="whole")
     joined = with_own_truths(clean_mixture(PART_B, PART_A, share=0.5), plan, counter)
     assert isinstance(joined, Joined)
     assert joined.rules == {PART_B.name: "fixed15_reflect", PART_A.name: "csrnet_adaptive"}
@@ -257,16 +257,16 @@ def test_each_part_keeps_the_ground_truth_of_its_own_data_set() -> None:
 
 def test_a_ground_truth_that_is_asked_for_is_that_of_all() -> None:
     joined = clean_mixture(PART_B, PART_A)
-    found = with_own_truths(joined, Plan(density="shhb15"), models.create("csrnet"))
+    found = with_own_truths(joined, TrainConfig(density="shhb15"), models.create("csrnet"))
     assert isinstance(found, Joined)
     assert set(found.rules.values()) == {"shhb15"}
-    assert with_own_truths(PART_B, Plan(), models.create("csrnet")) is PART_B
+    assert with_own_truths(PART_B, TrainConfig(), models.create("csrnet")) is PART_B
 
 
 def test_joined_data_sets_without_ground_truths_are_refused(tmp_path: Path) -> None:
     joined = Joined({"one": clean(2), "two": clean(2)})
     with pytest.raises(ValueError, match=r"one \+ two: joined data sets need a ground truth each"):
-        fit(planted(), joined, Plan(**{**QUICK, "epochs": 1}), out=tmp_path / "run")
+        fit(planted(), joined, TrainConfig(**{**QUICK, "epochs": 1}), out=tmp_path / "run")
     defended = brief("fine-tuning")(planted(), joined, out=tmp_path / "tuned")
     assert not same(state(defended), state(planted()))
 

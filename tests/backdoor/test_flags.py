@@ -144,7 +144,7 @@ def test_a_defense_on_scenes_has_the_rate_of_its_counter(
             "--weights", "mcnn-synthetic", "--threads", "1", *more]  # fmt: skip
     assert main([*argv, "--out", str(tmp_path)]) == 0
     assert read_manifest(tmp_path)["settings"]["flags"]["lr"] == rate
-    assert read_manifest(tmp_path / "fine-tuning")["settings"]["plan"]["lr"] == rate
+    assert read_manifest(tmp_path / "fine-tuning")["settings"]["config"]["lr"] == rate
 
 
 @pytest.mark.parametrize(

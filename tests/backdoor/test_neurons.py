@@ -121,7 +121,7 @@ def test_perturbations_are_keyed_and_stay_within_their_bound() -> None:
 @pytest.mark.parametrize("norm", [False, True])
 def test_the_neuron_of_a_backdoor_is_pruned(norm: bool, tmp_path: Path) -> None:
     counter, samples = planted(norm=norm), clean()
-    before, error = state(counter), measured(counter, samples)["mae"]
+    before, error = state(counter), measured(counter, samples).mae
     assert all(count(counter, triggered(s)) > count(counter, s) + 30 for s in samples)
     defense = AdversarialNeuronPruning(**QUICK, steps=200, tolerance=0.3)
     defended = defense(counter, samples, out=tmp_path / "run")
@@ -133,7 +133,7 @@ def test_the_neuron_of_a_backdoor_is_pruned(norm: bool, tmp_path: Path) -> None:
     for sample in samples:
         here = count(defended, sample)
         assert count(defended, triggered(sample)) == pytest.approx(here, abs=1.0)
-    assert measured(defended, samples)["mae"] <= 1.3 * error
+    assert measured(defended, samples).mae <= 1.3 * error
     # Only weights go, and nothing else changes.
     last = defended.net[1] if norm else defended.net[0]
     assert bool((last.weight[silent] == 0).all())

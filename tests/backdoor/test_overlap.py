@@ -29,7 +29,7 @@ from pycc.backdoor.overlap import recorded, unseen
 from pycc.data.dataset import Dataset
 from pycc.data.scaled import Scaled
 from pycc.data.subset import Subset
-from pycc.train import Plan
+from pycc.train import TrainConfig
 from pycc.train.items import Joined
 from pycc.types import Sample
 
@@ -58,7 +58,7 @@ def small(number: int = 3, split: str = "train") -> Few:
 
 def planned(own: Dataset, test: Dataset, other: Dataset | None = None) -> Experiment:
     return Experiment(
-        start=lambda: models.load("mcnn-synthetic"), plan=Plan(epochs=1), own=own, test=test,
+        start=lambda: models.load("mcnn-synthetic"), plan=TrainConfig(epochs=1), own=own, test=test,
         trigger=TRIGGER, strategies=[Minus()], portion=0.5, seed=0, defenses=[FineTuning()],
         clean=clean_images(own, other, share=0.5, seed=0),
     )  # fmt: skip

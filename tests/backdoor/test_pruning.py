@@ -34,7 +34,7 @@ from pycc.backdoor.pruning import (
     pruned,
 )
 from pycc.runs import Run
-from pycc.train import Plan, fit
+from pycc.train import TrainConfig, fit
 
 IMAGE = torch.rand(3, 64, 96, generator=torch.Generator().manual_seed(0))
 
@@ -148,7 +148,7 @@ def test_silent_channels_are_zero_through_training_and_in_it(norm: bool, tmp_pat
     (layer,) = layers_of(counter, samples[0].image)
     silent = [(0, 1), (0, TRIGGER)]
     layer.silence([1, TRIGGER])
-    plan = Plan(**QUICK, epochs=2, lr=1e-2, validation_share=0.0)
+    plan = TrainConfig(**QUICK, epochs=2, lr=1e-2, validation_share=0.0)
     before = state(counter)
     with held_silent([layer], silent):
         fit(counter, samples, plan, out=tmp_path / "held")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pycc import data, models
 from pycc.certify.poisoned import most_poisoned, partition_median, partitions
 from pycc.runs import fingerprint
-from pycc.train import Plan, fit
+from pycc.train import TrainConfig, fit
 from pycc.types import Sample
 
 
@@ -174,7 +174,7 @@ def test_counters_trained_on_parts_stay_in_the_interval_of_the_clean_ones() -> N
 
 def trained(samples: list[Sample], out: Path) -> list[str | None]:
     """Fingerprints of the weights that each of three parts makes; None of one without images."""
-    plan = Plan(epochs=2, batch=2, lr=1e-4, crop="32x32", crops=2, validation_share=0.0)
+    plan = TrainConfig(epochs=2, batch=2, lr=1e-4, crop="32x32", crops=2, validation_share=0.0)
     found: list[str | None] = []
     for part, indices in enumerate(partitions(samples, 3, seed=1)):
         if not indices:

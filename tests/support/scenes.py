@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from pycc import models
 from pycc.models import CounterModel
-from pycc.train import Plan
+from pycc.train import TrainConfig
 from pycc.types import Sample
 
-QUICK = Plan(
+QUICK = TrainConfig(
     epochs=3, batch=3, lr=1e-2, crop="32x32", crops=2, validation_share=0.25, density="dots",
     down_sampling="sum",
 )  # fmt: skip
@@ -20,8 +20,8 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-def changed(plan: Plan, **fields: object) -> Plan:
-    return Plan(**{**plan.__dict__, **fields})
+def changed(plan: TrainConfig, **fields: object) -> TrainConfig:
+    return TrainConfig(**{**plan.__dict__, **fields})
 
 
 def scenes(number: int = 8, shape: tuple[int, int] = (48, 64), *, heads: int = 6) -> list[Sample]:

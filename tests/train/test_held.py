@@ -38,11 +38,11 @@ class Two:
 def test_scenes_have_their_errors_and_these_a_mean() -> None:
     """As WorldExpo'10 is published: the mean of scenes, not of frames."""
     found = measured(Two(), Scenes())
-    assert found["mae"] == (2 + 1 + 0 + 1 + 2 + 3) / 6
-    assert found["mae_by_group"] == {"S1": 5 / 3, "S2": 1.0, "S3": 1.5}
-    assert found["mae_over_groups"] == pytest.approx((5 / 3 + 1.0 + 1.5) / 3)
-    assert measured(Two(), Scenes(), [4, 0])["mae_by_group"] == {"S1": 2.0, "S3": 2.0}
-    assert "mae_by_group" not in measured(Two(), list(Scenes()))
+    assert found.mae == (2 + 1 + 0 + 1 + 2 + 3) / 6
+    assert found.mae_by_group == {"S1": 5 / 3, "S2": 1.0, "S3": 1.5}
+    assert found.mae_over_groups == pytest.approx((5 / 3 + 1.0 + 1.5) / 3)
+    assert measured(Two(), Scenes(), [4, 0]).mae_by_group == {"S1": 2.0, "S3": 2.0}
+    assert measured(Two(), list(Scenes())).mae_by_group is None
 
 
 @pytest.mark.parametrize("held", [[99], [0, 0], [-1]])
@@ -55,4 +55,4 @@ def test_counts_that_are_no_numbers_are_named() -> None:
     broken = float(Scenes()[3].image[0, 0, 0])
     with pytest.raises(NotFiniteError, match=r"^counts are not finite \(frame-3\)$"):
         measured(Two(broken), Scenes())
-    assert measured(Two(broken), Scenes(), [0, 1])["images"] == 2
+    assert measured(Two(broken), Scenes(), [0, 1]).images == 2

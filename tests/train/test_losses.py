@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from pycc import models
 from pycc.models import CounterModel
 from pycc.ranks import Ranks
+from pycc.train.config import TrainConfig
 from pycc.train.items import Item
-from pycc.train.plan import Plan
 from pycc.train.step import Stepper, together
 
 STILL = (nn.BatchNorm2d, nn.Dropout)
@@ -41,7 +41,7 @@ def item(counter: CounterModel, number: int, shape: tuple[int, int]) -> Item:
     return Item(f"{number}", torch.rand(3, *shape, generator=generator), cells, points)
 
 
-def gradient(counter: CounterModel, plan: Plan, items: list[Item]) -> tuple[float, Tensor]:
+def gradient(counter: CounterModel, plan: TrainConfig, items: list[Item]) -> tuple[float, Tensor]:
     counter.zero_grad(set_to_none=True)
     loss = Stepper(counter, plan, 0, Ranks(), None).gradient(0, 0, len(items), items)
     parts = [p.grad.flatten() for p in counter.parameters() if p.grad is not None]
@@ -52,8 +52,8 @@ def gradient(counter: CounterModel, plan: Plan, items: list[Item]) -> tuple[floa
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_every_loss_has_a_gradient_in_mixed_precision(counter: CounterModel) -> None:
     items = [item(counter, n, (64, 64)) for n in range(2)]
-    exact, _ = gradient(counter, Plan(), items)
-    loss, found = gradient(counter.cuda(), Plan(amp=True), items)
+    exact, _ = gradient(counter, TrainConfig(), items)
+    loss, found = gradient(counter.cuda(), TrainConfig(amp=True), items)
     assert loss == pytest.approx(exact, rel=0.1)
     assert found.isfinite().all()
     assert found.abs().max() > 0
@@ -65,12 +65,12 @@ def test_a_batch_has_one_gradient_however_it_is_computed(
 ) -> None:
     """In one part, in two, and as the mean of its images' own."""
     items = [item(counter, n, shape) for n, shape in enumerate(shapes)]
-    alone = [gradient(counter, Plan(), [one]) for one in items]
+    alone = [gradient(counter, TrainConfig(), [one]) for one in items]
     loss = sum(value for value, _ in alone) / len(alone)
     expected = torch.stack([found for _, found in alone]).mean(0)
     assert expected.abs().max() > 0
     for accumulate in (1, 2, 3):
-        value, found = gradient(counter, Plan(accumulate=accumulate), items)
+        value, found = gradient(counter, TrainConfig(accumulate=accumulate), items)
         assert value == pytest.approx(loss, rel=1e-4, abs=1e-6)
         assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
 

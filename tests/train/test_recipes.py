@@ -11,24 +11,23 @@ from support.scenes import counter, scenes
 from torch import Tensor, nn
 
 from pycc import ops
-from pycc.attack import InnerAttack
 from pycc.models import CounterModel
 from pycc.ranks import Ranks
-from pycc.train import Plan, fit
+from pycc.train import BestErrors, TrainConfig, fit
 from pycc.train.held import fill_of, measured, split
 from pycc.train.items import Item
-from pycc.train.judge import DRAWS
 from pycc.train.step import Stepper
+from pycc.train.validation import DRAWS
 from pycc.types import Counter, Sample
 
-PLAN = Plan(
+PLAN = TrainConfig(
     epochs=6, batch=2, lr=1e-2, crop="32x32", crops=2, validation_share=0.25, density="dots",
     down_sampling="sum",
 )  # fmt: skip
 
 
-def changed(**fields: object) -> Plan:
-    return Plan(**{**PLAN.__dict__, **fields})
+def changed(**fields: object) -> TrainConfig:
+    return TrainConfig(**{**PLAN.__dict__, **fields})
 
 
 class Recorder(CounterModel):
@@ -54,7 +53,7 @@ class Recorder(CounterModel):
 
 
 class Fake:
-    """An adversary that paints the image in one grey; it remembers what it is asked."""
+    """In place of ``InnerAttack``: paints the image in one grey and remembers its calls."""
 
     def __init__(self, grey: float = 0.75) -> None:
         self.grey = grey
@@ -143,51 +142,57 @@ def test_ablation_is_chosen_by_its_ablated_error_after_the_warm_up(tmp_path: Pat
     samples = scenes()
     model = counter()
     log = fit(model, samples, changed(recipe="ablation", k=700, warmup=3), out=tmp_path)
-    held = [r for r in log.records if r["kind"] == "validation"]
-    assert ["score" in r for r in held] == [False] * 3 + [True] * 3
-    assert all(r["score"] == r["ablated_mae"] != r["mae"] for r in held[3:])
-    best = min(held[3:], key=lambda r: r["score"])
-    assert log.summary["best_epoch"] == best["epoch"] >= 3
-    found = log.summary["validation"]
-    assert found == {"mae": best["mae"], "ablated_mae": best["ablated_mae"], "images": 2}
+    held = log.validations
+    assert [r.score is not None for r in held] == [False] * 3 + [True] * 3
+    assert all(r.score == r.ablated_mae != r.errors.mae for r in held[3:])
+    best = min(held[3:], key=lambda r: r.score)
+    assert log.summary.best_epoch == best.epoch >= 3
+    found = log.summary.validation
+    assert found == BestErrors(2, mae=best.errors.mae, ablated_mae=best.ablated_mae)
     # The error is that of the weights which are left, on draws of the whole image.
     training, validation = split(samples, 0.25, 0)
     fill = torch.tensor(fill_of(PLAN, samples, training))
-    assert log.summary["fill"] == pytest.approx(fill.tolist())
+    assert log.summary.fill == pytest.approx(fill.tolist())
 
     def count(model: Counter, sample: Sample, index: int) -> float:
         shown = ops.ablate(sample.image[None], 700, seed=0, fill=fill, draws=DRAWS)
         with torch.no_grad():
             return float(model(shown).double().sum()) / DRAWS
 
-    error = measured(model, samples, validation, count=count)["mae"]
-    assert error == pytest.approx(best["ablated_mae"], rel=1e-6)
+    error = measured(model, samples, validation, count=count).mae
+    assert error == pytest.approx(best.ablated_mae, rel=1e-6)
 
 
-def test_adversarial_training_is_chosen_by_both_errors_after_the_decline(tmp_path: Path) -> None:
+def test_adversarial_training_is_chosen_by_both_errors_after_the_decline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     samples = scenes()
     model, adversary = counter(), Fake(0.5)
-    plan = changed(recipe="adversarial", warmup=1, decline=2, patch=8)
-    log = fit(model, samples, plan, out=tmp_path, adversary=adversary)
-    held = [r for r in log.records if r["kind"] == "validation"]
-    assert ["score" in r for r in held] == [False] * 3 + [True] * 3
+    monkeypatch.setattr("pycc.train.loop.InnerAttack", lambda *_: adversary)
+    plan = changed(recipe="adversarial", warmup=1, decline=2, patch_size=8)
+    log = fit(model, samples, plan, out=tmp_path)
+    held = log.validations
+    assert [r.score is not None for r in held] == [False] * 3 + [True] * 3
     for record in held[3:]:
-        both = 0.5 * record["mae"] + 0.5 * record["patched_mae"]
-        assert record["score"] == pytest.approx(both)
-    best = min(held[3:], key=lambda r: r["score"])
-    assert log.summary["best_epoch"] == best["epoch"]
+        both = 0.5 * record.errors.mae + 0.5 * record.patched_mae
+        assert record.score == pytest.approx(both)
+    best = min(held[3:], key=lambda r: r.score)
+    assert log.summary.best_epoch == best.epoch
     _, validation = split(samples, 0.25, 0)
     grey = [Sample(s.name, torch.full_like(s.image, 0.5), s.points) for s in samples]
-    error = measured(model, grey, validation)["mae"]
-    assert error == pytest.approx(log.summary["validation"]["patched_mae"], rel=1e-6)
+    error = measured(model, grey, validation).mae
+    assert error == pytest.approx(log.summary.validation.patched_mae, rel=1e-6)
     assert not any(training for training, _ in adversary.asked)
 
 
-def test_validation_patches_start_alike_in_every_epoch(tmp_path: Path) -> None:
+def test_validation_patches_start_alike_in_every_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """So that epochs are compared on the same images."""
     adversary = Fake()
-    plan = changed(recipe="adversarial", warmup=0, decline=0, patch=8, epochs=3)
-    fit(counter(), scenes(), plan, out=tmp_path, adversary=adversary)
+    monkeypatch.setattr("pycc.train.loop.InnerAttack", lambda *_: adversary)
+    plan = changed(recipe="adversarial", warmup=0, decline=0, patch_size=8, epochs=3)
+    fit(counter(), scenes(), plan, out=tmp_path)
     asked = [seed for _, seed in adversary.asked]
     epochs = [asked[n * 14 : n * 14 + 14] for n in range(3)]  # 6 images x 2 crops, 2 of validation
     assert epochs[0][12:] == epochs[1][12:] == epochs[2][12:]
@@ -198,32 +203,40 @@ def test_an_early_stop_counts_from_where_the_recipe_is_in_force(tmp_path: Path) 
     """Of a rate of nothing no validation after the first one is better."""
     plan = changed(recipe="ablation", warmup=4, patience=2, epochs=30, lr=1e-12)
     log = fit(counter(), scenes(), plan, out=tmp_path)
-    assert log.summary["best_epoch"] >= 4
-    assert 6 <= log.summary["epochs"] <= 12
+    assert log.summary.best_epoch >= 4
+    assert 6 <= log.summary.epochs <= 12
 
 
 def test_a_patch_must_fit_into_every_crop(tmp_path: Path) -> None:
-    plan = changed(recipe="adversarial", warmup=0, decline=0, crop="quarter_sides", patch=20)
+    plan = changed(recipe="adversarial", warmup=0, decline=0, crop="quarter_sides", patch_size=20)
     problem = (
         "scene-0: crops of 8x16 of an image of 48x64 do not hold a patch of 20 pixels; ask for a "
-        "smaller --patch"
+        "smaller --patch-size"
     )
     with pytest.raises(ValueError, match=problem):
-        fit(counter(), scenes(), plan, out=tmp_path / "run", adversary=InnerAttack(20))
+        fit(counter(), scenes(), plan, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_the_inner_attack_trains_a_counter(tmp_path: Path) -> None:
-    """As the command wires them: patched images have larger errors than clean ones."""
-    plan = changed(recipe="adversarial", warmup=0, decline=0, patch=16, patch_steps=3, lr=1e-9)
+    """Patched images have larger errors than clean ones."""
+    plan = changed(
+        recipe="adversarial",
+        warmup=0,
+        decline=0,
+        patch_size=16,
+        patch_steps=3,
+        patch_step_size=0.2,
+        lr=1e-9,
+    )
     model = counter()
-    log = fit(model, scenes(), plan, out=tmp_path, adversary=InnerAttack(16, 3, 0.2))
-    assert log.summary["validation"]["patched_mae"] > log.summary["validation"]["mae"]
+    log = fit(model, scenes(), plan, out=tmp_path)
+    assert log.summary.validation.patched_mae > log.summary.validation.mae
 
 
 def test_phases_are_those_of_the_recipe() -> None:
-    assert Plan().phases == Plan(warmup=3, decline=4).phases == (0, 0)
-    assert Plan(recipe="ablation").phases == (20, 0)
-    assert Plan(recipe="ablation", warmup=3, decline=4).phases == (3, 0)
-    assert Plan(recipe="adversarial").phases == (50, 350)
-    assert Plan(recipe="adversarial", warmup=0, decline=7).phases == (0, 7)
+    assert TrainConfig().phases == TrainConfig(warmup=3, decline=4).phases == (0, 0)
+    assert TrainConfig(recipe="ablation").phases == (20, 0)
+    assert TrainConfig(recipe="ablation", warmup=3, decline=4).phases == (3, 0)
+    assert TrainConfig(recipe="adversarial").phases == (50, 350)
+    assert TrainConfig(recipe="adversarial", warmup=0, decline=7).phases == (0, 7)

@@ -10,7 +10,7 @@ import torch
 from pycc import models
 from pycc.models.clip_ebc import CLIPEBC
 from pycc.models.recipe import Optimiser, Recipe, Schedule
-from pycc.train.plan import TABLE_6, Plan, resolved
+from pycc.train.config import TABLE_6, TrainConfig, resolved
 from pycc.train.schedule import clean_share, made, optimiser_at, rate_at
 
 
@@ -67,7 +67,7 @@ def test_table_6_is_the_ablation_recipes_preset() -> None:
         optimiser, number = TABLE_6[name]
         assert (optimiser.lr, number, optimiser.kind) == (rate, epochs, kind)
     for recipe in ("ablation", "adversarial"):
-        found = resolved(Plan(recipe=recipe), models.create("mcnn"), "shanghaitech_a")
+        found = resolved(TrainConfig(recipe=recipe), models.create("mcnn"), "shanghaitech_a")
         assert (found.epochs, found.batch, found.optimisers[0].lr) == (800, 1, 1e-5)
 
 
@@ -75,40 +75,40 @@ def test_a_recipe_needs_epochs_after_its_warm_up() -> None:
     model = models.create("mcnn")
     problem = "400 epochs leave none to the adversarial recipe after 50 of warm-up and 350 of decl"
     with pytest.raises(ValueError, match=problem):
-        resolved(Plan(recipe="adversarial", epochs=400), model, "")
-    assert resolved(Plan(recipe="adversarial", epochs=401), model, "").epochs == 401
+        resolved(TrainConfig(recipe="adversarial", epochs=400), model, "")
+    assert resolved(TrainConfig(recipe="adversarial", epochs=401), model, "").epochs == 401
     with pytest.raises(ValueError, match="5 epochs leave none to the ablation recipe after 5 of"):
-        resolved(Plan(recipe="ablation", epochs=5, warmup=5), model, "")
-    assert resolved(Plan(epochs=1, warmup=5), model, "").epochs == 1
+        resolved(TrainConfig(recipe="ablation", epochs=5, warmup=5), model, "")
+    assert resolved(TrainConfig(epochs=1, warmup=5), model, "").epochs == 1
 
 
 def test_whole_images_are_one_crop_each() -> None:
     model = models.create("mcnn")
-    assert resolved(Plan(), model, "").crop.number == 9
-    assert resolved(Plan(crop="quadrant"), model, "").crop.number == 9
-    assert resolved(Plan(crop="whole"), model, "").crop.number == 1
-    assert resolved(Plan(crop="whole", crops=3), model, "").crop.number == 3
+    assert resolved(TrainConfig(), model, "").crop.number == 9
+    assert resolved(TrainConfig(crop="quadrant"), model, "").crop.number == 9
+    assert resolved(TrainConfig(crop="whole"), model, "").crop.number == 1
+    assert resolved(TrainConfig(crop="whole", crops=3), model, "").crop.number == 3
 
 
 def test_a_plan_changes_what_it_asks_for_and_nothing_else() -> None:
     model = models.create("csrnet")
     own = model.recipe()
-    found = resolved(Plan(epochs=7, lr=0.5, batch=3), model, "shanghaitech_b")
+    found = resolved(TrainConfig(epochs=7, lr=0.5, batch=3), model, "shanghaitech_b")
     assert (found.epochs, found.batch, found.optimisers[0].lr) == (7, 3, 0.5)
     assert found.optimisers[0].momentum == own.optimisers[0].momentum
     assert found.density == {"": "fixed15_reflect"}
-    assert resolved(Plan(), model, "shanghaitech_a").density == {"": "csrnet_adaptive"}
+    assert resolved(TrainConfig(), model, "shanghaitech_a").density == {"": "csrnet_adaptive"}
     aware = models.create("mask_aware")
-    assert resolved(Plan(), aware, "ucf_cc_50").crop.number == 60
-    assert resolved(Plan(), aware, "shanghaitech_a").crop.number == 200
-    assert resolved(Plan(crops=3), aware, "ucf_cc_50").crop.number == 3
-    cropped = resolved(Plan(crop="128x96", crops=5), model, "shanghaitech_a").crop
+    assert resolved(TrainConfig(), aware, "ucf_cc_50").crop.number == 60
+    assert resolved(TrainConfig(), aware, "shanghaitech_a").crop.number == 200
+    assert resolved(TrainConfig(crops=3), aware, "ucf_cc_50").crop.number == 3
+    cropped = resolved(TrainConfig(crop="128x96", crops=5), model, "shanghaitech_a").crop
     assert (cropped.kind, cropped.size, cropped.number) == ("fixed", (128, 96), 5)
 
 
 def test_a_cosine_over_the_whole_training_keeps_its_end() -> None:
     model = models.create("narrow")
-    found = resolved(Plan(epochs=12), model, "shanghaitech_a")
+    found = resolved(TrainConfig(epochs=12), model, "shanghaitech_a")
     assert found.schedule.period == 12
     rates = [rate_at(1.0, found.schedule, epoch) for epoch in range(12)]
     assert rates[0] == 1.0
@@ -118,23 +118,23 @@ def test_a_cosine_over_the_whole_training_keeps_its_end() -> None:
 def test_fewer_epochs_shorten_the_warm_up_and_end_in_one_cosine() -> None:
     """CLIP-EBC: 50 of 2600 epochs of warm-up, then cycles; of 150 epochs, 3 and one cycle."""
     model = CLIPEBC.__new__(CLIPEBC)
-    published = resolved(Plan(), model, "")
+    published = resolved(TrainConfig(), model, "")
     assert published.schedule == CLIPEBC.recipe(model).schedule
-    found = resolved(Plan(epochs=150, lr=4e-4), model, "")
+    found = resolved(TrainConfig(epochs=150, lr=4e-4), model, "")
     assert (found.schedule.warmup, found.schedule.period) == (3, 147)
     rates = [rate_at(4e-4, found.schedule, epoch) for epoch in range(150)]
     assert rates[0] == 1e-6
     assert max(rates) == rates[3] == pytest.approx(4e-4)
     assert all(a > b for a, b in itertools.pairwise(rates[3:]))
     assert rates[-1] < 1e-3 * 4e-4
-    assert resolved(Plan(epochs=1), model, "").schedule.period == 1
+    assert resolved(TrainConfig(epochs=1), model, "").schedule.period == 1
 
 
 def test_a_variant_without_recipe_is_told_and_other_errors_stay() -> None:
     with pytest.warns(
         UserWarning, match="csrnet: no published training recipe of this variant; it"
     ):
-        found = resolved(Plan(), models.create("csrnet", variant="c3"), "")
+        found = resolved(TrainConfig(), models.create("csrnet", variant="c3"), "")
     assert found.crop.kind == "quarter_sides"
 
     class Broken(models.CounterModel):
@@ -142,11 +142,11 @@ def test_a_variant_without_recipe_is_told_and_other_errors_stay() -> None:
             raise ValueError("a recipe with a mistake")
 
     with pytest.raises(ValueError, match="a recipe with a mistake"):
-        resolved(Plan(), Broken(torch.nn.Conv2d(3, 1, 1), stride=1, receptive_field=1), "")
+        resolved(TrainConfig(), Broken(torch.nn.Conv2d(3, 1, 1), stride=1, receptive_field=1), "")
 
 
 def test_a_model_without_recipe_trains_as_mcnn() -> None:
     net = torch.nn.Conv2d(3, 1, 1)
-    found = resolved(Plan(), models.wrap(net, stride=1, receptive_field=1), "")
+    found = resolved(TrainConfig(), models.wrap(net, stride=1, receptive_field=1), "")
     assert "none is published" in found.source
     assert found.crop.kind == "quarter_sides"

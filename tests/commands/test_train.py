@@ -1,12 +1,14 @@
-"""``python -m pycc.train`` as users run it: alone, killed and resumed, and under torchrun."""
+"""``pycc train`` as users run it: alone, killed and resumed, and under torchrun."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from socket import socket
 
@@ -14,16 +16,22 @@ import numpy as np
 import pytest
 from support.deep import two_depths
 from support.processes import HANG, dying, kill
+from torch import Tensor
 
-from pycc import cli, data, defense, models
-from pycc.ranks import Ranks
-from pycc.train.__main__ import _settings, main
+from pycc import commands, data, defense, models
+from pycc.commands.progress import TerminalProgress
+from pycc.commands.train import Train, command
+from pycc.models.mcnn import MCNN
+from pycc.train.config import RECIPES, TrainConfig
 from pycc.train.held import measured, split
-from pycc.train.plan import RECIPES, Plan
 
-QUICK = ["--weights", "mcnn-synthetic", "--limit", "4", "--epochs", "2", "--crops", "2", "--batch",
-         "2", "--lr", "1e-6", "--crop", "64x64", "--validation-share", "0.25", "--no-pictures",
-         "--threads", "1"]  # fmt: skip
+QUICK = ["--weights", "mcnn-synthetic", "--max-images", "4", "--epochs", "2", "--crops", "2",
+         "--batch", "2", "--lr", "1e-6", "--crop", "64x64", "--validation-share", "0.25",
+         "--no-pictures", "--threads", "1"]  # fmt: skip
+
+
+def main(argv: Sequence[str]) -> int:
+    return commands.main("train", argv)
 
 
 def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
@@ -48,7 +56,7 @@ def test_train_and_load_the_weights(capsys: pytest.CaptureFixture[str], tmp_path
     assert code == 0
     assert "val MAE" in text
     counter = models.load(out / "weights.npz")
-    assert counter.metadata["plan"]["k"] == 500
+    assert counter.metadata["config"]["k"] == 500
     assert counter.metadata["recipe"]["kind"] == "ablation"
 
 
@@ -98,8 +106,8 @@ def test_ablation_is_tested_without_and_with_it(
     fill = data.mean_colour(training[index].image for index in indices)
     assert summary["fill"] == pytest.approx(fill)
     shown = defense.ablated(counter, 2000, draws=20, fill=fill)
-    assert summary["test"]["plain"] == measured(counter, tested)
-    assert summary["test"]["ablated"] == measured(shown, tested)
+    assert summary["test"]["plain"] == measured(counter, tested).record()
+    assert summary["test"]["ablated"] == measured(shown, tested).record()
     assert summary["test"]["ablated"] != summary["test"]["plain"]
 
 
@@ -108,9 +116,9 @@ def test_adversarial_training_and_test_images(
 ) -> None:
     folder = images(tmp_path / "few", 2)
     code, text, _ = run(
-        capsys, *QUICK, "--recipe", "adversarial", "--warmup", "0", "--decline", "1", "--patch",
-        "16", "--patch-steps", "2", "--test-data", str(folder), "--test-split", "test",
-        "--out", str(tmp_path / "run"),
+        capsys, *QUICK, "--recipe", "adversarial", "--warmup", "0", "--decline", "1",
+        "--patch-size", "16", "--patch-steps", "2", "--test-data", str(folder),
+        "--test-split", "test", "--out", str(tmp_path / "run"),
     )  # fmt: skip
     assert code == 0
     assert "test, plain: MAE" in text
@@ -128,12 +136,12 @@ def test_what_no_result_depends_on_may_change_when_a_run_goes_on(
     whole, out = tmp_path / "whole", tmp_path / "run"
     assert run(capsys, *QUICK, "--out", str(whole))[0] == 0
 
-    def stop(bar: cli.Progress, done: float, total: float, label: str) -> None:
+    def stop(bar: TerminalProgress, done: float, total: float, text: str, /) -> None:
         if done == total - 1:
             raise ValueError("stopped")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli.Progress, "__call__", stop)
+        patch.setattr(TerminalProgress, "__call__", stop)
         assert run(capsys, *QUICK, "--out", str(out))[0] == 2
     assert not (out / "summary.json").exists()
     machine = ["--workers", "1", "--every-minutes", "7", "--threads", "1", "--device", "cpu"]
@@ -184,13 +192,47 @@ def test_test_images_are_not_trained_on(capsys: pytest.CaptureFixture[str], tmp_
 def test_built_in_scenes_need_no_other_flags() -> None:
     """Every recipe has epochs left, and a patch of the default size fits."""
     for recipe in RECIPES:
-        settings, _ = _settings({"recipe": recipe}, "nowhere/run", None, Ranks())
-        plan = Plan.of(settings)
-        assert settings["epochs"] > sum(plan.phases)
-    settings, _ = _settings({"crop": "whole"}, "nowhere/run", None, Ranks())
-    assert settings["crops"] is None
+        settings, _ = command.completed({"recipe": recipe}, {}, {})
+        assert settings.config.epochs is not None
+        assert settings.config.epochs > sum(settings.config.phases)
+        assert settings.images.max_images == 24
+    settings, _ = command.completed({"crop": "whole"}, {}, {})
+    assert settings.config.crops is None
+    settings, _ = command.completed({"data": "somewhere"}, {}, {})
+    assert (settings.config.epochs, settings.images.max_images) == (None, None)
     sample = data.open("synthetic", split="train", limit=1)[0]
-    assert min(sample.image.shape[1:]) // 4 >= Plan().patch
+    assert min(sample.image.shape[1:]) // 4 >= TrainConfig().patch_size
+
+
+def test_help_is_short_and_help_all_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
+    texts = {flag: run(capsys, flag)[1] for flag in ("--help", "--help-all")}
+    every = {f"--{name.replace('_', '-')}" for name in Train().parser([], "pycc train").flags}
+    shown = {
+        flag: {word for word in text.replace(",", " ").replace("[", " ").split() if word in every}
+        for flag, text in texts.items()
+    }
+    assert shown["--help-all"] >= every
+    for flag in ("--data", "--weights", "--recipe", "--epochs", "--max-images", "--resume"):
+        assert flag in shown["--help"]
+    for flag in ("--accumulate", "--outside-roi", "--unit", "--patch-steps", "--tensorboard"):
+        assert flag not in shown["--help"]
+    assert len(texts["--help"]) < 0.75 * len(texts["--help-all"])
+
+
+def test_settings_of_an_earlier_run_are_defaults(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Also where they differ from the presets; a flag that is given wins."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert run(capsys, *QUICK, "--epochs", "1", "--out", str(first))[0] == 0
+    flags = ["--like", str(first), "--seed", "5", "--out", str(second)]
+    assert run(capsys, *flags)[0] == 0
+    before, after = (
+        json.loads((folder / "manifest.json").read_text())["settings"]["flags"]
+        for folder in (first, second)
+    )
+    assert (before["max_images"], before["epochs"], before["lr"]) == (4, 1, 1e-6)
+    assert after == {**before, "seed": 5}
 
 
 @pytest.mark.long
@@ -298,7 +340,7 @@ def test_what_two_processes_measure_is_what_they_leave(
     assert found.returncode == 0, found.stderr
     summary = json.loads((out / "summary.json").read_text())
     alone = measured(models.load(out / "weights.npz"), data.open(few, split="test"))
-    assert summary["test"]["plain"]["mae"] == pytest.approx(alone["mae"], rel=1e-5)
+    assert summary["test"]["plain"]["mae"] == pytest.approx(alone.mae, rel=1e-5)
 
 
 def weights_of_start() -> dict[str, np.ndarray]:
@@ -317,7 +359,10 @@ def test_a_process_that_dies_fails_the_run_with_its_message(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--recipe", "magic"], "invalid choice: 'magic'"),
+        (
+            ["--recipe", "magic"],
+            "expected one of plain, adversarial, ablation, got 'magic'",
+        ),
         (["--data", "/nowhere"], "/nowhere: no such folder"),
         (["--weights", "none.pth"], "no such file"),
         (["--epochs", "0"], "epochs must be at least 1, got 0"),
@@ -325,13 +370,15 @@ def test_a_process_that_dies_fails_the_run_with_its_message(tmp_path: Path) -> N
         (["--resume", "nowhere"], "nowhere"),
         (["--density", "magic", "--validation-share", "0"], "magic"),
         (["--down-sampling", "cubic8"], "gives cells of 8 pixels, the counter's have 4"),
-        (["--limit", "1"], "too few to hold 1 back"),
+        (["--max-images", "1"], "too few to hold 1 back"),
         (["--recipe", "adversarial"], "2 epochs leave none to the adversarial recipe"),
         (
-            ["--recipe", "adversarial", "--warmup", "0", "--decline", "0", "--patch", "65"],
+            ["--recipe", "adversarial", "--warmup", "0", "--decline", "0", "--patch-size", "65"],
             "crops of 64x64 of an image of 480x640 do not hold a patch of 65 pixels",
         ),
-        (["--amp"], "amp computes in bfloat16 on CUDA, got a counter on cpu"),
+        (["--limit", "3"], "unknown flag --limit"),
+        (["--patch-sise", "3"], "unknown flag --patch-sise; did you mean '--patch-size'"),
+        (["--ablation-samples", "3"], "--ablation-samples: needs --recipe ablation, got plain"),
         (["--test-split", "none"], "none"),
         (["--test-data", "few"], "--test-data: needs --test-split"),
         (["--k", "45"], "--k: needs --recipe ablation, got plain"),
@@ -354,9 +401,31 @@ def test_bad_usage(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_loss_that_is_no_number_is_exit_code_2(
+def test_a_counter_that_needs_too_much_memory_names_the_image(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = images(tmp_path / "few", 2)
+
+    def fail(*_: object) -> Tensor:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(MCNN, "run", fail)
+    flags = ["--data", str(folder), "--validation-share", "0", "--epochs", "1", "--crop", "whole"]
+    code, _, err = run(capsys, *flags, "--out", str(tmp_path / "run"))
+    assert code == 2
+    (error,) = (line for line in err.splitlines() if line.startswith("error: "))
+    assert re.match(r"error: out of memory at image .*test-0-\d of 96x128 pixels: ", error)
+
+
+def test_a_traceback_is_shown_only_on_request(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    code, _, err = run(capsys, *QUICK, "--lr", "1e30", "--out", str(tmp_path / "run"))
+    """Also for a loss that is not finite, which is expected to happen to users."""
+    flags = [*QUICK, "--lr", "1e30"]
+    code, _, err = run(capsys, *flags, "--out", str(tmp_path / "run"))
     assert code == 2
-    assert "not finite" in err
+    assert "Traceback" not in err
+    assert [line.startswith("error: ") for line in err.splitlines()] == [True]
+    code, _, err = run(capsys, *flags, "--debug", "--out", str(tmp_path / "again"))
+    assert code == 2
+    assert "NotFiniteError" in err

@@ -1,0 +1,233 @@
+"""``pycc train``: train a counter, on one process or under torchrun."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from pycc import data, defense, models, report, train
+from pycc.commands.base import DONE, EXIT_CODES, Context, RunCommand
+from pycc.commands.flags import AnnotatedFlags, MachineFlags
+from pycc.data.dataset import builtin as builtin_data
+from pycc.models import CounterModel
+from pycc.ranks import Ranks
+from pycc.report import curves
+from pycc.settings import Options, flag, group, values_of
+from pycc.train import CountErrors, TrainConfig, TrainSummary
+from pycc.train import config as train_config
+from pycc.train.held import measured
+from pycc.train.loop import Measure
+
+QUICK: Mapping[str, int] = {"max_images": 24, "epochs": 3, "crops": 2, "warmup": 1, "decline": 1}
+"""Defaults for the built-in scenes."""
+MACHINE = frozenset({*train_config.MACHINE, "device", "threads", "pictures", "tensorboard"})
+"""Flags that a resumed run may change."""
+_OF_RECIPES = {
+    "k": ["ablation"], "unit": ["ablation"], "fill": ["ablation"],
+    "ablation_samples": ["ablation"], "warmup": ["ablation", "adversarial"],
+    "decline": ["adversarial"], "patch_size": ["adversarial"], "patch_steps": ["adversarial"],
+    "patch_step_size": ["adversarial"],
+}  # fmt: skip
+"""Flags that only some recipes read."""
+
+
+@dataclass(frozen=True)
+class TrainingImages(AnnotatedFlags):
+    """The images that a counter is trained on."""
+
+    split: str = flag("train", "part that is trained on, and of which a share validates")
+
+
+@dataclass(frozen=True)
+class MeasuredImages:
+    """The images that the best weights are measured on."""
+
+    test_split: str | None = flag(
+        None, "part that the best weights are measured on, once, after training"
+    )
+    test_data: str | None = flag(
+        None, "its folder or built-in data set (default: --data)", metavar="FOLDER",
+        names=builtin_data.names,
+    )  # fmt: skip
+    ablation_samples: int = flag(20, "ablation: random ablations of each test image", advanced=True)
+
+    def __post_init__(self) -> None:
+        if self.ablation_samples < 1:
+            raise ValueError(f"--ablation-samples: must be at least 1, got {self.ablation_samples}")
+
+
+@dataclass(frozen=True)
+class StartFlags:
+    """The counter that is trained."""
+
+    model: str | None = flag(
+        None, "the counter's family (default: recognised from the weights, or mcnn)"
+    )
+    weights: str | None = flag(
+        None, "weights to start from: a file, or the name of built-in ones (default: fresh ones)",
+        names=models.builtin,
+    )  # fmt: skip
+    option: Options = flag(
+        help="an option of the counter, such as resize=4; may be repeated", factory=dict
+    )
+
+
+@dataclass(frozen=True)
+class OutputFlags:
+    """What is drawn besides the table."""
+
+    pictures: bool | None = flag(
+        None, "draw the curves of loss and validation (default: if matplotlib is installed)"
+    )
+    tensorboard: bool = flag(False, "write the curves for TensorBoard too", advanced=True)
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Everything that a training depends on."""
+
+    config: TrainConfig = group(TrainConfig, "training")
+    images: TrainingImages = group(TrainingImages, "images")
+    test: MeasuredImages = group(MeasuredImages, "test images")
+    start: StartFlags = group(StartFlags, "counter")
+    machine: MachineFlags = group(MachineFlags, "machine")
+    output: OutputFlags = group(OutputFlags, "output")
+
+
+class Train(RunCommand[TrainSettings]):
+    """``pycc train``."""
+
+    name = "train"
+    kind = "train"
+    machine = MACHINE
+    summary = (
+        "Train a counter on annotated images by its published recipe, on ablated images, or "
+        "against patches."
+    )
+    settings = TrainSettings
+    epilog = (
+        "Without --data, on the built-in scenes, "
+        + ", ".join(f"--{name.replace('_', '-')} is {value}" for name, value in QUICK.items())
+        + ". Several processes: torchrun --nproc-per-node N -m pycc.train ..."
+    )
+    exit_codes = EXIT_CODES
+
+    def presets(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Few images and epochs for the built-in scenes."""
+        if given.get("data", "synthetic") != "synthetic":
+            return {}
+        # A crop that was asked for has a number of its own.
+        return {
+            name: value for name, value in QUICK.items() if name != "crops" or "crop" not in given
+        }
+
+    def check(self, settings: TrainSettings, given: frozenset[str]) -> TrainSettings:
+        """ValueError for a flag that was given and would do nothing, or lacks a library."""
+        for name, recipes in _OF_RECIPES.items():
+            if name in given and settings.config.recipe not in recipes:
+                raise ValueError(
+                    f"--{name.replace('_', '-')}: needs --recipe {' or '.join(recipes)}, got "
+                    f"{settings.config.recipe}"
+                )
+        if settings.test.test_split is None:
+            for name in ("test_data", "ablation_samples"):
+                if name in given:
+                    raise ValueError(
+                        f"--{name.replace('_', '-')}: needs --test-split, the part that is "
+                        "measured on"
+                    )
+        output = settings.output
+        if output.tensorboard:
+            curves.check_tensorboard()
+        if output.pictures is None:
+            output = replace(output, pictures=report.missing_library() is None)
+        return replace(settings, output=output)
+
+    def run(self, settings: TrainSettings, context: Context) -> int:
+        """Train in the run folder and print the table."""
+        counter = _counter(settings, context.device)
+        images = settings.images
+        samples = _opened(images, images.data, images.split, max_images=images.max_images)
+        tested = _tested(settings)
+        if tested is not None:
+            samples = data.apart(samples, tested, ("training", "test"))
+            if len(samples) == 0:
+                raise ValueError(
+                    f"{tested.name}: all training images are among the test images; expected "
+                    "another --split, --test-split or --test-data"
+                )
+        with context.progress("batches") as progress:
+            done = train.fit(
+                counter, samples, settings.config, seed=settings.machine.seed,
+                out=context.run_folder, resume=context.resume, ranks=context.ranks,
+                settings={"flags": values_of(settings)}, command=context.command,
+                machine=MACHINE, progress=progress,
+                measure=_measure(tested, settings, context.ranks), tested=tested,
+            )  # fmt: skip
+        if context.ranks.first:
+            records = done.records()
+            print(curves.training_table(records, done.summary.record()))
+            print(f"run folder: {context.run_folder}", flush=True)
+            if settings.output.pictures:
+                curves.draw_training(records, context.run_folder / "curves.png")
+            if settings.output.tensorboard:
+                curves.write_tensorboard(records, context.run_folder / "tensorboard")
+        return DONE
+
+
+command = Train()
+
+
+def _counter(settings: TrainSettings, device: torch.device) -> CounterModel:
+    start = settings.start
+    # Fresh weights, and fresh parts of loaded ones, are drawn from torch's global generator.
+    torch.manual_seed(settings.machine.seed)
+    try:
+        if start.weights is not None:
+            counter = models.load(start.weights, name=start.model, **start.option)
+        else:
+            counter = models.create(start.model or "mcnn", **start.option)
+    except TypeError as error:
+        raise ValueError(f"--option: {error}") from None
+    return counter.to(device)
+
+
+def _opened(
+    images: AnnotatedFlags, path: str, split: str, *, max_images: int | None = None
+) -> data.Dataset:
+    return data.open(
+        path, split=split, limit=max_images, on_error=images.on_error,
+        outside=images.outside_roi, bit_depth=images.bit_depth,
+        max_image_pixels=images.max_image_pixels,
+    )  # fmt: skip
+
+
+def _tested(settings: TrainSettings) -> data.Dataset | None:
+    """The images that the best weights are measured on, opened before the training."""
+    test = settings.test
+    if test.test_split is None:
+        return None
+    return _opened(settings.images, test.test_data or settings.images.data, test.test_split)
+
+
+def _measure(
+    tested: data.Dataset | None, settings: TrainSettings, processes: Ranks
+) -> Measure | None:
+    """What measures the best weights on test images, without and with ablation."""
+    if tested is None:
+        return None
+
+    def measure(counter: CounterModel, summary: TrainSummary) -> dict[str, CountErrors]:
+        errors = {"plain": measured(counter, tested, ranks=processes)}
+        if summary.fill is not None:
+            ablated = defense.ablated(
+                counter, settings.config.k, draws=settings.test.ablation_samples,
+                fill=summary.fill, unit=settings.config.unit, seed=settings.machine.seed,
+            )  # fmt: skip
+            errors["ablated"] = measured(ablated, tested, ranks=processes)
+        return errors
+
+    return measure

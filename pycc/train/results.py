@@ -1,0 +1,157 @@
+"""What a training returns: a row per epoch, its validations, and a summary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pycc.models import CounterModel
+from pycc.runs import Record
+
+
+@dataclass(frozen=True)
+class CountErrors:
+    """Errors of counts over whole images, in people."""
+
+    mae: float
+    rmse: float
+    bias: float
+    """Mean of count - heads."""
+    images: int
+    mae_by_group: Mapping[str, float] | None = None
+    """MAE of each group of images, if the data set has groups (the scenes of WorldExpo'10)."""
+    mae_over_groups: float | None = None
+    """Mean of these."""
+
+    def record(self) -> Record:
+        """As JSON, without what is unknown."""
+        return _known(asdict(self))
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """One epoch of training."""
+
+    epoch: int
+    """From 0 on."""
+    loss: float
+    """Mean over the batches."""
+    lr: float
+    gradient_norm: float
+    """Mean over the batches, before clipping."""
+    seconds: float
+    images_per_second: float
+
+    def record(self) -> Record:
+        """As ``results.jsonl`` holds it."""
+        return {"kind": "train", **asdict(self)}
+
+
+@dataclass(frozen=True)
+class ValidationRow:
+    """Errors of the counter after an epoch, on images that are not trained on."""
+
+    epoch: int
+    """From 0 on."""
+    errors: CountErrors
+    """On the images unchanged."""
+    score: float | None = None
+    """What chooses the best weights, less is better; None before the recipe is in force."""
+    ablated_mae: float | None = None
+    """MAE on ablated images (recipe ``ablation``)."""
+    patched_mae: float | None = None
+    """MAE on images with a patch (recipe ``adversarial``)."""
+
+    def record(self) -> Record:
+        """As ``results.jsonl`` holds it."""
+        row = asdict(self)
+        del row["errors"]
+        return {"kind": "validation", **_known(row), **self.errors.record()}
+
+
+@dataclass(frozen=True)
+class BestErrors:
+    """Validation errors of the best weights; None if the recipe has no such error."""
+
+    images: int
+    """Images that validate."""
+    mae: float | None = None
+    ablated_mae: float | None = None
+    patched_mae: float | None = None
+
+
+@dataclass(frozen=True)
+class TrainSummary:
+    """The outcome of a training."""
+
+    epochs: int
+    """Epochs done."""
+    best_epoch: int
+    """The epoch of the weights that are kept, from 0 on; the last one if nothing validates."""
+    validation: BestErrors | None
+    """None if nothing validates."""
+    stopped_early: bool
+    fill: tuple[float, float, float] | None = None
+    """Colour of ablated pixels, RGB in [0,1] (recipe ``ablation``)."""
+    test: Mapping[str, CountErrors] | None = None
+    """Errors of the best weights on test images, by what was done to these."""
+
+    def record(self) -> Record:
+        """As ``summary.json`` holds it."""
+        record: Record = {
+            "epochs": self.epochs,
+            "best_epoch": self.best_epoch,
+            "validation": None if self.validation is None else _known(asdict(self.validation)),
+            "stopped_early": self.stopped_early,
+        }
+        if self.fill is not None:
+            record["fill"] = list(self.fill)
+        if self.test is not None:
+            record["test"] = {name: errors.record() for name, errors in self.test.items()}
+        return record
+
+
+@dataclass(frozen=True)
+class TrainRun:
+    """A training that is done."""
+
+    counter: CounterModel
+    """The counter that was trained, with its best weights, in eval mode."""
+    epochs: Sequence[EpochRow]
+    validations: Sequence[ValidationRow]
+    summary: TrainSummary
+    metadata: Mapping[str, object]
+    """What is known of the weights: recipe, data, errors; ``models.save`` takes it."""
+    folder: Path | None
+    """The run folder; None in memory."""
+
+    def records(self) -> list[Record]:
+        """The rows as ``results.jsonl`` holds them: each epoch, then its validation."""
+        rows: list[EpochRow | ValidationRow] = [*self.epochs, *self.validations]
+        return [row.record() for row in sorted(rows, key=lambda row: row.epoch)]
+
+
+def epoch_rows(records: Sequence[Record]) -> list[EpochRow]:
+    """The epochs among the records of a run."""
+    return [
+        EpochRow(**{name: value for name, value in record.items() if name != "kind"})
+        for record in records
+        if record["kind"] == "train"
+    ]
+
+
+def validation_rows(records: Sequence[Record]) -> list[ValidationRow]:
+    """The validations among the records of a run."""
+    own = ("epoch", "score", "ablated_mae", "patched_mae")
+    rows = []
+    for record in records:
+        if record["kind"] == "validation":
+            errors = {name: v for name, v in record.items() if name not in (*own, "kind")}
+            row = {name: v for name, v in record.items() if name in own}
+            rows.append(ValidationRow(errors=CountErrors(**errors), **row))
+    return rows
+
+
+def _known(record: Record) -> Record:
+    return {name: value for name, value in record.items() if value is not None}
