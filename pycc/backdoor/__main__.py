@@ -13,13 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from pycc import cli, models, report, runs
-from pycc.backdoor import drawing, flags, folders, settings, training
-from pycc.backdoor.evaluation import EvaluationSet, counted
-from pycc.backdoor.experiment import Experiment, Partitions, clean_images
-from pycc.backdoor.finetuning import Defense, defenses
+from pycc.backdoor import flags, settings
+from pycc.backdoor.defenses.finetuning import Defense, defenses
+from pycc.backdoor.evaluation import drawing, folders, training
+from pycc.backdoor.evaluation.counting import EvaluationSet, counted
+from pycc.backdoor.evaluation.experiment import Experiment, Partitions, clean_images
+from pycc.backdoor.evaluation.folders import Kept, merged
+from pycc.backdoor.evaluation.summary import summarise
+from pycc.backdoor.evaluation.training import PUBLISHED_DEFENSE, open_settings
+from pycc.backdoor.evaluation.verdict import verdict
 from pycc.backdoor.flags import Pictures
-from pycc.backdoor.folders import Kept, merged
-from pycc.backdoor.overlap import (
+from pycc.backdoor.poisoning.overlap import (
     Overlap,
     content_of,
     overlap,
@@ -28,10 +32,7 @@ from pycc.backdoor.overlap import (
     recorded_warnings,
     unseen,
 )
-from pycc.backdoor.poison import Poisoned, Triggered, export, poisoned_training
-from pycc.backdoor.summary import summarise
-from pycc.backdoor.training import PUBLISHED_DEFENSE, open_settings
-from pycc.backdoor.verdict import verdict
+from pycc.backdoor.poisoning.poison import Poisoned, Triggered, export, poisoned_training
 from pycc.certify.poisoned import most_poisoned, partition_median, partitions
 from pycc.models import CounterModel
 from pycc.report import backdoor as tables

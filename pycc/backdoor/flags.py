@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from typing import Any
 
-from pycc.backdoor.finetuning import defenses
-from pycc.backdoor.strategies import strategies
-from pycc.backdoor.triggers import triggers
+from pycc.backdoor.defenses.finetuning import defenses
+from pycc.backdoor.poisoning.strategies import strategies
+from pycc.backdoor.poisoning.triggers import triggers
 from pycc.data.export import targets
 from pycc.data.reading import Reading
 from pycc.models import CounterModel

@@ -13,17 +13,17 @@ from typing import Any
 import torch
 
 from pycc import data, models
-from pycc.backdoor.detector import BlendConsistency
-from pycc.backdoor.finetuning import Defense, defenses
-from pycc.backdoor.flags import DETECTOR, Training
-from pycc.backdoor.strategies import Strategy, strategies
-from pycc.backdoor.training import (
+from pycc.backdoor.defenses.detector import BlendConsistency
+from pycc.backdoor.defenses.finetuning import Defense, defenses
+from pycc.backdoor.evaluation.training import (
     PUBLISHED,
     PUBLISHED_DEFENSE,
     PUBLISHED_OPTIONS,
     open_settings,
 )
-from pycc.backdoor.triggers import Trigger, triggers
+from pycc.backdoor.flags import DETECTOR, Training
+from pycc.backdoor.poisoning.strategies import Strategy, strategies
+from pycc.backdoor.poisoning.triggers import Trigger, triggers
 from pycc.data.dataset import Dataset
 from pycc.data.dataset import builtin as builtin_data
 from pycc.data.scaled import Scaled

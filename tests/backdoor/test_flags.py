@@ -12,7 +12,7 @@ from support.deep import two_depths
 from pycc import data, models
 from pycc.backdoor import FineTuning, Sinusoid, flags, settings, strategies
 from pycc.backdoor.__main__ import main
-from pycc.backdoor.verdict import MEDIAN
+from pycc.backdoor.evaluation.verdict import MEDIAN
 from pycc.models import CounterModel
 from pycc.models.recipe import Recipe
 from pycc.runs import read_manifest
