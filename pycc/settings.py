@@ -88,7 +88,7 @@ class Flag:
     def checked(self, value: Any) -> Any:
         """The value, or each of several, if it is one of the choices; ValueError if not."""
         values = value if isinstance(value, list | tuple) else [value]
-        for one in values:
+        for one in values if value is not None else ():
             if self.choices is not None and one not in self.choices:
                 raise ValueError(
                     f"{self.shown}: expected one of {', '.join(self.choices)}, got {one!r}"

@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ def test_a_bug_is_one_line_and_no_failed_check(capsys: pytest.CaptureFixture[str
     )
 
 
-@pytest.mark.parametrize("module", ["attack", "certify", "train", "backdoor", "data", "models"])
+@pytest.mark.parametrize("module", ["attack", "certify", "train"])
 def test_every_command_has_the_flag(module: str, capsys: pytest.CaptureFixture[str]) -> None:
     main = importlib.import_module(f"pycc.{module}.__main__").main
     with pytest.raises(SystemExit):
@@ -160,7 +161,7 @@ COMMANDS = {
     "attack photo": ["--photo", "one", "other"],
     "certify": ["--data", "one", "--patch", "8", "--allowance", "1"],
     "train": ["--data", "one", "--validation-share", "0", "--epochs", "1", "--crop", "whole"],
-    "backdoor evaluate": ["--data-b", "one", "--strategy", "minus", "--no-pictures"],
+    "backdoor evaluate": ["--data", "one", "--strategy", "minus", "--no-pictures"],
 }
 
 
@@ -184,6 +185,8 @@ def test_a_counter_that_needs_too_much_ends_every_command(
     network = CounterModel.run
     module, *mode = name.split()
     main = importlib.import_module(f"pycc.{module}.__main__").main
+    if module == "backdoor":
+        main = partial(main, module)
     models.save(models.create("mcnn"), "weights.npz", metadata={})
     monkeypatch.setattr(CounterModel, "run", run)
     steps = mode if module == "backdoor" else []

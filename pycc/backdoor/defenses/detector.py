@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from pycc.backdoor.poisoning.keys import names_of, shuffled
 from pycc.counters import count_of
-from pycc.train.plan import flag
+from pycc.settings import flag
 from pycc.types import Counter, Sample
 
 _NORMAL = 1.4826

@@ -5,32 +5,34 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from pycc.backdoor.defenses.finetuning import (
-    FineTuning,
-    Progress,
+from pycc.backdoor.defenses.base import (
     Retraining,
+    TrainingSettings,
     defenses,
     finished,
     opened,
     twin,
 )
+from pycc.backdoor.defenses.finetuning import FineTuning
 from pycc.backdoor.defenses.pruning import glanced, removing
 from pycc.counters import device_of
 from pycc.models import CounterModel
 from pycc.models.recipe import Recipe
+from pycc.ranks import Ranks
 from pycc.runs import fingerprint
+from pycc.settings import flag
 from pycc.train import origin_of, resolved
 from pycc.train.items import Items
-from pycc.train.plan import flag, with_own_truths
+from pycc.train.plan import with_own_truths
 from pycc.train.step import Objective, together
-from pycc.types import Sample
+from pycc.types import Progress, Sample
 
 KEY = ("kind",)
 _GLANCE = 256
@@ -208,14 +210,12 @@ class AttentionDistillation(Retraining):
 
     name = "nad"
 
-    layers: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "modules whose output is compared, by their names in the network (default: "
-            "those that end a stretch of one resolution)",
-            "metavar": "LAYER",
-        },
-    )
+    layers: list[str] | None = flag(
+        None,
+        "modules whose output is compared, by their names in the network (default: those that end "
+        "a stretch of one resolution)",
+        metavar="LAYER", advanced=True,
+    )  # fmt: skip
     beta: float = flag(0.1, "weight of the attention, in units of the counter's loss at first")
     power: float = flag(2.0, "exponent of the activations in an attention map")
     teacher_epochs: int | None = flag(None, "epochs of the teacher (default: as many)")
@@ -235,6 +235,7 @@ class AttentionDistillation(Retraining):
         seed: int = 0,
         out: str | os.PathLike[str],
         resume: bool = False,
+        ranks: Ranks = Ranks(),
         progress: Progress | None = None,
     ) -> CounterModel:
         """The distilled counter; ``out/teacher`` and ``out/student`` are runs of trainings."""
@@ -246,22 +247,29 @@ class AttentionDistillation(Retraining):
         with watched(student.net, layers), torch.no_grad():  # wrong names are told at once
             pass
         with closing(
-            opened(self, model, samples, seed=seed, out=folder, resume=resume, key=KEY)
+            opened(self, model, samples, seed=seed, out=folder, resume=resume, key=KEY, ranks=ranks)
         ) as log:
-            teaching = {one.name: getattr(self, one.name) for one in fields(Retraining)}
+            teaching = {one.name: getattr(self, one.name) for one in fields(TrainingSettings)}
             teaching["epochs"] = self.teacher_epochs or self.epochs
             teacher = FineTuning(**teaching)(
-                model, samples, seed=seed, out=folder / "teacher", resume=resume, progress=progress
+                model,
+                samples,
+                seed=seed,
+                out=folder / "teacher",
+                resume=resume,
+                ranks=ranks,
+                progress=progress,
             )
             if not log.has(kind="unit"):
-                log.append({"kind": "unit", "loss": self._unit(student, samples, seed)})
+                loss = ranks.agreed(self._unit(student, samples, seed))
+                log.append({"kind": "unit", "loss": loss})
             (unit,) = (record["loss"] for record in log.records)
             pupil = Distilled(
                 student, teacher, layers=layers, beta=self.beta * unit, power=self.power
             )
             self.trained(
                 pupil, samples, seed=seed, out=folder / "student", resume=resume,
-                progress=progress,
+                ranks=ranks, progress=progress,
             )  # fmt: skip
             finished(log, student.eval(), {"layers": layers, "unit": unit})
         return student

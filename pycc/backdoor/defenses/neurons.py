@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pycc.backdoor.defenses.finetuning import (
+from pycc.backdoor.defenses.base import (
     Defense,
-    Progress,
     defenses,
     finished,
     opened,
@@ -35,12 +34,14 @@ from pycc.backdoor.defenses.pruning import (
 from pycc.counters import device_of
 from pycc.models import CounterModel
 from pycc.random import Stream
+from pycc.ranks import Ranks
+from pycc.settings import flag
 from pycc.train import NotFiniteError, checkpoint, origin_of, resolved
 from pycc.train.held import measured
 from pycc.train.items import Item, Items
-from pycc.train.plan import flag, with_own_truths
+from pycc.train.plan import with_own_truths
 from pycc.train.step import Objective, Part, together
-from pycc.types import Sample
+from pycc.types import Progress, Sample
 
 THRESHOLDS = tuple(n / 20 for n in range(20))
 """Masks up to which neurons are pruned, tried from the least on: 0, 0.05, … 0.95."""
@@ -142,6 +143,7 @@ class AdversarialNeuronPruning(Defense):
         seed: int = 0,
         out: str | os.PathLike[str],
         resume: bool = False,
+        ranks: Ranks = Ranks(),
         progress: Progress | None = None,
     ) -> CounterModel:
         """The pruned counter; its run's records are clean errors by number of pruned neurons."""
@@ -150,10 +152,16 @@ class AdversarialNeuronPruning(Defense):
         if not layers:
             raise ValueError("anp: the counter has no convolution of several channels")
         with closing(
-            opened(self, model, samples, seed=seed, out=folder, resume=resume, key=KEY)
+            opened(self, model, samples, seed=seed, out=folder, resume=resume, key=KEY, ranks=ranks)
         ) as log:
-            search = _Search(self, counter, samples, layers, seed, folder, log.manifest, progress)
-            masks = search.run()
+            masks = None
+            if ranks.first:  # the search is no training that several processes could share
+                search = _Search(
+                    self, counter, samples, layers, seed, folder, log.manifest, progress
+                )
+                masks = search.run()
+            masks = ranks.agreed(masks)
+            assert masks is not None
             order, stops = self._order(masks)
             indices = some(samples, self.images, seed)
 
@@ -163,7 +171,7 @@ class AdversarialNeuronPruning(Defense):
 
             good = pruned(
                 counter, order, stops, silence,
-                error=lambda: measured(counter, samples, indices)["mae"],
+                error=lambda: measured(counter, samples, indices, ranks)["mae"],
                 tolerance=self.tolerance, log=log,
             )  # fmt: skip
             found = {

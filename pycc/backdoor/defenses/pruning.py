@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from pycc.backdoor.defenses.finetuning import (
-    Progress,
+from pycc.backdoor.defenses.base import (
     Retraining,
     defenses,
     finished,
@@ -23,10 +22,11 @@ from pycc.backdoor.defenses.finetuning import (
 from pycc.backdoor.poisoning.keys import names_of, shuffled
 from pycc.counters import count_of, device_of
 from pycc.models import CounterModel
+from pycc.ranks import Ranks
 from pycc.runs import Run
+from pycc.settings import flag
 from pycc.train.held import measured
-from pycc.train.plan import flag
-from pycc.types import Sample
+from pycc.types import Progress, Sample
 
 KEY = ("kind", "pruned")
 _GLANCE = 256
@@ -292,22 +292,22 @@ class FinePruning(Retraining):
 
     name = "fine-pruning"
 
-    layers: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "convolutions that are pruned, by their names in the network (default: those "
-            "that no other one of several channels parts from the density map)",
-            "metavar": "LAYER",
-        },
-    )
+    layers: list[str] | None = flag(
+        None,
+        "convolutions that are pruned, by their names in the network (default: those that no other "
+        "one of several channels parts from the density map)",
+        metavar="LAYER", advanced=True,
+    )  # fmt: skip
     tolerance: float = flag(0.1, "share by which pruning may raise the MAE on clean images")
-    portion: float = flag(0.05, "share of the channels that is pruned between two measurements")
+    step_fraction: float = flag(
+        0.05, "share of the channels that is pruned between two measurements"
+    )
     images: int | None = flag(None, "clean images that are measured on (default: all)")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check("tolerance", 0.0 <= self.tolerance < float("inf"), "at least 0 and finite")
-        self.check("portion", 0.0 < self.portion <= 1.0, "in (0,1]")
+        self.check("step_fraction", 0.0 < self.step_fraction <= 1.0, "in (0,1]")
         self.check("images", self.images is None or self.images >= 1, "at least 1")
 
     def __call__(
@@ -318,6 +318,7 @@ class FinePruning(Retraining):
         seed: int = 0,
         out: str | os.PathLike[str],
         resume: bool = False,
+        ranks: Ranks = Ranks(),
         progress: Progress | None = None,
     ) -> CounterModel:
         """The pruned and fine-tuned counter; ``out/training`` is the run of its training."""
@@ -326,11 +327,11 @@ class FinePruning(Retraining):
         there = layers_of(counter, image)
         layers = chosen_layers(self.name, there, self.layers, outermost(counter, image, there))
         with closing(
-            opened(self, model, samples, seed=seed, out=folder, resume=resume, key=KEY)
+            opened(self, model, samples, seed=seed, out=folder, resume=resume, key=KEY, ranks=ranks)
         ) as log:
             indices = some(samples, self.images, seed)
-            order = dormancy(activity(counter, samples, indices, layers))
-            step = max(1, round(self.portion * len(order)))
+            order = ranks.agreed(dormancy(activity(counter, samples, indices, layers)))
+            step = max(1, round(self.step_fraction * len(order)))
 
             def silence(channels: Sequence[Channel]) -> None:
                 for number, layer in enumerate(layers):
@@ -338,13 +339,13 @@ class FinePruning(Retraining):
 
             good = pruned(
                 counter, order, [*range(step, len(order), step), len(order)], silence,
-                error=lambda: measured(counter, samples, indices)["mae"],
+                error=lambda: measured(counter, samples, indices, ranks)["mae"],
                 tolerance=self.tolerance, log=log,
             )  # fmt: skip
             with held_silent(layers, order[:good]):
                 self.trained(
                     counter, samples, seed=seed, out=folder / "training", resume=resume,
-                    progress=progress,
+                    ranks=ranks, progress=progress,
                 )  # fmt: skip
             silent = {
                 layer.name: sorted(channel for other, channel in order[:good] if other == number)

@@ -42,7 +42,7 @@ def check(
 
 
 def draw_run(
-    whole: Experiment,
+    experiment: Experiment,
     records: Sequence[Record],
     folder: Path,
     *,
@@ -53,13 +53,13 @@ def draw_run(
 
     ``image`` and ``layers`` as of ``draw_images``.
     """
-    names = [one.name for one in whole.defenses]
+    names = [one.name for one in experiment.defenses]
     drawn = draw_results(records, folder / "pictures", defenses=names)
-    return drawn + draw_images(whole, folder, image=image, layers=layers)
+    return drawn + draw_images(experiment, folder, image=image, layers=layers)
 
 
 def draw_images(
-    whole: Experiment,
+    experiment: Experiment,
     folder: Path,
     *,
     image: str | None = None,
@@ -70,11 +70,11 @@ def draw_images(
     ``image`` as of ``chosen_image``, ``layers`` as of ``draw_image``. Counters that are not there
     are trained: ``complete`` says whether all are.
     """
-    place, names = folder / "pictures", [one.name for one in whole.defenses]
-    tested = EvaluationSet(whole.test, whole.trigger, whole.seed)
+    place, names = folder / "pictures", [one.name for one in experiment.defenses]
+    tested = EvaluationSet(experiment.test, experiment.trigger, experiment.seed)
     index, drawn = chosen_image(tested, image), []
-    for strategy in whole.strategies:  # the counters of one strategy at a time in memory
-        before, *defended = _stages(whole, folder, strategy)
+    for strategy in experiment.strategies:  # the counters of one strategy at a time in memory
+        before, *defended = _stages(experiment, folder, strategy)
         shown: list[Shown] = [
             ("clean image, backdoored", before.made, CLEAN),
             ("triggered, backdoored", before.made, TRIGGERED),
@@ -85,17 +85,22 @@ def draw_images(
     return drawn
 
 
-def complete(whole: Experiment, folder: Path) -> bool:
+def complete(experiment: Experiment, folder: Path) -> bool:
     """Whether all counters that are drawn are there."""
     return all(
-        stage.done for strategy in whole.strategies for stage in _stages(whole, folder, strategy)
+        stage.done
+        for strategy in experiment.strategies
+        for stage in _stages(experiment, folder, strategy)
     )
 
 
-def _stages(whole: Experiment, folder: Path, strategy: Strategy) -> list[Stage]:
+def _stages(experiment: Experiment, folder: Path, strategy: Strategy) -> list[Stage]:
     """The counters of a strategy that are drawn: the backdoored one and the defended ones."""
-    before = whole.backdoored(folder, strategy)
-    return [before, *(whole.defended(folder, strategy, one, before) for one in whole.defenses)]
+    before = experiment.backdoored(folder, strategy)
+    return [
+        before,
+        *(experiment.defended(folder, strategy, one, before) for one in experiment.defenses),
+    ]
 
 
 def draw_results(
@@ -123,7 +128,7 @@ def chosen_image(tested: EvaluationSet, name: str | None) -> int:
 
     ValueError for a name that is none, with all there are if they are few.
     """
-    names = tested.samples.names
+    names = tested.names
     if name is not None:
         if name not in names:
             some = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
@@ -162,7 +167,7 @@ def draw_image(
             cells = in_region(counter(image[None]), sample.roi, counter.stride)[0, 0]
         maps.append(Panel(title, pixels, _array(cells)))
     truth = tested.triggered.true_count(index)
-    title = f"{name}: {tested.samples.names[index]}, {truth:,} heads"
+    title = f"{name}: {tested.names[index]}, {truth:,} heads"
     files = [folder / f"gradcam-{name}.png", folder / f"maps-{name}.png"]
     draw_gradcam(rows, files[0], title=title)
     draw_maps(maps, files[1], title=title)

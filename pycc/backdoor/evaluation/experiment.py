@@ -11,49 +11,38 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 
 from pycc import models, runs
+from pycc.backdoor.defenses.base import Defense
 from pycc.backdoor.defenses.detector import BlendConsistency
-from pycc.backdoor.defenses.finetuning import Defense, Progress, clean_mixture
 from pycc.backdoor.evaluation.counting import SETS, EvaluationSet, counted, detected
-from pycc.backdoor.evaluation.measures import BACKDOORED
+from pycc.backdoor.evaluation.measures import BACKDOORED, Images
 from pycc.backdoor.evaluation.summary import summarise
 from pycc.backdoor.evaluation.training import held_out, train
 from pycc.backdoor.evaluation.verdict import MEDIAN
 from pycc.backdoor.poisoning.overlap import all_pixels, contents, pixels, unseen
-from pycc.backdoor.poisoning.poison import PoisonedTraining, poisoned_training
+from pycc.backdoor.poisoning.poison import PoisonedTraining, poison
 from pycc.backdoor.poisoning.strategies import Strategy
 from pycc.backdoor.poisoning.triggers import Trigger
+from pycc.certify.poisoned import most_poisoned, partition_median, partitions
 from pycc.counters import count_of
 from pycc.data.dataset import Dataset
 from pycc.data.subset import Subset
 from pycc.models import CounterModel
-from pycc.runs import Run, open_or_resume
+from pycc.ranks import Ranks
+from pycc.runs import Record, Run, open_or_resume, replicated
 from pycc.train import NotFiniteError, Plan
 from pycc.train.held import split
 from pycc.train.loop import WEIGHTS
-from pycc.types import Interval, Sample
+from pycc.types import Progress, Sample
 
-
-class Median(Protocol):
-    """What certifies a median of partitions (``pycc.certify.poisoned.partition_median``)."""
-
-    def __call__(self, counts: Sequence[float], /, *, poisoned: int) -> Interval:
-        """The interval of one image's [S] counts, whatever so many training images were."""
-
-
-class Cut(Protocol):
-    """What cuts a training set into parts (``pycc.certify.poisoned.partitions``)."""
-
-    def __call__(self, samples: Sequence[Sample], parts: int, /, *, seed: int) -> list[list[int]]:
-        """Indices of the images of each part."""
+_VOTE_KEY = ("part", "images", "index")
 
 
 @dataclass(frozen=True)
@@ -61,13 +50,8 @@ class Partitions:
     """A certified median of counters on disjoint parts of the poisoned training set."""
 
     parts: int
-    assumed: int | None
+    assumed: int | None = None
     """Poisoned images that are allowed for; None: as many as there are."""
-    cut: Cut
-    median: Median
-    most: Callable[[int], int]
-    """Poisoned images, at most, for which a median of so many parts says anything
-    (``pycc.certify.poisoned.most_poisoned``)."""
 
 
 @dataclass(eq=False)
@@ -78,6 +62,7 @@ class Stage:
     make: Callable[[Path], object]
     """Makes it in the folder, or goes on with it there."""
     device: torch.device
+    ranks: Ranks = Ranks()
     _made: list[CounterModel] = field(default_factory=list)
 
     @property
@@ -88,8 +73,9 @@ class Stage:
     def made(self) -> CounterModel:
         """The counter, in eval mode, as the folder has it; made now if it does not."""
         if not self._made:
-            if not self.done:
+            if not self.ranks.agreed(self.done):
                 self.make(self.folder)
+                self.ranks.wait()  # until the first process has written it
             # From the file even if it was made now: the same, however often a run is resumed.
             self._made.append(models.load(self.folder / WEIGHTS).to(self.device).eval())
         return self._made[0]
@@ -109,7 +95,7 @@ class Experiment:
     test: Dataset
     trigger: Trigger
     strategies: Sequence[Strategy]
-    portion: float
+    fraction: float
     seed: int
     clean: Sequence[Sample]
     """Clean images that defenses learn from: ``clean_images``."""
@@ -121,12 +107,15 @@ class Experiment:
     partitions: Partitions | None = None
     device: torch.device | None = None
     """Where ``start`` puts its counters; None: on the CPU."""
+    ranks: Ranks = Ranks()
+    """The processes that share every training and the images of every measurement."""
     progress: Progress | None = None
 
-    def run(self, log: Run, folder: Path) -> dict[str, Any]:
+    def run(self, log: Run, folder: Path) -> Record:
         """All stages that are not done yet; returns the summary of the results.
 
-        ``log`` has ``measures.KEY`` as its key; the stages lie in ``folder``. ValueError for images
+        ``log`` has ``measures.KEY`` as its key; the stages lie in ``folder``. Of several processes
+        each has a ``log`` of its own (``pycc.runs.replicated``). ValueError for images
         that cannot be trained on, poisoned or counted; NotFiniteError for a loss that is no number.
         """
         tested = EvaluationSet(self.test, self.trigger, self.seed)
@@ -144,7 +133,8 @@ class Experiment:
                 detected(
                     self.detector, before.made, tested, strategy, log,
                     folder / strategy.name / "blend-consistency", clean=self.clean,
-                    references=self.references, seed=self.seed, progress=self.progress,
+                    references=self.references, seed=self.seed, ranks=self.ranks,
+                    progress=self.progress,
                 )  # fmt: skip
             if self.partitions is not None:
                 self._certified(
@@ -161,7 +151,7 @@ class Experiment:
         of. The detector has enough clean images, and certified intervals can be bounded.
         """
         split(self.own, 0.0, self.seed)
-        held_out(self.own, self.plan.validation_share, self.portion, seed=self.seed)
+        held_out(self.own, self.plan.validation_share, self.fraction, seed=self.seed)
         _ = self.contents
         for strategy in self.strategies:
             poisoned = self.poisoned(strategy)
@@ -175,8 +165,8 @@ class Experiment:
         learnt = self.clean_pixels if self.defenses or self.detector else ()
         unseen(tested, [*self.own_pixels, *learnt], refuse=not resumed)
         if self.partitions is not None:
-            assumed, most = self._assumed(self.partitions), self.partitions.most
-            if assumed > most(self.partitions.parts):
+            assumed = self._assumed(self.partitions)
+            if assumed > most_poisoned(self.partitions.parts):
                 least = 2 * assumed + 1
                 raise ValueError(
                     f"--partitions {self.partitions.parts}: at least {least} parts are needed for "
@@ -207,9 +197,7 @@ class Experiment:
 
     def poisoned(self, strategy: Strategy) -> PoisonedTraining:
         """The training set with its poisoned duplicates."""
-        return poisoned_training(
-            self.own, self.trigger, strategy, portion=self.portion, seed=self.seed
-        )
+        return poison(self.own, self.trigger, strategy, fraction=self.fraction, seed=self.seed)
 
     def clean_counter(self, folder: Path) -> Stage:
         """The counter trained by the same plan, from the same start, on the clean images."""
@@ -228,26 +216,35 @@ class Experiment:
     ) -> Stage:
         """The backdoored counter, or the clean one, after a defense."""
         name = "clean-defended" if strategy is None else strategy.name
-        told = self._told(f"{name}, {defense.name}")
+        shown = self._progress_of(f"{name}, {defense.name}")
         return Stage(
             folder / name / defense.name,
             lambda out: defense(
-                before.made(), self.clean, seed=self.seed, out=out, resume=True, progress=told
+                before.made(),
+                self.clean,
+                seed=self.seed,
+                out=out,
+                resume=True,
+                ranks=self.ranks,
+                progress=shown,
             ),
             self.device or torch.device("cpu"),
+            self.ranks,
         )
 
     def _trained(
         self, folder: Path, samples: Callable[[], Sequence[Sample]], what: str,
-        plan: Plan | None = None, settings: Mapping[str, Any] | None = None,
+        plan: Plan | None = None, settings: Record | None = None,
     ) -> Stage:  # fmt: skip
         return Stage(
             folder,
             lambda out: train(
                 self.start(), samples(), plan or self.plan, seed=self.seed,
-                out=out, portion=self.portion, progress=self._told(what), settings=settings,
+                out=out, fraction=self.fraction, ranks=self.ranks, progress=self._progress_of(what),
+                settings=settings,
             ),
             self.device or torch.device("cpu"),
+            self.ranks,
         )  # fmt: skip
 
     def _measured(
@@ -260,7 +257,8 @@ class Experiment:
     ) -> None:
         counted(
             log, stage.made, tested, strategy=strategy,
-            defense=None if defense is None else defense.name, progress=self.progress,
+            defense=None if defense is None else defense.name, ranks=self.ranks,
+            progress=self.progress,
         )  # fmt: skip
 
     def _certified(
@@ -272,12 +270,15 @@ class Experiment:
         if all(log.has(**key, images=images, index=index) for images, index in jobs):
             return
         poisoned, assumed = self.poisoned(strategy), self._assumed(rule)
-        counts = open_or_resume(
-            folder, kind="partitions", settings={"parts": rule.parts, "seed": self.seed},
-            fingerprints={}, key=("part", "images", "index"),
+        counts = replicated(
+            lambda: open_or_resume(
+                folder, kind="partitions", settings={"parts": rule.parts, "seed": self.seed},
+                fingerprints={}, key=_VOTE_KEY,
+            ),
+            self.ranks, _VOTE_KEY,
         )  # fmt: skip
         try:
-            for part, indices in enumerate(rule.cut(poisoned, rule.parts, seed=self.seed)):
+            for part, indices in enumerate(partitions(poisoned, rule.parts, seed=self.seed)):
                 left = [
                     (images, index)
                     for images, index in jobs
@@ -285,23 +286,36 @@ class Experiment:
                 ]
                 if not left:
                     continue
-                counter, reason = self._part(folder / f"{part:02}", poisoned, indices, part)
-                for images, index in left:
-                    people = count_of(counter, tested.sample(images, index))
-                    people = max(0.0, people) if math.isfinite(people) else 0.0
-                    counts.append({"part": part, "images": images, "index": index, "count": people,
-                                   "untrained": reason})  # fmt: skip
+                vote = self._vote(folder / f"{part:02}", poisoned, indices, part, tested)
+                for record in self.ranks.mapped(vote, left):
+                    counts.append(record)
         finally:
             counts.close()
         votes = {(r["images"], r["index"], r["part"]): r["count"] for r in counts.records}
         for images, index in jobs:
-            found = rule.median(
+            interval = partition_median(
                 [votes[images, index, part] for part in range(rule.parts)], poisoned=assumed
             )
             log.append(tested.record(
-                images, index, strategy, MEDIAN, count=found.count, low=found.low,
-                high=found.high if math.isfinite(found.high) else None,
+                images, index, strategy, MEDIAN, count=interval.count, low=interval.low,
+                high=interval.high if math.isfinite(interval.high) else None,
             ))  # fmt: skip
+
+    def _vote(
+        self, folder: Path, poisoned: PoisonedTraining, indices: Sequence[int], part: int,
+        tested: EvaluationSet,
+    ) -> Callable[[tuple[Images, int]], Record]:  # fmt: skip
+        """What counts a test image with the counter of a part; no number is nobody."""
+        counter, reason = self._part(folder, poisoned, indices, part)
+
+        def vote(job: tuple[Images, int]) -> Record:
+            images, index = job
+            people = count_of(counter, tested.sample(images, index))
+            people = max(0.0, people) if math.isfinite(people) else 0.0
+            return {"part": part, "images": images, "index": index, "count": people,
+                    "untrained": reason}  # fmt: skip
+
+        return vote
 
     def _part(
         self, folder: Path, poisoned: PoisonedTraining, indices: Sequence[int], part: int
@@ -321,6 +335,8 @@ class Experiment:
         try:
             return stage.made(), None
         except NotFiniteError as error:
+            if self.ranks.world > 1:  # the others may be in the middle of a step
+                raise
             warnings.warn(
                 f"part {part + 1} cannot be trained, the counter that all start from is taken for "
                 f"it: {error}",
@@ -332,18 +348,9 @@ class Experiment:
         """Poisoned images that the certificate allows for."""
         return len(self.contents) if rule.assumed is None else rule.assumed
 
-    def _told(self, what: str) -> Progress | None:
-        tell = self.progress
-        if tell is None:
+    def _progress_of(self, what: str) -> Progress | None:
+        """Progress whose text begins with the name of the stage."""
+        progress = self.progress
+        if progress is None:
             return None
-        return lambda done, total, said: tell(done, total, f"{what}: {said}")
-
-
-def clean_images(
-    own: Dataset, other: Dataset | None, *, share: float = 0.1, seed: int
-) -> Sequence[Sample]:
-    """What defenses learn from: the own images and, if there is another data set, some of it.
-
-    ValueError as of ``clean_mixture``.
-    """
-    return own if other is None else clean_mixture(own, other, share=share, seed=seed)
+        return lambda done, total, text: progress(done, total, f"{what}: {text}")

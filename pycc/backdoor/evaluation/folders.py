@@ -1,106 +1,123 @@
-"""Run folders of the commands: opened anew or again, and what they say of the weights in them."""
+"""Run folders of backdoor commands: opened, read again, and what they hold about weights."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pycc import runs
-from pycc.backdoor import settings
 from pycc.backdoor.evaluation import measures
 from pycc.backdoor.evaluation.summary import summarise
 from pycc.backdoor.poisoning.overlap import content_of
-from pycc.runs import Record, Run, open_or_resume
+from pycc.backdoor.poisoning.triggers import Trigger
+from pycc.models import CounterModel
+from pycc.ranks import Ranks
+from pycc.runs import Record, Run, open_or_resume, replicated
+from pycc.types import Sample
 
 
-def run_of(
+def open_run(
     folder: Path,
-    resumed: bool,
-    argv: list[str],
-    chosen: Mapping[str, Any],
-    of: Mapping[str, Any],
-    facts: Mapping[str, Any] | None = None,
+    *,
+    resume: bool,
+    command: Sequence[str],
+    flags: Record,
+    machine: Collection[str],
+    counter: CounterModel,
+    samples: Mapping[str, Sequence[Sample] | CounterModel | None],
+    trigger: Trigger | None = None,
+    facts: Record | None = None,
+    ranks: Ranks = Ranks(),
 ) -> Run:
-    """The run of a command: a new one, or the one that is there if it is of the same things.
+    """The run of a command: a new one, or the one in the folder if it is the same.
 
-    ``facts`` are further settings for its manifest.
+    ``samples`` are its data sets, and counters besides ``counter``, by their names among the
+    fingerprints; ``facts`` are further settings for its manifest. Every process appends all
+    results, and the first one's are written.
     """
-    prints: dict[str, Any] = {name: content_of(one) for name, one in of.items()}
-    if "trigger" in chosen:
-        prints["trigger"] = settings.trigger_of(chosen).settings()
-    return open_or_resume(
-        folder, kind="backdoor", command=argv,
-        settings={"flags": chosen, "model": of["weights"].name, **(facts or {})},
-        fingerprints=prints, key=measures.KEY, resume=resumed,
-    )  # fmt: skip
+
+    def opened() -> Run:
+        prints: Record = {name: content_of(content) for name, content in samples.items()}
+        prints["weights"] = content_of(counter)
+        if trigger is not None:
+            prints["trigger"] = trigger.settings()
+        return open_or_resume(
+            folder, kind="backdoor", command=command, machine=machine,
+            settings={"flags": flags, "model": counter.name, **(facts or {})},
+            fingerprints=prints, key=measures.KEY, resume=resume,
+        )  # fmt: skip
+
+    return replicated(opened, ranks, measures.KEY)
 
 
 @dataclass(frozen=True)
-class Kept:
-    """A run or an evaluation as its folder has it."""
+class StoredRun:
+    """A run or an evaluation, finished or not, as its folder holds it."""
 
     folder: Path
-    manifest: Mapping[str, Any]
-    settings: Mapping[str, Any]
+    manifest: Record
+    flags: Record
+    """The flags of its command."""
     command: str
+    """``run`` or ``evaluate``."""
     records: list[Record]
 
     @classmethod
-    def of(cls, folder: Path) -> Kept:
-        """What is there, of one that is not finished too; ValueError for anything else."""
+    def read(cls, folder: Path) -> StoredRun:
+        """Read a folder; ValueError unless it holds results of a run or an evaluation."""
         manifest = runs.read_manifest(folder)
         stored = manifest.get("settings")
-        kept = stored.get("flags") if isinstance(stored, dict) else None
-        if manifest.get("kind") != "backdoor" or not isinstance(kept, dict):
+        flags = stored.get("flags") if isinstance(stored, dict) else None
+        if manifest.get("kind") != "backdoor" or not isinstance(flags, dict):
             raise ValueError(
                 f"{folder}: expected a run or an evaluation of this command, got another"
             )
-        command = str(kept.get("command")).removeprefix("backdoor ")
+        command = str(flags.get("command")).removeprefix("backdoor ")
         if command not in ("run", "evaluate"):
             raise ValueError(f"{folder}: expected a run or an evaluation, got {command}")
         log = Run(None, manifest, measures.KEY)
         log.tell(runs.read_records(folder))
         if not log.records:
             raise ValueError(f"{folder}: expected results, got none")
-        return cls(folder, manifest, kept, command, log.records)
+        return cls(folder, manifest, flags, command, log.records)
 
-    def tested(self) -> dict[str, Any]:
+    def tested(self) -> Record:
         """Fingerprint of the test images, and the trigger."""
-        found = self.manifest["fingerprints"]
-        return {"test": found["test"], "trigger": _of_content(found["trigger"])}
+        prints = self.manifest["fingerprints"]
+        return {"test": prints["test"], "trigger": _without_file(prints["trigger"])}
 
 
-def merged(kept: Sequence[Kept]) -> dict[str, dict[str, Any]]:
-    """What several runs and evaluations say together: a summary for each model, by its name.
+def merged(stored: Sequence[StoredRun]) -> dict[str, Record]:
+    """One summary for each model, by its name, of the results of several runs and evaluations.
 
-    ValueError, naming the difference, unless all are of the same test images and trigger, and what
-    two know of one image under one counter is the same.
+    ValueError, naming the difference, unless all are of the same test images and trigger, and two
+    results of one image under one counter are the same.
     """
-    first = kept[0]
-    found: dict[str, dict[tuple[Any, ...], tuple[Record, Kept]]] = {}
-    for one in kept:
-        changed = runs.differences(first.tested(), one.tested())
+    first = stored[0]
+    models: dict[str, dict[tuple[Any, ...], tuple[Record, StoredRun]]] = {}
+    for run in stored:
+        changed = runs.differences(first.tested(), run.tested())
         if changed:
             raise ValueError(
-                f"{one.folder}: expected the test images and the trigger of {first.folder}, "
+                f"{run.folder}: expected the test images and the trigger of {first.folder}, "
                 f"got others: {'; '.join(changed)}"
             )
-        group = found.setdefault(str(one.manifest["settings"]["model"]), {})
-        for record in one.records:
+        group = models.setdefault(str(run.manifest["settings"]["model"]), {})
+        for record in run.records:
             key = tuple(record[name] for name in measures.KEY)
-            known, other = group.setdefault(key, (record, one))
+            known, other = group.setdefault(key, (record, run))
             if known != record:
                 raise ValueError(
-                    f"{one.folder}: expected what {other.folder} knows of {record['images']} image "
-                    f"{record['name']}, {_counter(record)}, got another: "
+                    f"{run.folder}: expected the result of {other.folder} for {record['images']} "
+                    f"image {record['name']}, {_counter(record)}, got another: "
                     f"{'; '.join(runs.differences(known, record))}"
                 )
     return {
         model: {**summarise(record for record, _ in group.values()), "model": model}
-        for model, group in found.items()
+        for model, group in models.items()
     }
 
 
@@ -109,47 +126,31 @@ def _counter(record: Record) -> str:
     return " ".join(str(name) for name in names if name is not None)
 
 
-def poisoning_of(weights: Path) -> dict[str, Any] | None:
-    """How the set was poisoned that weights were trained on, as the manifest beside them says.
+def poisoning_of(weights: Path) -> Record | None:
+    """How the set was poisoned that weights were trained on, from the manifest beside them.
 
-    That is ``Poisoned.settings``; of weights that ``defend`` made the manifest of its run, which is
-    one folder above, has it, with the defense's name under ``defended``. None if nothing is said.
+    That is ``Poisoned.settings``; for weights that ``defend`` wrote it stands in the manifest of
+    its run, one folder above, with the defense's name under ``defended``. None if nothing is known.
     """
     places = (weights.parent, weights.parent.parent) if weights.is_file() else ()
-    for folder in places:  # of built-in weights, which lie in none, nothing is known
+    for folder in places:  # built-in weights lie in none
         if (folder / runs.MANIFEST).exists():
-            kept = runs.read_manifest(folder).get("settings")
-            found = kept.get("poisoning") if isinstance(kept, dict) else None
-            if isinstance(found, dict):
-                return found
+            settings = runs.read_manifest(folder).get("settings")
+            poisoning = settings.get("poisoning") if isinstance(settings, dict) else None
+            if isinstance(poisoning, dict):
+                return poisoning
     return None
 
 
-def as_poisoned(given: Mapping[str, Any], poisoning: Mapping[str, Any]) -> dict[str, Any]:
-    """The flags given, over those of the poisoning that weights were trained with."""
-    trigger, strategy = ({**poisoning[name]} for name in ("trigger", "strategy"))
-    found = {"trigger": trigger.pop("trigger"), "strategy": strategy.pop("strategy"),
-             "seed": poisoning["seed"], "defended": poisoning.get("defended")}  # fmt: skip
-    if given.get("trigger", found["trigger"]) == found["trigger"]:
-        trigger.pop("picture_content", None)
-        found["trigger_option"] = trigger
-    if given.get("strategy", found["strategy"]) == found["strategy"]:
-        found |= strategy  # the amount, of one that has any
-    return {**found, **given}
-
-
-def strayed(chosen: Mapping[str, Any], poisoning: Mapping[str, Any]) -> list[str]:
-    """What of the settings of an evaluation is other than of that poisoning, an entry each."""
-    trigger = _of_content(settings.trigger_of(chosen).settings())
-    strategy = settings.strategy_of(chosen).settings()
-    now = {"trigger": trigger, "strategy": strategy, "seed": chosen["seed"],
-           "defended": chosen["defended"]}  # fmt: skip
-    before = {name: poisoning.get(name) for name in now}
-    before["trigger"] = _of_content(poisoning["trigger"])
+def poisoning_changes(poisoning: Record, tested: Record) -> list[str]:
+    """How the trigger, strategy, seed and defense that are ``tested`` differ from a poisoning."""
+    before = {name: poisoning.get(name) for name in tested}
+    before["trigger"] = _without_file(poisoning["trigger"])
+    now = {**tested, "trigger": _without_file(tested["trigger"])}
     return runs.differences(before, json.loads(json.dumps(now)))
 
 
-def _of_content(trigger: Mapping[str, Any]) -> dict[str, Any]:
-    """A trigger's settings without the file's name, where they say what it holds."""
-    kept = "picture_content" not in trigger
-    return {name: value for name, value in trigger.items() if kept or name != "picture"}
+def _without_file(trigger: Record) -> Record:
+    """A trigger's settings without the file's name, if they hold the file's content."""
+    named = "picture_content" not in trigger
+    return {name: value for name, value in trigger.items() if named or name != "picture"}

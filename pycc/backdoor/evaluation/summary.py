@@ -11,14 +11,32 @@ makes it err to the other side lowers all: what is left says something beside ρ
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pycc.backdoor.evaluation.measures import BACKDOORED, CLEAN, CLEAN_MODEL, KEY, TRIGGERED, row
-from pycc.metrics.rates import Roc, accurate, difference, ratios, roc, share, succeeded
+from pycc.backdoor.evaluation.measures import (
+    BACKDOORED,
+    CLEAN,
+    CLEAN_MODEL,
+    KEY,
+    TRIGGERED,
+    Row,
+    row,
+)
+from pycc.metrics.rates import (
+    Difference,
+    Roc,
+    Share,
+    accurate,
+    difference,
+    ratios,
+    roc,
+    share,
+    succeeded,
+)  # fmt: skip
 from pycc.runs import Record
 
 _FIRST = ("add", "minus", "multiply", "divide", "fine-tuning")
@@ -30,49 +48,84 @@ _REFERENCE: Condition = (None, CLEAN_MODEL, None)
 """The clean, undefended model: on triggered images, the first chance level of every strategy."""
 
 
-def summarise(records: Iterable[Record]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Certified:
+    """What certified intervals on the counts of one set of images show."""
+
+    width: float | None
+    """Mean of the bounded ones, in people; None if there are none."""
+    unbounded: int
+    """Intervals without an upper end."""
+    accuracy: Share
+    """Images whose whole interval lies within a tenth of the truth."""
+
+
+@dataclass(frozen=True)
+class BackdoorMetrics:
+    """What one counter does on clean and on triggered images, beside what chance alone gives."""
+
+    strategy: str | None
+    """The attack's; None for the clean model."""
+    model: str
+    """``clean`` or ``backdoored``: the counter before any defense."""
+    defense: str | None
+    raises: bool | None
+    """Whether the strategy raises counts; None without a strategy."""
+    clean: Row | None
+    """On images without the trigger; None without results."""
+    triggered: Row | None
+    """On images with the trigger."""
+    certified: dict[str, Certified] | None
+    """By images, ``clean`` and ``triggered``; None unless every image has a certified interval."""
+    chance_clean_model: Share | None
+    """rho_Asr of the clean, undefended model on triggered images; None if it was not measured."""
+    chance_no_trigger: Share | None
+    """rho_Asr of this counter on images without the trigger."""
+    excess: Difference | None
+    """rho_Asr on triggered images less the larger chance level, over the images that all have."""
+    left: Difference | None
+    """rho_Asr on triggered images less the smaller chance level."""
+
+
+def metrics_of(records: Iterable[Record]) -> list[BackdoorMetrics]:
+    """The metrics of every strategy, model and defense, in the paper's order.
+
+    ``excess`` and ``left`` have the lesser (``left``: the larger) ends of the 95 % intervals of
+    both differences, Newcombe's for pairs: an interval that leans to the side of the value, and not
+    one of 95 % for the larger or lesser of two levels that are themselves estimated. ValueError as
+    of ``summarise``.
+    """
+    counted, _ = _grouped(records)
+    directions = _directions(counted)
+    reference = counted.get(_REFERENCE, {}).get(TRIGGERED)
+    return [
+        _metrics(condition, counted[condition], reference, directions.get(condition[0]))
+        for condition in sorted(counted, key=_order)
+    ]
+
+
+def summarise(records: Iterable[Record]) -> Record:
     """All measures of an experiment: the same JSON value for the same results in any order.
 
-    ``rows`` has one entry for each strategy, model and defense: ``clean`` and ``triggered`` are
-    :class:`Row` on images without and with trigger (None where there are no results),
-    ``chance_clean_model`` the clean, undefended model's ρ_Asr on the triggered images,
-    ``chance_no_trigger`` the ρ_Asr of the entry's own model on images without trigger. ``excess``
-    is ρ_Asr on triggered images less the larger chance level, ``left`` less the lesser one, over
-    the images that all three have. Each stands with the lesser (``left``: the larger) ends of the
-    95 % intervals of both differences, Newcombe's for pairs: an interval that leans to the side of
-    the value, and not one of 95 % for the larger or lesser of two levels that are themselves
-    estimated. ``certified`` says by images of certified intervals how wide they are, how many are
-    unbounded and how many images are certified to be counted accurately (``accuracy``); None where
-    there are none.
-
-    ``detections`` has one entry for each strategy, model and detector: area under the ROC curve
-    (``auc``), and the shares of clean images flagged (``false_alarms``) and of triggered ones
+    ``rows`` has one entry for each strategy, model and defense: ``BackdoorMetrics`` as a JSON
+    object. ``detections`` has one entry for each strategy, model and detector: area under the ROC
+    curve (``auc``), and the shares of clean images flagged (``false_alarms``) and of triggered ones
     (``detected``) at the detector's own ``threshold``.
 
     ValueError for two results of one key, a strategy that goes both ways, an image with two truths,
     and a detector with two thresholds.
+
+    >>> summarise([])
+    {'rows': [], 'detections': []}
     """
-    counted, scored = _grouped(records)
-    directions = _directions(counted)
-    rows = []
-    for condition in sorted(counted, key=_order):
-        strategy, model, defense = condition
-        raises = directions.get(strategy)
-        sets = counted[condition]
-        entry: dict[str, Any] = {
-            "strategy": strategy, "model": model, "defense": defense, "raises": raises,
-            "clean": _row(sets.get(CLEAN), raises),
-            "triggered": _row(sets.get(TRIGGERED), raises),
-            "certified": _certified(sets),
-        }  # fmt: skip
-        entry |= _chance(sets, counted.get(_REFERENCE, {}).get(TRIGGERED), raises)
-        rows.append(entry)
+    records = list(records)
+    _, scored = _grouped(records)
     detections = [
         {"strategy": condition[0], "model": condition[1], "defense": condition[2],
          "auc": curve.auc, **_flagged(condition, scored[condition])}
         for condition, curve in _curves(scored)
     ]  # fmt: skip
-    return {"rows": rows, "detections": detections}
+    return {"rows": [asdict(metrics) for metrics in metrics_of(records)], "detections": detections}
 
 
 def curves(records: Iterable[Record]) -> dict[str, Roc]:
@@ -164,12 +217,32 @@ def _columns(group: Mapping[int, Record], *names: str) -> list[list[Any]]:
     return [[one[name] for one in group.values()] for name in names]
 
 
-def _row(group: Mapping[int, Record] | None, raises: bool | None) -> dict[str, Any] | None:
+def _metrics(
+    condition: Condition,
+    sets: Mapping[str, Mapping[int, Record]],
+    reference: Mapping[int, Record] | None,
+    raises: bool | None,
+) -> BackdoorMetrics:
+    clean_model, no_trigger, excess, left = _chance(sets, reference, raises)
+    return BackdoorMetrics(
+        *condition,
+        raises=raises,
+        clean=_row(sets.get(CLEAN), raises),
+        triggered=_row(sets.get(TRIGGERED), raises),
+        certified=_certified(sets),
+        chance_clean_model=clean_model,
+        chance_no_trigger=no_trigger,
+        excess=excess,
+        left=left,
+    )
+
+
+def _row(group: Mapping[int, Record] | None, raises: bool | None) -> Row | None:
     if not group:
         return None
     counts, truth, target = _columns(group, "count", "truth", "target")
-    whole = None if any(one is None for one in target) else target
-    return asdict(row(counts, truth, raises=raises, target=whole))
+    targets = None if any(value is None for value in target) else target
+    return row(counts, truth, raises=raises, target=targets)
 
 
 def _hits(group: Mapping[int, Record], raises: bool) -> dict[int, bool]:
@@ -183,53 +256,57 @@ def _chance(
     sets: Mapping[str, Mapping[int, Record]],
     reference: Mapping[int, Record] | None,
     raises: bool | None,
-) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "chance_clean_model": None, "chance_no_trigger": None, "excess": None, "left": None
-    }  # fmt: skip
+) -> tuple[Share | None, Share | None, Difference | None, Difference | None]:
+    """Both chance levels, of the clean model and without trigger; the excess, and what is left."""
     if raises is None:
-        return found
-    levels = {"chance_clean_model": reference, "chance_no_trigger": sets.get(CLEAN)}
-    hits = {name: _hits(group, raises) for name, group in levels.items() if group}
-    for name, one in hits.items():
-        found[name] = asdict(share(list(one.values())))
+        return None, None, None, None
+    levels = [None if not group else _hits(group, raises) for group in (reference, sets.get(CLEAN))]
+    clean_model, no_trigger = (
+        None if hits is None else share(list(hits.values())) for hits in levels
+    )
     triggered = _hits(sets.get(TRIGGERED, {}), raises)
-    common = [k for k in triggered if all(k in one for one in hits.values())]
-    if len(hits) == len(levels) and common:
-        attacked = [triggered[k] for k in common]
-        both = [difference(attacked, [one[k] for k in common]) for one in hits.values()]
-        # Over the larger level it is the lesser difference.
-        for name, end in (("excess", min), ("left", max)):
-            found[name] = {
-                **{k: end(getattr(one, k) for one in both) for k in ("value", "low", "high")},
-                "total": len(common),
-            }
-    return found
+    known = [hits for hits in levels if hits is not None]
+    common = [index for index in triggered if all(index in hits for hits in known)]
+    if len(known) < len(levels) or not common:
+        return clean_model, no_trigger, None, None
+    attacked = [triggered[index] for index in common]
+    both = [difference(attacked, [hits[index] for index in common]) for hits in known]
+    # Over the larger level it is the lesser difference.
+    excess, left = (
+        Difference(
+            end(one.value for one in both), end(one.low for one in both),
+            end(one.high for one in both), len(common),
+        )
+        for end in (min, max)
+    )  # fmt: skip
+    return clean_model, no_trigger, excess, left
 
 
-def _certified(sets: Mapping[str, Mapping[int, Record]]) -> dict[str, Any] | None:
-    """What certified intervals say, by images; None where not every image has one."""
+def _certified(sets: Mapping[str, Mapping[int, Record]]) -> dict[str, Certified] | None:
+    """The certified intervals by images; None unless every image has one."""
     return {
         images: _intervals(group)
         for images, group in sorted(sets.items())
-        if all("low" in one for one in group.values())
+        if all("low" in record for record in group.values())
     } or None
 
 
-def _intervals(group: Mapping[int, Record]) -> dict[str, Any]:
-    bounded = [one for one in group.values() if one["high"] is not None]
-    widths = [one["high"] - one["low"] for one in bounded]
-    ends: dict[int, bool] = {}
-    for one in group.values():
-        if one["truth"] > 0:
-            high = one["high"]
-            inside = high is not None and accurate(ratios([one["low"], high], [one["truth"]] * 2))
-            ends[one["index"]] = bool(np.all(inside))
-    return {
-        "width": float(np.mean(widths)) if widths else None,
-        "unbounded": len(group) - len(bounded),
-        "accuracy": asdict(share(list(ends.values()))),
-    }
+def _intervals(group: Mapping[int, Record]) -> Certified:
+    bounded = [record for record in group.values() if record["high"] is not None]
+    widths = [record["high"] - record["low"] for record in bounded]
+    ends: list[bool] = []
+    for record in group.values():
+        if record["truth"] > 0:
+            high = record["high"]
+            inside = high is not None and accurate(
+                ratios([record["low"], high], [record["truth"]] * 2)
+            )
+            ends.append(bool(np.all(inside)))
+    return Certified(
+        width=float(np.mean(widths)) if widths else None,
+        unbounded=len(group) - len(bounded),
+        accuracy=share(ends),
+    )
 
 
 def _curves(groups: _Groups) -> list[tuple[Condition, Roc]]:

@@ -4,48 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from pycc import runs
-from pycc.backdoor.defenses.finetuning import Progress
+from pycc.backdoor.defenses.base import Published, begun
 from pycc.backdoor.poisoning.keys import names_of, shuffled
 from pycc.backdoor.poisoning.overlap import contents
 from pycc.backdoor.poisoning.poison import PoisonedTraining, chosen
 from pycc.models import CounterModel
-from pycc.models.recipe import NoRecipeError
-from pycc.runs import Run
+from pycc.ranks import Ranks
+from pycc.runs import Record, Run
+from pycc.settings import Options
 from pycc.train import Plan, fit
-from pycc.types import Sample
+from pycc.types import Progress, Sample
 
-PUBLISHED: Mapping[str, Mapping[str, Any]] = {
-    "csrnet": {"lr": 1e-5, "epochs": 100},
-    "clip_ebc": {"lr": 4e-4, "epochs": 150, "batch": 8},
+PUBLISHED: Mapping[str, Published] = {
+    "csrnet": Published(lr=1e-5, epochs=100),
+    "clip_ebc": Published(lr=4e-4, epochs=150, batch=8),
 }
 """Settings of the paper's attacks (3.2) by model, for what a plan leaves open."""
-PUBLISHED_DEFENSE: Mapping[str, Mapping[str, Any]] = {
-    "csrnet": {"lr": 1e-5, "epochs": 100},
-    "clip_ebc": {"lr": 1e-4, "epochs": 100, "batch": 8},
+PUBLISHED_DEFENSE: Mapping[str, Published] = {
+    "csrnet": Published(lr=1e-5, epochs=100),
+    "clip_ebc": Published(lr=1e-4, epochs=100, batch=8),
 }
 """Those of its defense (3.3): the attack's but for CLIP-EBC's rate and epochs."""
-PUBLISHED_OPTIONS: Mapping[str, Mapping[str, Any]] = {"csrnet": {"variant": "commissarma"}}
+PUBLISHED_OPTIONS: Mapping[str, Options] = {"csrnet": {"variant": "commissarma"}}
 """Of a fresh counter: the variant whose recipe has the paper's optimiser, Adam, and sigma 15."""
-
-
-def open_settings(
-    given: Mapping[str, Any], published: Mapping[str, Mapping[str, Any]], counter: CounterModel
-) -> dict[str, Any]:
-    """The settings, with what is published for the counter where they are None.
-
-    Its rates are Adam's: a variant whose recipe has another optimiser keeps the recipe's own.
-    """
-    told = published.get(counter.name, {})
-    try:
-        adam = counter.recipe().optimisers[0].kind == "adam"
-    except NoRecipeError:
-        adam = True  # trained as MCNN is
-    if not adam:
-        told = {name: value for name, value in told.items() if name != "lr"}
-    return {name: told.get(name) if value is None else value for name, value in given.items()}
 
 
 def train(
@@ -55,36 +37,37 @@ def train(
     *,
     seed: int,
     out: Path,
-    portion: float,
+    fraction: float,
+    ranks: Ranks = Ranks(),
     progress: Progress | None = None,
-    settings: Mapping[str, Any] | None = None,
+    settings: Record | None = None,
     command: Sequence[str] = (),
 ) -> Run:
     """Train a counter in the folder ``out``, from its beginning or from where it was stopped there.
 
-    Of a poisoned set the run's settings say under ``poisoned`` what its images were made of
-    (``overlap.contents``), unless they say it already. The plan's share validates as
-    ``held_out`` says for the ``portion`` that is poisoned, here or in the set of the counter that
-    this one is compared with. Else as ``pycc.train.fit``.
+    Of a poisoned set the run's settings hold under ``poisoned`` what its images were made of
+    (``overlap.contents``), unless ``settings`` holds it already. The plan's share validates as
+    ``held_out`` chooses for the ``fraction`` that is poisoned, here or in the set of the counter
+    that this one is compared with. Else as ``pycc.train.fit``.
     """
-    told = dict(settings or {})
-    resume = (out / runs.MANIFEST).exists()
+    stored: Record = dict(settings or {})
+    resume = begun(out, ranks)
     if isinstance(samples, PoisonedTraining):
-        told["poisoning"] = samples.settings()
+        stored["poisoning"] = samples.settings()
         if not resume:  # to be read in the manifest; the data's fingerprint holds the same pixels
-            told.setdefault("poisoned", contents(samples))
+            stored.setdefault("poisoned", contents(samples))
     # A poisoned set holds its clean images first, so that indices are the same in both.
     clean = samples.samples if isinstance(samples, PoisonedTraining) else samples
-    held = held_out(clean, plan.validation_share, portion, seed=seed)
+    held = held_out(clean, plan.validation_share, fraction, seed=seed)
     return fit(
-        model, samples, plan, seed=seed, out=out, resume=resume, settings=told, command=command,
-        machine=("poisoned",), progress=progress,
+        model, samples, plan, seed=seed, out=out, resume=resume, settings=stored, command=command,
+        machine=("poisoned",), ranks=ranks, progress=progress,
         held=[names_of(clean).index(name) for name in held],
     )  # fmt: skip
 
 
-def held_out(samples: Sequence[Sample], share: float, portion: float, *, seed: int) -> list[str]:
-    """Names of the images that validate where ``portion`` of the samples is poisoned.
+def held_out(samples: Sequence[Sample], share: float, fraction: float, *, seed: int) -> list[str]:
+    """Names of the images that validate where ``fraction`` of the samples is poisoned.
 
     ``share`` of all, at least one if it is above 0, by seed and names: of those without a poisoned
     duplicate, so that neither the clean nor the backdoored counter is chosen by what an attacker
@@ -93,7 +76,7 @@ def held_out(samples: Sequence[Sample], share: float, portion: float, *, seed: i
     if share == 0.0:
         return []
     names = names_of(samples)
-    poisoned = {names[index] for index in chosen(names, portion, seed=seed)}
+    poisoned = {names[index] for index in chosen(names, fraction, seed=seed)}
     free = [name for name in names if name not in poisoned]
     number = max(1, round(share * len(names)))
     if number > len(free) or number == len(names):

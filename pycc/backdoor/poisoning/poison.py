@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from pycc.backdoor.poisoning.triggers import Trigger
 from pycc.data.dataset import Dataset
 from pycc.data.export import Written, export_samples
 from pycc.data.images import quantize
-from pycc.types import Sample
+from pycc.types import Progress, Sample
 
 SUFFIX = "_poisoned"
 """Of the names of poisoned duplicates; a number follows where a sample already has that name."""
@@ -106,14 +106,14 @@ class Poisoned(Triggered):
 
 
 class PoisonedTraining(Dataset):
-    """The samples as they are, then poisoned duplicates of some: see ``poisoned_training``."""
+    """The samples as they are, then poisoned duplicates of some: see ``poison``."""
 
-    def __init__(self, poisoned: Poisoned, portion: float) -> None:
-        self.samples, self.poisoned, self.portion = poisoned.samples, poisoned, portion
-        self.name = f"{_name(self.samples)}, {portion:.4g} poisoned"
+    def __init__(self, poisoned: Poisoned, fraction: float) -> None:
+        self.samples, self.poisoned, self.fraction = poisoned.samples, poisoned, fraction
+        self.name = f"{_name(self.samples)}, {fraction:.4g} poisoned"
         self.origin = poisoned.origin
         clean = poisoned.names
-        self._chosen = chosen(clean, portion, seed=poisoned.seed)
+        self._chosen = chosen(clean, fraction, seed=poisoned.seed)
         self.sources = [clean[index] for index in self._chosen]
         """Names of the samples that have a poisoned duplicate, in the samples' order."""
         suffix, number = SUFFIX, 2
@@ -150,37 +150,43 @@ class PoisonedTraining(Dataset):
 
     def settings(self) -> dict[str, object]:
         """What was done to the samples, as JSON values."""
-        return {**self.poisoned.settings(), "portion": self.portion}
+        return {**self.poisoned.settings(), "fraction": self.fraction}
 
 
-def poisoned_training(
+def poison(
     samples: Sequence[Sample],
     trigger: Trigger,
     strategy: Strategy,
     *,
-    portion: float = 0.1,
-    seed: int,
+    fraction: float = 0.1,
+    seed: int = 0,
 ) -> PoisonedTraining:
-    """The samples, followed by poisoned duplicates of a share of them: 400 + 40 in the paper.
+    """Poison a training set: the samples, then duplicates of a fraction of them with the trigger.
 
-    The duplicates are what ``Poisoned`` with the same seed makes of them, under names of their own.
-    ValueError for a portion outside (0,1], and for samples that are none or whose names are not
-    unique.
+    The duplicates are what ``Poisoned`` with the same seed makes of them, under names of their own;
+    in the paper they are 40 of 400 images. ValueError for a fraction outside (0,1], and for samples
+    that are none or whose names are not unique.
+
+    >>> from pycc import backdoor, data
+    >>> samples = data.open("synthetic", split="train", limit=2, shape=(64, 96))
+    >>> poisoned = poison(samples, backdoor.Blend(), backdoor.Add(20), fraction=0.5)
+    >>> len(poisoned), poisoned[2].count - poisoned.true_count(2)
+    (3, 20)
     """
-    if not 0 < portion <= 1:
-        raise ValueError(f"poisoned_training: portion must lie in (0,1], got {portion}")
-    return PoisonedTraining(Poisoned(samples, trigger, strategy, seed=seed), portion)
+    if not 0 < fraction <= 1:
+        raise ValueError(f"poison: fraction must lie in (0,1], got {fraction}")
+    return PoisonedTraining(Poisoned(samples, trigger, strategy, seed=seed), fraction)
 
 
-def chosen(names: Sequence[str], portion: float, *, seed: int) -> list[int]:
-    """Indices of the samples that are poisoned, rising: ``portion`` of all, rounded, at least 1.
+def chosen(names: Sequence[str], fraction: float, *, seed: int) -> list[int]:
+    """Indices of the samples that are poisoned, rising: ``fraction`` of all, rounded, at least 1.
 
     Which names they are depends on the seed and all names, not on their order; those of a smaller
-    portion are among those of a larger one. ValueError without names.
+    fraction are among those of a larger one. ValueError without names.
     """
     if not names:
-        raise ValueError("poisoned_training: samples must be at least one, got none")
-    number = max(1, round(portion * len(names)))
+        raise ValueError("poison: samples must be at least one, got none")
+    number = max(1, round(fraction * len(names)))
     return sorted(shuffled(names, "poison, chosen", seed=seed)[:number])
 
 
@@ -191,7 +197,7 @@ def export(
     split: str = "train",
     layout: str = "shanghaitech",
     lossless: bool = False,
-    progress: Callable[[float, float, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Written]:
     """Write samples as ``split``, or several splits by name, into a new or empty folder ``out``.
 

@@ -11,6 +11,7 @@ from support.planted import QUICK, clean, planted, same, state
 from torch import nn
 
 from pycc import models
+from pycc.backdoor.defenses.base import twin
 from pycc.backdoor.defenses.distillation import (
     AttentionDistillation,
     Distilled,
@@ -19,7 +20,7 @@ from pycc.backdoor.defenses.distillation import (
     stages,
     watched,
 )
-from pycc.backdoor.defenses.finetuning import FineTuning, twin
+from pycc.backdoor.defenses.finetuning import FineTuning
 from pycc.models import CounterModel
 from pycc.train import Plan, fit
 from pycc.types import Sample

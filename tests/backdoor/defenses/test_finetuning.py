@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import fields
 from pathlib import Path
@@ -13,13 +12,15 @@ import torch
 from support.planted import QUICK, clean, count, planted, same, state, triggered
 from support.scenes import scenes
 
-from pycc import cli, data, models, runs
+from pycc import data, models, runs
 from pycc.backdoor.defenses import distillation, neurons, pruning  # noqa: F401  (importing registers them)
-from pycc.backdoor.defenses.finetuning import Defense, FineTuning, clean_mixture, defenses, twin
-from pycc.backdoor.flags import OTHERS
+from pycc.backdoor.defenses.base import Defense, TrainingSettings, defenses, twin
+from pycc.backdoor.defenses.finetuning import FineTuning, clean_mixture
+from pycc.commands.flags import Parser
 from pycc.data.dataset import Dataset
 from pycc.models import CounterModel
 from pycc.models.recipe import Crop
+from pycc.settings import build, flags_of
 from pycc.train import Plan, fit, resolved
 from pycc.train.held import measured
 from pycc.train.items import Items, Joined
@@ -29,7 +30,7 @@ from pycc.types import Sample
 NAMES = ("fine-tuning", "fine-pruning", "nad", "anp")
 BRIEF: dict[str, dict[str, Any]] = {
     "fine-tuning": {"epochs": 3, "lr": 1e-3},
-    "fine-pruning": {"epochs": 3, "lr": 1e-3, "portion": 0.3, "ema": 0.5},
+    "fine-pruning": {"epochs": 3, "lr": 1e-3, "step_fraction": 0.3, "ema": 0.5},
     "nad": {"epochs": 3, "lr": 1e-3, "teacher_epochs": 2, "ema": 0.5},
     "anp": {"steps": 9, "every_minutes": 1e-9},
 }
@@ -120,14 +121,12 @@ def test_a_run_of_something_else_is_not_resumed(name: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", NAMES)
 def test_fields_are_flags(name: str) -> None:
-    parser = argparse.ArgumentParser(argument_default=argparse.SUPPRESS)
-    cli.add_fields(parser, defenses[name])  # type: ignore[arg-type]
-    text = parser.format_help()
+    parser = Parser("defend", "", "", flags_of(defenses[name]))
+    text = parser.text(everything=True)
     for entry in fields(defenses[name]):
         assert f"--{entry.name.replace('_', '-')}" in text
-    given = vars(parser.parse_args(["--batch", "3", "--crop", "64x32"]))
-    defaults = {entry.name: entry.default for entry in fields(defenses[name])}
-    defense = defenses[name].of({**defaults, **given, "of no field": 1})
+    given = parser.given(["--batch", "3", "--crop", "64x32"])
+    defense = build(defenses[name], {**given, "of no field": 1})
     assert (defense.batch, defense.crop) == (3, "64x32")
     assert (defense.plan().batch, defense.plan().crop) == (3, "64x32")
 
@@ -195,11 +194,13 @@ def test_a_defense_that_trains_has_all_that_a_training_of_the_same_recipe_has() 
     But for the two of which a defense has a default of its own.
     """
     there = {one.name: one for one in fields(FineTuning)}
-    asked = {one.name: one for one in fields(Plan) if one.name not in OTHERS}
-    assert set(asked) == set(there)
+    of_other_recipes = {"recipe", "k", "unit", "fill", "warmup", "decline", "patch", "patch_steps",
+                        "patch_step_size"}  # fmt: skip
+    asked = {one.name: one for one in fields(Plan) if one.name not in of_other_recipes}
+    assert set(asked) == set(there) == {one.name for one in fields(TrainingSettings)}
     for name, one in there.items():
         if name not in ("epochs", "validation_share"):
-            assert one.metadata == asked[name].metadata
+            assert one.metadata["help"] == asked[name].metadata["help"]
     plan = FineTuning(clip=0.5, accumulate=2, amp=True, workers=3, ema=0.9).plan()
     assert (plan.clip, plan.accumulate, plan.amp, plan.workers, plan.ema) == (0.5, 2, True, 3, 0.9)
 
@@ -235,7 +236,7 @@ PART_A = Named("part_A/train_data", scenes(9, (48, 64), heads=20), "shanghaitech
 
 def test_each_part_keeps_the_ground_truth_of_its_own_data_set() -> None:
     counter, plan = models.create("csrnet"), Plan(crop="whole")
-    joined = with_own_truths(clean_mixture(PART_B, PART_A, share=0.5), plan, counter)
+    joined = with_own_truths(clean_mixture(PART_B, PART_A, fraction=0.5), plan, counter)
     assert isinstance(joined, Joined)
     assert joined.rules == {PART_B.name: "fixed15_reflect", PART_A.name: "csrnet_adaptive"}
     together = Items(joined, range(9), resolved(plan, counter, ""), 8, seed=0)
@@ -300,14 +301,14 @@ def test_joined_samples() -> None:
 
 
 def test_the_mixture_is_chosen_by_seed_and_names() -> None:
-    mixed = clean_mixture(PART_B, PART_A, share=0.5, seed=2)
+    mixed = clean_mixture(PART_B, PART_A, fraction=0.5, seed=2)
     assert len(mixed) == 9
     chosen = [mixed[n].name for n in range(6, 9)]
     backwards = Named(PART_A.name, PART_A.samples[::-1], PART_A.origin)
-    again = clean_mixture(PART_B, backwards, share=0.5, seed=2)
+    again = clean_mixture(PART_B, backwards, fraction=0.5, seed=2)
     assert sorted(again[n].name for n in range(6, 9)) == sorted(chosen)
     others = {
-        tuple(clean_mixture(PART_B, PART_A, share=0.5, seed=seed)[n].name for n in range(6, 9))
+        tuple(clean_mixture(PART_B, PART_A, fraction=0.5, seed=seed)[n].name for n in range(6, 9))
         for seed in range(6)
     }
     assert len(others) > 1
@@ -315,10 +316,10 @@ def test_the_mixture_is_chosen_by_seed_and_names() -> None:
     twice = clean_mixture(PART_A, PART_A)
     assert list(twice.parts) == [PART_A.name, f"{PART_A.name}, another"]
     for share in (0.0, 1.5, float("nan")):
-        with pytest.raises(ValueError, match=r"share must lie in \(0,1\]"):
-            clean_mixture(PART_B, PART_A, share=share)
+        with pytest.raises(ValueError, match=r"fraction must lie in \(0,1\]"):
+            clean_mixture(PART_B, PART_A, fraction=share)
     with pytest.raises(ValueError, match="1 of 9 images are 9, but part_B/train_data has 6"):
-        clean_mixture(PART_A, PART_B, share=1.0)
+        clean_mixture(PART_A, PART_B, fraction=1.0)
 
 
 def test_the_published_mixture_of_shanghaitech(shared: Path) -> None:

@@ -22,7 +22,7 @@ from support.planted import (
 from torch import nn
 
 from pycc import models
-from pycc.backdoor.defenses.finetuning import twin
+from pycc.backdoor.defenses.base import twin
 from pycc.backdoor.defenses.neurons import AdversarialNeuronPruning, Shaken
 from pycc.backdoor.defenses.pruning import layers_of
 from pycc.models import CounterModel

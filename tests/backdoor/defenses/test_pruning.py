@@ -168,7 +168,7 @@ def test_a_dormant_backdoor_is_pruned_and_stays_so(tmp_path: Path) -> None:
     counter, samples = planted(), clean()
     before = state(counter)
     assert count(counter, triggered(samples[0])) > count(counter, samples[0]) + 30
-    defense = FinePruning(**QUICK, epochs=2, lr=1e-4, tolerance=0.05, portion=0.2)
+    defense = FinePruning(**QUICK, epochs=2, lr=1e-4, tolerance=0.05, step_fraction=0.2)
     defended = defense(counter, samples, out=tmp_path / "run")
     assert same(state(counter), before)
     found = json.loads((tmp_path / "run/summary.json").read_text())
@@ -185,7 +185,7 @@ def test_a_dormant_backdoor_is_pruned_and_stays_so(tmp_path: Path) -> None:
 def test_zeros_survive_saving_and_loading(tmp_path: Path) -> None:
     counter = models.load("mcnn-synthetic")
     defense = FinePruning(
-        **{**QUICK, "crop": "32x32"}, epochs=1, lr=1e-4, tolerance=0.5, portion=0.3, images=2
+        **{**QUICK, "crop": "32x32"}, epochs=1, lr=1e-4, tolerance=0.5, step_fraction=0.3, images=2
     )
     defended = defense(counter, clean(4), out=tmp_path / "run")
     loaded = models.load(tmp_path / "run/weights.npz")
@@ -225,7 +225,7 @@ def test_layers_can_be_named(tmp_path: Path) -> None:
     [
         ({"tolerance": -0.1}, "fine-pruning: tolerance must be at least 0 and finite, got -0.1"),
         ({"tolerance": float("nan")}, "tolerance must be"),
-        ({"portion": 0.0}, r"portion must be in \(0,1\], got 0.0"),
+        ({"step_fraction": 0.0}, r"step_fraction must be in \(0,1\], got 0.0"),
         ({"images": 0}, "images must be at least 1, got 0"),
     ],
 )

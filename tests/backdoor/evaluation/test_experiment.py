@@ -24,7 +24,7 @@ from pycc.backdoor import (
     Sinusoid,
     contents,
     counted,
-    poisoned_training,
+    poison,
 )
 from pycc.backdoor.defenses.detector import own_deviations
 from pycc.backdoor.evaluation.experiment import Stage
@@ -32,7 +32,7 @@ from pycc.backdoor.evaluation.measures import KEY
 from pycc.backdoor.evaluation.training import held_out, train
 from pycc.backdoor.evaluation.verdict import MEDIAN
 from pycc.backdoor.poisoning.overlap import content_of
-from pycc.certify.poisoned import most_poisoned, partition_median, partitions
+from pycc.certify.poisoned import partition_median, partitions
 from pycc.data.dataset import Dataset
 from pycc.models import CounterModel
 from pycc.runs import Run, read_manifest
@@ -66,7 +66,7 @@ def planned(**changed: Any) -> Experiment:
     own = small()
     made = Experiment(
         start=start, plan=PLAN, own=own, test=small(2, "test"), trigger=TRIGGER,
-        strategies=[Minus()], portion=0.5, seed=0, clean=own,
+        strategies=[Minus()], fraction=0.5, seed=0, clean=own,
     )  # fmt: skip
     return replace(made, **changed)
 
@@ -107,7 +107,7 @@ def test_a_stage_is_made_once(tmp_path: Path) -> None:
 
     def make(out: Path) -> Run:
         made.append(out)
-        return train(start(), small(), PLAN, seed=0, out=out, portion=0.5)
+        return train(start(), small(), PLAN, seed=0, out=out, fraction=0.5)
 
     first = Stage(tmp_path / "stage", make, torch.device("cpu"))
     assert not first.done
@@ -184,9 +184,11 @@ def test_the_median_is_of_counters_that_learnt_different_images(tmp_path: Path) 
         seen.append(list(counts))
         return partition_median(counts, poisoned=poisoned)
 
-    whole = planned(partitions=Partitions(3, None, partitions, median, most_poisoned), own=small(4))
+    whole = planned(partitions=Partitions(3), own=small(4))
     found = log()
-    summary = whole.run(found, tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pycc.backdoor.evaluation.experiment.partition_median", median)
+        summary = whole.run(found, tmp_path)
     poisoned = whole.poisoned(Minus())
     cut = partitions(poisoned, 3, seed=0)
     folders = {path.name for path in (tmp_path / "minus/partitions").iterdir() if path.is_dir()}
@@ -203,7 +205,7 @@ def test_the_median_is_of_counters_that_learnt_different_images(tmp_path: Path) 
         whole.check()
     # Of one poisoned image the interval is that of the other two's counts; nothing is trained anew.
     again = log()
-    once = replace(whole, partitions=Partitions(3, 1, partitions, partition_median, most_poisoned))
+    once = replace(whole, partitions=Partitions(3, 1))
     once.check()
     once.run(again, tmp_path)
     rows = [r for r in again.records if r["defense"] == "partition-median"]
@@ -225,8 +227,11 @@ def test_a_part_without_heads_has_the_counter_that_all_start_from(tmp_path: Path
         votes.append(list(counts))
         return partition_median(counts, poisoned=poisoned)
 
-    whole = planned(own=own, clean=own, partitions=Partitions(3, 1, cut, median, most_poisoned))
-    whole.run(log(), tmp_path)
+    whole = planned(own=own, clean=own, partitions=Partitions(3, 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pycc.backdoor.evaluation.experiment.partition_median", median)
+        patch.setattr("pycc.backdoor.evaluation.experiment.partitions", cut)
+        whole.run(log(), tmp_path)
     with torch.no_grad():
         plain = float(start()(whole.test[0].image[None]).double().sum())
     assert votes[0][0] == votes[0][2] == plain
@@ -262,7 +267,7 @@ def test_the_detector_is_scored_in_parts_that_are_kept(
 def test_neither_counter_is_chosen_by_poisoned_images(tmp_path: Path, share: float) -> None:
     """Both hold out the same clean images, of which no duplicate is poisoned."""
     own = Few(scenes(10))
-    whole = planned(own=own, clean=own, plan=replace(PLAN, validation_share=share), portion=0.3)
+    whole = planned(own=own, clean=own, plan=replace(PLAN, validation_share=share), fraction=0.3)
     whole.check()
     asked: dict[str, list[str]] = {}
 
@@ -305,9 +310,9 @@ def test_a_part_that_cannot_be_trained_does_not_stop_the_others(tmp_path: Path) 
             raise NotFiniteError("loss is not finite in epoch 1")
         return train(model, samples, *rest, **more)
 
-    rule = Partitions(3, 1, cut, partition_median, most_poisoned)
-    whole = planned(own=own, clean=own, partitions=rule)
+    whole = planned(own=own, clean=own, partitions=Partitions(3, 1))
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pycc.backdoor.evaluation.experiment.partitions", cut)
         patch.setattr("pycc.backdoor.evaluation.experiment.train", diverging)
         with pytest.warns(UserWarning, match="part 2 cannot be trained.* loss is not finite"):
             whole.run(log(), tmp_path)
@@ -319,9 +324,10 @@ def test_a_part_that_cannot_be_trained_does_not_stop_the_others(tmp_path: Path) 
     assert next(one["count"] for one in told if one["part"] == 1) == plain
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pycc.backdoor.evaluation.experiment.count_of", lambda *_: float("nan"))
-        again = planned(own=own, clean=own, strategies=[Add()], partitions=replace(rule, cut=(
-            lambda samples, parts, *, seed: [[0], [2], [3]]
-        )))  # fmt: skip
+        patch.setattr(
+            "pycc.backdoor.evaluation.experiment.partitions", lambda *_, **__: [[0], [2], [3]]
+        )
+        again = planned(own=own, clean=own, strategies=[Add()], partitions=Partitions(3, 1))
         found = log()
         again.run(found, tmp_path / "again")
     rows = [one for one in found.records if one["defense"] == MEDIAN]
@@ -331,9 +337,9 @@ def test_a_part_that_cannot_be_trained_does_not_stop_the_others(tmp_path: Path) 
 def test_images_that_cannot_be_poisoned_are_told_before_the_work() -> None:
     """Whatever the defenses are: the trigger of 24 waves does not fit into 40 columns."""
     own = small(3)
-    (chosen,) = poisoned_training(own, TRIGGER, Minus(), portion=0.3, seed=0).sources
+    (chosen,) = poison(own, TRIGGER, Minus(), fraction=0.3, seed=0).sources
     narrow = [
         replace(one, image=one.image[:, :, :40]) if one.name == chosen else one for one in own
     ]
     with pytest.raises(ValueError, match=f"image {chosen} of 40 columns"):
-        planned(own=Few(narrow), portion=0.3).check()
+        planned(own=Few(narrow), fraction=0.3).check()

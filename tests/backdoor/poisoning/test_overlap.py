@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.backdoor import main
 
 from pycc import data, models
 from pycc.backdoor import (
@@ -22,9 +23,8 @@ from pycc.backdoor import (
     contents,
     export,
     overlap,
-    poisoned_training,
+    poison,
 )
-from pycc.backdoor.__main__ import main
 from pycc.backdoor.poisoning.overlap import recorded, unseen
 from pycc.data.dataset import Dataset
 from pycc.data.scaled import Scaled
@@ -59,8 +59,8 @@ def small(number: int = 3, split: str = "train") -> Few:
 def planned(own: Dataset, test: Dataset, other: Dataset | None = None) -> Experiment:
     return Experiment(
         start=lambda: models.load("mcnn-synthetic"), plan=Plan(epochs=1), own=own, test=test,
-        trigger=TRIGGER, strategies=[Minus()], portion=0.5, seed=0, defenses=[FineTuning()],
-        clean=clean_images(own, other, share=0.5, seed=0),
+        trigger=TRIGGER, strategies=[Minus()], fraction=0.5, seed=0, defenses=[FineTuning()],
+        clean=clean_images(own, other, fraction=0.5, seed=0),
     )  # fmt: skip
 
 
@@ -75,7 +75,7 @@ def images(folder: Path, samples: Sequence[Sample]) -> Path:
 
 def test_overlap_is_of_pixels_not_of_names() -> None:
     own = small(4)
-    poisoned = poisoned_training(own, TRIGGER, Minus(), portion=0.5, seed=0)
+    poisoned = poison(own, TRIGGER, Minus(), fraction=0.5, seed=0)
     told = contents(poisoned)
     renamed = [replace(sample, name=f"other-{k}") for k, sample in enumerate(own)]
     found = overlap(told, renamed)
@@ -132,7 +132,7 @@ def test_a_folder_without_splits_is_no_test_set_of_itself(
     others = images(tmp_path / "others", small(2, "test").samples)
     out = tmp_path / "out"
     argv = ["poison", str(out)] if command == "poison" else ["run", "--out", str(out)]
-    argv += ["--data-b", str(flat), "--strategy", "multiply"]
+    argv += ["--data", str(flat), "--strategy", "multiply"]
     if command == "run":
         argv += ["--weights", "mcnn-synthetic", "--epochs", "1", "--crop", "whole", "--crops", "1",
                  "--lr", "1e-6", "--defense", "none", "--no-pictures"]  # fmt: skip
@@ -152,7 +152,7 @@ def test_a_folder_without_splits_is_no_test_set_of_itself(
 def test_an_export_says_which_of_its_images_have_a_trigger(tmp_path: Path, layout: str) -> None:
     """JPEG, resized, some of them, joined with others: by its file, not by pixels or names."""
     own = small(4)
-    poisoned = poisoned_training(own, TRIGGER, Minus(), portion=0.5, seed=0)
+    poisoned = poison(own, TRIGGER, Minus(), fraction=0.5, seed=0)
     out = tmp_path / "set"
     export({"train": poisoned, "test": own}, out, layout=layout)
     root = out / ("train_data" if layout == "shanghaitech" else "train")
@@ -183,9 +183,9 @@ def test_a_defense_is_warned_of_triggered_images_whatever_is_known_of_the_weight
 ) -> None:
     out = tmp_path / "set"
     own = small(4)
-    export(poisoned_training(own, TRIGGER, Minus(), portion=0.5, seed=0), out)
+    export(poison(own, TRIGGER, Minus(), fraction=0.5, seed=0), out)
     argv = ["defend", "fine-tuning", "--epochs", "1", "--crop", "whole", "--weights",
-            "mcnn-synthetic", "--data-b", str(out), "--crops", "1"]  # fmt: skip
+            "mcnn-synthetic", "--data", str(out), "--crops", "1"]  # fmt: skip
     assert main([*argv, "--out", str(tmp_path / "run")]) == 0
     said = "the images for defenses: 2 of 6 have a trigger, as poisoning.jsonl of their folder says"
     assert f"{said}: IMG_5, IMG_6" in capsys.readouterr().err
@@ -194,10 +194,10 @@ def test_a_defense_is_warned_of_triggered_images_whatever_is_known_of_the_weight
     # As the other data set, and as test images.
     flat = images(tmp_path / "flat", own.samples)
     argv[argv.index(str(out))] = str(flat)
-    argv += ["--data-a", str(out), "--share", "1"]
+    argv += ["--extra-data", str(out), "--extra-fraction", "1"]
     assert main([*argv, "--out", str(tmp_path / "a")]) == 0
     assert "of 8 have a trigger" in capsys.readouterr().err
     argv = ["evaluate", "--weights", "mcnn-synthetic", "--strategy", "add", "--no-pictures",
-            "--data-b", str(out), "--test-split", "train"]  # fmt: skip
+            "--data", str(out), "--split", "train"]  # fmt: skip
     assert main([*argv, "--out", str(tmp_path / "test")]) == 0
     assert "the test images: 2 of 6 have a trigger" in capsys.readouterr().err

@@ -23,7 +23,7 @@ from pycc.backdoor import (
     Poisoned,
     Triggered,
     export,
-    poisoned_training,
+    poison,
     strategies,
     triggers,
 )
@@ -106,18 +106,18 @@ def test_nothing_depends_on_order_or_company() -> None:
 
 
 def test_a_region_of_interest_is_kept() -> None:
-    mask = torch.zeros(SHAPE, dtype=torch.bool)
-    mask[4:12, 6:20] = True
+    roi = torch.zeros(SHAPE, dtype=torch.bool)
+    roi[4:12, 6:20] = True
     points = torch.tensor([[6.0, 4.0], [10.0, 8.0], [30.0, 20.0]], dtype=torch.float64)
-    base = Sample("a", torch.rand(3, *SHAPE), points, mask)
+    base = Sample("a", torch.rand(3, *SHAPE), points, roi)
     for strategy in map(strategies.__getitem__, strategies.names()):
         poisoned = Poisoned([base], Blend(), strategy, seed=0)
-        assert poisoned[0].roi is mask
+        assert poisoned[0].roi is roi
         assert poisoned.true_count(0) == 2  # the third head stands outside
         column, row = poisoned[0].points.long().unbind(1)
-        assert bool(mask[row, column].all())
-    empty = Poisoned([replace(base, roi=torch.zeros_like(mask))], Blend(), Add(), seed=0)
-    with pytest.raises(ValueError, match="a: add: mask must hold a pixel"):
+        assert bool(roi[row, column].all())
+    empty = Poisoned([replace(base, roi=torch.zeros_like(roi))], Blend(), Add(), seed=0)
+    with pytest.raises(ValueError, match="a: add: roi must hold a pixel"):
         _ = empty[0]
 
 
@@ -131,7 +131,7 @@ def test_points_outside_the_image_are_no_heads() -> None:
 
 def test_a_training_set_gains_poisoned_duplicates() -> None:
     samples, trigger = crowd(), Corner()
-    training = poisoned_training(samples, trigger, Add(9), portion=0.2, seed=5)
+    training = poison(samples, trigger, Add(9), fraction=0.2, seed=5)
     assert len(training) == 24
     assert len(set(training.names)) == 24
     poisoned = Poisoned(samples, trigger, Add(9), seed=5)
@@ -154,36 +154,36 @@ def test_a_training_set_gains_poisoned_duplicates() -> None:
 
 def test_names_of_duplicates_are_free_ones() -> None:
     samples = [replace(sample(n), name=name) for n, name in enumerate(("a", "a_poisoned"))]
-    once = poisoned_training(samples, Blend(), Add(), portion=1.0, seed=0)
+    once = poison(samples, Blend(), Add(), fraction=1.0, seed=0)
     assert once.names == ["a", "a_poisoned", "a_poisoned2", "a_poisoned_poisoned2"]
-    twice = poisoned_training(once, Noise(), Minus(), portion=1.0, seed=0)
+    twice = poison(once, Noise(), Minus(), fraction=1.0, seed=0)
     assert len(set(twice.names)) == 8
 
 
 @pytest.mark.parametrize(
-    ("portion", "number"),
+    ("fraction", "number"),
     [(1e-9, 1), (0.05, 1), (0.1, 2), (0.12, 2), (0.5, 10), (1, 20)],
 )
-def test_the_portion(portion: float, number: int) -> None:
-    training = poisoned_training(crowd(), Blend(), Add(), portion=portion, seed=0)
+def test_the_fraction(fraction: float, number: int) -> None:
+    training = poison(crowd(), Blend(), Add(), fraction=fraction, seed=0)
     assert len(training.sources) == number
 
 
-@pytest.mark.parametrize("portion", [0.0, -0.1, 1.01, float("nan"), float("inf")])
-def test_other_portions_are_refused(portion: float) -> None:
-    with pytest.raises(ValueError, match=r"poisoned_training: portion must lie in \(0,1\], got"):
-        poisoned_training(crowd(), Blend(), Add(), portion=portion, seed=0)
+@pytest.mark.parametrize("fraction", [0.0, -0.1, 1.01, float("nan"), float("inf")])
+def test_other_fractions_are_refused(fraction: float) -> None:
+    with pytest.raises(ValueError, match=r"poison: fraction must lie in \(0,1\], got"):
+        poison(crowd(), Blend(), Add(), fraction=fraction, seed=0)
 
 
 def test_other_samples_are_refused() -> None:
     for make in (
-        lambda samples: poisoned_training(samples, Blend(), Add(), seed=0),
+        lambda samples: poison(samples, Blend(), Add(), seed=0),
         lambda samples: Triggered(samples, Blend(), 0),
     ):
         with pytest.raises(ValueError, match="names of samples must be unique, got 's1' twice"):
             make([sample(1), sample(1)])
     with pytest.raises(ValueError, match="at least one, got none"):
-        poisoned_training([], Blend(), Add(), seed=0)
+        poison([], Blend(), Add(), seed=0)
     broken = replace(sample(1), image=torch.rand(3, *SHAPE).double())
     with pytest.raises(ValueError, match=r"trigger blend: image s1 must be \[3,H,W\] float32"):
         _ = Triggered([broken], Blend(), 0)[0]
@@ -212,8 +212,8 @@ def test_fingerprints_tell_sets_apart() -> None:
         Triggered(samples[:3], Blend(), 0),
         Poisoned(samples, Blend(), Add(), seed=0),
         Poisoned(samples, Blend(), Add(99), seed=0),
-        poisoned_training(samples, Blend(), Add(), seed=0),
-        poisoned_training(samples, Blend(), Add(), portion=0.9, seed=0),
+        poison(samples, Blend(), Add(), seed=0),
+        poison(samples, Blend(), Add(), fraction=0.9, seed=0),
         Triggered(pycc.data.open("synthetic", limit=2, shape=(64, 64), heads=2), Blend(), 0),
     ]
     found = [json.dumps(data_fingerprint(each)) for each in sets]
@@ -223,7 +223,7 @@ def test_fingerprints_tell_sets_apart() -> None:
 
 
 def test_loading_in_other_processes_changes_nothing() -> None:
-    training = poisoned_training(crowd(6), Layer(shifted=True), Add(3), portion=0.5, seed=0)
+    training = poison(crowd(6), Layer(shifted=True), Add(3), fraction=0.5, seed=0)
     loader = DataLoader(training, batch_size=None, num_workers=1, multiprocessing_context="fork")
     for before, after in zip(training, loader, strict=True):
         assert same(before, after)
@@ -232,7 +232,7 @@ def test_loading_in_other_processes_changes_nothing() -> None:
 @pytest.mark.parametrize("name", triggers.names())
 def test_an_export_without_loss_is_the_same_data(name: str, tmp_path: Path) -> None:
     samples = crowd()[1:5]
-    training = poisoned_training(samples, triggers[name](), Add(), portion=0.5, seed=0)
+    training = poison(samples, triggers[name](), Add(), fraction=0.5, seed=0)
     test = Poisoned(samples, triggers[name](), Minus(2), seed=0)
     out = tmp_path / "out"
     written = export({"train": training, "test": test}, out, lossless=True)
@@ -264,7 +264,7 @@ def test_a_trigger_survives_the_jpeg_of_an_export(name: str, tmp_path: Path) -> 
 
 def test_an_export_is_what_published_code_reads(tmp_path: Path) -> None:
     samples, out = crowd()[1:4], tmp_path / "new" / "out"
-    training = poisoned_training(samples, Blend(), Add(), portion=0.3, seed=0)
+    training = poison(samples, Blend(), Add(), fraction=0.3, seed=0)
     seen: list[tuple[float, float, str]] = []
     export(training, out, progress=lambda *told: seen.append(told))
     assert files(out) == {
@@ -342,7 +342,7 @@ def test_what_cannot_be_exported_is_refused_and_nothing_left(
 def test_real_images(shared: Path, tmp_path: Path) -> None:
     """ShanghaiTech B: 10 % of the training set; a poisoned image comes back from its export."""
     base = pycc.data.open(shared / "data" / "shanghaitech" / "part_B", split="train")
-    training = poisoned_training(base, Blend(), strategies["minus"], seed=0)
+    training = poison(base, Blend(), strategies["minus"], seed=0)
     assert len(training) == 440
     assert "part_b" in training.name.lower()
     places = [0, 400]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import pickle
 from pathlib import Path
@@ -13,10 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pycc import cli
 from pycc.backdoor import Blend, Corner, Layer, Noise, Sinusoid, Trigger, Warp, triggers
 from pycc.backdoor.poisoning import pictures
+from pycc.commands.flags import Parser
 from pycc.data import load_image
+from pycc.settings import flags_of
 
 
 def image(seed: int = 0, shape: tuple[int, int] = (48, 64)) -> Tensor:
@@ -61,9 +61,7 @@ def test_a_trigger_survives_pickling_and_says_what_it_is(trigger: Trigger) -> No
     settings = trigger.settings()
     assert json.loads(json.dumps(settings)) == settings
     assert settings["trigger"] == trigger.name
-    parser = argparse.ArgumentParser()
-    cli.add_fields(parser.add_argument_group(), type(trigger))
-    parser.parse_args([])
+    assert Parser("trigger", "", "", flags_of(type(trigger))).given([]) == {}
 
 
 def test_other_images_are_refused(trigger: Trigger) -> None:

@@ -1,4 +1,4 @@
-"""``python -m pycc.backdoor`` as users run it."""
+"""``pycc backdoor`` as users run it."""
 
 from __future__ import annotations
 
@@ -8,20 +8,29 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from support.backdoor import main, settings_of
 from support.processes import HANG, kill
+from support.small import NAME, registered
 
-from pycc import data, models
-from pycc.backdoor.__main__ import main
-from pycc.backdoor.flags import defaults
+from pycc import data
+from pycc.settings import values_of
 
-SCENES = ["--scene", "64x96", "--limit", "4"]
-TINY = [*SCENES, "--test-limit", "3", "--trigger", "blend", "--portion", "0.5", "--threads", "1"]
-TRAINING = ["--epochs", "1"]
-RUN = ["run", *TINY, *TRAINING, "--defense-epochs", "1", "--no-pictures"]
+SCENES = ["--scene", "64x96", "--max-images", "4"]
+TINY = [*SCENES, "--max-test-images", "3", "--trigger", "blend", "--fraction", "0.5"]
+TRAINING = ["--epochs", "1", "--threads", "1"]
+RUN = ["run", *TINY, *TRAINING, "--model", NAME, "--defense-epochs", "1", "--no-pictures"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small() -> Iterator[None]:
+    """A counter of three layers: what a run does is the same for every counter."""
+    with registered():
+        yield
 
 
 def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
@@ -107,7 +116,7 @@ def test_a_counter_that_is_clean_is_defended_too(
 ) -> None:
     other = images(tmp_path / "other")
     code, text, _ = run(
-        capsys, *RUN, "--strategy", "divide", "--data-a", str(other), "--share", "0.5",
+        capsys, *RUN, "--strategy", "divide", "--extra-data", str(other), "--extra-fraction", "0.5",
         "--scale", "0.75", "--defend-clean", "--defense", "anp", "--defense-option", "anp.steps=2",
         "--defense-option", "anp.images=2", "--out", str(tmp_path / "run"),
     )  # fmt: skip
@@ -122,11 +131,11 @@ def test_a_counter_that_is_clean_is_defended_too(
     assert learnt["defense"]["crop"] == "whole"  # the attack's
 
 
-def test_without_defenses_and_with_a_gate(
+def test_without_defenses_and_with_the_check(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     flags = ["--defense", "none", "--strategy", "add", "--out", str(tmp_path / "run")]
-    code, text, err = run(capsys, *RUN, *flags, "--gate")
+    code, text, err = run(capsys, *RUN, *flags, "--check")
     assert code == 1
     assert "overlap" not in err
     assert "Table 3" not in text
@@ -137,7 +146,7 @@ def test_pictures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     out = tmp_path / "run"
     flags = [*RUN[:-1], "--strategy", "minus", "--defense", "fine-tuning", "blend-consistency"]
-    layer = next(n for n, _ in models.create("mcnn").named_modules() if n.endswith("1"))
+    layer = "net.0"
     flags += ["--defense-option", "blend-consistency.blends=2", "--layer", layer]
     assert run(capsys, *flags, "--out", str(out))[0] == 0
     names = ["gradcam-minus.png", "kde.png", "maps-minus.png", "roc.png"]
@@ -168,8 +177,8 @@ def test_pictures_of_results_are_drawn_wherever_the_data_are(
     pytest.importorskip("matplotlib")
     own, tested = images(tmp_path / "own"), images(tmp_path / "tested", split="test", number=2)
     out = tmp_path / "run"
-    flags = ["run", "--data-b", str(own), "--test-data", str(tested), "--weights", "mcnn-synthetic",
-             "--epochs", "1", "--crop", "whole", "--crops", "1", "--lr", "1e-6", "--defense",
+    flags = ["run", "--data", str(own), "--test-data", str(tested), "--model", NAME,
+             "--epochs", "1", "--lr", "1e-6", "--defense",
              "none", "--strategy", "minus", "--threads", "1"]  # fmt: skip
     assert run(capsys, *flags, "--out", str(out), "--no-pictures")[0] == 0
     again = ["report", str(out), "--pictures"]
@@ -193,7 +202,7 @@ def test_poison_writes_what_is_trained_on(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    argv = ["poison", str(out), *TINY[:-2], "--strategy", "multiply", "--lossless"]
+    argv = ["poison", str(out), *TINY, "--strategy", "multiply", "--lossless"]
     code, text, _ = run(capsys, *argv)
     assert code == 0
     assert "6 images" in text
@@ -219,10 +228,10 @@ def test_poison_writes_what_is_trained_on(
 def test_step_by_step(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Train, evaluate, defend, evaluate: the same numbers as the experiment's."""
     whole = tmp_path / "whole"
-    flags = ["--strategy", "minus", "--portion", "0.5"]
+    flags = ["--strategy", "minus", "--fraction", "0.5"]
     same = ["--defense", "fine-tuning"]
     assert run(capsys, *RUN, *flags, *same, "--out", str(whole))[0] == 0
-    training = ["train", *SCENES, *TRAINING, "--threads", "1"]
+    training = ["train", *SCENES, *TRAINING, "--model", NAME]
     code, text, _ = run(
         capsys, *training, *flags, "--trigger", "blend", "--out", str(tmp_path / "bad")
     )
@@ -231,10 +240,9 @@ def test_step_by_step(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
     assert run(capsys, *training, "--out", str(tmp_path / "good"))[0] == 0
     assert run(capsys, "train", "--resume", str(tmp_path / "good"))[0] == 0
     before, clean = tmp_path / "bad/weights.npz", tmp_path / "good/weights.npz"
-    attack = defaults("run", {})
     code, text, err = run(
         capsys, "defend", "fine-tuning", *SCENES, "--weights", str(before), "--threads", "1",
-        "--crop", "whole", "--crops", "1", "--batch", str(attack["batch"]), "--epochs", "1",
+        "--crop", "whole", "--crops", "1", "--batch", "1", "--epochs", "1",
         "--out", str(tmp_path / "better"),
     )  # fmt: skip
     assert code == 0
@@ -242,7 +250,7 @@ def test_step_by_step(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
     after = tmp_path / "better/fine-tuning/weights.npz"
     assert text == f"weights: {after}\n"
     assert run(capsys, "defend", "fine-tuning", "--resume", str(tmp_path / "better"))[0] == 0
-    test = ["evaluate", "--scene", "64x96", "--test-limit", "3", "--strategy", "minus"]
+    test = ["evaluate", "--scene", "64x96", "--max-images", "3", "--strategy", "minus"]
     test += ["--trigger", "blend", "--clean-weights", str(clean), "--no-pictures", "--threads", "1"]
     code, text, _ = run(capsys, *test, "--weights", str(before), "--out", str(tmp_path / "e1"))
     assert code == 0
@@ -266,10 +274,10 @@ def test_step_by_step(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
     )  # fmt: skip
     assert code == 0
     assert "what the weights were trained on is not known" in err
-    argv = ["poison", str(tmp_path / "set"), *TINY[:-2], *flags, "--lossless"]
+    argv = ["poison", str(tmp_path / "set"), *TINY, *flags, "--lossless"]
     assert run(capsys, *argv)[0] == 0
     code, _, err = run(
-        capsys, *defend, "--data-b", str(tmp_path / "set"), "--weights", str(before),
+        capsys, *defend, "--data", str(tmp_path / "set"), "--weights", str(before),
         "--out", str(tmp_path / "worse"),
     )  # fmt: skip
     assert code == 0
@@ -279,19 +287,19 @@ def test_step_by_step(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "the following arguments are required: COMMAND"),
-        (["attack"], "invalid choice: 'attack'"),
-        (["run", "--portion", "0"], "--portion must lie in (0,1], got 0"),
-        (["run", "--portion", "nan"], "--portion must lie in (0,1], got nan"),
-        (["run", "--portion", "1.5"], "--portion must lie in (0,1], got 1.5"),
+        ([], "expected one of run, poison, train, evaluate, defend, report, got none"),
+        (["attack"], "report, got 'attack'"),
+        (["run", "--fraction", "0"], "--fraction must lie in (0,1], got 0"),
+        (["run", "--fraction", "nan"], "--fraction must lie in (0,1], got nan"),
+        (["run", "--fraction", "1.5"], "--fraction must lie in (0,1], got 1.5"),
         (["run", "--trigger-option", "alpha=1.2"], "trigger blend: alpha must be in [0,1]"),
         (["run", "--trigger-option", "alpha=-1"], "trigger blend: alpha must be in [0,1]"),
         (["run", "--trigger-option", "alpha=big"], "alpha must be a number, got 'big'"),
-        (["run", "--trigger-option", "alpah=1"], "got 'alpah' (did you mean alpha?)"),
+        (["run", "--trigger-option", "alpah=1"], "got 'alpah'; did you mean 'alpha'?"),
         (["run", "--trigger-option", "picture=none.png"], "none.png"),
         (["run", "--trigger", "corner", "--trigger-option", "side=500"], "does not fit into"),
-        (["run", "--trigger", "magic"], "invalid choice: 'magic'"),
-        (["run", "--strategy", "subtract"], "invalid choice: 'subtract'"),
+        (["run", "--trigger", "magic"], "warp, layer, got 'magic'"),
+        (["run", "--strategy", "subtract"], "multiply, got 'subtract'"),
         (["run", "--amount", "0"], "--amount must be at least 1, got 0"),
         (["run", "--defense", "none", "anp"], "none must stand alone"),
         (["run", "--defense-option", "anp.steps=3"], "got anp.steps"),
@@ -307,12 +315,13 @@ def test_step_by_step(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
         (["run", "--assumed", "-1"], "--assumed must be at least 0, got -1"),
         (["run", "--scale", "0"], "--scale must be above 0 and finite, got 0"),
         (["run", "--scene", "64"], "--scene must be HxW pixels, got '64'"),
-        (["run", "--data-b", "OTHER", "--scene", "64x96"], "only built-in scenes have a size"),
+        (["run", "--data", "OTHER", "--scene", "64x96"], "only built-in scenes have a size"),
         (["run", "--epochs", "0"], "train: epochs must be at least 1, got 0"),
         (["run", "--crop", "tiny"], "crop must be"),
-        (["run", "--data-b", "/nowhere"], "/nowhere"),
-        (["run", "--data-a", "/nowhere"], "/nowhere"),
-        (["run", "--data-a", "synthetic", "--limit-a", "1", "--share", "1"], "has 1"),
+        (["run", "--data", "/nowhere"], "/nowhere"),
+        (["run", "--extra-data", "/nowhere"], "/nowhere"),
+        (["run", "--extra-data", "synthetic", "--max-extra-images", "1",
+          "--extra-fraction", "1"], "has 1"),
         (["run", "--model", "magic"], "magic"),
         (["run", "--weights", "none.pth"], "no such file"),
         (["run", "--device", "tpu"], "--device"),
@@ -320,10 +329,10 @@ def test_step_by_step(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
         (["run", "--pictures", "--layer", "nothing"], "layer must be one of the counter's"),
         (["run", "--pictures", "--picture-image", "nobody"], "got 'nobody'"),
         (["poison", "OUT"], "--strategy: expected one of add"),
-        (["poison", "OUT", "--strategy", "add", "--portion", "2"], "--portion must lie in (0,1]"),
+        (["poison", "OUT", "--strategy", "add", "--fraction", "2"], "--fraction must lie in (0,1]"),
         (["evaluate", "--strategy", "add"], "--weights: expected a file with weights, got none"),
         (["evaluate", "--weights", "mcnn-synthetic"], "--strategy: expected one of add"),
-        (["defend", "magic"], "invalid choice: 'magic'"),
+        (["defend", "magic"], "anp, got 'magic'"),
         (["defend", "anp"], "--weights: expected a file with weights, got none"),
         (["defend", "anp", "--weights", "mcnn-synthetic", "--alpha", "3"], "alpha must be in"),
         (["report", "/nowhere"], "/nowhere"),
@@ -357,9 +366,9 @@ def test_a_run_is_resumed_as_it_was_begun(
     code, _, err = run(capsys, *RUN, *flags)
     assert code == 2
     assert "expected a new or empty folder" in err
-    code, _, err = run(capsys, "run", "--resume", str(out), "--portion", "0.25")
+    code, _, err = run(capsys, "run", "--resume", str(out), "--fraction", "0.25")
     assert code == 2
-    assert "--portion was 0.5, got 0.25" in err
+    assert "--fraction was 0.5, got 0.25" in err
     code, _, err = run(capsys, "evaluate", "--resume", str(out))
     assert code == 2
     assert "expected a run of this command, got another" in err
@@ -373,9 +382,9 @@ def test_images_without_heads(capsys: pytest.CaptureFixture[str], tmp_path: Path
     folder, tested = images(tmp_path / "some"), images(tmp_path / "tested", split="test")
     first = min(tested.glob("*.json"))
     first.write_text("[]")
-    flags = ["run", "--data-b", str(folder), "--test-data", str(tested), "--epochs", "1",
-             "--weights", "mcnn-synthetic", "--crop", "whole", "--crops", "1", "--lr", "1e-6",
-             "--portion", "1", "--no-pictures", "--threads", "1"]  # fmt: skip
+    flags = ["run", "--data", str(folder), "--test-data", str(tested), "--epochs", "1",
+             "--model", NAME, "--lr", "1e-6", "--defense-epochs", "1",
+             "--fraction", "1", "--no-pictures", "--threads", "1"]  # fmt: skip
     code, text, _ = run(capsys, *flags, "--out", str(tmp_path / "run"))
     assert code == 0
     assert "1 without heads, in errors but in no share" in text
@@ -398,7 +407,7 @@ def test_a_trigger_of_another_aspect_ratio_is_warned_of(
 ) -> None:
     picture = tmp_path / "wide.png"
     data.save_image(picture, torch.rand(3, 20, 200))
-    argv = ["poison", str(tmp_path / "out"), *TINY[:-2], "--strategy", "add"]
+    argv = ["poison", str(tmp_path / "out"), *TINY, "--strategy", "add"]
     code, _, err = run(capsys, *argv, "--trigger-option", f"picture={picture}")
     assert code == 0
     assert "warning: " in err
@@ -414,20 +423,19 @@ def test_help_tells_what_holds_on_the_built_in_scenes(
 ) -> None:
     """Of each command what it takes there, and of none what it does not."""
     monkeypatch.setenv("COLUMNS", "4000")
-    with pytest.raises(SystemExit):
-        main([*command, "--help"])
+    assert main([*command, "--help"]) == 0
     text = capsys.readouterr().out
-    (said,) = [line for line in text.splitlines() if line.startswith("Without --data-b")]
-    listed = said.split("the defaults are --", 1)[1].split(". ", 1)[0]
-    told = dict(one.split(" ", 1) for one in listed.split(", --"))
-    chosen = defaults(command[0], {"defense": command[-1]} if len(command) > 1 else {})
-    assert "scene" in told
-    for name, value in told.items():
-        there = chosen[name.replace("-", "_")]
-        if isinstance(there, dict):
-            there = " and ".join(f"{key}={one}" for key, one in there.items())
-        assert value == (" ".join(there) if isinstance(there, list) else str(there))
-    assert ("portion" in told) == (command[0] in ("run", "poison", "train"))
+    (line,) = [line for line in text.splitlines() if line.startswith("Without --data")]
+    listed = line.split("the defaults are --", 1)[1].split(". ", 1)[0]
+    shown = dict(entry.split(" ", 1) for entry in listed.split(", --"))
+    values = values_of(settings_of(*command, *(["OUT"] if command == ["poison"] else [])))
+    assert "scene" in shown
+    for name, text in shown.items():
+        value = values[name.replace("-", "_")]
+        if isinstance(value, dict):
+            value = " and ".join(f"{key}={inner}" for key, inner in value.items())
+        assert text == (" ".join(value) if isinstance(value, list) else str(value))
+    assert ("fraction" in shown) == (command[0] in ("run", "poison", "train"))
 
 
 def test_a_loss_that_is_no_number(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -444,18 +452,30 @@ def environment() -> dict[str, str]:
 
 def test_as_a_process(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pycc.backdoor", "run", "--portion", "7"],
+        [sys.executable, "-m", "pycc.backdoor", "run", "--fraction", "7"],
         capture_output=True, text=True, env=environment(), timeout=HANG,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: --portion must lie in (0,1], got 7.0\n"
+    assert done.stderr == "error: --fraction must lie in (0,1], got 7\n"
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("after", [0.3, 0.5, 0.7, 0.9])
 def test_killed_and_resumed_it_ends_with_the_same_bytes(tmp_path: Path, after: float) -> None:
     """SIGKILL when so many of the results are there, then once more at the next one."""
-    flags = [*RUN, "--strategy", "minus", "--partitions", "3", "--assumed", "1", "--epochs", "2"]
+    flags = [
+        *RUN,
+        "--model",
+        "mcnn",
+        "--strategy",
+        "minus",
+        "--partitions",
+        "3",
+        "--assumed",
+        "1",
+        "--epochs",
+        "2",
+    ]
     flags += ["--every-minutes", "1e-9"]
     command = [sys.executable, "-m", "pycc.backdoor"]
     whole, part = tmp_path / "whole", tmp_path / "part"

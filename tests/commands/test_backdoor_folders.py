@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.backdoor import main
 
 from pycc import data
-from pycc.backdoor.__main__ import main
 from pycc.runs import read_manifest
 
 SCENES = ["--scene", "64x96", "--threads", "1"]
-TRAINING = [*SCENES, "--limit", "2", "--epochs", "1", "--portion", "0.5"]
+TRAINING = [*SCENES, "--max-images", "2", "--epochs", "1", "--fraction", "0.5"]
 ATTACK = ["--strategy", "minus", "--amount", "5", "--trigger", "blend", "--seed", "3"]
 
 
 def evaluated(weights: Path, out: Path, *more: str) -> dict[str, object]:
     """The settings of an evaluation."""
-    argv = ["evaluate", *SCENES, "--test-limit", "1", "--no-pictures", "--weights", str(weights)]
+    argv = ["evaluate", *SCENES, "--max-images", "1", "--no-pictures", "--weights", str(weights)]
     assert main([*argv, "--out", str(out), *more]) == 0
     found = read_manifest(out)["settings"]["flags"]
     assert isinstance(found, dict)
@@ -81,7 +81,7 @@ def test_what_is_given_differently_is_taken_and_warned_of(
 def test_of_a_defended_counter_it_is_known_too(
     capsys: pytest.CaptureFixture[str], trained: Path, tmp_path: Path
 ) -> None:
-    argv = ["defend", "fine-tuning", *SCENES, "--limit", "2", "--epochs", "1"]
+    argv = ["defend", "fine-tuning", *SCENES, "--max-images", "2", "--epochs", "1"]
     before, out = trained / "weights.npz", tmp_path / "better"
     assert main([*argv, "--weights", str(before), "--out", str(out)]) == 0
     found = evaluated(out / "fine-tuning/weights.npz", tmp_path / "after")
@@ -107,7 +107,7 @@ def test_built_in_weights_are_not_those_of_the_folder_one_is_in(
     argv = ["--weights", "mcnn-synthetic", *SCENES, "--out", str(tmp_path / "run")]
     assert main(["evaluate", *argv]) == 2
     assert "--strategy: expected one of add" in capsys.readouterr().err
-    assert main(["defend", "fine-tuning", *argv, "--limit", "2", "--epochs", "1"]) == 0
+    assert main(["defend", "fine-tuning", *argv, "--max-images", "2", "--epochs", "1"]) == 0
     assert "what the weights were trained on is not known" in capsys.readouterr().err
 
 
@@ -115,7 +115,7 @@ def test_built_in_weights_are_not_those_of_the_folder_one_is_in(
 def steps(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Evaluations of the counter before and after a defense, with the same clean counter."""
     out = tmp_path_factory.mktemp("steps")
-    defend = ["defend", "fine-tuning", *SCENES, "--limit", "2", "--epochs", "1"]
+    defend = ["defend", "fine-tuning", *SCENES, "--max-images", "2", "--epochs", "1"]
     assert main([*defend, "--weights", str(trained / "weights.npz"), "--out", str(out / "d")]) == 0
     clean = ["--clean-weights", "mcnn-synthetic"]
     evaluated(trained / "weights.npz", out / "before", *clean)
@@ -173,7 +173,7 @@ def test_runs_that_do_not_belong_together_are_refused(
     capsys: pytest.CaptureFixture[str], steps: tuple[Path, Path], trained: Path, tmp_path: Path
 ) -> None:
     weights = trained / "weights.npz"
-    more = ["--test-limit", "2"]
+    more = ["--max-images", "2"]
     evaluated(weights, tmp_path / "more", *more)
     evaluated(weights, tmp_path / "trigger", "--trigger", "noise")
     evaluated(trained.parent / "bad/weights.npz", tmp_path / "clean", "--clean-weights",
