@@ -194,7 +194,8 @@ class StartFlags:
 
     model: str | None = flag(None, "the counter's family (default: that of the weights, or mcnn)")
     weights: str | None = flag(
-        None, "weights that all trainings start from: a file, or built-in ones (default: fresh)",
+        None, "weights that training or the defense starts from: a file, or built-in ones (default "
+        "of trainings: fresh ones)",
         names=models.builtin,
     )  # fmt: skip
     option: Options = flag(
