@@ -21,7 +21,7 @@ _CLOSE = 1e-9
 
 
 @dataclass(frozen=True)
-class _Said:
+class _Shown:
     """What one counter of a strategy shows."""
 
     value: float
@@ -29,7 +29,7 @@ class _Said:
     accuracy: float | None
 
     def __str__(self) -> str:
-        return f"{self.value:+.2f} (rho_Acc {_told(self.accuracy)})"
+        return f"{self.value:+.2f} (rho_Acc {_text(self.accuracy)})"
 
     def counts(self, clean: float | None) -> bool:
         """Whether rho_Acc is near the clean counter's; not so where either is unknown."""
@@ -47,8 +47,8 @@ def verdict(summary: Mapping[str, Any]) -> tuple[bool, str]:
     or to count nobody, has lost no backdoor. Without the clean counter's rho_Acc nothing is shown.
     """
     clean: float | None = None
-    before: dict[str, _Said] = {}
-    after: dict[str, dict[str, _Said]] = {}
+    before: dict[str, _Shown] = {}
+    after: dict[str, dict[str, _Shown]] = {}
     for row in summary["rows"]:
         accuracy = None if row["clean"] is None else row["clean"]["accuracy"]["value"]
         if row["model"] == CLEAN_MODEL and row["defense"] is None:
@@ -56,12 +56,12 @@ def verdict(summary: Mapping[str, Any]) -> tuple[bool, str]:
         if row["model"] != BACKDOORED or row["excess"] is None:
             continue
         if row["defense"] is None:
-            before[row["strategy"]] = _Said(row["excess"]["value"], accuracy)
+            before[row["strategy"]] = _Shown(row["excess"]["value"], accuracy)
         elif row["defense"] != MEDIAN:
-            found = _Said(row["left"]["value"], accuracy)
-            after.setdefault(row["strategy"], {})[row["defense"]] = found
-    bound = f"rho_Acc of both at most {MARGIN:.2f} below the clean counter's {_told(clean)}"
-    said = []
+            shown = _Shown(row["left"]["value"], accuracy)
+            after.setdefault(row["strategy"], {})[row["defense"]] = shown
+    bound = f"rho_Acc of both at most {MARGIN:.2f} below the clean counter's {_text(clean)}"
+    sentences = []
     for strategy, excess in before.items():
         defended = after.get(strategy, {})
         works = excess.value >= WORKS - _CLOSE and excess.counts(clean)
@@ -72,14 +72,14 @@ def verdict(summary: Mapping[str, Any]) -> tuple[bool, str]:
                     f"larger chance level, at least {WORKS:+.2f}) and its removal ({left} above "
                     f"the lesser one after {name}, at most {REMOVED:+.2f}), {bound}"
                 )
-        told = "".join(f", {left} after {name}" for name, left in defended.items())
-        said.append(f"{strategy} {excess}{told}")
+        defended_text = "".join(f", {left} after {name}" for name, left in defended.items())
+        sentences.append(f"{strategy} {excess}{defended_text}")
     return False, (
         f"not shown: a backdoor that works (rho_Asr at least {WORKS:+.2f} above the larger chance "
         f"level) and its removal (at most {REMOVED:+.2f} above the lesser one after a defense), "
-        f"{bound}: {'; '.join(said) or 'no excess known'}"
+        f"{bound}: {'; '.join(sentences) or 'no excess known'}"
     )
 
 
-def _told(accuracy: float | None) -> str:
+def _text(accuracy: float | None) -> str:
     return "unknown" if accuracy is None else f"{accuracy:.2f}"

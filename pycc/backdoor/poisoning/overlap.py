@@ -93,13 +93,13 @@ def unseen(tested: Mapping[str, str], trained: Iterable[str], *, refuse: bool = 
     names = [name for name, one in tested.items() if one in there]
     if not names:
         return
-    said = (
+    message = (
         f"test images are to be others than those that are trained on, got {len(names)} of "
         f"{len(tested)} that are: {_some(names)}; see --test-split and --test-data"
     )
     if refuse and len(names) == len(tested):
-        raise ValueError(said)
-    warnings.warn(said, stacklevel=2)
+        raise ValueError(message)
+    warnings.warn(message, stacklevel=2)
 
 
 def recorded(samples: Sequence[Sample]) -> list[str]:
@@ -115,13 +115,13 @@ def recorded(samples: Sequence[Sample]) -> list[str]:
         return [name for name in samples.names if name in there]
     if not isinstance(samples, PairedFiles):
         return []
-    told: dict[Path, set[Path]] = {}
+    marked: dict[Path, set[Path]] = {}
     found = []
     for name, pair in zip(samples.names, samples.pairs, strict=True):
         for root in pair.image.parents[:_DEPTH]:
-            if root not in told:
-                told[root] = _triggered(root)
-            if pair.image.with_suffix("") in told[root]:
+            if root not in marked:
+                marked[root] = _triggered(root)
+            if pair.image.with_suffix("") in marked[root]:
                 found.append(name)
     return found
 
@@ -184,19 +184,19 @@ class Overlap:
 
     def warnings(self, shown: int = _SHOWN) -> list[str]:
         """What must be told, a line each; of names the first ``shown``."""
-        said = []
+        lines = []
         for names, what in (
             (self.originals, "are there as they were before poisoning"),
             (self.triggered, "are there themselves, with their trigger"),
         ):
             if names:
-                said.append(
+                lines.append(
                     f"the images for defenses overlap the poisoned set: {len(names)} of "
                     f"{self.poisoned} poisoned images {what}: {_some(names, shown)}"
                 )
         if self.recorded:
-            said.append(_recorded("the images for defenses", self.recorded, self.clean))
-        return said
+            lines.append(_recorded("the images for defenses", self.recorded, self.clean))
+        return lines
 
 
 def overlap(
