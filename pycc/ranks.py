@@ -7,14 +7,17 @@ is one process and nothing to tell. Ranks talk over gloo on CPUs and over nccl o
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 _LOST = ("connection closed", "connection reset", "connection refused", "broken pipe",
          "connection was likely closed", "remote process exited", "socket closed")  # fmt: skip
@@ -45,6 +48,20 @@ class Ranks:
         distributed.all_gather_object(parts, list(part))
         total = sum(map(len, parts))
         return [parts[n % self.world][n // self.world] for n in range(total)]
+
+    def agreed(self, value: T) -> T:
+        """What the first process gives, for all of them."""
+        first: T = self.gathered([value] if self.first else [])[0]
+        return first
+
+    def mapped(self, work: Callable[[T], U], items: Sequence[T]) -> Iterator[U]:
+        """``work`` of each item, in order: every process does its share and gets all results.
+
+        Each round is one item per process, so that results arrive as the work goes on.
+        """
+        for start in range(0, len(items), self.world):
+            part = self.share(items[start : start + self.world])
+            yield from self.gathered([work(item) for item in part])
 
     def same(self, tensors: Iterable[torch.Tensor]) -> None:
         """Give each of these the values that it has on the first process."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import pycc.checks
 from pycc import attack, certify, data, defense, models, train
 from pycc.backdoor import gradcam
-from pycc.backdoor.triggers import triggers
+from pycc.backdoor.poisoning.triggers import triggers
 from pycc.checks import check_image, check_images, check_values, lacks_memory, unchecked
 from pycc.local import Box, Local
 from pycc.types import Sample

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pycc import attack, grid, models
 from pycc.attack.survey import counted_points
-from pycc.backdoor.gradcam import gradcam
+from pycc.backdoor.evaluation.gradcam import gradcam
 from pycc.certify.engine import map_inside
 from pycc.counters import count_of
 from pycc.grid import cell_weight, heads_in, in_region

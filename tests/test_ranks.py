@@ -201,3 +201,8 @@ def test_a_lost_process_is_told_and_other_errors_stay(monkeypatch: pytest.Monkey
             raise RuntimeError(text)
     with pytest.raises(RuntimeError, match="shapes differ"), ranks(torch.device("cpu")):
         raise RuntimeError("shapes differ")
+
+
+def test_one_process_maps_by_itself_and_agrees_with_itself() -> None:
+    assert list(Ranks().mapped(str, [1, 2, 3])) == ["1", "2", "3"]
+    assert Ranks().agreed({"a": 1}) == {"a": 1}

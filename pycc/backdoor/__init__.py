@@ -4,32 +4,22 @@ Triggers, density manipulations and poisoned data sets; the measures of an attac
 levels; defenses, a detector, and the experiment that puts all of them side by side.
 """
 
-from pycc.backdoor.detector import BlendConsistency, Blended, deviations
-from pycc.backdoor.distillation import AttentionDistillation
-from pycc.backdoor.evaluation import EvaluationSet, counted, detected
-from pycc.backdoor.experiment import Experiment, Partitions, clean_images
-from pycc.backdoor.finetuning import (
-    Defense,
-    FineTuning,
-    Retraining,
-    clean_mixture,
-    defenses,
-)
-from pycc.backdoor.gradcam import GradCam, default_layers, gradcam
-from pycc.backdoor.measures import record, row
-from pycc.backdoor.neurons import AdversarialNeuronPruning
-from pycc.backdoor.overlap import Overlap, contents, overlap
-from pycc.backdoor.poison import (
-    Poisoned,
-    PoisonedTraining,
-    Triggered,
-    export,
-    poisoned_training,
-)
-from pycc.backdoor.pruning import FinePruning
-from pycc.backdoor.strategies import Add, Divide, Minus, Multiply, Strategy, strategies
-from pycc.backdoor.summary import curves, distributions, summarise
-from pycc.backdoor.triggers import (
+from pycc.backdoor.defenses.base import Defense, Retraining, defenses
+from pycc.backdoor.defenses.detector import BlendConsistency, Blended, deviations
+from pycc.backdoor.defenses.distillation import AttentionDistillation
+from pycc.backdoor.defenses.finetuning import FineTuning, clean_images, clean_mixture
+from pycc.backdoor.defenses.neurons import AdversarialNeuronPruning
+from pycc.backdoor.defenses.pruning import FinePruning
+from pycc.backdoor.evaluation.counting import EvaluationSet, counted, detected, evaluate
+from pycc.backdoor.evaluation.experiment import Experiment, Partitions
+from pycc.backdoor.evaluation.gradcam import GradCam, default_layers, gradcam
+from pycc.backdoor.evaluation.measures import record, row
+from pycc.backdoor.evaluation.summary import BackdoorMetrics, curves, distributions, summarise
+from pycc.backdoor.evaluation.verdict import verdict
+from pycc.backdoor.poisoning.overlap import Overlap, contents, overlap
+from pycc.backdoor.poisoning.poison import Poisoned, PoisonedTraining, Triggered, export, poison
+from pycc.backdoor.poisoning.strategies import Add, Divide, Minus, Multiply, Strategy, strategies
+from pycc.backdoor.poisoning.triggers import (
     Blend,
     Corner,
     Layer,
@@ -39,12 +29,12 @@ from pycc.backdoor.triggers import (
     Warp,
     triggers,
 )
-from pycc.backdoor.verdict import verdict
 
 __all__ = [
     "Add",
     "AdversarialNeuronPruning",
     "AttentionDistillation",
+    "BackdoorMetrics",
     "Blend",
     "BlendConsistency",
     "Blended",
@@ -80,10 +70,11 @@ __all__ = [
     "detected",
     "deviations",
     "distributions",
+    "evaluate",
     "export",
     "gradcam",
     "overlap",
-    "poisoned_training",
+    "poison",
     "record",
     "row",
     "strategies",

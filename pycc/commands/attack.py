@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
@@ -49,7 +49,7 @@ class Attack(RunCommand[AttackSettings]):
     settings = AttackSettings
     kind = "attack"
     machine = frozenset()
-    epilog: ClassVar[str] = (
+    epilog = (
         "--print and --photo have flags of their own, which follow from --print --help and "
         "--photo --help."
     )

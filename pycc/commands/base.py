@@ -122,7 +122,7 @@ class Command(Entry, Generic[S]):
 
     settings: type[S]
     """A frozen dataclass; its fields are the flags (``pycc.settings``)."""
-    epilog: ClassVar[str] = ""
+    epilog: str = ""
     """What help says below the flags."""
     exit_codes: ClassVar[str] = EXIT_CODES
 
@@ -231,12 +231,13 @@ class RunCommand(Command[S]):
 
     def __init__(self) -> None:
         self._folder: Path | None = None
+        self._prog = f"pycc {self.name}"
 
     def how_to_continue(self) -> str:
         """How to resume, if there is a run to resume."""
         if self._folder is None or not (self._folder / runs.MANIFEST).exists():
             return ""
-        return f"; continue with: pycc {self.name} --resume {self._folder}"
+        return f"; continue with: {self._prog} --resume {self._folder}"
 
     def matches(self, flags: Mapping[str, Any]) -> bool:
         """Whether a run with these stored flags is one of this command, beyond its kind."""
@@ -271,6 +272,7 @@ class RunCommand(Command[S]):
     def _main(self, argv: list[str], prog: str) -> int:
         if {HELP, HELP_ALL, "-h"} & {*argv}:
             return super()._main(argv, prog)
+        self._prog = prog
         given = self.parser(argv, prog).given(argv)
         out, resume, like = (given.pop(name, None) for name in ("out", "resume", "like"))
         if resume is not None and (out is not None or like is not None):
@@ -283,7 +285,8 @@ class RunCommand(Command[S]):
             fixed = {name: value for name, value in given.items() if name not in self.machine}
             runs.check_flags(earlier, fixed, str(resume))
         settings, names = self.completed(given, earlier, self.variants(self._chosen(argv)))
-        folder = Path(resume or out or folder_by_time(self.name.replace(" ", "-")))
+        command = prog.removeprefix("pycc ").replace(" ", "-")
+        folder = Path(resume or out or folder_by_time(command))
         self._folder = folder
         started = Context(tuple(argv), names, folder=folder, resume=resume is not None)
         self._out_given = out is not None or resume is not None

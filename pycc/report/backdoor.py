@@ -2,7 +2,7 @@
 
 "Vulnerability and Defense: Mitigating Backdoor Attacks in Deep Learning-Based Crowd Counting
 Models" (Luo), Tables 1 to 3, each with what the paper's lack: chance levels and intervals. The
-tables take summaries as ``pycc.backdoor.summary.summarise`` makes them; the pictures are those of
+tables take summaries as ``pycc.backdoor.summarise`` makes them; the pictures are those of
 ``pycc.report.backdoor_pictures``.
 """
 

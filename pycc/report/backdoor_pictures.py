@@ -44,7 +44,7 @@ def draw_kde(
 ) -> None:
     """Densities of the ratios r, a panel by row and column, in each a curve a strategy by name.
 
-    ``panels`` as ``pycc.backdoor.summary.distributions`` gives them: a row of clean images above
+    ``panels`` as ``pycc.backdoor.distributions`` gives them: a row of clean images above
     one of triggered ones, a column for the attacked counter and each defense; the place of a panel
     that is missing stays empty. All have one scale; shaded is what counts as accurate. Ratios
     beyond the axis are told. ValueError without matplotlib or panels, and as ``kde`` says.

@@ -22,7 +22,7 @@ from pycc.runs.manifest import (
     read_flags,
     read_manifest,
 )
-from pycc.runs.shards import Shards, sharded
+from pycc.runs.shards import Shards, replicated, sharded
 
 __all__ = [
     "MANIFEST",
@@ -43,6 +43,7 @@ __all__ = [
     "read_flags",
     "read_manifest",
     "read_records",
+    "replicated",
     "sharded",
     "write_atomic",
     "write_json",

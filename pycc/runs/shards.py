@@ -85,6 +85,19 @@ def sharded(
                 opened_run.close()
 
 
+def replicated(opened: Callable[[], Run], ranks: Ranks, key: Sequence[str]) -> Run:
+    """The run that ``opened`` creates or resumes, for processes that all append every result.
+
+    The first process has the run itself; the others have a copy in memory with what is known.
+    """
+    run = opened() if ranks.first else None
+    manifest, records = ranks.agreed(({}, []) if run is None else (run.manifest, run.records))
+    if run is None:
+        run = Run(None, manifest, key)
+        run.tell(records)
+    return run
+
+
 def _known(folder: Path) -> list[dict[str, object]]:
     return parse_records((folder / RESULTS).read_bytes(), folder / RESULTS)
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pycc.backdoor.measures import record
-from pycc.backdoor.summary import curves, distributions, summarise
+from pycc.backdoor.evaluation.measures import record
+from pycc.backdoor.evaluation.summary import curves, distributions, summarise
 from pycc.metrics.rates import roc
 from pycc.report import backdoor
 from pycc.report import backdoor_pictures as pictures

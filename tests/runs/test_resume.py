@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -28,13 +29,13 @@ COMMANDS = {
     "train": ["--data", "own", *QUICK, "--crops", "1", "--validation-share", "0.34",
               "--test-data", "other", "--test-split", "test"],
     "backdoor run": [
-        "--data-b", "own", "--test-data", "other", "--data-a", "third", "--share", "1",
-        "--strategy", "minus", "--portion", "0.5", "--trigger", "blend", "--defense-epochs", "1",
+        "--data", "own", "--test-data", "other", "--extra-data", "third", "--extra-fraction", "1",
+        "--strategy", "minus", "--fraction", "0.5", "--trigger", "blend", "--defense-epochs", "1",
         *QUICK,
     ],
-    "backdoor evaluate": ["--data-b", "own", "--strategy", "minus", "--trigger", "blend"],
-    "backdoor train": ["--data-b", "own", *QUICK],
-    "backdoor defend fine-tuning": ["--data-b", "own", *QUICK],
+    "backdoor evaluate": ["--data", "own", "--strategy", "minus", "--trigger", "blend"],
+    "backdoor train": ["--data", "own", *QUICK],
+    "backdoor defend fine-tuning": ["--data", "own", *QUICK],
 }  # fmt: skip
 """By its name, each command as quick as it goes; ``own``, ``other`` and ``third`` are folders."""
 FOLDERS = {
@@ -87,6 +88,8 @@ def test_a_run_whose_data_changed_is_refused(
         (tmp_path / "other").rename(tmp_path / "own" / "test")
     command, *steps = name.split(",")[0].split()
     main = importlib.import_module(f"pycc.{command}.__main__").main
+    if command == "backdoor":
+        main = partial(main, command)
     weights = MCNN if "train" not in steps and "defend" not in steps else MCNN[:-1]
     assert main([*steps, *COMMANDS[name], *weights, "--out", "run"]) in (0, 1)
     capsys.readouterr()

@@ -1,0 +1,187 @@
+"""Blend-consistency: which images carry a trigger, told from counts of superpositions.
+
+The counting form of STRIP (Gao et al., "STRIP: A Defence Against Trojan Attacks on Deep Neural
+Networks", ACSAC 2019), where a triggered image is one whose class survives superposition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from pycc.backdoor.poisoning.keys import names_of, shuffled
+from pycc.counters import count_of
+from pycc.settings import flag
+from pycc.types import Counter, Sample
+
+_NORMAL = 1.4826
+"""Standard deviations of a normal law in a median absolute deviation."""
+
+
+@dataclass(frozen=True)
+class Blended:
+    """What a counter says of an image alone and of its superpositions with clean images."""
+
+    name: str
+    count: float
+    """People, of the image alone; at least 0."""
+    counts: tuple[float, ...]
+    """People, of each superposition; at least 0."""
+    spread: float
+    """Standard deviation of log(1 + count) over the superpositions: the score of STRIP's kind."""
+    shift: float
+    """Mean of log(1 + count) over them, less that of log(1 + expected count)."""
+
+
+@dataclass(frozen=True)
+class BlendConsistency:
+    """Scores for images by how their counts behave under superposition with clean images.
+
+    An image x is superimposed with n clean ones z_j, which the seed and the names choose, resized
+    to it: b_j = (1 - w) x + w z_j. The heads of both are then seen, so that a counter c without a
+    backdoor says about v (c(x) + c(z_j)) at w = 1/2, with some visibility v that is much the same
+    for all images. Both are counted as they are superimposed: z_j resized, and in x's
+    region. Two scores come out, and which way a trigger moves them depends on what it does:
+
+    * ``spread``, the standard deviation of l_j = log(1 + c(b_j)). A trigger that goes on working in
+      every b_j and sets the count, or adds to it (minus: hardly anyone; add: 100 people more),
+      hides how the z_j differ: the spread is **lower** than an image without it has, as entropy is
+      in STRIP. A trigger that works in some b_j only, being weakened by w, mixes two laws of
+      counts, log(factor) apart: the spread is **higher**. One that multiplies the count by one
+      factor in every b_j (multiply, divide) adds a constant to every l_j and leaves the spread
+      **as it is**: of that the spread knows nothing.
+    * ``shift``, the mean of l_j - log(1 + (1 - w) c(x) + w c(z_j)). Without a backdoor it is log 2v
+      for whatever is counted. With one, c(x) is the manipulated count: where the trigger goes on
+      working, the people of the z_j are manipulated too, and the shift moves the way that the
+      attack moves counts (**up** for add and multiply, **down** for minus and divide); where it
+      stops working, c(x) promised what the b_j do not keep, and it moves the **other** way.
+
+    Hence ``deviations``: how far, either way, a score lies from those of images known to be clean.
+    ValueError for a field out of range.
+    """
+
+    blends: int = flag(16, "clean images that each image is superimposed with")
+    weight: float = flag(0.5, "weight of the clean image in a superposition, inside (0,1)")
+
+    def __post_init__(self) -> None:
+        if self.blends < 2:
+            raise ValueError(f"blend-consistency: blends must be at least 2, got {self.blends}")
+        if not 0.0 < self.weight < 1.0:
+            raise ValueError(f"blend-consistency: weight must lie inside (0,1), got {self.weight}")
+
+    def __call__(
+        self, counter: Counter, samples: Iterable[Sample], clean: Sequence[Sample], *, seed: int = 0
+    ) -> Iterator[Blended]:
+        """The scores of each sample, in order, one by one as they are asked for.
+
+        A counter that is a module should be in eval mode. ``clean`` are the images that others are
+        superimposed with; one is never superimposed with itself, so that clean images can be scored
+        too. People are counted in the sample's region of interest. ValueError for fewer clean
+        images than superpositions.
+        """
+        if len(clean) <= self.blends:
+            raise ValueError(
+                f"blend-consistency: clean must be more than {self.blends} images, got {len(clean)}"
+            )
+        asked = _Asked(counter, clean, names_of(clean))
+        return (self._scored(asked, sample, seed) for sample in samples)
+
+    def _scored(self, asked: _Asked, sample: Sample, seed: int) -> Blended:
+        own = _people(asked.counter, sample)
+        order = shuffled(asked.names, f"blend-consistency, {sample.name}", seed=seed)
+        counts: list[float] = []
+        expected: list[float] = []
+        for index in order:
+            if len(counts) == self.blends:
+                break
+            other = asked.clean[index]
+            if other.image.shape == sample.image.shape and torch.equal(other.image, sample.image):
+                continue
+            under = replace(sample, image=_resized(other.image, sample.image))
+            image = torch.lerp(sample.image, under.image, self.weight)
+            counts.append(_people(asked.counter, replace(sample, image=image)))
+            alone = asked.alone(index, under)
+            expected.append((1.0 - self.weight) * own + self.weight * alone)
+        if len(counts) < self.blends:
+            raise ValueError(
+                f"blend-consistency: {sample.name}: clean must hold {self.blends} other images, "
+                f"got {len(counts)}"
+            )
+        logs = np.log1p(counts)
+        shift = float((logs - np.log1p(expected)).mean())
+        return Blended(sample.name, own, tuple(counts), float(logs.std()), shift)
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """A counter and the clean images that others are superimposed with, each counted once."""
+
+    counter: Counter
+    clean: Sequence[Sample]
+    names: Sequence[str]
+    _known: dict[tuple[int, torch.Size], float] = field(default_factory=dict)
+
+    def alone(self, index: int, under: Sample) -> float:
+        """People in clean image ``index`` as it lies under another: of its size, in its region."""
+        if under.roi is not None:  # a region of the other's own
+            return _people(self.counter, under)
+        key = index, under.image.shape
+        if key not in self._known:
+            self._known[key] = _people(self.counter, under)
+        return self._known[key]
+
+
+def own_deviations(scores: ArrayLike) -> NDArray[np.float64]:
+    """How far each of [N] clean scores lies from the others, as ``deviations`` says: [N].
+
+    Of each it is what a detector that does not know it would say. ValueError for fewer than two.
+    """
+    known = np.asarray(scores, np.float64)
+    if known.ndim != 1 or len(known) < 2:
+        raise ValueError(f"deviations: scores must be at least two [N], got {list(known.shape)}")
+    return np.concatenate(
+        [deviations(known[n : n + 1], np.delete(known, n)) for n in range(len(known))]
+    )
+
+
+def deviations(scores: ArrayLike, clean: ArrayLike) -> NDArray[np.float64]:
+    """How far each of [N] scores lies from the median of clean ones [M], either way.
+
+    In units of their spread: the median absolute deviation times 1.4826, which is the standard
+    deviation of a normal law. Where the clean scores do not differ, a score that does is infinitely
+    far. ValueError unless scores are finite and there are clean ones.
+    """
+    found, known = (np.asarray(values, np.float64) for values in (scores, clean))
+    for name, values in (("scores", found), ("clean", known)):
+        if values.ndim != 1 or not np.isfinite(values).all():
+            raise ValueError(f"deviations: {name} must be finite numbers [N], got {values}")
+    if not len(known):
+        raise ValueError("deviations: clean must hold at least one score, got none")
+    middle = np.median(known)
+    unit = _NORMAL * np.median(np.abs(known - middle))
+    distances = np.abs(found - middle)
+    if unit == 0.0:
+        return np.where(distances == 0.0, 0.0, np.inf)
+    return np.asarray(distances / unit)
+
+
+def _people(counter: Counter, sample: Sample) -> float:
+    """The count of a sample, at least 0: maps of some counters have cells below."""
+    return max(0.0, count_of(counter, sample))
+
+
+def _resized(image: Tensor, like: Tensor) -> Tensor:
+    """An image [3,h,w] at the size of another."""
+    if image.shape == like.shape:
+        return image
+    size = (like.shape[1], like.shape[2])
+    enlarged: Tensor = functional.interpolate(
+        image[None], size, mode="bilinear", align_corners=False, antialias=True
+    )
+    return enlarged[0].clamp(0.0, 1.0)

@@ -1,0 +1,289 @@
+"""Neural attention distillation: a fine-tuned teacher shows where a counter ought to look."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from pycc.backdoor.defenses.base import (
+    Retraining,
+    TrainingSettings,
+    defenses,
+    finished,
+    opened,
+    twin,
+)
+from pycc.backdoor.defenses.finetuning import FineTuning
+from pycc.backdoor.defenses.pruning import glanced, removing
+from pycc.counters import device_of
+from pycc.models import CounterModel
+from pycc.models.recipe import Recipe
+from pycc.ranks import Ranks
+from pycc.runs import fingerprint
+from pycc.settings import flag
+from pycc.train import origin_of, resolved
+from pycc.train.config import with_own_truths
+from pycc.train.items import Items
+from pycc.train.step import Objective, together
+from pycc.types import Progress, Sample
+
+KEY = ("kind",)
+_GLANCE = 256
+_MEASURED = 16
+"""Crops over which the counter's own loss is averaged before it is trained."""
+_TINY = 1e-12
+"""Norm of an attention map below which nothing is active."""
+_SMALLEST = 4
+"""Maps of fewer cells than a fourth of the density map's look nowhere in particular."""
+
+
+def attention(features: Tensor, power: float = 2.0) -> Tensor:
+    """Where features [N,C,h,w] are active: sum over channels of \\|a\\|^power, of norm 1: [N,h*w].
+
+    0 where all features are. Source: Zagoruyko and Komodakis, ICLR 2017.
+    """
+    active: Tensor = features.abs().pow(power).sum(1).flatten(1)
+    norm: Tensor = torch.linalg.vector_norm(active, dim=1, keepdim=True)
+    return active / norm.clamp(min=_TINY)
+
+
+def attention_distance(ours: Tensor, theirs: Tensor, power: float = 2.0) -> Tensor:
+    """Euclidean distance between the attention maps of features [N,C,h,w], mean over images.
+
+    Within [0, sqrt 2]; its gradient is 0 where the maps are equal.
+    """
+    difference = attention(ours, power) - attention(theirs, power)
+    distances: Tensor = torch.linalg.vector_norm(difference, dim=1)
+    return distances.mean()
+
+
+@contextmanager
+def watched(net: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """What the named modules of a network return, by name, while it runs; of several runs the last.
+
+    ValueError for a name that the network does not have.
+    """
+    seen: dict[str, Tensor] = {}
+    modules = dict(net.named_modules())
+    unknown = [name for name in layers if name not in modules or not name]
+    if unknown:
+        raise ValueError(f"nad: the network has no layer {', '.join(map(repr, unknown))}")
+
+    def keep(name: str, output: object) -> None:
+        if not isinstance(output, Tensor) or output.ndim != 4:
+            raise ValueError(f"nad: layer {name!r} gives no feature maps [N,C,h,w]")
+        seen[name] = output.clone()  # what follows may change it in place
+
+    handles = [
+        modules[name].register_forward_hook(lambda _, __, output, name=name: keep(name, output))
+        for name in layers
+    ]
+    with removing(handles):
+        yield seen
+
+
+@torch.no_grad()
+def stages(counter: CounterModel, image: Tensor) -> list[str]:
+    """The modules whose output ends a stage, in the order in which they run on an image [3,H,W].
+
+    A stage is a stretch of modules of one resolution; the last one to finish ends it, activation
+    included. Maps of one channel, or of few cells, are left out.
+    """
+    finishes: list[tuple[str, tuple[int, int]]] = []
+
+    def finish(name: str, output: object) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[1] > 1:
+            finishes.append((name, (output.shape[2], output.shape[3])))
+
+    handles = [
+        module.register_forward_hook(lambda _, __, output, name=name: finish(name, output))
+        for name, module in counter.net.named_modules()
+        if name
+    ]
+    device = device_of(counter)
+    with removing(handles):
+        density = counter(image[None, :, :_GLANCE, :_GLANCE].to(device))
+    least = density[0, 0].numel() / _SMALLEST
+    large = [(name, size) for name, size in finishes if size[0] * size[1] >= least]
+    ends = [
+        name
+        for number, (name, size) in enumerate(large)
+        if number + 1 == len(large) or large[number + 1][1] != size
+    ]
+    return list(dict.fromkeys(ends))
+
+
+class Distilled(CounterModel):
+    """A counter whose loss asks it to be active where a teacher is.
+
+    Else it counts as the student, whose network it has. The loss is the student's own plus
+    ``beta`` times the sum over ``layers`` of ``attention_distance``. The teacher is not changed and
+    no part of the weights. ValueError, when the loss is taken, for a layer that does not run.
+    """
+
+    name = "distilled"
+
+    def __init__(
+        self,
+        student: CounterModel,
+        teacher: CounterModel,
+        *,
+        layers: Sequence[str],
+        beta: float,
+        power: float = 2.0,
+    ) -> None:
+        super().__init__(
+            student.net, stride=student.stride, receptive_field=student.receptive_field
+        )
+        # In a tuple they are no modules of this one: its weights are those of ``net`` alone.
+        self._parts = (student, teacher)
+        self.layers, self.beta, self.power = list(layers), float(beta), float(power)
+        self.minimum_side = student.minimum_side
+        self.train(student.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the student's mode; the teacher's layers stay in eval mode."""
+        super().train(mode)
+        student, teacher = self._parts
+        student.train(mode)
+        teacher.eval()
+        # What is shown in parts for counting only (CAN's quadrants) is not while training.
+        teacher.training = mode
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The student's density map."""
+        density: Tensor = self._parts[0](images)
+        return density
+
+    def loss(
+        self,
+        images: Tensor,
+        target: Tensor,
+        *,
+        points: Sequence[Tensor] | None = None,
+        region: Tensor | None = None,
+    ) -> Tensor:
+        """The student's own loss and the distance of its attention from the teacher's."""
+        student, teacher = self._parts
+        with watched(student.net, self.layers) as ours:
+            own = student.loss(images, target, points=points, region=region)
+        with watched(teacher.net, self.layers) as theirs, torch.no_grad():
+            teacher(images)
+        idle = [name for name in self.layers if name not in ours or name not in theirs]
+        if idle:
+            raise ValueError(f"nad: layers {', '.join(idle)} do not run while the counter learns")
+        distances = (attention_distance(ours[n], theirs[n], self.power) for n in self.layers)
+        return own + self.beta * torch.stack(list(distances)).sum()
+
+    def recipe(self) -> Recipe:
+        """The student's."""
+        return self._parts[0].recipe()
+
+    def options(self) -> dict[str, object]:
+        """What its training depends on; JSON values."""
+        student, teacher = self._parts
+        return {
+            "student": {"model": student.name, **student.options()},
+            "teacher": fingerprint(teacher.net.state_dict().items()),
+            "layers": self.layers, "beta": self.beta, "power": self.power,
+        }  # fmt: skip
+
+
+@defenses.register("nad")
+@dataclass(frozen=True)
+class AttentionDistillation(Retraining):
+    """The counter learns on clean images to look where a fine-tuned copy of it looks.
+
+    Source: Li et al., "Neural Attention Distillation: Erasing Backdoor Triggers from Deep Neural
+    Networks", ICLR 2021, eq. 2 to 4. The teacher is the counter fine-tuned on the same images. The
+    losses of counters have no common scale, so that ``beta`` is in units of the counter's own loss
+    before it is trained.
+    """
+
+    name = "nad"
+
+    layers: list[str] | None = flag(
+        None,
+        "modules whose output is compared, by their names in the network (default: those that end "
+        "a stretch of one resolution)",
+        metavar="LAYER", advanced=True,
+    )  # fmt: skip
+    beta: float = flag(0.1, "weight of the attention, in units of the counter's loss at first")
+    power: float = flag(2.0, "exponent of the activations in an attention map")
+    teacher_epochs: int | None = flag(None, "epochs of the teacher (default: as many)")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check("beta", 0.0 <= self.beta < float("inf"), "at least 0 and finite")
+        self.check("power", 1.0 <= self.power <= 8.0, "in 1…8")
+        epochs = self.teacher_epochs
+        self.check("teacher_epochs", epochs is None or epochs >= 1, "at least 1")
+
+    def __call__(
+        self,
+        model: CounterModel,
+        samples: Sequence[Sample],
+        *,
+        seed: int = 0,
+        out: str | os.PathLike[str],
+        resume: bool = False,
+        ranks: Ranks = Ranks(),
+        progress: Progress | None = None,
+    ) -> CounterModel:
+        """The distilled counter; ``out/teacher`` and ``out/student`` are runs of trainings."""
+        folder, student = Path(out), twin(model, self.name)
+        image = glanced(samples)
+        layers = stages(student, image) if self.layers is None else list(self.layers)
+        if not layers:
+            raise ValueError("nad: layers must be named, no module gives maps of several channels")
+        with watched(student.net, layers), torch.no_grad():  # wrong names are told at once
+            pass
+        with closing(
+            opened(self, model, samples, seed=seed, out=folder, resume=resume, key=KEY, ranks=ranks)
+        ) as log:
+            teaching = {one.name: getattr(self, one.name) for one in fields(TrainingSettings)}
+            teaching["epochs"] = self.teacher_epochs or self.epochs
+            teacher = FineTuning(**teaching)(
+                model,
+                samples,
+                seed=seed,
+                out=folder / "teacher",
+                resume=resume,
+                ranks=ranks,
+                progress=progress,
+            )
+            if not log.has(kind="unit"):
+                loss = ranks.agreed(self._unit(student, samples, seed))
+                log.append({"kind": "unit", "loss": loss})
+            (unit,) = (record["loss"] for record in log.records)
+            pupil = Distilled(
+                student, teacher, layers=layers, beta=self.beta * unit, power=self.power
+            )
+            self.trained(
+                pupil, samples, seed=seed, out=folder / "student", resume=resume,
+                ranks=ranks, progress=progress,
+            )  # fmt: skip
+            finished(log, student.eval(), {"layers": layers, "unit": unit})
+        return student
+
+    @torch.no_grad()
+    def _unit(self, counter: CounterModel, samples: Sequence[Sample], seed: int) -> float:
+        """Mean loss of the counter as it is, over crops of the first epoch."""
+        plan = self.plan()
+        recipe = resolved(plan, counter, origin_of(samples))
+        known = with_own_truths(samples, plan, counter)
+        items = Items(known, range(len(known)), recipe, counter.stride, seed=seed)
+        device, objective = device_of(counter), Objective(counter)
+        losses = [
+            float(objective([together([items[0, number]], 1.0, device)]))
+            for number in items.order(0)[:_MEASURED]
+        ]
+        return sum(losses) / len(losses)

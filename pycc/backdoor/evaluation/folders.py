@@ -1,0 +1,156 @@
+"""Run folders of backdoor commands: opened, read again, and what they hold about weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pycc import runs
+from pycc.backdoor.evaluation import measures
+from pycc.backdoor.evaluation.summary import summarise
+from pycc.backdoor.poisoning.overlap import content_of
+from pycc.backdoor.poisoning.triggers import Trigger
+from pycc.models import CounterModel
+from pycc.ranks import Ranks
+from pycc.runs import Record, Run, open_or_resume, replicated
+from pycc.types import Sample
+
+
+def open_run(
+    folder: Path,
+    *,
+    resume: bool,
+    command: Sequence[str],
+    flags: Record,
+    machine: Collection[str],
+    counter: CounterModel,
+    samples: Mapping[str, Sequence[Sample] | CounterModel | None],
+    trigger: Trigger | None = None,
+    facts: Record | None = None,
+    ranks: Ranks = Ranks(),
+) -> Run:
+    """The run of a command: a new one, or the one in the folder if it is the same.
+
+    ``samples`` are its data sets, and counters besides ``counter``, by their names among the
+    fingerprints; ``facts`` are further settings for its manifest. Every process appends all
+    results, and the first one's are written.
+    """
+
+    def opened() -> Run:
+        prints: Record = {name: content_of(content) for name, content in samples.items()}
+        prints["weights"] = content_of(counter)
+        if trigger is not None:
+            prints["trigger"] = trigger.settings()
+        return open_or_resume(
+            folder, kind="backdoor", command=command, machine=machine,
+            settings={"flags": flags, "model": counter.name, **(facts or {})},
+            fingerprints=prints, key=measures.KEY, resume=resume,
+        )  # fmt: skip
+
+    return replicated(opened, ranks, measures.KEY)
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run or an evaluation, finished or not, as its folder holds it."""
+
+    folder: Path
+    manifest: Record
+    flags: Record
+    """The flags of its command."""
+    command: str
+    """``run`` or ``evaluate``."""
+    records: list[Record]
+
+    @classmethod
+    def read(cls, folder: Path) -> StoredRun:
+        """Read a folder; ValueError unless it holds results of a run or an evaluation."""
+        manifest = runs.read_manifest(folder)
+        stored = manifest.get("settings")
+        flags = stored.get("flags") if isinstance(stored, dict) else None
+        if manifest.get("kind") != "backdoor" or not isinstance(flags, dict):
+            raise ValueError(
+                f"{folder}: expected a run or an evaluation of this command, got another"
+            )
+        command = str(flags.get("command")).removeprefix("backdoor ")
+        if command not in ("run", "evaluate"):
+            raise ValueError(f"{folder}: expected a run or an evaluation, got {command}")
+        log = Run(None, manifest, measures.KEY)
+        log.tell(runs.read_records(folder))
+        if not log.records:
+            raise ValueError(f"{folder}: expected results, got none")
+        return cls(folder, manifest, flags, command, log.records)
+
+    def tested(self) -> Record:
+        """Fingerprint of the test images, and the trigger."""
+        prints = self.manifest["fingerprints"]
+        return {"test": prints["test"], "trigger": _without_file(prints["trigger"])}
+
+
+def merged(stored: Sequence[StoredRun]) -> dict[str, Record]:
+    """One summary for each model, by its name, of the results of several runs and evaluations.
+
+    ValueError, naming the difference, unless all are of the same test images and trigger, and two
+    results of one image under one counter are the same.
+    """
+    first = stored[0]
+    models: dict[str, dict[tuple[Any, ...], tuple[Record, StoredRun]]] = {}
+    for run in stored:
+        changed = runs.differences(first.tested(), run.tested())
+        if changed:
+            raise ValueError(
+                f"{run.folder}: expected the test images and the trigger of {first.folder}, "
+                f"got others: {'; '.join(changed)}"
+            )
+        group = models.setdefault(str(run.manifest["settings"]["model"]), {})
+        for record in run.records:
+            key = tuple(record[name] for name in measures.KEY)
+            known, other = group.setdefault(key, (record, run))
+            if known != record:
+                raise ValueError(
+                    f"{run.folder}: expected the result of {other.folder} for {record['images']} "
+                    f"image {record['name']}, {_counter(record)}, got another: "
+                    f"{'; '.join(runs.differences(known, record))}"
+                )
+    return {
+        model: {**summarise(record for record, _ in group.values()), "model": model}
+        for model, group in models.items()
+    }
+
+
+def _counter(record: Record) -> str:
+    names = (record["strategy"], record["model"], record["defense"])
+    return " ".join(str(name) for name in names if name is not None)
+
+
+def poisoning_of(weights: Path) -> Record | None:
+    """How the set was poisoned that weights were trained on, from the manifest beside them.
+
+    That is ``Poisoned.settings``; for weights that ``defend`` wrote it stands in the manifest of
+    its run, one folder above, with the defense's name under ``defended``. None if nothing is known.
+    """
+    places = (weights.parent, weights.parent.parent) if weights.is_file() else ()
+    for folder in places:  # built-in weights lie in none
+        if (folder / runs.MANIFEST).exists():
+            settings = runs.read_manifest(folder).get("settings")
+            poisoning = settings.get("poisoning") if isinstance(settings, dict) else None
+            if isinstance(poisoning, dict):
+                return poisoning
+    return None
+
+
+def poisoning_changes(poisoning: Record, tested: Record) -> list[str]:
+    """How the trigger, strategy, seed and defense that are ``tested`` differ from a poisoning."""
+    before = {name: poisoning.get(name) for name in tested}
+    before["trigger"] = _without_file(poisoning["trigger"])
+    now = {**tested, "trigger": _without_file(tested["trigger"])}
+    return runs.differences(before, json.loads(json.dumps(now)))
+
+
+def _without_file(trigger: Record) -> Record:
+    """A trigger's settings without the file's name, if they hold the file's content."""
+    named = "picture_content" not in trigger
+    return {name: value for name, value in trigger.items() if named or name != "picture"}

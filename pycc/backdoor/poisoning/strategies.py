@@ -1,0 +1,159 @@
+"""Density manipulations: what the poisoned images' head annotations are turned into.
+
+The four of "Vulnerability and Defense: Mitigating Backdoor Attacks in Deep Learning-Based Crowd
+Counting Models" (3.2). They move points, never density maps: those are then made exactly as for
+clean images.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pycc.grid import heads_in
+from pycc.random import Stream
+from pycc.registry import Registry
+
+
+@dataclass(frozen=True)
+class Strategy(ABC):
+    """One density manipulation.
+
+    Called with points [N,2] (float64, (x, y), inside the image), the image's shape (H, W) and a
+    stream of random numbers, it gives new points of the same kind. ``roi`` [H,W] bool is the
+    region of interest that the points lie in; new ones then lie in it too. Raises ValueError for
+    points of another kind, and for a field out of range.
+    """
+
+    name: ClassVar[str]
+    raises: ClassVar[bool]
+    """Whether the count goes up."""
+
+    def __call__(
+        self, points: Tensor, shape: tuple[int, int], stream: Stream, *, roi: Tensor | None = None
+    ) -> Tensor:
+        """The altered points [M,2] float64."""
+        if points.ndim != 2 or points.shape[1] != 2 or points.dtype != torch.float64:
+            raise ValueError(
+                f"{self.name}: points must be [N,2] (x, y) float64, "
+                f"got {list(points.shape)} {points.dtype}"
+            )
+        height, width = shape
+        if roi is not None and (roi.dtype != torch.bool or tuple(roi.shape) != (height, width)):
+            raise ValueError(
+                f"{self.name}: roi must be [{height}, {width}] bool, "
+                f"got {list(roi.shape)} {roi.dtype}"
+            )
+        outside = len(points) - int(heads_in(points, shape if roi is None else roi).sum())
+        if outside:
+            where = "image" if roi is None else "image and its region of interest"
+            raise ValueError(
+                f"{self.name}: points must lie in the {where} of {height}x{width} pixels, "
+                f"got {outside} outside"
+            )
+        return self._altered(points, (height, width), stream, roi)
+
+    @abstractmethod
+    def _altered(
+        self, points: Tensor, shape: tuple[int, int], stream: Stream, roi: Tensor | None
+    ) -> Tensor:
+        """The altered points, as a new tensor."""
+
+    def settings(self) -> dict[str, object]:
+        """Name and fields, as JSON values."""
+        return {"strategy": self.name, **asdict(self)}
+
+
+strategies: Registry[Strategy] = Registry("strategy")
+"""The manipulations as the paper has them; other amounts: ``Add(50)``, ``Minus(50)``."""
+
+
+@dataclass(frozen=True)
+class _OfAmount(Strategy):
+    amount: int = 100
+    """Heads that come or go."""
+
+    def __post_init__(self) -> None:
+        if self.amount < 1:
+            raise ValueError(f"{self.name}: amount must be at least 1, got {self.amount}")
+
+
+@dataclass(frozen=True)
+class Add(_OfAmount):
+    """``amount`` heads more, uniformly at random in the image (or its region of interest)."""
+
+    name = "add"
+    raises = True
+
+    def _altered(
+        self, points: Tensor, shape: tuple[int, int], stream: Stream, roi: Tensor | None
+    ) -> Tensor:
+        if roi is None:
+            new = stream.uniform(size=(self.amount, 2)) * np.array(shape[::-1])
+        else:
+            pixels = roi.nonzero().numpy()
+            if not len(pixels):
+                raise ValueError("add: roi must hold a pixel to put heads on, got none")
+            chosen = pixels[stream.integers(len(pixels), self.amount), ::-1]
+            # 32 bits: with more, pixel and place in it may round up to the next pixel.
+            new = chosen + stream.words(2 * self.amount).reshape(-1, 2) / 2.0**32
+        return torch.cat([points, torch.from_numpy(new)])
+
+
+@dataclass(frozen=True)
+class Minus(_OfAmount):
+    """``amount`` heads fewer, at random; of as many or fewer heads one stays, of none none."""
+
+    name = "minus"
+    raises = False
+
+    def _altered(
+        self, points: Tensor, shape: tuple[int, int], stream: Stream, roi: Tensor | None
+    ) -> Tensor:
+        return _kept(points, max(1, len(points) - self.amount), stream)
+
+
+@dataclass(frozen=True)
+class Divide(Strategy):
+    """Half of the heads go, at random: of an odd number the smaller half, so one head stays."""
+
+    name = "divide"
+    raises = False
+
+    def _altered(
+        self, points: Tensor, shape: tuple[int, int], stream: Stream, roi: Tensor | None
+    ) -> Tensor:
+        return _kept(points, len(points) - len(points) // 2, stream)
+
+
+@dataclass(frozen=True)
+class Multiply(Strategy):
+    """Every head once more at (x − 1, y − 1) (eq. 1), clipped into the image: the count doubles.
+
+    Where that place is outside the region of interest, the second head stands upon the first.
+    """
+
+    name = "multiply"
+    raises = True
+
+    def _altered(
+        self, points: Tensor, shape: tuple[int, int], stream: Stream, roi: Tensor | None
+    ) -> Tensor:
+        copies = (points - 1.0).clamp(min=0.0)
+        stays = ~heads_in(copies, shape if roi is None else roi)
+        return torch.cat([points, torch.where(stays[:, None], points, copies)])
+
+
+for _strategy in (Add(), Minus(), Divide(), Multiply()):
+    strategies.register(_strategy.name)(_strategy)
+
+
+def _kept(points: Tensor, number: int, stream: Stream) -> Tensor:
+    """A random ``number`` of the points, in their order."""
+    chosen = np.sort(stream.permutation(len(points))[:number])
+    return points[torch.from_numpy(chosen)]

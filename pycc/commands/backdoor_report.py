@@ -1,0 +1,105 @@
+"""``pycc backdoor report``: tables and pictures of runs, again, from their folders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from pycc import models, report
+from pycc.backdoor.evaluation import drawing
+from pycc.backdoor.evaluation.experiment import Experiment
+from pycc.backdoor.evaluation.folders import StoredRun, merged
+from pycc.backdoor.evaluation.verdict import verdict
+from pycc.backdoor.poisoning.overlap import content_of
+from pycc.commands.backdoor_flags import PictureFlags
+from pycc.commands.backdoor_settings import ReportSettings, RunSettings
+from pycc.commands.base import DONE, Command, Context
+from pycc.commands.progress import say
+from pycc.report import backdoor as tables
+from pycc.runs import Record
+from pycc.settings import build
+from pycc.train.loop import WEIGHTS
+
+
+class Report(Command[ReportSettings]):
+    """``pycc backdoor report``."""
+
+    name = "report"
+    summary = "Tables and pictures of runs, again, from their folders."
+    settings = ReportSettings
+
+    def run(self, settings: ReportSettings, context: Context) -> int:
+        """Print and draw what is there, of runs that are not finished too."""
+        folders_of = {Path(run).resolve(): Path(run) for run in settings.runs}
+        stored = [StoredRun.read(folder) for folder in folders_of.values()]
+        pictures = [_pictures_of(run, settings.picture, context.given) for run in stored]
+        single = any(
+            run.command == "run" and picture.pictures
+            for run, picture in zip(stored, pictures, strict=True)
+        )
+        settings.picture.check(context.given, single)
+        summaries = merged(stored)
+        print_tables(summaries)
+        for run, picture in zip(stored, pictures, strict=True):
+            if picture.pictures:
+                _draw_again(run, picture)
+        if len(stored) > 1 or stored[0].command == "run":
+            for model, summary in summaries.items():
+                sentence = verdict(summary)[1]
+                line = sentence if len(summaries) == 1 else f"{model}: {sentence}"
+                print(line, flush=True)
+        return DONE
+
+
+def print_tables(summaries: Mapping[str, Record]) -> None:
+    """Print the tables of each model's summary."""
+    rows = (row for summary in summaries.values() for row in summary["rows"])
+    applied = [row["defense"] for row in rows if row["defense"]]
+    shown = "fine-tuning" if "fine-tuning" in applied or not applied else applied[0]
+    print(tables.tables(summaries, defense=shown))
+
+
+def _pictures_of(run: StoredRun, wanted: PictureFlags, given: frozenset[str]) -> PictureFlags:
+    """The pictures of a run, with what is given now over its own settings."""
+    kept = build(PictureFlags, run.flags)
+    picture = replace(kept, **{name: getattr(wanted, name) for name in given - {"runs"}})
+    if picture.pictures is None:
+        picture = replace(picture, pictures=report.missing_library() is None)
+    return picture
+
+
+def _draw_again(run: StoredRun, picture: PictureFlags) -> None:
+    """Draw what can be drawn from what is there; nothing is trained for a picture."""
+    reason = report.missing_library()
+    if reason is not None:
+        raise ValueError(reason)
+    applied = sorted({str(r["defense"]) for r in run.records if r["defense"] and "count" in r})
+    pictures = run.folder / "pictures"
+    if run.command != "run":
+        drawing.draw_results(run.records, pictures, defenses=applied)
+        return
+    settings = build(RunSettings, run.flags)
+    in_order = [name for name in settings.defenses.defense if name in applied]
+    drawing.draw_results(run.records, pictures, defenses=in_order)
+    try:
+        experiment = _experiment_of(run, settings)
+    except (ValueError, OSError) as error:
+        say(f"note: {run.folder}: no pictures of single images: {error}")
+        return
+    drawing.draw_images(experiment, run.folder, image=picture.picture_image, layers=picture.layer)
+
+
+def _experiment_of(run: StoredRun, settings: RunSettings) -> Experiment:
+    """The experiment of a run; ValueError unless its counters and its test images are there."""
+    plain = run.folder / "clean" / WEIGHTS
+    if plain.exists():
+        counter = models.load(plain)
+        experiment = settings.experiment(counter, torch.device("cpu"))
+        if drawing.complete(experiment, run.folder):
+            if content_of(experiment.test) != run.tested()["test"]:
+                raise ValueError("the test images are not those of the run")
+            return experiment
+    raise ValueError("counters are missing")
