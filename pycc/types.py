@@ -62,7 +62,7 @@ class _Points:
             raise AttributeError  # the field has no default
         points: Tensor | None = sample.__dict__["points"]
         if points is None:
-            raise ValueError(f"{sample.name}: not annotated, how many people it shows is unknown")
+            raise ValueError(f"{sample.name}: not annotated, so its heads are unknown")
         return points
 
     def __set__(self, sample: Sample, points: Tensor | None) -> None:

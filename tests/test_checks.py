@@ -165,8 +165,8 @@ def test_augmented_images_may_leave_the_range() -> None:
         ({"image": torch.rand(3, 16, 20) * 255}, "street: image must hold RGB values"),
         ({"image": torch.rand(3, 16, 20).double()}, r"street: image must be \[3,H,W\] float32"),
         ({"image": torch.rand(16, 20, 3)}, r"street: image must be \[3,H,W\] float32"),
-        ({"mask": torch.ones(16, 20)}, r"street: mask must be \[16, 20\] bool"),
-        ({"mask": torch.ones(15, 20, dtype=torch.bool)}, r"street: mask must be \[16, 20\] bool"),
+        ({"mask": torch.ones(16, 20)}, r"street: roi must be \[16, 20\] bool"),
+        ({"mask": torch.ones(15, 20, dtype=torch.bool)}, r"street: roi must be \[16, 20\] bool"),
         ({"points": torch.full((1, 2), torch.nan)}, "street: points must be"),
     ],
 )

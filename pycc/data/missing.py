@@ -34,7 +34,7 @@ class Places:
         folders = " or ".join(map(str, self.folders))
         return (
             f"image without annotation, expected {files} in {folders}{self._hint(image, name)}; "
-            "to count or attack the images alone take annotated=False (--unannotated)"
+            "to count or attack the images alone use annotated=False (--unannotated)"
         )
 
     def no_image(self, annotation: Path) -> str:

@@ -13,7 +13,7 @@ from PIL import Image
 from support.processes import messages
 
 import pycc.data
-from pycc.data.__main__ import main
+from pycc.commands import main
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def crowd(tmp_path: Path) -> Path:
 
 
 def run(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, str]:
-    code = main([str(word) for word in argv])
+    code = main("data", [str(word) for word in argv])
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 
@@ -37,7 +37,7 @@ def test_inspect(capsys: pytest.CaptureFixture[str], crowd: Path) -> None:
     code, out, err = run(capsys, "inspect", crowd)
     assert (code, err) == (0, "")
     assert out.startswith(f"{crowd}, layout folder\n")
-    assert out.endswith("verdict: whole\n")
+    assert out.endswith("verdict: intact\n")
     code, out, err = run(capsys, "inspect", crowd, "--split", "train", "--json")
     assert (code, err) == (0, "")
     facts = json.loads(out)
@@ -115,7 +115,7 @@ def test_export_opens_again(
 
 def test_export_of_a_part(capsys: pytest.CaptureFixture[str], crowd: Path, tmp_path: Path) -> None:
     target = tmp_path / "out"
-    code, out, _ = run(capsys, "export", crowd, target, "--split", "train", "--limit", "1")
+    code, out, _ = run(capsys, "export", crowd, target, "--split", "train", "--max-images", "1")
     assert (code, out) == (0, f"{target}/train: 1 images, 1 heads\n")
     (crowd / "train" / "a.json").write_text("?")
     code, out, err = run(capsys, "export", crowd, tmp_path / "other", "--on-error", "skip")
@@ -127,16 +127,19 @@ def test_export_of_a_part(capsys: pytest.CaptureFixture[str], crowd: Path, tmp_p
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "the following arguments are required: COMMAND"),
+        ([], "expected one of inspect, export, got none"),
         (["inspect"], "the following arguments are required: PATH"),
         (["inspect", "nowhere"], "nowhere: no such folder"),
-        (["inspect", "synthetic"], "built-in scenes are no files"),
+        (["inspect", "synthetic"], "built-in scenes are not files"),
         (["inspect", "CROWD", "--split", "val"], "has splits test, train, got 'val'"),
-        (["inspect", "CROWD", "--limit", "3"], "unrecognized arguments: --limit 3"),
+        (["inspect", "CROWD", "--limit", "3"], "unknown flag --limit"),
         (["export", "CROWD"], "the following arguments are required: OUT"),
         (["export", "CROWD", "CROWD"], "expected a new or an empty folder"),
-        (["export", "CROWD", "OUT", "--layout", "nwpu"], "invalid choice: 'nwpu'"),
-        (["export", "CROWD", "OUT", "--limit", "0"], "limit must be at least 1, got 0"),
+        (
+            ["export", "CROWD", "OUT", "--layout", "nwpu"],
+            "--layout: expected one of folder, shanghaitech, got 'nwpu'",
+        ),
+        (["export", "CROWD", "OUT", "--max-images", "0"], "limit must be at least 1, got 0"),
         (["export", "CROWD", "OUT", "--max-side", "x"], "invalid int value: 'x'"),
         (["export", "CROWD", "OUT", "--split", "val"], "has splits test, train, got 'val'"),
     ],
@@ -161,4 +164,4 @@ def test_from_a_shell(crowd: Path) -> None:
         check=False,
     )
     assert (done.returncode, messages(done.stderr)) == (0, [])
-    assert done.stdout.endswith("verdict: whole\n")
+    assert done.stdout.endswith("verdict: intact\n")

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 import pycc.data
+from pycc.commands import main
 from pycc.data import load_image, mean_colour, quantize, save_image
-from pycc.data.__main__ import main
 from pycc.data.images import image_size, is_upright
 
 RNG = np.random.default_rng(5)
@@ -371,7 +371,7 @@ def test_a_lack_of_memory_is_no_fault_of_the_file(
         for on_error in ("raise", "skip"):
             with pytest.raises(MemoryError):
                 _ = pycc.data.open(tmp_path, on_error=on_error)[0]
-        assert main(["inspect", str(tmp_path)]) == 2
+        assert main("data", ["inspect", str(tmp_path)]) == 2
     assert "error: out of memory at image a: take smaller images" in capsys.readouterr().err
     (tmp_path / "b.unknown").write_bytes((tmp_path / "a.png").read_bytes())
     (tmp_path / "b.csv").write_text("1,2")

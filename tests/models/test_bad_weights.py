@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pycc import models
-from pycc.models.__main__ import main
+from pycc.commands import main
 from pycc.models.base import MODELS, CounterModel
 from pycc.models.weights import read_weights
 
@@ -226,7 +226,7 @@ def test_a_lack_of_memory_is_no_fault_of_the_file(
     with pytest.raises(type(error)) as caught:
         models.load(path)
     assert str(caught.value) == str(error)
-    assert main(["check", str(path)]) == 2
+    assert main("models", ["check", str(path)]) == 2
     said = capsys.readouterr().err
     assert re.fullmatch(
         rf"error: out of memory at weights {path}: (at least 9e-09 GB more are needed; )?"
@@ -241,10 +241,10 @@ def test_arrays_that_memory_cannot_hold(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "w.npz", **{"fuse.0.conv.bias": np.zeros(1 << 27, np.float32)})
     code = """
 import resource, sys
-from pycc.models.__main__ import main
+from pycc.commands import main
 taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (taken + (1 << 27),) * 2)
-sys.exit(main(["check", sys.argv[1]]))
+sys.exit(main("models", ["check", sys.argv[1]]))
 """
     command = [sys.executable, "-c", code, str(tmp_path / "w.npz")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

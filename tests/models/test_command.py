@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from pycc import models
-from pycc.models.__main__ import main
+from pycc.commands import main
 
 
 def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
-    code = main(list(argv))
+    code = main("models", list(argv))
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 
@@ -77,11 +77,11 @@ def test_check_finds_a_wrong_convention(capsys: pytest.CaptureFixture[str], tmp_
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "the following arguments are required: COMMAND"),
+        ([], "pycc models: expected one of list, show, check, export, got none"),
         (["show", "vgg"], "unknown model 'vgg'; known: can"),
         (["show", "mcnn", "--option", "depth=3"], "unknown option 'depth'"),
         (["show", "csrnet", "--option", "variant=x"], "variant must be 'leeyeehoo' or"),
-        (["check", "none.pth"], "no such file: none.pth"),
+        (["check", "none.pth"], "none.pth (built-in weights: mcnn-synthetic)"),
         (["check", "mcnn-synthetic", "--model", "csrnet"], "is of model 'mcnn', not 'csrnet'"),
         (["export", "mcnn-synthetic", "x.pt"], "must end in .onnx"),
         (["export", "mcnn-synthetic", "x.onnx", "--height", "two"], "invalid int value"),

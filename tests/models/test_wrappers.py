@@ -19,7 +19,7 @@ from support.states import State, other_than, prefixed
 from torch import Tensor, nn
 
 from pycc import models
-from pycc.models.__main__ import main
+from pycc.commands import main
 from pycc.models.base import MODELS, CounterModel
 from pycc.models.weights import read_weights
 from pycc.models.wrappers import leaves, unprefixed
@@ -153,7 +153,7 @@ def test_any_wrapping_of_public_weights(
     path = written(wrapping, read_weights(source).state, tmp_path)
     with torch.no_grad():
         assert float(models.load(path)(image).sum()) == float(models.load(source)(image).sum())
-    assert main(["check", str(path)]) == 0
+    assert main("models", ["check", str(path)]) == 0
     out = capsys.readouterr().out
     assert "recognised       mcnn by its content: mcnn_shtechA_660.h5" in out
     assert out.endswith("verdict          agrees with its metadata\n")
