@@ -115,7 +115,7 @@ def lightweight(
             f"lightweight: backbone must be an nn.Module, got {type(backbone).__name__}"
         )
     if type(hidden) is not int or hidden < 1:
-        raise ValueError(f"lightweight: hidden must be a whole number from 1 on, got {hidden!r}")
+        raise ValueError(f"lightweight: hidden must be an integer of at least 1, got {hidden!r}")
     features = _Features(backbone, level, layer, channels_last)
     mode = backbone.training
     backbone.eval()

@@ -98,7 +98,7 @@ def test_bad_files_and_options(exported: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="needs the option stride"):
         models.load(exported)
     for stride in ("abc", 4.5):
-        with pytest.raises(ValueError, match="stride must be a whole number from 1 on, got"):
+        with pytest.raises(ValueError, match="stride must be an integer of at least 1, got"):
             models.load(exported, stride=stride)
     with pytest.raises(ValueError, match="unknown option 'variant'; known: stride, input"):
         models.load(exported, stride=4, variant="gray")
