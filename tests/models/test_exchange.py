@@ -116,7 +116,7 @@ def test_export_leaves_nothing_when_it_fails(
         models.export_onnx(counter, tmp_path / "net.pt")
     with pytest.raises(ValueError, match="at least 4x4 pixels, got 2x96"):
         models.export_onnx(counter, tmp_path / "net.onnx", shape=(2, 96))
-    with pytest.raises(ValueError, match="expected a network of torch, got a black box"):
+    with pytest.raises(ValueError, match="expected a torch network, got a black box"):
         models.export_onnx(models.black_box(exported, stride=4), tmp_path / "net.onnx")
     real = models.exchange._Onnx.forward
     monkeypatch.setattr(models.exchange._Onnx, "forward", lambda self, x: real(self, x) * 1.001)
