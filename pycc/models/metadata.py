@@ -75,7 +75,7 @@ def read_beside(path: Path) -> dict[str, object]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         text = " ".join(str(error).split())[:160]
-        raise ValueError(f"weights: {file} is no readable weights metadata: {text}") from None
+        raise ValueError(f"weights: {file} is not readable weights metadata: {text}") from None
     if not isinstance(content, dict):
         raise ValueError(f"weights: {file}: the metadata must be a JSON object")
     return content
