@@ -122,8 +122,9 @@ class Flag:
     positional: bool
 
     def checked(self, value: Any) -> Any:
-        """Return the value if it, or each of several values, is an allowed choice; ValueError if
-        not.
+        """Return the value if it, or each of several values, is an allowed choice.
+
+        ValueError otherwise.
         """
         values = value if isinstance(value, list | tuple) else [value]
         for entry in values:

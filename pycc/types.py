@@ -98,9 +98,7 @@ class Sample:
 
     @property
     def annotated(self) -> bool:
-        """Whether the heads are known; images without annotation can be attacked and
-        counted too.
-        """
+        """Whether the heads are known; other images can be attacked and counted too."""
         return self.__dict__["points"] is not None
 
     @property

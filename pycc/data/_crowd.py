@@ -141,9 +141,7 @@ def _turned(values: NDArray, flipped: bool) -> NDArray:  # type: ignore[type-arg
 
 
 def _lattice(dice: Dice, camera: Camera) -> NDArray[np.float64]:
-    """Return places [M,2] (x, y) where a person may stand: jittered rows at equal ground
-    distances.
-    """
+    """Return places [M,2] (x, y) where people may stand: jittered rows on the ground."""
     height, width = camera.shape
     y = max(1.0, camera.horizon + _SMALLEST_HEAD / camera.slope)
     rows = []

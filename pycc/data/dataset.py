@@ -277,9 +277,7 @@ class PairedFiles(Dataset):
     def _annotation(
         self, index: int, height: int, width: int
     ) -> tuple[Tensor | None, Tensor | None, NDArray[np.bool_]]:
-        """Return the points that count, the region, and which of the annotated points lie
-        inside.
-        """
+        """Return the points that count, the region, and which annotated points lie inside."""
         pair = self.pairs[index]
         region = self._roi(pair, height, width)
         roi = None if region is None else torch.from_numpy(region)
@@ -381,8 +379,9 @@ class Layout(Protocol):
     """One layout of files."""
 
     def splits(self, root: Path) -> tuple[str, ...]:
-        """Return the existing splits that together hold each image once; ("all",) if
-        there is one.
+        """Return the existing splits that together hold each image once.
+
+        The result is ("all",) if there is only one.
         """
 
     def open(

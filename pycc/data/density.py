@@ -187,8 +187,9 @@ def _svishwa_window(points: Points, shape: tuple[int, int]) -> Tensor:
 
 
 def _published_single_head(points: Points, shape: tuple[int, int]) -> Tensor:
-    """Write 255 into the pixel of the rounded 1-based coordinates (halves are rounded
-    away from 0).
+    """Write 255 into the pixel of the rounded coordinates, counted from 1.
+
+    Halves are rounded away from 0.
     """
     x, y = (math.floor(abs(value) + 0.5) * (1 if value > 0 else -1) for value in points[0])
     spread = torch.zeros(shape)
@@ -212,8 +213,9 @@ def _danet_geometry(points: Points, shape: tuple[int, int]) -> Tensor:
 
 
 def _danet_sides(points: Points) -> NDArray[np.int64]:
-    """Return the side [N] of each head's window: mean distance to the seven nearest others, in
-    7…25.
+    """Return the side [N] of each head's window.
+
+    It is the mean distance to the seven nearest others, clipped to 7…25.
     """
     others = min(7, len(points) - 1)
     if others == 0:

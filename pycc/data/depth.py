@@ -1,6 +1,4 @@
-"""16-bit image files: the value of white, and colour of which Pillow returns only the
-upper bits.
-"""
+"""16-bit image files: the value of white, and colour, of which Pillow returns the upper bits."""
 
 from __future__ import annotations
 
@@ -70,8 +68,7 @@ def colour_of_16_bits(
 def _all_bits(
     path: Path, picture: Image.Image, kept: str, upper: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return 16-bit colour [H,W,3] and opacity [H,W] of a file of which Pillow gives the upper
-    bits.
+    """Return 16-bit colour [H,W,3] and opacity [H,W] of a file.
 
     Pillow takes the first of two bytes in one byte order and the second in the other.
     """

@@ -285,9 +285,7 @@ def _write_json(path: Path, sample: Sample) -> None:
 
 
 def _write_mat(path: Path, sample: Sample) -> None:
-    """Write points as published: image_info{1} is a structure of location [N,2] and
-    number [1,1].
-    """
+    """Write points as published: image_info{1} holds location [N,2] and number [1,1]."""
     info = np.empty((1, 1), object)
     info[0, 0] = {
         "location": sample.points.numpy(),

@@ -32,8 +32,7 @@ class NWPUCrowd:
     """
 
     def recognises(self, root: Path) -> bool:
-        """Return whether ``root`` holds the two folders, and a list that names images in one of
-        them.
+        """Return whether ``root`` holds the two folders, and a list of images in one of them.
 
         Other tools have folders of these names too, with lists of paths.
         """

@@ -51,8 +51,9 @@ _SHOWN = 3
 
 
 def listing(folder: Path) -> list[Path]:
-    """List the files and folders in a folder, except hidden ones; ValueError if it is
-    unreadable.
+    """List the files and folders in a folder, except hidden ones.
+
+    ValueError if it cannot be read.
     """
     try:
         with memory_errors():

@@ -110,8 +110,9 @@ def _pairs(folder: Path, refuse: Refuse, annotated: bool) -> list[Pair]:
 
 
 def read_points(path: Path) -> NDArray[np.float64]:
-    """Read points [N,2] (x, y) from ``annPoints`` of a .mat; ValueError naming a file
-    without it.
+    """Read points [N,2] (x, y) from ``annPoints`` of a .mat.
+
+    ValueError naming a file without it.
     """
     return read_pairs(path, "annPoints")
 

@@ -96,8 +96,9 @@ def _annotations(folder: Path) -> list[Path]:
 
 
 def read_points(path: Path) -> NDArray[np.float64]:
-    """Read points [N,2] (x, y) of a frame's .mat; N may be 0; ValueError naming a file without
-    them.
+    """Read points [N,2] (x, y) of a frame's .mat; N may be 0.
+
+    ValueError naming a file without them.
 
     They are all annotated points, inside the region of interest or not.
     """
@@ -128,8 +129,7 @@ def _coordinates(path: Path, name: str) -> NDArray[np.float64]:
 
 
 def polygon(vertices: NDArray[np.float64], height: int, width: int) -> NDArray[np.bool_]:
-    """Return the pixels [H,W] whose centre lies inside a polygon of vertices [V,2] (x, y), in
-    pixels.
+    """Return the pixels [H,W] whose centre lies in a polygon of vertices [V,2] (x, y).
 
     The centre of pixel (row, column) is x = column + 1/2, y = row + 1/2. A centre is inside if a
     ray from it crosses the border an odd number of times. The last vertex is joined to the first;

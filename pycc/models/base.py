@@ -103,20 +103,17 @@ class CounterModel(nn.Module):
         return self._receptive_field
 
     def preprocess(self, images: Tensor) -> Tensor:
-        """Convert images [N,3,H,W], RGB in [0,1], to the network's own convention;
-        differentiable.
-        """
+        """Convert images [N,3,H,W], RGB in [0,1], to the network's convention; differentiable."""
         return self.convention(images)
 
     def run(self, x: Tensor) -> object:
-        """Compute the argument of ``density`` from the network's input ``x``; by default
-        ``net(x)``.
-        """
+        """Compute the argument of ``density`` from the network's input; by default ``net(x)``."""
         return self.net(x)
 
     def density(self, output: object) -> Tensor:
-        """Convert the network's output to a map [N,1,h,w] in people per cell; by default ×
-        ``scale``.
+        """Convert the network's output to a map [N,1,h,w] in people per cell.
+
+        By default it is multiplied by ``scale``.
         """
         if not isinstance(output, Tensor):
             raise ValueError(
@@ -159,16 +156,16 @@ class CounterModel(nn.Module):
         points: Sequence[Tensor] | None = None,
         region: Tensor | None = None,
     ) -> Tensor:
-        """Compute the training loss (a scalar) of images [N,3,H,W] for target [N,1,h,w], people per
-        cell.
+        """Compute the training loss, a scalar, for target [N,1,h,w] in people per cell.
 
-        It is the mean over images of each image's loss, even if that is a sum over cells. So a
-        batch may be computed in parts, and by several processes. The default is the mean over cells
-        of the squared error, as MCNN and DA-Net are trained; a model with another published loss
-        overrides this. ``points`` are the heads of each image, [M,2] (x, y) in its pixels, for
-        losses that need them. ``region`` [N,1,h,w] is the share of each cell, 0 to 1, that lies in
-        the region of interest (None: all of it). Predictions outside it do not count as errors, and
-        the target must be 0 there. ValueError for a target or region of another shape.
+        ``images`` are [N,3,H,W], RGB in [0,1]. The loss is the mean over images of each image's
+        loss, even if that is a sum over cells. So a batch may be computed in parts, and by several
+        processes. The default is the mean over cells of the squared error, as MCNN and DA-Net are
+        trained; a model with another published loss overrides this. ``points`` are the heads of
+        each image, [M,2] (x, y) in its pixels, for losses that need them. ``region`` [N,1,h,w] is
+        the share of each cell, 0 to 1, that lies in the region of interest (None: all of it).
+        Predictions outside it do not count as errors, and the target must be 0 there. ValueError
+        for a target or region of another shape.
         """
         density = self._within(self(images), target, region)
         return nn.functional.mse_loss(density, target)
@@ -181,33 +178,35 @@ class CounterModel(nn.Module):
         """
 
     def recipe(self) -> Recipe:
-        """Return how the published weights of this variant were trained; NoRecipeError if
-        unpublished.
+        """Return how the published weights of this variant were trained.
+
+        NoRecipeError if that is not published.
         """
         raise NoRecipeError(f"{self.name}: no published training recipe")
 
     def options(self) -> dict[str, object]:
-        """Return the options with which ``create(name, **options)`` rebuilds this counter; JSON
-        values.
+        """Return the options with which ``create(name, **options)`` rebuilds this counter.
+
+        They are JSON values.
         """
         return {}
 
     @classmethod
     def recognise(cls, state: Mapping[str, Tensor]) -> dict[str, object] | None:
-        """Return the options under which ``state`` (published keys, no prefix) fits this model, or
-        None.
+        """Return the options under which ``state`` fits this model, or None.
+
+        Its keys are the published ones, without prefix.
         """
         return None
 
     def reading(self, input: str) -> CounterModel | None:
-        """Return a counter with the same counts for another scale of its input, or None if
-        impossible.
-        """
+        """Return a counter with the same counts for another input scale, or None."""
         return None
 
     def adopt(self, state: Mapping[str, Tensor]) -> str | None:
-        """Copy a pre-trained backbone into the network; return what was copied, or None if it has
-        none.
+        """Copy a pre-trained backbone into the network.
+
+        Returns a description of what was copied, or None if ``state`` holds no backbone.
         """
         return None
 

@@ -27,9 +27,7 @@ SCALES = (1, 2, 3, 6)
 
 
 def _averaged(features: Tensor, side: int, convolution: nn.Module) -> Tensor:
-    """Average features [N,C,h,w] over side x side regions, convolve, and resize them to
-    [N,C,h,w].
-    """
+    """Average features [N,C,h,w] over side x side regions, convolve, and resize them back."""
     averages = convolution(functional.adaptive_avg_pool2d(features, side))
     size = features.shape[-2:]
     return functional.interpolate(averages, size=size, mode="bilinear", align_corners=False)

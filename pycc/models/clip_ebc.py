@@ -177,9 +177,7 @@ class CLIPEBC(CounterModel):
         }
 
     def recipe(self) -> Recipe:
-        """Return the published code's defaults: from OpenAI's RN50 weights, the text encoder
-        frozen.
-        """
+        """Return the published code's defaults: OpenAI's RN50 weights, a frozen text encoder."""
         return Recipe(
             source="Yiming-M/CLIP-EBC",
             optimisers=(Optimiser("adam", 1e-4, weight_decay=1e-4),),

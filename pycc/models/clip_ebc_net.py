@@ -64,8 +64,9 @@ class CLIPEBCNet(nn.Module):
         return TextEncoder(self.projection.out_channels, **self._text_sizes)
 
     def prompt_features(self) -> Tensor:
-        """Return features [bins,embedding] of the prompts, not normalised; by the text encoder, if
-        any.
+        """Return features [bins,embedding] of the prompts, not normalised.
+
+        They come from the text encoder if there is one, otherwise from the buffer.
         """
         if self.text_encoder is None:
             return self.text_features

@@ -88,17 +88,16 @@ class CMTLNet(nn.Module):
         )
 
     def map(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the density map alone, and the prior's features, from which the classes
-        follow.
-        """
+        """Compute the density map, and the prior's features, from which the classes follow."""
         base = self.base_layer(x)
         prior = self.hl_prior_1(base)
         density: Tensor = self.de_stage_2(torch.cat([prior, self.de_stage_1(base)], 1))
         return density, prior
 
     def scores(self, prior: Tensor) -> Tensor:
-        """Compute class scores [N,10] from the prior's features; with PReLU on them too, as
-        published.
+        """Compute class scores [N,10] from the prior's features.
+
+        The scores too pass a PReLU, as published.
         """
         x = self.hl_prior_2(prior).flatten(1)
         x = functional.dropout(self.hl_prior_fc1(x), training=self.training)
@@ -194,12 +193,11 @@ class CMTL(CounterModel):
         points: Sequence[Tensor] | None = None,
         region: Tensor | None = None,
     ) -> Tensor:
-        """Compute the published loss for ``target``, people per cell: [N,1,h,w] at the counter's
-        stride.
+        """Compute the published loss for ``target`` [N,1,h,w], people per cell.
 
-        At stride 4 the squared error is that of 4x4 sums, averaged over cells; stride 1 gives the
-        published error per pixel. An image's class follows from its target's sum: min(9,
-        round(count / ((largest - smallest) / 10))).
+        The target has the counter's stride. At stride 4 the squared error is that of 4x4 sums,
+        averaged over cells; stride 1 gives the published error per pixel. An image's class follows
+        from its target's sum: min(9, round(count / ((largest - smallest) / 10))).
         """
         assert isinstance(self.net, CMTLNet)
         self._check_images(images)

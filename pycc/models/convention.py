@@ -61,8 +61,7 @@ class Convention:
         return x
 
     def factor(self, kind: str) -> float | None:
-        """Return the factor on kernels for this input that gives equal results for ``kind``, or
-        None.
+        """Return the factor on kernels with which input of ``kind`` gives equal results, or None.
 
         Only levels of 0…255 and of [0,1] differ by a factor alone: zeros at the border stay zeros.
         """

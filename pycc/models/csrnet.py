@@ -50,9 +50,7 @@ class CSRNetNet(nn.Module):
         return density
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute the map of x [N,3,H,W], both in the weights' convention; values may be
-        negative.
-        """
+        """Compute the map of x [N,3,H,W] in the weights' convention; values may be negative."""
         cells = self.cells(x)
         if not self.enlarge:
             return cells
@@ -109,8 +107,9 @@ class CSRNet(CounterModel):
         return self.net.cells(x)
 
     def density(self, output: object) -> Tensor:
-        """Convert a map at stride 8 to people per cell; an enlarged map counts each cell
-        64 times.
+        """Convert a map at stride 8 to people per cell.
+
+        A map that the variant enlarges counts each cell 64 times.
         """
         cells = super().density(output)
         return cells * float(vgg.STRIDE**2) if self.variant != "leeyeehoo" else cells
@@ -123,12 +122,12 @@ class CSRNet(CounterModel):
         points: Sequence[Tensor] | None = None,
         region: Tensor | None = None,
     ) -> Tensor:
-        """Compute an image's sum of squared errors for ``target`` [N,1,h,w], people per cell of 8x8
-        pixels.
+        """Compute an image's sum of squared errors for ``target`` [N,1,h,w], people per cell.
 
-        The result is the mean over images of these sums: the published loss, whose batches hold one
-        image. If the published sum is over pixels, a target that is constant in each cell is
-        assumed: the sum is then equal up to a constant that does not depend on the network.
+        A cell has 8x8 pixels. The result is the mean over images of these sums: the published loss,
+        whose batches hold one image. If the published sum is over pixels, a target that is constant
+        in each cell is assumed: the sum is then equal up to a constant that does not depend on the
+        network.
         """
         squares = vgg.sum_of_squares(self._within(self(images), target, region), target)
         return squares / float(vgg.STRIDE**2) if self.variant != "leeyeehoo" else squares

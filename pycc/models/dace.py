@@ -86,8 +86,7 @@ def dace_loss(
 
 
 def block_classes(target: Tensor, bins: int) -> Tensor:
-    """Return the bins, int64 of ``target``'s shape, of numbers of heads; the last is ``bins - 1``
-    or more.
+    """Return the bins of numbers of heads, int64; the last is ``bins - 1`` or more heads.
 
     ValueError for a target with a value that is not a number of heads (within 0.001), such as a
     smoothed density map, whose blocks nearly all lie between the bins.
@@ -128,8 +127,9 @@ def _variation(density: Tensor, target: Tensor, counts: Tensor) -> Tensor:
 
 
 def transport_loss(density: Tensor, points: Sequence[Tensor], *, stride: int) -> Tensor:
-    """Compute a term whose gradient moves ``density`` [N,1,h,w] towards heads; the mean over
-    images.
+    """Compute a term whose gradient moves ``density`` [N,1,h,w] towards heads.
+
+    It is averaged over images.
 
     ``points`` are the heads of each image, [M,2]. The derivative of the entropic transport cost
     (squared pixel distances between heads and block centres, Sinkhorn's iteration) by the
@@ -154,8 +154,9 @@ def _pull(cells: Tensor, xy: Tensor, stride: int) -> Tensor:
 
 
 def _potential(share: Tensor, xy: Tensor, stride: int) -> Tensor:
-    """Compute Sinkhorn's dual potential [h,w] of shares [h,w] with sum 1, for equally weighted
-    heads.
+    """Compute Sinkhorn's dual potential [h,w] of shares [h,w] with sum 1.
+
+    All heads have equal weights.
     """
     height, width = share.shape
     rows = stride * torch.arange(height, device=share.device).to(share) + stride / 2

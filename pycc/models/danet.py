@@ -80,9 +80,7 @@ class DANetNet(nn.Module):
         return side
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute the map of x [N,1,H,W], both in the weights' convention; values may be
-        negative.
-        """
+        """Compute the map of x [N,1,H,W] in the weights' convention; values may be negative."""
         total = x.new_zeros(())
         for block, widths in _BLOCKS.items():
             for index in range(1, len(widths) + 1):

@@ -125,9 +125,7 @@ def digest(state: Mapping[str, Tensor]) -> str:
 
 
 def metadata_of(state: Mapping[str, Tensor]) -> tuple[dict[str, object], float] | None:
-    """Return the metadata of a public checkpoint with this content and the tolerance of
-    its count.
-    """
+    """Return the metadata of a public checkpoint by its content, and its count's tolerance."""
     state_digest = digest(state)
     exact = all(tensor.dtype == torch.float32 for tensor in state.values())
     tolerance = PROBE_TOLERANCE if exact else HALF_TOLERANCE

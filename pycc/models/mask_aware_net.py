@@ -95,9 +95,7 @@ def _convolutions(channels: Sequence[int], sides: Sequence[int | tuple[int, int]
 
 
 def _head(inputs: int, hidden: int) -> nn.Sequential:
-    """Make ``hidden`` 3x3 convolutions of 256 channels with ReLU, and a linear 1x1 to one
-    channel.
-    """
+    """Make ``hidden`` 3x3 convolutions to 256 channels with ReLU, and a linear 1x1 to one."""
     layers = _convolutions([inputs] + [FEATURES] * hidden, [3] * hidden)
     layers.append(nn.Conv2d(FEATURES, 1, 1))
     return layers
@@ -221,8 +219,9 @@ class MaskAwareNet(nn.Module):
 def mask_loss(
     logits: Tensor, mask: Tensor, *, gamma: float, region: Tensor | None = None
 ) -> Tensor:
-    """Compute the mean focal loss (Lin et al. 2017, eq. 4) of logits [N,1,h,w] for a mask of 0 and
-    1.
+    """Compute the mean focal loss of logits [N,1,h,w] for a mask of 0 and 1.
+
+    Source: Lin et al. 2017, eq. 4.
 
     (1 − p_t)^gamma · (−log p_t), where p_t is the probability of the right class; without class
     weights. ``gamma`` 0 is binary cross-entropy. Each cell counts by its share of ``region``

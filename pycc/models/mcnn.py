@@ -180,8 +180,9 @@ class MCNN(CounterModel):
                     nn.init.zeros_(module.bias)
 
     def preprocess(self, images: Tensor) -> Tensor:
-        """Convert images [N,3,H,W] (RGB in [0,1]) to network input [N,1 or 3,H,W];
-        differentiable.
+        """Convert images [N,3,H,W], RGB in [0,1], to network input [N,1 or 3,H,W].
+
+        It is differentiable.
         """
         x = self.convention(images)
         if self.resize is not None:
@@ -202,9 +203,7 @@ class MCNN(CounterModel):
         }
 
     def recipe(self) -> Recipe:
-        """Return the recipe of svishwa/crowdcount-mcnn; those of other formats are not public in
-        full.
-        """
+        """Return the recipe of svishwa/crowdcount-mcnn; other formats' are not public in full."""
         if self.variant != "gray":
             return super().recipe()
         return Recipe(
@@ -244,8 +243,9 @@ class MCNN(CounterModel):
 
     @classmethod
     def recognise(cls, state: Mapping[str, Tensor]) -> dict[str, object] | None:
-        """Recognise the variant by its keys (``branch1.0.weight``: "rgb") and its number of
-        channels.
+        """Recognise the variant by its keys and its number of channels.
+
+        Keys such as ``branch1.0.weight`` mean "rgb".
         """
         columns = ("branch1", "branch2", "branch3")
         if "head.0.weight" in state:  # pycc's narrow counter has the same columns

@@ -50,9 +50,7 @@ class NarrowNet(nn.Module):
         nn.init.constant_(self.head[4].bias, -3.0)  # type: ignore[arg-type]
 
     def features(self, x: Tensor) -> Tensor:
-        """Compute [N,120,h,w] of the three columns, each channel minus its mean, divided by its
-        deviation.
-        """
+        """Compute [N,120,h,w] of the three columns, each channel standardised."""
         features: Tensor = self.norm(torch.cat([getattr(self, name)(x) for name in _COLUMNS], 1))
         return features
 

@@ -13,9 +13,7 @@ def shown(value: object) -> str:
 
 
 def is_number(value: object) -> bool:
-    """Return whether a value is a real number; a bool is one in Python, but a mistake as
-    an option.
-    """
+    """Return whether a value is a real number and not a bool."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 

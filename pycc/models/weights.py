@@ -269,9 +269,7 @@ def fit(counter: CounterModel, state: Mapping[str, Tensor], source: str) -> None
 
 
 def misfit(counter: CounterModel, state: Mapping[str, Tensor]) -> tuple[int, str]:
-    """Return the number of missing or unexpected keys of ``state``, and a description of all
-    misfits.
-    """
+    """Return the number of missing or unexpected keys, and a description of all misfits."""
     expected = counter.net.state_dict()
     problems = []
     missing = [key for key in expected if key not in state and not key.endswith(_BATCHES)]

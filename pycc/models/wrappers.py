@@ -124,9 +124,7 @@ class Candidate(NamedTuple):
         ]
 
     def parts(self, name: str | None) -> list[Candidate]:
-        """Return the parts under a prefix that belong to a family, if the keys as a whole belong to
-        none.
-        """
+        """Return the parts under a prefix that belong to a family, unless all keys do."""
         levels = [_shapes(level) for level in _levels(_without_inner(self.tensors))[0]]
         if _family(levels, name)[1]:
             return [self]
@@ -307,9 +305,7 @@ def _saving(chosen: Candidate, source: Path) -> str:
 
 
 def _candidates(place: Place, found: Sequence[Leaf]) -> Iterator[Candidate]:
-    """Yield the mappings whose leaves are all tensors; of nested ones the outer if it is a
-    family's.
-    """
+    """Yield the mappings of tensors alone; of nested ones the outer, if it is a family's."""
     depth = len(place)
     groups: dict[str | int, list[Leaf]] = {}
     for path, value in found:
@@ -421,8 +417,7 @@ def _nearest(levels: Sequence[Mapping[str, Tensor]]) -> tuple[int, Match]:
 def _parts(
     state: Mapping[str, Tensor], name: str | None, prefix: str = ""
 ) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Yield the shortest prefixes of a state under which most keys of a family lie, with their
-    content.
+    """Yield the shortest prefixes under which most keys of a family lie, and their content.
 
     A few keys are not enough: other networks have parts that begin like a counter.
     """

@@ -164,10 +164,10 @@ def draw_gradcam(rows: Mapping[str, Sequence[Panel]], file: Path, *, title: str 
 
 
 def draw_maps(panels: Sequence[Panel], file: Path, *, title: str = "") -> None:
-    """Draw images and, below, their density maps in one colour scale: before and after, side by
-    side.
+    """Draw images and, below, their density maps in one colour scale.
 
-    ValueError without matplotlib or panels.
+    The panels stand side by side: before and after, for example. ValueError without matplotlib or
+    panels.
     """
     _check("draw_maps", panels)
     from matplotlib.cm import ScalarMappable
