@@ -30,13 +30,13 @@ _NOTES = (
     "on images without trigger.",
 )
 _EXCESS = (
-    "excess: rho_Asr less the larger chance level, with the lesser ends of the 95 % intervals of",
+    "excess: rho_Asr minus the larger chance level, with the smaller ends of the 95 % intervals of",
     "both differences (Newcombe's, for pairs).",
 )
 _LEFT = (
-    "left: rho_Asr less the lesser chance level, with the larger ends: what a defense must bring",
-    "down. A counter that counts nobody has nothing left of an attack that raises counts: only",
-    "beside a rho_Acc near the clean model's does it say that a backdoor is removed.",
+    "left: rho_Asr minus the smaller chance level, with the larger ends: what a defense must",
+    "reduce. It shows that a backdoor is removed only if rho_Acc is near the clean model's: for an",
+    "attack that raises counts, a counter that always counts 0 reduces it too.",
 )
 _TARGET = (
     "as target: triggered images counted within a tenth of what the attack made of their truth.",
