@@ -1,4 +1,4 @@
-"""Checks of arguments that all parts of pycc share, and their wording."""
+"""Argument checks that all packages share, and the wording of their messages."""
 
 from __future__ import annotations
 
@@ -11,29 +11,52 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
+__all__ = [
+    "TOLERANCE",
+    "check_image",
+    "check_images",
+    "check_values",
+    "lacks_memory",
+    "naming",
+    "unchecked",
+]
+
 _NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc",
               "out of memory")  # fmt: skip
 TOLERANCE = 1e-3
-"""How far a value may lie outside [0,1]: resizing and rounding leave it by less."""
+"""How far a value may lie outside [0,1]; resizing and rounding exceed the range by less."""
 
 
 def check_image(op: str, image: Tensor) -> None:
-    """Check that an image is [3,H,W] of floats, RGB in [0,1]; ValueError that names ``op``."""
+    """Check that an image is a float tensor [3,H,W], RGB in [0,1].
+
+    TypeError if it is not a tensor, ValueError otherwise; both name ``op``.
+
+    >>> check_image("count", torch.zeros(1, 4, 4))
+    Traceback (most recent call last):
+    ...
+    ValueError: count: image must be [3,H,W] (RGB in [0,1]), got [1, 4, 4]
+    """
     _check(op, "image", image, 3, "[3,H,W]")
 
 
 def check_images(op: str, images: Tensor) -> None:
-    """Check that images are [N,3,H,W] of floats, RGB in [0,1]; ValueError that names ``op``."""
+    """Check that images are a float tensor [N,3,H,W], RGB in [0,1].
+
+    TypeError if they are not a tensor, ValueError otherwise; both name ``op``.
+
+    >>> check_images("count", torch.zeros(2, 3, 4, 4))
+    """
     _check(op, "images", images, 4, "[N,3,H,W]")
 
 
 def check_values(op: str, argument: str, values: Tensor) -> None:
-    """Check that values, any shape, lie in [0,1] up to ``TOLERANCE``.
+    """Check that the values of a tensor of any shape lie in [0,1], up to ``TOLERANCE``.
 
-    One pass over the memory: about 0.1 % of the time that MCNN takes for the same image. ValueError
-    that names ``op`` and ``argument``, the range found and its likely cause; for NaN and infinity
-    too. TypeError for something that is not a tensor. Nothing is checked inside ``unchecked``, nor
-    of tensors without values (on the meta device, or while torch compiles or exports).
+    It reads the memory once: about 0.1 % of the time that MCNN takes for the same image. ValueError
+    that names ``op`` and ``argument``, the range that came and its likely cause, also for NaN and
+    infinity. TypeError if it is not a tensor. Nothing is checked inside ``unchecked``, or for
+    tensors without values (on the meta device, or while torch compiles or exports).
 
     >>> check_values("count", "image", torch.tensor([0.0, 255.0]))
     Traceback (most recent call last):
@@ -58,10 +81,13 @@ _CHECKED: ContextVar[bool] = ContextVar("checked", default=True)
 
 @contextmanager
 def unchecked() -> Iterator[None]:
-    """Leave the values of images unchecked inside the block.
+    """Skip the check of image values inside the block.
 
-    For counters that are called to record their layers, whose images have no values to read, and
-    for images beyond [0,1] on purpose.
+    For counters that are called only to record their layers, whose images have no values to read,
+    and for images that leave [0,1] on purpose.
+
+    >>> with unchecked():
+    ...     check_values("count", "image", torch.tensor([300.0]))
     """
     token = _CHECKED.set(False)
     try:
@@ -72,10 +98,18 @@ def unchecked() -> Iterator[None]:
 
 @contextmanager
 def naming(name: str, shape: Sequence[int] = ()) -> Iterator[None]:
-    """Name the image at hand in an exception that leaves this block (``BaseException.add_note``).
+    """Add the name of the current image to an exception that leaves the block.
 
-    ``shape`` is its size (..., H, W). So a lack of memory, which knows nothing of images, is
-    reported with the one that caused it; of nested blocks the innermost names it.
+    The name is added as a note (``BaseException.add_note``). ``shape`` is the image's size (..., H,
+    W). So an out-of-memory error, which does not know of images, is reported with the image that
+    caused it. Of nested blocks the innermost adds its name.
+
+    >>> try:
+    ...     with naming("street", (3, 480, 640)):
+    ...         raise MemoryError
+    ... except MemoryError as error:
+    ...     error.__notes__
+    ['image street of 480x640 pixels']
     """
     try:
         yield
@@ -87,10 +121,13 @@ def naming(name: str, shape: Sequence[int] = ()) -> Iterator[None]:
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Whether an exception is a lack of memory.
+    """Return whether an exception means that memory ran out.
 
-    It may be a RuntimeError of torch, on the CPU, or an OSError: of the system with its number, of
-    Pillow's decoders without one.
+    Besides MemoryError it may be a RuntimeError of torch on the CPU, an OSError of the system with
+    its error number, or an OSError of Pillow's decoders without one.
+
+    >>> lacks_memory(MemoryError()), lacks_memory(ValueError("out of memory"))
+    (True, False)
     """
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno == errno.ENOMEM
@@ -103,17 +140,17 @@ def lacks_memory(error: BaseException) -> bool:
 def _likely_cause(low: float, high: float) -> str:
     if not (math.isfinite(low) and math.isfinite(high)):
         return "NaN or infinity"
-    found = f"{low:.4g}…{high:.4g}"
+    span = f"{low:.4g}…{high:.4g}"
     if low < -TOLERANCE:
         return (
-            f"{found}: already normalised? Counters normalise by themselves; undo it (x * std + "
+            f"{span}: already normalised? Counters normalise by themselves; undo it (x * std + "
             "mean), or (x + 1) / 2 for a range of [-1,1]"
         )
     if high <= 2.0:
-        return f"{found}: clamp what an edit has pushed out"
+        return f"{span}: clamp what an edit has pushed out"
     if high <= 255.0 * (1 + TOLERANCE):
-        return f"{found}: 8-bit levels, divide by 255"
-    return f"{found}: 16-bit levels? Divide by the largest possible value, such as 65535"
+        return f"{span}: 8-bit levels, divide by 255"
+    return f"{span}: 16-bit levels? Divide by the largest possible value, such as 65535"
 
 
 def _check(op: str, argument: str, values: Tensor, ndim: int, shape: str) -> None:

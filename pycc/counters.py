@@ -1,7 +1,7 @@
-"""A counter from outside: its device and type, its identity, eval mode, and counting with it.
+"""Questions about any counter: its device and type, its identity, its count of a sample.
 
-Everything that a part of this package needs to know of a counter besides its call lies here, so
-that each question has one answer for modules, defended counters and plain callables alike.
+Everything that other packages need to know of a counter besides its call is here, so that there is
+one answer for modules, defended counters and plain callables.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from pycc.ranks import exact
 from pycc.runs import fingerprint
 from pycc.types import Counter, Sample
 
+__all__ = ["count_of", "density_in_roi", "device_of", "frozen", "identity", "like_of"]
+
 
 def like_of(counter: Counter | nn.Module) -> Tensor:
-    """A tensor of the device and floating-point type that a counter's images should have.
+    """Return a tensor of the device and floating-point type that a counter's images should have.
 
-    The first floating-point parameter or buffer of a module; a float32 scalar on the CPU for a
-    counter that holds none.
+    It is the first floating-point parameter or buffer of a module, or a float32 scalar on the CPU
+    for a counter without any.
 
     >>> like_of(torch.nn.Conv2d(3, 1, 1).double()).dtype
     torch.float64
@@ -37,7 +39,7 @@ def like_of(counter: Counter | nn.Module) -> Tensor:
 
 
 def device_of(counter: Counter | nn.Module) -> torch.device:
-    """The device that a counter's images should be on.
+    """Return the device that a counter's images should be on.
 
     >>> device_of(torch.nn.Conv2d(3, 1, 1))
     device(type='cpu')
@@ -49,7 +51,7 @@ def device_of(counter: Counter | nn.Module) -> torch.device:
 def frozen(counter: Counter) -> Iterator[None]:
     """Keep a counter in eval mode without parameter gradients; restore both afterwards.
 
-    A counter that is not a module is left alone.
+    A counter that is not a module is left unchanged.
 
     >>> layer = torch.nn.Dropout()
     >>> with frozen(layer):
@@ -75,10 +77,16 @@ def frozen(counter: Counter) -> Iterator[None]:
 
 
 def identity(counter: Counter) -> str:
-    """A SHA-256 of what a counter is: its kind, geometry, weights, and a count of a fixed image.
+    """Return a SHA-256 of a counter: of its class, geometry, weights and count of a fixed image.
 
-    The count, to four digits, stands for what the weights do not hold, such as a function in a
-    closure.
+    The count, to four digits, covers what the weights do not hold, such as a function in a closure.
+
+    >>> from pycc import models
+    >>> counter = models.load("mcnn-synthetic")
+    >>> identity(counter) == identity(models.load("mcnn-synthetic"))
+    True
+    >>> identity(counter) == identity(models.create("mcnn"))
+    False
     """
     kind = f"{type(counter).__module__}.{type(counter).__qualname__}"
     facts: list[tuple[str, Tensor | str]] = [
@@ -96,16 +104,21 @@ def _fixed_count(counter: Counter) -> str:
     with frozen(counter), exact(), torch.no_grad():
         try:
             return f"{float(counter(image.to(like_of(counter))).double().sum()):.3e}"
-        except (ValueError, RuntimeError):  # an image of a size that it does not take
+        except (ValueError, RuntimeError):  # the counter does not take this size
             return "nothing"
 
 
 @torch.no_grad()
 def density_in_roi(counter: Counter, sample: Sample) -> Tensor:
-    """The density map [1,h,w] of a whole image, zero outside its region of interest.
+    """Compute the density map [1,h,w] of a sample, zero outside its region of interest.
 
-    A cell that the region's border cuts keeps the share that lies inside (``pycc.grid``). Errors
-    name the image.
+    A cell that the region's border cuts keeps the share of it that lies inside (``pycc.grid``).
+    Errors name the image.
+
+    >>> from pycc import data, models
+    >>> sample = data.open("synthetic", split="test", shape=(96, 128), heads=20)[0]
+    >>> list(density_in_roi(models.load("mcnn-synthetic"), sample).shape)
+    [1, 24, 32]
     """
     with naming(sample.name, sample.image.shape):
         density = counter(sample.image[None].to(like_of(counter)))
@@ -113,7 +126,13 @@ def density_in_roi(counter: Counter, sample: Sample) -> Tensor:
 
 
 def count_of(counter: Counter, sample: Sample) -> float:
-    """The people that a counter in eval mode counts inside an image's region of interest."""
+    """Count the people inside a sample's region of interest with a counter in eval mode.
+
+    >>> from pycc import data, models
+    >>> sample = data.open("synthetic", split="test", shape=(96, 128), heads=20)[0]
+    >>> round(count_of(models.load("mcnn-synthetic"), sample))
+    23
+    """
     return float(density_in_roi(counter, sample).double().sum())
 
 

@@ -1,4 +1,4 @@
-"""Pixels and cells: what of a map and which heads lie in a region of interest."""
+"""Pixels and cells: which part of a map and which heads lie in a region of interest."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+__all__ = ["cell_weight", "heads_in", "in_region"]
+
 
 def cell_weight(roi: Tensor | None, cells: Sequence[int], stride: int) -> Tensor:
-    """Weight [h,w], float32 in [0,1], of each cell of a density map in a region of interest.
+    """Compute the weight [h,w], float32 in [0,1], of each cell of a density map in a region.
 
-    A cell (i, j) covers the pixels ``stride * i`` to ``stride * i + stride - 1``, and likewise j.
+    Cell (i, j) covers the pixels ``stride * i`` to ``stride * i + stride - 1``, and likewise for j.
     Its weight is the share of those pixels that lies in the region. Of a last cell that the image's
-    border cuts, only the pixels that exist count, so a region that is the whole image weighs 1
+    border cuts, only the existing pixels count, so a region that is the whole image weighs 1
     everywhere. A count is the sum of weight times density.
 
     Args:
@@ -46,10 +48,14 @@ def cell_weight(roi: Tensor | None, cells: Sequence[int], stride: int) -> Tensor
 
 
 def in_region(density: Tensor, roi: Tensor | None, stride: int) -> Tensor:
-    """Density maps [N,1,h,w] of one image size, each cell times its ``cell_weight``.
+    """Multiply each cell of density maps [N,1,h,w] by its ``cell_weight``.
 
-    ``roi`` is [H,W] bool, or None where the whole image counts: the maps are then returned
-    unchanged. ValueError as of ``cell_weight``.
+    All maps belong to images of one size. ``roi`` is [H,W] bool, or None if the whole image counts:
+    the maps are then returned unchanged. ValueError as for ``cell_weight``.
+
+    >>> roi = torch.tensor([[True, True, False, False], [True, False, False, False]])
+    >>> in_region(torch.full((1, 1, 1, 2), 4.0), roi, 2).tolist()
+    [[[[3.0, 0.0]]]]
     """
     if roi is None:
         return density
@@ -57,10 +63,11 @@ def in_region(density: Tensor, roi: Tensor | None, stride: int) -> Tensor:
 
 
 def heads_in(points: Tensor, roi: Tensor | tuple[int, int]) -> Tensor:
-    """Whether each head annotation lies in the image and its region of interest: [N] bool.
+    """Return whether each head annotation lies in the image and its region of interest: [N] bool.
 
     A head lies in the pixel (row int(y), column int(x)). ``points`` is [N,2] (x, y) in pixels;
-    ``roi`` is [H,W] bool, or the size (H, W) of an image that counts as a whole. NaN lies nowhere.
+    ``roi`` is [H,W] bool, or the size (H, W) of an image that counts as a whole. NaN is never
+    inside.
 
     >>> heads_in(torch.tensor([[0.5, 0.5], [3.0, 0.0], [-0.5, 0.0]]), (2, 3)).tolist()
     [True, False, False]

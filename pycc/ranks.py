@@ -1,7 +1,7 @@
-"""One process or many: who takes which part, and how they tell each other what they found.
+"""One process or several: how they share the work and exchange results.
 
-The launcher is torchrun, which sets ``RANK``, ``WORLD_SIZE`` and ``LOCAL_RANK``; without it there
-is one process and nothing to tell. Ranks talk over gloo on CPUs and over nccl on CUDA.
+The launcher is torchrun, which sets ``RANK``, ``WORLD_SIZE`` and ``LOCAL_RANK``. Without it there
+is one process and no communication. Processes communicate through gloo on CPUs and nccl on CUDA.
 """
 
 from __future__ import annotations
@@ -16,32 +16,37 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
+__all__ = ["Ranks", "exact", "own_device", "ranks"]
 T = TypeVar("T")
 U = TypeVar("U")
 
 _LOST = ("connection closed", "connection reset", "connection refused", "broken pipe",
          "connection was likely closed", "remote process exited", "socket closed")  # fmt: skip
-"""What gloo, nccl and torchrun's store say where a process is gone."""
+"""Parts of the messages of gloo, nccl and torchrun's store about a process that ended."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes of a run, as one of them sees them."""
+    """The processes of a run: the number of this one (``rank``) and of all (``world``).
+
+    >>> Ranks(rank=1, world=2).share(["a", "b", "c", "d"])
+    ['b', 'd']
+    """
 
     rank: int = 0
     world: int = 1
 
     @property
     def first(self) -> bool:
-        """Whether this process writes what all have found."""
+        """Whether this is the process that writes the results of all."""
         return self.rank == 0
 
     def share(self, items: Sequence[Any]) -> list[Any]:
-        """Every world-th item, from the rank-th on: this process's part."""
+        """Return this process's part of the items: every world-th, from the rank-th on."""
         return list(items[self.rank :: self.world])
 
     def gathered(self, part: Sequence[Any]) -> list[Any]:
-        """The items whose shares the processes give, in the order before they were shared out."""
+        """Return the parts of all processes in the order that the items had before ``share``."""
         if self.world == 1:
             return list(part)
         parts: list[Any] = [None] * self.world
@@ -64,23 +69,27 @@ class Ranks:
             yield from self.gathered([work(item) for item in part])
 
     def same(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Give each of these the values that it has on the first process."""
+        """Overwrite the tensors with their values on the first process."""
         if self.world > 1:
             for tensor in tensors:
                 distributed.broadcast(tensor.detach(), 0)
 
     def wait(self) -> None:
-        """Until every process is here."""
+        """Wait until all processes have arrived here."""
         if self.world > 1:
             distributed.barrier()
 
 
 @contextmanager
 def ranks(device: torch.device) -> Iterator[Ranks]:
-    """The processes that torchrun has started; ``device`` is this one's (``own_device``).
+    """Join the processes that torchrun started; ``device`` is this process's (``own_device``).
 
-    It becomes the current one. ValueError for variables that make no sense, ChildProcessError where
-    another process ended while this one waited for it.
+    It becomes the current CUDA device. ValueError for environment variables that are not whole
+    numbers; ChildProcessError if another process ended while this one waited for it.
+
+    >>> with ranks(torch.device("cpu")) as processes:
+    ...     processes
+    Ranks(rank=0, world=1)
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -95,8 +104,8 @@ def ranks(device: torch.device) -> Iterator[Ranks]:
             f"torchrun: RANK and WORLD_SIZE must be whole numbers, got {given['RANK']!r} and "
             f"{given['WORLD_SIZE']!r}"
         ) from None
-    # Processes wait for the slowest, which may take hours over its share; torchrun ends them all
-    # where one dies.
+    # Processes wait for the slowest, which may need hours for its share; torchrun ends all of
+    # them if one dies.
     patience = timedelta(days=7)
     if device.type == "cuda":
         distributed.init_process_group("nccl", timeout=patience, device_id=device)
@@ -117,10 +126,13 @@ def ranks(device: torch.device) -> Iterator[Ranks]:
 
 
 def own_device(device: torch.device) -> torch.device:
-    """Of ``cuda`` without a number, the GPU of this process's ``LOCAL_RANK``.
+    """Return the device of this process: for ``cuda`` without a number, the GPU of ``LOCAL_RANK``.
 
-    ValueError where there are fewer GPUs than processes, and for one GPU that all of several
-    processes would share.
+    ValueError if the machine has fewer GPUs than processes, or if several processes would share one
+    GPU.
+
+    >>> own_device(torch.device("cpu"))
+    device(type='cpu')
     """
     if device.type != "cuda":
         return device
@@ -140,10 +152,14 @@ def own_device(device: torch.device) -> torch.device:
 
 
 def exact() -> AbstractContextManager[None]:
-    """Convolutions with the same bits every time on CUDA, at float32's full precision.
+    """Make convolutions on CUDA deterministic, at the full precision of float32.
 
-    What else a network does there may still add in any order (the gradients of interpolation and of
-    adaptive pooling).
+    Other layers may still add in any order (the gradients of interpolation and of adaptive
+    pooling).
+
+    >>> with exact():
+    ...     torch.backends.cudnn.deterministic
+    True
     """
     flags: AbstractContextManager[None] = torch.backends.cudnn.flags(
         enabled=True, deterministic=True, benchmark=False, allow_tf32=False

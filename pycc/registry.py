@@ -1,4 +1,4 @@
-"""Named things: one registry lists what tests, command lines and documentation enumerate."""
+"""Registries of named things: tests, command lines and documentation enumerate them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from typing import Generic, TypeVar
 
+__all__ = ["Registry", "nearest"]
+
 T = TypeVar("T")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of an error message about a mistyped name: the closest known one, if any is close.
+    """Return the end of an error message about a mistyped name: the nearest known name, if any.
 
     >>> nearest("mcn", ["mcnn", "csrnet"])
     "; did you mean 'mcnn'?"
@@ -22,7 +24,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 class Registry(Generic[T]):
-    """A mapping from public names to things of one kind, filled by a decorator.
+    """A mapping from plic names to things of one kind, filled by a decorator.
+
+    Looking up an unknown name raises ValueError with the known names.
 
     >>> models: Registry[type] = Registry("model")
     >>> @models.register("mcnn")
@@ -36,7 +40,10 @@ class Registry(Generic[T]):
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Register what is decorated under ``name``; ValueError if the name is taken."""
+        """Return a decorator that registers its argument under ``name``.
+
+        ValueError if the name is already registered.
+        """
         if name in self._entries:
             raise ValueError(f"{self.kind} {name!r} is registered twice")
 
@@ -47,7 +54,7 @@ class Registry(Generic[T]):
         return add
 
     def names(self) -> list[str]:
-        """All names, in the order of registration."""
+        """Return all names, in the order of registration."""
         return list(self._entries)
 
     def __getitem__(self, name: str) -> T:

@@ -1,9 +1,9 @@
 """Settings: frozen dataclasses whose fields are the flags of a command.
 
-A field made with ``flag`` is a setting with its help; a field made with ``group`` is a dataclass of
-such fields, shown under a title of its own. ``flags_of`` lists them, ``build`` makes the settings
-from values by name, and ``values_of`` returns what a run's manifest stores: every value, defaults
-included.
+A field made with ``flag`` is a setting with its help text. A field made with ``group`` is a
+dataclass of such fields, shown under its own title. ``flags_of`` lists them, ``build`` makes the
+settings from values by name, and ``values_of`` returns what a run's manifest stores: every value,
+defaults included.
 """
 
 from __future__ import annotations
@@ -16,10 +16,21 @@ from typing import Any, TypeVar
 
 from pycc.registry import nearest
 
+__all__ = [
+    "Flag",
+    "Options",
+    "build",
+    "flag",
+    "flags_of",
+    "group",
+    "no_names",
+    "values_of",
+]
+
 S = TypeVar("S")
 
 Options = dict[str, bool | int | float | str | None]
-"""Named values of a free choice, such as the options of a counter: ``--option NAME=VALUE``."""
+"""Free named values, such as the options of a counter: ``--option NAME=VALUE``."""
 
 
 def flag(
@@ -33,18 +44,25 @@ def flag(
     names: Callable[[], Sequence[str]] | None = None,
     positional: bool = False,
 ) -> Any:
-    """A field of a settings dataclass that is a flag of the command.
+    """Make a field of a settings dataclass that is a flag of the command.
 
     Args:
-        default: its value if the flag is not given; MISSING with ``factory`` or for a flag that
-            has to be given.
+        default: the value if the flag is not given; MISSING with ``factory``, or for a flag that
+            must be given.
         help: one line, in plain English.
-        choices: the values that are allowed, or a function that lists them when they are needed.
-        metavar: how help names the value.
-        advanced: shown by ``--help-all`` alone.
-        names: for a path: built-in names that may stand in its place, often none. A path is made
-            absolute, so that a run can be resumed from another folder.
+        factory: makes the default instead, for mutable values.
+        choices: the allowed values, or a function that lists them when they are needed.
+        metavar: the placeholder of the value in the help.
+        advanced: shown by ``--help-all`` only.
+        names: for a path: returns built-in names that are accepted in place of a path, often none.
+            A path is made absolute, so that a run can be resumed from another folder.
         positional: given without the flag's name.
+
+    >>> @dataclass(frozen=True)
+    ... class Size:
+    ...     side: int = flag(8, "side of the square, pixels")
+    >>> Size().side, flags_of(Size)[0].shown
+    (8, '--side')
     """
     metadata = {
         "help": help, "choices": choices, "metavar": metavar, "advanced": advanced,
@@ -58,27 +76,45 @@ def flag(
 
 
 def group(kind: type[S], title: str) -> Any:
-    """A field of a settings dataclass that holds the flags of another, under ``title`` in help."""
+    """Make a field that holds another settings dataclass, shown under ``title`` in the help.
+
+    >>> @dataclass(frozen=True)
+    ... class Size:
+    ...     side: int = flag(8, "side of the square, pixels")
+    >>> @dataclass(frozen=True)
+    ... class Settings:
+    ...     size: Size = group(Size, "size of the patch")
+    >>> Settings()
+    Settings(size=Size(side=8))
+    """
     return field(default_factory=kind, metadata={"title": title})
 
 
 def no_names() -> Sequence[str]:
-    """The built-in names of a path that has none."""
+    """Return no names: the ``names`` of a path that accepts no built-in name.
+
+    >>> no_names()
+    ()
+    """
     return ()
 
 
 @dataclass(frozen=True)
 class Flag:
-    """One setting, as a parser needs to know it."""
+    """One setting, as a command-line parser needs it.
+
+    >>> Flag("patch_size", int, "", "pixels", 81, None, None, False, None, False).shown
+    '--patch-size'
+    """
 
     name: str
     annotation: Any
-    """Its type, without ``| None``; a tuple of types where it may be one of several."""
+    """Its type, without ``| None``; a tuple of types if it may have one of several."""
     title: str
-    """The group that it is shown in; empty: that of the command."""
+    """The group under which the help shows it; empty for the command's own flags."""
     help: str
     default: Any
-    """MISSING if it has to be given."""
+    """MISSING if the flag must be given."""
     choices: Sequence[str] | None
     metavar: str | tuple[str, ...] | None
     advanced: bool
@@ -108,19 +144,25 @@ class Flag:
 def flags_of(
     kind: type[Any], variants: Mapping[str, type[Any]] | None = None, title: str = ""
 ) -> list[Flag]:
-    """The flags of a settings dataclass and of the groups in it, in order, each name once.
+    """List the flags of a settings dataclass and of its groups, in order, each name once.
 
-    ``variants`` names other dataclasses for groups whose kind the command chooses, such as the
+    ``variants`` gives other dataclasses for groups whose class the command chooses, such as the
     settings of the attack that ``--attack`` names. A flag of an outer dataclass hides one of the
     same name in a group.
+
+    >>> @dataclass(frozen=True)
+    ... class Size:
+    ...     side: int = flag(8, "side of the square, pixels")
+    >>> [(entry.name, entry.help) for entry in flags_of(Size)]
+    [('side', 'side of the square, pixels')]
     """
     flags: list[Flag] = []
-    own = {entry.name for entry in fields(kind) if "title" not in entry.metadata}
+    outer = {entry.name for entry in fields(kind) if "title" not in entry.metadata}
     for entry, inner in _entries(kind, variants):
         if "title" in entry.metadata:
-            known = own | {one.name for one in flags}
+            known = outer | {known_flag.name for known_flag in flags}
             inside = flags_of(inner, variants, entry.metadata["title"])
-            flags += [one for one in inside if one.name not in known]
+            flags += [inner_flag for inner_flag in inside if inner_flag.name not in known]
         elif "help" in entry.metadata:
             flags.append(_flag(entry, inner, title))
     return flags
@@ -149,7 +191,7 @@ def _flag(entry: Field[Any], annotation: Any, title: str) -> Flag:
 
 
 def _plain(annotation: Any) -> Any:
-    """A type without ``| None``; several types as a tuple."""
+    """Return a type without ``| None``; several types as a tuple."""
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         kinds = tuple(kind for kind in typing.get_args(annotation) if kind is not type(None))
         return kinds[0] if len(kinds) == 1 else kinds
@@ -159,10 +201,10 @@ def _plain(annotation: Any) -> Any:
 def build(
     kind: type[S], values: Mapping[str, Any], variants: Mapping[str, type[Any]] | None = None
 ) -> S:
-    """The settings with these values by the names of their flags, and defaults for the others.
+    """Make settings from values by flag name; the others take their defaults.
 
-    Values may be those of JSON: a list stands for a tuple. ValueError of the dataclass itself for a
-    value out of range; unknown names are ignored.
+    Values may come from JSON: a list is accepted for a tuple. ValueError of the dataclass itself
+    for a value out of range. Unknown names are ignored.
 
     >>> @dataclass(frozen=True)
     ... class Size:
@@ -170,8 +212,8 @@ def build(
     >>> build(Size, {"side": [2, 3]})
     Size(side=(2, 3))
     """
-    own = {entry.name for entry in fields(kind) if "title" not in entry.metadata}  # type: ignore[arg-type]
-    inner_values = {name: value for name, value in values.items() if name not in own}
+    outer = {entry.name for entry in fields(kind) if "title" not in entry.metadata}  # type: ignore[arg-type]
+    inner_values = {name: value for name, value in values.items() if name not in outer}
     arguments: dict[str, Any] = {}
     for entry, inner in _entries(kind, variants):
         if "title" in entry.metadata:
@@ -186,7 +228,7 @@ def _typed(value: Any, annotation: Any) -> Any:
 
 
 def values_of(settings: object) -> dict[str, Any]:
-    """All values of settings by the names of their flags, as a manifest stores them.
+    """Return all values of settings by flag name, as a manifest stores them.
 
     >>> @dataclass(frozen=True)
     ... class Size:

@@ -1,4 +1,4 @@
-"""What every package agrees on: a counter, a sample, progress, and an interval on a count."""
+"""Types that all packages share: a counter, a sample, progress, and an interval on a count."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ from torch import Tensor
 
 from pycc.checks import check_values
 
+__all__ = ["Counter", "Interval", "Progress", "Sample"]
+
 
 @runtime_checkable
 class Counter(Protocol):
-    """A crowd counter: all that attacks, defenses and certificates know of a model.
+    """A crowd counter: everything that attacks, defenses and certificates know of a model.
 
     Calling it maps images [N,3,H,W] (float32, RGB in [0,1]) to a density map [N,1,h,w] in people
     per cell, so that ``density.sum((1, 2, 3))`` is the count. Colour conversion, normalisation and
-    output scale live inside.
+    output scale are inside the counter.
+
+    >>> from pycc import models
+    >>> isinstance(models.load("mcnn-synthetic"), Counter)
+    True
     """
 
     @property
@@ -25,9 +31,9 @@ class Counter(Protocol):
 
     @property
     def receptive_field(self) -> int | None:
-        """Side, in pixels, of the square, centred on its cell, that one cell depends on.
+        """Side, in pixels, of the square around a cell that the cell depends on.
 
-        None where it is unbounded.
+        The square is centred on the cell. None if it is unbounded.
         """
 
     def __call__(self, images: Tensor, /) -> Tensor:
@@ -35,21 +41,28 @@ class Counter(Protocol):
 
 
 class Progress(Protocol):
-    """What long work reports to: how far it is, in any unit."""
+    """A callback that long work calls with how much of it is done, in any unit.
+
+    >>> def show(done: float, total: float, text: str, /) -> None:
+    ...     print(f"{done:g} of {total:g}: {text}")
+    >>> progress: Progress = show
+    >>> progress(3, 10, "image street")
+    3 of 10: image street
+    """
 
     def __call__(self, done: float, total: float, text: str, /) -> None:
-        """``done`` of ``total`` units are done; ``text`` says what is being worked on."""
+        """Report that ``done`` of ``total`` units are done; ``text`` names the current item."""
 
 
 class _Points:
-    """The field ``Sample.points``: whoever asks for the heads of an image without any is told."""
+    """The field ``Sample.points``: reading it raises ValueError if the image is not annotated."""
 
     def __get__(self, sample: Sample | None, _: type[Sample]) -> Tensor:
         if sample is None:
             raise AttributeError  # the field has no default
         points: Tensor | None = sample.__dict__["points"]
         if points is None:
-            raise ValueError(f"{sample.name}: not annotated, how many people it shows is unknown")
+            raise ValueError(f"{sample.name}: not annotated, so its heads are unknown")
         return points
 
     def __set__(self, sample: Sample, points: Tensor | None) -> None:
@@ -58,32 +71,39 @@ class _Points:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One image and its annotated heads; points None: an image without annotation.
+    """One image and its annotated heads; ``points`` is None for an image without annotation.
 
     ValueError for an image whose values lie outside [0,1] or are not finite.
+
+    >>> import torch
+    >>> heads = torch.tensor([[1.0, 2.0], [4.5, 0.5]])  # (x, y)
+    >>> Sample("street", torch.zeros(3, 4, 6), heads)
+    Sample('street', image [3, 4, 6], 2 heads)
     """
 
     name: str
-    """Unique within its data set; the stem of its file where there is one."""
+    """Unique within its data set; the stem of the image file if there is one."""
     image: Tensor
     """[3,H,W] float32, RGB in [0,1]."""
     points: _Points = _Points()
-    """[N,2] float64, head annotations (x, y) in pixels of this image; to be asked for only where
-    it is ``annotated``, else ValueError."""
+    """[N,2] float64, head annotations (x, y) in pixels of this image.
+
+    Read it only if the sample is ``annotated``; ValueError otherwise.
+    """
     roi: Tensor | None = None
-    """[H,W] bool, the region of interest, or None where the whole image counts."""
+    """[H,W] bool, the region of interest, or None if the whole image counts."""
 
     def __post_init__(self) -> None:
         check_values(self.name, "image", self.image)
 
     @property
     def annotated(self) -> bool:
-        """Whether its heads are known: it can be attacked and counted without."""
+        """Whether the heads are known; other images can be attacked and counted too."""
         return self.__dict__["points"] is not None
 
     @property
     def count(self) -> int:
-        """Number of annotated heads; ValueError where it is not annotated."""
+        """Number of annotated heads; ValueError if the image is not annotated."""
         return len(self.points)
 
     def __repr__(self) -> str:
@@ -93,29 +113,35 @@ class Sample:
 
 @dataclass(frozen=True)
 class Interval:
-    """A certified interval on a count: no patch of the stated size pushes it out.
+    """A certified interval on a count: no patch of the stated size pushes the count out of it.
 
-    It speaks of the prediction of the defended counter, not of the truth (``conformal`` does).
+    It bounds the prediction of the defended counter, not the true count (``pycc.certify.conformal``
+    bounds the true count).
+
+    >>> interval = Interval(10.0, 14.5, "two_mask", deterministic=True)
+    >>> 12.0 in interval, interval.width
+    (True, 4.5)
     """
 
     low: float
-    """People; 0 where nothing better is known."""
+    """People; 0 if no better bound is known."""
     high: float
-    """People; infinite where nothing is known."""
+    """People; infinite if no bound is known."""
     method: str
     deterministic: bool
-    """Whether it always holds; otherwise with probability ``confidence`` over its own draws."""
+    """Whether it always holds; otherwise it holds with probability ``confidence`` over the method's
+    own random draws."""
     confidence: float = 1.0
     count: float | None = None
-    """What the defended counter says of the image at hand."""
+    """The count of the image by the defended counter."""
     vacuous: bool = False
-    """Whether it says nothing that a patch could break."""
+    """Whether the interval excludes nothing that a patch could cause."""
     reason: str | None = None
-    """Why it is vacuous, or abstains."""
+    """Why the interval is vacuous or the method abstains."""
 
     @property
     def width(self) -> float:
-        """People between the ends."""
+        """The length of the interval, in people."""
         return self.high - self.low
 
     def __contains__(self, count: float) -> bool:

@@ -165,8 +165,8 @@ def test_augmented_images_may_leave_the_range() -> None:
         ({"image": torch.rand(3, 16, 20) * 255}, "street: image must hold RGB values"),
         ({"image": torch.rand(3, 16, 20).double()}, r"street: image must be \[3,H,W\] float32"),
         ({"image": torch.rand(16, 20, 3)}, r"street: image must be \[3,H,W\] float32"),
-        ({"mask": torch.ones(16, 20)}, r"street: mask must be \[16, 20\] bool"),
-        ({"mask": torch.ones(15, 20, dtype=torch.bool)}, r"street: mask must be \[16, 20\] bool"),
+        ({"roi": torch.ones(16, 20)}, r"street: roi must be \[16, 20\] bool"),
+        ({"roi": torch.ones(15, 20, dtype=torch.bool)}, r"street: roi must be \[16, 20\] bool"),
         ({"points": torch.full((1, 2), torch.nan)}, "street: points must be"),
     ],
 )
@@ -175,7 +175,7 @@ def test_samples_are_checked_whoever_made_them(
 ) -> None:
     """Also those that are no ``Sample``, or whose tensors were changed since."""
     fields = {"name": "street", "image": image(), "points": torch.rand(4, 2).double() * 9,
-              "mask": None, "annotated": True, "count": 4, **change}  # fmt: skip
+              "roi": None, "annotated": True, "count": 4, **change}  # fmt: skip
     with pytest.raises(ValueError, match=says):
         take([SimpleNamespace(**fields)], tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -38,5 +38,5 @@ def test_a_sample_without_annotation_names_itself(copied) -> None:
     assert not sample.annotated
     assert repr(sample) == "Sample('street', image [3, 4, 6], not annotated)"
     for ask in (lambda: sample.points, lambda: sample.count):
-        with pytest.raises(ValueError, match="street: not annotated, how many people it shows"):
+        with pytest.raises(ValueError, match="street: not annotated, so its heads are unknown"):
             ask()

@@ -61,7 +61,7 @@ class Inspect(Command[InspectSettings]):
             )  # fmt: skip
         text = json.dumps(report.facts(), indent=1) if settings.json else table(report)
         print(text, flush=True)
-        return DONE if report.whole else FAILED
+        return DONE if report.intact else FAILED
 
 
 class Export(Command[ExportSettings]):

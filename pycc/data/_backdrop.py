@@ -1,4 +1,4 @@
-"""Where the people of the built-in scenes stand: ground, sky, walls and objects."""
+"""The background of the built-in scenes: ground, sky, walls and objects."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _GROUNDS += [(0.76, 0.7, 0.56), (0.3, 0.31, 0.34), (0.72, 0.72, 0.72), (0.5, 0.5
 
 @dataclass(frozen=True)
 class Camera:
-    """Perspective: a head at height y in the picture has diameter slope * (y - horizon)."""
+    """Perspective: a head at image row y has diameter slope * (y - horizon), in pixels."""
 
     shape: tuple[int, int]
     horizon: float
     slope: float
 
     def diameter(self, y: float) -> float:
-        """Head diameter in pixels at height y."""
+        """Head diameter, in pixels, at image row y."""
         return self.slope * (y - self.horizon)
 
 
@@ -34,24 +34,24 @@ class Thing:
     """A painted object that stands among the people and may hide some of them."""
 
     y: float
-    """Height of its depth in the picture: people below it stand in front."""
+    """Image row of its depth: people below it stand in front."""
     corner: tuple[int, int]
-    """(x, y) of its window's corner, inside the picture."""
+    """(x, y) of the corner of its window, inside the image."""
     paint: Array
-    """[3,h,w], multiplied by its coverage."""
+    """[3,h,w], colour multiplied by coverage."""
     keep: Array
-    """[h,w], share of the background that shows through."""
+    """[h,w], share of the background that remains visible."""
 
 
 def smooth(dice: Dice, cells: tuple[int, int], shape: tuple[int, int]) -> Array:
-    """Smooth noise [H,W] of about unit range: random cells, bicubically enlarged."""
+    """Make smooth noise [H,W] of about unit range: random cells, bicubically enlarged."""
     grid = dice.stream.uniform(-1.0, 1.0, cells).astype(np.float32)
     field = Image.fromarray(grid).resize((shape[1], shape[0]), Image.Resampling.BICUBIC)
     return np.asarray(field, np.float32)
 
 
 def rough(dice: Dice, side: int, steepness: float) -> Array:
-    """Periodic fractal noise [side,side], mean 0, deviation 1; spectrum f**-steepness."""
+    """Make periodic fractal noise [side,side], mean 0, deviation 1, spectrum f**-steepness."""
     grain = (dice.stream.words(side * side // 4).view(np.uint8).astype(np.float32)).reshape(
         side, side
     )
@@ -62,7 +62,7 @@ def rough(dice: Dice, side: int, steepness: float) -> Array:
 
 
 def backdrop(dice: Dice, camera: Camera) -> Array:
-    """Picture [3,H,W] of the empty place."""
+    """Paint the image [3,H,W] of the place without people."""
     height, width = camera.shape
     edge = int(np.clip(np.ceil(camera.horizon + 1.5 / camera.slope), 0, height))
     picture = np.empty((3, height, width), np.float32)
@@ -75,10 +75,10 @@ def backdrop(dice: Dice, camera: Camera) -> Array:
 
 
 def _ground(dice: Dice, camera: Camera, picture: Array, edge: int) -> None:
-    """Noise, paving and markings that lie in the ground's plane."""
+    """Paint noise, paving and markings that lie in the ground's plane."""
     height, width = camera.shape
     depth = (np.arange(edge, height, dtype=np.float32) + 0.5 - camera.horizon)[:, None]
-    # One head diameter on the ground is the unit; the rows' unit is as long, seen at a slant.
+    # One head diameter on the ground is the unit across; along, the same length in perspective.
     across = (np.arange(width, dtype=np.float32)[None, :] - width / 2) / (camera.slope * depth)
     turn = dice(-0.9, 0.9)
     along = dice(0.6, 1.1) * width / (camera.slope * depth)
@@ -114,7 +114,7 @@ def _ground(dice: Dice, camera: Camera, picture: Array, edge: int) -> None:
 
 
 def _sky(dice: Dice, window: Array) -> None:
-    """A gradient with clouds."""
+    """Paint a gradient with clouds."""
     height, width = window.shape[1:]
     fall = np.linspace(0.0, 1.0, height, dtype=np.float32)[:, None]
     clouds = 0.5 + 0.5 * smooth(dice, (4, 7), (height, width))
@@ -127,7 +127,7 @@ def _sky(dice: Dice, window: Array) -> None:
 
 
 def _skyline(dice: Dice, camera: Camera, picture: Array, edge: int) -> None:
-    """Buildings with windows, then hedges and trees, in front of the sky."""
+    """Paint buildings with windows, then hedges and trees, in front of the sky."""
     width = camera.shape[1]
     x = -dice(0.0, 60.0)
     while x < width:
@@ -155,10 +155,10 @@ def _skyline(dice: Dice, camera: Camera, picture: Array, edge: int) -> None:
 
 
 def things(dice: Dice, camera: Camera) -> list[Thing]:
-    """Objects that are no people: poles with round lamps, signs, bins, boxes, trees, balloons."""
+    """Make objects that are not people: lamp posts, signs, boxes, trees, balloons."""
     height, width = camera.shape
     makers = (_lamp, _sign, _box, _tree, _balloons)
-    found = []
+    painted = []
     for _ in range(dice.below(9)):
         y = camera.horizon + 6.0 / camera.slope
         y = dice(max(0.0, min(y, height - 1.0)), height)
@@ -166,12 +166,12 @@ def things(dice: Dice, camera: Camera) -> list[Thing]:
         canvas = _Canvas(camera, x, y, camera.diameter(y))
         maker(dice, canvas)
         if (thing := canvas.thing()) is not None:
-            found.append(thing)
-    return found
+            painted.append(thing)
+    return painted
 
 
 class _Canvas:
-    """A window of the picture in which one object is drawn; lengths in head diameters."""
+    """A window of the image in which one object is drawn; lengths are in head diameters."""
 
     def __init__(self, camera: Camera, x: float, y: float, diameter: float) -> None:
         height, width = camera.shape

@@ -1,4 +1,4 @@
-"""Who stands where in a built-in scene, and the painting of them."""
+"""The people of a built-in scene: where they stand, and how they are painted."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _SMALLEST_HEAD, _LARGEST_HEAD = 5.0, 36.0
 _SEEN = 1.0 / 3.0
 """Share of a head that must be visible for it to be annotated."""
 _ROW, _COLUMN = 0.6, 1.15
-"""Distances of neighbours down and across the picture, in head diameters."""
+"""Distances of neighbours down and across the image, in head diameters."""
 
 
 class Crowd:
-    """Who stands where, in order from far to near."""
+    """The people of a scene and where they stand, from far to near."""
 
     def __init__(self, dice: Dice, other: Dice, shape: tuple[int, int], heads: int | None) -> None:
         height, width = shape
@@ -31,7 +31,7 @@ class Crowd:
             self.camera = Camera(shape, horizon, near / (height - horizon))
             cells = _lattice(dice, self.camera)
             if len(cells) >= 1.45 * heads:
-                # Objects may hide too much of a full place: they stand there at the first try only.
+                # Objects may hide too much of a dense crowd: only the first attempt has them.
                 self.things = things(other, self.camera) if attempt == 0 else []
                 if self._place(dice, cells, heads):
                     return
@@ -39,12 +39,12 @@ class Crowd:
         raise ValueError(f"scene: {heads} heads do not fit into {height} x {width} pixels")
 
     def _place(self, dice: Dice, cells: NDArray[np.float64], heads: int) -> bool:
-        """Choose ``heads`` visible people among the cells; False if too few can be seen."""
+        """Choose ``heads`` visible people among the cells; return False if too few are visible."""
         camera = self.camera
         spread = dice.stream.uniform(size=len(cells))
         rank = np.argsort(-(_pattern(dice, camera, cells) - np.log(-np.log(spread))))
         chosen = rank[: int(1.35 * heads) + 4]
-        # From far to near; ``order`` remembers who was chosen first.
+        # From far to near; ``order`` keeps the order in which they were chosen.
         order = np.argsort(cells[chosen, 1], kind="stable")
         places = cells[chosen][order]
         count = len(places)
@@ -77,7 +77,7 @@ class Crowd:
         return True
 
     def _in_order(self) -> list[tuple[float, int | Thing]]:
-        """People (by number) and things, far to near."""
+        """List people (by number) and objects, from far to near."""
         items: list[tuple[float, int | Thing]] = [
             (float(point[1]), number) for number, point in enumerate(self.points)
         ]
@@ -95,7 +95,7 @@ class Crowd:
         return (slice(upper, lower), slice(first, last)), inside
 
     def _seen(self) -> NDArray[np.bool_]:
-        """Whose head shows enough of itself, [N]."""
+        """Return whose head is visible enough, [N]."""
         owner = np.full(self.camera.shape, -1, np.int32)
         size = np.zeros(len(self.figures))
         for _, item in self._in_order():
@@ -113,7 +113,7 @@ class Crowd:
         return np.asarray(visible >= _SEEN * size)
 
     def paint(self, dice: Dice, picture: Array) -> None:
-        """Paint everybody and everything into the picture [3,H,W]."""
+        """Paint all people and objects into the image [3,H,W]."""
         count = len(self.figures)
         colours = _people.wardrobe(dice.stream, count)
         colours *= dice.stream.uniform(0.8, 1.1, (count, 1, 1)).astype(np.float32)
@@ -136,12 +136,12 @@ class Crowd:
 
 
 def _turned(values: NDArray, flipped: bool) -> NDArray:  # type: ignore[type-arg]
-    """The same, mirrored left to right where the light comes from the right."""
+    """Mirror values left to right if the light comes from the right."""
     return values[..., ::-1] if flipped else values
 
 
 def _lattice(dice: Dice, camera: Camera) -> NDArray[np.float64]:
-    """Places [M,2] (x, y) where a person may stand: jittered rows, a step apart on the ground."""
+    """Return places [M,2] (x, y) where people may stand: jittered rows on the ground."""
     height, width = camera.shape
     y = max(1.0, camera.horizon + _SMALLEST_HEAD / camera.slope)
     rows = []
@@ -163,7 +163,7 @@ def _lattice(dice: Dice, camera: Camera) -> NDArray[np.float64]:
 
 
 def _pattern(dice: Dice, camera: Camera, cells: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Log-preference [M] of the cells: groups, lanes, one mass, or everywhere."""
+    """Return the log-preference [M] of the cells: for groups, lanes, one mass, or smooth noise."""
     height, width = camera.shape
     strength = dice(0.5, 4.0)
     diameter = camera.slope * (cells[:, 1] - camera.horizon)
@@ -171,7 +171,7 @@ def _pattern(dice: Dice, camera: Camera, cells: NDArray[np.float64]) -> NDArray[
     along = np.log(diameter) / camera.slope
     kind = dice.below(4)
     if kind == 0:
-        # Groups of a few people: smooth noise on the scale of some heads.
+        # Groups of a few people: smooth noise on the scale of a few heads.
         waves = dice.stream.normal((12, 2)) / dice(1.5, 5.0)
         phases = dice.stream.uniform(0.0, 2 * np.pi, 12)
         angle = across[:, None] * waves[:, 0] + along[:, None] * waves[:, 1] + phases

@@ -1,4 +1,4 @@
-"""Single random numbers from a stream, drawn ahead in blocks: one call of the generator is dear."""
+"""Single random numbers from a stream, drawn in blocks, since each generator call is slow."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class Dice:
         self._ready: list[float] = []
 
     def __call__(self, low: float = 0.0, high: float = 1.0) -> float:
-        """Uniform on [low, high)."""
+        """Draw uniformly from [low, high)."""
         if not self._ready:
             self._ready = self.stream.uniform(size=_AHEAD).tolist()[::-1]
         return low + (high - low) * self._ready.pop()
 
     def below(self, high: int) -> int:
-        """Integer of {0, …, high − 1}."""
+        """Draw an integer of {0, …, high − 1}."""
         return min(int(self(0.0, high)), high - 1)
 
     def array(self, count: int, low: float = 0.0, high: float = 1.0) -> NDArray[np.float64]:
-        """Uniform on [low, high), [count]."""
+        """Draw ``count`` numbers uniformly from [low, high), [count]."""
         return np.array([self(low, high) for _ in range(count)])

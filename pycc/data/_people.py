@@ -1,8 +1,8 @@
-"""People of the built-in scenes: shaded figures of a few colours, kept per size and pose.
+"""People of the built-in scenes: shaded figures of a few colours, cached by size and pose.
 
 A figure is made of five colours (skin, hair, top, bottom, accent). Its sprite stores, per pixel,
-how much of each colour is seen there, shading included; painting one person is then a product with
-the person's own five colours, which keeps a scene of hundreds of people fast.
+how much of each colour is visible there, shading included. Painting one person is then a product
+with the person's five colours, so a scene of hundreds of people is fast.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Array = NDArray[np.float32]
 SKIN, HAIR, TOP, BOTTOM, ACCENT = range(5)
 POSES = 16
 SIZE_STEP = 1.1
-"""Ratio of neighbouring head diameters among the kept sizes."""
+"""Ratio of neighbouring head diameters among the cached sizes."""
 
 _SKINS = [(0.94, 0.78, 0.67), (0.87, 0.68, 0.54), (0.72, 0.52, 0.39), (0.5, 0.34, 0.25)]
 _HAIRS = [(0.07, 0.06, 0.06), (0.14, 0.1, 0.08), (0.3, 0.2, 0.12), (0.62, 0.5, 0.32)]
@@ -34,9 +34,9 @@ class Figure:
     weights: Array
     """[5,h*w]: share of each colour, shading included."""
     keep: Array
-    """[h,w]: share of the background that shows through."""
+    """[h,w]: share of the background that remains visible."""
     body: NDArray[np.bool_]
-    """[h,w]: pixels that hide what is behind."""
+    """[h,w]: pixels that hide what is behind them."""
     head: NDArray[np.bool_]
     """[h,w]: pixels of the head."""
     centre: tuple[float, float]
@@ -44,21 +44,21 @@ class Figure:
 
 
 def size_class(diameter: float) -> int:
-    """Nearest kept size of a head of this diameter in pixels."""
+    """Return the nearest cached size for a head of this diameter in pixels."""
     return max(0, round(float(np.log(diameter / 3.0) / np.log(SIZE_STEP))))
 
 
 @lru_cache(maxsize=1024)
 def figure(size: int, pose: int, steep: bool) -> Figure:
-    """Figure number ``pose`` whose head has diameter 3 * SIZE_STEP**size, lit from the left.
+    """Draw figure number ``pose``, lit from the left; its head has diameter 3 * SIZE_STEP**size.
 
-    ``steep`` is the view of a raised camera: a shortened body and more of the crown.
+    ``steep`` is the view of a raised camera: a shortened body and more of the top of the head.
     """
     return _Painter(3.0 * SIZE_STEP**size, pose, steep).figure()
 
 
 class _Painter:
-    """Draws one figure; lengths are in head diameters, the head's centre is the origin."""
+    """Draws one figure; lengths are in head diameters, the origin is the head's centre."""
 
     def __init__(self, diameter: float, pose: int, steep: bool) -> None:
         self.dice = Dice(Stream(0, "figure", image=pose, step=int(steep)))
@@ -74,7 +74,7 @@ class _Painter:
         self.keep = np.ones((height, width), np.float32)
 
     def ellipse(self, x: float, y: float, rx: float, ry: float, power: float = 2.0) -> Array:
-        """Coverage [h,w] of a (super)ellipse, with edges one pixel soft."""
+        """Return the coverage [h,w] of a (super)ellipse whose edge is one pixel soft."""
         radius = (np.abs((self.x - x) / rx) ** power + np.abs((self.y - y) / ry) ** power) ** (
             1.0 / power
         )
@@ -82,14 +82,14 @@ class _Painter:
         return np.asarray(np.clip(edge, 0.0, 1.0), np.float32)
 
     def lit(self, x: float, y: float, rx: float, ry: float) -> Array:
-        """Shade [h,w] of a rounded body under light from the upper left."""
+        """Return the shading [h,w] of a rounded body under light from the upper left."""
         nx, ny = np.clip((self.x - x) / rx, -1, 1), np.clip((self.y - y) / ry, -1, 1)
         nz = np.sqrt(np.maximum(1.0 - nx * nx - 0.6 * ny * ny, 0.0))
         shade = 0.5 + 0.55 * np.maximum(-0.5 * nx - 0.45 * ny + 0.65 * nz, 0.0)
         return np.asarray(shade, np.float32)
 
     def add(self, colour: int, cover: Array, shade: Array | float) -> None:
-        """Paint a part over what is there."""
+        """Paint a part over the existing ones."""
         through = 1.0 - cover
         self.weights *= through
         self.weights[colour] += cover * shade
@@ -164,7 +164,7 @@ class _Painter:
 
 
 def wardrobe(stream: Stream, count: int) -> Array:
-    """Colours [count,5,3] in [0,1] of ``count`` people: skin, hair, top, bottom, accent."""
+    """Draw colours [count,5,3] in [0,1] for ``count`` people: skin, hair, top, bottom, accent."""
     colours = np.empty((count, 5, 3))
     for part, palette, spread in ((SKIN, _SKINS, 0.05), (HAIR, _HAIRS, 0.03)):
         place = stream.uniform(0.0, len(palette) - 1.0, count) ** (1.0 if part == SKIN else 1.3)
@@ -176,7 +176,7 @@ def wardrobe(stream: Stream, count: int) -> Array:
     for part in (TOP, BOTTOM, ACCENT):
         colours[:, part] = _cloth(stream, count, sober=part == BOTTOM)
     if stream.uniform() < 0.2:
-        # Supporters of one side: many wear one colour.
+        # Supporters of one team: many wear one colour.
         uniform = stream.uniform(size=count) < stream.uniform(0.4, 0.8)
         shade = _cloth(stream, 1, sober=False)
         colours[uniform, TOP] = shade * stream.uniform(0.85, 1.1, (count, 1))[uniform]
@@ -184,7 +184,7 @@ def wardrobe(stream: Stream, count: int) -> Array:
 
 
 def _cloth(stream: Stream, count: int, *, sober: bool) -> NDArray[np.float64]:
-    """Cloth colours [count,3]: dark, grey, light and saturated ones."""
+    """Draw clothing colours [count,3]: dark, grey, light and saturated ones."""
     value = stream.uniform(0.08, 0.95, count) ** (1.8 if sober else 1.1)
     vivid = stream.uniform(0.0, 1.0, count) ** (4.0 if sober else 1.6)
     hue = stream.uniform(0.0, 1.0, count)

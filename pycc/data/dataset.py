@@ -1,4 +1,4 @@
-"""Data sets: what every format has in common, and the registry that formats enter."""
+"""Data sets: the base class that all formats share, and the registries of formats."""
 
 from __future__ import annotations
 
@@ -31,30 +31,42 @@ if TYPE_CHECKING:
 OnError = Literal["raise", "skip"]
 
 Refuse = Callable[[str], None]
-"""What is called with each problem of an item: it raises, or returns to have the item left out."""
+"""A callback for each problem of an item: it raises, or returns so that the item is left out."""
 
 Region = Callable[[Path, int, int], NDArray[np.bool_]]
-"""(file, H, W) -> [H,W], the region of interest; ValueError naming the file without one."""
+"""(file, H, W) -> [H,W], the region of interest; ValueError naming a file that has none."""
 
 
 class NotAnnotatedError(ValueError):
-    """A split whose annotation was never published: nothing in it is broken."""
+    """A split whose annotation was never published; a ValueError, but no file is broken.
+
+    >>> issubclass(NotAnnotatedError, ValueError)
+    True
+    """
 
 
 class Dataset(Sequence[Sample], ABC):
-    """A sequence of images, annotated or not, each loaded when it is asked for.
+    """A sequence of images, annotated or not, each loaded when it is accessed.
 
     Every access reads the files again; nothing is cached.
+
+    >>> from pycc import data
+    >>> scenes = data.open("synthetic", split="test", shape=(96, 128), heads=20, limit=3)
+    >>> scenes.name, scenes.names
+    ('synthetic/test', ['test-0-0', 'test-0-1', 'test-0-2'])
+    >>> scenes[1]
+    Sample('test-0-1', image [3, 96, 128], 20 heads)
     """
 
     name: str
-    """What the data set is called in tables and manifests."""
+    """The name of the data set in tables and manifests."""
     names: list[str]
     """Names of the samples, in order; unique."""
     origin: str = ""
-    """The published data set that it is of, as ``pycc.data.origin`` tells; "" where unknown."""
+    """The published data set that it belongs to, as ``pycc.data.origin`` returns it; ""
+    if unknown."""
     groups: Sequence[str] | None = None
-    """The group of each sample, where errors are published by group: the scenes of WorldExpo'10."""
+    """The group of each sample, if errors are published by group: the scenes of WorldExpo'10."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -76,23 +88,23 @@ class Dataset(Sequence[Sample], ABC):
 
     @abstractmethod
     def _load(self, index: int) -> Sample:
-        """Sample ``index`` of {0, …, len − 1}."""
+        """Load sample ``index`` of {0, …, len − 1}."""
 
     def points(self, index: int) -> Tensor:
-        """Head annotations [N,2] of a sample, as in the sample; cheaper than its pixels.
+        """Return the head annotations [N,2] of a sample, without decoding its pixels if possible.
 
-        ValueError where it is not annotated.
+        ValueError if it is not annotated.
         """
         return self._load(index).points
 
 
 def check_sample(sample: Sample) -> None:
-    """Check one image and its annotation, as every run takes them.
+    """Check one image and its annotation, as every run requires them.
 
-    ValueError, with the sample's name, for an image that is not [3,H,W] float32 in [0,1], points
-    that are not [N,2] finite numbers, and a region of interest that is not [H,W] bool.
+    ValueError, with the sample's name, for an image that is not [3,H,W] float32 in [0,1], for
+    points that are not [N,2] finite numbers, and for a region of interest that is not [H,W] bool.
     """
-    image, mask = sample.image, sample.roi
+    image, roi = sample.image, sample.roi
     points = sample.points if sample.annotated else torch.zeros(0, 2)
     if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.float32:
         raise ValueError(
@@ -103,24 +115,24 @@ def check_sample(sample: Sample) -> None:
         raise ValueError(
             f"{sample.name}: points must be [N,2] (x, y) and finite, got {list(points.shape)}"
         )
-    if mask is not None and (mask.dtype != torch.bool or mask.shape != image.shape[1:]):
+    if roi is not None and (roi.dtype != torch.bool or roi.shape != image.shape[1:]):
         raise ValueError(
-            f"{sample.name}: mask must be {list(image.shape[1:])} bool, "
-            f"got {list(mask.shape)} {mask.dtype}"
+            f"{sample.name}: roi must be {list(image.shape[1:])} bool, "
+            f"got {list(roi.shape)} {roi.dtype}"
         )
 
 
 class Fingerprint:
-    """The fingerprint of a data set, sample by sample; see ``data_fingerprint``."""
+    """The fingerprint of a data set, computed sample by sample; see ``data_fingerprint``."""
 
     def __init__(self) -> None:
         self._images = 0
         self._parts = {part: hashlib.sha256() for part in ("names", "pixels", "points", "regions")}
 
     def add(self, sample: Sample) -> str:
-        """Take in the next sample, checked; returns the fingerprint of its pixels alone.
+        """Check the next sample, add it, and return the fingerprint of its pixels alone.
 
-        ValueError as of ``check_sample``.
+        ValueError as for ``check_sample``.
         """
         check_sample(sample)
         pixels = fingerprint([("image", sample.image)])
@@ -131,13 +143,13 @@ class Fingerprint:
         }
         self._parts["pixels"].update(pixels.encode())
         for part, value in parts.items():
-            known = fingerprint([] if value is None else [(part, value)])
-            self._parts[part].update(known.encode())
+            digest = fingerprint([] if value is None else [(part, value)])
+            self._parts[part].update(digest.encode())
         self._images += 1
         return pixels
 
     def json(self) -> dict[str, int | str]:
-        """As a run's manifest holds it."""
+        """Return the fingerprint as a run's manifest stores it."""
         return {
             "images": self._images,
             **{part: digest.hexdigest() for part, digest in self._parts.items()},
@@ -145,21 +157,22 @@ class Fingerprint:
 
 
 def data_fingerprint(samples: Iterable[Sample]) -> dict[str, int | str]:
-    """What a run's manifest says of its data, so that a resumed run notices a change.
+    """Compute the record of the data in a run's manifest, so that a resumed run detects a change.
 
-    The number of ``images`` and SHA-256 digests, in hexadecimal, of their ``names``, ``pixels``,
-    ``points`` (head annotations) and ``regions`` (of interest), each over all samples in order. It
-    depends on what the samples hold alone, not on the files they are read from.
+    It holds the number of ``images`` and SHA-256 digests, in hexadecimal, of their ``names``,
+    ``pixels``, ``points`` (head annotations) and ``regions`` (of interest), each over all samples
+    in order. It depends only on the content of the samples, not on the files that they are read
+    from.
     """
-    found = Fingerprint()
+    fingerprint_of_all = Fingerprint()
     for sample in samples:
-        found.add(sample)
-    return found.json()
+        fingerprint_of_all.add(sample)
+    return fingerprint_of_all.json()
 
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and its annotation, if it has any."""
+    """An image and its annotation, if it has one."""
 
     name: str
     image: Path
@@ -175,13 +188,13 @@ class Pair:
 
 
 class PairedFiles(Dataset):
-    """Images beside annotations, in whatever format ``read`` understands; or images alone.
+    """Images with annotation files, in any format that ``read`` understands; or images alone.
 
-    ``read(annotation)`` gives the points [N,2] (x, y) or raises ValueError naming the file. Points
-    outside the image are dropped, with a warning that counts them. Where there is a region of
-    interest, which ``region`` reads, it becomes the sample's mask, and only heads whose pixel
-    (int(x), int(y)) lies in it are points of the sample: so the data set counts, and no warning is
-    due.
+    ``read(annotation)`` returns the points [N,2] (x, y) or raises ValueError naming the file.
+    Points outside the image are dropped, with a warning that counts them. If there is a region of
+    interest, ``region`` reads it. It becomes the sample's ``roi``, and only heads whose pixel
+    (int(x), int(y)) lies in it are points of the sample, without a warning: this is how such data
+    sets count.
     """
 
     def __init__(
@@ -201,8 +214,8 @@ class PairedFiles(Dataset):
         self.reading = reading
         self._read, self._region = read, region
         if len(set(self.names)) < len(self.names):
-            twice = max(self.names, key=self.names.count)
-            raise ValueError(f"{self.name}: names must be unique, got {twice!r} twice")
+            repeated = max(self.names, key=self.names.count)
+            raise ValueError(f"{self.name}: names must be unique, got {repeated!r} twice")
 
     def _load(self, index: int) -> Sample:
         sample, inside = self._examine(index)
@@ -211,27 +224,27 @@ class PairedFiles(Dataset):
         return sample
 
     def points(self, index: int) -> Tensor:
-        """Head annotations [N,2] of a sample; of its image only the header is read.
+        """Return the head annotations [N,2] of a sample, reading only the header of its image.
 
-        ValueError where it is not annotated.
+        ValueError if it is not annotated.
         """
         height, width = image_size(self.pairs[index].image, self.reading)
         points, _, inside = self._annotation(index, height, width)
         if points is None:
-            raise ValueError(f"{self.pairs[index].image}: not annotated, its heads are unknown")
+            raise ValueError(f"{self.pairs[index].image}: not annotated, so its heads are unknown")
         self._warn(index, inside, height, width)
         return points
 
     def examine(self, index: int) -> tuple[Sample, int]:
-        """Sample ``index``, and how many annotated points outside its image it has lost."""
+        """Load sample ``index``; also return the number of its points outside the image."""
         with naming(self.names[index]):
             sample, inside = self._examine(index)
         return sample, int(np.count_nonzero(~inside))
 
     def usable(self, limit: int | None) -> PairedFiles:
-        """The samples that load, at most ``limit``; a warning for each that does not.
+        """Return the samples that load, at most ``limit``; warn of each one that does not.
 
-        Every item is read, since only that tells whether it is whole.
+        Every item is read, since nothing else shows whether it is intact.
         """
         good: list[Pair] = []
         for index, pair in enumerate(self.pairs):
@@ -246,7 +259,7 @@ class PairedFiles(Dataset):
         return self._of(good)
 
     def first(self, limit: int) -> PairedFiles:
-        """The first ``limit`` samples."""
+        """Return the first ``limit`` samples."""
         return self._of(self.pairs[:limit])
 
     def _of(self, pairs: Sequence[Pair]) -> PairedFiles:
@@ -255,29 +268,29 @@ class PairedFiles(Dataset):
         return part
 
     def _examine(self, index: int) -> tuple[Sample, NDArray[np.bool_]]:
-        """Sample ``index``, and which of its annotated points lie inside its image."""
+        """Load sample ``index``; also return which of its annotated points lie inside its image."""
         pair = self.pairs[index]
         image = read_image(pair.image, self.reading)
-        points, mask, inside = self._annotation(index, *image.shape[1:])
-        return Sample(pair.name, image, points, mask), inside
+        points, roi, inside = self._annotation(index, *image.shape[1:])
+        return Sample(pair.name, image, points, roi), inside
 
     def _annotation(
         self, index: int, height: int, width: int
     ) -> tuple[Tensor | None, Tensor | None, NDArray[np.bool_]]:
-        """The points that count, the region, and which of the annotated points lie inside."""
+        """Return the points that count, the region, and which annotated points lie inside."""
         pair = self.pairs[index]
-        region = self._mask(pair, height, width)
-        mask = None if region is None else torch.from_numpy(region)
+        region = self._roi(pair, height, width)
+        roi = None if region is None else torch.from_numpy(region)
         if pair.annotation is None:
-            return None, mask, np.ones(0, np.bool_)
+            return None, roi, np.ones(0, np.bool_)
         points = self._read(pair.annotation)
         heads = torch.from_numpy(np.ascontiguousarray(points))
         inside = heads_in(heads, (height, width))
-        counted = heads[inside if mask is None else heads_in(heads, mask)]
-        return counted, mask, inside.numpy()
+        counted = heads[inside if roi is None else heads_in(heads, roi)]
+        return counted, roi, inside.numpy()
 
-    def _mask(self, pair: Pair, height: int, width: int) -> NDArray[np.bool_] | None:
-        """The region of interest [H,W], where there is one."""
+    def _roi(self, pair: Pair, height: int, width: int) -> NDArray[np.bool_] | None:
+        """Read the region of interest [H,W], if there is one."""
         if self._region is None or pair.region is None:
             return None
         return self._region(pair.region, height, width)
@@ -292,18 +305,18 @@ class PairedFiles(Dataset):
 
 
 def check_split(root: Path, split: str, known: Sequence[str]) -> None:
-    """Check that a folder has the split; ValueError that lists those that it has."""
+    """Check that a folder has the split; ValueError that lists its splits otherwise."""
     if split not in known:
         raise ValueError(f"{root}: has splits {', '.join(known)}, got {split!r}")
 
 
 def fail(problem: str) -> None:
-    """Raise ValueError with what is wrong with an item."""
+    """Raise ValueError with the problem of an item."""
     raise ValueError(problem)
 
 
 def skip(problem: str) -> None:
-    """Warn that an item is left out, and of what is wrong with it."""
+    """Warn that an item is left out, and why."""
     warnings.warn(f"skipped: {problem}", stacklevel=3)
 
 
@@ -313,10 +326,10 @@ def pair_up(
     refuse: Refuse | Literal["raise"] = "raise",
     places: Places | None = None,
 ) -> list[Pair]:
-    """One pair per name, in numeric order, of what lies under each name; None: images alone.
+    """Pair images with annotations by name, in numeric order; ``annotations`` None: images alone.
 
-    Refused, or by default raised as ValueError, is a name that has no image, no annotation, or
-    several of one kind; ``places`` says what was looked for.
+    A name without image, without annotation, or with several files of one kind is refused, by
+    default with ValueError. ``places`` describes which annotation files were expected.
     """
     if not callable(refuse):
         refuse = fail
@@ -340,7 +353,7 @@ def pair_up(
 
 
 def by_name(files: Sequence[Path], prefix: str = "") -> dict[str, list[Path]]:
-    """Files grouped by their stem, without a prefix of it."""
+    """Group files by their stem, without the prefix."""
     groups: dict[str, list[Path]] = {}
     for path in files:
         groups.setdefault(path.stem.removeprefix(prefix), []).append(path)
@@ -348,13 +361,13 @@ def by_name(files: Sequence[Path], prefix: str = "") -> dict[str, list[Path]]:
 
 
 def _numeric(name: str) -> tuple[tuple[int | str, ...], str]:
-    """Sort key that puts IMG_2 before IMG_10."""
+    """Return a sort key that orders IMG_2 before IMG_10."""
     parts = re.split(r"([0-9]+)", name)
     return tuple(int(part) if i % 2 else part for i, part in enumerate(parts)), name
 
 
 def read_bytes(path: Path) -> bytes:
-    """Content of a file; ValueError if it cannot be read."""
+    """Read a file; ValueError if it cannot be read."""
     try:
         with memory_errors():
             return path.read_bytes()
@@ -366,15 +379,18 @@ class Layout(Protocol):
     """One layout of files."""
 
     def splits(self, root: Path) -> tuple[str, ...]:
-        """The splits that are there and together hold each image once; ("all",) where one is."""
+        """Return the existing splits that together hold each image once.
+
+        The result is ("all",) if there is only one.
+        """
 
     def open(
         self, root: Path, *, split: str, refuse: Refuse, annotated: bool = True
     ) -> PairedFiles:
-        """The samples of a split, paired; ValueError naming what is missing.
+        """Pair up the samples of a split; ValueError naming a missing file.
 
-        NotAnnotatedError where the split has images, but was published without annotation. With
-        ``annotated`` False no annotation is looked for: the images alone.
+        NotAnnotatedError if the split has images, but was published without annotation. With
+        ``annotated`` False annotations are ignored: the images alone.
         """
 
 
@@ -382,11 +398,11 @@ class Format(Layout, Protocol):
     """A published layout of files."""
 
     def recognises(self, root: Path) -> bool:
-        """Whether this folder is laid out so."""
+        """Whether this folder has the layout."""
 
 
 formats: Registry[Format] = Registry("data format")
-"""Published layouts of files; a folder that none recognises is a plain folder of images."""
+"""Published layouts of files; a folder that none of them recognises is a plain folder of images."""
 
 builtin: Registry[Callable[..., Dataset]] = Registry("built-in data set")
-"""Data sets without files: called with ``split`` and their own options."""
+"""Data sets without files, called with ``split`` and their own options."""

@@ -1,7 +1,7 @@
-"""Ground-truth density maps, exactly as the published training codes make them.
+"""Ground-truth density maps, bit for bit as the published training codes make them.
 
-They differ in the pixel a head falls on, in the kernel's width, in what happens at the border and
-in whether heads of one pixel merge; so the sum of a map need not be the number of heads.
+They differ in the pixel of a head, in the kernel's width, in the treatment of the border and in
+whether heads in one pixel merge. So the sum of a map need not be the number of heads.
 """
 
 from __future__ import annotations
@@ -30,30 +30,37 @@ recipes: Registry[Recipe] = Registry("density recipe")
 def density(
     points: Tensor, shape: tuple[int, int], *, recipe: str, published_single_head: bool = False
 ) -> Tensor:
-    """Density map [H,W] (float32, people per pixel) of heads [N,2] (x, y) in pixels.
+    """Make the density map [H,W] (float32, people per pixel) of heads [N,2] (x, y) in pixels.
 
-    Recipes (and the public code that each follows):
+    The recipes, with the public code that each follows:
 
-    - ``csrnet_adaptive`` (CSRNet by leeyeehoo): heads of one pixel merge; σ = 0.1 × the sum of the
+    - ``csrnet_adaptive`` (CSRNet by leeyeehoo): heads in one pixel merge; σ = 0.1 × the sum of the
       distances to the three nearest other pixels; mass beyond the border is lost.
-    - ``csrnet_raw`` (CSRNet and CAN by CommissarMa): the same without merging, distances from the
-      coordinates as annotated; three coincident neighbours make a dot.
-    - ``fixed15_reflect`` (CSRNet by leeyeehoo, part B; CAN by weizheliu): heads of one pixel merge;
+    - ``csrnet_raw`` (CSRNet and CAN by CommissarMa): the same without merging, with distances
+      between the annotated coordinates; three coincident neighbours make a dot.
+    - ``fixed15_reflect`` (CSRNet by leeyeehoo, part B; CAN by weizheliu): heads in one pixel merge;
       σ = 15; mass is reflected at the border.
     - ``shhb15`` (CommissarMa, part B): rounded pixels, clamped into the image; σ = 15; the map is
       scaled to sum to the number of heads.
-    - ``svishwa_window`` (MCNN and CMTL by svishwa): a window of 15 × 15 pixels, σ = 4, at the
-      floor of the coordinates minus one; clipped windows hold a Gaussian of their own size of mass
-      1. Heads outside the image are moved to its edge.
-    - ``danet_geometry`` (DA-Net): a window of k × k pixels, k the mean distance to the seven
-      nearest heads, within 7…25; mass beyond the border is folded back.
+    - ``svishwa_window`` (MCNN and CMTL by svishwa): a window of 15 × 15 pixels, σ = 4, at the floor
+      of the coordinates minus one; a clipped window holds a Gaussian of its own size and mass 1.
+      Heads outside the image are moved to its edge.
+    - ``danet_geometry`` (DA-Net): a window of k × k pixels, where k is the mean distance to the
+      seven nearest heads, clipped to 7…25; mass beyond the border is folded back.
 
-    Where the original fails, for 2 or 3 heads of the adaptive recipes, the neighbours there are
-    count; one head alone has σ = (H + W) / 8. No head gives zeros. For a lone head the code behind
-    ``svishwa_window`` writes 255 into one pixel; here it is a head like any other, unless
-    ``published_single_head`` asks for the original. Recipes that drop heads outside the image warn
-    and count them. Raises ValueError for points that are not finite or not [N,2], an empty shape or
-    an unknown recipe, TypeError for points that are no tensor.
+    The original adaptive recipes fail for 2 or 3 heads; here the existing neighbours are used. A
+    single head has σ = (H + W) / 8. No heads give zeros. For a single head the code behind
+    ``svishwa_window`` writes 255 into one pixel; here it is treated like any other head, unless
+    ``published_single_head`` is True. Recipes that drop heads outside the image warn with their
+    number.
+
+    ValueError for points that are not finite or not [N,2], an empty shape or an unknown recipe;
+    TypeError for points that are not a tensor.
+
+    >>> heads = torch.tensor([[20.0, 10.0], [30.0, 24.5]])
+    >>> full = density(heads, (48, 64), recipe="svishwa_window")
+    >>> list(full.shape), round(float(full.sum()), 4)
+    ([48, 64], 2.0)
     """
     make = recipes[recipe]
     if not isinstance(points, Tensor):
@@ -70,7 +77,9 @@ def density(
         raise ValueError("density: points must be finite, got NaN or infinity")
     if published_single_head:
         if recipe != "svishwa_window":
-            raise ValueError(f"density: published_single_head is of svishwa_window, got {recipe}")
+            raise ValueError(
+                f"density: published_single_head belongs to svishwa_window, got {recipe}"
+            )
         if len(heads) == 1:
             return _published_single_head(heads, shape)
     if len(heads) == 0:
@@ -79,12 +88,16 @@ def density(
 
 
 def downsample(full: Tensor, rule: str) -> Tensor:
-    """A full density map [H,W] at the resolution of a network's output [H//s,W//s], as published.
+    """Resize a full density map [H,W] to a network's resolution [H//s,W//s], as published.
 
-    Rules: ``cubic8`` (CSRNet by leeyeehoo, CAN by weizheliu) and ``linear8`` (CAN by CommissarMa)
-    multiply by 64; ``linear4`` (MCNN, CMTL by svishwa) and ``linear16`` (DA-Net) by the whole part
-    of H·W / (h·w). All sample points and average no areas, so the sum changes by some per cent: it
-    is no count. Raises ValueError for an unknown rule or a map smaller than one cell.
+    The rules ``cubic8`` (CSRNet by leeyeehoo, CAN by weizheliu) and ``linear8`` (CAN by
+    CommissarMa) multiply by 64; ``linear4`` (MCNN, CMTL by svishwa) and ``linear16`` (DA-Net) by
+    the whole part of H·W / (h·w). All of them sample points instead of averaging areas, so the sum
+    changes by a few per cent and is not a count. ValueError for an unknown rule or a map smaller
+    than one cell.
+
+    >>> downsample(torch.full((8, 16), 0.25), "cubic8").tolist()
+    [[16.0, 16.0]]
     """
     stride, mode = rules[rule]
     if full.ndim != 2 or min(full.shape) < stride:
@@ -110,14 +123,14 @@ rules.register("linear16")((16, "bilinear"))
 
 
 def _pixels(points: Points, shape: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Pixels [N,2] (x, y) by dropping the fractions, and which of them lie in the image [N]."""
+    """Truncate points to pixels [N,2] (x, y); also return which of them lie in the image [N]."""
     pixels = np.trunc(points)
     inside = _warned(((pixels >= 0) & (pixels < (shape[1], shape[0]))).all(1))
     return np.where(inside[:, None], pixels, 0).astype(np.int64), inside
 
 
 def _warned(kept: NDArray[np.bool_] | np.bool_) -> NDArray[np.bool_]:
-    """Which heads are kept, after a warning that counts the others."""
+    """Return which heads are kept, after a warning with the number of the others."""
     inside = np.asarray(kept)
     if not inside.all():
         dropped = np.count_nonzero(~inside)
@@ -141,7 +154,7 @@ def _csrnet_adaptive(points: Points, shape: tuple[int, int]) -> Tensor:
 @recipes.register("csrnet_raw")
 def _csrnet_raw(points: Points, shape: tuple[int, int]) -> Tensor:
     pixels, inside = _pixels(points, shape)
-    # Heads outside are not drawn, yet they are neighbours of those inside.
+    # Heads outside are not drawn, but they are neighbours of those inside.
     sigma = adaptive_sigma(_tensor(points), single=sum(shape) / 8)
     return density_map(_tensor(pixels[inside]), sigma[torch.from_numpy(inside)], shape)
 
@@ -155,7 +168,7 @@ def _fixed15_reflect(points: Points, shape: tuple[int, int]) -> Tensor:
 
 @recipes.register("shhb15")
 def _shhb15(points: Points, shape: tuple[int, int]) -> Tensor:
-    # np.round rounds halves to even, as Python does. Below zero the original wraps around.
+    # np.round rounds halves to even, as Python does. Below 0 the original indices wrap around.
     pixels = np.clip(np.round(points), 0, (shape[1] - 1, shape[0] - 1))
     spread = density_map(_tensor(np.unique(pixels, axis=0)), 15.0, shape)
     return (spread.double() * (len(points) / spread.double().sum())).float()
@@ -174,7 +187,10 @@ def _svishwa_window(points: Points, shape: tuple[int, int]) -> Tensor:
 
 
 def _published_single_head(points: Points, shape: tuple[int, int]) -> Tensor:
-    """255 in the pixel that the coordinates, counted from 1, round to (halves away from 0)."""
+    """Write 255 into the pixel of the rounded coordinates, counted from 1.
+
+    Halves are rounded away from 0.
+    """
     x, y = (math.floor(abs(value) + 0.5) * (1 if value > 0 else -1) for value in points[0])
     spread = torch.zeros(shape)
     spread[min(max(y, 1), shape[0]) - 1, min(max(x, 1), shape[1]) - 1] = 255.0
@@ -197,20 +213,23 @@ def _danet_geometry(points: Points, shape: tuple[int, int]) -> Tensor:
 
 
 def _danet_sides(points: Points) -> NDArray[np.int64]:
-    """Side [N] of each head's window: mean distance to the seven nearest others, within 7…25."""
+    """Return the side [N] of each head's window.
+
+    It is the mean distance to the seven nearest others, clipped to 7…25.
+    """
     others = min(7, len(points) - 1)
     if others == 0:
         return np.full(len(points), 7)
-    # The nearest of all is the head itself, or one at the same place: at distance 0 either way.
+    # The nearest head is the head itself or one at the same place; the distance is 0 either way.
     distances = cKDTree(points).query(points, k=others + 1)[0][:, 1:]
     return np.asarray(np.clip(np.floor(distances.mean(1) + 0.5), 7, 25), np.int64)
 
 
 def _folded(start: int, side: int, size: int) -> tuple[int, Points]:
-    """Where a window's axis begins inside the image, and its weights with the outside folded in.
+    """Return where a window starts on an axis inside the image, and its folded weights.
 
-    What lies outside is added to its mirror image about the window's centre; in an image narrower
-    than the window that may be outside too, and the nearest pixel inside takes it.
+    Weight outside the image is added at its mirror image about the window's centre. In an image
+    narrower than the window that may be outside too; then the nearest pixel inside takes it.
     """
     weights = _gaussian(side, 0.3 * side)
     places = np.arange(start, start + side)
@@ -221,9 +240,9 @@ def _folded(start: int, side: int, size: int) -> tuple[int, Points]:
 
 
 def _gaussian(side: int, sigma: float) -> Points:
-    """Taps of a Gaussian centred on a window of ``side`` pixels, of sum 1.
+    """Return the taps of a Gaussian centred on a window of ``side`` pixels, with sum 1.
 
-    Matlab's fspecial is the outer product of two; its cut at eps is never reached by these sizes.
+    Matlab's fspecial is the outer product of two; these sizes never reach its cut at eps.
     """
     offset = np.arange(side) - (side - 1) / 2
     taps = np.exp(-(offset**2) / (2 * sigma**2))

@@ -1,4 +1,4 @@
-"""16-bit pictures: what white is in them, and colour of which Pillow gives the upper bits alone."""
+"""16-bit image files: the value of white, and colour, of which Pillow returns the upper bits."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from PIL import Image, ImageFile, ImageOps
 from pycc.data.reading import Reading, open_picture
 
 _FEW_BITS = (8, 10, 12)
-"""Bits that cameras give and that are often kept, unscaled, in 16."""
+"""Bit depths of cameras whose values are often stored in 16 bits without scaling."""
 
 
 def stored(picture: Image.Image) -> str:
-    """How the file stores a pixel, by Pillow's name of it ("RGB;16B"); "" where that is unknown."""
-    tiles = getattr(picture, "tile", None)  # of pictures that are not decoded yet
+    """Return how the file stores a pixel, in Pillow's notation ("RGB;16B"); "" if unknown."""
+    tiles = getattr(picture, "tile", None)  # exists before decoding only
     arguments = tiles[0][3] if tiles else None
     first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     return first if isinstance(first, str) else ""
 
 
 def of_16_bits(picture: Image.Image) -> bool:
-    """Whether values have 16 bits in the file, which does not say how many of them are used.
+    """Return whether the file has 16-bit values; it does not state how many bits are used.
 
-    JPEG 2000, and PGM or PPM with another maximum than 65535, say so, and Pillow scales by it.
+    JPEG 2000, and PGM or PPM with another maximum than 65535, do state it, and Pillow scales by it.
     """
     tiles = getattr(picture, "tile", None)
     if picture.format == "JPEG2000" or (tiles and tiles[0][0].startswith("ppm")):
@@ -41,10 +41,10 @@ def of_16_bits(picture: Image.Image) -> bool:
 def colour_of_16_bits(
     path: Path, picture: Image.Image, kept: str, reading: Reading
 ) -> NDArray[np.float32] | None:
-    """RGB [3,H,W] of 16-bit colour by ``bit_depth``; None without, where the upper 8 bits do.
+    """Read RGB [3,H,W] of 16-bit colour by ``bit_depth``; None if the upper 8 bits are enough.
 
-    ``kept`` is what ``stored`` gave before it was decoded. Transparent pictures are laid on white;
-    their opacity always has 16 bits. ValueError where colour is multiplied with it.
+    ``kept`` is the result of ``stored`` before the image was decoded. Transparent images are laid
+    on white; their opacity always has 16 bits. ValueError for colour premultiplied by opacity.
     """
     if kept.startswith("RGBa"):  # Pillow divides by the upper bits alone
         if reading.bit_depth is not None:
@@ -68,11 +68,11 @@ def colour_of_16_bits(
 def _all_bits(
     path: Path, picture: Image.Image, kept: str, upper: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """16-bit colour [H,W,3] and opacity [H,W] of a picture, of which Pillow gives the upper bits.
+    """Return 16-bit colour [H,W,3] and opacity [H,W] of a file.
 
-    It takes the first of two bytes in one order of them and the second in the other.
+    Pillow takes the first of two bytes in one byte order and the second in the other.
     """
-    if kept == "LA;16B":  # has no other order: its four bytes are read as they are
+    if kept == "LA;16B":  # has one order only: its four bytes are read directly
         grey, low, opacity, low_opacity = np.moveaxis(_decoded(path, "RGBA"), -1, 0)
         return np.repeat((grey * 256 + low)[..., None], 3, 2), opacity * 256 + low_opacity
     other = "B" if sys.byteorder == "little" else "L"
@@ -80,28 +80,28 @@ def _all_bits(
     colours = values[..., :3]
     if values.shape[2] == 4:
         return colours, values[..., 3]
-    clear = picture.info.get("transparency")  # the colour that is not there
-    there = np.full(colours.shape[:2], clear is None) | (colours != (clear or (0, 0, 0))).any(-1)
-    return colours, there * np.int64(65535)
+    clear = picture.info.get("transparency")  # the transparent colour
+    visible = np.full(colours.shape[:2], clear is None) | (colours != (clear or (0, 0, 0))).any(-1)
+    return colours, visible * np.int64(65535)
 
 
 def _decoded(path: Path, kept: str) -> NDArray[np.int64]:
-    """Values [H,W,C] of 8 bits of an upright picture, as if it stored its pixels so."""
+    """Decode an upright image to 8-bit values [H,W,C] as if it stored its pixels as ``kept``."""
     make = getattr(ImageFile, "_Tile", lambda *parts: parts)  # plain tuples before Pillow 11
     with open_picture(path) as picture:
         assert isinstance(picture, ImageFile.ImageFile)
         tiles = []
         for codec, extents, offset, arguments in picture.tile:
-            whole = (kept, *arguments[1:]) if isinstance(arguments, tuple) else kept
-            tiles.append(make(codec, extents, offset, whole))
+            changed = (kept, *arguments[1:]) if isinstance(arguments, tuple) else kept
+            tiles.append(make(codec, extents, offset, changed))
         picture.tile = tiles
         return np.asarray(ImageOps.exif_transpose(picture)).astype(np.int64)
 
 
 def white_of(path: Path, highest: int, reading: Reading) -> int:
-    """The value of white in a 16-bit picture whose highest value is this.
+    """Return the value of white in a 16-bit image whose highest value is ``highest``.
 
-    ValueError for values that ``bit_depth`` has not; a warning where the file seems to have fewer
+    ValueError for values above those of ``bit_depth``; a warning if the file seems to have fewer
     bits.
     """
     if reading.bit_depth is not None:

@@ -1,4 +1,4 @@
-"""Data sets written as folders of files, in a layout that pycc and the published code read."""
+"""Write data sets as folders of files, in a layout that pycc and the published code read."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from pycc.types import Sample
 
 @dataclass(frozen=True)
 class Written:
-    """One split, as it was written."""
+    """One written split."""
 
     split: str
     folder: Path
     images: int
     heads: int
     resized: int
-    """Images that were larger than asked for."""
+    """Images that were larger than ``max_side``."""
 
 
 @dataclass(frozen=True)
@@ -43,19 +43,19 @@ class Target:
     """A layout that can be written."""
 
     folder: str
-    """Of a {split}."""
+    """Path of the folder of a {split}."""
     image: str
-    """Of a sample's image in it, by {name} or {number} (from 1), without suffix."""
+    """Path of a sample's image in it, by {name} or {number} (from 1), without suffix."""
     points: str
-    """Of a sample's points in it, by {name} or {number}."""
+    """Path of a sample's points in it, by {name} or {number}."""
     kept: frozenset[str] | None
-    """Suffixes of the image files that its readers expect; None for all that pycc opens."""
+    """Suffixes of image files that its readers accept; None for all that pycc opens."""
     write: Callable[[Path, Sample], None]
     """Writes a sample's points."""
 
 
 _JPEG = (".jpeg", ".jpe", ".jfif")
-"""Suffixes of JPEG files that readers need not know: they are written as .jpg."""
+"""Suffixes of JPEG files that readers may not know: written as .jpg."""
 
 targets: Registry[Target] = Registry("layout to export")
 """The layouts that can be written."""
@@ -73,19 +73,19 @@ def export(
     reading: Reading = USUAL,
     progress: Callable[[float, float, str], None] | None = None,
 ) -> list[Written]:
-    """Write one split of a folder, or all that it has, into a new or empty folder ``out``.
+    """Write one split of a folder, or all of them, into a new or empty folder ``out``.
 
-    ``folder``: ``SPLIT/NAME.png`` with ``NAME.json``, which ``pycc.data.open`` reads by their
-    split. ``shanghaitech``: ``SPLIT_data/images/IMG_n.png`` with ``ground-truth/GT_IMG_n.mat``,
-    numbered from 1 in the samples' order. Image files stay as they are, byte for byte, where the
-    layout has their suffix, they are upright, not too large and not rescaled by the bit depth of
-    ``reading``, which is how they are read; all others become 8-bit PNG.
-    ``max_side`` (pixels) shrinks images whose longer side exceeds it, their points with them, by
-    Lanczos' filter, as is usual for UCF-QNRF. ``limit`` keeps the first samples of each split.
+    ``folder``: ``SPLIT/NAME.png`` with ``NAME.json``, which ``pycc.data.open`` reads by split.
+    ``shanghaitech``: ``SPLIT_data/images/IMG_n.png`` with ``ground-truth/GT_IMG_n.mat``, numbered
+    from 1 in the samples' order. An image file is copied byte for byte if the layout has its
+    suffix, it is upright, not too large and not rescaled by the bit depth of ``reading`` (how image
+    files are read). All others become 8-bit PNG. ``max_side`` (pixels) shrinks images whose longer
+    side exceeds it, and moves their points, with Lanczos' filter, as is usual for UCF-QNRF.
+    ``limit`` keeps the first samples of each split.
 
-    The folder appears whole or not at all. ValueError naming what is wrong: the input, an ``out``
-    that holds something, and samples with a region of interest (no layout has one). A split without
-    annotation is left out with a warning, unless there is no other.
+    The folder appears complete or not at all. ValueError naming the problem: a broken input, an
+    ``out`` that is not empty, or samples with a region of interest (no layout stores one). A split
+    without annotation is left out with a warning, unless there is no other.
     """
     target = targets[layout]
     for name, value in (("limit", limit), ("max_side", max_side)):
@@ -98,22 +98,22 @@ def export(
         opened = _open(root, split, on_error, limit, reading)
         total, done = sum(map(len, opened.values())), 0
         written = []
-        for each, samples in opened.items():
-            folder = target.folder.format(split=each)
+        for split_name, samples in opened.items():
+            folder = target.folder.format(split=split_name)
             heads = resized = 0
             for index, pair in enumerate(samples.pairs):
-                whole = samples[index]
-                sample = _shrink(whole, max_side)
-                unchanged = sample is whole and not is_rescaled(pair.image, reading)
+                original = samples[index]
+                sample = _shrink(original, max_side)
+                unchanged = sample is original and not is_rescaled(pair.image, reading)
                 unchanged = unchanged and is_upright(pair.image, reading)
                 save = partial(_save_or_copy, target, sample, pair.image, unchanged)
                 _write(target, draft / folder, index + 1, sample, str(pair.image), save)
                 heads += sample.count
-                resized += sample is not whole
+                resized += sample is not original
                 done += 1
                 if progress is not None:
-                    progress(done, total, f"{each} {pair.name}")
-            written.append(Written(each, out / folder, len(samples), heads, resized))
+                    progress(done, total, f"{split_name} {pair.name}")
+            written.append(Written(split_name, out / folder, len(samples), heads, resized))
     return written
 
 
@@ -130,13 +130,13 @@ def export_samples(
 
     Images become 8-bit PNG: ``pycc.data.open`` reads ``quantize`` of them, bit for bit. With
     ``lossless`` False they become JPEG of quality 100 and full colour resolution, a few 1/255 off,
-    since the published code for ShanghaiTech looks for ``*.jpg`` alone. ``notes`` is asked, when
-    all samples are through and with the heads of each, by split, for further files at the top:
-    their texts by name.
+    since the published code for ShanghaiTech looks for ``*.jpg`` only. ``notes`` is called after
+    all samples are written, with the number of heads of each, by split. It returns further files
+    for the top folder: their texts by name.
 
-    The folder appears whole or not at all. ValueError as of ``export``, for a split without
-    samples, and for samples whose names are not unique or, where the layout has them, no plain
-    names of files.
+    The folder appears complete or not at all. ValueError as for ``export``, for a split without
+    samples, and for sample names that are not unique or, if the layout uses them, not plain file
+    names.
     """
     target = targets[layout]
     for split, samples in splits.items():
@@ -170,7 +170,7 @@ def export_samples(
 
 @contextmanager
 def _drafted(out: Path) -> Iterator[Path]:
-    """A folder to be written; it becomes ``out``, new or empty, unless something is raised."""
+    """Yield a draft folder; it becomes ``out``, new or empty, unless something is raised."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out}: expected a new or an empty folder")
     draft = out.with_name(f".{out.name}.{os.getpid()}.part")
@@ -196,18 +196,18 @@ def _check_name(name: str, before: set[str], target: Target) -> None:
 def _open(
     root: Path, split: str | None, on_error: OnError, limit: int | None, reading: Reading
 ) -> dict[str, PairedFiles]:
-    """The splits that are asked for, or all that are annotated."""
+    """Open the requested split, or all that are annotated."""
     if split is not None:
         return {split: open_folder(root, split, on_error, limit, reading=reading)}
     opened: dict[str, PairedFiles] = {}
     without: list[NotAnnotatedError] = []
-    for each in layout_of(root)[1].splits(root):
+    for name in layout_of(root)[1].splits(root):
         try:
-            opened[each] = open_folder(root, each, on_error, limit, reading=reading)
+            opened[name] = open_folder(root, name, on_error, limit, reading=reading)
         except NotAnnotatedError as error:
             without.append(error)
     if not opened:
-        raise next(iter(without), ValueError(f"{root}: none of its splits is there"))
+        raise next(iter(without), ValueError(f"{root}: none of its splits exists"))
     for reason in without:
         warnings.warn(f"left out: {reason}", stacklevel=3)
     return opened
@@ -221,12 +221,12 @@ def _write(
     source: str,
     save: Callable[[Path], None],
 ) -> None:
-    """Write sample ``number`` of a split, its image by ``save(path without suffix)``."""
+    """Write sample ``number`` of a split; ``save(path without suffix)`` writes its image."""
     if not sample.annotated:
-        raise ValueError(f"{source}: not annotated, and layouts to export hold points")
+        raise ValueError(f"{source}: not annotated, and exported layouts hold points")
     if sample.roi is not None:
         raise ValueError(
-            f"{source}: has a region of interest, which no layout to export can say; without it "
+            f"{source}: has a region of interest, which no exported layout stores; without it "
             "other people would count"
         )
     image = folder / target.image.format(name=sample.name, number=number)
@@ -240,7 +240,7 @@ def _write(
 def _save_or_copy(
     target: Target, sample: Sample, source: Path, unchanged: bool, image: Path
 ) -> None:
-    """The file that the sample was read from, where it can stay as it is; else PNG."""
+    """Copy the file that the sample was read from if it can stay unchanged; else write PNG."""
     suffix = source.suffix.lower()
     suffix = ".jpg" if suffix in _JPEG else suffix
     if unchanged and (target.kept is None or suffix in target.kept):
@@ -260,13 +260,13 @@ def _save_jpeg(sample: Sample, image: Path) -> None:
 
 
 def _picture(sample: Sample) -> Image.Image:
-    """Its image in 8 bits."""
+    """Return a sample's image in 8 bits."""
     levels = (quantize(sample.image) * 255.0).round().to(torch.uint8).permute(1, 2, 0)
     return Image.fromarray(levels.contiguous().numpy())
 
 
 def _shrink(sample: Sample, max_side: int | None) -> Sample:
-    """The sample itself, or one whose longer side is ``max_side``, its points moved along."""
+    """Return the sample itself, or one whose longer side is ``max_side``, with its points moved."""
     height, width = sample.image.shape[1:]
     if max_side is None or max(height, width) <= max_side:
         return sample
@@ -274,7 +274,7 @@ def _shrink(sample: Sample, max_side: int | None) -> Sample:
     rows, columns = (max(1, round(side * scale)) for side in (height, width))
     smaller = _picture(sample).resize((columns, rows), Image.Resampling.LANCZOS)
     image = torch.from_numpy(np.array(smaller)).permute(2, 0, 1) / 255.0
-    # In this order no rounding puts a point on the far edge, where it would no longer count:
+    # In this order no rounding moves a point to the far edge, where it would no longer count:
     # test_no_point_leaves_its_image.
     points = sample.points * torch.tensor([columns, rows]) / torch.tensor([width, height])
     return replace(sample, image=image.contiguous(), points=points)
@@ -285,7 +285,7 @@ def _write_json(path: Path, sample: Sample) -> None:
 
 
 def _write_mat(path: Path, sample: Sample) -> None:
-    """As published: image_info{1} is a structure of location [N,2] and number [1,1]."""
+    """Write points as published: image_info{1} holds location [N,2] and number [1,1]."""
     info = np.empty((1, 1), object)
     info[0, 0] = {
         "location": sample.points.numpy(),

@@ -1,4 +1,4 @@
-"""A plain folder of images, each with its points in CSV or JSON."""
+"""Plain folders of images, each image with its points in CSV or JSON."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ _IMAGES, _POINTS, _JSONS = "images", "points", "jsons"
 class Folder:
     """Images ``NAME.jpg`` (or .png, …) with ``NAME.csv`` or ``NAME.json`` beside or in ``points/``.
 
-    CSV: x,y per row, in pixels, after an optional header ``x,y``; JSON: a list of [x, y], or
+    CSV: one x,y per row, in pixels, after an optional header ``x,y``. JSON: a list of [x, y], or
     ``{"points": [[x, y], …]}``. A folder without images of its own may have them in ``images/``;
     their points then lie beside them, or in ``points/`` or ``jsons/`` beside or in ``images/``.
-    Such a folder is one split: it serves as any split. A folder of such folders has a split by the
-    name of each.
+    Such a folder is one split and is opened for any requested split. In a folder of such folders
+    each is a split of its name.
     """
 
     def splits(self, root: Path) -> tuple[str, ...]:
-        """The folders in it that are splits, or all."""
+        """Return the names of the folders in it that are splits, or all."""
         if _holds_files(root):
             return ("all",)
         inner = [path for path in listing(root) if path.is_dir() and _recognised(path) is None]
@@ -59,15 +59,15 @@ class Folder:
     def open(
         self, root: Path, *, split: str, refuse: Refuse, annotated: bool = True
     ) -> PairedFiles:
-        """All of the folder's images, in numeric order; ValueError naming what is missing."""
+        """Pair up all images of the folder, in numeric order; ValueError naming a missing file."""
         root = root.resolve()
         folder, name = root, root.name
         if not _holds_files(root):
-            known = self.splits(root)
-            if split not in known:
+            splits = self.splits(root)
+            if split not in splits:
                 others = _data_sets(root)
                 raise ValueError(
-                    f"{root}: has splits {', '.join(known)}, got {split!r}"
+                    f"{root}: has splits {', '.join(splits)}, got {split!r}"
                     + (f"; {others}" if others else "")
                 )
             folder, name = root / split, f"{root.name}/{split}"
@@ -76,15 +76,15 @@ class Folder:
         _warn_of_folders(where)
         if not annotated:
             return PairedFiles(name, pair_up(images, None, refuse), read_points)
-        known_places = _places(folder)
-        places = Places(known_places, [f"{{name}}{suffix}" for suffix in _POINT_SUFFIXES], root)
-        annotations = [path for place in known_places for path in _point_files(place)]
+        folders = _places(folder)
+        places = Places(folders, [f"{{name}}{suffix}" for suffix in _POINT_SUFFIXES], root)
+        annotations = [path for place in folders for path in _point_files(place)]
         pairs = pair_up(images, by_name(annotations), refuse, places)
         return PairedFiles(name, pairs, read_points)
 
 
 def _images_of(folder: Path) -> Path:
-    """Where the images of one split lie: in the folder, or in ``images`` where it has none."""
+    """Return the folder of a split's images: the folder itself, or ``images`` if it has none."""
     inner = folder / _IMAGES
     if inner.is_dir() and not _any_picture(folder) and _any_picture(inner):
         return inner
@@ -92,7 +92,7 @@ def _images_of(folder: Path) -> Path:
 
 
 def _places(folder: Path) -> list[Path]:
-    """Where the points of one split may lie, as far as they are folders."""
+    """Return the existing folders in which the points of one split may lie."""
     where = _images_of(folder)
     places = [where, where / _POINTS]
     if where != folder:
@@ -109,28 +109,28 @@ def _point_files(folder: Path) -> list[Path]:
 
 
 def _holds_files(folder: Path) -> bool:
-    """Whether a folder is one split: whether it holds images or points."""
+    """Return whether a folder is one split: whether it holds images or points."""
     return _any_picture(_images_of(folder)) or any(map(_point_files, _places(folder)))
 
 
 def _recognised(folder: Path) -> str | None:
-    """The published layout that a folder has, by name."""
+    """Return the name of the published layout of a folder, or None."""
     return next((name for name in formats.names() if formats[name].recognises(folder)), None)
 
 
 def _data_sets(root: Path) -> str:
-    """What to do where data sets lie one or two folders below; "" where there are none."""
-    found = []
+    """Return the end of a message if data sets lie one or two folders below; "" otherwise."""
+    data_sets = []
     for path in _folders(root):
         for inner in [path] if _recognised(path) else _folders(path):
             layout = _recognised(inner)
             if layout:
-                found.append(f"{inner.relative_to(root)} ({layout})")
-    return f"open one of the data sets in it: {', '.join(found)}" if found else ""
+                data_sets.append(f"{inner.relative_to(root)} ({layout})")
+    return f"open one of the data sets in it: {', '.join(data_sets)}" if data_sets else ""
 
 
 def _further_down(root: Path) -> str:
-    """Which folders below hold pictures, two or three levels down, and what to do with them."""
+    """Return the end of a message if folders two or three levels down hold images; "" otherwise."""
     inner = [path for folder in _folders(root) for path in _folders(folder)]
     inner += [path for folder in inner for path in _folders(folder)]
     names = [str(path.relative_to(root)) for path in inner if _any_picture(path)]
@@ -138,7 +138,7 @@ def _further_down(root: Path) -> str:
 
 
 def _warn_of_folders(where: Path) -> None:
-    """Warn of folders beside the images of a split that hold pictures too: they are not read."""
+    """Warn of folders beside the images of a split that hold images too: they are not read."""
     inner = [path for path in _folders(where) if path.name not in (_POINTS, _JSONS)]
     names = [path.name for path in inner if _any_picture(_images_of(path))]
     if names:
@@ -154,13 +154,13 @@ def _folders(root: Path) -> list[Path]:
 
 
 def layout_of(root: Path) -> tuple[str, Layout]:
-    """The published layout that a folder has, by name, else ``"folder"``: a ``Folder``.
+    """Return the name and layout of a folder: a published one, or ``"folder"`` and ``Folder``.
 
-    ValueError if there is no such folder, or nothing in it.
+    ValueError if the folder does not exist or is empty.
     """
     if not root.exists():
-        known = ", ".join(builtin.names())
-        raise ValueError(f"{root}: no such folder; built-in data sets: {known}")
+        names = ", ".join(builtin.names())
+        raise ValueError(f"{root}: no such folder; built-in data sets: {names}")
     if not listing(root):
         raise ValueError(f"{root}: the folder is empty")
     name = _recognised(root)
@@ -197,7 +197,7 @@ def open_folder(
     annotated: bool = True,
     reading: Reading = USUAL,
 ) -> PairedFiles:
-    """The first ``limit`` samples of a split, as ``pycc.data.open`` gives them."""
+    """Open the first ``limit`` samples of a split, as ``pycc.data.open`` returns them."""
     refuse = skip if on_error == "skip" else fail
     name, layout = layout_of(root)
     samples = layout.open(root, split=split, refuse=refuse, annotated=annotated)
@@ -212,7 +212,7 @@ def open_folder(
 
 
 def read_points(path: Path) -> NDArray[np.float64]:
-    """Points [N,2] (x, y) of a CSV or JSON file; ValueError naming the file and what is wrong."""
+    """Read points [N,2] (x, y) from a CSV or JSON file; ValueError naming the file and problem."""
     try:
         text = read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -244,7 +244,7 @@ def _csv(path: Path, text: str) -> list[tuple[float, float]]:
 
 def _row(path: Path, line: int, cells: list[str]) -> tuple[float, float]:
     try:
-        if any("_" in cell for cell in cells):  # Python's digit separator is no CSV
+        if any("_" in cell for cell in cells):  # Python's digit separator is not CSV
             raise ValueError("_")
         x, y = (float(cell) for cell in cells)
     except ValueError as error:

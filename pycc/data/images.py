@@ -1,4 +1,4 @@
-"""Pictures in and out: any common file becomes RGB in [0,1], and 8-bit PNG goes back."""
+"""Image files: read any common format as RGB in [0,1], write 8-bit PNG."""
 
 from __future__ import annotations
 
@@ -27,23 +27,30 @@ def load_image(
     bit_depth: int | None = None,
     max_image_pixels: int = MAX_IMAGE_PIXELS,
 ) -> Tensor:
-    """Picture of a file as RGB [3,H,W], float32 in [0,1].
+    """Read an image file as RGB [3,H,W], float32 in [0,1].
 
-    EXIF orientation is applied; of several pages or frames the first is read, with a warning.
-    Grey, palette, CMYK and 1-bit pictures become RGB; transparent ones are laid on white. 16-bit
-    grey keeps its 16 bits; of 16-bit colour the upper 8 are used. ``bit_depth`` is for 16-bit files
-    whose values have fewer bits, such as a camera's 12: they are divided by 2^bit_depth - 1, in
-    grey and in colour, opacity by 65535; files that state another depth themselves are read by it.
-    Without it a 16-bit picture that is not black and has no value above 4095 is warned of.
+    EXIF orientation is applied. Of several pages or frames the first is read, with a warning. Grey,
+    palette, CMYK and 1-bit images become RGB; transparent ones are laid on white. 16-bit grey keeps
+    its 16 bits; of 16-bit colour the upper 8 bits are used. ``bit_depth`` is for 16-bit files whose
+    values have fewer bits, such as a camera's 12: they are divided by 2^bit_depth - 1, in grey and
+    in colour, opacity by 65535. Files that state another depth themselves are read by it. Without
+    ``bit_depth``, a 16-bit image that is not black and has no value above 4095 causes a warning.
 
-    Raises ValueError naming the file if it is missing, broken, truncated, of more than
-    ``max_image_pixels`` pixels, or of values outside their range.
+    ValueError naming the file if it is missing, broken, truncated, has more than
+    ``max_image_pixels`` pixels, or values outside their range.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_image(f"{folder}/a.png", torch.full((3, 4, 6), 0.2))
+    ...     image = load_image(f"{folder}/a.png")
+    >>> list(image.shape), round(float(image.max()), 4)
+    ([3, 4, 6], 0.2)
     """
     return read_image(Path(path), Reading(bit_depth, max_image_pixels))
 
 
 def read_image(path: Path, reading: Reading) -> Tensor:
-    """What ``load_image`` gives of a file with these options."""
+    """Read an image file as ``load_image`` does with these options."""
     with opened(path, reading) as picture:
         pixels = _rgb(path, picture, reading)
         warn_of_frames(path, picture)
@@ -51,7 +58,7 @@ def read_image(path: Path, reading: Reading) -> Tensor:
 
 
 def image_size(path: Path, reading: Reading = USUAL) -> tuple[int, int]:
-    """(H, W) of what ``read_image`` gives, from the file's header alone."""
+    """Return (H, W) of the result of ``read_image``, from the file's header alone."""
     with opened(path, reading) as picture:
         width, height = picture.size
         turned = picture.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
@@ -59,13 +66,13 @@ def image_size(path: Path, reading: Reading = USUAL) -> tuple[int, int]:
 
 
 def load_alpha(path: str | os.PathLike[str]) -> Tensor | None:
-    """Opacity of a picture's pixels, [H,W] float32 in [0,1]; None for a file that has none.
+    """Read the opacity of an image's pixels, [H,W] float32 in [0,1]; None if the file has none.
 
-    ValueError as ``load_image``.
+    ValueError as for ``load_image``.
     """
     with opened(Path(path), USUAL) as source:
         picture = ImageOps.exif_transpose(source)
-        # As load_image sees it: grey of 16 bits has no alpha.
+        # As in load_image: 16-bit grey has no alpha.
         if picture.mode[0] in "IF" or not picture.has_transparency_data:
             return None
         alpha = np.asarray(picture.convert("RGBA"))[..., 3]
@@ -73,9 +80,18 @@ def load_alpha(path: str | os.PathLike[str]) -> Tensor | None:
 
 
 def load_opacity(path: str | os.PathLike[str]) -> Tensor | None:
-    """Which pixels of a picture are there, [H,W] bool; None where all are.
+    """Return which pixels of an image file are opaque, [H,W] bool; None if all are.
 
-    ValueError naming the file for pixels that are partially transparent, and as ``load_image``.
+    ValueError naming the file for partially transparent pixels, and as for ``load_image``.
+
+    >>> import tempfile
+    >>> levels = np.full((2, 3, 4), 255, np.uint8)
+    >>> levels[0, 0, 3] = 0
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Image.fromarray(levels).save(f"{folder}/disc.png")
+    ...     opacity = load_opacity(f"{folder}/disc.png")
+    >>> opacity.tolist()
+    [[False, True, True], [True, True, True]]
     """
     alpha = load_alpha(path)
     if alpha is None:
@@ -83,15 +99,15 @@ def load_opacity(path: str | os.PathLike[str]) -> Tensor | None:
     partial = int(((alpha > 0.0) & (alpha < 1.0)).sum())
     if partial:
         raise ValueError(
-            f"{path}: expected pixels that are there or not (alpha 255 or 0), "
+            f"{path}: expected opaque or transparent pixels (alpha 255 or 0), "
             f"got {partial} partially transparent"
         )
-    there = alpha == 1.0
-    return None if bool(there.all()) else there
+    opaque = alpha == 1.0
+    return None if bool(opaque.all()) else opaque
 
 
 def is_rescaled(path: Path, reading: Reading) -> bool:
-    """Whether ``bit_depth`` changes what is read of a file."""
+    """Return whether ``bit_depth`` changes the values that are read from a file."""
     if reading.bit_depth in (None, 16):
         return False
     with opened(path, reading) as picture:
@@ -99,26 +115,37 @@ def is_rescaled(path: Path, reading: Reading) -> bool:
 
 
 def is_upright(path: str | os.PathLike[str], reading: Reading = USUAL) -> bool:
-    """Whether readers that know nothing of EXIF orientation see what ``load_image`` gives."""
+    """Return whether readers that ignore EXIF orientation see the same as ``load_image``."""
     with opened(Path(path), reading) as picture:
         return picture.getexif().get(_ORIENTATION) not in range(2, 9)
 
 
 def quantize(image: Tensor) -> Tensor:
-    """What an 8-bit file keeps of values in [0,1]: the nearest k/255 (others are clipped), float32.
+    """Round values in [0,1] to the nearest k/255, as an 8-bit file does; clip others; float32.
 
-    Any shape and device; equals, bit for bit, what ``load_image`` reads of a saved image.
+    Any shape and device. The result equals, bit for bit, what ``load_image`` reads from a saved
+    image.
+
+    >>> [round(value, 4) for value in quantize(torch.tensor([0.2, 0.5, 1.5])).tolist()]
+    [0.2, 0.502, 1.0]
     """
     steps = (image.detach().to(torch.float32).clamp(0.0, 1.0) * 255.0).round()
-    # The divisor is a tensor: by a plain number CUDA multiplies with its rounded reciprocal.
+    # The divisor is a tensor: for a Python number CUDA multiplies by its rounded reciprocal.
     return steps / torch.full((), 255.0, device=steps.device)
 
 
 def save_image(path: str | os.PathLike[str], image: Tensor) -> None:
-    """Write [3,H,W], values in [0,1], as an 8-bit PNG: ``load_image`` gives ``quantize(image)``.
+    """Write [3,H,W], values in [0,1], as an 8-bit PNG: ``load_image`` returns ``quantize(image)``.
 
-    The file appears whole or not at all. ValueError for another shape, integers or values outside
-    [0,1]; TypeError for what is no tensor; OSError if it cannot be written.
+    The file appears complete or not at all. ValueError for another shape, integers or values
+    outside [0,1]; TypeError if it is not a tensor; OSError if the file cannot be written.
+
+    >>> import tempfile
+    >>> image = torch.rand(3, 8, 8)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_image(f"{folder}/a.png", image)
+    ...     torch.equal(load_image(f"{folder}/a.png"), quantize(image))
+    True
     """
     check_image("save_image", image)
     levels = (quantize(image) * 255.0).round().to(torch.uint8).permute(1, 2, 0)
@@ -128,8 +155,8 @@ def save_image(path: str | os.PathLike[str], image: Tensor) -> None:
 
 
 def _rgb(path: Path, source: Image.Image, reading: Reading) -> NDArray[np.float32]:
-    """RGB [3,H,W] in [0,1] of a picture of any mode, upright."""
-    # Decoding forgets how the file stores its values.
+    """Convert an image of any mode to upright RGB [3,H,W] in [0,1]."""
+    # After decoding, Pillow no longer knows how the file stores its values.
     kept, deep = stored(source), of_16_bits(source)
     picture = ImageOps.exif_transpose(source)
     if picture.mode == "I" or picture.mode.startswith("I;16"):
@@ -155,7 +182,7 @@ def _planes(picture: Image.Image) -> NDArray[np.float32]:
 
 
 def _repeat(grey: NDArray[np.generic], top: int) -> NDArray[np.float32]:
-    """Three equal planes [3,H,W] of values that must lie in [0, top]."""
+    """Repeat grey values, which must lie in [0, top], as three equal planes [3,H,W]."""
     values = grey.astype(np.float64) / top
     if not bool(((values >= 0.0) & (values <= 1.0)).all()):
         raise ValueError(f"grey values must lie in 0…{top}")
@@ -163,10 +190,13 @@ def _repeat(grey: NDArray[np.generic], top: int) -> NDArray[np.float32]:
 
 
 def mean_colour(images: Iterable[Tensor]) -> tuple[float, float, float]:
-    """Mean of R, G, B in [0,1] over images [3,H,W], each with the same weight.
+    """Compute the mean of R, G, B in [0,1] over images [3,H,W], each with the same weight.
 
-    What ablation and masks usually put in place of what they hide. ValueError for no images, for
-    another shape, integers or values outside [0,1]; TypeError for what is no tensor.
+    Ablation and masks usually fill hidden pixels with it. ValueError for no images, for another
+    shape, integers or values outside [0,1]; TypeError if an image is not a tensor.
+
+    >>> mean_colour([torch.zeros(3, 4, 4), torch.full((3, 2, 2), 0.5)])
+    (0.25, 0.25, 0.25)
     """
     means = []
     for image in images:

@@ -1,4 +1,4 @@
-"""What a data set consists of, what in it is broken, and which images it holds twice."""
+"""Inspect a data set: its figures, its broken items, and images that occur more than once."""
 
 from __future__ import annotations
 
@@ -11,25 +11,22 @@ from statistics import median
 from pycc.data.dataset import NotAnnotatedError, PairedFiles
 from pycc.data.folder import layout_of
 from pycc.data.reading import USUAL, Reading
-from pycc.types import Sample
-
-Progress = Callable[[float, float, str], None]
-"""(done, total, label): how many images are through."""
+from pycc.types import Progress, Sample
 
 
 @dataclass(frozen=True)
 class Item:
-    """What is kept of a sample that is whole."""
+    """The figures of one intact sample."""
 
     name: str
     heads: int
-    """Those that count: inside the image, and inside its region of interest where it has one."""
+    """Heads that count: inside the image and, if there is one, inside its region of interest."""
     outside: int
     """Annotated points outside the image."""
     height: int
     width: int
     grey: bool
-    """Whether no pixel has a colour."""
+    """Whether R, G and B are equal in every pixel."""
     region: bool
     """Whether it has a region of interest."""
     pixels: str
@@ -38,17 +35,17 @@ class Item:
 
 @dataclass(frozen=True)
 class Split:
-    """One split of a data set."""
+    """The figures of one split of a data set."""
 
     name: str
     items: Sequence[Item]
     broken: Sequence[str]
-    """What is wrong, once for each item that is not whole; names the file."""
+    """One problem for each broken item; names the file."""
     not_annotated: str | None = None
-    """Why nothing of the split can be read, where it was published without annotation."""
+    """Why the split cannot be read, if it was published without annotation."""
 
     def facts(self) -> dict[str, object]:
-        """The split as figures, ready for JSON; what no image tells is None."""
+        """Return the figures, ready for JSON; a figure without images is None."""
         heads = [item.heads for item in self.items]
         return {
             "images": len(self.items),
@@ -70,7 +67,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Report:
-    """A data set, looked through."""
+    """The result of an inspection."""
 
     path: str
     layout: str
@@ -86,12 +83,12 @@ class Report:
         return [group for group in groups.values() if len(group) > 1]
 
     @property
-    def whole(self) -> bool:
-        """Whether nothing is broken and no image is there twice."""
+    def intact(self) -> bool:
+        """Whether nothing is broken and no image occurs more than once."""
         return not self.identical and not any(split.broken for split in self.splits)
 
     def facts(self) -> dict[str, object]:
-        """The report, ready for JSON."""
+        """Return the report, ready for JSON."""
         return {
             "path": self.path,
             "layout": self.layout,
@@ -100,7 +97,7 @@ class Report:
                 [{"split": split, "name": name} for split, name in group]
                 for group in self.identical
             ],
-            "whole": self.whole,
+            "intact": self.intact,
         }
 
 
@@ -111,46 +108,46 @@ def inspect(
     reading: Reading = USUAL,
     progress: Progress | None = None,
 ) -> Report:
-    """Read all images and annotations of a folder: of one split, or of all that it has.
+    """Read all images and annotations of a folder: of one split, or of all its splits.
 
-    ``reading`` is how picture files are read. What is broken is collected; ValueError only if the
-    folder is no data set, or if no split of it can be opened.
+    ``reading`` is how image files are read. Broken items are collected. ValueError only if the
+    folder is not a data set, or if none of its splits can be opened.
     """
     layout_name, layout = layout_of(root)
     wanted = layout.splits(root) if split is None else (split,)
-    broken: dict[str, list[str]] = {each: [] for each in wanted}
+    broken: dict[str, list[str]] = {name: [] for name in wanted}
     files: dict[str, PairedFiles] = {}
     failed: dict[str, ValueError] = {}
-    for each in wanted:
+    for name in wanted:
         try:
-            files[each] = layout.open(root, split=each, refuse=broken[each].append)
-            files[each].reading = reading
+            files[name] = layout.open(root, split=name, refuse=broken[name].append)
+            files[name].reading = reading
         except ValueError as error:
-            failed[each] = error
+            failed[name] = error
     if not files:
-        raise next(iter(failed.values()), ValueError(f"{root}: none of its splits is there"))
+        raise next(iter(failed.values()), ValueError(f"{root}: none of its splits exists"))
     total, done = sum(map(len, files.values())), 0
     splits = []
-    for each in wanted:
+    for name in wanted:
         items = []
-        for index, name in enumerate(files[each].names if each in files else ()):
+        for index, image in enumerate(files[name].names if name in files else ()):
             try:
-                items.append(_item(*files[each].examine(index)))
+                items.append(_item(*files[name].examine(index)))
             except ValueError as error:
-                broken[each].append(str(error))
+                broken[name].append(str(error))
             done += 1
             if progress is not None:
-                progress(done, total, f"{each} {name}")
-        reason = str(failed[each]) if each in failed else None
-        unpublished = isinstance(failed.get(each), NotAnnotatedError)
+                progress(done, total, f"{name} {image}")
+        reason = str(failed[name]) if name in failed else None
+        unpublished = isinstance(failed.get(name), NotAnnotatedError)
         if reason is not None and not unpublished:
-            broken[each].append(reason)
-        splits.append(Split(each, items, broken[each], reason if unpublished else None))
+            broken[name].append(reason)
+        splits.append(Split(name, items, broken[name], reason if unpublished else None))
     return Report(str(root), layout_name, splits)
 
 
 def table(report: Report) -> str:
-    """The report as lines of text: a column of figures a split, then what is wrong."""
+    """Format the report as lines of text: one column of figures per split, then the problems."""
     columns = [["", *(label for label, _ in _ROWS)]]
     columns += [[split.name, *(show(split) for _, show in _ROWS)] for split in report.splits]
     widths = [max(map(len, column)) for column in columns]
@@ -164,11 +161,11 @@ def table(report: Report) -> str:
             lines.append(f"not annotated: {split.name}: {split.not_annotated}")
         lines += [f"broken: {split.name}: {problem}" for problem in split.broken]
     for group in report.identical:
-        kind = "twice" if len({split for split, _ in group}) == 1 else "leak"
+        kind = "repeated" if len({split for split, _ in group}) == 1 else "leak"
         lines.append(f"{kind}: {' = '.join(f'{split} {name}' for split, name in group)}")
     broken = sum(len(split.broken) for split in report.splits)
-    twice = len(report.identical)
-    verdict = "whole" if report.whole else f"{broken} broken, {twice} there more than once"
+    repeated = len(report.identical)
+    verdict = "intact" if report.intact else f"{broken} broken, {repeated} more than once"
     return "\n".join([*lines, f"verdict: {verdict}"])
 
 
@@ -194,7 +191,7 @@ def _range(values: Sequence[int]) -> dict[str, int | None]:
 
 
 def _span(values: Sequence[int]) -> str:
-    """Smallest and largest of some values, once where they are equal."""
+    """Format the smallest and largest value, as one number if they are equal."""
     ends = sorted({min(values), max(values)}) if values else []
     return "…".join(f"{end:,}" for end in ends) or "-"
 
@@ -206,7 +203,7 @@ def _middle(values: Sequence[int]) -> str:
 _ROWS: list[tuple[str, Callable[[Split], str]]] = [
     ("images", lambda split: f"{len(split.items):,}"),
     ("heads", lambda split: f"{sum(item.heads for item in split.items):,}"),
-    ("heads an image", lambda split: _span([item.heads for item in split.items])),
+    ("heads per image", lambda split: _span([item.heads for item in split.items])),
     ("median", lambda split: _middle([item.heads for item in split.items])),
     ("width", lambda split: _span([item.width for item in split.items])),
     ("height", lambda split: _span([item.height for item in split.items])),
@@ -216,4 +213,4 @@ _ROWS: list[tuple[str, Callable[[Split], str]]] = [
     ("with region of interest", lambda split: f"{sum(item.region for item in split.items):,}"),
     ("broken", lambda split: f"{len(split.broken):,}"),
 ]
-"""Rows of the table: what they are called, and what they say of a split."""
+"""Rows of the table: label and value for a split."""

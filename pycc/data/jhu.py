@@ -29,17 +29,18 @@ _COLUMNS = ("x", "y", "w", "h", "occlusion", "blur")
 class JHUCrowd:
     """``{train,val,test}/images/0001.jpg`` with ``gt/0001.txt`` beside ``images``.
 
-    A line is a head: x y w h occlusion blur, of which x and y, its middle, are the point; a file
-    without lines is nobody. The folder may be that of one split, which then serves as whichever is
-    asked for. Samples are in numeric order. A test set may lack ``gt``: it is not annotated then.
+    Each line is one head: x y w h occlusion blur; x and y, its centre, are the point. A file
+    without lines means no heads. The folder may be that of one split; it is then opened for any
+    requested split. Samples are in numeric order. A test set may lack ``gt``; then it is not
+    annotated.
     """
 
     def recognises(self, root: Path) -> bool:
-        """Whether ``root`` is the data set or one of its splits."""
+        """Return whether ``root`` is the data set or one of its splits."""
         return _is_split(root) or any(_is_split(root / name) for name in _SPLITS)
 
     def splits(self, root: Path) -> tuple[str, ...]:
-        """Those of train, val and test that are there."""
+        """Return the existing ones of train, val and test."""
         if _is_split(root):
             return ("all",)
         return tuple(name for name in _SPLITS if (root / name / "images").is_dir())
@@ -47,9 +48,9 @@ class JHUCrowd:
     def open(
         self, root: Path, *, split: str, refuse: Refuse, annotated: bool = True
     ) -> PairedFiles:
-        """One split; ValueError naming what is missing.
+        """Pair up one split; ValueError naming a missing file.
 
-        NotAnnotatedError for a test set without ``gt``, unless its images are asked for alone.
+        NotAnnotatedError for a test set without ``gt``, unless ``annotated`` is False.
         """
         root = root.resolve()
         folder = root
@@ -60,7 +61,7 @@ class JHUCrowd:
         if annotated and split == "test" and not (folder / "gt").is_dir():
             raise NotAnnotatedError(
                 f"{folder}: images without annotation, there is no folder gt; train and val have "
-                "it; to count or attack the images alone take annotated=False (--unannotated)"
+                "it; to count or attack the images alone use annotated=False (--unannotated)"
             )
         annotations = None
         if annotated:
@@ -79,7 +80,10 @@ def _is_split(folder: Path) -> bool:
 
 
 def read_points(path: Path) -> NDArray[np.float64]:
-    """Points [N,2] (x, y) of a ``gt/0001.txt``, N may be 0; ValueError naming the file and line."""
+    """Read points [N,2] (x, y) of a ``gt/0001.txt``; N may be 0.
+
+    ValueError naming the file and line.
+    """
     try:
         text = read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:

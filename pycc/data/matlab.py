@@ -1,4 +1,4 @@
-"""Reading of annotations in MATLAB files."""
+"""Annotations in MATLAB files."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _DAMAGED = (
     struct.error,
     zlib.error,
 )
-"""What scipy's reader has been seen to raise on damaged files, and its like."""
+"""Exceptions that scipy's reader raises for damaged files."""
 
 
 def read_variable(path: Path, name: str) -> Any:
-    """Variable ``name`` of a .mat file, in scipy's form; None if it is not there.
+    """Read variable ``name`` of a .mat file, in scipy's form; None if the file lacks it.
 
-    Raises ValueError naming the file if scipy cannot read it (MATLAB 7.3 files are HDF5: save them
-    with -v7).
+    ValueError naming the file if scipy cannot read it (MATLAB 7.3 files are HDF5: save them with
+    -v7).
     """
     content = read_bytes(path)
     try:
@@ -47,17 +47,18 @@ def read_variable(path: Path, name: str) -> Any:
 
 
 def read_pairs(path: Path, name: str) -> NDArray[np.float64]:
-    """Variable ``name`` of a .mat file as points [N,2]; N may be 0.
+    """Read variable ``name`` of a .mat file as points [N,2]; N may be 0.
 
-    Raises ValueError naming the file if it is missing, of another shape, or not of finite numbers.
+    ValueError naming the file if the variable is missing, has another shape, or is not finite
+    numbers.
     """
     return points_of(path, name, read_variable(path, name))
 
 
 def points_of(path: Path, name: str, value: object) -> NDArray[np.float64]:
-    """The value ``name`` of a .mat file as points [N,2]; empty arrays of any shape are nobody.
+    """Check value ``name`` of a .mat file and return it as points [N,2].
 
-    Raises ValueError as ``read_pairs``.
+    An empty array of any shape means that there are no heads. ValueError as for ``read_pairs``.
     """
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "iuf":
         raise ValueError(f"{path}: {name} must be N x 2 numbers")

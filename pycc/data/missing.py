@@ -1,4 +1,4 @@
-"""What to say of an image whose annotation is missing: what was looked for, and what is there."""
+"""Messages about missing annotations: what was expected, and which similar files exist."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from pycc.data.dataset import formats
 _OTHER_NAMES = ("{name}{suffix}", "{name}_ann{suffix}", "GT_{name}{suffix}", "{file}{suffix}")
 _SUFFIXES = (".csv", ".json", ".txt", ".mat", ".npy", ".npz", ".xml", ".h5")
 _BESIDE = ("points", "jsons", "json", "annotations", "labels", "gt", "ground-truth", "ground_truth")
-"""Folders of annotation that are usual beside one of images."""
+"""Usual names of annotation folders beside a folder of images."""
 _HEAD = 1 << 16
-"""Bytes of a file, from its start and from its end, that tell what it is."""
+"""Bytes from the start and from the end of a file that are searched for its kind."""
 _FEW = 20
-"""JSON files in a folder, at most, of which one may be of all images."""
+"""Most JSON files in a folder that are searched for annotations of all images."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where a layout looks for the annotation of its images."""
+    """Where a layout looks for the annotations of its images."""
 
     folders: Sequence[Path]
     files: Sequence[str]
-    """Names of the files in them, with {name} for the image's."""
+    """Names of the files in them, with {name} for the name of the image."""
     plain: Path | None = None
-    """The folder that was opened, where no published layout was recognised in it."""
+    """The opened folder if it has no published layout."""
 
     def no_annotation(self, image: Path, name: str) -> str:
-        """Which files were expected for an image, and what to do where something else is there."""
+        """Describe which files were expected for an image, and what to do about similar files."""
         files = " or ".join(file.format(name=name) for file in self.files)
         folders = " or ".join(map(str, self.folders))
         return (
             f"image without annotation, expected {files} in {folders}{self._hint(image, name)}; "
-            "to count or attack the images alone take annotated=False (--unannotated)"
+            "to count or attack the images alone use annotated=False (--unannotated)"
         )
 
     def no_image(self, annotation: Path) -> str:
-        """What is wrong with a file of annotation that no image belongs to."""
+        """Describe an annotation file without an image."""
         kind = _kind(annotation)
         if kind:
             return f"annotation without image: {self._split_up(kind)}"
@@ -49,8 +49,8 @@ class Places:
         return f"it is {kind}, which is not read; write the points of each image as {files}"
 
     def _hint(self, image: Path, name: str) -> str:
-        """What of the image's surroundings may be what was meant."""
-        own, above = image.parent, image.parent.parent
+        """Describe what near the image may be the missing annotation."""
+        folder_of_image, above = image.parent, image.parent.parent
         if self.plain is not None:
             for folder in list(self.plain.parents)[:2]:
                 for kind in formats.names():
@@ -58,13 +58,13 @@ class Places:
                         return f"; {folder} is laid out as {kind}: open that folder"
         expected = {folder / file.format(name=name) for folder in self.folders
                     for file in self.files}  # fmt: skip
-        here = {own: None, **dict.fromkeys(self.folders)}
+        here = {folder_of_image: None, **dict.fromkeys(self.folders)}
         for path in _named_alike(here, image, name):
             if path not in expected:
                 return f"; {path} is there, but is not of this name and format"
         beside = [above / folder for folder in _BESIDE if above / folder not in here]
         for path in _named_alike(beside, image, name):
-            if own.name == "images" and path.parent.name in ("points", "jsons"):
+            if folder_of_image.name == "images" and path.parent.name in ("points", "jsons"):
                 return f"; {path} lies beside the folder: open {above}"
             return f"; {path} is there, but is not looked for"
         for folder in dict.fromkeys((*here, above, above / "annotations")):
@@ -77,7 +77,7 @@ class Places:
 
 
 def _named_alike(folders: Iterable[Path], image: Path, name: str) -> Iterator[Path]:
-    """Files of annotation in the folders whose names go with an image's."""
+    """Yield annotation files in the folders whose names match an image's."""
     for folder in folders:
         for suffix in _SUFFIXES:
             for other in _OTHER_NAMES:
@@ -87,7 +87,7 @@ def _named_alike(folders: Iterable[Path], image: Path, name: str) -> Iterator[Pa
 
 
 def _kind(path: Path) -> str:
-    """What a JSON file is that holds the annotation of many images; "" for anything else."""
+    """Return what a JSON file with the annotations of many images is; "" for any other file."""
     if path.suffix.lower() != ".json":
         return ""
     try:

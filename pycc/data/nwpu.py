@@ -24,17 +24,17 @@ _SPLITS = ("train", "val", "test")
 
 
 class NWPUCrowd:
-    """``images/0001.jpg`` with ``jsons/0001.json`` (``points``, [x, y] each; none is nobody).
+    """``images/0001.jpg`` with ``jsons/0001.json`` (``points``, [x, y] each; possibly empty).
 
-    ``train.txt``, ``val.txt`` and ``test.txt`` beside them list the images of a split: a name per
-    line, its first column. Samples are in numeric order. The test set's annotation is not
+    ``train.txt``, ``val.txt`` and ``test.txt`` beside them list the images of a split: one name per
+    line, in its first column. Samples are in numeric order. The annotation of the test set is not
     published.
     """
 
     def recognises(self, root: Path) -> bool:
-        """Whether ``root`` holds the two folders, and a list that names images in one of them.
+        """Return whether ``root`` holds the two folders, and a list of images in one of them.
 
-        Other tools keep folders of these names, with lists of paths.
+        Other tools have folders of these names too, with lists of paths.
         """
         folders = [root / name for name in ("images", "jsons")]
         lists = [root / f"{split}.txt" for split in self.splits(root)]
@@ -44,15 +44,15 @@ class NWPUCrowd:
         return any(not there.isdisjoint(_first_column(table)) for table in lists)
 
     def splits(self, root: Path) -> tuple[str, ...]:
-        """Those that have a list."""
+        """Return the splits that have a list."""
         return tuple(name for name in _SPLITS if (root / f"{name}.txt").is_file())
 
     def open(
         self, root: Path, *, split: str, refuse: Refuse, annotated: bool = True
     ) -> PairedFiles:
-        """One split; ValueError naming what is missing.
+        """Pair up one split; ValueError naming a missing file.
 
-        NotAnnotatedError for the published test set, unless its images are asked for alone.
+        NotAnnotatedError for the published test set, unless ``annotated`` is False.
         """
         root = root.resolve()
         check_split(root, split, self.splits(root))
@@ -67,7 +67,7 @@ class NWPUCrowd:
             raise NotAnnotatedError(
                 f"{table}: none of its images has an annotation in jsons: that of the test set is "
                 "not published; train and val have theirs; to count or attack its images alone "
-                "take annotated=False (--unannotated)"
+                "use annotated=False (--unannotated)"
             )
         lacks = "neither image nor annotation" if annotated else "no image"
         for name, line in names.items():
@@ -78,18 +78,18 @@ class NWPUCrowd:
 
 
 def _of(names: Container[str], files: Iterable[Path]) -> dict[str, list[Path]]:
-    """The files of these names, by their name."""
-    return {name: found for name, found in by_name(list(files)).items() if name in names}
+    """Return the files with these names, by name."""
+    return {name: paths for name, paths in by_name(list(files)).items() if name in names}
 
 
 def _first_column(path: Path) -> list[str]:
-    """Names in a list, as far as they can be read: what is wrong with it ``_listed`` reports."""
+    """Return the readable names in a list; ``_listed`` reports what is wrong with it."""
     text = read_bytes(path).decode("utf-8-sig", "replace")
     return [name for line in text.splitlines() for name in line.split()[:1]]
 
 
 def _listed(path: Path) -> dict[str, int]:
-    """Names in the first column of a split's list, each with its line."""
+    """Return the names in the first column of a split's list, each with its line."""
     try:
         text = read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:

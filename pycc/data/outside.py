@@ -1,4 +1,4 @@
-"""What images show outside their region of interest: as they are, black, or blurred."""
+"""What images show outside their region of interest: unchanged, black, or blurred."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from pycc.types import Sample
 
 Show = Literal["keep", "black", "blur"]
 SHOW = get_args(Show)
-"""What there is to choose from."""
+"""The choices."""
 _SIGMA = 10.0
-"""Of the Gaussian that blurs, in pixels: about a head of WorldExpo'10."""
+"""Of the blurring Gaussian, in pixels: about a head of WorldExpo'10."""
 
 
 class Outside(Dataset):
-    """The samples of a data set, whose images show nobody outside their region of interest.
+    """The samples of a data set, with nobody visible outside their region of interest.
 
-    ``black`` multiplies the image with the region, as the mask-aware networks are trained on
-    WorldExpo'10; ``blur`` leaves its low frequencies, so that the border is no hard edge. Images
-    are multiples of 1/255, as files have them. Samples without a region stay as they are; names,
-    points, regions, order, origin and groups do anyway. ValueError for anything else to be shown.
+    ``black`` multiplies the image by the region, as the mask-aware networks are trained on
+    WorldExpo'10. ``blur`` keeps the low frequencies, so that the border is not a hard edge. Images
+    are multiples of 1/255, as image files store them. Samples without a region are unchanged; so
+    are all names, points, regions, order, origin and groups. ValueError for another choice.
     """
 
     def __init__(self, samples: Dataset, show: Show) -> None:
@@ -46,7 +46,7 @@ class Outside(Dataset):
         return Sample(sample.name, shown, points, sample.roi)
 
     def points(self, index: int) -> Tensor:
-        """Head annotations [N,2] of a sample, as its data set has them."""
+        """Return the head annotations [N,2] of a sample, as its data set has them."""
         return self.samples.points(index)
 
 

@@ -1,4 +1,4 @@
-"""Which files of a folder are pictures."""
+"""Decide which files of a folder are images."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _NO_PHOTOGRAPHS = {
 }
 """Formats that Pillow knows by name, and why none of their files is a photograph to count."""
 _BY_CONTENT = ("GIF", "JPEG", "JPEG2000", "PNG", "WEBP")
-"""Formats that files without a known suffix are tried for: their first bytes are unmistakable. Not
-TIFF: raw files of cameras look like it, and hold a small preview first."""
+"""Formats that are tried for files without a known suffix: their first bytes are unmistakable. Not
+TIFF, since raw camera files start like it and hold a small preview first."""
 _BESIDE = frozenset(
     (
         *(".cfg", ".csv", ".h5", ".hdf", ".hdf5", ".html", ".ini", ".json", ".jsonl", ".log"),
         *(".mat", ".md", ".npy", ".npz", ".pkl", ".rst", ".tsv", ".txt", ".xml", ".yaml", ".yml"),
     )
 )
-"""Suffixes of annotation, density maps and notes, which lie beside pictures."""
+"""Suffixes of annotations, density maps and notes, which usually lie beside images."""
 _NOTES = frozenset(("citation", "copying", "licence", "license", "makefile", "readme"))
 """Names of notes that usually have no suffix."""
 _REASONS = {
@@ -45,13 +45,16 @@ _REASONS = {
     **dict.fromkeys((".ai", ".pdf", ".svg"), "a page or drawing, not a photograph"),
 }
 """Why files of a suffix are left out."""
-_COPY = "a backup, by its name, of another picture here"
+_COPY = "by its name a backup of another image here"
 _SHOWN = 3
-"""Names that a message shows of those of one kind."""
+"""Number of names of one kind that a message shows."""
 
 
 def listing(folder: Path) -> list[Path]:
-    """Files and folders in a folder, hidden ones left out; ValueError if it cannot be read."""
+    """List the files and folders in a folder, except hidden ones.
+
+    ValueError if it cannot be read.
+    """
     try:
         with memory_errors():
             return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
@@ -60,64 +63,64 @@ def listing(folder: Path) -> list[Path]:
 
 
 def pictures(folder: Path, *, published: str = "") -> list[Path]:
-    """The picture files in a folder, those that Pillow opens, in the order of their names.
+    """List the image files in a folder that Pillow opens, in the order of their names.
 
-    One warning names the files that are neither that nor annotation or notes, by the reason why
-    they are left out. A backup such as ``a.jpg~`` is left out too: it has no suffix of pictures,
-    but the name of another one. Hidden files and folders are not looked at, nor what matches the
-    pattern ``published`` of other files in a published data set. ValueError if the folder cannot be
+    One warning names the files that are neither images nor annotation or notes, with the reasons
+    why they are left out. A backup such as ``a.jpg~`` is left out too: it has no image suffix, but
+    the name of another image. Hidden files and folders are ignored, and so are other files of a
+    published data set, which match the pattern ``published``. ValueError if the folder cannot be
     read.
     """
-    found, others = _sorted_out(folder, published)
+    images, others = _sorted_out(folder, published)
     if others:
         kinds = sorted(others.items(), key=lambda kind: -len(kind[1]))
         named = "; ".join(f"{some(names)} ({reason})" for reason, names in kinds)
         total = sum(map(len, others.values()))
-        files = "1 file that is" if total == 1 else f"{total} files that are"
-        warnings.warn(f"{folder}: left out {files} no picture: {named}", stacklevel=3)
-    return found
+        files = "1 file that is not an image" if total == 1 else f"{total} files that are no images"
+        warnings.warn(f"{folder}: left out {files}: {named}", stacklevel=3)
+    return images
 
 
 def number_of_pictures(folder: Path) -> int:
-    """How many files ``pictures`` would return, without its warning."""
+    """Return how many files ``pictures`` would list, without its warning."""
     return len(_sorted_out(folder, "")[0])
 
 
 def is_picture(path: Path) -> bool:
-    """Whether ``pictures`` would return this file if it were alone in its folder."""
+    """Return whether ``pictures`` would list this file if it were alone in its folder."""
     return _reason(path) == ""
 
 
 def some(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are."""
+    """Format the first few names, and how many more there are."""
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _sorted_out(folder: Path, published: str) -> tuple[list[Path], dict[str, list[str]]]:
-    """The pictures in a folder, and names of files that are left out by the reason for it."""
+    """Return the images in a folder, and the names of files left out, by reason."""
     reasons = {path: _reason(path) for path in listing(folder) if not fnmatch(path.name, published)}
     by_suffix = [path for path, reason in reasons.items() if reason == "" and _has_suffix(path)]
-    taken = {name for path in by_suffix for name in (path.stem, path.name)}
-    found: list[Path] = []
+    names = {name for path in by_suffix for name in (path.stem, path.name)}
+    images: list[Path] = []
     others: dict[str, list[str]] = {}
     for path, reason in reasons.items():
-        if reason == "" and path.stem in taken and not _has_suffix(path):
+        if reason == "" and path.stem in names and not _has_suffix(path):
             reason = _COPY
         if reason == "":
-            found.append(path)
+            images.append(path)
         elif reason is not None:
             others.setdefault(reason, []).append(path.name)
-    return found, others
+    return images, others
 
 
 def _has_suffix(path: Path) -> bool:
-    """Whether a file has the suffix of a format that Pillow opens."""
+    """Return whether a file has the suffix of a format that Pillow opens."""
     return Image.registered_extensions().get(path.suffix.lower()) in Image.OPEN
 
 
 def _reason(path: Path) -> str | None:
-    """Why a file is left out: "" for a picture, None for what lies beside pictures anyway."""
+    """Return why a file is left out: "" for an image, None for files that belong beside images."""
     if path.is_dir():
         return None
     suffix = path.suffix.lower()

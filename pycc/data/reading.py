@@ -1,4 +1,4 @@
-"""How picture files are opened: the options for it, and errors that name the file."""
+"""How image files are opened: the options, and errors that name the file."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from PIL import Image, TiffImagePlugin
 from pycc.checks import lacks_memory
 
 MAX_IMAGE_PIXELS = 178_956_970
-"""Pixels of the largest picture that is read by default: beyond it Pillow takes a file for a
-decompression bomb."""
+"""Pixels of the largest image that is read by default; beyond it Pillow suspects a decompression
+bomb."""
 BROKEN = (
     OSError,
     SyntaxError,
@@ -32,19 +32,19 @@ BROKEN = (
     zlib.error,
     Image.DecompressionBombError,
 )
-"""What Pillow raises on broken files."""
+"""What Pillow raises for broken files."""
 _pillows_limit = threading.Lock()
 _FRAMES = {"AVIF": "frames", "GIF": "frames", "PNG": "frames", "TIFF": "pages", "WEBP": "frames"}
-"""Formats of several pictures in a file, and what they are called. Not MPO, whose further ones are
-thumbnails and gain maps, nor formats of one picture in several sizes or layers."""
+"""Formats with several images in a file, and what these are called. Not MPO, whose further images
+are thumbnails and gain maps, nor formats of one image in several sizes or layers."""
 _KIND_OF_PAGE = 254
 _REDUCED_OR_MASK = 1 | 4
-"""Bits of that TIFF tag for a page that is another one made smaller, or its transparency."""
+"""Bits of that TIFF tag for a page that is a smaller copy of another one, or its transparency."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How the picture files of a data set are read; also the flags of the commands for it.
+    """How the image files of a data set are read; also the commands' flags for it.
 
     ValueError for a number out of range.
     """
@@ -52,15 +52,15 @@ class Reading:
     bit_depth: int | None = field(
         default=None,
         metadata={
-            "help": "bits of the values in 16-bit picture files, where they are fewer: 2^BITS - 1 "
-            "is white; other files are read as usual",
+            "help": "bits of the values in 16-bit image files, if fewer than 16: 2^BITS - 1 is "
+            "white; other files are read as usual",
             "metavar": "BITS",
             "advanced": True,
         },
     )
     max_image_pixels: int = field(
         default=MAX_IMAGE_PIXELS,
-        metadata={"help": "refuse pictures of more pixels", "metavar": "N", "advanced": True},
+        metadata={"help": "refuse images with more pixels", "metavar": "N", "advanced": True},
     )
 
     def __post_init__(self) -> None:
@@ -76,12 +76,12 @@ class Reading:
 
 
 USUAL = Reading()
-"""How pictures are read by default."""
+"""How images are read by default."""
 
 
 @contextmanager
 def memory_errors() -> Iterator[None]:
-    """Raise MemoryError for an OSError that is a lack of memory: it is no fault of the file."""
+    """Raise MemoryError for an OSError that means that memory ran out: the file is not at fault."""
     try:
         yield
     except OSError as error:
@@ -93,9 +93,9 @@ def memory_errors() -> Iterator[None]:
 def open_picture(
     source: str | Path | IO[bytes], formats: tuple[str, ...] | None = None
 ) -> Image.Image:
-    """``PIL.Image.open`` of any number of pixels, without Pillow's warning of large pictures.
+    """Open an image of any size with ``PIL.Image.open``, without Pillow's warning of large images.
 
-    Its limit is a global of Pillow: it is lifted while the header is read, and then restored.
+    Pillow's limit is a global variable: it is removed while the header is read, then restored.
     """
     with _pillows_limit:
         before = Image.MAX_IMAGE_PIXELS
@@ -109,9 +109,9 @@ def open_picture(
 
 @contextmanager
 def opened(path: Path, reading: Reading) -> Iterator[Image.Image]:
-    """The opened picture; whatever breaks while it is read becomes a ValueError with its name.
+    """Yield the opened image; whatever fails while it is read becomes a ValueError with its name.
 
-    A lack of memory does not, since the file may be whole: MemoryError.
+    If memory runs out, MemoryError is raised, since the file may be intact.
     """
     try:
         with memory_errors(), open_picture(path) as picture:
@@ -130,10 +130,10 @@ def opened(path: Path, reading: Reading) -> Iterator[Image.Image]:
 
 
 def warn_of_frames(path: Path, picture: Image.Image) -> None:
-    """Warn of pages or frames after the first, which is the one that is read.
+    """Warn of pages or frames after the first, which are not read.
 
-    Only their headers are read, and only in formats that have them. The picture is left at another
-    page: decode it before.
+    Only their headers are read, and only in formats that have them. The image is left at another
+    page, so decode it before.
     """
     kind = _FRAMES.get(picture.format or "")
     if kind is None:
@@ -148,14 +148,14 @@ def warn_of_frames(path: Path, picture: Image.Image) -> None:
         return
     if number > 1:
         warnings.warn(
-            f"{path}: only the first of its {number} {kind} is read; save the others as files of "
-            "their own to count them",
+            f"{path}: only the first of its {number} {kind} is read; save the others as separate "
+            "files to count them",
             stacklevel=3,
         )
 
 
 def _frames(picture: Image.Image) -> int:
-    """Pages or frames of a file, previews of others left out."""
+    """Return the number of pages or frames of a file, without previews of others."""
     if not getattr(picture, "is_animated", False):
         return 1
     number = int(getattr(picture, "n_frames", 1))

@@ -1,4 +1,4 @@
-"""A data set at another resolution: its images resized by one factor, and all else with them."""
+"""A data set at another resolution: images resized by one factor, annotations with them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Scaled(Dataset):
     """The samples of a data set, their images resized by ``factor``.
 
     Images are resized bilinearly with antialiasing to sides of round(factor * side), at least 1,
-    and are multiples of 1/255, as files have them. Points move by the ratio of the sides, so that
-    none leaves its image. A pixel is in the region of interest where at least half of it was, and
-    where a counted head lands, so that no head is lost. Names, order, origin and groups stay.
-    ValueError for a factor that is not above 0 and finite.
+    and rounded to multiples of 1/255, as image files store them. Points move by the ratio of the
+    sides, so that none leaves its image. A pixel is in the region of interest if at least half of
+    it was, or if a counted head lies in it, so that no head is lost. Names, order, origin and
+    groups are unchanged. ValueError for a factor that is not above 0 and finite.
     """
 
     def __init__(self, samples: Dataset, factor: float) -> None:
@@ -49,14 +49,14 @@ class Scaled(Dataset):
 
 
 def _moved(points: Tensor, before: tuple[int, int], after: tuple[int, int]) -> Tensor:
-    """Points [N,2] (x, y) of an image of sides ``before`` in one of sides ``after``."""
-    # In this order no rounding puts a point on the far edge, where it would no longer count.
+    """Move points [N,2] (x, y) from an image of sides ``before`` to one of sides ``after``."""
+    # In this order no rounding moves a point to the far edge, where it would no longer count.
     new, old = (torch.tensor([w, h], dtype=torch.float64) for h, w in (after, before))
     return points * new / old
 
 
 def _resized(planes: Tensor, size: tuple[int, int]) -> Tensor:
-    """[C,H,W] -> [C,h,w]."""
+    """Resize planes [C,H,W] -> [C,h,w]."""
     resized: Tensor = functional.interpolate(
         planes[None], size, mode="bilinear", align_corners=False, antialias=True
     )
@@ -72,10 +72,10 @@ def _region(sample: Sample, points: Tensor | None, after: tuple[int, int]) -> Te
 
 
 def resized_region(roi: Tensor, heads: Tensor, size: tuple[int, int]) -> Tensor:
-    """A region of interest [H,W] bool at another size (h, w): [h,w] bool.
+    """Resize a region of interest [H,W] bool to another size (h, w): [h,w] bool.
 
-    A pixel is in it where at least half of it was, and where one of the ``heads`` lies that the
-    region holds: [N,2] (x, y) in pixels of the new size, so that no head is lost.
+    A pixel is in it if at least half of it was, or if one of ``heads`` lies in it. ``heads`` are
+    those that the region holds: [N,2] (x, y) in pixels of the new size; so no head is lost.
     """
     resized = _resized(roi.to(torch.float32)[None], size)[0] >= 0.5
     column, row = heads.long().unbind(1)

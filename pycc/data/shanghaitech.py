@@ -28,17 +28,17 @@ class ShanghaiTech:
     """``{train,test}_data/images/IMG_n.jpg`` with ``ground-truth/GT_IMG_n.mat`` beside ``images``.
 
     Both editions (``ground-truth``, ``ground_truth``) are read. The folder may be that of a part
-    (``part_A``) or of one split (``part_A/test_data``), which then serves as whichever split is
-    asked for. Samples are in numeric order.
+    (``part_A``) or of one split (``part_A/test_data``); the latter is opened for any requested
+    split. Samples are in numeric order.
     """
 
     def recognises(self, root: Path) -> bool:
-        """Whether ``root`` is a part or one of its splits."""
+        """Return whether ``root`` is a part or one of its splits."""
         images = (root / f"{name}_data" / "images" for name in _SPLITS)
         return _is_split(root) or any(folder.is_dir() for folder in images)
 
     def splits(self, root: Path) -> tuple[str, ...]:
-        """Those of train and test that are there."""
+        """Return the existing ones of train and test."""
         if _is_split(root):
             return ("all",)
         return tuple(name for name in _SPLITS if (root / f"{name}_data").is_dir())
@@ -46,7 +46,7 @@ class ShanghaiTech:
     def open(
         self, root: Path, *, split: str, refuse: Refuse, annotated: bool = True
     ) -> PairedFiles:
-        """One split, in numeric order."""
+        """Pair up one split, in numeric order."""
         root = root.resolve()
         folder = root
         if not _is_split(root):
@@ -65,14 +65,14 @@ class ShanghaiTech:
 
 
 def _truth(folder: Path) -> Path:
-    """Where the annotations of a split lie: the edition that is there."""
-    there = [folder / name for name in _TRUTHS if (folder / name).is_dir()]
-    truths = [path for path in there if _mats(path)] or there
+    """Return the folder of a split's annotations, in the edition that exists."""
+    folders = [folder / name for name in _TRUTHS if (folder / name).is_dir()]
+    truths = [path for path in folders if _mats(path)] or folders
     if len(truths) != 1:
-        found = "both: keep one of them" if truths else "neither"
+        present = "both: keep one of them" if truths else "neither"
         raise ValueError(
-            f"{folder}: expected {' or '.join(_TRUTHS)}, found {found}; to count or attack the "
-            "images alone take annotated=False (--unannotated)"
+            f"{folder}: expected {' or '.join(_TRUTHS)}, found {present}; to count or attack the "
+            "images alone use annotated=False (--unannotated)"
         )
     return truths[0]
 
@@ -87,7 +87,10 @@ def _is_split(folder: Path) -> bool:
 
 
 def read_points(path: Path) -> NDArray[np.float64]:
-    """Points [N,2] (x, y) of a ``GT_IMG_n.mat``, N may be 0; ValueError naming a file without."""
+    """Read points [N,2] (x, y) of a ``GT_IMG_n.mat``; N may be 0.
+
+    ValueError naming a file without points.
+    """
     info = read_variable(path, "image_info")
     try:
         points = info[0, 0][0, 0]["location"]

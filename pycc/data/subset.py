@@ -1,4 +1,4 @@
-"""Some samples of a data set."""
+"""Parts of a data set."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pycc.types import Sample
 
 
 class Subset(Dataset):
-    """The samples of a data set at ``indices``, in that order, each loaded when it is asked for.
+    """The samples of a data set at ``indices``, in that order, each loaded when it is accessed.
 
-    It keeps the data set's name, and its origin, which chooses the ground truth. IndexError for
-    another index.
+    It keeps the data set's name and its origin, which decides the ground truth. IndexError for an
+    index out of range.
     """
 
     def __init__(self, samples: Dataset, indices: Sequence[int]) -> None:
@@ -30,20 +30,27 @@ class Subset(Dataset):
         return self.samples[self.indices[index]]
 
     def points(self, index: int) -> Tensor:
-        """Head annotations [N,2] of a sample, as its data set has them."""
+        """Return the head annotations [N,2] of a sample, as the data set has them."""
         return self.samples.points(self.indices[range(len(self))[index]])
 
 
 def apart(samples: Dataset, tested: Sequence[Sample], roles: tuple[str, str]) -> Dataset:
-    """The samples whose pixels are those of no tested one; a warning names each left out.
+    """Return the samples that share no image with the tested ones; warn of each one left out.
 
-    ``roles`` says in it what a sample and what a tested one is. All of both are read.
+    Two images are the same if their pixels are equal. ``roles`` names both kinds of samples in the
+    warnings. All samples of both are read.
+
+    >>> from pycc import data
+    >>> train = data.open("synthetic", split="train", shape=(96, 128), heads=5, limit=2)
+    >>> test = data.open("synthetic", split="test", shape=(96, 128), heads=5, limit=1)
+    >>> apart(train, test, ("training", "test")).names
+    ['train-0-0', 'train-0-1']
     """
-    known = {_pixels(tested[n]): tested[n].name for n in range(len(tested))}
+    names = {_pixels(tested[n]): tested[n].name for n in range(len(tested))}
     kept = []
     for index in range(len(samples)):
         sample = samples[index]
-        same = known.get(_pixels(sample))
+        same = names.get(_pixels(sample))
         if same is None:
             kept.append(index)
         else:

@@ -1,10 +1,10 @@
 """Built-in crowd scenes: people in perspective, drawn procedurally.
 
-A scene is a pure function of (seed, split, index, shape, heads). A camera looks at a place; head
-diameters grow linearly from the horizon down (about 5 to 36 pixels); people stand on a jittered
-lattice of the ground, in groups, lanes or crowds; they are painted from far to near, so that near
-ones hide parts of far ones; light, lens and sensor come last. Every annotated head shows at least
-a third of itself.
+A scene is a pure function of (seed, split, index, shape, heads). Head diameters grow linearly from
+the horizon down (about 5 to 36 pixels). People stand on a jittered lattice of the ground, in
+groups, lanes or crowds. They are painted from far to near, so that near people hide parts of far
+ones; light, lens and sensor noise are applied last. At least a third of every annotated head is
+visible.
 """
 
 from __future__ import annotations
@@ -34,11 +34,14 @@ def scene(
     heads: int | None = None,
     split: str = "train",
 ) -> Sample:
-    """Scene number ``index`` of a split: image [3,H,W] of 8-bit values / 255, points [N,2].
+    """Draw scene number ``index`` of a split: image [3,H,W] of 8-bit values / 255, points [N,2].
 
     Without ``heads`` their number is log-uniform on 20…800 (at most one per 384 pixels, and at
-    least 20). The splits share no scene. ValueError if the shape is below 64 pixels a side, the
-    split unknown, or the heads do not fit.
+    least 20). No two splits share a scene. ValueError if a side of ``shape`` is below 64 pixels,
+    the split is unknown, or the heads do not fit.
+
+    >>> scene(0, 3, shape=(96, 128), heads=12)
+    Sample('train-0-3', image [3, 96, 128], 12 heads)
     """
     _check(shape, heads, split)
 
@@ -58,7 +61,7 @@ def scene(
 
 @builtin.register("synthetic")
 class Scenes(Dataset):
-    """The first ``count`` scenes of a split, of one size; options as of ``scene``."""
+    """The first ``count`` scenes of a split, all of one size; options as for ``scene``."""
 
     origin = "synthetic"
 
@@ -98,7 +101,7 @@ def _check(shape: tuple[int, int], heads: int | None, split: str) -> None:
 
 
 def _expose(dice: Dice, picture: Array) -> NDArray[np.uint8]:
-    """Light, lens and sensor: picture [3,H,W] -> 8-bit image [3,H,W]."""
+    """Apply light, lens and sensor: image [3,H,W] -> 8-bit image [3,H,W]."""
     _, height, width = picture.shape
     light = 1.0 + dice(0.05, 0.25) * smooth(dice, (2, 3), (height, width))
     y = np.linspace(-1.0, 1.0, height, dtype=np.float32)[:, None]
@@ -112,7 +115,7 @@ def _expose(dice: Dice, picture: Array) -> NDArray[np.uint8]:
         picture = np.broadcast_to(picture.mean(0, keepdims=True), picture.shape)
     grain = _grain(dice, height + 8, width + 8) * dice(0.004, 0.03)
     gamma, black = dice(0.8, 1.25), dice(0.0, 0.06)
-    # The tone curve goes through a table: a power of every pixel would cost half the time.
+    # The tone curve is read from a table: a power per pixel would take half of the time.
     curve = np.linspace(0.0, 1.0, 1025) ** gamma
     table = ((black + (1.0 - black) * curve) * 255.0).astype(np.float32)
     pixels = np.empty((3, height, width), np.uint8)
@@ -127,7 +130,7 @@ def _expose(dice: Dice, picture: Array) -> NDArray[np.uint8]:
 
 
 def _soften(plane: Array, share: float) -> Array:
-    """Blur along rows: each pixel gives ``share`` of itself to its two neighbours."""
+    """Blur along rows: each pixel gives ``share`` of its value to its two neighbours."""
     soft = plane * np.float32(1.0 - share)
     soft[:, 1:] += np.float32(share / 2) * plane[:, :-1]
     soft[:, :-1] += np.float32(share / 2) * plane[:, 1:]
@@ -137,7 +140,7 @@ def _soften(plane: Array, share: float) -> Array:
 
 
 def _grain(dice: Dice, height: int, width: int) -> Array:
-    """Sensor noise [H,W] of deviation about 1: sums of the four bytes of a word, two by two."""
+    """Make sensor noise [H,W] of deviation about 1: sums of two bytes of random words."""
     count = height * width
     halves = dice.stream.words(-(-count // 2)).view(np.uint8).reshape(-1, 2).astype(np.float32)
     centred = (halves.sum(1) - 255.0) / np.float32(104.5)

@@ -30,22 +30,23 @@ _QNRF = {"train": "Train", "test": "Test"}
 class UCFCC50:
     """``n.jpg`` beside ``n_ann.mat``, n = 1 to 50.
 
-    There is no official split. Results are means over five folds of ten in file order: the splits
-    ``test1`` to ``test5``, each with its other forty, ``train1`` to ``train5``; and ``all``.
+    There is no official split. Published results are means over five folds of ten images in file
+    order. The splits ``test1`` to ``test5`` are the folds, ``train1`` to ``train5`` their other
+    forty images; ``all`` is every image.
     """
 
     def recognises(self, root: Path) -> bool:
-        """Whether ``root`` holds annotations of this kind, and no image of UCF-QNRF."""
+        """Return whether ``root`` holds annotations of this kind, and no image of UCF-QNRF."""
         return _annotated(root) and not any(root.glob("img_*"))
 
     def splits(self, root: Path) -> tuple[str, ...]:
-        """``all``: the folds share images."""
+        """Return ``all``, since the folds share images."""
         return ("all",)
 
     def open(
         self, root: Path, *, split: str, refuse: Refuse, annotated: bool = True
     ) -> PairedFiles:
-        """One split, in numeric order."""
+        """Pair up one split, in numeric order."""
         pairs = _pairs(root, refuse, annotated)
         name = root.resolve().name
         if split == "all":
@@ -56,7 +57,7 @@ class UCFCC50:
                 f"{root}: has splits all, test1 to test{_FOLDS} and train1 to train{_FOLDS} (five "
                 f"folds of ten in file order), got {split!r}"
             )
-        # By name, so that a broken item moves no other into another fold.
+        # By name, so that a broken item does not move others to another fold.
         side = _CC_50_IMAGES // _FOLDS
         tenth = {str(n) for n in range(side * (int(fold) - 1) + 1, side * int(fold) + 1)}
         chosen = [pair for pair in pairs if (pair.name in tenth) == (kind == "test")]
@@ -66,17 +67,17 @@ class UCFCC50:
 class UCFQNRF:
     """``Train`` and ``Test`` with ``img_0001.jpg`` beside ``img_0001_ann.mat``.
 
-    The folder may be that of one split, which then serves as whichever is asked for. Images are
-    as large as they are; published work limits their longer side.
+    The folder may be that of one split; it is then opened for any requested split. Images are not
+    resized; published work limits their longer side.
     """
 
     def recognises(self, root: Path) -> bool:
-        """Whether ``root`` is the data set or one of its splits."""
+        """Return whether ``root`` is the data set or one of its splits."""
         splits = [root / name for name in _QNRF.values()]
         return any(map(_annotated, splits)) or (_annotated(root) and any(root.glob("img_*")))
 
     def splits(self, root: Path) -> tuple[str, ...]:
-        """Those of train and test that are there."""
+        """Return the existing ones of train and test."""
         if _annotated(root):
             return ("all",)
         return tuple(name for name, folder in _QNRF.items() if _annotated(root / folder))
@@ -84,7 +85,7 @@ class UCFQNRF:
     def open(
         self, root: Path, *, split: str, refuse: Refuse, annotated: bool = True
     ) -> PairedFiles:
-        """One split, in numeric order."""
+        """Pair up one split, in numeric order."""
         root = root.resolve()
         folder = root
         if not _annotated(root):
@@ -99,7 +100,7 @@ def _annotated(folder: Path) -> bool:
 
 
 def _pairs(folder: Path, refuse: Refuse, annotated: bool) -> list[Pair]:
-    images = pictures(folder, published=f"*{_ENDING}.*")  # the heads, drawn and as plots
+    images = pictures(folder, published=f"*{_ENDING}.*")  # drawings and plots of the heads
     annotations: dict[str, list[Path]] = {}
     for path in listing(folder):
         if path.suffix.lower() == ".mat":
@@ -109,7 +110,10 @@ def _pairs(folder: Path, refuse: Refuse, annotated: bool) -> list[Pair]:
 
 
 def read_points(path: Path) -> NDArray[np.float64]:
-    """Points [N,2] (x, y) of ``annPoints`` in a .mat; ValueError naming the file without any."""
+    """Read points [N,2] (x, y) from ``annPoints`` of a .mat.
+
+    ValueError naming a file without it.
+    """
     return read_pairs(path, "annPoints")
 
 

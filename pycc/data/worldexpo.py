@@ -29,32 +29,32 @@ TEST_SCENES = ("104207", "200608", "200702", "202201", "500717")
 
 _SPLITS = ("train", "test")
 _SCENE = 6
-"""Characters that a training frame's name starts with: its scene."""
+"""Length of the scene at the start of a training frame's name."""
 _REGION = "roi.mat"
 
 
 class WorldExpo:
     """``train_frame/FRAME.jpg``, ``test_frame/SCENE/FRAME.jpg``, and ``{train,test}_label/SCENE``.
 
-    There lie ``FRAME.mat`` for each frame (``point_position``, which may be empty) and ``roi.mat``,
-    the polygon that becomes the samples' mask as ``polygon`` says. The splits are ``train``,
-    ``test`` (all five scenes), and each test scene by its name or as ``S1`` to ``S5``. Samples are
-    in the order of their scenes, within one in numeric order; the scenes are their groups.
+    A label folder holds ``FRAME.mat`` for each frame (``point_position``, which may be empty) and
+    ``roi.mat``, the polygon of the samples' region of interest (see ``polygon``). The splits are
+    ``train``, ``test`` (all five scenes), and each test scene by its name or as ``S1`` to ``S5``.
+    Samples are ordered by scene, then numerically; the scenes are their groups.
     """
 
     def recognises(self, root: Path) -> bool:
-        """Whether ``root`` holds the frames of a split and the regions of its scenes."""
+        """Return whether ``root`` holds the frames of a split and the regions of its scenes."""
         return bool(self.splits(root))
 
     def splits(self, root: Path) -> tuple[str, ...]:
-        """Those of train and test that are there."""
-        there = (name for name in _SPLITS if (root / f"{name}_frame").is_dir())
-        return tuple(name for name in there if any((root / f"{name}_label").glob("*/*.mat")))
+        """Return the existing ones of train and test."""
+        existing = (name for name in _SPLITS if (root / f"{name}_frame").is_dir())
+        return tuple(name for name in existing if any((root / f"{name}_label").glob("*/*.mat")))
 
     def open(
         self, root: Path, *, split: str, refuse: Refuse, annotated: bool = True
     ) -> PairedFiles:
-        """One split; ValueError naming what is missing."""
+        """Pair up one split; ValueError naming a missing file."""
         root = root.resolve()
         scenes = {f"S{number}": scene for number, scene in enumerate(TEST_SCENES, start=1)}
         split = scenes.get(split, split)
@@ -81,7 +81,7 @@ class WorldExpo:
 
 
 def _train_frames(folder: Path) -> dict[str, list[Path]]:
-    """Frames by scene; scenes that have only annotation are there too, with none."""
+    """Return the frames by scene; a scene with annotation only has an empty list."""
     labels = folder.with_name("train_label")
     scenes = {path.name: list[Path]() for path in listing(labels) if path.is_dir()}
     for path in pictures(folder):
@@ -90,23 +90,25 @@ def _train_frames(folder: Path) -> dict[str, list[Path]]:
 
 
 def _annotations(folder: Path) -> list[Path]:
-    """None where there is no folder: the frames are then reported, each for itself."""
+    """List the annotation files; none if the folder is missing: then each frame is reported."""
     files = listing(folder) if folder.is_dir() else []
     return [path for path in files if path.suffix.lower() == ".mat" and path.name != _REGION]
 
 
 def read_points(path: Path) -> NDArray[np.float64]:
-    """Points [N,2] (x, y) of a frame's .mat, N may be 0; ValueError naming the file without any.
+    """Read points [N,2] (x, y) of a frame's .mat; N may be 0.
 
-    They are all that was annotated, inside the region of interest or not.
+    ValueError naming a file without them.
+
+    They are all annotated points, inside the region of interest or not.
     """
     return read_pairs(path, "point_position")
 
 
 def read_region(path: Path, height: int, width: int) -> NDArray[np.bool_]:
-    """Region of interest [H,W] of a scene, from its ``roi.mat``.
+    """Read the region of interest [H,W] of a scene from its ``roi.mat``.
 
-    ValueError naming that file if it is missing, is no polygon, or covers no pixel.
+    ValueError naming that file if it is missing, not a polygon, or covers no pixel.
     """
     x, y = (_coordinates(path, f"maskVertices{axis}Coordinates") for axis in "XY")
     if len(x) != len(y) or len(x) < 3:
@@ -127,11 +129,11 @@ def _coordinates(path: Path, name: str) -> NDArray[np.float64]:
 
 
 def polygon(vertices: NDArray[np.float64], height: int, width: int) -> NDArray[np.bool_]:
-    """Pixels [H,W] whose centre lies inside a polygon of vertices [V,2] (x, y), in pixels.
+    """Return the pixels [H,W] whose centre lies in a polygon of vertices [V,2] (x, y).
 
-    The centre of pixel (row, column) is x = column + 1/2, y = row + 1/2; inside is where a ray
-    crosses the border an odd number of times. The last vertex is joined to the first; what lies
-    outside the image is cut off.
+    The centre of pixel (row, column) is x = column + 1/2, y = row + 1/2. A centre is inside if a
+    ray from it crosses the border an odd number of times. The last vertex is joined to the first;
+    parts outside the image are cut off.
     """
     rows, columns = np.arange(height) + 0.5, np.arange(width) + 0.5
     inside = np.zeros((height, width), np.bool_)

@@ -1,9 +1,9 @@
-"""The tensors of a TorchScript archive, read without running what it holds.
+"""Read the tensors of a TorchScript archive without running its code.
 
 ``torch.jit.load`` runs code of the archive while it loads. The archive is a zip file whose
-``data.pkl`` describes modules and parameters; this reads that description with an unpickler that
-knows tensors, lists and empty stand-ins for modules, and nothing else. OpenAI's CLIP weights come
-as such an archive.
+``data.pkl`` describes modules and parameters. This module reads that description with an unpickler
+that accepts only tensors, lists and empty placeholders for modules. OpenAI's CLIP weights are such
+an archive.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LISTS = ("build_intlist", "build_tensorlist", "build_doublelist", "build_boolli
 
 
 def is_script(path: Path) -> bool:
-    """Whether a file is a TorchScript archive."""
+    """Return whether a file is a TorchScript archive."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -43,10 +43,10 @@ def is_script(path: Path) -> bool:
 
 
 def read_script(path: Path) -> dict[str, Tensor]:
-    """The parameters and buffers of a TorchScript archive by their dotted names.
+    """Read the parameters and buffers of a TorchScript archive by their dotted names.
 
-    ``pickle.UnpicklingError`` if the description asks for anything but tensors and modules;
-    whatever ``zipfile`` and torch raise for a damaged file.
+    ``pickle.UnpicklingError`` if the description requires anything but tensors and modules; for a
+    damaged file, whatever ``zipfile`` and torch raise.
     """
     with zipfile.ZipFile(path) as archive:
         (root,) = {n[: -len("data.pkl")] for n in archive.namelist() if n.endswith("/data.pkl")}
@@ -58,7 +58,7 @@ def read_script(path: Path) -> dict[str, Tensor]:
 
 
 class _Module:
-    """A stand-in for a module: its attributes, none of its code."""
+    """A placeholder for a module: its attributes, without its code."""
 
     def __setstate__(self, state: Any) -> None:
         self.attributes = state if isinstance(state, dict) else {}
@@ -87,7 +87,7 @@ class _Reader(pickle.Unpickler):
     def persistent_load(self, key: Any) -> Tensor:
         kind, dtype, name, _, _ = key
         if kind != "storage" or not isinstance(dtype, torch.dtype):
-            raise pickle.UnpicklingError("a persistent object that is no storage")
+            raise pickle.UnpicklingError("a persistent object that is not a storage")
         content = bytearray(self._archive.read(f"{self._root}data/{name}"))
         return torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
 

@@ -1,4 +1,4 @@
-"""What every counter of this package shares: the protocol, its checks, a loss, the registry."""
+"""The base class of all counters of this package, with its checks and loss, and the registry."""
 
 from __future__ import annotations
 
@@ -19,30 +19,38 @@ _MOST_SCALE = 1e6
 
 
 class CounterModel(nn.Module):
-    """A network as published, wrapped so that it counts people in RGB images of [0,1].
+    """A published network, wrapped so that it counts people in RGB images in [0,1].
 
     ``net`` is the published network in its own input convention; its state-dict keys are the
-    published ones without the prefix of the training wrapper. A counter is the composition
-    ``density(run(preprocess(images)))``, where ``run`` calls the network. A new model sets
-    ``name`` and ``minimum_side``, passes its network, geometry and input convention to
-    ``__init__``, and overrides ``preprocess``, ``run``, ``density``, ``loss``, ``recipe``,
-    ``options``, ``recognise`` and ``adopt`` where the defaults do not fit. ValueError for a
-    geometry that no network has and for a ``scale`` that is no number above 0, at most a million.
+    published ones without the prefix of the training wrapper. A counter computes
+    ``density(run(preprocess(images)))``, where ``run`` calls the network. A new model sets ``name``
+    and ``minimum_side``, passes its network, geometry and input convention to ``__init__``, and
+    overrides ``preprocess``, ``run``, ``density``, ``loss``, ``recipe``, ``options``, ``recognise``
+    and ``adopt`` where the defaults do not fit.
+
+    ValueError for a ``stride`` or ``receptive_field`` that is not a positive integer, and for a
+    ``scale`` that is not a number above 0 and at most a million.
+
+    >>> class Luminance(CounterModel):
+    ...     name = "luminance"
+    >>> counter = Luminance(nn.Conv2d(3, 1, 4, stride=4), stride=4, receptive_field=4)
+    >>> list(counter(torch.rand(2, 3, 16, 24)).shape)
+    [2, 1, 4, 6]
     """
 
     name: ClassVar[str] = ""
-    """Public name, the one under which the class is registered."""
+    """Public name, under which the class is registered."""
     minimum_side: int = 1
     """Smallest height and width, in pixels, that give a map of at least one cell."""
     adjustable: ClassVar[frozenset[str]] = frozenset()
-    """Options that do not belong to the weights and may be changed when these are loaded."""
+    """Options that do not depend on the weights and may be changed when weights are loaded."""
     untold: ClassVar[Mapping[str, tuple[object, ...]]] = {}
-    """Options that leave no trace in the keys of weights, and the values that the probe image may
-    tell apart (none: it cannot)."""
+    """Options that leave no trace in the keys of weights, with the values that the probe image may
+    distinguish (empty: none)."""
     origin: str = "fresh"
     """Where the weights come from: what ``pycc.models.load`` recognised."""
     metadata: Mapping[str, object] = MappingProxyType({})
-    """What is known of the weights, if anything is (``pycc.models.metadata``)."""
+    """The weights metadata, if there is any (``pycc.models.metadata``)."""
 
     def __init__(
         self,
@@ -56,13 +64,13 @@ class CounterModel(nn.Module):
         super().__init__()
         if type(stride) is not int or stride < 1:
             raise ValueError(
-                f"{self.name}: stride must be a whole number from 1 on, got {shown(stride)}"
+                f"{self.name}: stride must be an integer of at least 1, got {shown(stride)}"
             )
         if receptive_field is not None and (
             type(receptive_field) is not int or receptive_field < 1
         ):
             raise ValueError(
-                f"{self.name}: receptive_field must be a whole number from 1 on or None, "
+                f"{self.name}: receptive_field must be an integer of at least 1 or None, "
                 f"got {shown(receptive_field)}"
             )
         if not is_number(scale) or not 0 < scale <= _MOST_SCALE:
@@ -80,7 +88,7 @@ class CounterModel(nn.Module):
     def stride(self) -> int:
         """Pixels per cell: the map of an [H,W] image is [H // stride, W // stride].
 
-        Networks whose poolings round up keep a last, incomplete cell.
+        Networks whose pooling rounds up keep a last, incomplete cell.
         """
         return self._stride
 
@@ -88,22 +96,25 @@ class CounterModel(nn.Module):
     def receptive_field(self) -> int | None:
         """Side in pixels of the square, centred on its cell, that one cell depends on, or None.
 
-        Cell (i, j) covers the pixels ``stride*i … stride*i + stride - 1`` and likewise j; the
-        square sticks out by at most ``(receptive_field - stride) / 2`` on each side. None where
-        no such bound holds.
+        Cell (i, j) covers the pixels ``stride*i … stride*i + stride - 1`` and likewise j. The
+        square extends beyond the cell by at most ``(receptive_field - stride) / 2`` on each side.
+        None if there is no such bound.
         """
         return self._receptive_field
 
     def preprocess(self, images: Tensor) -> Tensor:
-        """Images [N,3,H,W], RGB in [0,1], in the network's own convention; differentiable."""
+        """Convert images [N,3,H,W], RGB in [0,1], to the network's convention; differentiable."""
         return self.convention(images)
 
     def run(self, x: Tensor) -> object:
-        """What ``density`` takes, from the network's input ``x``: here what ``net`` returns."""
+        """Compute the argument of ``density`` from the network's input; by default ``net(x)``."""
         return self.net(x)
 
     def density(self, output: object) -> Tensor:
-        """Map [N,1,h,w] in people per cell from what the network returned (here: ×``scale``)."""
+        """Convert the network's output to a map [N,1,h,w] in people per cell.
+
+        By default it is multiplied by ``scale``.
+        """
         if not isinstance(output, Tensor):
             raise ValueError(
                 f"{self.name}: the network must return one tensor, got {type(output).__name__}"
@@ -118,12 +129,11 @@ class CounterModel(nn.Module):
         return output if self.scale == 1.0 else output * self.scale
 
     def forward(self, images: Tensor) -> Tensor:
-        """Density map [N,1,h,w], people per cell, of images [N,3,H,W] (RGB in [0,1]).
+        """Compute the density map [N,1,h,w], people per cell, of images [N,3,H,W] (RGB in [0,1]).
 
-        The sum over a map is the count. Raises ValueError for another rank, number of channels or
-        element type, in eval mode for values outside [0,1], for an image smaller than
-        ``minimum_side``, and for a network whose output contradicts ``stride``; TypeError for
-        something that is not a tensor.
+        The sum over a map is the count. ValueError for another rank, number of channels or element
+        type, in eval mode for values outside [0,1], for an image smaller than ``minimum_side``, and
+        for a network whose output contradicts ``stride``; TypeError if ``images`` is not a tensor.
         """
         self._check_images(images)
         density = self.density(self.run(self.preprocess(images)))
@@ -146,50 +156,62 @@ class CounterModel(nn.Module):
         points: Sequence[Tensor] | None = None,
         region: Tensor | None = None,
     ) -> Tensor:
-        """Training loss (a scalar) of images [N,3,H,W] for density target [N,1,h,w], per cell.
+        """Compute the training loss, a scalar, for target [N,1,h,w] in people per cell.
 
-        The mean over images of each image's loss, whatever that is summed over: so a batch may be
-        computed in parts, and by several processes. Here it is the mean over cells of the squared
-        error, as MCNN and DA-Net are trained; a model with another published loss overrides this.
-        ``points`` are the heads of each image, [M,2] (x, y) in its pixels, for losses that compare
-        with heads; others ignore them. ``region`` [N,1,h,w] is the share of each cell, 0 to 1, that
-        lies in the region of interest (None: all of it): what is predicted elsewhere is no error,
-        and the target holds nobody there. Raises ValueError for a target or region of another
-        shape.
+        ``images`` are [N,3,H,W], RGB in [0,1]. The loss is the mean over images of each image's
+        loss, even if that is a sum over cells. So a batch may be computed in parts, and by several
+        processes. The default is the mean over cells of the squared error, as MCNN and DA-Net are
+        trained; a model with another published loss overrides this. ``points`` are the heads of
+        each image, [M,2] (x, y) in its pixels, for losses that need them. ``region`` [N,1,h,w] is
+        the share of each cell, 0 to 1, that lies in the region of interest (None: all of it).
+        Predictions outside it do not count as errors, and the target must be 0 there. ValueError
+        for a target or region of another shape.
         """
         density = self._within(self(images), target, region)
         return nn.functional.mse_loss(density, target)
 
     def learns_from(self, counts: Callable[[], Sequence[float]]) -> None:
-        """Set what the loss needs to know of a training, before it begins; here nothing.
+        """Prepare the loss for a training before it begins; by default nothing.
 
-        ``counts`` gives the number of people in each crop of the first epoch, which takes as long
+        ``counts()`` returns the number of people in each crop of the first epoch; it takes as long
         as loading them.
         """
 
     def recipe(self) -> Recipe:
-        """How the published weights of this variant were trained; NoRecipeError where none is."""
+        """Return how the published weights of this variant were trained.
+
+        NoRecipeError if that is not published.
+        """
         raise NoRecipeError(f"{self.name}: no published training recipe")
 
     def options(self) -> dict[str, object]:
-        """What ``create(name, **options)`` needs to build this counter again; JSON values only."""
+        """Return the options with which ``create(name, **options)`` rebuilds this counter.
+
+        They are JSON values.
+        """
         return {}
 
     @classmethod
     def recognise(cls, state: Mapping[str, Tensor]) -> dict[str, object] | None:
-        """Options under which ``state`` (published keys, no prefix) is this model's, or None."""
+        """Return the options under which ``state`` fits this model, or None.
+
+        Its keys are the published ones, without prefix.
+        """
         return None
 
     def reading(self, input: str) -> CounterModel | None:
-        """A counter of the same counts and another scale of its input, or None if it has none."""
+        """Return a counter with the same counts for another input scale, or None."""
         return None
 
     def adopt(self, state: Mapping[str, Tensor]) -> str | None:
-        """Copy a pre-trained backbone into the network; what was taken, or None if it is none."""
+        """Copy a pre-trained backbone into the network.
+
+        Returns a description of what was copied, or None if ``state`` holds no backbone.
+        """
         return None
 
     def _within(self, density: Tensor, target: Tensor, region: Tensor | None) -> Tensor:
-        """What of a density map [N,1,h,w] a loss compares with the target: people in the region."""
+        """Check target and region, and return the density map [N,1,h,w] inside the region."""
         for name, given in (("target", target), ("region", region)):
             if given is not None and given.shape != density.shape:
                 raise ValueError(
@@ -219,4 +241,4 @@ class CounterModel(nn.Module):
 
 
 MODELS: Registry[type[CounterModel]] = Registry("model")
-"""Every published counter by its public name; filled by the imports of ``pycc.models``."""
+"""All published counters by public name; filled by the imports of ``pycc.models``."""

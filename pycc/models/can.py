@@ -1,7 +1,7 @@
 """CAN, the context-aware network, in its two published variants.
 
-Liu, Salzmann and Fua, "Context-Aware Crowd Counting", CVPR 2019: features are averaged over
-several scales, and a learnt weight says for each place which scale matters.
+Liu, Salzmann and Fua, "Context-Aware Crowd Counting", CVPR 2019: features are averaged at several
+scales, and learned weights decide at each place which scale matters.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ Variant = Literal["commissarma", "weizheliu"]
 
 _VARIANTS: tuple[Variant, ...] = ("commissarma", "weizheliu")
 SCALES = (1, 2, 3, 6)
-"""Sides of the grids that features are averaged over."""
+"""Sides of the grids over which features are averaged."""
 
 
 def _averaged(features: Tensor, side: int, convolution: nn.Module) -> Tensor:
-    """Features [N,C,h,w] averaged over side x side regions, convolved, and enlarged again."""
+    """Average features [N,C,h,w] over side x side regions, convolve, and resize them back."""
     averages = convolution(functional.adaptive_avg_pool2d(features, side))
     size = features.shape[-2:]
     return functional.interpolate(averages, size=size, mode="bilinear", align_corners=False)
 
 
 class CANNet(nn.Module):
-    """CommissarMa's network: a weight convolution for each scale, no normalisation.
+    """CommissarMa's network: one weight convolution per scale, no normalisation.
 
     x [N,3,H,W] -> [N,1,H//8,W//8]; 20,719,937 parameters.
     """
@@ -51,7 +51,7 @@ class CANNet(nn.Module):
         self.output_layer = nn.Conv2d(vgg.BACKEND[-1], 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map of x [N,3,H,W]; values may be negative."""
+        """Compute the map of x [N,3,H,W]; values may be negative."""
         features = self.frontend(x)
         fused, total = torch.zeros_like(features), torch.zeros_like(features)
         for side in SCALES:
@@ -59,8 +59,8 @@ class CANNet(nn.Module):
             weight = torch.sigmoid(self.get_submodule(f"conv{side}_2")(context - features))
             fused, total = fused + weight * context, total + weight
         both = torch.cat([features, fused / (total + 1e-12)], 1)
-        found: Tensor = self.output_layer(self.backend(both))
-        return found
+        density: Tensor = self.output_layer(self.backend(both))
+        return density
 
 
 class _Context(nn.Module):
@@ -104,9 +104,9 @@ class CANAuthorsNet(nn.Module):
         self.output_layer = nn.Conv2d(vgg.BACKEND[-1], 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map of x [N,3,H,W]; values may be negative."""
-        found: Tensor = self.output_layer(self.backend(self.context(self.frontend(x))))
-        return found
+        """Compute the map of x [N,3,H,W]; values may be negative."""
+        density: Tensor = self.output_layer(self.backend(self.context(self.frontend(x))))
+        return density
 
 
 @MODELS.register("can")
@@ -114,17 +114,18 @@ class CAN(CounterModel):
     """CAN as a counter of stride 8.
 
     * ``variant``: ``"commissarma"`` (the one that APAM attacks), ``"weizheliu"`` (the authors').
-    * ``quadrants``: whether an image is counted as four quadrants, each by itself, in eval mode;
-      by default the variant's: the authors evaluate so, and since features are averaged over the
+    * ``quadrants``: whether an image is counted as four separate quadrants in eval mode; by default
+      as the variant does. The authors evaluate this way, and since features are averaged over the
       whole input, the result differs. The cut is at the multiple of 8 pixels below the middle,
-      which is the middle for sides that are multiples of 16; for others the authors cut in the
+      which is the middle for sides that are multiples of 16. For other sides the authors cut in the
       middle of a cell and count another map.
-    * ``input``, ``mean``, ``std``, ``scale``: as elsewhere; ImageNet standardisation, 1.
+    * ``input``, ``mean``, ``std``, ``scale``: as for other counters; by default ImageNet
+      standardisation and 1.
 
     Averages over the whole image reach every cell, so ``receptive_field`` is None. The published
-    loader of "commissarma" resizes images to multiples of 8 first; here an image is counted as it
-    is. A fresh network has weights N(0, 0.01), biases 0; ``pycc.models.load`` takes VGG-16 weights
-    as its front end. The loss is the published one, an image's sum of squared errors over cells.
+    loader of "commissarma" resizes images to multiples of 8 first; here images are not resized. A
+    fresh network has weights N(0, 0.01), biases 0; ``pycc.models.load`` accepts VGG-16 weights for
+    its front end. The loss is the published one, an image's sum of squared errors over cells.
     """
 
     name = "can"
@@ -177,14 +178,15 @@ class CAN(CounterModel):
         points: Sequence[Tensor] | None = None,
         region: Tensor | None = None,
     ) -> Tensor:
-        """The sum over an image's cells of the squared error for ``target`` [N,1,h,w], per cell.
+        """Compute an image's sum of squared errors for ``target`` [N,1,h,w], people per cell.
 
-        The mean over images of these sums: the published loss, whose batches hold one image.
+        The result is the mean over images of these sums: the published loss, whose batches hold one
+        image.
         """
         return vgg.sum_of_squares(self._within(self(images), target, region), target)
 
     def recipe(self) -> Recipe:
-        """As the variant's authors train."""
+        """Return the recipe of the variant's authors."""
         if self.variant == "commissarma":
             return Recipe(
                 source="CommissarMa/Context-Aware_Crowd_Counting-pytorch",
@@ -210,7 +212,7 @@ class CAN(CounterModel):
         )
 
     def options(self) -> dict[str, object]:
-        """The keyword arguments that build this counter again; JSON values only."""
+        """Return the keyword arguments that build this counter again; JSON values only."""
         return {
             "variant": self.variant,
             "quadrants": self.quadrants,
@@ -220,7 +222,7 @@ class CAN(CounterModel):
 
     @classmethod
     def recognise(cls, state: Mapping[str, Tensor]) -> dict[str, object] | None:
-        """The variant by its keys: the authors' begin with ``context.``."""
+        """Recognise the variant by its keys: the authors' begin with ``context.``."""
         if any(key.startswith("context.") for key in state):
             return {"variant": "weizheliu"}
         if any(f"conv{side}_1.weight" in state for side in SCALES) and "frontend.0.weight" in state:

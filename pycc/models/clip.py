@@ -1,4 +1,4 @@
-"""The two encoders of CLIP's RN50 that counters build on, with the published keys.
+"""The two encoders of CLIP's RN50, with the published keys.
 
 Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021.
 """
@@ -36,17 +36,18 @@ PROMPTS: dict[Prompt, tuple[tuple[int, ...], ...]] = {
         (_START, 997, 631, 750, 1126, 275, 1047, 269, _END),  # There are more than 4 people.
     ),
 }
-"""CLIP's byte-pair ids of five sentences. "More than four" is said of exactly four, too."""
+"""CLIP's byte-pair ids of five sentences. The sentence "more than four" also covers
+exactly four."""
 
 _LEFT_OUT = frozenset({"logit_scale", "input_resolution", "context_length", "vocab_size"})
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions with batch norms around a shortcut.
+    """1x1, 3x3 and 1x1 convolutions with batch norms, and a shortcut.
 
-    x [N,inputs,H,W] -> [N,outputs,H//stride,W//stride]. Where others stride, CLIP averages: after
-    the 3x3 convolution, and before the shortcut's 1x1 convolution, which is there where the
-    block's shape changes.
+    x [N,inputs,H,W] -> [N,outputs,H//stride,W//stride]. Instead of strided convolutions CLIP uses
+    average pooling: after the 3x3 convolution, and before the shortcut's 1x1 convolution, which
+    exists only if the block changes the shape.
     """
 
     downsample: nn.Sequential | None
@@ -64,7 +65,7 @@ class Bottleneck(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """The block's [N,outputs,h,w] of x [N,inputs,H,W]."""
+        """Compute [N,outputs,h,w] of x [N,inputs,H,W]."""
         y = functional.relu(self.bn1(self.conv1(x)), inplace=True)
         y = functional.relu(self.bn2(self.conv2(y)), inplace=True)
         if self.stride > 1:
@@ -75,11 +76,11 @@ class Bottleneck(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """CLIP's ResNet-50 without its attention pooling, its last layer without stride.
+    """CLIP's ResNet-50 without its attention pooling, and without stride in its last layer.
 
     x [N,3,H,W] -> [N,32·width,h,w] with h = ⌈H/2⌉ halved three times, rounded down, likewise w
     (stride 16; 2048 channels and 23,527,264 parameters at the published ``width`` of 64). Fresh
-    weights are CLIP's: every block starts as its shortcut.
+    weights are drawn as CLIP draws them: every block starts as its shortcut.
     """
 
     def __init__(self, width: int = 64) -> None:
@@ -89,7 +90,7 @@ class ImageEncoder(nn.Module):
         self.conv2, self.bn2 = _convolution(half, half, 3), nn.BatchNorm2d(half)
         self.conv3, self.bn3 = _convolution(half, width, 3), nn.BatchNorm2d(width)
         self.channels = width
-        """Channels that it returns."""
+        """Number of output channels."""
         self.layer1, self.layer2, self.layer3, self.layer4 = (
             self._layer(width << index, blocks, stride)
             for index, (blocks, stride) in enumerate(zip(_BLOCKS, _STRIDES, strict=True))
@@ -105,7 +106,7 @@ class ImageEncoder(nn.Module):
         return nn.Sequential(first, *rest)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features [N,32·width,h,w] of x [N,3,H,W]."""
+        """Compute features [N,32·width,h,w] of x [N,3,H,W]."""
         x = functional.relu(self.bn1(self.conv1(x)), inplace=True)
         x = functional.relu(self.bn2(self.conv2(x)), inplace=True)
         x = functional.relu(self.bn3(self.conv3(x)), inplace=True)
@@ -115,7 +116,7 @@ class ImageEncoder(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Self-attention in which a token sees itself and what comes before it."""
+    """Self-attention in which a token sees itself and the tokens before it."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -173,10 +174,10 @@ class _Transformer(nn.Module):
 class TextEncoder(nn.Module):
     """CLIP's text transformer: token ids [P,T] -> features [P,embedding], not normalised.
 
-    A prompt begins with id 49406, ends with 49407, the highest, whose place its feature is read
-    at, and is padded with zeros. What follows the end changes nothing, since a token sees only
-    what comes before it: T may be anything from the longest prompt's length to ``context``. As
-    published 63,690,240 parameters. Fresh weights are drawn as CLIP draws them.
+    A prompt begins with id 49406 and ends with 49407, the highest id, at whose place its feature is
+    read; it is padded with zeros. Tokens after the end change nothing, since a token sees only
+    those before it: T may be anything from the longest prompt's length to ``context``. As published
+    it has 63,690,240 parameters. Fresh weights are drawn as CLIP draws them.
     """
 
     def __init__(
@@ -192,7 +193,7 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.positional_embedding = nn.Parameter(torch.empty(context, width))
         self.text_projection = nn.Parameter(torch.empty(width, embedding))
-        # Given its values, the embedding does not draw 25 million numbers that are drawn below.
+        # With given values, the embedding does not draw 25 million numbers that are drawn below.
         self.token_embedding = nn.Embedding(
             vocabulary, width, _weight=torch.empty(vocabulary, width)
         )
@@ -204,7 +205,7 @@ class TextEncoder(nn.Module):
         nn.init.normal_(self.positional_embedding, std=0.01)
         nn.init.normal_(self.text_projection, std=width**-0.5)
         nn.init.normal_(self.token_embedding.weight, std=0.02)
-        residual = (2 * layers * width) ** -0.5  # the sum of all blocks keeps its size
+        residual = (2 * layers * width) ** -0.5  # so that the sum of all blocks keeps its scale
         for module in self.transformer.modules():
             if isinstance(module, _Attention):
                 nn.init.normal_(module.in_proj_weight, std=width**-0.5)
@@ -214,7 +215,7 @@ class TextEncoder(nn.Module):
                 nn.init.normal_(module.c_proj.weight, std=residual)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Features [P,embedding] of prompts [P,T], integers."""
+        """Compute features [P,embedding] of prompts [P,T], integers."""
         x = self.token_embedding(tokens) + self.positional_embedding[: tokens.shape[1]]
         x = self.ln_final(self.transformer(x))
         ends = tokens.argmax(dim=1)
@@ -227,10 +228,10 @@ def _convolution(inputs: int, outputs: int, kernel: int, *, stride: int = 1) -> 
 
 
 def adopt_clip(image: ImageEncoder, text: TextEncoder, state: Mapping[str, Tensor]) -> str | None:
-    """Copy the encoders of OpenAI's RN50 archive, whatever its precision; what was taken.
+    """Copy the encoders of OpenAI's RN50 archive, in any precision; return what was copied.
 
-    ``state`` names the image encoder's tensors ``visual.*`` and the text encoder's as here. Left
-    out are the attention pooling, the temperature and three sizes. None if there is no
+    ``state`` names the image encoder's tensors ``visual.*`` and the text encoder's as here. The
+    attention pooling, the temperature and three sizes are left out. None if there is no
     ``visual.*``; ValueError, listing keys, if the rest is not exactly what both encoders need.
     """
     if not any(key.startswith("visual.") for key in state):
@@ -242,7 +243,7 @@ def adopt_clip(image: ImageEncoder, text: TextEncoder, state: Mapping[str, Tenso
         for key, tensor in state.items()
         if key not in _LEFT_OUT and not key.startswith("visual.attnpool.")
     }
-    # Numbers of batches are no weights: a copy without them is complete.
+    # Numbers of batches are not weights: a copy without them is complete.
     missing = [key for key in wanted if key not in used and "num_batches_tracked" not in key]
     wrong = [
         f"{key} {list(tensor.shape)} instead of {list(wanted[key].shape)}"

@@ -44,28 +44,28 @@ _LAST_ANCHOR: dict[Data, float] = {
 class CLIPEBC(CounterModel):
     """CLIP-EBC (ResNet-50, reduction 8, truncation 4) as a counter; 135,465,313 parameters.
 
-    * ``data``: the data set whose mean count of blocks with four or more heads is the last bin's:
-      ``"shanghaitech_a"`` (the default), ``"shanghaitech_b"``, ``"nwpu"``, ``"qnrf"``, ``"jhu"``.
-      Weights do not tell; state the set that they were trained on.
-    * ``anchors``: the last bin counts ``"average"``, that mean, or ``"middle"``, 4.
+    * ``data``: the data set that gives the count of the last bin, the mean over its blocks with
+      four or more heads: ``"shanghaitech_a"`` (the default), ``"shanghaitech_b"``, ``"nwpu"``,
+      ``"qnrf"``, ``"jhu"``. Weights do not show it; state the set that they were trained on.
+    * ``anchors``: the count of the last bin is ``"average"``, that mean, or ``"middle"``, 4.
     * ``prompt``: ``"word"`` ("There is one person.") or ``"number"`` ("There is 1 person.").
     * ``text_encoder``: False leaves CLIP's frozen text encoder out (63,690,240 parameters); the
       prompts' features are then part of the weights. ``without_text_encoder`` makes such a counter.
-    * ``count_loss``: ``"mae"``, ``"mse"`` or ``"dmcount"``, as ``pycc.models.dace`` says.
-    * ``input``, ``mean``, ``std``: what the network is fed, as
-      ``pycc.models.convention.Convention`` says; by default RGB standardised with ImageNet's mean
-      and deviation. ``scale``: people for an output of 1.
+    * ``count_loss``: ``"mae"``, ``"mse"`` or ``"dmcount"``, see ``pycc.models.dace``.
+    * ``input``, ``mean``, ``std``: the input convention, see ``pycc.models.convention.Convention``;
+      by default RGB standardised with ImageNet's mean and deviation. ``scale``: people for an
+      output of 1.
 
     Two things differ from other counters, since the encoder's grid has 16 pixels and the map 8.
-    Of a side that is 8 to 14 more than a multiple of 16, the published network counts only that
-    multiple; the last cell is then 0 here, so that map and image keep their relation and the
-    count is the published one. (Published images are resized to multiples of 32 beforehand.) And
-    ``receptive_field`` is None: a cell depends on no more than 418x418 pixels around it, but a
-    window cut out of an image at an odd multiple of the stride lies on another grid and is counted
-    differently, so that a window cannot stand for the image.
+    First, of a side that is 8 to 14 more than a multiple of 16, the published network counts only
+    that multiple; the last cell is then 0 here, so that map and image keep their relation and the
+    count is the published one. (Published images are resized to multiples of 32 beforehand.)
+    Second, ``receptive_field`` is None: a cell depends on no more than 418x418 pixels around it,
+    but a window cut out of an image at an odd multiple of the stride lies on another grid and is
+    counted differently, so a window cannot replace the image.
 
-    A fresh network has random encoders, drawn as CLIP draws them; ``pycc.models.load`` takes
-    OpenAI's RN50 archive, which training starts from.
+    A fresh network has random encoders, drawn as CLIP draws them; ``pycc.models.load`` accepts
+    OpenAI's RN50 archive, from which training starts.
     """
 
     name = "clip_ebc"
@@ -92,7 +92,9 @@ class CLIPEBC(CounterModel):
         choice("clip_ebc", "prompt", prompt, PROMPTS)
         choice("clip_ebc", "text_encoder", text_encoder, (True, False))
         choice("clip_ebc", "count_loss", count_loss, COUNT_LOSSES)
-        fed = convention("clip_ebc", input, Convention("rgb_standard"), mean=mean, std=std)
+        input_convention = convention(
+            "clip_ebc", input, Convention("rgb_standard"), mean=mean, std=std
+        )
         last = _LAST_ANCHOR[data] if anchors == "average" else _BINS - 1
         super().__init__(
             CLIPEBCNet(
@@ -103,12 +105,12 @@ class CLIPEBC(CounterModel):
             stride=_STRIDE,
             receptive_field=None,
             scale=scale,
-            convention=fed,
+            convention=input_convention,
         )
         self.data, self.anchors, self.prompt, self.count_loss = data, anchors, prompt, count_loss
 
     def run(self, x: Tensor) -> Tensor:
-        """The network's map [N,1,H//8,W//8], with 0 for cells that it leaves out."""
+        """Compute the network's map [N,1,H//8,W//8], with 0 for cells that the network omits."""
         output = self.net(x)
         cells: Tensor = output[1] if isinstance(output, tuple) else output
         down, across = _left_out(x, cells)
@@ -122,13 +124,13 @@ class CLIPEBC(CounterModel):
         points: Sequence[Tensor] | None = None,
         region: Tensor | None = None,
     ) -> Tensor:
-        """DACE, the published loss, of images [N,3,H,W]; a scalar.
+        """Compute DACE, the published loss, of images [N,3,H,W]; a scalar.
 
         ``target`` [N,1,h,w] are heads per block of 8x8 pixels: whole numbers, sums of a dot map.
         ``points`` are the heads of each image, [M,2] (x, y) in its pixels; ``count_loss``
-        ``"dmcount"`` needs them. Raises ValueError without them, for a target of another shape or
-        with other than whole numbers, and for a side of which the network leaves out cells (8 to
-        14 more than a multiple of 16), since it cannot classify those.
+        ``"dmcount"`` needs them. ValueError without them, for a target of another shape or with
+        values that are not whole numbers, and for a side of which the network omits cells (8 to 14
+        more than a multiple of 16), since these cannot be classified.
         """
         self._check_images(images)
         x = self.preprocess(images)
@@ -145,9 +147,9 @@ class CLIPEBC(CounterModel):
         )  # fmt: skip
 
     def without_text_encoder(self) -> CLIPEBC:
-        """A counter with the same maps, bit by bit, that keeps the prompts' features instead.
+        """Return a counter with bit-identical maps that stores the prompts' features instead.
 
-        It shares no memory with this one and has 63,690,240 parameters less. ``pycc.models.save``
+        It shares no memory with this one and has 63,690,240 parameters fewer. ``pycc.models.save``
         and ``load`` treat it like any counter.
         """
         options = {**self.options(), "text_encoder": False}
@@ -163,7 +165,7 @@ class CLIPEBC(CounterModel):
         return other.train(self.training)
 
     def options(self) -> dict[str, object]:
-        """The keyword arguments that build this counter again; JSON values only."""
+        """Return the keyword arguments that build this counter again; JSON values only."""
         return {
             "data": self.data,
             "anchors": self.anchors,
@@ -175,7 +177,7 @@ class CLIPEBC(CounterModel):
         }
 
     def recipe(self) -> Recipe:
-        """The published code's defaults; from OpenAI's RN50 weights, the text encoder frozen."""
+        """Return the published code's defaults: OpenAI's RN50 weights, a frozen text encoder."""
         return Recipe(
             source="Yiming-M/CLIP-EBC",
             optimisers=(Optimiser("adam", 1e-4, weight_decay=1e-4),),
@@ -214,7 +216,7 @@ class CLIPEBC(CounterModel):
 
     @classmethod
     def recognise(cls, state: Mapping[str, Tensor]) -> dict[str, object] | None:
-        """The published keys, with the text encoder or with stored text features."""
+        """Recognise the published keys, with the text encoder or with stored text features."""
         if not {"image_encoder.layer4.0.conv1.weight", "image_decoder.0.conv1.weight"} <= set(
             state
         ):
@@ -225,9 +227,9 @@ class CLIPEBC(CounterModel):
     def adopt(self, state: Mapping[str, Tensor]) -> str | None:
         """Take both encoders from OpenAI's RN50 (``visual.*`` and the text encoder's own names).
 
-        Attention pooling, temperature and the three sizes in it are left out. Without a text
-        encoder, the archive's computes the prompts' features. None if it is no CLIP, ValueError if
-        it is one of other parts or sizes.
+        Its attention pooling, temperature and three sizes are left out. Without a text encoder, the
+        archive's computes the prompts' features. None if it is not CLIP; ValueError if its parts or
+        sizes differ.
         """
         text = self.net.text_encoder or self.net.new_text_encoder().to(self.net.text_features)
         taken = adopt_clip(self.net.image_encoder, text, state)
@@ -237,9 +239,9 @@ class CLIPEBC(CounterModel):
 
 
 def _left_out(x: Tensor, cells: Tensor) -> tuple[int, int]:
-    """Whole rows and columns of cells of x [N,3,H,W] that a map [N,1,h,w] lacks."""
+    """Return the numbers of rows and columns of cells of x [N,3,H,W] that a map [N,1,h,w] lacks."""
     rows, columns = (
-        max(0, size // _STRIDE - found)
-        for size, found in zip(x.shape[2:], cells.shape[2:], strict=True)
+        max(0, size // _STRIDE - number)
+        for size, number in zip(x.shape[2:], cells.shape[2:], strict=True)
     )
     return rows, columns

@@ -1,4 +1,4 @@
-"""The network of CLIP-EBC: image features of blocks against features of prompts."""
+"""The network of CLIP-EBC: image features of blocks compared with features of prompts."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pycc.models.clip import Bottleneck, ImageEncoder, TextEncoder
 class CLIPEBCNet(nn.Module):
     """The published network: x [N,3,H,W] -> map [N,1,h,w] or, in train mode, (logits, map).
 
-    ``logits`` are [N,bins,h,w]; h is twice ⌈H/2⌉ halved three times, rounded down, likewise w. So
+    ``logits`` are [N,bins,h,w]; h is twice (⌈H/2⌉ halved three times, rounded down), likewise w. So
     up to 15 of the last rows or columns have no cell. ``tokens`` are the ids of the bins' prompts,
-    of any lengths, ``anchors`` the bins' counts. The text encoder is frozen, and its features are
-    computed whenever the network is called, not kept: no change of its weights can be missed, and
-    next to an image they cost little (a fiftieth of one of 448x448 pixels). Without it, the
-    features are the buffer ``text_features`` [bins,embedding] of the state dict, random when
-    fresh. The other arguments are sizes; other than the published ones serve tests.
+    of any lengths, ``anchors`` the bins' counts. The text encoder is frozen. Its features are
+    computed on every call and not cached, so that no change of its weights can be missed; they cost
+    a fiftieth of an image of 448x448 pixels. Without it, the features are the buffer
+    ``text_features`` [bins,embedding] of the state dict, random in a fresh network. The other
+    arguments are sizes; values other than the published ones are for tests.
     """
 
     text_features: Tensor
@@ -60,17 +60,20 @@ class CLIPEBCNet(nn.Module):
             self.register_buffer("text_features", torch.randn(len(tokens), embedding))
 
     def new_text_encoder(self) -> TextEncoder:
-        """A fresh text encoder that fits this network."""
+        """Return a fresh text encoder that fits this network."""
         return TextEncoder(self.projection.out_channels, **self._text_sizes)
 
     def prompt_features(self) -> Tensor:
-        """Features [bins,embedding] of the prompts, not normalised; by the text encoder, if any."""
+        """Return features [bins,embedding] of the prompts, not normalised.
+
+        They come from the text encoder if there is one, otherwise from the buffer.
+        """
         if self.text_encoder is None:
             return self.text_features
         return self.encode(self.text_encoder)
 
     def encode(self, text_encoder: TextEncoder) -> Tensor:
-        """The same by any text encoder."""
+        """Compute features [bins,embedding] of the prompts with any text encoder."""
         device = text_encoder.positional_embedding.device
         # At the weights' own precision, as the published code computes them before training.
         with torch.autocast(device.type, enabled=False):
@@ -78,14 +81,14 @@ class CLIPEBCNet(nn.Module):
         return features
 
     def features(self, x: Tensor) -> Tensor:
-        """Image features [N,embedding,h,w], not normalised."""
+        """Compute image features [N,embedding,h,w], not normalised."""
         x = self.image_encoder(x)
         x = functional.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
         projected: Tensor = self.projection(self.image_decoder(x))
         return projected
 
     def scores(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [N,bins,h,w] and map [N,1,h,w], people per cell, in either mode."""
+        """Compute logits [N,bins,h,w] and map [N,1,h,w], people per cell, in either mode."""
         image = functional.normalize(self.features(x), dim=1)
         text = functional.normalize(self.prompt_features(), dim=1)
         logits = self.logit_scale.exp() * functional.conv2d(image, text[:, :, None, None])
@@ -93,6 +96,6 @@ class CLIPEBCNet(nn.Module):
         return logits, (logits.softmax(dim=1) * anchors).sum(dim=1, keepdim=True)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Map [N,1,h,w] of x [N,3,H,W]; in train mode, as published, (logits, map)."""
+        """Compute the map [N,1,h,w] of x [N,3,H,W]; in train mode, as published, (logits, map)."""
         logits, cells = self.scores(x)
         return (logits, cells) if self.training else cells

@@ -31,11 +31,11 @@ _PRIOR_SIDE = 32
 _RECEPTIVE_FIELD = 110
 _CLASS_WEIGHT = 1e-4
 _RANGE = (0.0, 100.0)
-"""Least and largest count where nothing is known of the training set."""
+"""Smallest and largest count if nothing is known of the training set."""
 
 
 class _Block(nn.Module):
-    """A layer under its published key and its activation with one slope of its own."""
+    """A layer under its published key, and its activation with its own slope."""
 
     def __init__(self, key: str, layer: nn.Module, activation: nn.Module) -> None:
         super().__init__()
@@ -44,8 +44,8 @@ class _Block(nn.Module):
         self.relu = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.relu(self.get_submodule(self.key)(x))
-        return found
+        activated: Tensor = self.relu(self.get_submodule(self.key)(x))
+        return activated
 
 
 def _conv(inputs: int, outputs: int, side: int) -> _Block:
@@ -88,24 +88,27 @@ class CMTLNet(nn.Module):
         )
 
     def map(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The density map alone, and the prior's features that the classes are told from."""
+        """Compute the density map, and the prior's features, from which the classes follow."""
         base = self.base_layer(x)
         prior = self.hl_prior_1(base)
-        found: Tensor = self.de_stage_2(torch.cat([prior, self.de_stage_1(base)], 1))
-        return found, prior
+        density: Tensor = self.de_stage_2(torch.cat([prior, self.de_stage_1(base)], 1))
+        return density, prior
 
     def scores(self, prior: Tensor) -> Tensor:
-        """Class scores [N,10] from the prior's features; PReLU on them too, as published."""
+        """Compute class scores [N,10] from the prior's features.
+
+        The scores too pass a PReLU, as published.
+        """
         x = self.hl_prior_2(prior).flatten(1)
         x = functional.dropout(self.hl_prior_fc1(x), training=self.training)
         x = functional.dropout(self.hl_prior_fc2(x), training=self.training)
-        found: Tensor = self.hl_prior_fc3(x)
-        return found
+        scores: Tensor = self.hl_prior_fc3(x)
+        return scores
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Density map at full resolution and class scores of x [N,channels,H,W]."""
-        found, prior = self.map(x)
-        return found, self.scores(prior)
+        """Compute the density map at full resolution and class scores of x [N,channels,H,W]."""
+        density, prior = self.map(x)
+        return density, self.scores(prior)
 
 
 @MODELS.register("cmtl")
@@ -113,16 +116,16 @@ class CMTL(CounterModel):
     """CMTL as a counter.
 
     * ``variant``: ``"svishwa"`` (grey 0…255), ``"c3"`` (C-3-Framework: RGB, density x100).
-    * ``stride``: 4 sums the network's full-resolution map over 4x4 pixels; 1 gives the map as it
-      is. The network's grid repeats every 4 pixels, so only cells of 4 pixels see the same wherever
-      they lie: at stride 1 there is no fixed window and ``receptive_field`` is None. Where the
-      published map is smaller than the image (sides that are no multiples of 4), the last rows and
-      columns hold nobody.
-    * ``count_range``: least and largest count of the crops that it is trained on, which classes
-      the crowds by tenths, and ``class_weights``, one for each class; both for the loss only. The
-      trainer finds what is not given (``learns_from``); elsewhere the range is 0 to 100, and all
-      classes weigh the same.
-    * ``input``, ``mean``, ``std``, ``scale``: as elsewhere.
+    * ``stride``: 4 sums the network's full-resolution map over 4x4 pixels; 1 returns the map
+      unchanged. The network's grid repeats every 4 pixels, so only cells of 4 pixels depend on the
+      same window at every place. At stride 1 there is no fixed window and ``receptive_field`` is
+      None. Where the published map is smaller than the image (sides that are not multiples of 4),
+      the last rows and columns are 0.
+    * ``count_range``: smallest and largest count of the training crops, which is divided into ten
+      classes, and ``class_weights``, one per class; both for the loss only. The trainer determines
+      what is not given (``learns_from``); otherwise the range is 0 to 100, and all classes weigh
+      the same.
+    * ``input``, ``mean``, ``std``, ``scale``: as for other counters.
 
     The density map does not depend on the class scores. ``net`` returns both. The loss is the
     published one: mean squared error over pixels plus 0.0001 times the weighted binary
@@ -148,13 +151,13 @@ class CMTL(CounterModel):
         choice("cmtl", "variant", variant, ("svishwa", "c3"))
         choice("cmtl", "stride", stride, (1, _PERIOD))
         default = Convention("gray255") if variant == "svishwa" else C3_RGB
-        fed = convention("cmtl", input, default, mean=mean, std=std)
+        input_convention = convention("cmtl", input, default, mean=mean, std=std)
         super().__init__(
-            CMTLNet(CHANNELS[fed.kind]),
+            CMTLNet(CHANNELS[input_convention.kind]),
             stride=stride,
             receptive_field=_RECEPTIVE_FIELD if stride == _PERIOD else None,
             scale=(1.0 if variant == "svishwa" else 1 / 100) if scale is None else scale,
-            convention=fed,
+            convention=input_convention,
         )
         self.variant = variant
         self.count_range = self.class_weights = None
@@ -171,12 +174,12 @@ class CMTL(CounterModel):
                 nn.init.zeros_(module.bias)
 
     def run(self, x: Tensor) -> Tensor:
-        """The network's map [N,1,H,W] at full resolution; nobody where it has none."""
+        """Compute the network's map [N,1,H,W] at full resolution; 0 for pixels that it lacks."""
         assert isinstance(self.net, CMTLNet)
         return self._fitted(self.net.map(x)[0], x.shape)
 
     def density(self, output: object) -> Tensor:
-        """People per cell of a map of full resolution."""
+        """Convert a map of full resolution to people per cell."""
         pixels = super().density(output)
         if self.stride == 1:
             return pixels
@@ -190,11 +193,11 @@ class CMTL(CounterModel):
         points: Sequence[Tensor] | None = None,
         region: Tensor | None = None,
     ) -> Tensor:
-        """Published loss for ``target``, people per cell: [N,1,h,w] at the counter's stride.
+        """Compute the published loss for ``target`` [N,1,h,w], people per cell.
 
-        At stride 4 the squared error is that of 4x4 sums, over as many cells as there are; the
-        published one, per pixel, is had at stride 1. An image's class is told from its target's
-        sum: min(9, round(count / ((most - least) / 10))).
+        The target has the counter's stride. At stride 4 the squared error is that of 4x4 sums,
+        averaged over cells; stride 1 gives the published error per pixel. An image's class follows
+        from its target's sum: min(9, round(count / ((largest - smallest) / 10))).
         """
         assert isinstance(self.net, CMTLNet)
         self._check_images(images)
@@ -204,7 +207,7 @@ class CMTL(CounterModel):
         least, most = self.count_range or _RANGE
         tenth = (most - least) / CLASSES
         classes = (target.sum((1, 2, 3)) / tenth).round().clamp(0, CLASSES - 1).long()
-        # At the weights' precision, whatever autocast makes of the rest: shares may be near 0.
+        # At the weights' precision, even under autocast, since probabilities may be near 0.
         with torch.autocast(images.device.type, enabled=False):
             exact = prior.to(next(self.net.parameters()).dtype)
             entropy = functional.binary_cross_entropy(
@@ -215,16 +218,16 @@ class CMTL(CounterModel):
         return functional.mse_loss(density, target) + _CLASS_WEIGHT * entropy
 
     def learns_from(self, counts: Callable[[], Sequence[float]]) -> None:
-        """Class the crowds by the counts of the crops of a training, where nothing was given.
+        """Determine the classes from the counts of a training's crops, unless they were given.
 
-        Of crops that all hold as many people there are no classes, and nothing is changed.
+        If all crops hold the same number of people there are no classes, and nothing is changed.
         """
         if self.count_range is None:
-            found = counts()
-            if max(found) > min(found):
-                self.count_range = (float(min(found)), float(max(found)))
+            people = counts()
+            if max(people) > min(people):
+                self.count_range = (float(min(people)), float(max(people)))
                 if self.class_weights is None:
-                    self.class_weights = tuple(class_weights(found))
+                    self.class_weights = tuple(class_weights(people))
 
     @staticmethod
     def _fitted(pixels: Tensor, shape: torch.Size) -> Tensor:
@@ -232,7 +235,7 @@ class CMTL(CounterModel):
         return functional.pad(pixels, (0, columns, 0, rows))
 
     def recipe(self) -> Recipe:
-        """As svishwa/crowdcount-cascaded-mtl trains."""
+        """Return the recipe of svishwa/crowdcount-cascaded-mtl."""
         if self.variant != "svishwa":
             return super().recipe()
         return Recipe(
@@ -255,7 +258,7 @@ class CMTL(CounterModel):
         )
 
     def options(self) -> dict[str, object]:
-        """The keyword arguments that build this counter again; JSON values only."""
+        """Return the keyword arguments that build this counter again; JSON values only."""
         return {
             "variant": self.variant,
             "stride": self.stride,
@@ -267,7 +270,7 @@ class CMTL(CounterModel):
 
     @classmethod
     def recognise(cls, state: Mapping[str, Tensor]) -> dict[str, object] | None:
-        """The published keys; C-3-Framework's network has three input channels."""
+        """Recognise the published keys; C-3-Framework's network has three input channels."""
         first = state.get("base_layer.0.conv.weight")
         if first is None:
             return {} if "de_stage_2.6.conv.weight" in state else None
@@ -275,18 +278,18 @@ class CMTL(CounterModel):
 
 
 def class_weights(counts: Sequence[float]) -> list[float]:
-    """The published weights of the ten classes, from the counts [N] of a training set.
+    """Compute the published weights of the ten classes from the counts [N] of a training set.
 
     A class weighs 1 minus its share of the images; the weights are then scaled to sum to 1.
-    ValueError for no counts, or counts that are all the same.
+    ValueError for no counts, or counts that are all equal.
     """
     if len(counts) == 0 or not max(counts) > min(counts):
         raise ValueError(f"cmtl: class_weights needs different counts, got {shown(list(counts))}")
     tenth = (max(counts) - min(counts)) / CLASSES
-    found = torch.zeros(CLASSES, dtype=torch.float64)
+    images = torch.zeros(CLASSES, dtype=torch.float64)
     for count in counts:
-        found[min(CLASSES - 1, round(count / tenth))] += 1
-    weights = 1 - found / len(counts)
+        images[min(CLASSES - 1, round(count / tenth))] += 1
+    weights = 1 - images / len(counts)
     return [float(weight) for weight in weights / weights.sum()]
 
 

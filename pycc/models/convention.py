@@ -1,4 +1,4 @@
-"""What networks are fed: one name for every published input convention, and the way there."""
+"""Input conventions of networks: one name for each published one, and the conversion to it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHANNELS: dict[Kind, int] = {
     "rgb_standard": 3,
 }
 _LEVELS = {"gray255": 255.0, "gray_unit": 1.0, "rgb255": 255.0, "rgb_unit": 1.0}
-"""White, of the kinds whose black is 0."""
+"""The value of white, for the kinds whose black is 0."""
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and standard deviation of R, G, B in [0,1] that torchvision's weights expect."""
 LUMA = (0.299, 0.587, 0.114)
@@ -34,10 +34,10 @@ _MOST = float(torch.finfo(torch.float32).max)
 
 @dataclass(frozen=True)
 class Convention:
-    """From RGB in [0,1] to a network's own input; differentiable.
+    """The conversion from RGB in [0,1] to a network's own input; differentiable.
 
     ``"gray255"`` grey 0…255; ``"gray_half"`` grey, (x - 127.5) / 128; ``"gray_unit"`` grey in
-    [0,1]; ``"rgb255"`` RGB 0…255; ``"rgb_unit"`` RGB in [0,1]; ``"rgb_standard"`` RGB of [0,1],
+    [0,1]; ``"rgb255"`` RGB 0…255; ``"rgb_unit"`` RGB in [0,1]; ``"rgb_standard"`` RGB in [0,1],
     standardised with ``mean`` and ``std``. Grey is 0.299 R + 0.587 G + 0.114 B.
     """
 
@@ -46,7 +46,7 @@ class Convention:
     std: tuple[float, float, float] = IMAGENET[1]
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Network input [N,1 or 3,H,W] of images [N,3,H,W] (RGB in [0,1])."""
+        """Convert images [N,3,H,W] (RGB in [0,1]) to network input [N,1 or 3,H,W]."""
         x = images
         if CHANNELS[self.kind] == 1:
             red, green, blue = images.unbind(1)
@@ -61,7 +61,7 @@ class Convention:
         return x
 
     def factor(self, kind: str) -> float | None:
-        """What kernels that read this are multiplied by to say the same of ``kind``, or None.
+        """Return the factor on kernels with which input of ``kind`` gives equal results, or None.
 
         Only levels of 0…255 and of [0,1] differ by a factor alone: zeros at the border stay zeros.
         """
@@ -72,7 +72,7 @@ class Convention:
         return _LEVELS[self.kind] / _LEVELS[kind]
 
     def options(self) -> dict[str, object]:
-        """The options ``input`` and, where they matter, ``mean`` and ``std``; JSON values."""
+        """Return the options ``input`` and, if they are used, ``mean`` and ``std``; JSON values."""
         if self.kind != "rgb_standard":
             return {"input": self.kind}
         return {"input": self.kind, "mean": list(self.mean), "std": list(self.std)}
@@ -85,7 +85,8 @@ C3_RGB = Convention(
     (0.410824894905, 0.370634973049, 0.359682112932),
     (0.278580576181, 0.26925137639, 0.27156367898),
 )
-"""RGB standardised as C-3-Framework does for ShanghaiTech A, by what it measured there."""
+"""RGB standardised as C-3-Framework does for ShanghaiTech A, with the statistics that it
+measured."""
 
 
 def convention(
@@ -96,10 +97,10 @@ def convention(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Convention:
-    """The convention that a model's options ask for; None is ``default``'s.
+    """Return the convention that a model's options request; None means ``default``'s.
 
-    ValueError, in the name of ``model``, for an unknown kind, for one of another number of
-    channels than the default's, and for a mean or standard deviation that is none or not used.
+    ValueError, in the name of ``model``, for an unknown kind, for a kind with another number of
+    channels than the default's, and for a mean or standard deviation that is invalid or not used.
     """
     if input is not None:
         choice(model, "input", input, CHANNELS)

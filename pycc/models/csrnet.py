@@ -33,8 +33,8 @@ _RECEPTIVE_FIELD = vgg.FIELD + len(vgg.BACKEND) * 4 * vgg.STRIDE
 class CSRNetNet(nn.Module):
     """The published network: x [N,3,H,W] -> [N,1,h,w], h = H // 8, w = W // 8.
 
-    With ``enlarge`` the map is enlarged eight times each way by nearest neighbour, as variants
-    trained on full-resolution density return it.
+    With ``enlarge`` the map is enlarged eight times each way by nearest neighbour, as in variants
+    trained on full-resolution density.
     """
 
     def __init__(self, *, enlarge: bool) -> None:
@@ -45,16 +45,16 @@ class CSRNetNet(nn.Module):
         self.enlarge = enlarge
 
     def cells(self, x: Tensor) -> Tensor:
-        """The map before any enlargement."""
-        found: Tensor = self.output_layer(self.backend(self.frontend(x)))
-        return found
+        """Compute the map before any enlargement."""
+        density: Tensor = self.output_layer(self.backend(self.frontend(x)))
+        return density
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map of x [N,3,H,W], both in the convention of the weights; values may be negative."""
-        found = self.cells(x)
+        """Compute the map of x [N,3,H,W] in the weights' convention; values may be negative."""
+        cells = self.cells(x)
         if not self.enlarge:
-            return found
-        return functional.interpolate(found, scale_factor=float(vgg.STRIDE), mode="nearest")
+            return cells
+        return functional.interpolate(cells, scale_factor=float(vgg.STRIDE), mode="nearest")
 
 
 @MODELS.register("csrnet")
@@ -62,20 +62,19 @@ class CSRNet(CounterModel):
     """CSRNet as a counter of stride 8; 16,263,489 parameters.
 
     * ``variant``: ``"leeyeehoo"`` (the authors; also what PAP and Adv-Crowd attack: map at stride
-      8, ImageNet standardisation), ``"commissarma"`` (trained on full-resolution density, so a
-      cell holds 64 times the network's value; mean 0.5, standard deviation 0.225), ``"c3"``
+      8, ImageNet standardisation), ``"commissarma"`` (trained on full-resolution density, so a cell
+      holds 64 times the network's value; mean 0.5, standard deviation 0.225), ``"c3"``
       (C-3-Framework: the same enlargement, density x100, ShanghaiTech A's mean and deviation).
-      Their keys are the same but for C-3-Framework's prefix ``CCN.``: weights of "commissarma"
-      loaded as "leeyeehoo" count 64 times too little, which the probe image shows.
-    * ``input``, ``mean``, ``std``: what the network is fed, as
-      ``pycc.models.convention.Convention`` says; by default the variant's.
-    * ``scale``: people for an output of 1 (a pixel's, where the map is enlarged); 1/100 for "c3".
+      Their keys are the same except for C-3-Framework's prefix ``CCN.``: weights of "commissarma"
+      loaded as "leeyeehoo" count 64 times too few people, which the probe image shows.
+    * ``input``, ``mean``, ``std``: the input convention, see ``pycc.models.convention.Convention``;
+      by default the variant's.
+    * ``scale``: people for an output of 1 (of a pixel, if the map is enlarged); 1/100 for "c3".
 
-    ``net`` returns what the published network returns; the counter's own map is the one before the
+    ``net`` returns the published network's output; the counter's own map is the one before the
     enlargement, which only repeats it. A fresh network has the published initialisation, weights
-    N(0, 0.01), biases 0; ``pycc.models.load`` takes VGG-16 weights as its front end. The loss is
-    the published one, the sum over cells (or pixels, where the map is enlarged) of the squared
-    error.
+    N(0, 0.01), biases 0; ``pycc.models.load`` accepts VGG-16 weights for its front end. The loss is
+    the published one, the sum over cells (or pixels, if the map is enlarged) of the squared error.
     """
 
     name = "csrnet"
@@ -103,12 +102,15 @@ class CSRNet(CounterModel):
         vgg.initialise(self.net)
 
     def run(self, x: Tensor) -> Tensor:
-        """The network's map [N,1,h,w] at stride 8."""
+        """Compute the network's map [N,1,h,w] at stride 8."""
         assert isinstance(self.net, CSRNetNet)
         return self.net.cells(x)
 
     def density(self, output: object) -> Tensor:
-        """People per cell of a map at stride 8; an enlarged map counts each cell 64 times."""
+        """Convert a map at stride 8 to people per cell.
+
+        A map that the variant enlarges counts each cell 64 times.
+        """
         cells = super().density(output)
         return cells * float(vgg.STRIDE**2) if self.variant != "leeyeehoo" else cells
 
@@ -120,17 +122,18 @@ class CSRNet(CounterModel):
         points: Sequence[Tensor] | None = None,
         region: Tensor | None = None,
     ) -> Tensor:
-        """An image's sum of squared errors for ``target`` [N,1,h,w], people per cell of 8x8 pixels.
+        """Compute an image's sum of squared errors for ``target`` [N,1,h,w], people per cell.
 
-        The mean over images of these sums: the published loss, whose batches hold one image. Where
-        that is over pixels, a target constant in each cell is meant: the same sum up to a constant
-        that does not depend on the network.
+        A cell has 8x8 pixels. The result is the mean over images of these sums: the published loss,
+        whose batches hold one image. If the published sum is over pixels, a target that is constant
+        in each cell is assumed: the sum is then equal up to a constant that does not depend on the
+        network.
         """
         squares = vgg.sum_of_squares(self._within(self(images), target, region), target)
         return squares / float(vgg.STRIDE**2) if self.variant != "leeyeehoo" else squares
 
     def recipe(self) -> Recipe:
-        """As the variant's authors train; C-3-Framework's is not public in full."""
+        """Return the recipe of the variant's authors; C-3-Framework's is not public in full."""
         if self.variant == "leeyeehoo":
             return Recipe(
                 source="leeyeehoo/CSRNet-pytorch",
@@ -165,15 +168,15 @@ class CSRNet(CounterModel):
         return super().recipe()
 
     def options(self) -> dict[str, object]:
-        """The keyword arguments that build this counter again; JSON values only."""
+        """Return the keyword arguments that build this counter again; JSON values only."""
         return {"variant": self.variant, "scale": self.scale, **self.convention.options()}
 
     @classmethod
     def recognise(cls, state: Mapping[str, Tensor]) -> dict[str, object] | None:
-        """The published keys; all variants have the same, so it is the authors' unless said."""
-        there = "frontend.0.weight" in state and "backend.0.weight" in state
+        """Recognise the published keys; all variants share them, so the authors' is the default."""
+        complete = "frontend.0.weight" in state and "backend.0.weight" in state
         other = any(key.startswith(("context.", "conv1_1.")) for key in state)
-        return {"variant": "leeyeehoo"} if there and not other else None
+        return {"variant": "leeyeehoo"} if complete and not other else None
 
     def adopt(self, state: Mapping[str, Tensor]) -> str | None:
         """Take the front end from torchvision's VGG-16 (``features.N.weight``)."""

@@ -1,4 +1,4 @@
-"""DACE, the loss of CLIP-EBC: classified blocks and a distance between counts.
+"""DACE, the loss of CLIP-EBC: classification of blocks plus a distance between counts.
 
 Ma, Sanchez and Guha, "CLIP-EBC: CLIP Can Count Accurately through Enhanced Blockwise
 Classification"; its distance between distributions is that of Wang et al., "Distribution Matching
@@ -28,7 +28,7 @@ _CHECKED_EVERY = 10
 _CONVERGED = 1e-9
 _NEVER_ZERO = 1e-16
 _NEVER_ZERO_COUNT = 1e-8
-_WHOLE = 1e-3  # how far a number of heads may be from a whole one
+_WHOLE = 1e-3  # how far a number of heads may be from a whole number
 
 
 def dace_loss(
@@ -41,24 +41,24 @@ def dace_loss(
     stride: int = 8,
     region: Tensor | None = None,
 ) -> Tensor:
-    """Cross-entropy over blocks plus a count loss; a scalar, differentiable in the first two.
+    """Compute cross-entropy over blocks plus a count loss; a scalar.
 
-    ``logits`` [N,B,h,w] of the bins 0, 1, …, B - 2 and "B - 1 or more" heads, ``density``
-    [N,1,h,w] people per block, ``target`` [N,1,h,w] heads per block of ``stride`` x ``stride``
-    pixels. The cross-entropy is summed over an image's blocks and averaged over images. To it is
-    added, averaged over images, ``count_loss``:
+    It is differentiable in ``logits`` and ``density``. ``logits`` [N,B,h,w] are of the bins 0, 1,
+    …, B - 2 and "B - 1 or more" heads, ``density`` [N,1,h,w] people per block, ``target`` [N,1,h,w]
+    heads per block of ``stride`` x ``stride`` pixels. The cross-entropy is summed over an image's
+    blocks and averaged over images. ``count_loss`` is added, averaged over images:
 
     * ``"mae"``, ``"mse"``: the sum over blocks of absolute or squared differences;
     * ``"dmcount"``: the difference of counts, 0.01 x the count x the difference of the normalised
       maps, and 0.1 x ``transport_loss``. It needs ``points``, the heads of each image [M,2] (x, y)
-      in its pixels, which are also what the counts are taken from. (The published code sums the
-      transport over images; a batch's loss would then depend on how it is shared out.)
+      in its pixels, which also give the true counts. (The published code sums the transport over
+      images; a batch's loss would then depend on how it is divided among processes.)
 
-    ``region`` [N,1,h,w]: the share of each block that counts for the cross-entropy (None: all do);
-    ``density`` and ``target`` hold nobody outside.
+    ``region`` [N,1,h,w] is the share of each block that counts for the cross-entropy (None: all of
+    it); ``density`` and ``target`` must be 0 outside.
 
-    Raises ValueError for shapes that do not agree, a target that is no number of heads, an unknown
-    count loss and missing or ill-formed points.
+    ValueError for shapes that do not agree, a target that is not a number of heads, an unknown
+    count loss and missing or invalid points.
     """
     choice("dace_loss", "count_loss", count_loss, COUNT_LOSSES)
     if logits.ndim != 4 or logits.shape[1] < 2:
@@ -69,7 +69,7 @@ def dace_loss(
             raise ValueError(
                 f"dace_loss: {name} must be {maps} like the logits, got {list(tensor.shape)}"
             )
-    # Sums over thousands of blocks, and 1e-16 beside them, are beyond half precision.
+    # Sums over thousands of blocks, with 1e-16 added, exceed half precision.
     logits, density = (_single(tensor) for tensor in (logits, density))
     loss = classification_loss(logits, target, region)
     target = target.to(density)
@@ -86,28 +86,28 @@ def dace_loss(
 
 
 def block_classes(target: Tensor, bins: int) -> Tensor:
-    """Bins, int64 of ``target``'s shape, of numbers of heads: the last holds ``bins - 1`` or more.
+    """Return the bins of numbers of heads, int64; the last is ``bins - 1`` or more heads.
 
-    ValueError for a target with a value that is no number of heads (within 0.001). A smoothed
-    density map is none: nearly all its blocks lie between the bins.
+    ValueError for a target with a value that is not a number of heads (within 0.001), such as a
+    smoothed density map, whose blocks nearly all lie between the bins.
     """
     if target.is_complex():
         raise ValueError(f"dace_loss: target must be real, got {target.dtype}")
-    whole = target if not target.is_floating_point() else target.round()
-    wrong = ~((whole >= 0) & ((target - whole).abs() <= _WHOLE))
+    heads = target if not target.is_floating_point() else target.round()
+    wrong = ~((heads >= 0) & ((target - heads).abs() <= _WHOLE))
     if wrong.any():
         raise ValueError(
             "dace_loss: target must hold numbers of heads per block (dots, summed over blocks; "
             f"not a smoothed density map), got {shown(float(target[wrong][0]))}"
         )
-    return whole.clamp(max=bins - 1).long()
+    return heads.clamp(max=bins - 1).long()
 
 
 def classification_loss(logits: Tensor, target: Tensor, region: Tensor | None = None) -> Tensor:
-    """Cross-entropy of ``logits`` [N,B,h,w] for ``target`` [N,1,h,w] heads per block.
+    """Compute the cross-entropy of ``logits`` [N,B,h,w] for ``target`` [N,1,h,w] heads per block.
 
-    Summed over blocks, each by its share of ``region`` [N,1,h,w] (None: all), averaged over images.
-    ValueError as ``block_classes``.
+    It is summed over blocks, each weighted by its share of ``region`` [N,1,h,w] (None: all), and
+    averaged over images. ValueError as for ``block_classes``.
     """
     classes = block_classes(target, logits.shape[1])[:, 0].to(logits.device)
     losses = functional.cross_entropy(logits, classes, reduction="none")  # [N,h,w]
@@ -117,9 +117,9 @@ def classification_loss(logits: Tensor, target: Tensor, region: Tensor | None = 
 
 
 def _variation(density: Tensor, target: Tensor, counts: Tensor) -> Tensor:
-    """[N]: the count times the sum of differences of both maps, each normalised to sum 1.
+    """Compute [N]: the count times the summed differences of both maps, each normalised to sum 1.
 
-    With the count multiplied in, an image without heads gives 0 rather than 0 / 0.
+    Multiplied by the count, an image without heads gives 0 instead of 0 / 0.
     """
     total = density.sum((1, 2, 3), keepdim=True) + _NEVER_ZERO_COUNT
     scaled = counts.view(-1, 1, 1, 1) * (density / total)
@@ -127,12 +127,14 @@ def _variation(density: Tensor, target: Tensor, counts: Tensor) -> Tensor:
 
 
 def transport_loss(density: Tensor, points: Sequence[Tensor], *, stride: int) -> Tensor:
-    """What pulls ``density`` [N,1,h,w] towards heads ``points`` (N times [M,2]): image means.
+    """Compute a term whose gradient moves ``density`` [N,1,h,w] towards heads.
 
-    The derivative of the entropic transport cost (squared pixel distances between heads and block
-    centres, Sinkhorn's iteration) by the normalised map is held fixed and multiplied by the map.
-    So the *value* is 0 up to rounding and says nothing; only its gradient is meant. Images without
-    heads take no part.
+    It is averaged over images.
+
+    ``points`` are the heads of each image, [M,2]. The derivative of the entropic transport cost
+    (squared pixel distances between heads and block centres, Sinkhorn's iteration) by the
+    normalised map is held fixed and multiplied by the map. So the *value* is 0 up to rounding and
+    carries no information; only the gradient does. Images without heads are left out.
     """
     loss = density.new_zeros(())
     for cells, xy in zip(density[:, 0], points, strict=True):
@@ -143,7 +145,7 @@ def transport_loss(density: Tensor, points: Sequence[Tensor], *, stride: int) ->
 
 @torch.no_grad()
 def _pull(cells: Tensor, xy: Tensor, stride: int) -> Tensor:
-    """The fixed factor [h,w] of one map [h,w] with heads [M,2]."""
+    """Compute the fixed factor [h,w] of one map [h,w] with heads [M,2]."""
     total = cells.sum()
     with torch.autocast(cells.device.type, enabled=False):
         potential = _potential(cells / total, xy, stride)
@@ -152,7 +154,10 @@ def _pull(cells: Tensor, xy: Tensor, stride: int) -> Tensor:
 
 
 def _potential(share: Tensor, xy: Tensor, stride: int) -> Tensor:
-    """Sinkhorn's dual potential [h,w] of shares [h,w] that sum to 1, for equally weighted heads."""
+    """Compute Sinkhorn's dual potential [h,w] of shares [h,w] with sum 1.
+
+    All heads have equal weights.
+    """
     height, width = share.shape
     rows = stride * torch.arange(height, device=share.device).to(share) + stride / 2
     columns = stride * torch.arange(width, device=share.device).to(share) + stride / 2

@@ -1,8 +1,8 @@
-"""DA-Net, a counter whose side outputs look where learned offsets send them.
+"""DA-Net, a counter with deformable convolutions in its side outputs.
 
 Zou et al., "DA-Net: Learning the Fine-Grained Density Distribution With Deformation Aggregation
-Network", IEEE Access 2018. A VGG-like trunk; after four of its blocks a deformable convolution
-makes a map, and the maps are added up with learned weights.
+Network", IEEE Access 2018. Its trunk resembles VGG. After each of four blocks a deformable
+convolution makes a map, and the maps are summed with learned weights.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _BLOCKS: dict[int, tuple[int, ...]] = {
 }
 _POOLED = (1, 2, 3, 4)
 _SIDES = (4, 5, 6, 7)
-"""Blocks that a side output follows (in block 4, the pooling)."""
+"""Blocks with a side output (in block 4, after the pooling)."""
 _STRIDE = 2 ** len(_POOLED)
 _OFFSETS = 18
-"""Down and right, of the nine taps of a 3x3 kernel."""
+"""Vertical and horizontal offsets of the nine taps of a 3x3 kernel."""
 
 
 class Deformable(nn.Module):
@@ -46,10 +46,10 @@ class Deformable(nn.Module):
         self.conv_kernel = nn.Conv2d(channels, 1, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor, offset: Tensor) -> Tensor:
-        """[N,1,h,w] of x [N,C,h,w] and offset [N,18,h,w], in cells.
+        """Compute [N,1,h,w] of x [N,C,h,w] and offset [N,18,h,w], in cells.
 
-        Compiled kernels are of float32. A network in float64 is for measuring, and takes the twin;
-        in half precision (autocast too) this one layer computes in float32.
+        The compiled kernels are float32. In float64, which is used for measurements, the pure-torch
+        twin is used; in half precision (autocast too) this layer computes in float32.
         """
         kernel = self.conv_kernel.weight
         if x.dtype == torch.float64:
@@ -74,13 +74,13 @@ class DANetNet(nn.Module):
             self.add_module(f"conv{level}", Deformable(features))
 
     def side(self, level: int, x: Tensor) -> Tensor:
-        """The map [N,1,h,w] that follows a block, of what that block returns; not negative."""
+        """Compute the side output [N,1,h,w] of a block's output ``x``; not negative."""
         offset = self.get_submodule(f"offsets{level}")(x)
-        found: Tensor = functional.relu(self.get_submodule(f"conv{level}")(x, offset))
-        return found
+        side: Tensor = functional.relu(self.get_submodule(f"conv{level}")(x, offset))
+        return side
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map of x [N,1,H,W], both in the convention of the weights; values may be negative."""
+        """Compute the map of x [N,1,H,W] in the weights' convention; values may be negative."""
         total = x.new_zeros(())
         for block, widths in _BLOCKS.items():
             for index in range(1, len(widths) + 1):
@@ -96,29 +96,29 @@ class DANetNet(nn.Module):
 class DANet(CounterModel):
     """DA-Net as a counter of stride 16; 16,474,398 parameters.
 
-    * ``input``: what the network is fed, as ``pycc.models.convention.Convention`` says, of one
-      channel; by default ``"gray255"``.
+    * ``input``: the input convention, see ``pycc.models.convention.Convention``, with one channel;
+      by default ``"gray255"``.
     * ``scale``: people per cell for an output of 1; by default 1.
 
     The map of an [H,W] image has ceil(H / 16) x ceil(W / 16) cells. ``receptive_field`` is None:
-    offsets are learned and unbounded, so that, whatever the weights, some image sends a tap to any
-    cell of the map; what a cell depends on is not a window. A fresh network has the published
-    initialisation: all weights N(0, 0.01), those of the offsets too, biases 0, the weights of the
-    sum 1. The loss is the published one, the mean squared error over cells. Deformable convolutions
-    run in float32 (of half types, that layer too), and in float64 by their twin.
+    offsets are learned and unbounded, so for any weights some image moves a tap to any cell of the
+    map; a cell depends on no fixed window. A fresh network has the published initialisation: all
+    weights N(0, 0.01), those of the offsets too, biases 0, the weights of the sum 1. The loss is
+    the published one, the mean squared error over cells. Deformable convolutions run in float32
+    (also for half precision), and in float64 by their pure-torch twin.
     """
 
     name = "danet"
     minimum_side = 1  # the poolings keep a last, incomplete cell
 
     def __init__(self, *, input: Kind | None = None, scale: float = 1.0) -> None:
-        fed = convention("danet", input, Convention("gray255"))
+        input_convention = convention("danet", input, Convention("gray255"))
         super().__init__(
-            DANetNet(CHANNELS[fed.kind]),
+            DANetNet(CHANNELS[input_convention.kind]),
             stride=_STRIDE,
             receptive_field=None,
             scale=scale,
-            convention=fed,
+            convention=input_convention,
         )
         for module in self.net.modules():
             if isinstance(module, nn.Conv2d):
@@ -127,7 +127,7 @@ class DANet(CounterModel):
                     nn.init.zeros_(module.bias)
 
     def recipe(self) -> Recipe:
-        """As the code published with the paper trains."""
+        """Return the recipe of the code published with the paper."""
         return Recipe(
             source="BigTeacher-777/DA-Net",
             optimisers=(Optimiser("adam", 1e-5),),
@@ -151,10 +151,10 @@ class DANet(CounterModel):
         )
 
     def options(self) -> dict[str, object]:
-        """The keyword arguments that build this counter again; JSON values only."""
+        """Return the keyword arguments that build this counter again; JSON values only."""
         return {"scale": self.scale, **self.convention.options()}
 
     @classmethod
     def recognise(cls, state: Mapping[str, Tensor]) -> dict[str, object] | None:
-        """The published keys, of which a deformable kernel is like no other network's."""
+        """Recognise the published keys; only this network has a deformable kernel."""
         return {} if any(f"conv{n}.conv_kernel.weight" in state for n in (4, 5, 6, 7)) else None

@@ -1,4 +1,4 @@
-"""Exchange formats: counters written as ONNX, ONNX and TorchScript files as counters."""
+"""Exchange formats: write counters as ONNX; use ONNX and TorchScript files as counters."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pycc.models.probe import probe_image
 from pycc.models.weights import one_line, third_party
 
 _TOLERANCE = 1e-4
-"""Of the map's maximum: what ONNX's runtime may differ by."""
+"""Largest difference of onnxruntime's map, relative to the map's maximum."""
 _NEEDS = "needs onnx, onnxscript and onnxruntime: pip install 'pycc[onnx]'"
 
 
@@ -45,22 +45,22 @@ class _Onnx(nn.Module):
             )
         inputs = self.session.get_inputs()
         if len(inputs) != 1 or inputs[0].type != "tensor(float)" or len(inputs[0].shape) != 4:
-            told = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
-            raise ValueError(f"weights: {path} must have one float input [N,C,H,W], got {told}")
+            got = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
+            raise ValueError(f"weights: {path} must have one float input [N,C,H,W], got {got}")
         self.path, self.input = path, inputs[0].name
         sides = tuple(inputs[0].shape[2:])
         self.sides = sides if all(isinstance(side, int) for side in sides) else None
-        """Height and width that the network is made for, None where it takes any."""
+        """Height and width that the network requires, None if it accepts any."""
 
     def forward(self, x: Tensor) -> Tensor:
-        # The runtime documents no common type for what it raises.
+        # The runtime documents no common type of its exceptions.
         try:
-            (found, *_) = self.session.run(None, {self.input: x.detach().cpu().float().numpy()})
+            (output, *_) = self.session.run(None, {self.input: x.detach().cpu().float().numpy()})
         except Exception as error:
             if lacks_memory(error):
                 raise
             raise ValueError(f"{self.path}: {one_line(error)}") from None
-        return torch.from_numpy(found).to(x)
+        return torch.from_numpy(output).to(x)
 
 
 class _Script(nn.Module):
@@ -80,7 +80,7 @@ class _Script(nn.Module):
             except RuntimeError as error:
                 if lacks_memory(error):
                     raise
-                # The last line says what is wrong; those before, where in the archive's code.
+                # The last line names the problem; the lines before are places in its code.
                 reason = str(error).strip().splitlines()[-1]
                 raise ValueError(f"{self.path}: {reason[:160]}") from None
 
@@ -91,9 +91,9 @@ class BlackBox(CounterModel):
     name = "black_box"
 
     def run(self, x: Tensor) -> object:
-        """The network's map; of several outputs the first."""
-        found = self.net(x)
-        return found[0] if isinstance(found, list | tuple) else found
+        """Compute the network's map; of several outputs the first."""
+        output = self.net(x)
+        return output[0] if isinstance(output, list | tuple) else output
 
 
 def black_box(
@@ -106,17 +106,26 @@ def black_box(
     scale: float = 1.0,
     receptive_field: int | None = None,
 ) -> CounterModel:
-    """A network from an ONNX (.onnx) or TorchScript file as a counter that gives no gradients.
+    """Load a network from an ONNX (.onnx) or TorchScript file as a counter without gradients.
 
-    Attacks that ask only for counts (``query``, patches transferred from other counters) work on
-    it. ``stride`` is pixels per cell of its map [N,1,h,w] or [N,h,w]; ``input``, ``mean``, ``std``
-    say what it is fed (by default RGB in [0,1]); ``scale`` and ``receptive_field`` as in ``wrap``.
-    ONNX needs onnxruntime (``pycc[onnx]``) and runs on the CPU.
+    Attacks that need only counts (``query``, patches transferred from other counters) work on it.
+    ``stride`` is pixels per cell of its map [N,1,h,w] or [N,h,w]. ``input``, ``mean`` and ``std``
+    are its input convention (by default RGB in [0,1]). ``scale`` and ``receptive_field`` are as in
+    ``wrap``. ONNX needs onnxruntime (``pycc[onnx]``) and runs on the CPU.
 
-    A TorchScript file is a program: loading and calling it runs what its author wrote.
+    A TorchScript file is a program: loading and calling it runs its author's code.
 
-    FileNotFoundError or ValueError, in one line that names the file, for a missing or damaged one,
-    a missing library, and inputs that are no images.
+    FileNotFoundError or ValueError, in one line that names the file, for a missing or damaged file,
+    a missing library, and inputs that are not images.
+
+    >>> import tempfile
+    >>> from pycc import models
+    >>> net = models.wrap(nn.Conv2d(3, 1, 4, stride=4), stride=4)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     difference = export_onnx(net, f"{folder}/net.onnx", shape=(16, 24))
+    ...     counter = black_box(f"{folder}/net.onnx", stride=4)
+    >>> list(counter(torch.rand(1, 3, 16, 24)).shape)
+    [1, 1, 4, 6]
     """
     file = network_file(path)
     net: nn.Module = _Onnx(file) if file.suffix.lower() == ".onnx" else _Script(file)
@@ -130,9 +139,9 @@ def black_box(
 
 
 def network_file(path: str | os.PathLike[str]) -> Path:
-    """The file of a network, as ``black_box`` takes it.
+    """Return the file of a network, as ``black_box`` accepts it.
 
-    FileNotFoundError if there is none, ValueError if it is something else.
+    FileNotFoundError if it does not exist, ValueError if it is something else.
     """
     file = Path(path)
     if not file.is_file():
@@ -165,13 +174,21 @@ def export_onnx(
 ) -> float:
     """Write a counter as ONNX, for images [N,3,H,W] of one ``shape``; check it with onnxruntime.
 
-    The graph takes RGB in [0,1] and returns people per cell, so that ``black_box(path,
+    The graph maps RGB in [0,1] to people per cell, so that ``black_box(path,
     stride=counter.stride)`` counts as the counter does. Returns the largest difference of the two
-    maps of one picture, as a share of their maximum.
+    maps of one image, relative to their maximum.
 
-    ValueError, and no file, for a counter that is no network of torch (a black box), where a
-    library is missing, ``shape`` is too small for the counter, or the difference is above 1e-4;
-    OSError where the file cannot be written.
+    ValueError, and no file, for a counter that is not a torch network (a black box), if a library
+    is missing, if ``shape`` is too small for the counter, or if the difference is above 1e-4;
+    OSError if the file cannot be written.
+
+    >>> import tempfile
+    >>> from pycc import models
+    >>> counter = models.load("mcnn-synthetic")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     difference = export_onnx(counter, f"{folder}/counter.onnx", shape=(64, 96))
+    >>> difference < 1e-4
+    True
     """
     target = Path(path)
     if target.suffix.lower() != ".onnx":
@@ -183,7 +200,7 @@ def export_onnx(
     except ImportError:
         raise ValueError(f"export: writing {target} {_NEEDS}") from None
     if isinstance(counter, BlackBox):
-        raise ValueError("export: expected a network of torch, got a black box")
+        raise ValueError("export: expected a torch network, got a black box")
     if min(shape) < counter.minimum_side:
         raise ValueError(
             f"export: images must be at least {counter.minimum_side}x{counter.minimum_side} "
@@ -195,7 +212,7 @@ def export_onnx(
     counter.eval()
     partial = target.with_name(f".{target.stem}.{os.getpid()}.onnx")
     try:
-        # The runtime has no kernels of ours; their twins are made of operators that it has.
+        # The runtime lacks pycc's kernels; their twins consist of operators that it has.
         with torch.no_grad(), ops.reference(), _quiet():
             expected = counter(images)
             program = torch.onnx.export(
@@ -205,8 +222,8 @@ def export_onnx(
             )  # fmt: skip
         assert program is not None
         onnx.save(program.model_proto, str(partial))
-        found = black_box(partial, stride=counter.stride)(images.float().cpu())
-        difference = float((found - expected.float().cpu()).abs().max())
+        exported = black_box(partial, stride=counter.stride)(images.float().cpu())
+        difference = float((exported - expected.float().cpu()).abs().max())
         most = float(expected.abs().max())
         share = difference / most if most > 0 else difference
         if not share <= _TOLERANCE:
@@ -223,7 +240,7 @@ def export_onnx(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks about its own insides and libraries that it does not need."""
+    """Suppress the exporter's messages about its internals and libraries that it does not need."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""What a file is that was given as weights and may be none, and whose weights unknown ones are."""
+"""Identify files that are not weights, and well-known networks that are not counters."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ _NETWORKS = (
 
 
 class Content(NamedTuple):
-    """What a file is."""
+    """What a file is: its format, a description and a remedy."""
 
     format: str | None
-    """Of weights: "torch", "npz" or "h5"; None for what holds none."""
+    """Format of weights: "torch", "npz" or "h5"; None for files without weights."""
     words: str
     remedy: str
 
 
 def content_of(path: Path) -> Content | None:
-    """What a file is by its first bytes and, for archives, its names; None if that is not clear.
+    """Identify a file by its first bytes and, for archives, the names in it; None if unclear.
 
-    A zip file without the directory at its end is an incomplete one.
+    A zip file without the directory at its end is incomplete.
     """
     with path.open("rb") as file:
         head = file.read(_HEAD)
@@ -86,7 +86,7 @@ def content_of(path: Path) -> Content | None:
 
 
 def _text(head: bytes) -> Content | None:
-    """A page, a server's answer or other text; None if it is none."""
+    """Identify a page, a server's answer or other text; None if the file is not text."""
     try:
         # The last character may be cut off.
         text = head.decode("utf-8-sig", "strict" if len(head) < _HEAD else "ignore").strip()
@@ -106,7 +106,7 @@ def _text(head: bytes) -> Content | None:
 
 
 def _has_directory(path: Path) -> bool:
-    """Whether a zip file is followed by the record of its directory, the last that is written."""
+    """Return whether a zip file ends with the record of its directory, which is written last."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - _ZIP_END - _ZIP_COMMENT))
         tail = file.read()
@@ -150,7 +150,7 @@ def _some(names: list[str], most: int = 3) -> str:
 
 
 def network_of(state: Mapping[str, Tensor]) -> str | None:
-    """Which well-known network has these keys, or None."""
+    """Return the well-known network that has these keys, or None."""
     kernels = [k for k, v in state.items() if re.match(r"features\.\d+\.weight", k) and v.ndim == 4]
     if kernels:
         normalised = (

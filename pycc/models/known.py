@@ -1,7 +1,7 @@
-"""Public checkpoints whose convention their keys do not tell, recognised by their content.
+"""Public checkpoints whose keys do not show their convention, recognised by their content.
 
-Loaded by the keys alone, weights converted from another framework count silently wrong. So each
-entry states the options that a checkpoint was trained with and the count that it then gives on the
+By their keys alone, weights converted from another framework would be loaded with wrong counts and
+no error. So each entry states the options with which a checkpoint was trained and its count of the
 probe image, like the metadata of this package's own files.
 """
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 PROBE_TOLERANCE = 1e-3
-"""Relative; looser than for this package's own weights, for the sake of other versions of torch."""
+"""Relative; looser than for this package's own weights, to allow for other versions of torch."""
 
 HALF_TOLERANCE = 0.05
 """Relative, for copies in half precision: rounding moves one count by 2.3 %."""
@@ -23,7 +23,7 @@ HALF_TOLERANCE = 0.05
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What is known of one public checkpoint."""
+    """The facts about one public checkpoint."""
 
     source: str
     digest: str
@@ -34,11 +34,11 @@ class Checkpoint:
     final_relu: bool
     data: str
     mae: float
-    """Of ``data``'s test images, as they are or with sides resized to multiples of 4."""
+    """Of ``data``'s test images, in their own size or with sides resized to multiples of 4."""
     rmse: float
 
     def metadata(self) -> dict[str, object]:
-        """The metadata that the file itself lacks."""
+        """Return the metadata that the file itself lacks."""
         options = {
             "variant": "gray",
             "input": self.input,
@@ -112,9 +112,9 @@ CHECKPOINTS = (
 
 
 def digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the keys in order, each with its shape and values in half precision.
+    """Compute a SHA-256 over the keys in order, each with its shape and values in half precision.
 
-    Independent of the file's format, and the same for a copy in half precision.
+    It does not depend on the file's format, and is the same for a copy in half precision.
     """
     hashed = hashlib.sha256()
     for key in sorted(state):
@@ -125,9 +125,9 @@ def digest(state: Mapping[str, Tensor]) -> str:
 
 
 def metadata_of(state: Mapping[str, Tensor]) -> tuple[dict[str, object], float] | None:
-    """The metadata of a public checkpoint with this content and the tolerance of its count."""
-    found = digest(state)
+    """Return the metadata of a public checkpoint by its content, and its count's tolerance."""
+    state_digest = digest(state)
     exact = all(tensor.dtype == torch.float32 for tensor in state.values())
     tolerance = PROBE_TOLERANCE if exact else HALF_TOLERANCE
-    known = next((entry.metadata() for entry in CHECKPOINTS if entry.digest == found), None)
+    known = next((entry.metadata() for entry in CHECKPOINTS if entry.digest == state_digest), None)
     return None if known is None else (known, tolerance)

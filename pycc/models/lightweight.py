@@ -1,4 +1,4 @@
-"""A small density head on any image backbone, torchvision- or timm-style."""
+"""A small density head on any image backbone of torchvision or timm."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pycc.models.base import CounterModel
 from pycc.models.convention import Convention, Kind, convention
 
 _SIDE = 256
-"""Side of the picture that a backbone is tried on; a multiple of every usual stride."""
+"""Side of the image on which a backbone is tried; a multiple of every usual stride."""
 
 
 class _Lightweight(nn.Module):
-    """Features of a backbone, and a density map made of them."""
+    """A backbone's features, and a head that makes a density map of them."""
 
     def __init__(self, features: _Features, channels: int, hidden: int) -> None:
         super().__init__()
@@ -33,9 +33,9 @@ class _Lightweight(nn.Module):
 class _Features(nn.Module):
     """The feature map [N,C,h,w] that a backbone makes of x [N,3,H,W].
 
-    What the submodule ``layer`` returns, where one is named; else timm's ``forward_features`` where
-    there is one; else torchvision's ``features`` part; else what calling the backbone gives. Of a
-    list or tuple (timm's ``features_only``) the one at ``level``.
+    It is the output of the submodule ``layer`` if one is given; else of timm's ``forward_features``
+    if it exists; else of torchvision's ``features`` part; else of the backbone. Of a list or tuple
+    (timm's ``features_only``) it is the one at ``level``.
     """
 
     def __init__(
@@ -43,32 +43,32 @@ class _Features(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone, self.level, self.channels_last = backbone, level, channels_last
-        self._seen: list[object] = []
+        self._outputs: list[object] = []
         self.layer = layer
         if layer is not None:
             try:
                 part = backbone.get_submodule(layer)
             except AttributeError:
                 raise ValueError(f"lightweight: the backbone has no layer {layer!r}") from None
-            part.register_forward_hook(lambda _, __, output: self._seen.append(output))
+            part.register_forward_hook(lambda _, __, output: self._outputs.append(output))
 
     def forward(self, x: Tensor) -> Tensor:
-        found = self._found(x)
-        if isinstance(found, list | tuple):
-            found = found[self.level]
-        if not isinstance(found, Tensor) or found.ndim != 4:
-            got = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        features = self._output(x)
+        if isinstance(features, list | tuple):
+            features = features[self.level]
+        if not isinstance(features, Tensor) or features.ndim != 4:
+            got = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise ValueError(
                 f"lightweight: the backbone must give features [N,C,h,w], got {got}; "
-                "name the layer that does"
+                "name a layer that does"
             )
-        return found.permute(0, 3, 1, 2) if self.channels_last else found
+        return features.permute(0, 3, 1, 2) if self.channels_last else features
 
-    def _found(self, x: Tensor) -> object:
+    def _output(self, x: Tensor) -> object:
         if self.layer is not None:
-            self._seen.clear()
+            self._outputs.clear()
             self.backbone(x)
-            return self._seen.pop()
+            return self._outputs.pop()
         if callable(getattr(self.backbone, "forward_features", None)):
             return self.backbone.forward_features(x)  # type: ignore[operator]
         if isinstance(getattr(self.backbone, "features", None), nn.Module):
@@ -95,43 +95,47 @@ def lightweight(
     std: Sequence[float] | None = None,
     scale: float = 1.0,
 ) -> CounterModel:
-    """A counter on an image backbone: its features, a 3x3 and a 1x1 convolution, a ReLU.
+    """Make a counter on an image backbone: its features, a 3x3 and a 1x1 convolution, a ReLU.
 
-    ``backbone`` is any network of torchvision (with ``features``; of a ResNet say
+    ``backbone`` is any network of torchvision (with ``features``; for a ResNet use
     ``layer="layer3"``) or timm (with ``forward_features``, or built with ``features_only=True``:
     then ``level`` chooses the map), or any module that maps images to features [N,C,h,w], or
-    [N,h,w,C] with ``channels_last`` (Swin). Its channels and stride are found by one
-    pass over a blank picture of 256x256. The head is fresh (weights N(0, 0.01), biases 0), so the
-    counter has to be trained (``hidden`` channels between its convolutions). ``input``, ``mean``
-    and ``std`` as elsewhere (by default ImageNet standardisation); ``receptive_field`` as in
-    ``wrap``. Features smaller than the stride promises (no padding at borders) are refused when
-    the counter is called.
+    [N,h,w,C] with ``channels_last`` (Swin). Its channels and stride are measured in one pass over a
+    blank image of 256x256 pixels. The head is fresh (weights N(0, 0.01), biases 0; ``hidden``
+    channels between its convolutions), so the counter must be trained. ``input``, ``mean`` and
+    ``std`` are the input convention (by default ImageNet standardisation); ``receptive_field`` is
+    as in ``wrap``. Features smaller than the stride requires (no padding at borders) raise
+    ValueError when the counter is called.
 
-    TypeError for a backbone that is no module; ValueError for features of another kind, and for
+    TypeError for a backbone that is not a module; ValueError for features of another kind, and for
     a stride that is not one whole number.
+
+    >>> counter = lightweight(nn.Conv2d(3, 8, 16, stride=16))
+    >>> counter.stride, list(counter(torch.rand(1, 3, 64, 96)).shape)
+    (16, [1, 1, 4, 6])
     """
     if not isinstance(backbone, nn.Module):
         raise TypeError(
             f"lightweight: backbone must be an nn.Module, got {type(backbone).__name__}"
         )
     if type(hidden) is not int or hidden < 1:
-        raise ValueError(f"lightweight: hidden must be a whole number from 1 on, got {hidden!r}")
+        raise ValueError(f"lightweight: hidden must be an integer of at least 1, got {hidden!r}")
     features = _Features(backbone, level, layer, channels_last)
     mode = backbone.training
     backbone.eval()
     like = like_of(backbone)
     with torch.no_grad():
         try:
-            found = features(torch.zeros(1, 3, _SIDE, _SIDE).to(like))
+            blank = features(torch.zeros(1, 3, _SIDE, _SIDE).to(like))
         except IndexError:
             raise ValueError(f"lightweight: the backbone has no level {level}") from None
         finally:
             backbone.train(mode)
-    channels, height, width = found.shape[1:]
+    channels, height, width = blank.shape[1:]
     if height != width or height < 1 or _SIDE % height:
         raise ValueError(
             f"lightweight: the stride must be one whole number, got features of {height}x{width} "
-            f"for a picture of {_SIDE}x{_SIDE}"
+            f"for an image of {_SIDE}x{_SIDE}"
         )
     net = _Lightweight(features, channels, hidden)
     for part in net.head:

@@ -1,4 +1,4 @@
-"""From a weights file to a counter: recognise, build, fit, check."""
+"""Make a counter from a weights file: recognise, build, fit, check."""
 
 from __future__ import annotations
 
@@ -32,14 +32,22 @@ from pycc.models.wrappers import NAMES, takers, untrained
 
 
 def names() -> list[str]:
-    """The known models, in alphabetical order of their files."""
+    """Return the names of the known models, in alphabetical order of their files.
+
+    >>> "mcnn" in names()
+    True
+    """
     return MODELS.names()
 
 
 def create(name: str, **options: object) -> CounterModel:
-    """A freshly initialised counter, in train mode; the options are the model's own.
+    """Create a freshly initialised counter, in train mode; the options are the model's own.
 
-    Raises ValueError for an unknown model or option, naming the known ones.
+    ValueError for an unknown model or option, naming the known ones.
+
+    >>> counter = create("mcnn", variant="rgb")
+    >>> counter.stride, counter.receptive_field, counter.training
+    (4, 72, True)
     """
     model = MODELS[name]
     named = [
@@ -56,35 +64,42 @@ def create(name: str, **options: object) -> CounterModel:
 def load(
     weights: str | os.PathLike[str], *, name: str | None = None, **options: object
 ) -> CounterModel:
-    """A counter with trained weights, on the CPU, in eval mode.
+    """Load a counter with trained weights, on the CPU, in eval mode.
 
-    ``weights`` is a path or one of ``builtin()``. The model (unless ``name`` says it) and its
-    variant are recognised by the keys; the counter's ``origin`` says as what. ``options`` are
-    those of ``create`` and take precedence, which conventions that leave no trace in the keys need
-    (``input="gray_half"``, ``final_relu=False`` for MCNN weights converted from TensorFlow, say).
+    ``weights`` is a path or one of ``builtin()``. The model (unless ``name`` gives it) and its
+    variant are recognised by the keys; the counter's ``origin`` says as what. ``options`` are those
+    of ``create`` and take precedence. They are needed for conventions that leave no trace in the
+    keys (``input="gray_half"``, ``final_relu=False`` for MCNN weights converted from TensorFlow,
+    for example).
 
-    Weights with metadata (``save`` writes it, a JSON file may lie beside; public checkpoints of
-    ``pycc.models.known`` are recognised by their content) bring their options along: contradicting
-    these is an error, except where an option is free (``resize``) or asks for the same counter of
-    another scale of its input (``input="gray_unit"`` of MCNN that reads ``"gray255"``), and their
-    answer on a fixed probe image is checked. Weights without one are asked too: where the count is
-    far off, and another convention or output scale makes it plausible, a warning names it.
+    Weights with metadata (``save`` writes it, or a JSON file lies beside them; public checkpoints
+    of ``pycc.models.known`` are recognised by their content) state their options. Contradicting
+    these is an error, except for an option that is free (``resize``) or that requests the same
+    counter for another scale of its input (``input="gray_unit"`` for an MCNN that reads
+    ``"gray255"``). Their count of a fixed probe image is checked. Weights without metadata are
+    tested too: if the count is far off, and another convention or output scale makes it plausible,
+    a warning names it.
 
     ONNX files (.onnx; TorchScript files with ``name="black_box"``) become counters without
     gradients; their options are those of ``black_box``.
 
-    With a ``name``, weights of a backbone alone are taken too (torchvision's VGG-16 for "csrnet",
-    "can" and "mask_aware", OpenAI's CLIP archive for "clip_ebc"): a warning says that the rest is
-    untrained.
+    With a ``name``, weights of a backbone alone are accepted too (torchvision's VGG-16 for
+    "csrnet", "can" and "mask_aware", OpenAI's CLIP archive for "clip_ebc"); a warning says that the
+    rest is untrained.
 
-    Raises FileNotFoundError or ValueError, in one line that names the file: missing, unreadable,
-    of an unknown format, asking to run code, or not fitting the model (listing missing and
-    unexpected keys, wrong shapes and types; without ``name``, against the nearest model).
+    FileNotFoundError or ValueError, in one line that names the file: missing, unreadable, of an
+    unknown format, requiring code, or not fitting the model (listing missing and unexpected keys,
+    wrong shapes and types; without ``name``, against the nearest model).
+
+    >>> import torch
+    >>> counter = load("mcnn-synthetic")
+    >>> counter.name, list(counter(torch.rand(1, 3, 96, 128)).shape)
+    ('mcnn', [1, 1, 24, 32])
     """
     source = str(weights)
     if name == BlackBox.name or (name is None and source.lower().endswith(".onnx")):
         return _black_box(source, options)
-    asked = None if name is None else MODELS[name]  # an unknown model is told before a bad file
+    model = None if name is None else MODELS[name]  # an unknown model is reported before a bad file
     path = locate(weights)
     with naming_weights(path):
         stored = read_weights(path, name=name)
@@ -102,34 +117,41 @@ def load(
     if name is not None and metadata.get("model", name) != name:
         counter = _adopted(MODELS[name], stored.state, options, source)
         if counter is not None:
-            read, own = _options(metadata, source).get("input"), counter.convention.kind
-            if read not in (None, own):
-                raise ValueError(f"weights: {source} reads input={read!r}, {name} {own!r}")
+            stated_input = _options(metadata, source).get("input")
+            if stated_input not in (None, counter.convention.kind):
+                raise ValueError(
+                    f"weights: {source} reads input={stated_input!r}, "
+                    f"{name} {counter.convention.kind!r}"
+                )
             return counter
         raise ValueError(f"weights: {source} is of model {metadata['model']!r}, not {name!r}")
     if "model" in metadata:
-        asked = MODELS[str(metadata["model"])]
-    found: dict[str, object] | None
-    if asked is None:
-        asked, found = _recognise(stored, source)
+        model = MODELS[str(metadata["model"])]
+    recognised: dict[str, object] | None
+    if model is None:
+        model, recognised = _recognise(stored, source)
         how = how if metadata else "its keys"
     else:
-        found = _read_as(asked, stored)
+        recognised = _read_as(model, stored)
         how = how if metadata else "its name"
-        if found is None and not metadata:
-            counter = _adopted(asked, stored.state, options, source)
+        if recognised is None and not metadata:
+            counter = _adopted(model, stored.state, options, source)
             if counter is not None:
                 return counter
-    told = {**(found or {}), **_options(metadata, source)}
-    # Another scale of the input that weights metadata states may be the same counter.
-    anew = {k: v for k, v in options.items() if metadata and k == "input" and told.get(k, v) != v}
-    options = {k: v for k, v in options.items() if k not in anew}
-    _check_options(asked, told if metadata else {}, options, source)
-    # The metadata speaks of the options that it states; what is free is changed afterwards.
-    free = {k: v for k, v in options.items() if metadata and k in asked.adjustable}
-    stated = {**told, **{k: v for k, v in options.items() if k not in free}}
+    known_options = {**(recognised or {}), **_options(metadata, source)}
+    # Another scale of the input than the metadata states may be the same counter.
+    rescaled = {
+        k: v
+        for k, v in options.items()
+        if metadata and k == "input" and known_options.get(k, v) != v
+    }
+    options = {k: v for k, v in options.items() if k not in rescaled}
+    _check_options(model, known_options if metadata else {}, options, source)
+    # The metadata is checked with the options that it states; free options are changed afterwards.
+    free = {k: v for k, v in options.items() if metadata and k in model.adjustable}
+    stated = {**known_options, **{k: v for k, v in options.items() if k not in free}}
     with naming_weights(path):
-        counter = create(asked.name, **stated)
+        counter = create(model.name, **stated)
         fit(counter, stored.state, source)
     counter.eval()
     if metadata:
@@ -137,26 +159,26 @@ def load(
     else:
         _warn(counter, source)
     if free:
-        changed = create(asked.name, **{**stated, **free})
+        changed = create(model.name, **{**stated, **free})
         changed.net.load_state_dict(counter.net.state_dict())
         counter = changed.eval()
-    if anew:
-        scaled = counter.reading(str(anew["input"]))
+    if rescaled:
+        scaled = counter.reading(str(rescaled["input"]))
         if scaled is None:
-            _check_options(asked, told, anew, source)
+            _check_options(model, known_options, rescaled, source)
         else:
             counter = scaled
-            metadata = {**metadata, "options": {**_options(metadata, source), **anew}}
+            metadata = {**metadata, "options": {**_options(metadata, source), **rescaled}}
     counter.metadata = metadata
-    said = {**_options(metadata, source), **options}
-    values = {k: v for k, v in counter.options().items() if k in counter.untold and k not in said}
+    given = {**_options(metadata, source), **options}
+    values = {k: v for k, v in counter.options().items() if k in counter.untold and k not in given}
     guess = ", ".join(f"{k}={v!r}" for k, v in values.items())
     counter.origin = f"{counter.name} by {how} ({len(stored.state)} tensors of {path.name}"
-    # Of names that do not say "these are the weights", users hear which one was taken.
+    # If the name does not say "these are the weights", the origin reports which one was used.
     unusual = stored.place and stored.place.rpartition(".")[2] not in NAMES
     counter.origin += f", under {shown(stored.place)})" if unusual else ")"
     if guess:
-        counter.origin += f"; not told by the keys: {guess}"
+        counter.origin += f"; not shown by the keys: {guess}"
     return counter
 
 
@@ -164,7 +186,8 @@ def _warn(counter: CounterModel, source: str) -> None:
     answer = ask(counter)
     if not all(map(math.isfinite, (answer.count, answer.blank))):
         raise ValueError(
-            f"weights: {source}: the counter overflows on the probe image, it says {answer.count}"
+            f"weights: {source}: the counter overflows on the probe image, its count is "
+            f"{answer.count}"
         )
     if (warning := diagnose(counter)) is not None:
         warnings.warn(f"weights: {source} {warning}", UserWarning, stacklevel=3)
@@ -177,7 +200,7 @@ def _black_box(source: str, options: Mapping[str, object]) -> CounterModel:
         raise ValueError(
             f"{BlackBox.name}: unknown option {unknown[0]!r}; known: {', '.join(known_options)}"
         )
-    network_file(source)  # a file that is none is reported before what is missing to run it
+    network_file(source)  # a bad file is reported before a missing library
     if "stride" not in {**_options(read_beside(Path(source)), source), **options}:
         raise ValueError(f"weights: {source} needs the option stride, pixels per cell of its map")
     metadata = read_beside(Path(source))
@@ -187,7 +210,7 @@ def _black_box(source: str, options: Mapping[str, object]) -> CounterModel:
         counter = cast("Callable[..., CounterModel]", black_box)(source, **{**stated, **options})
     counter.origin = f"{BlackBox.name} of {source}"
     probed = tuple(probe_image().shape[-2:])
-    # A network for one size of image cannot be asked about another.
+    # A network for one image size cannot be tested on another.
     if getattr(counter.net, "sides", None) in (None, probed):
         if metadata:
             check_metadata(counter, metadata, source)
@@ -203,7 +226,7 @@ def _adopted(
     options: Mapping[str, object],
     source: str,
 ) -> CounterModel | None:
-    """A counter whose backbone alone is trained, or None if these weights hold none."""
+    """Return a counter whose backbone alone is trained, or None if these weights hold none."""
     counter = create(model.name, **options)
     try:
         taken = counter.adopt(state)
@@ -221,9 +244,9 @@ def _adopted(
 
 
 def _read_as(model: type[CounterModel], stored: Stored) -> dict[str, object] | None:
-    """The options under which weights are a model's, or None."""
+    """Return the options under which weights fit a model, or None."""
     options = model.recognise(stored.state)
-    # C-3-Framework's networks have the keys of others; their prefix gives them away.
+    # C-3-Framework's networks have the keys of others; their prefix identifies them.
     by_prefix = "CCN." in stored.prefixes and "c3" in model.untold.get("variant", ())
     return {**options, "variant": "c3"} if options is not None and by_prefix else options
 
@@ -236,7 +259,7 @@ def _recognise(stored: Stored, source: str) -> tuple[type[CounterModel], dict[st
     fresh = untrained()
     if backbones := takers(stored.state, fresh):
         raise ValueError(
-            f"weights: {source} holds a backbone, not a counter: say which counter is to start "
+            f"weights: {source} holds a backbone, not a counter: name the counter that starts "
             f"from it, {known(backbones)}"
         )
     shared = {
@@ -246,7 +269,7 @@ def _recognise(stored: Stored, source: str) -> tuple[type[CounterModel], dict[st
     if not any(shared.values()):
         raise ValueError(f"weights: {source} {_unknown(stored.state)}")
 
-    # The nearest shares most keys; of those that share as many, the one that lacks least.
+    # The nearest shares most keys; among equals, the one with fewest missing keys.
     def far(name: str) -> tuple[int, int]:
         return -shared[name], misfit(fresh[name], stored.state)[0]
 
@@ -254,7 +277,7 @@ def _recognise(stored: Stored, source: str) -> tuple[type[CounterModel], dict[st
 
 
 def _unknown(state: Mapping[str, Tensor]) -> str:
-    """What to say of weights that share no key with any family."""
+    """Describe weights that share no key with any family."""
     network = network_of(state)
     seems = f", which seem to be those of {network}" if network else ""
     return (
@@ -276,9 +299,9 @@ def _check_options(
     options: Mapping[str, object],
     source: str,
 ) -> None:
-    """ValueError where options contradict those of the metadata and are not free."""
+    """Raise ValueError if options contradict those of the metadata and are not free."""
     for key, value in options.items():
-        same = list(value) if isinstance(value, tuple) else value  # JSON knows lists only
+        same = list(value) if isinstance(value, tuple) else value  # JSON has lists only
         if key in stated and key not in model.adjustable and stated[key] != same:
             raise ValueError(
                 f"weights: {source} was trained with {key}={stated[key]!r}, got {key}={value!r}"

@@ -1,8 +1,8 @@
-"""Mask-aware networks: five ways of telling a density regressor where people are.
+"""Mask-aware networks: density regressors that receive a predicted mask of where people are.
 
 Jiang, Lu, Lei and Liu, "Mask-aware networks for crowd counting", IEEE Transactions on Circuits and
-Systems for Video Technology, 2019. There is no public code: what the text leaves open is chosen
-here, and said where.
+Systems for Video Technology, 2019. There is no public code: choices that the text leaves open are
+made here and documented in place.
 """
 
 from __future__ import annotations
@@ -42,24 +42,23 @@ _MASK_FEATURES = (64, 128, 256)
 _MOST_CHANNELS = 4096
 _MOST_LAYERS = 16
 _UNIT = 100.0
-"""Densities are compared times this: on 192x160 crops the mean over cells is then about five
-times the paper's sum over pixels, and of the size of the mask's loss."""
+"""Factor on densities in the loss: on 192x160 crops the mean over cells is then about five times
+the paper's sum over pixels, and similar in size to the mask's loss."""
 
 
 @MODELS.register("mask_aware")
 class MaskAware(CounterModel):
-    """A mask-aware network, or one of the baselines that it was compared with, as a counter.
+    """A mask-aware network, or one of the baselines of its paper, as a counter.
 
-    * ``variant``: how the density regressor is told the mask. ``"solution1"``: its map is
-      multiplied by the true mask in training, by the predicted binary one otherwise;
-      ``"solution2"``: by the predicted probability; ``"solution3"``: by the predicted binary one,
-      whose gradient is taken for the probability's (straight-through, eq. 4); ``"solution4"``,
-      ``"solution5"`` (the paper's best): convolutions make features of the true (otherwise the
-      predicted binary) mask, or of the probability, which are concatenated to the image's.
-      ``"baseline1"``, ``"baseline2"``: no mask, and a deeper regressor; ``"baseline3"``: solution
-      5 whose first head is trained on density instead. Parameters with the own backbone:
-      3,482,050 (solutions 1-3), 5,031,618 (4, 5, baseline 3), 2,891,713, 4,071,873 (baselines
-      1, 2).
+    * ``variant``: how the density regressor uses the mask. ``"solution1"``: its map is multiplied
+      by the true mask in training, by the predicted binary one otherwise; ``"solution2"``: by the
+      predicted probability; ``"solution3"``: by the predicted binary one, with the gradient of the
+      probability (straight-through, eq. 4); ``"solution4"``, ``"solution5"`` (the paper's best):
+      convolutions make features of the true (otherwise the predicted binary) mask, or of the
+      probability, which are concatenated to the image's. ``"baseline1"``, ``"baseline2"``: no mask,
+      and a deeper regressor; ``"baseline3"``: solution 5 whose first head is trained on density
+      instead. Parameters with the own backbone: 3,482,050 (solutions 1-3), 5,031,618 (4, 5,
+      baseline 3), 2,891,713, 4,071,873 (baselines 1, 2).
     * ``backbone``: ``"own"`` (stride 4, trained from scratch) or ``"csr"`` (stride 8, VGG-16's
       first ten convolutions, which ``pycc.models.load`` of VGG-16 weights or ``adopt`` fills;
       11,545,410 parameters with solution 5).
@@ -67,15 +66,14 @@ class MaskAware(CounterModel):
     * ``mask_features``: channels of the convolutions that make features of the mask (solutions 4,
       5, baseline 3); by default 64, 128, 256.
     * ``mask_loss``: ``"bce"`` (the paper's experiments) or ``"focal"`` with exponent ``gamma``;
-      ``alpha`` weighs the density's loss. They matter in training only.
-    * ``input``, ``mean``, ``std``: what the network is fed, as
-      ``pycc.models.convention.Convention`` says; by default ``"gray255"`` for the own backbone
-      and RGB standardised as for ImageNet for csr.
+      ``alpha`` weights the density's loss. They are used in training only.
+    * ``input``, ``mean``, ``std``: the input convention, see ``pycc.models.convention.Convention``;
+      by default ``"gray255"`` for the own backbone and RGB standardised as for ImageNet for csr.
     * ``scale``: people per cell for an output of 1.
 
-    In train mode a call without ``loss`` knows no true mask: solutions 1 and 4 then use the
-    predicted binary one, as in eval mode. A fresh network has the published initialisation,
-    weights N(0, 0.01), biases 0 (VGG-16's part too, until weights are adopted).
+    In train mode a call without ``loss`` has no true mask: solutions 1 and 4 then use the predicted
+    binary one, as in eval mode. A fresh network has the published initialisation, weights N(0,
+    0.01), biases 0 (VGG-16's part too, until weights are adopted).
     """
 
     name = "mask_aware"
@@ -157,14 +155,14 @@ class MaskAware(CounterModel):
         points: Sequence[Tensor] | None = None,
         region: Tensor | None = None,
     ) -> Tensor:
-        """The first head's loss + ``alpha`` · the density's (eq. 3), both means over cells.
+        """Compute the first head's loss + ``alpha`` · the density's (eq. 3), both means over cells.
 
-        For images [N,3,H,W] and density ``target`` [N,1,h,w] in people per cell (made by sums
-        over cells, of a kernel that ends somewhere: else the mask is 1 everywhere). The density's
-        loss is the squared error (eq. 2) of density times 100; the mask's, for
-        M = [target > 0], is binary cross-entropy or the focal loss. Baseline 3 has the density's
-        loss in the place of the mask's, baselines 1 and 2 have nothing. In train mode solutions 1
-        and 4 are told M; no gradient of the density's loss then reaches their mask head.
+        For images [N,3,H,W] and density ``target`` [N,1,h,w] in people per cell, made by sums over
+        cells of a kernel with bounded support (otherwise the mask is 1 everywhere). The density's
+        loss is the squared error (eq. 2) of density times 100. The mask's, for M = [target > 0], is
+        binary cross-entropy or the focal loss. Baseline 3 has the density's loss in place of the
+        mask's; baselines 1 and 2 have no first loss. In train mode solutions 1 and 4 use M; then no
+        gradient of the density's loss reaches their mask head.
         """
         self._check_images(images)
         assert isinstance(self.net, MaskAwareNet)
@@ -181,12 +179,12 @@ class MaskAware(CounterModel):
         return total + mask_loss(first, mask, gamma=gamma, region=region)
 
     def _error(self, output: Tensor, target: Tensor, region: Tensor | None) -> Tensor:
-        """Mean squared error, per cell, of density x100."""
+        """Compute the mean squared error, per cell, of density x100."""
         density = self._within(self.density(output), target, region)
         return torch.square(_UNIT * (density - target)).mean()
 
     def recipe(self) -> Recipe:
-        """As the paper trains; batch, epochs and momentum are not in it."""
+        """Return the paper's recipe; batch, epochs and momentum are not in it."""
         source = "Jiang et al., Mask-aware networks for crowd counting, section III-F"
         schedule = Schedule("step", period=20, factor=0.1)
         notes: tuple[str, ...] = (
@@ -230,7 +228,7 @@ class MaskAware(CounterModel):
             crops={"ucf_cc_50": 60},
             notes=(
                 *notes,
-                "crops of 192x160 (taken as width x height): 200 an image of ShanghaiTech, 60 of "
+                "crops of 192x160 (taken as width x height): 200 per image of ShanghaiTech, 60 of "
                 "UCF_CC_50, whose five folds are averaged; not given for WorldExpo'10",
                 "Adam before the 11th epoch (counted from 1), then SGD; the batch (8 here) is not "
                 "given",
@@ -240,7 +238,7 @@ class MaskAware(CounterModel):
         )
 
     def options(self) -> dict[str, object]:
-        """The keyword arguments that build this counter again; JSON values only."""
+        """Return the keyword arguments that build this counter again; JSON values only."""
         options: dict[str, object] = {"variant": self.variant, "backbone": self.backbone}
         if self.backbone == "own":
             options["width"] = self.width
@@ -251,17 +249,17 @@ class MaskAware(CounterModel):
 
     @classmethod
     def recognise(cls, state: Mapping[str, Tensor]) -> dict[str, object] | None:
-        """Backbone, widths and variant by keys and shapes.
+        """Recognise backbone, widths and variant by keys and shapes.
 
-        Solutions 1-3 have the same keys, and so have 4, 5 and baseline 3: the best of each by the
-        paper's tables is taken, solution 2 and solution 5, unless the options say another.
+        Solutions 1-3 have the same keys, and so have 4, 5 and baseline 3. The best of each by the
+        paper's tables is assumed, solution 2 and solution 5, unless the options name another.
         """
         width = state.get("backbone.unit1.short.0.weight")
-        own = width is not None and "backbone.unit2.short.0.weight" in state
-        if not own and not {"backbone.vgg.0.weight", "backbone.adapter.0.weight"} <= set(state):
+        is_own = width is not None and "backbone.unit2.short.0.weight" in state
+        if not is_own and not {"backbone.vgg.0.weight", "backbone.adapter.0.weight"} <= set(state):
             return None
-        options: dict[str, object] = {"backbone": "own" if own else "csr"}
-        if own and width is not None and width.ndim == 4 and _is_channels(width.shape[0]):
+        options: dict[str, object] = {"backbone": "own" if is_own else "csr"}
+        if is_own and width is not None and width.ndim == 4 and _is_channels(width.shape[0]):
             options["width"] = width.shape[0]
         if "mask.0.weight" not in state:
             deeper = "density.4.weight" in state
@@ -275,7 +273,7 @@ class MaskAware(CounterModel):
         return {"variant": "solution5", **options}
 
     def adopt(self, state: Mapping[str, Tensor]) -> str | None:
-        """For csr: take the backbone from torchvision's VGG-16 (``features.N.weight``)."""
+        """Take csr's backbone from torchvision's VGG-16 (``features.N.weight``)."""
         assert isinstance(self.net, MaskAwareNet)
         if not isinstance(self.net.backbone, VGGBackbone):
             return None

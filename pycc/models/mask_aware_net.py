@@ -1,8 +1,8 @@
-"""The parts of mask-aware networks and the ways to put them together.
+"""The parts of mask-aware networks and the ways to combine them.
 
 Jiang, Lu, Lei and Liu, "Mask-aware networks for crowd counting", IEEE Transactions on Circuits and
 Systems for Video Technology, 2019. A backbone ``b``, a head ``g`` that predicts the mask of where
-people are, and a density regressor ``r`` that is told the mask: r(g(b(I)), b(I)).
+people are, and a density regressor ``r`` that receives the mask: r(g(b(I)), b(I)).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Variant = Literal[
 Backbone = Literal["own", "csr"]
 
 FEATURES = 256
-"""Channels that a backbone returns, and those of the hidden layers of mask and density."""
+"""Channels of a backbone's output, and of the hidden layers of mask and density."""
 PATH = 64
 """Channels of each of the four paths of a multi-scale unit."""
 STEM = (64, 128)
@@ -44,18 +44,19 @@ FIELDS: dict[Backbone, int] = {"own": 120, "csr": vgg.FIELD + 2 * vgg.STRIDE}
 
 @dataclass(frozen=True)
 class Design:
-    """What one of the paper's networks does with its first head."""
+    """How one of the paper's networks uses its first head."""
 
     head: Literal["mask", "density"] | None
-    """What the first head is trained on; None: there is none."""
+    """What the first head is trained on; None if there is no such head."""
     fusion: Literal["product", "convolutions"] | None = None
-    """How the regressor is told: its output is multiplied, or features of the mask are added."""
-    told: Literal["binary", "posterior", "straight_through", "raw"] | None = None
+    """How the regressor uses the mask: its output is multiplied by it, or receives
+    features of it."""
+    mask: Literal["binary", "posterior", "straight_through", "raw"] | None = None
     """``binary``: the true mask in training, the thresholded one otherwise, without gradient;
     ``posterior``: the probability; ``straight_through``: the thresholded one, with the
-    probability's gradient; ``raw``: the first head's output as it is."""
+    probability's gradient; ``raw``: the first head's output, unchanged."""
     hidden: int = 1
-    """3x3 convolutions of the density regressor."""
+    """Number of 3x3 convolutions of the density regressor."""
 
 
 DESIGNS: dict[Variant, Design] = {
@@ -71,7 +72,10 @@ DESIGNS: dict[Variant, Design] = {
 
 
 def receptive_field(backbone: Backbone, design: Design, mask_features: Sequence[int]) -> int:
-    """Side in pixels of the square that a cell depends on: every 3x3 convolution adds two cells."""
+    """Return the side in pixels of the square that a cell depends on.
+
+    Every 3x3 convolution adds two cells.
+    """
     field, stride = FIELDS[backbone], STRIDES[backbone]
     regressor = design.hidden
     if design.fusion == "convolutions":
@@ -80,7 +84,7 @@ def receptive_field(backbone: Backbone, design: Design, mask_features: Sequence[
 
 
 def _convolutions(channels: Sequence[int], sides: Sequence[int | tuple[int, int]]) -> nn.Sequential:
-    """Convolutions that keep the size, each with its ReLU."""
+    """Make convolutions that keep the size, each with its ReLU."""
     layers: list[nn.Module] = []
     for inputs, outputs, side in zip(channels[:-1], channels[1:], sides, strict=True):
         height, width = (side, side) if isinstance(side, int) else side
@@ -91,7 +95,7 @@ def _convolutions(channels: Sequence[int], sides: Sequence[int | tuple[int, int]
 
 
 def _head(inputs: int, hidden: int) -> nn.Sequential:
-    """``hidden`` 3x3 convolutions of 256 channels with ReLU, and a linear 1x1 to one channel."""
+    """Make ``hidden`` 3x3 convolutions to 256 channels with ReLU, and a linear 1x1 to one."""
     layers = _convolutions([inputs] + [FEATURES] * hidden, [3] * hidden)
     layers.append(nn.Conv2d(FEATURES, 1, 1))
     return layers
@@ -114,7 +118,7 @@ class MultiScaleUnit(nn.Module):
         self.pooled = _convolutions([inputs, PATH], [1])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features [N,256,h,w] of x [N,inputs,h,w]."""
+        """Compute features [N,256,h,w] of x [N,inputs,h,w]."""
         paths = [self.point(x), self.short(x), self.long(x), self.pooled(self.pool(x))]
         return torch.cat(paths, 1)
 
@@ -136,7 +140,7 @@ class OwnBackbone(nn.Module):
         self.unit2 = MultiScaleUnit(4 * PATH, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features [N,256,h,w] of x [N,1,H,W]."""
+        """Compute features [N,256,h,w] of x [N,1,H,W]."""
         features: Tensor = self.unit2(self.unit1(self.stem(x)))
         return features
 
@@ -150,17 +154,17 @@ class VGGBackbone(nn.Module):
         self.adapter = _convolutions([vgg.channels(self.vgg), FEATURES], [3])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features [N,256,h,w] of x [N,3,H,W]."""
+        """Compute features [N,256,h,w] of x [N,3,H,W]."""
         features: Tensor = self.adapter(self.vgg(x))
         return features
 
 
 class MaskAwareNet(nn.Module):
-    """A backbone, the first head ``mask`` and the density regressor, as a design says.
+    """A backbone, the first head ``mask`` and the density regressor, combined as in a design.
 
-    x [N,1 or 3,H,W] -> [N,1,h,w]; the last layer is linear. ``mask`` holds the head that the
-    paper's solutions train on the mask (baseline 3 on density), ``mask_features`` the convolutions
-    on its single channel where the design has any.
+    x [N,1 or 3,H,W] -> [N,1,h,w]; the last layer is linear. ``mask`` is the head that the paper's
+    solutions train on the mask (baseline 3 on density). ``mask_features`` are the convolutions on
+    its single channel if the design has any.
     """
 
     def __init__(
@@ -179,34 +183,34 @@ class MaskAwareNet(nn.Module):
         self.density = _head(channels, design.hidden)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The density map [N,1,h,w] of x; ``mask`` as for ``heads``."""
+        """Compute the density map [N,1,h,w] of x; ``mask`` as for ``heads``."""
         return self.heads(self.backbone(x), mask)[0]
 
     def heads(self, features: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Density [N,1,h,w] and the first head's output (before any sigmoid) from features.
+        """Compute density [N,1,h,w] and the first head's output (before any sigmoid) from features.
 
-        ``mask`` [N,1,h,w] of 0 and 1, the true one, is what solutions 1 and 4 are told in
-        training; without it they threshold their own. The others do not look at it.
+        ``mask`` [N,1,h,w] of 0 and 1, the true one, is used by solutions 1 and 4 in training;
+        without it they threshold their own. The others ignore it.
         """
         if self.mask is None:
             return self.density(features), None
         first = self.mask(features)
-        told = self._told(first, mask)
+        received = self._received(first, mask)
         if self.mask_features is None:
-            return told * self.density(features), first
-        return self.density(torch.cat([features, self.mask_features(told)], 1)), first
+            return received * self.density(features), first
+        return self.density(torch.cat([features, self.mask_features(received)], 1)), first
 
-    def _told(self, first: Tensor, mask: Tensor | None) -> Tensor:
-        """What the regressor is told, [N,1,h,w]."""
-        if self.design.told == "raw":
+    def _received(self, first: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the mask that the regressor receives, [N,1,h,w]."""
+        if self.design.mask == "raw":
             return first
-        if self.design.told == "binary" and mask is not None:
+        if self.design.mask == "binary" and mask is not None:
             return mask
         probability: Tensor = self.probability(first)
-        if self.design.told == "posterior":
+        if self.design.mask == "posterior":
             return probability
         binary = (probability > 0.5).to(probability.dtype)
-        if self.design.told == "binary":
+        if self.design.mask == "binary":
             return binary
         # The bracket is exactly 0 and has the gradient 1 of equation (4).
         return binary + (probability - probability.detach())
@@ -215,9 +219,11 @@ class MaskAwareNet(nn.Module):
 def mask_loss(
     logits: Tensor, mask: Tensor, *, gamma: float, region: Tensor | None = None
 ) -> Tensor:
-    """Mean focal loss (Lin et al. 2017, eq. 4) of logits [N,1,h,w] for a mask of 0 and 1.
+    """Compute the mean focal loss of logits [N,1,h,w] for a mask of 0 and 1.
 
-    (1 − p_t)^gamma · (−log p_t), p_t the probability given to the right class; without class
+    Source: Lin et al. 2017, eq. 4.
+
+    (1 − p_t)^gamma · (−log p_t), where p_t is the probability of the right class; without class
     weights. ``gamma`` 0 is binary cross-entropy. Each cell counts by its share of ``region``
     [N,1,h,w] (None: all do).
     """
@@ -226,7 +232,7 @@ def mask_loss(
         entropy = entropy * region
     if gamma == 0:
         return entropy.mean()
-    # 1 − p_t is the probability of the wrong class. By its logarithm, the gradient stays finite
-    # for gamma < 1 where the probability itself rounds to 0.
+    # 1 − p_t is the probability of the wrong class. Through its logarithm, the gradient stays
+    # finite for gamma < 1 even if the probability rounds to 0.
     wrong = functional.logsigmoid(torch.where(mask > 0.5, -logits, logits))
     return (torch.exp(gamma * wrong) * entropy).mean()

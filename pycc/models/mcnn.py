@@ -1,8 +1,8 @@
 """MCNN, the multi-column counter, in its published formats.
 
 Zhang et al., "Single-Image Crowd Counting via Multi-Column Convolutional Neural Network", CVPR
-2016. Three columns of different kernel sizes see heads of different sizes; a 1x1 convolution fuses
-them into a density map at a quarter of the resolution.
+2016. Three columns of different kernel sizes respond to heads of different sizes; a 1x1 convolution
+fuses them into a density map at a quarter of the resolution.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _RECEPTIVE_FIELD = 72
 
 @dataclass(frozen=True)
 class _Format:
-    """What belongs to a published format: layout, input, final activation, output scale."""
+    """The properties of a published format: layout, input, final activation, output scale."""
 
     named_blocks: bool
     input: Convention
@@ -72,8 +72,8 @@ class _ConvRelu(nn.Module):
 class MCNNNet(nn.Module):
     """The published network: x [N,channels,H,W] -> [N,1,h,w], h and w the sides halved twice.
 
-    With ``named_blocks`` a convolution's key is ``branch1.0.conv.weight`` (pooling takes indices
-    1 and 3), without it ``branch1.0.weight`` (ReLU takes an index of its own).
+    With ``named_blocks`` a convolution's key is ``branch1.0.conv.weight`` (pooling takes indices 1
+    and 3), without it ``branch1.0.weight`` (a ReLU has its own index).
     """
 
     def __init__(self, channels: int, *, named_blocks: bool, final_relu: bool) -> None:
@@ -106,7 +106,7 @@ class MCNNNet(nn.Module):
         return nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [N,1,h,w] of x [N,channels,H,W], both in the convention of the weights."""
+        """Compute the map [N,1,h,w] of x [N,channels,H,W], both in the weights' convention."""
         columns = [self.branch1(x), self.branch2(x), self.branch3(x)]
         fused: Tensor = self.fuse(torch.cat(columns, dim=1))
         return fused
@@ -118,16 +118,16 @@ class MCNN(CounterModel):
 
     * ``variant``: ``"gray"`` (svishwa/crowdcount-mcnn; 127,953 parameters), ``"rgb"``
       (CommissarMa/MCNN-pytorch; 133,705), ``"c3"`` (C-3-Framework).
-    * ``input``: what the network is fed, as ``pycc.models.convention.Convention`` says; by default
-      the variant's: ``"gray255"``, ``"rgb255"``, ``"rgb_standard"``.
-    * ``final_relu``: whether a ReLU follows the fusing convolution. By default the variant's:
-      yes for "gray" and "c3", no for "rgb".
-    * ``scale``: people per cell for an output of 1. By default 1; "c3" 16/100, since its map is
+    * ``input``: the input convention, see ``pycc.models.convention.Convention``; by default the
+      variant's: ``"gray255"``, ``"rgb255"``, ``"rgb_standard"``.
+    * ``final_relu``: whether a ReLU follows the fusing convolution. By default the variant's: yes
+      for "gray" and "c3", no for "rgb".
+    * ``scale``: people per cell for an output of 1. By default 1; for "c3" 16/100, since its map is
       enlarged four times each way and trained multiplied by 100.
     * ``resize``: 4 resizes both sides to the next lower multiple of 4 before counting, as the
-      published loader does (bilinear, half-pixel centres, no anti-aliasing); None counts the
-      image as it is. The map has the same size either way. With resizing a cell no longer sees
-      a fixed window, so ``receptive_field`` is None.
+      published loader does (bilinear, half-pixel centres, no anti-aliasing); None does not resize.
+      The map has the same size either way. With resizing a cell no longer depends on a fixed
+      window, so ``receptive_field`` is None.
     * ``mean``, ``std``: three numbers each, for ``"rgb_standard"`` only; by default those that
       C-3-Framework measured on ShanghaiTech A.
 
@@ -153,21 +153,23 @@ class MCNN(CounterModel):
     ) -> None:
         choice("mcnn", "variant", variant, _VARIANTS)
         form = _VARIANTS[variant]
-        fed = convention("mcnn", input, form.input, mean=mean, std=std)
+        input_convention = convention("mcnn", input, form.input, mean=mean, std=std)
         if final_relu is not None:
             choice("mcnn", "final_relu", final_relu, (True, False))
         choice("mcnn", "resize", resize, (None, _STRIDE))
         relu = form.final_relu if final_relu is None else final_relu
         super().__init__(
-            MCNNNet(CHANNELS[fed.kind], named_blocks=form.named_blocks, final_relu=relu),
+            MCNNNet(
+                CHANNELS[input_convention.kind], named_blocks=form.named_blocks, final_relu=relu
+            ),
             stride=_STRIDE,
             receptive_field=_RECEPTIVE_FIELD if resize is None else None,
             scale=form.scale if scale is None else scale,
-            convention=fed,
+            convention=input_convention,
         )
         self.variant, self.final_relu, self.resize = variant, relu, resize
         self._initialise()
-        # Twice as fast on CPUs with wide vectors; a state dict only carries it as strides.
+        # Twice as fast on CPUs with wide vectors; in a state dict only the strides differ.
         self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _initialise(self) -> None:
@@ -178,7 +180,10 @@ class MCNN(CounterModel):
                     nn.init.zeros_(module.bias)
 
     def preprocess(self, images: Tensor) -> Tensor:
-        """Network input [N,1 or 3,H,W] of images [N,3,H,W] (RGB in [0,1]); differentiable."""
+        """Convert images [N,3,H,W], RGB in [0,1], to network input [N,1 or 3,H,W].
+
+        It is differentiable.
+        """
         x = self.convention(images)
         if self.resize is not None:
             height, width = images.shape[-2:]
@@ -188,7 +193,7 @@ class MCNN(CounterModel):
         return x
 
     def options(self) -> dict[str, object]:
-        """The keyword arguments that build this counter again; JSON values only."""
+        """Return the keyword arguments that build this counter again; JSON values only."""
         return {
             "variant": self.variant,
             "final_relu": self.final_relu,
@@ -198,7 +203,7 @@ class MCNN(CounterModel):
         }
 
     def recipe(self) -> Recipe:
-        """As svishwa/crowdcount-mcnn trains; the other formats' recipes are not public in full."""
+        """Return the recipe of svishwa/crowdcount-mcnn; other formats' are not public in full."""
         if self.variant != "gray":
             return super().recipe()
         return Recipe(
@@ -219,10 +224,10 @@ class MCNN(CounterModel):
         )
 
     def reading(self, input: str) -> MCNN | None:
-        """The same counter with its first kernels for grey (RGB) of [0,1] or of 0…255.
+        """Return the same counter with its first kernels rescaled for input in [0,1] or in 0…255.
 
-        Adam's steps are of one size in all kernels: of levels of 0…255 they change what the first
-        ones say 255 times as fast, and published rates are small for their sake.
+        Adam's steps have one size in all kernels. For levels of 0…255 a step in the first kernels
+        changes their output 255 times as much, which is why published learning rates are small.
         """
         factor = self.convention.factor(input)
         if factor is None:
@@ -238,14 +243,17 @@ class MCNN(CounterModel):
 
     @classmethod
     def recognise(cls, state: Mapping[str, Tensor]) -> dict[str, object] | None:
-        """The variant by its keys (``branch1.0.weight``: "rgb") and its number of channels."""
+        """Recognise the variant by its keys and its number of channels.
+
+        Keys such as ``branch1.0.weight`` mean "rgb".
+        """
         columns = ("branch1", "branch2", "branch3")
         if "head.0.weight" in state:  # pycc's narrow counter has the same columns
             return None
         if any(f"{column}.0.weight" in state for column in columns):
             return {"variant": "rgb"}
         firsts = [state.get(f"{column}.0.conv.weight") for column in columns]
-        there = [first for first in firsts if first is not None]
-        if not there:
+        kernels = [first for first in firsts if first is not None]
+        if not kernels:
             return None
-        return {"variant": "c3" if there[0].ndim == 4 and there[0].shape[1] == 3 else "gray"}
+        return {"variant": "c3" if kernels[0].ndim == 4 and kernels[0].shape[1] == 3 else "gray"}

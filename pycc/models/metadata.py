@@ -1,9 +1,9 @@
-"""Weights metadata: what is known of weights, and the check that they are what it says.
+"""Weights metadata: the known facts about weights, and the check that they hold.
 
-JSON, inside this package's own files or beside a foreign one as ``FILE.json``: ``model`` and its
-``options`` (input convention, output scale, variant), ``stride``, ``probe_count``,
-``probe_checksum`` and ``blank_count`` (``pycc.models.probe``), and whatever else is known, such as
-``data``, ``mae``, ``rmse``, ``recipe``.
+The metadata is JSON, inside this package's own files or beside a foreign one as ``FILE.json``:
+``model`` and its ``options`` (input convention, output scale, variant), ``stride``,
+``probe_count``, ``probe_checksum`` and ``blank_count`` (``pycc.models.probe``), and any other known
+facts, such as ``data``, ``mae``, ``rmse``, ``recipe``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pycc.models.options import shown
 from pycc.models.probe import Answer, ask
 
 TOLERANCE = 1e-4
-"""Relative difference of a count from the metadata's, for this package's own weights."""
+"""Largest relative difference of a count from the metadata's, for this package's own weights."""
 _MOST_PEOPLE = 1e12
 _COUNTS = {
     "probe_count": "a count of {:.6g} on the probe image",
@@ -29,9 +29,9 @@ _COUNTS = {
 
 
 def weights_metadata(counter: CounterModel, facts: Mapping[str, object]) -> dict[str, object]:
-    """The metadata of a counter: ``facts`` and what the counter itself tells.
+    """Return the metadata of a counter: ``facts`` and the counter's own properties.
 
-    ValueError where that is not JSON.
+    ValueError if it is not JSON.
     """
     answer = ask(counter)
     full = {
@@ -53,7 +53,7 @@ _KNOWN = (
 
 
 def written(content: Mapping[str, object]) -> str:
-    """Weights metadata as JSON; ValueError where it is not JSON."""
+    """Format weights metadata as JSON; ValueError if it is not JSON."""
     try:
         return json.dumps(content, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -62,12 +62,12 @@ def written(content: Mapping[str, object]) -> str:
 
 
 def beside(path: Path) -> Path:
-    """Where the metadata of a foreign weights file lies."""
+    """Return the path of the metadata of a foreign weights file."""
     return path.with_name(path.name + ".json")
 
 
 def read_beside(path: Path) -> dict[str, object]:
-    """The metadata beside a weights file, or {}; ValueError for one that is no JSON object."""
+    """Read the metadata beside a weights file, or {}; ValueError if it is not a JSON object."""
     file = beside(path)
     if not file.is_file():
         return {}
@@ -75,7 +75,7 @@ def read_beside(path: Path) -> dict[str, object]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         text = " ".join(str(error).split())[:160]
-        raise ValueError(f"weights: {file} is no readable weights metadata: {text}") from None
+        raise ValueError(f"weights: {file} is not readable weights metadata: {text}") from None
     if not isinstance(content, dict):
         raise ValueError(f"weights: {file}: the metadata must be a JSON object")
     return content
@@ -88,9 +88,10 @@ def check_metadata(
     *,
     tolerance: float = TOLERANCE,
 ) -> None:
-    """ValueError unless the counter answers on the probe image as its metadata states.
+    """Raise ValueError unless the counter's results on the probe image match its metadata.
 
-    ``tolerance`` is relative, and absolute below one person. The metadata may state less.
+    ``tolerance`` is relative, and absolute below one person. Counts that the metadata does not
+    state are not checked.
     """
     for name in metadata:
         meant = get_close_matches(name, _KNOWN, 1, 0.85)
@@ -121,15 +122,15 @@ def check_metadata(
     answer = ask(counter)
     for name, value in promised.items():
         assert isinstance(value, int | float)
-        found = _found(answer, name)
-        if not abs(found - value) <= tolerance * max(1.0, abs(value)):
+        measured = _measured(answer, name)
+        if not abs(measured - value) <= tolerance * max(1.0, abs(value)):
             raise ValueError(
                 f"weights: {source}: the metadata promises {_COUNTS[name].format(value)}, got "
-                f"{found:.6g}; the weights or their input convention are not the stated ones"
+                f"{measured:.6g}; the weights or their input convention are not the stated ones"
             )
 
 
-def _found(answer: Answer, name: str) -> float:
+def _measured(answer: Answer, name: str) -> float:
     return {
         "probe_count": answer.count,
         "probe_checksum": answer.checksum,

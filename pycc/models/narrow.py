@@ -1,9 +1,9 @@
-"""A narrow counter: each of its cells sees 32 pixels, so that a patch reaches few of them.
+"""A narrow counter: each of its cells depends on 32 pixels only, so a patch reaches few of them.
 
-What a patch can do to a sum of cells grows with the area that its pixels reach: p pixels and the
-receptive field. A field of 32 pixels instead of MCNN's 72 leaves a patch of 81 pixels little more
-than half of MCNN's cells, of 20 pixels a quarter. The columns are MCNN's up to their second
-pooling, where each has its features; one convolution of 3x3 looks at a cell's neighbours.
+The effect of a patch on a sum of cells grows with the area that its pixels reach: p pixels and the
+receptive field. With a field of 32 pixels instead of MCNN's 72, a patch of 81 pixels reaches little
+more than half of the cells that it reaches in MCNN, one of 20 pixels a quarter. The columns are
+MCNN's up to their second pooling; one 3x3 convolution then combines a cell with its neighbours.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ _RECEPTIVE_FIELD = 32
 _COLUMNS = ("branch1", "branch2", "branch3")
 _FEATURES = 32 + 40 + 48
 _PEOPLE = 0.05
-"""People per cell for an output of 1: about a dense crowd's."""
+"""People per cell for an output of 1: about those of a dense crowd."""
 _BLOCKS = (2, 8, 32, 64)
 """Sides in cells of the blocks whose counts the loss compares."""
 
 
 class NarrowNet(nn.Module):
-    """x [N,1,H,W] in 0…255 -> [N,1,h,w], h and w the sides halved twice."""
+    """The network: x [N,1,H,W] in 0…255 -> [N,1,h,w], h and w the sides halved twice."""
 
     def __init__(self) -> None:
         super().__init__()
-        whole = MCNNNet(1, named_blocks=True, final_relu=True)
+        mcnn = MCNNNet(1, named_blocks=True, final_relu=True)
         for name in _COLUMNS:
-            column = getattr(whole, name)
+            column = getattr(mcnn, name)
             setattr(self, name, nn.Sequential(*list(column.children())[:4]))
         # The features of grey values of 0…255 differ a hundredfold from channel to channel.
         self.norm = nn.BatchNorm2d(_FEATURES, momentum=0.02, affine=False)
@@ -50,28 +50,28 @@ class NarrowNet(nn.Module):
         nn.init.constant_(self.head[4].bias, -3.0)  # type: ignore[arg-type]
 
     def features(self, x: Tensor) -> Tensor:
-        """[N,120,h,w] of the three columns, each channel less its mean and over its spread."""
+        """Compute [N,120,h,w] of the three columns, each channel standardised."""
         features: Tensor = self.norm(torch.cat([getattr(self, name)(x) for name in _COLUMNS], 1))
         return features
 
     def forward(self, x: Tensor) -> Tensor:
-        """Positive cells [N,1,h,w]."""
+        """Compute positive cells [N,1,h,w]."""
         cells: Tensor = functional.softplus(self.head(self.features(x)))
         return cells
 
 
 @MODELS.register("narrow")
 class Narrow(CounterModel):
-    """MCNN's columns up to their second pooling, and a head that looks at 3x3 cells.
+    """MCNN's columns up to their second pooling, and a head that sees 3x3 cells.
 
     Grey input of 0…255, stride 4, receptive field 32; cells are positive. ``columns``: whether
-    these learn ("train"), or stay as they are ("keep", the default): MCNN's, taken from its weights
-    by ``adopt``. The loss compares counts of blocks of 2, 8, 32 and 64 cells a side: errors squared
-    and divided by what the network itself finds in the block, plus some people. That is the scale
-    of a Poisson number's error, so that dense blocks do not outweigh all others. Divided by what
-    was annotated (Neyman's chi-squared instead of Pearson's), sums come out too small: the best
-    answer to y of 0 or 2, weighed by 1 / y, lies near 0. No one has published this
-    network; it is made for certificates (``pycc.certify.masked``).
+    these are trained ("train") or fixed ("keep", the default): MCNN's, taken from its weights by
+    ``adopt``. The loss compares counts of blocks of 2, 8, 32 and 64 cells a side: errors squared
+    and divided by the network's own count of the block plus a constant. That is the scale of a
+    Poisson number's error, so dense blocks do not outweigh all others. If the errors were divided
+    by the annotated count (Neyman's chi-squared instead of Pearson's), sums would come out too
+    small: the best prediction for y of 0 or 2, weighted by 1 / y, lies near 0. This network is not
+    published; it is made for certificates (``pycc.certify.masked``).
     """
 
     name = "narrow"
@@ -92,7 +92,7 @@ class Narrow(CounterModel):
             getattr(self.net, name).requires_grad_(columns == "train")
 
     def options(self) -> dict[str, object]:
-        """The keyword arguments that build this counter again; JSON values only."""
+        """Return the keyword arguments that build this counter again; JSON values only."""
         return {"columns": self.columns}
 
     def loss(
@@ -103,7 +103,7 @@ class Narrow(CounterModel):
         points: Sequence[Tensor] | None = None,
         region: Tensor | None = None,
     ) -> Tensor:
-        """Squared errors of block counts, for ``target`` [N,1,h,w] in people per cell."""
+        """Compute squared errors of block counts, for ``target`` [N,1,h,w] in people per cell."""
         density = self._within(self(images), target, region)
         total: Tensor = density.new_zeros(())
         for side in _BLOCKS:
@@ -117,7 +117,7 @@ class Narrow(CounterModel):
         return total
 
     def recipe(self) -> Recipe:
-        """As this package trains it, from MCNN's columns."""
+        """Return this package's recipe, which starts from MCNN's columns."""
         return Recipe(
             source="pycc",
             optimisers=(Optimiser("adam", 2e-3),),
@@ -135,18 +135,18 @@ class Narrow(CounterModel):
 
     @classmethod
     def recognise(cls, state: Mapping[str, Tensor]) -> dict[str, object] | None:
-        """Its head and its normalised features."""
-        own = {"norm.running_mean", "head.0.weight", "branch1.0.conv.weight"}
-        return {} if own <= set(state) else None
+        """Recognise its head and its normalised features."""
+        keys = {"norm.running_mean", "head.0.weight", "branch1.0.conv.weight"}
+        return {} if keys <= set(state) else None
 
     def adopt(self, state: Mapping[str, Tensor]) -> str | None:
-        """The columns of grey MCNN weights, up to their second pooling."""
-        own = self.net.state_dict()
-        wanted = {name: value for name, value in own.items() if name.startswith("branch")}
+        """Take the columns of grey MCNN weights, up to their second pooling."""
+        current = self.net.state_dict()
+        wanted = {name: value for name, value in current.items() if name.startswith("branch")}
         if not wanted.keys() <= state.keys() or any(
             state[name].shape != value.shape for name, value in wanted.items()
         ):
             return None
-        own.update({name: state[name] for name in wanted})
-        self.net.load_state_dict(own)
+        current.update({name: state[name] for name in wanted})
+        self.net.load_state_dict(current)
         return "the columns of MCNN up to their second pooling"

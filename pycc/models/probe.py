@@ -1,4 +1,4 @@
-"""A fixed picture, what a counter says of it, and what a wrong convention would say."""
+"""A fixed image, a counter's counts of it, and a search for a wrong input convention."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _FACTORS = (1.0, 1 / 64, 1 / 100)
 """Output scales that undo those of published trainings."""
 _FAR = 5.0
 """A counter that fits its weights is not wrong by more than this factor on the probe image: the
-public MCNN weights say 14 to 37 for its 32 discs."""
+public MCNN weights count 14 to 37 for its 32 discs."""
 _GROUND = 0.25
-"""The largest share of its count that such a counter sees in the bare ground."""
+"""The largest share of its count that such a counter counts on the bare ground."""
 
 
 def _ground() -> np.ndarray:
@@ -36,56 +36,56 @@ def _ground() -> np.ndarray:
 
 
 def probe_image() -> Tensor:
-    """A fixed picture [1,3,96,128] in [0,1] by a formula; weights metadata states the count on it.
+    """Compute a fixed image [1,3,96,128] in [0,1]; weights metadata states the count on it.
 
-    Light ground with waves, and rows of dark discs that grow towards the lower edge: enough like
-    heads for a counter to answer with something other than nothing.
+    Light ground with waves, and rows of dark discs that grow towards the lower edge: they resemble
+    heads enough for a counter to count some.
     """
     y, x = np.mgrid[0 : _SHAPE[0], 0 : _SHAPE[1]].astype(np.float64)
-    picture = _ground()
+    image = _ground()
     for row in range(5):
         radius = 2.5 + row
         centre_y = 10.0 + 4.0 * row * (row + 1)
         for centre_x in np.arange(4.0 + 3.0 * row, 128.0, 5.0 * radius):
             inside = (x - centre_x) ** 2 + (y - centre_y) ** 2 <= radius**2
-            picture[:, inside] = np.array([[0.25], [0.2], [0.15]])
-    return torch.from_numpy(picture.astype(np.float32)).unsqueeze(0)
+            image[:, inside] = np.array([[0.25], [0.2], [0.15]])
+    return torch.from_numpy(image.astype(np.float32)).unsqueeze(0)
 
 
 def blank_image() -> Tensor:
-    """The ground of the probe image [1,3,96,128] without its discs."""
+    """Compute the ground of the probe image [1,3,96,128] without its discs."""
     return torch.from_numpy(_ground().astype(np.float32)).unsqueeze(0)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a counter says of the probe and the blank image, in people."""
+    """A counter's results on the probe and the blank image, in people."""
 
     count: float
     checksum: float
-    """Sum of the probe's map, each cell weighted by a number of its own from 1 to 2: two maps of
-    the same count that differ somewhere differ here."""
+    """Sum of the probe's map, each cell weighted by its own number from 1 to 2: it differs between
+    maps of the same count that differ somewhere."""
     blank: float
 
     @property
     def plausible(self) -> bool:
-        """Whether the counter sees the discs, about as many as there are, and little else."""
+        """Whether the counter counts about as many people as there are discs, and few elsewhere."""
         near = HEADS / _FAR <= self.count <= HEADS * _FAR
         return near and abs(self.blank) <= _GROUND * self.count
 
     def times(self, factor: float) -> Answer:
-        """The answer of a counter with another output scale."""
+        """Return the answer of a counter with another output scale."""
         return Answer(self.count * factor, self.checksum * factor, self.blank * factor)
 
 
 @torch.no_grad()
 def ask(counter: CounterModel) -> Answer:
-    """The answer of a counter in eval mode, on its own device and in its own type."""
+    """Compute the answer of a counter in eval mode, on its own device and in its own type."""
     mode = counter.training
     like = like_of(counter)
     counter.eval()
     try:
-        # One after the other: an image of a batch may differ in the last bit from one alone.
+        # One at a time: the result in a batch may differ in the last bit from that alone.
         probed, blank = (counter(image().to(like))[0, 0] for image in (probe_image, blank_image))
     finally:
         counter.train(mode)
@@ -98,24 +98,28 @@ def ask(counter: CounterModel) -> Answer:
 
 
 def probe_count(counter: CounterModel) -> float:
-    """The count of ``probe_image`` by a counter, in eval mode and without gradients."""
+    """Count ``probe_image`` with a counter, in eval mode and without gradients."""
     return ask(counter).count
 
 
 def diagnose(counter: CounterModel) -> str | None:
-    """Which other reading of its weights would make a counter plausible that is not, or None.
+    """Find other readings of a counter's weights that make an implausible counter plausible.
 
-    The counter is asked again under every input convention of its number of channels, every value
-    of the options that its keys do not tell (``untold``), and the output scales of published
-    trainings; those that see about as many heads on the probe image as it has, and nearly none on
-    its bare ground, are named, nearest first. None for a counter that is plausible as it is, and
-    for one that no reading makes plausible. Of random weights some fall in by chance; of trained
-    ones, some are plausible in a convention that is not theirs.
+    The counter is tested under every input convention with its number of channels, every value of
+    the options that its keys do not show (``untold``), and the output scales of published
+    trainings. Returns a message that names those readings that count about as many heads on the
+    probe image as there are, and nearly none on its bare ground, nearest first. None for a counter
+    that is already plausible, and for one that no reading makes plausible. Some random weights are
+    plausible by chance; some trained weights are plausible in a convention that is not theirs.
+
+    >>> from pycc import models
+    >>> diagnose(models.load("mcnn-synthetic")) is None
+    True
     """
     now = ask(counter)
     if now.plausible:
         return None
-    found: list[tuple[float, str]] = []
+    plausible: list[tuple[float, str]] = []
     for changes, other in _readings(counter):
         answer = ask(other)
         for factor in _FACTORS:
@@ -123,12 +127,12 @@ def diagnose(counter: CounterModel) -> str | None:
             if (changes or factor != 1.0) and scaled.plausible:
                 scale = {} if factor == 1.0 else {"scale": float(f"{other.scale * factor:.6g}")}
                 text = " ".join(f"{k}={v!r}" for k, v in {**changes, **scale}.items())
-                # Of two readings, the one that changes less.
+                # A reading that changes fewer options is preferred.
                 distance = abs(math.log(scaled.count / HEADS)) + len(changes) + len(scale)
-                found.append((distance, f"{text} ({scaled.count:.1f})"))
-    if not found:
+                plausible.append((distance, f"{text} ({scaled.count:.1f})"))
+    if not plausible:
         return None
-    best = [text for _, text in sorted(found)[:3]]
+    best = [text for _, text in sorted(plausible)[:3]]
     return (
         f"counts {now.count:.4g} people on the probe image of {HEADS} heads and {now.blank:.4g} on "
         f"its bare ground, as {_reading(counter)}; plausible in another convention: "
@@ -137,7 +141,7 @@ def diagnose(counter: CounterModel) -> str | None:
 
 
 def _readings(counter: CounterModel) -> Iterator[tuple[dict[str, object], CounterModel]]:
-    """The changed options and the counter of every reading of the same tensors."""
+    """Yield the changed options and the counter of every reading of the same tensors."""
     options, kind = counter.options(), counter.convention.kind
     inputs = [name for name in CHANNELS if CHANNELS[name] == CHANNELS[kind]]
     untold = {k: values for k, values in counter.untold.items() if values and k in options}
@@ -145,19 +149,19 @@ def _readings(counter: CounterModel) -> Iterator[tuple[dict[str, object], Counte
         wanted = dict(zip(untold, values, strict=True))
         changes = {name: value for name, value in wanted.items() if value != options[name]}
         read = _with(counter, options, changes) if changes else counter
-        for fed in inputs:
-            if fed == read.convention.kind:
+        for kind in inputs:
+            if kind == read.convention.kind:
                 yield changes, read
             else:
                 other = copy.copy(read)
-                other.convention = Convention(fed)
-                yield {**changes, "input": fed}, other
+                other.convention = Convention(kind)
+                yield {**changes, "input": kind}, other
 
 
 def _with(
     counter: CounterModel, options: Mapping[str, object], changes: Mapping[str, object]
 ) -> CounterModel:
-    """The counter with other options and the same tensors."""
+    """Return the counter with other options and the same tensors."""
     left = {"input", "mean", "std", "scale"} if "variant" in changes else set()
     kept = {name: value for name, value in options.items() if name not in left}
     with torch.device("meta"):

@@ -1,9 +1,9 @@
-"""Torch files that Python 2 wrote, as Python 3 would have written them.
+"""Convert torch files that Python 2 wrote to the form that Python 3 would have written.
 
-A string of Python 2 is one of bytes: a key, or the eight bytes of a number by numpy. torch's
-restricted unpickler knows the short ones only, and takes them for UTF-8. Here every string becomes
-one of Python 3, byte by byte (Latin-1), in which numpy looks for the bytes of its numbers. Nothing
-else changes: what a file may ask for is still decided by torch's unpickler.
+A string of Python 2 is a string of bytes: a key, or the eight bytes of a number by numpy. torch's
+restricted unpickler accepts only short ones, and decodes them as UTF-8. Here every string is
+converted to one of Python 3, byte by byte (Latin-1), in which numpy finds the bytes of its numbers.
+Nothing else changes: torch's unpickler still decides what a file may require.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from pathlib import Path
 from typing import IO, cast
 
 MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
-"""How a torch file begins that is no zip."""
+"""The first bytes of a torch file that is not a zip."""
 _PICKLES = 5
-"""Of such a file: magic number, version, sizes of types, content, names of storages."""
+"""Pickles in such a file: magic number, version, sizes of types, content, names of storages."""
 
 
 def translated(path: Path) -> io.BytesIO | None:
-    """A torch file with the strings of Python 2 translated, or None if it has none.
+    """Return a torch file with the strings of Python 2 converted, or None if it has none.
 
-    Whatever ``zipfile`` and ``pickletools`` raise for a damaged file.
+    For a damaged file, whatever ``zipfile`` and ``pickletools`` raise.
     """
     if zipfile.is_zipfile(path):
         return _translated_zip(path)
-    # Read as memory, because of a file itself a damaged length asks for as much memory at once.
+    # Mapped to memory, since with a file a damaged length would allocate that much memory.
     with (
         path.open("rb") as opened,
         mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as file,
@@ -65,7 +65,7 @@ def _is_pickle(name: str) -> bool:
 
 
 def _pickle(file: mmap.mmap) -> bytes:
-    """The bytes of the pickle that begins here."""
+    """Return the bytes of the pickle that begins at the current position."""
     start = file.tell()
     for _ in pickletools.genops(cast("IO[bytes]", file)):
         pass

@@ -1,4 +1,4 @@
-"""How the published weights were trained, as data that a trainer can follow."""
+"""Published training recipes, as data that a trainer can follow."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 
 class NoRecipeError(ValueError):
-    """A counter of which nobody has published how it was trained."""
+    """A counter without a published training recipe."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,13 @@ class Optimiser:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How the learning rate changes, per epoch."""
+    """How the learning rate changes, by epoch."""
 
     kind: Literal["constant", "step", "cosine_restarts"] = "constant"
     period: int = 0
     """Epochs between two steps, or of the first cosine cycle."""
     factor: float = 1.0
-    """Of the rate at a step, or of the period at a restart."""
+    """Factor of the rate at a step, or of the period at a restart."""
     floor: float = 0.0
     """Lowest rate of a cosine cycle."""
     warmup: int = 0
@@ -40,14 +40,14 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Crop:
-    """Which parts of an image are trained on."""
+    """Which parts of an image are used for training."""
 
     kind: Literal["whole", "quarter_sides", "quadrant", "fixed", "scaled"] = "whole"
     """``quarter_sides``: about a quarter of each side, rounded to multiples of 8 where MCNN and
     CMTL do; ``quadrant``: one of the four; ``fixed``: ``size``; ``scaled``: ``size`` times a
     factor of ``scale``, then resized to ``size``."""
     number: int = 1
-    """Crops of an image."""
+    """Crops per image."""
     size: tuple[int, int] | None = None
     """Height and width in pixels."""
     scale: tuple[float, float] = (1.0, 1.0)
@@ -57,16 +57,16 @@ class Crop:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A published training recipe, as far as its code or text fixes it.
+    """A published training recipe, as far as its code or text specifies it.
 
     ``density`` names the ground truth of ``pycc.data.density`` by data set ("" for all others;
-    ``"dots"``: one person, one pixel) and ``down_sampling`` the published way to the network's
-    resolution: a rule of ``pycc.data.downsample``, ``"sum"`` (block sums, which keep counts), or
-    None (full resolution).
+    ``"dots"``: one person, one pixel). ``down_sampling`` is the published conversion to the
+    network's resolution: a rule of ``pycc.data.downsample``, ``"sum"`` (block sums, which keep
+    counts), or None (full resolution).
     """
 
     source: str
-    """The code or paper that it was read from."""
+    """The code or paper that states it."""
     optimisers: tuple[Optimiser, ...]
     epochs: int
     batch: int
@@ -77,15 +77,15 @@ class Recipe:
     flip: float = 0.0
     """Probability of a horizontal flip."""
     augmentation: Mapping[str, object] = field(default_factory=dict)
-    """Anything else that is done to an image, by name."""
+    """Other changes of an image, by name."""
     ema: float | None = None
-    """Decay of the running mean of the weights that is validated and kept; None: the weights."""
+    """Decay of the running mean of the weights, which is validated and kept; None: the weights."""
     clip: float | None = None
     """Largest norm of a step's gradient."""
     crops: Mapping[str, int] = field(default_factory=dict)
-    """Crops an image by data set, where it is not ``crop.number``."""
+    """Crops per image by data set, if not ``crop.number``."""
     validation_share: float = 0.0
-    """Share of the training images that the published code holds out (0: it looks at test
-    images, which a trainer should not)."""
+    """Share of the training images that the published code holds out (0: it validates on test
+    images, which a trainer should not do)."""
     notes: tuple[str, ...] = ()
-    """Where code and paper differ, or the code does something other than it says."""
+    """Differences between code and paper, or between code and its description."""

@@ -1,4 +1,4 @@
-"""Measuring what a counter declares: which pixels one cell depends on."""
+"""Measure the receptive field of a counter."""
 
 from __future__ import annotations
 
@@ -16,38 +16,46 @@ from pycc.models.base import CounterModel
 
 @dataclass(frozen=True)
 class ReceptiveField:
-    """How far the square of pixels that a cell depends on sticks out of the cell."""
+    """How far the square of pixels on which a cell depends extends beyond the cell.
+
+    >>> ReceptiveField(before=34, after=34, side=72)
+    ReceptiveField(before=34, after=34, side=72)
+    """
 
     before: int
     """Pixels above (and left of) the cell's first pixel."""
     after: int
     """Pixels below (and right of) the cell's last pixel."""
     side: int
-    """Pixels in all: before + stride + after."""
+    """Pixels in total: before + stride + after."""
 
 
 @torch.no_grad()
 def measure_receptive_field(
     counter: CounterModel, *, probe_side: int | None = None
 ) -> ReceptiveField | None:
-    """The receptive field of a counter's architecture, found by perturbing rows and columns.
+    """Measure the receptive field of a counter's architecture by perturbing rows and columns.
 
-    Whole rows of a strip ``probe_side`` pixels high (then columns of one as wide) are changed one
-    at a time, ``stride`` neighbouring ones so that every phase is met, and the cells that move
-    are noted. The larger axis counts. Returns None where a cell at the strip's end still moves:
+    Single rows of a strip ``probe_side`` pixels high (then columns of one as wide) are changed:
+    ``stride`` neighbouring ones in turn, so that every phase is tested, and the cells that change
+    are recorded. The larger axis counts. Returns None if a cell at the strip's end still changes:
     the field is unbounded, or ``probe_side`` (by default 128 or three declared fields) is too
-    small. Takes a few forward passes in float64 on the counter's device.
+    small. It takes a few forward passes in float64 on the counter's device.
 
-    Why the answer is neither too small nor too large: on trained weights a ReLU or a maximum may
-    hide an influence, and so may a weight that happens to be 0. So a copy is measured whose
-    weights are all positive (1 / fan-in; biases made non-negative, batch norms reset; a
-    ``nn.Sigmoid``, which would saturate, made the identity), on a positive picture, with a large
-    positive change. There every ReLU is the identity and every layer increases strictly with what
-    it sees; the change is large enough to win every maximum.
-    So exactly those cells move that the wiring allows to move, whatever the weights. Changing a
-    whole row keeps the smallest effect (a path through the outermost tap of every layer) far
-    above float64's rounding. This is exact for convolutions, pooling, PReLU and batch norm; for
-    a network that is not monotone (products of features, gates) it is a lower bound.
+    Why the result is neither too small nor too large: with trained weights a ReLU or a maximum may
+    hide an influence, and so may a weight that happens to be 0. So a copy is measured whose weights
+    are all positive (1 / fan-in; biases made non-negative, batch norms reset; an ``nn.Sigmoid``,
+    which would saturate, replaced by the identity), on a positive image, with a large positive
+    change. Then every ReLU is the identity and every layer increases strictly with its input; the
+    change is large enough to win every maximum. So exactly those cells change that the architecture
+    connects to the row, whatever the weights. Changing a whole row keeps the smallest effect (a
+    path through the outermost tap of every layer) far above the rounding of float64. This is exact
+    for convolutions, pooling, PReLU and batch norm; for a network that is not monotone (products of
+    features, gates) it is a lower bound.
+
+    >>> from pycc import models
+    >>> measure_receptive_field(models.create("mcnn"))
+    ReceptiveField(before=34, after=34, side=72)
     """
     stride = counter.stride
     probe = copy.deepcopy(counter).double().eval()
@@ -55,16 +63,16 @@ def measure_receptive_field(
     if probe_side is None:
         probe_side = max(128, 3 * (counter.receptive_field or 0))
     side = -(-probe_side // (2 * stride)) * 2 * stride
-    # Changing whole rows needs no width to speak of.
+    # Changing whole rows needs little width.
     narrow = -(-max(counter.minimum_side, 4 * stride) // stride) * stride
     device = device_of(probe)
     before = after = 0
     for axis, shape in ((2, (side, narrow)), (3, (narrow, side))):
         # Not one half: "(x - 127.5) / 128" and the like must stay positive.
-        picture = torch.full((1, 3, *shape), 0.75, dtype=torch.float64, device=device)
-        unchanged = probe(picture)
+        image = torch.full((1, 3, *shape), 0.75, dtype=torch.float64, device=device)
+        unchanged = probe(image)
         for pixel in range(side // 2, side // 2 + stride):
-            changed = picture.clone()
+            changed = image.clone()
             changed.select(axis, pixel).add_(1000.0)
             # The tolerance only absorbs a different order of summation.
             with unchecked():
@@ -84,7 +92,7 @@ def _make_monotone(counter: CounterModel) -> None:
     for module in list(counter.modules()):
         for key, child in module.named_children():
             if isinstance(child, nn.Sigmoid):
-                # Increasing, but flat in float64 above 37: no change would be seen through it.
+                # Increasing, but flat in float64 above 37, where it would hide every change.
                 setattr(module, key, nn.Identity())
     for module in counter.modules():
         if isinstance(module, _BatchNorm):

@@ -38,7 +38,7 @@ _FEATURE = re.compile(r"features\.\d+\.(weight|bias|running_mean|running_var|num
 
 
 def frontend() -> nn.Sequential:
-    """VGG-16's first ten convolutions, each with its ReLU, under torchvision's indices.
+    """Make VGG-16's first ten convolutions, each with its ReLU, under torchvision's indices.
 
     x [N,3,H,W] -> [N,512,H//8,W//8] (each pooling rounds down); 7,635,264 parameters.
     """
@@ -54,16 +54,16 @@ def frontend() -> nn.Sequential:
 
 
 def channels(front: nn.Sequential) -> int:
-    """Channels that a front end returns."""
+    """Return the number of output channels of a front end."""
     last = front[-2]
     assert isinstance(last, nn.Conv2d)
     return last.out_channels
 
 
 def backend(channels: int, *, norm: bool = False) -> nn.Sequential:
-    """CSRNet's back end: six 3x3 convolutions of dilation 2, each with its ReLU.
+    """Make CSRNet's back end: six 3x3 convolutions of dilation 2, each with its ReLU.
 
-    x [N,channels,h,w] -> [N,64,h,w]. ``norm`` puts a batch normalisation before each ReLU.
+    x [N,channels,h,w] -> [N,64,h,w]. ``norm`` adds a batch normalisation before each ReLU.
     """
     layers: list[nn.Module] = []
     for outputs in BACKEND:
@@ -76,7 +76,7 @@ def backend(channels: int, *, norm: bool = False) -> nn.Sequential:
 
 
 def initialise(net: nn.Module) -> None:
-    """Every convolution's weights N(0, 0.01), biases 0, as these networks are published."""
+    """Draw the weights of all convolutions from N(0, 0.01), biases 0, as published."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.normal_(module.weight, std=0.01)
@@ -87,26 +87,28 @@ def initialise(net: nn.Module) -> None:
 def adopt_vgg(front: nn.Sequential, state: Mapping[str, Tensor]) -> str | None:
     """Copy the first ten convolutions of torchvision's VGG-16 into a front end.
 
-    ``state`` holds ``features.N.weight`` and ``.bias`` (with or without the classifier). Returns
-    what was taken, or None if it is no VGG-16. ValueError if a tensor has another shape (VGG-16
-    with batch normalisation has, since its indices run on).
+    ``state`` holds ``features.N.weight`` and ``.bias`` (with or without the classifier). Returns a
+    description of what was copied, or None if it is not VGG-16. ValueError if a tensor has another
+    shape (as in VGG-16 with batch normalisation, whose indices differ).
     """
-    there = {key: value for key, value in state.items() if key.startswith("features.")}
-    if not there or any(_FEATURE.fullmatch(key) is None for key in there):
+    features = {key: value for key, value in state.items() if key.startswith("features.")}
+    if not features or any(_FEATURE.fullmatch(key) is None for key in features):
         return None
     wanted = front.state_dict()
     for key, tensor in wanted.items():
-        found = there.get(f"features.{key}")
-        if found is None or found.shape != tensor.shape or not found.is_floating_point():
-            got = "nothing" if found is None else f"{list(found.shape)} of {found.dtype}"
+        given = features.get(f"features.{key}")
+        if given is None or given.shape != tensor.shape or not given.is_floating_point():
+            got = "nothing" if given is None else f"{list(given.shape)} of {given.dtype}"
             raise ValueError(
                 f"vgg16: features.{key} must be floats {list(tensor.shape)}, got {got}; the front "
                 "end is that of VGG-16 without batch normalisation"
             )
-    front.load_state_dict({key: there[f"features.{key}"] for key in wanted})
-    return f"the first {len(wanted) // 2} convolutions of VGG-16 ({len(there)} of its tensors read)"
+    front.load_state_dict({key: features[f"features.{key}"] for key in wanted})
+    return (
+        f"the first {len(wanted) // 2} convolutions of VGG-16 ({len(features)} of its tensors read)"
+    )
 
 
 def sum_of_squares(density: Tensor, target: Tensor) -> Tensor:
-    """The sum over an image's cells of the squared error, the mean over images: CSRNet's, CAN's."""
+    """Compute the mean over images of the sum over cells of the squared error: CSRNet's, CAN's."""
     return torch.square(density - target).sum((1, 2, 3)).mean()

@@ -1,4 +1,4 @@
-"""Reading, checking and writing weights in the published formats and in this package's own.
+"""Read, check and write weights in the published formats and in this package's own.
 
 Nothing here runs code from a weights file: HDF5 and npz hold arrays only, and pickles are read by
 torch's restricted unpickler.
@@ -41,7 +41,7 @@ _FORMATS = {
 }
 _METADATA = "metadata"
 _BATCHES = "num_batches_tracked"
-# What training scripts keep beside weights: scores by numpy, settings by argparse. None runs code.
+# What training scripts store beside weights: numpy scores, argparse settings. None runs code.
 _HARMLESS: list[Any] = [
     np.dtype,
     np.ndarray,
@@ -57,54 +57,60 @@ _CUT_OFF = re.compile(
     r"unexpected EOF|bytes in a \w+, but only|not enough data in stream|exhausted before|"
     r"Ran out of input|truncated"
 )
-"""What readers of pickles, torch and HDF5 say at the end of an incomplete file."""
+"""Messages of the readers of pickles, torch and HDF5 at the end of an incomplete file."""
 _PACKAGED = Path(__file__).parent / "pretrained"
 
 
 def builtin() -> list[str]:
-    """Names of the weights that come with the package; ``load`` takes them like a path."""
+    """Return the names of the weights in the package; ``load`` accepts them like a path.
+
+    >>> builtin()
+    ['mcnn-synthetic']
+    """
     return sorted(path.stem for path in _PACKAGED.glob("*.npz"))
 
 
 def locate(weights: str | os.PathLike[str]) -> Path:
-    """The file of built-in weights or, for any other name, the path itself."""
+    """Return the file of built-in weights or, for any other name, the path itself."""
     if isinstance(weights, str) and weights in builtin():
         return _PACKAGED / f"{weights}.npz"
     return Path(weights)
 
 
 class Stored(NamedTuple):
-    """What a weights file holds."""
+    """The content of a weights file."""
 
     state: dict[str, Tensor]
     """Its tensors under their published keys."""
     metadata: dict[str, object]
-    """What it, or a file beside it, says of them; {} where nothing does."""
+    """The weights metadata in the file or beside it; {} if there is none."""
     prefixes: frozenset[str]
-    """Of training wrappers, which were removed from the keys."""
+    """The prefixes of training wrappers, which were removed from the keys."""
     place: str
-    """The names under which a checkpoint keeps them, joined by dots; "" if it holds only them."""
+    """The names under which a checkpoint stores them, joined by dots; "" if it holds only them."""
     left_out: list[str]
     """Keys beside them, of no family, that are more than a count of steps."""
 
 
 def read_weights(path: Path, *, name: str | None = None) -> Stored:
-    """The tensors of a weights file under their published keys, and its metadata.
+    """Read the tensors of a weights file under their published keys, and its metadata.
 
-    Known formats by suffix: HDF5 (.h5, .hdf5; needs h5py), torch (.pth, .pt, .pth.tar, .param,
-    .ckpt, .model; of Python 2 too; or a TorchScript archive, which is not run), npz (this package's
-    own). The state dict may be nested in a checkpoint to any depth and its keys may have prefixes:
-    ``pycc.models.wrappers`` finds it, and removes the prefixes that hide the keys of a family (of
-    ``name`` first, where it is given); of keys of which only those under one prefix are a family's,
-    it takes these. The weights metadata may also lie beside the file
-    (``pycc.models.metadata.beside``). Raises FileNotFoundError for a missing file and ValueError,
-    naming the file, for one that cannot be read, is something else (a Git LFS pointer, a page, an
-    archive of files), asks to run code, holds several state dicts that may be meant, or holds
-    something other than dense, finite arrays of floats or integers.
+    The format is known by the suffix: HDF5 (.h5, .hdf5; needs h5py), torch (.pth, .pt, .pth.tar,
+    .param, .ckpt, .model; also of Python 2; or a TorchScript archive, whose code is not run), npz
+    (this package's own). The state dict may be nested in a checkpoint to any depth and its keys may
+    have prefixes: ``pycc.models.wrappers`` finds it, and removes the prefixes that hide the keys of
+    a family (of ``name`` first, if given). If only the keys under one prefix belong to a family,
+    only these are taken. The weights metadata may also lie beside the file
+    (``pycc.models.metadata.beside``).
+
+    FileNotFoundError for a missing file. ValueError, naming the file, for one that cannot be read,
+    is something else (a Git LFS pointer, a page, an archive of files), requires code, holds several
+    state dicts that may be meant, or holds something other than dense, finite arrays of floats or
+    integers.
     """
     if not path.exists():
-        known = ", ".join(builtin())
-        raise FileNotFoundError(f"weights: no such file: {path} (built-in weights: {known})")
+        names = ", ".join(builtin())
+        raise FileNotFoundError(f"weights: no such file: {path} (built-in weights: {names})")
     if not path.is_file():
         raise ValueError(f"weights: {path} is not a file")
     suffix = path.suffix.lower()
@@ -128,23 +134,23 @@ def read_weights(path: Path, *, name: str | None = None) -> Stored:
         leaves = [((key,), value) for key, value in entries.items()]
     else:
         leaves = wrappers.leaves(_read_torch(path), path)
-    found = wrappers.find(leaves, path, name)
-    state, prefixes = wrappers.unprefixed(_clean(found.state, path), name)
+    candidate = wrappers.find(leaves, path, name)
+    state, prefixes = wrappers.unprefixed(_clean(candidate.state, path), name)
     beside = metadata or described.read_beside(path)
-    return Stored(state, beside, prefixes, found.path, found.left_out)
+    return Stored(state, beside, prefixes, candidate.path, candidate.left_out)
 
 
 @contextmanager
 def third_party(path: Path, problem: str) -> Iterator[None]:
-    """Whatever a reader raises, as one ValueError that names the file; its warnings are dropped.
+    """Turn any exception of a reader into one ValueError that names the file; drop its warnings.
 
-    A lack of memory is no fault of the file: it is raised unchanged.
+    If memory runs out, the exception is raised unchanged, since the file is not at fault.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    # A damaged file makes zipfile, the unpickler or HDF5 fail at any depth and with any type
+    # For a damaged file zipfile, the unpickler or HDF5 fail at any depth and with any type
     # (AssertionError, struct.error, NotImplementedError, KeyError, ...), none of them documented.
     except Exception as error:
         if lacks_memory(error):
@@ -155,7 +161,7 @@ def third_party(path: Path, problem: str) -> Iterator[None]:
 
 @contextmanager
 def naming_weights(weights: object) -> Iterator[None]:
-    """Name the weights at hand in a lack of memory, as ``pycc.checks.naming`` names images."""
+    """Name the weights in an out-of-memory error, as ``pycc.checks.naming`` names images."""
     try:
         yield
     except Exception as error:
@@ -235,12 +241,12 @@ def _read_torch(path: Path) -> object:
         except pickle.UnpicklingError as error:
             refusal = error
     if refusal is not None:
-        # torch's own message advises to switch the protection off; it is not passed on.
+        # torch's own message advises to disable the protection; it is not passed on.
         with path.open("rb") as file:
             pickled = file.read(1) == b"\x80"
         if pickled or "GLOBAL" in str(refusal):
-            asked = re.search(r"GLOBAL ([\w.]+)", str(refusal))
-            what = f" ({asked[1]})" if asked else ""
+            required = re.search(r"GLOBAL ([\w.]+)", str(refusal))
+            what = f" ({required[1]})" if required else ""
             raise ValueError(
                 f"weights: {path} is refused: its pickle asks for more than tensors{what}, "
                 "which could run code; where it was made, save the state dict alone: "
@@ -257,13 +263,13 @@ def fit(counter: CounterModel, state: Mapping[str, Tensor], source: str) -> None
         raise ValueError(
             f"weights: {source} does not fit {counter.name} {_settings(counter)}: {problems}"
         )
-    # Older torch kept no counts of batches, which only training looks at.
+    # Older torch stored no counts of batches, which only training uses.
     counts = {k: v for k, v in counter.net.state_dict().items() if k.endswith(_BATCHES)}
     counter.net.load_state_dict({**counts, **state})
 
 
 def misfit(counter: CounterModel, state: Mapping[str, Tensor]) -> tuple[int, str]:
-    """How many keys of ``state`` are missing or unexpected, and all that does not fit in words."""
+    """Return the number of missing or unexpected keys, and a description of all misfits."""
     expected = counter.net.state_dict()
     problems = []
     missing = [key for key in expected if key not in state and not key.endswith(_BATCHES)]
@@ -273,7 +279,7 @@ def misfit(counter: CounterModel, state: Mapping[str, Tensor]) -> tuple[int, str
         for key, tensor in expected.items()
         if key in state and state[key].shape != tensor.shape
     ]
-    # Copied in, integers would be taken for the values that they only encode.
+    # Copied as floats, integers would be taken for the values that they only encode.
     coded = [
         f"{key} {str(state[key].dtype).removeprefix('torch.')} instead of floats"
         for key, tensor in expected.items()
@@ -287,12 +293,21 @@ def misfit(counter: CounterModel, state: Mapping[str, Tensor]) -> tuple[int, str
 
 
 def save(counter: CounterModel, path: str | Path, *, metadata: Mapping[str, object]) -> None:
-    """Write a counter's weights and metadata as npz, whole or not at all.
+    """Write a counter's weights and metadata as npz; the file appears complete or not at all.
 
-    Registered counters in float32 only; a wrapped network is the user's own to keep. To the
-    ``metadata`` given (recipe, training time, data, errors on test scenes, …) is added what
-    the counter itself tells (``pycc.models.metadata``). Raises ValueError for
-    others and for weights metadata that is not JSON, OSError where the file cannot be written.
+    Only registered counters in float32; keep a wrapped network with torch.save. ``metadata``
+    (recipe, training time, data, errors on test scenes, …) is extended by the counter's own facts
+    (``pycc.models.metadata``). ValueError for other counters and for metadata that is not JSON;
+    OSError if the file cannot be written.
+
+    >>> import tempfile
+    >>> from pycc import models
+    >>> counter = models.load("mcnn-synthetic")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(counter, f"{folder}/copy.npz", metadata={"data": "synthetic"})
+    ...     copy = models.load(f"{folder}/copy.npz")
+    >>> copy.metadata["data"], copy.stride
+    ('synthetic', 4)
     """
     target = Path(path)
     if target.suffix != ".npz":
@@ -321,13 +336,13 @@ def _settings(counter: CounterModel) -> str:
 
 
 def shortened(keys: Iterable[str], shown: int = 3) -> str:
-    """The first few keys as messages list them, and how many there are besides."""
+    """Format the first few keys, and the number of the others."""
     listed = list(keys)
     rest = f" and {len(listed) - shown} more" if len(listed) > shown else ""
     return ", ".join(" ".join(key.split())[:80] for key in listed[:shown]) + rest
 
 
 def one_line(error: BaseException) -> str:
-    """An exception's message as part of another: on one line, and not all of a long one."""
+    """Format an exception's message as part of another: on one line, and shortened."""
     text = " ".join(str(error).split())
     return text[:160] if text else type(error).__name__

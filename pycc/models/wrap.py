@@ -32,7 +32,7 @@ class Wrapped(CounterModel):
         self.train(module.training)
 
     def preprocess(self, images: Tensor) -> Tensor:
-        """The network's input: what the function given to ``wrap`` makes of images [N,3,H,W]."""
+        """Compute the network's input from images [N,3,H,W] with the function given to ``wrap``."""
         return images if self._preprocess is None else self._preprocess(images)
 
 
@@ -44,20 +44,26 @@ def wrap(
     stride: int,
     receptive_field: int | None = None,
 ) -> CounterModel:
-    """A counter made of a user's network.
+    """Make a counter of a user's network.
 
-    ``module`` maps what ``preprocess`` returns to a density map [N,1,h,w] or [N,h,w];
-    ``preprocess`` maps images [N,3,H,W] (RGB in [0,1]) to the network's own convention and must
-    be differentiable for white-box attacks (None: the network takes such images). ``scale`` turns
-    the network's output into people per cell (1/100 for a network trained on density x100).
-    ``stride`` is pixels per cell; ``receptive_field`` the side in pixels of the square, centred
-    on its cell, that a cell depends on, None where unknown or unbounded
-    (``pycc.models.verify.measure_receptive_field`` measures it). The mode (train or eval) stays
-    the module's.
+    ``module`` maps the output of ``preprocess`` to a density map [N,1,h,w] or [N,h,w].
+    ``preprocess`` maps images [N,3,H,W] (RGB in [0,1]) to the network's own convention and must be
+    differentiable for white-box attacks (None: the network takes such images). ``scale`` converts
+    the network's output to people per cell (1/100 for a network trained on density x100).
+    ``stride`` is pixels per cell. ``receptive_field`` is the side in pixels of the square, centred
+    on its cell, that a cell depends on; None if unknown or unbounded
+    (``pycc.models.measure_receptive_field`` measures it). The module's mode (train or eval) is
+    kept.
 
-    Raises TypeError for a module or function of the wrong type, ValueError for ``stride``,
+    TypeError for a module or function of the wrong type; ValueError for ``stride``,
     ``receptive_field`` or ``scale`` out of range and, when the counter is called, for a network
     that returns a tuple, another shape, or a map that contradicts ``stride``.
+
+    >>> import torch
+    >>> net = nn.Sequential(nn.Conv2d(3, 1, 3, padding=1), nn.AvgPool2d(8))
+    >>> counter = wrap(net.eval(), scale=1 / 100, stride=8)
+    >>> list(counter(torch.rand(1, 3, 64, 96)).shape)
+    [1, 1, 8, 12]
     """
     return Wrapped(
         module,

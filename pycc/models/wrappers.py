@@ -1,9 +1,10 @@
-"""The state dict in a checkpoint, whatever it is wrapped in.
+"""Find the state dict in a checkpoint, under any wrappers.
 
-Training scripts keep weights under a name of their own, beside optimizers, settings and scores, and
-training wrappers put a prefix before every key. Both are found by structure: a state dict is a
-mapping whose leaves are tensors, and a prefix is what all its keys begin with, or those of its keys
-that are a family's. Of several readings the one is taken whose keys are those of a known family.
+Training scripts store weights under a name of their own, beside optimizers, settings and scores,
+and training wrappers put a prefix before every key. Both are found by structure: a state dict is a
+mapping whose leaves are tensors, and a prefix is the common start of all its keys, or of those keys
+that belong to a family. Of several readings, the one whose keys are those of a known family is
+used.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ NAMES = (
     *("state_dict", "model_state_dict", "model_state", "net_state_dict", "model", "net"),
     *("network", "module", "weights", "params"),
 )
-"""Under which training scripts keep the weights."""
+"""Names under which training scripts store the weights."""
 _PREFIXES = (
     *(
         "module",
@@ -51,14 +52,14 @@ _PREFIXES = (
     ),
 )
 _INNER = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-"""What torch puts between the names of modules, too; no name of a network's own."""
+"""What torch inserts between the names of modules too; networks do not use these names."""
 _NOT_WEIGHTS = re.compile(r"(lr|grad|amp|loss)?(optim(i[sz]er)?|sched(uler)?|scaler)s?")
-"""Words in the names of what training keeps beside weights."""
+"""Words in the names of what training stores beside weights."""
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _MOMENTS = {"step", "exp_avg", "momentum_buffer", "square_avg"}
-"""What torch's optimizers keep for a parameter, of which each keeps one or more."""
+"""What torch's optimizers store for a parameter; each stores at least one of them."""
 _SETTINGS = (int, float, complex, str, bytes, type(None), np.generic, list, tuple, Namespace)
-"""Types of what is no weights beside tensors: a score, a name, a list of such."""
+"""Types beside tensors that are not weights: a score, a name, a list of such."""
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 # Far more than any checkpoint has; a pickle of a few bytes can describe endless nesting.
@@ -68,7 +69,7 @@ _MOST_PREFIXES = 8
 
 
 class Match(IntEnum):
-    """How well keys are those of a family."""
+    """How well keys match those of a family."""
 
     NOTHING = 0
     SHARED = 1
@@ -81,21 +82,21 @@ class Match(IntEnum):
 
 
 class Unprefixed(NamedTuple):
-    """A state without the prefixes of training wrappers."""
+    """A state dict without the prefixes of training wrappers."""
 
     state: dict[str, Tensor]
     prefixes: frozenset[str]
 
 
 class Candidate(NamedTuple):
-    """A mapping of tensors and its place in the checkpoint, or those of its keys under a prefix."""
+    """A mapping of tensors and its place in the checkpoint, or the part of it under a prefix."""
 
     place: Place
     state: Mapping[str, object]
     prefix: str = ""
-    """What its keys begin with, the keys of the mapping otherwise not; ends with a dot."""
+    """The common start of its keys, which other keys of the mapping lack; ends with a dot."""
     mapping: Mapping[str, object] = MappingProxyType({})
-    """All of the mapping that it is a part of; empty where it is all of it."""
+    """The complete mapping of which it is a part; empty if it is all of it."""
 
     @property
     def names(self) -> Place:
@@ -104,17 +105,17 @@ class Candidate(NamedTuple):
 
     @property
     def path(self) -> str:
-        """The place as messages name it, "" for the checkpoint itself."""
+        """The place as messages show it, "" for the checkpoint itself."""
         return ".".join(map(str, self.names))
 
     @property
     def is_named(self) -> bool:
-        """Whether its name is one under which weights are kept."""
+        """Whether its name is one under which weights are stored."""
         return bool(self.names) and self.names[-1] in NAMES
 
     @property
     def left_out(self) -> list[str]:
-        """The mapping's other keys, without those of single integers: counts of steps, flags."""
+        """The mapping's other keys, except those of single integers: counts of steps, flags."""
         others = {key: self.mapping[key] for key in self.mapping if key not in self.state}
         return [
             key
@@ -123,7 +124,7 @@ class Candidate(NamedTuple):
         ]
 
     def parts(self, name: str | None) -> list[Candidate]:
-        """The parts under a prefix that are a family's, if the keys as a whole are of none."""
+        """Return the parts under a prefix that belong to a family, unless all keys do."""
         levels = [_shapes(level) for level in _levels(_without_inner(self.tensors))[0]]
         if _family(levels, name)[1]:
             return [self]
@@ -140,14 +141,14 @@ class Candidate(NamedTuple):
 
     @property
     def has_kernels(self) -> bool:
-        """Whether it has the tensors of a network: scores and settings are numbers and lists."""
+        """Whether it has the tensors of a network; scores and settings are numbers and lists."""
         return any(
             isinstance(v, Tensor) and unfit(v) is None and v.is_floating_point() and v.ndim > 1
             for v in self.state.values()
         )
 
     def match(self, name: str | None) -> Match:
-        """How well its keys, without prefixes, are those of a family."""
+        """Return how well its keys, without prefixes, match those of a family."""
         dense = {k: v for k, v in self.tensors.items() if unfit(v) is None}
         if len(dense) < len(self.state):
             return Match.NOTHING
@@ -156,7 +157,7 @@ class Candidate(NamedTuple):
 
 
 def unfit(value: Tensor) -> str | None:
-    """What makes a tensor unfit as weights, or None."""
+    """Describe what makes a tensor unusable as weights, or return None."""
     if value.is_nested:
         return "a nested tensor"
     if value.layout != torch.strided:
@@ -171,14 +172,14 @@ def unfit(value: Tensor) -> str | None:
 
 
 def leaves(content: object, source: Path) -> list[Leaf]:
-    """Everything in nested mappings and lists that is neither, with its place.
+    """List everything in nested mappings and lists that is neither, with its place.
 
-    Left out are optimizers, schedulers and scalers of gradients, by their structure or name, and
-    entries of mappings under other keys than strings and integers. Arrays of numbers are tensors.
-    ValueError for something else than a mapping or a list of mappings and tensors, for more nesting
-    than any checkpoint has, and for optimizers without weights.
+    Optimizers, schedulers and gradient scalers are left out, recognised by their structure or name,
+    and so are entries of mappings under keys other than strings and integers. Arrays of numbers
+    become tensors. ValueError for something else than a mapping or a list of mappings and tensors,
+    for more nesting than any checkpoint has, and for optimizers without weights.
     """
-    found: list[Leaf] = []
+    collected: list[Leaf] = []
     stack: list[Leaf] = [((), content)]
     training: list[Leaf] = []
     while stack:
@@ -191,17 +192,17 @@ def leaves(content: object, source: Path) -> list[Leaf]:
             what = type(value).__name__
             raise ValueError(f"weights: {source} must hold a state dict, got {what}")
         if entries is None:
-            found.append((place, tensor_of(value) if isinstance(value, np.ndarray) else value))
+            collected.append((place, tensor_of(value) if isinstance(value, np.ndarray) else value))
         elif len(place) < _MOST_DEPTH:
             stack += [((*place, key), inner) for key, inner in reversed(entries)]
-        if len(found) + len(stack) > _MOST_LEAVES or len(place) >= _MOST_DEPTH:
+        if len(collected) + len(stack) > _MOST_LEAVES or len(place) >= _MOST_DEPTH:
             raise ValueError(
                 f"weights: {source} is nested too deeply to be a checkpoint: expected at most "
                 f"{_MOST_LEAVES:,} entries, {_MOST_DEPTH} levels deep"
             )
-    # States of random numbers are tensors of integers, and scores of no dimension.
+    # Random states are tensors of integers; scores have no dimension.
     if training and not any(
-        isinstance(v, Tensor) and v.is_floating_point() and v.ndim for _, v in found
+        isinstance(v, Tensor) and v.is_floating_point() and v.ndim for _, v in collected
     ):
         places = [shown(".".join(map(str, place))) for place, _ in training if place]
         under = f" (under {', '.join(places[:3])})" if places else ""
@@ -209,11 +210,11 @@ def leaves(content: object, source: Path) -> list[Leaf]:
             f"weights: {source} holds the state of an optimizer, scheduler or scaler{under} and no "
             "weights: give the file of the weights, torch.save(model.state_dict(), FILE)"
         )
-    return found
+    return collected
 
 
 def _is_of_training(place: Place, value: object) -> bool:
-    """Whether a value is an optimizer, scheduler or scaler, by its structure or name."""
+    """Return whether a value is an optimizer, scheduler or scaler, by its structure or name."""
     name = place[-1] if place else ""
     if isinstance(value, Mapping):
         states = [s for key, s in value.items() if not isinstance(key, str)]
@@ -229,7 +230,7 @@ def _is_of_training(place: Place, value: object) -> bool:
 
 
 def tensor_of(array: NDArray[np.generic]) -> Tensor | NDArray[np.generic]:
-    """An array as a tensor, of the machine's byte order; itself if no tensor has its type."""
+    """Convert an array to a tensor in native byte order; return it if no tensor has its type."""
     native = np.require(array, array.dtype.newbyteorder("="), ["C_CONTIGUOUS", "WRITEABLE"])
     try:
         return torch.from_numpy(native)
@@ -238,7 +239,7 @@ def tensor_of(array: NDArray[np.generic]) -> Tensor | NDArray[np.generic]:
 
 
 def _entries(value: object) -> Sequence[tuple[str | int, object]] | None:
-    """The entries of a mapping or list that may hold weights; None for anything else."""
+    """Return the entries of a mapping or list that may hold weights; None for anything else."""
     if isinstance(value, Mapping):
         return [(key, inner) for key, inner in value.items() if isinstance(key, str | int)]
     if isinstance(value, list | tuple):
@@ -251,16 +252,16 @@ def _entries(value: object) -> Sequence[tuple[str | int, object]] | None:
 
 
 def find(found: Sequence[Leaf], source: Path, name: str | None = None) -> Candidate:
-    """The state dict among the leaves of a checkpoint.
+    """Find the state dict among the leaves of a checkpoint.
 
-    Of several mappings of tensors the one is taken whose keys are a family's (of ``name``, where it
-    is given), if it is the only one; and of a mapping whose keys are of no family as a whole, the
-    part under a prefix that is. Numbers, text and lists of them beside tensors are passed over.
-    ValueError, naming them, if it cannot be told which is meant. Where there is none, the mapping
-    with most tensors is returned, with what else is in it.
+    Of several mappings of tensors, the one whose keys belong to a family (to ``name``, if given) is
+    used, if it is the only one; of a mapping whose keys as a whole belong to no family, the part
+    under a prefix that does. Numbers, text and lists of them beside tensors are ignored.
+    ValueError, naming the mappings, if it is unclear which one is meant. If there is none, the
+    mapping with most tensors is returned, with its other entries.
     """
     kept = [(place, value) for place, value in found if not isinstance(value, _SETTINGS)]
-    candidates = [part for whole in _candidates((), kept) for part in whole.parts(name)]
+    candidates = [part for outer in _candidates((), kept) for part in outer.parts(name)]
     if not candidates:
         return _nearly(kept or found)
     if len(candidates) == 1:
@@ -274,7 +275,7 @@ def find(found: Sequence[Leaf], source: Path, name: str | None = None) -> Candid
     meant = meant or networks or candidates
     named = [candidate for candidate in meant if candidate.is_named]
     if len(meant) == 1:
-        # A name that says "these are the weights" is not passed over for another's.
+        # A name that says "these are the weights" is preferred to any other.
         if named or not any(other.is_named for other in networks):
             return meant[0]
         meant = [*meant, *(other for other in networks if other.is_named)]
@@ -289,7 +290,7 @@ def find(found: Sequence[Leaf], source: Path, name: str | None = None) -> Candid
 
 
 def _saving(chosen: Candidate, source: Path) -> str:
-    """The call that saves one of several state dicts alone, as a message goes on; "" for HDF5."""
+    """Return the call that saves one of several state dicts alone, for a message; "" for HDF5."""
     suffix = source.suffix.lower()
     if suffix in (".h5", ".hdf5") or is_script(source):
         return ""
@@ -304,7 +305,7 @@ def _saving(chosen: Candidate, source: Path) -> str:
 
 
 def _candidates(place: Place, found: Sequence[Leaf]) -> Iterator[Candidate]:
-    """The mappings whose leaves are all tensors: of nested ones the outer, if it is a family's."""
+    """Yield the mappings of tensors alone; of nested ones the outer, if it is a family's."""
     depth = len(place)
     groups: dict[str | int, list[Leaf]] = {}
     for path, value in found:
@@ -351,11 +352,11 @@ def _equal(a: object, b: object) -> bool:
 
 
 def unprefixed(state: Mapping[str, Tensor], name: str | None = None) -> Unprefixed:
-    """A state without prefixes that all its keys share, as far as a family needs it.
+    """Remove the prefixes that all keys of a state share, as far as a family requires it.
 
     Tried in this order, each with as few prefixes removed as possible: the keys are those of the
     family ``name``; of any family; and after a well-known wrapper's prefix, of a backbone; they
-    share most keys with a family. Where none do, the well-known prefixes are removed.
+    share most keys with a family. If none applies, the well-known prefixes are removed.
     """
     plain = _without_inner(state)
     inner = {f"{word}." for word in _INNER if any(word in key.split(".") for key in state)}
@@ -378,7 +379,7 @@ def _without_inner(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _levels(state: dict[str, Tensor]) -> tuple[list[dict[str, Tensor]], list[str]]:
-    """A state with no, one, two, … of the names removed that all keys begin with; these names."""
+    """Return a state without no, one, two, … of its common first names; and these names."""
     levels, heads = [state], list[str]()
     while len(heads) < _MOST_PREFIXES and (head := _head(levels[-1])):
         levels.append({key[len(head) :]: value for key, value in levels[-1].items()})
@@ -387,14 +388,14 @@ def _levels(state: dict[str, Tensor]) -> tuple[list[dict[str, Tensor]], list[str
 
 
 def _head(state: Mapping[str, object]) -> str | None:
-    """The first name that all keys share and go on after, with its dot."""
+    """Return the first name that all keys share and continue after, with its dot."""
     heads = {key.partition(".")[0] + "." for key in state}
     (head, *others) = heads
     return None if others or any(len(key) <= len(head) for key in state) else head
 
 
 def _family(levels: Sequence[Mapping[str, Tensor]], name: str | None) -> tuple[int, Match]:
-    """How many prefixes to remove for the keys of a family, and whether there is one."""
+    """Return how many prefixes to remove for the keys of a family, and how well they match."""
     for families, match in (([name], Match.NAMED), (MODELS.names(), Match.FAMILY)):
         for depth, state in enumerate(levels):
             if _recognised(state, families):
@@ -403,7 +404,7 @@ def _family(levels: Sequence[Mapping[str, Tensor]], name: str | None) -> tuple[i
 
 
 def _nearest(levels: Sequence[Mapping[str, Tensor]]) -> tuple[int, Match]:
-    """How many to remove for the keys of a backbone, or for most keys of a family."""
+    """Return how many to remove for the keys of a backbone, or for most keys of a family."""
     fresh = untrained()
     for depth, state in enumerate(levels):
         if takers(state, fresh):
@@ -416,9 +417,9 @@ def _nearest(levels: Sequence[Mapping[str, Tensor]]) -> tuple[int, Match]:
 def _parts(
     state: Mapping[str, Tensor], name: str | None, prefix: str = ""
 ) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """The shortest prefixes of a state under which are most keys of a family, with what is there.
+    """Yield the shortest prefixes under which most keys of a family lie, and their content.
 
-    Few keys are not enough: other networks have parts that begin like a counter.
+    A few keys are not enough: other networks have parts that begin like a counter.
     """
     groups: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
     for key, value in state.items():
@@ -435,7 +436,7 @@ def _parts(
 
 
 def _has_most(state: Mapping[str, Tensor], name: str | None) -> bool:
-    """Whether a state has most keys of a family that recognises it, of ``name`` first."""
+    """Return whether a state has most keys of a family that recognises it, of ``name`` first."""
     for family in sorted(MODELS.names(), key=lambda family: family != name):
         options = MODELS[family].recognise(state)
         if options is not None:
@@ -452,7 +453,7 @@ def _recognised(state: Mapping[str, Tensor], families: Iterable[str | None]) -> 
 
 
 def _shapes(state: Mapping[str, object]) -> dict[str, Tensor]:
-    """The state's tensors without their numbers, which no family's keys depend on."""
+    """Return the state's tensors without values, on which no family's keys depend."""
     return {
         key: torch.empty(value.shape, dtype=value.dtype, device="meta")
         for key, value in state.items()
@@ -461,13 +462,13 @@ def _shapes(state: Mapping[str, object]) -> dict[str, Tensor]:
 
 
 def untrained() -> dict[str, CounterModel]:
-    """Every family's counter as ``create`` makes it, without memory for its weights."""
+    """Create every family's counter as ``create`` does, without memory for its weights."""
     with torch.device("meta"):
         return {name: cast("Callable[[], CounterModel]", MODELS[name])() for name in MODELS.names()}
 
 
 def takers(state: Mapping[str, Tensor], fresh: Mapping[str, CounterModel]) -> list[str]:
-    """The families that start from a backbone of these keys and shapes."""
+    """List the families that start from a backbone with these keys and shapes."""
     shapes = _shapes(state)
 
     def would_take(counter: CounterModel) -> bool:

@@ -1,4 +1,4 @@
-"""What a run's results say: summary, table and pictures, from the run folder alone."""
+"""Tables and images of a run's results, made from the run folder alone."""
 
 from pycc.report.pictures import draw, missing_library
 from pycc.report.published import APAM_TABLE_1

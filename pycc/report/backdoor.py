@@ -1,9 +1,9 @@
-"""A backdoor experiment as text tables in the shape of its paper's.
+"""A backdoor experiment as text tables in the form of its paper's.
 
 "Vulnerability and Defense: Mitigating Backdoor Attacks in Deep Learning-Based Crowd Counting
-Models" (Luo), Tables 1 to 3, each with what the paper's lack: chance levels and intervals. The
-tables take summaries as ``pycc.backdoor.summarise`` makes them; the pictures are those of
-``pycc.report.backdoor_pictures``.
+Models" (Luo), Tables 1 to 3, extended by chance levels and intervals, which the paper lacks. The
+tables take summaries made by ``pycc.backdoor.summarise``; ``pycc.report.backdoor_pictures``
+draws the figures.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Summary = Mapping[str, Any]
 _Entry = Mapping[str, Any]
 
 _LABEL = "  published, ShanghaiTech B, blend 0.1"
-"""Of a line that says what the paper measured, whatever was measured here."""
+"""Label of a row with the paper's values, which do not depend on what was measured here."""
 _CHANCE = ("chance: clean model", "chance: no trigger")
 _NOTES = (
     "rho_Acc: images without trigger counted within a tenth of the truth; rho_Asr: triggered",
@@ -30,13 +30,13 @@ _NOTES = (
     "on images without trigger.",
 )
 _EXCESS = (
-    "excess: rho_Asr less the larger chance level, with the lesser ends of the 95 % intervals of",
+    "excess: rho_Asr minus the larger chance level, with the smaller ends of the 95 % intervals of",
     "both differences (Newcombe's, for pairs).",
 )
 _LEFT = (
-    "left: rho_Asr less the lesser chance level, with the larger ends: what a defense must bring",
-    "down. A counter that counts nobody has nothing left of an attack that raises counts: only",
-    "beside a rho_Acc near the clean model's does it say that a backdoor is removed.",
+    "left: rho_Asr minus the smaller chance level, with the larger ends: what a defense must",
+    "reduce. It shows that a backdoor is removed only if rho_Acc is near the clean model's: for an",
+    "attack that raises counts, a counter that always counts 0 reduces it too.",
 )
 _TARGET = (
     "as target: triggered images counted within a tenth of what the attack made of their truth.",
@@ -44,11 +44,11 @@ _TARGET = (
 
 
 def table_1(summaries: Mapping[str, Summary]) -> str:
-    """The clean and the backdoored models, before any defense: errors, accuracy, attack success.
+    """Format the clean and the backdoored models before any defense: errors, accuracy, success.
 
-    ``summaries`` by the model's name, as in ``pycc.models``; published values stand below a row
-    where the paper has them. "as target" is the share of triggered images counted within a tenth of
-    the altered target.
+    ``summaries`` is by the model's name, as in ``pycc.models``. Published values are printed below
+    a row if the paper has them. "as target" is the share of triggered images counted within a tenth
+    of the altered target.
     """
     head = ["model", "strategy", "MAE", "RMSE", "rho_Acc", "rho_Asr", *_CHANCE, "excess",
             "as target"]  # fmt: skip
@@ -66,7 +66,7 @@ def table_1(summaries: Mapping[str, Summary]) -> str:
 
 
 def table_2(summaries: Mapping[str, Summary], *, defense: str = "fine-tuning") -> str:
-    """Each strategy before and after one defense: accuracy, and the bands of attack success.
+    """Format each strategy before and after one defense: accuracy, and the bands of attack success.
 
     Arguments as for :func:`table_1`. The bands add up to rho_Asr.
     """
@@ -80,7 +80,7 @@ def table_2(summaries: Mapping[str, Summary], *, defense: str = "fine-tuning") -
                     continue
                 row = entry["triggered"]
                 bands = row["bands"] if row else [None] * len(BANDS)
-                cells = ["/" if row and one is None else _share(one) for one in bands]
+                cells = ["/" if row and band is None else _share(band) for band in bands]
                 name = strategy if applied is None else f"{strategy}, {defense}"
                 lines.append([
                     model, name, _of(entry, "clean", "accuracy"), *cells,
@@ -95,7 +95,7 @@ def table_2(summaries: Mapping[str, Summary], *, defense: str = "fine-tuning") -
 
 
 def table_3(summaries: Mapping[str, Summary], *, defense: str = "fine-tuning") -> str:
-    """Accuracy and attack success before and after one defense, a line a strategy.
+    """Format accuracy and attack success before and after one defense, one line per strategy.
 
     Arguments as for :func:`table_1`.
     """
@@ -103,9 +103,9 @@ def table_3(summaries: Mapping[str, Summary], *, defense: str = "fine-tuning") -
     head = ["model", "strategy", "rho_Acc", after, "rho_Asr", after, _CHANCE[0], _CHANCE[1], after]
     lines = [head]
     for model, before in _entries(summaries, None):
-        found = _find(summaries[model], before["strategy"], defense, before["model"])
-        defended: _Entry = found or {"clean": None, "triggered": None}
-        chance = _share(found["chance_no_trigger"]) if found else "-"
+        after_entry = _find(summaries[model], before["strategy"], defense, before["model"])
+        defended: _Entry = after_entry or {"clean": None, "triggered": None}
+        chance = _share(after_entry["chance_no_trigger"]) if after_entry else "-"
         lines.append([
             model, _name(before),
             *(_of(entry, "clean", "accuracy") for entry in (before, defended)),
@@ -119,10 +119,10 @@ def table_3(summaries: Mapping[str, Summary], *, defense: str = "fine-tuning") -
 
 
 def defenses_table(summary: Summary) -> str:
-    """One model under every defense that was tried, strategy by strategy, undefended first.
+    """Format one model under every tested defense, by strategy, undefended first.
 
-    "excess" is rho_Asr less the larger of the two chance levels, "left" less the lesser one; "MAE"
-    and "RMSE" are of images without trigger.
+    "excess" is rho_Asr minus the larger of the two chance levels, "left" minus the smaller one;
+    "MAE" and "RMSE" are of images without trigger.
     """
     lines = [["strategy", "defense", "rho_Acc", "rho_Asr", *_CHANCE, "excess", "left", "MAE",
               "RMSE"]]  # fmt: skip
@@ -138,12 +138,12 @@ def defenses_table(summary: Summary) -> str:
 
 
 def detections_table(summary: Summary) -> str:
-    """What detectors of triggered images are worth: a line for each strategy and detector."""
+    """Format the quality of detectors of triggered images: one line per strategy and detector."""
     lines = [["strategy", "detector", "AUC", "false alarms", "found"]]
     lines += [
-        [one["strategy"] or "clean", one["defense"] or "-", f"{one['auc']:.3f}",
-         _share(one["false_alarms"]), _share(one["detected"])]
-        for one in summary["detections"]
+        [row["strategy"] or "clean", row["defense"] or "-", f"{row['auc']:.3f}",
+         _share(row["false_alarms"]), _share(row["detected"])]
+        for row in summary["detections"]
     ]  # fmt: skip
     return _text(
         lines, "chance: an AUC of 0.5, and as many found as false alarms.",
@@ -153,16 +153,15 @@ def detections_table(summary: Summary) -> str:
 
 
 def tables(summaries: Mapping[str, Summary], *, defense: str = "fine-tuning") -> str:
-    """All tables of an experiment, each under its title; those without a line are left out.
+    """Format all tables of an experiment, each under its title; empty ones are left out.
 
-    What several have to say below is said once.
-
-    ``summaries`` by the model's name; ``defense`` is the one that Tables 2 and 3 show.
+    Notes that several tables share are printed once. ``summaries`` is by the model's name;
+    ``defense`` is the one in Tables 2 and 3.
     """
     parts = [("Table 1: backdoor attacks", table_1(summaries))]
     if any(_strategies(summary) for summary in summaries.values()):
         parts.append(("Table 2: bands of attack success", table_2(summaries, defense=defense)))
-    if any(one["defense"] for summary in summaries.values() for one in summary["rows"]):
+    if any(row["defense"] for summary in summaries.values() for row in summary["rows"]):
         parts.append((f"Table 3: before and after {defense}", table_3(summaries, defense=defense)))
         parts += [
             (f"All defenses: {name}", defenses_table(summary))
@@ -173,33 +172,33 @@ def tables(summaries: Mapping[str, Summary], *, defense: str = "fine-tuning") ->
         for name, summary in summaries.items()
         if summary["detections"]
     ]
-    told: set[str] = set()
+    printed: set[str] = set()
     shown = []
     for title, text in parts:
         body, notes = text.split("\n\n")
-        new = [note for note in notes.split("\n") if note not in told]
-        told.update(new)
+        new = [note for note in notes.split("\n") if note not in printed]
+        printed.update(new)
         shown.append("\n".join([title, "", body, *new]))
     return "\n\n".join(shown)
 
 
 def _text(lines: Sequence[Sequence[str]], *notes: str) -> str:
-    """A table and, after an empty line, what needs saying about it."""
+    """Format a table and, after an empty line, its notes."""
     return "\n".join([*aligned(lines, 2), "", *notes])
 
 
 def _entries(summaries: Mapping[str, Summary], defense: str | None) -> Iterator[tuple[str, _Entry]]:
-    """The clean model's line and those of the strategies, model by model."""
+    """Yield the clean model's entry and those of the strategies, model by model."""
     for name, summary in summaries.items():
         for entry in summary["rows"]:
-            own = entry["strategy"] is None or entry["model"] == "backdoored"
-            if own and entry["defense"] == defense:
+            in_paper = entry["strategy"] is None or entry["model"] == "backdoored"
+            if in_paper and entry["defense"] == defense:
                 yield name, entry
 
 
 def _strategies(summary: Summary) -> list[str]:
     rows = summary["rows"]
-    return list(dict.fromkeys(one["strategy"] for one in rows if one["model"] == "backdoored"))
+    return list(dict.fromkeys(row["strategy"] for row in rows if row["model"] == "backdoored"))
 
 
 def _find(
@@ -208,8 +207,8 @@ def _find(
     wanted = (strategy, model, defense)
     for entry in summary["rows"]:
         if (entry["strategy"], entry["model"], entry["defense"]) == wanted:
-            found: _Entry = entry
-            return found
+            match: _Entry = entry
+            return match
     return None
 
 
@@ -218,7 +217,7 @@ def _name(entry: _Entry) -> str:
 
 
 def _of(entry: _Entry, images: str, field: str) -> str:
-    """A share of one of the entry's rows; "/" where it has no meaning, "-" where it is missing."""
+    """Format a share of one of the entry's rows; "/" if it is undefined, "-" if it is missing."""
     if images == "triggered" and entry.get("raises", True) is None:
         return "/"
     row = entry[images]
@@ -236,22 +235,22 @@ def _errors(entry: _Entry) -> list[str]:
     return [f"{row['mae']:,.1f}", f"{row['rmse']:,.1f}"] if row else ["-", "-"]
 
 
-def _share(found: Mapping[str, Any] | None) -> str:
-    if found is None or found["value"] is None:
+def _share(rate: Mapping[str, Any] | None) -> str:
+    if rate is None or rate["value"] is None:
         return "-"
-    return f"{found['value']:.3f} [{_short(found['low'])} {_short(found['high'])}]"
+    return f"{rate['value']:.3f} [{_short(rate['low'])} {_short(rate['high'])}]"
 
 
 def _above(entry: _Entry, level: str) -> str:
-    """Attack success above one of the chance levels: "excess" or "left"."""
-    found = entry[level]
-    if entry["raises"] is None or found is None:
+    """Format attack success above one of the chance levels: "excess" or "left"."""
+    rate = entry[level]
+    if entry["raises"] is None or rate is None:
         return "/" if entry["raises"] is None else "-"
-    return f"{found['value']:+.3f} [{_short(found['low'])} {_short(found['high'])}]"
+    return f"{rate['value']:+.3f} [{_short(rate['low'])} {_short(rate['high'])}]"
 
 
 def _short(value: float) -> str:
-    """Two digits without the leading zero: .35, -.02, 1.0."""
+    """Format two digits without the leading zero: .35, -.02, 1.0."""
     text = f"{value:.2f}"
     if text.lstrip("-") == "1.00":
         return text[:-1]
@@ -266,24 +265,25 @@ def _published(head: Sequence[str], values: Mapping[int, float | None]) -> list[
 
 
 def _certificates(entry: _Entry) -> list[str]:
-    """What certified intervals of clean and of triggered images say, a line each."""
-    said = []
-    for images, found in (entry["certified"] or {}).items():
-        width = found["width"]
+    """Format the certified intervals of clean and of triggered images, one line each."""
+    lines = []
+    for images, row in (entry["certified"] or {}).items():
+        width = row["width"]
         bounded = "no bounded interval" if width is None else f"mean width {width:,.1f}"
-        said.append(
+        lines.append(
             f"certified: {_name(entry)}, {entry['defense'] or 'none'}, {images} images: {bounded}, "
-            f"{found['unbounded']} unbounded; whole interval within a tenth of the truth: "
-            f"{_share(found['accuracy'])}"
+            f"{row['unbounded']} unbounded; whole interval within a tenth of the truth: "
+            f"{_share(row['accuracy'])}"
         )
-    return said
+    return lines
 
 
 def _remarks(summaries: Mapping[str, Summary], lines: Sequence[Sequence[str]]) -> list[str]:
-    """How many images, what no share covers, and what to know of the published values."""
-    found = []
+    """Return the numbers of images, what no share covers, and notes on the published values."""
+    remarks = []
     for name, summary in summaries.items():
-        rows = [one[k] for one in summary["rows"] for k in ("clean", "triggered") if one[k]]
+        entries = summary["rows"]
+        rows = [entry[k] for entry in entries for k in ("clean", "triggered") if entry[k]]
         images = sorted({row["images"] for row in rows})
         if not images:
             continue
@@ -298,14 +298,14 @@ def _remarks(summaries: Mapping[str, Summary], lines: Sequence[Sequence[str]]) -
         negative = max(row["negative"] for row in rows)
         if negative:
             text += f"; up to {negative} counts below 0, taken as lowered to nobody"
-        found.append(text)
+        remarks.append(text)
     if any(line[1] == _LABEL for line in lines):
         for name in summaries:
-            found += _disagreement(name) if name in PUBLISHED_1 else []
-    return found
+            remarks += _disagreement(name) if name in PUBLISHED_1 else []
+    return remarks
 
 
 def _disagreement(model: str) -> list[str]:
-    """Where the paper contradicts itself on a model, in lines of a note."""
-    said = f"published of {model}, the paper's tables disagree: {'; '.join(disagreements(model))}."
-    return textwrap.wrap(said, 95, break_on_hyphens=False)
+    """Describe where the paper contradicts itself on a model, in lines of a note."""
+    note = f"published of {model}, the paper's tables disagree: {'; '.join(disagreements(model))}."
+    return textwrap.wrap(note, 95, break_on_hyphens=False)

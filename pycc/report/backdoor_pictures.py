@@ -1,4 +1,4 @@
-"""Pictures of a backdoor experiment: densities of ratios, ROC curves, Grad-CAMs, density maps."""
+"""Figures of a backdoor experiment: densities of ratios, ROC curves, Grad-CAMs, density maps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from pycc.report.pictures import missing_library
 from pycc.runs import write_atomic
 
 _COLOURS = ("0.45", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""The clean model's grey, then Okabe and Ito's, which colour-blind readers can tell apart."""
+"""Grey for the clean model, then Okabe and Ito's colours, which colour-blind readers can tell
+apart."""
 _PLAIN = "clean model"
 _STYLES = ("-", "--", "-.", ":")
 _COLUMN = 4.0
@@ -26,7 +27,7 @@ _COLUMN = 4.0
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """One image and a map of it."""
+    """One image and a map over it."""
 
     title: str
     image: NDArray[np.float32]
@@ -42,12 +43,13 @@ def draw_kde(
     bandwidth: float = BANDWIDTH,
     title: str = "",
 ) -> None:
-    """Densities of the ratios r, a panel by row and column, in each a curve a strategy by name.
+    """Draw densities of the ratios r: panels by row and column, in each one curve per strategy.
 
-    ``panels`` as ``pycc.backdoor.distributions`` gives them: a row of clean images above
-    one of triggered ones, a column for the attacked counter and each defense; the place of a panel
-    that is missing stays empty. All have one scale; shaded is what counts as accurate. Ratios
-    beyond the axis are told. ValueError without matplotlib or panels, and as ``kde`` says.
+    ``panels`` are as ``pycc.backdoor.distributions`` returns them: a row of clean images
+    above one of triggered ones, a column for the attacked counter and for each defense. The place
+    of a missing panel stays empty. All panels have one scale; ratios that count as accurate are
+    shaded; the legend gives the number of ratios beyond the axis. ValueError without matplotlib or
+    panels, and as for ``kde``.
     """
     _check("draw_kde", panels)
     from matplotlib.figure import Figure
@@ -93,7 +95,7 @@ def draw_kde(
 
 
 def draw_roc(curves: Mapping[str, Roc], file: Path, *, title: str = "") -> None:
-    """ROC curves of detectors by name, with their areas; dotted is chance.
+    """Draw ROC curves of detectors by name, with their areas; the dotted line is chance.
 
     ValueError without matplotlib or curves.
     """
@@ -117,11 +119,11 @@ def draw_roc(curves: Mapping[str, Roc], file: Path, *, title: str = "") -> None:
 
 
 def draw_gradcam(rows: Mapping[str, Sequence[Panel]], file: Path, *, title: str = "") -> None:
-    """Grad-CAMs over their images, a row for each layer (or strategy) by name.
+    """Draw Grad-CAMs over their images, one row per layer (or strategy), by name.
 
-    The panels of a row stand side by side: clean, triggered, defended. Each map is in [0,1] of its
-    own maximum, so that titles should say the maxima. ValueError without matplotlib or panels, for
-    rows of different lengths and for maps outside [0,1].
+    The panels of a row are clean, triggered, defended. Each map is in [0,1] of its own maximum, so
+    titles should state the maxima. ValueError without matplotlib or panels, for rows of different
+    lengths and for maps outside [0,1].
     """
     _check("draw_gradcam", rows)
     columns = len(next(iter(rows.values())))
@@ -162,9 +164,10 @@ def draw_gradcam(rows: Mapping[str, Sequence[Panel]], file: Path, *, title: str 
 
 
 def draw_maps(panels: Sequence[Panel], file: Path, *, title: str = "") -> None:
-    """Images and, below, their density maps in one colour scale: before and after, side by side.
+    """Draw images and, below, their density maps in one colour scale.
 
-    ValueError without matplotlib or panels.
+    The panels stand side by side: before and after, for example. ValueError without matplotlib or
+    panels.
     """
     _check("draw_maps", panels)
     from matplotlib.cm import ScalarMappable
@@ -175,7 +178,7 @@ def draw_maps(panels: Sequence[Panel], file: Path, *, title: str = "") -> None:
     size = (_COLUMN * len(panels) + 0.9, 2 * (_COLUMN * height / width + 0.4) + 0.4)
     figure = Figure(figsize=size, dpi=110, layout="constrained")
     axes = figure.subplots(2, len(panels), squeeze=False)
-    # The root of one scale for all: a raised map must not hide the clean one beside it.
+    # A root scale for all panels: a raised map must not hide the clean one beside it.
     top = max(float(np.quantile(panel.cells, 0.999)) for panel in panels)
     norm = PowerNorm(0.5, 0.0, max(top, 1e-6), clip=True)
     for (above, below), panel in zip(axes.T, panels, strict=True):
@@ -213,7 +216,7 @@ def _check(op: str, given: Mapping[Any, Any] | Sequence[Any]) -> None:
 
 
 def _looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Colour and dashes by name: told apart in grey too, grey for the clean model alone."""
+    """Return colour and dashes by name, distinct in grey too; grey is for the clean model only."""
     ordered = sorted(names, key=lambda name: name != _PLAIN)
     first = 0 if _PLAIN in names else 1
     return {
@@ -226,7 +229,7 @@ def _looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def _finish(axis: Any, panel: Panel) -> None:
-    """Title and no ticks; the frame stays off, the label of the row on."""
+    """Set the title and remove ticks and frame; the label of the row stays."""
     axis.set_title(panel.title, fontsize=11)
     axis.set(xticks=[], yticks=[])
     for spine in axis.spines.values():
@@ -234,7 +237,7 @@ def _finish(axis: Any, panel: Panel) -> None:
 
 
 def _save(figure: Any, file: Path) -> None:
-    """The same bytes for the same picture, and never half a file."""
+    """Write identical bytes for identical figures, and never a partial file."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", metadata={"Software": None})
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""What the paper on backdoors measured, and where its tables contradict each other.
+"""The published results of the paper on backdoors, and where its tables contradict each other.
 
 "Vulnerability and Defense: Mitigating Backdoor Attacks in Deep Learning-Based Crowd Counting
-Models" (Luo), Tables 1 to 3: ShanghaiTech B, a picture blended in at 0.1.
+Models" (Luo), Tables 1 to 3: ShanghaiTech B, an image blended in at 0.1.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from collections.abc import Mapping
 
 _Numbers = tuple[float | None, ...]
 _DIGITS, _SUM = 0.0005, 0.0025
-"""Half of the last digit; as much for each of the four bands of a sum, and for what it must be."""
+"""Rounding errors: half of the last digit, for one value and for the sum of four bands and its
+total."""
 
 PUBLISHED_1: dict[str, dict[str, _Numbers]] = {
     "csrnet": {
@@ -74,27 +75,27 @@ PUBLISHED_3: dict[str, dict[str, _Numbers]] = {
 
 
 def disagreements(model: str) -> list[str]:
-    """Values of a model that the tables give differently, or that bands do not add up to."""
-    found = []
+    """List values of a model that differ between the tables, or that the bands do not add up to."""
+    differences = []
     for strategy, (accuracy, success) in PUBLISHED_1[model].items():
         other = PUBLISHED_3[model][strategy]
         for tuned, name in ((False, strategy), (True, f"{strategy}, fine-tuned")):
             share, *bands = PUBLISHED_2[model].get((strategy, tuned), (None,))
-            total = sum(one or 0.0 for one in bands) if bands else None
+            total = sum(band or 0.0 for band in bands) if bands else None
             first = (None, None) if tuned else (accuracy, success)
-            found += _differing(
+            differences += _differing(
                 f"rho_Acc of {name}", {"1": first[0], "2": share, "3": other[tuned]}, _DIGITS
             )
-            found += _differing(
+            differences += _differing(
                 f"rho_Asr of {name}",
                 {"1": first[1], "3": other[2 + tuned], "2, sum of bands": total}, _SUM,
             )  # fmt: skip
-    return found
+    return differences
 
 
 def _differing(what: str, values: Mapping[str, float | None], tolerance: float) -> list[str]:
     known = {table: value for table, value in values.items() if value is not None}
     if not known or max(known.values()) - min(known.values()) <= tolerance:
         return []
-    told = ", ".join(f"{value:.3f} ({table})".lstrip("0") for table, value in known.items())
-    return [f"{what} {told}"]
+    values_shown = ", ".join(f"{value:.3f} ({table})".lstrip("0") for table, value in known.items())
+    return [f"{what} {values_shown}"]

@@ -1,4 +1,4 @@
-"""Certificates as a table, a curve and pictures."""
+"""Certificates as a table, curves and images."""
 
 from __future__ import annotations
 
@@ -12,37 +12,38 @@ from numpy.typing import NDArray
 from pycc.report.summary import aligned, people
 
 _REASONS = 3
-"""Reasons for unbounded or vacuous intervals that a row of the table shows, most common first."""
+"""Number of reasons for unbounded or vacuous intervals per row of the table, most common first."""
 
 
 def certificates_table(summary: Mapping[str, Any], seconds: Mapping[tuple[str, int], float]) -> str:
-    """Clean, certified and attacked error, width and time, by patch and method, as aligned text.
+    """Format clean, certified and attacked error, width and time, by patch and method.
 
-    ``seconds`` an image stand by method and patch beside the summary, of which they are no part.
+    ``seconds`` are per image, by method and patch. They are not part of the summary, which must not
+    depend on time.
     """
     lines = [
         ["patch", "method", "clean MAE", "certified MAE", "attacked MAE", "mean width", "vacuous",
-         "s an image"],
+         "s per image"],
         ["none", "", people(summary["undefended_mae"]), "", "", "", "", ""],
     ]  # fmt: skip
     attacked = {(r["method"], r["patch"]): r for r in summary.get("attacks", ())}
     for row in summary["rows"]:
-        one = attacked.get((row["method"], row["patch"]))
+        attack = attacked.get((row["method"], row["patch"]))
         certified = people(row["certified_mae"])
         lines.append([
             str(row["patch"]),
             row["method"],
             people(row["clean_mae"]),
             f"unbounded on {row['unbounded']}" if row["unbounded"] else certified,
-            people(None if one is None else one["attacked_mae"]),
+            people(None if attack is None else attack["attacked_mae"]),
             people(row["width"]),
             f"{100 * row['vacuous']:.0f} %",
             f"{seconds[row['method'], row['patch']]:.2f}",
         ])  # fmt: skip
     text = aligned(lines, 2)
     text.append(
-        f"images: {summary['images']}; errors in people; certified: the mean distance from the "
-        "truth of the interval's farther end, whatever a patch shows and wherever"
+        f"images: {summary['images']}; errors in people; certified: the mean distance between the "
+        "truth and the farther end of the interval, for any patch at any place"
     )
     for row in summary["rows"]:
         reasons = list(row["reasons"].items())
@@ -53,25 +54,26 @@ def certificates_table(summary: Mapping[str, Any], seconds: Mapping[tuple[str, i
             text.append(f"{where}: {len(reasons) - _REASONS} more reasons in results.jsonl")
     if summary["undefended_mae"] is None:
         text.append("images without annotation: errors against their heads are unknown")
-    for one in summary.get("calibration", ()):
-        patch = "" if one["patch"] is None else f" for {one['patch']} pixels"
-        if one.get("counter"):
-            patch += f", counter {one['counter'] + 1}"
-        where = one["source"] if not one["images"] else f"{one['images']} images of {one['source']}"
-        text.append(f"{one['kind']}{patch}: {one['value']:.4g} people, {where}")
-    for one in summary.get("attacks", ()):
-        if one["violations"]:
+    for entry in summary.get("calibration", ()):
+        patch = "" if entry["patch"] is None else f" for {entry['patch']} pixels"
+        if entry.get("counter"):
+            patch += f", counter {entry['counter'] + 1}"
+        images, source = entry["images"], entry["source"]
+        where = source if not images else f"{images} images of {source}"
+        text.append(f"{entry['kind']}{patch}: {entry['value']:.4g} people, {where}")
+    for attack in summary.get("attacks", ()):
+        if attack["violations"]:
             text.append(
-                f"VIOLATED: {one['method']}, {one['patch']} pixels: {one['violations']} attacked "
-                "counts outside their intervals"
+                f"VIOLATED: {attack['method']}, {attack['patch']} pixels: {attack['violations']} "
+                "attacked counts outside their intervals"
             )
     return "\n".join(text)
 
 
 def draw_curve(summary: Mapping[str, Any], file: Path) -> None:
-    """The mean width and the certified error against the patch's side, a line a method.
+    """Draw the mean width and the certified error by patch side, one line per method.
 
-    The width alone where images are not annotated.
+    Only the width if images are not annotated.
     """
     from matplotlib.figure import Figure
 
@@ -82,9 +84,9 @@ def draw_curve(summary: Mapping[str, Any], file: Path) -> None:
         rows = [r for r in summary["rows"] if r["method"] == method and r["width"] is not None]
         sides = [r["patch"] for r in rows]
         widths.plot(sides, [r["width"] for r in rows], "o-", label=method)
-        whole = [r for r in rows if r["certified_mae"] is not None]
+        bounded = [r for r in rows if r["certified_mae"] is not None]
         for errors in others:
-            errors.plot([r["patch"] for r in whole], [r["certified_mae"] for r in whole], "o-")
+            errors.plot([r["patch"] for r in bounded], [r["certified_mae"] for r in bounded], "o-")
     widths.set(xlabel="side of the patch, pixels", ylabel="mean width of the interval, people")
     widths.set_ylim(bottom=0)
     if widths.get_legend_handles_labels()[0]:
@@ -105,11 +107,11 @@ def draw_intervals(
     file: Path,
     box: tuple[float, float, float, float],
 ) -> None:
-    """An image [H,W,3] in [0,1] and where a patch would hurt it most.
+    """Draw an image [H,W,3] in [0,1], and where a patch would change its count most.
 
-    ``heat`` [h,w] are people, ``what`` says which, in the worst window that a patch could touch
-    around each cell, drawn over the image; ``box`` (x, y, width, height) in pixels marks the worst
-    of all.
+    ``heat`` [h,w] is the number of people in the worst window that a patch could affect around each
+    cell, drawn over the image; ``what`` is its label. ``box`` (x, y, width, height), in pixels,
+    marks the worst window of all.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
@@ -129,6 +131,6 @@ def draw_intervals(
 
 
 def widest(records: Sequence[Mapping[str, Any]], number: int) -> list[Mapping[str, Any]]:
-    """The records of bounded intervals that are widest, of one method and patch."""
+    """Return the ``number`` records with the widest bounded intervals, of one method and patch."""
     bounded = [r for r in records if r.get("high") is not None and r["method"] != "none"]
     return sorted(bounded, key=lambda r: r["low"] - r["high"])[:number]

@@ -1,4 +1,4 @@
-"""A training as a table, curves and TensorBoard's files."""
+"""A training as a table, as curves and as TensorBoard files."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from pycc.report.summary import aligned, people
 
 
 def training_table(records: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> str:
-    """Loss and validation by epoch (the first, the best and the last ten), then test errors.
+    """Format loss and validation by epoch (the first, the best and the last ten), then test errors.
 
-    Of recipes that choose their weights by another error than the MAE on clean images, that one
-    stands beside it: ``score``, once it counts. Groups of test images (scenes) have their MAE each.
+    Recipes that choose their weights by another error than the MAE on clean images show that error
+    as ``score``, from the epoch on in which it counts. Groups of test images (scenes) have one MAE
+    each.
     """
     validations = {r["epoch"]: r for r in records if r["kind"] == "validation"}
     epochs = [r for r in records if r["kind"] == "train"]
@@ -26,35 +27,41 @@ def training_table(records: Sequence[Mapping[str, Any]], summary: Mapping[str, A
         number = record["epoch"]
         if number not in (0, best) and number < len(epochs) - 10:
             continue
-        found = validations.get(number)
+        validation = validations.get(number)
         lines.append([
             str(number + 1),
             f"{record['loss']:.4g}",
             f"{record['lr']:.2g}",
             f"{record['images_per_second']:.1f}",
-            *([f"{found[name]:,.1f}" for name in ("mae", "rmse", "bias")] if found else ["-"] * 3),
-            *([people((found or {}).get("score"))] if scored else []),
+            *(
+                [f"{validation[name]:,.1f}" for name in ("mae", "rmse", "bias")]
+                if validation
+                else ["-"] * 3
+            ),
+            *([people((validation or {}).get("score"))] if scored else []),
             "best" if number == best else "",
         ])  # fmt: skip
     text = aligned(lines, len(lines[0]) - 1)
     if summary.get("validation"):
         text.append(
-            f"validation: {summary['validation']['images']} of the training images, whole; errors "
-            "in people" + ("; score chooses: the error under the recipe" if scored else "")
+            f"validation: {summary['validation']['images']} of the training images, not cropped; "
+            "errors in people" + ("; score, the error under the recipe, decides" if scored else "")
         )
-    for name, one in summary.get("test", {}).items():
+    for name, errors in summary.get("test", {}).items():
         text.append(
-            f"test, {name}: MAE {one['mae']:,.1f}, RMSE {one['rmse']:,.1f}, bias "
-            f"{one['bias']:+,.1f} over {one['images']} images"
+            f"test, {name}: MAE {errors['mae']:,.1f}, RMSE {errors['rmse']:,.1f}, bias "
+            f"{errors['bias']:+,.1f} over {errors['images']} images"
         )
-        if "mae_by_group" in one:
-            groups = ", ".join(f"{group} {mae:,.1f}" for group, mae in one["mae_by_group"].items())
-            text.append(f"test, {name}: MAE of {groups}; their mean {one['mae_over_groups']:,.1f}")
+        if "mae_by_group" in errors:
+            by_group = errors["mae_by_group"].items()
+            groups = ", ".join(f"{group} {mae:,.1f}" for group, mae in by_group)
+            mean = errors["mae_over_groups"]
+            text.append(f"test, {name}: MAE of {groups}; their mean {mean:,.1f}")
     return "\n".join(text)
 
 
 def draw_training(records: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """Loss, and validation errors in people, against the epoch."""
+    """Draw the loss, and validation errors in people, by epoch."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.0, 3.6), layout="constrained")
@@ -75,13 +82,13 @@ def draw_training(records: Sequence[Mapping[str, Any]], file: Path) -> None:
 
 
 def check_tensorboard() -> None:
-    """ImportError, naming the extra, where TensorBoard is not installed."""
+    """Raise ImportError, naming the extra, if TensorBoard is not installed."""
     if find_spec("tensorboard") is None:
         raise ImportError("TensorBoard's files need tensorboard: pip install 'pycc[tensorboard]'")
 
 
 def write_tensorboard(records: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """Every number of the records as a scalar by epoch; ImportError without TensorBoard."""
+    """Write every number of the records as a scalar by epoch; ImportError without TensorBoard."""
     check_tensorboard()
     from torch.utils.tensorboard import SummaryWriter
 

@@ -1,4 +1,4 @@
-"""What a paper printed, to stand beside what is measured here."""
+"""Numbers printed in a paper, for comparison with the measured ones."""
 
 from __future__ import annotations
 
@@ -40,4 +40,5 @@ APAM_TABLE_1: dict[str, dict[int, tuple[float, float]]] = {
     },
 }
 """White-box (MAE, RMSE) on ShanghaiTech A by patch side in pixels (Wu et al., arXiv 2104.10868,
-Table 1). The published code cannot have produced them as it stands: orders of magnitude."""
+Table 1). The published code, unchanged, cannot have produced them: use them as orders of magnitude.
+"""

@@ -337,7 +337,7 @@ def test_bad_input_leaves_nothing_behind(tmp_path: Path, samples, sample, tiny) 
         "scene 7: APAM: size 70 must give": [samples[0], sample(7)],
         r"x: image must be \[3,H,W\]": [Sample("x", image[:1], points)],
         "x: points must be": [Sample("x", image, points * float("nan"))],
-        "x: mask must be": [Sample("x", image, points, torch.ones(3, 3, dtype=torch.bool))],
+        "x: roi must be": [Sample("x", image, points, torch.ones(3, 3, dtype=torch.bool))],
     }
     for says, broken in bad.items():
         chosen = APAM(size=70) if "size 70" in says else ATTACKS[0]

@@ -37,7 +37,7 @@ def test_inspect(capsys: pytest.CaptureFixture[str], crowd: Path) -> None:
     code, out, err = run(capsys, "inspect", crowd)
     assert (code, err) == (0, "")
     assert out.startswith(f"{crowd}, layout folder\n")
-    assert out.endswith("verdict: whole\n")
+    assert out.endswith("verdict: intact\n")
     code, out, err = run(capsys, "inspect", crowd, "--split", "train", "--json")
     assert (code, err) == (0, "")
     facts = json.loads(out)
@@ -164,4 +164,4 @@ def test_from_a_shell(crowd: Path) -> None:
         check=False,
     )
     assert (done.returncode, messages(done.stderr)) == (0, [])
-    assert done.stdout.endswith("verdict: whole\n")
+    assert done.stdout.endswith("verdict: intact\n")

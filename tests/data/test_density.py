@@ -83,7 +83,9 @@ def test_the_published_lone_head_is_a_switch(fixture) -> None:
         density(two, shape, recipe="svishwa_window", published_single_head=True),
         density(two, shape, recipe="svishwa_window"),
     )
-    with pytest.raises(ValueError, match="published_single_head is of svishwa_window, got shhb15"):
+    with pytest.raises(
+        ValueError, match="published_single_head belongs to svishwa_window, got shhb15"
+    ):
         density(points, shape, recipe="shhb15", published_single_head=True)
 
 

@@ -47,7 +47,7 @@ def test_the_figures(crowd: Path) -> None:
     picture(1).convert("L").save(crowd / "train" / "a1.png")
     (crowd / "train" / "a10.json").write_text("[[1, 2], [20, 5], [-1, 3], [4, 4]]")
     report = found(crowd)
-    assert report.whole
+    assert report.intact
     assert report.layout == "folder"
     assert report.facts() == {
         "path": str(crowd),
@@ -79,7 +79,7 @@ def test_the_figures(crowd: Path) -> None:
             },
         },
         "identical": [],
-        "whole": True,
+        "intact": True,
     }
 
 
@@ -90,9 +90,9 @@ def test_the_table(crowd: Path) -> None:
     cells = {line[:23].strip(): line[23:].split() for line in lines[2:-1]}
     assert cells["images"] == ["2", "3"]
     assert cells["heads"] == ["7", "11"]
-    assert cells["heads an image"] == ["2…5", "0…7"]
+    assert cells["heads per image"] == ["2…5", "0…7"]
     assert cells["width"] == ["20", "20…30"]
-    assert lines[-1] == "verdict: whole"
+    assert lines[-1] == "verdict: intact"
 
 
 def test_the_same_pixels_in_another_file_are_a_leak(crowd: Path) -> None:
@@ -100,19 +100,19 @@ def test_the_same_pixels_in_another_file_are_a_leak(crowd: Path) -> None:
     (crowd / "test" / "b2.png").unlink()
     report = found(crowd)
     assert report.identical == [[("test", "b2"), ("train", "a10")]]
-    assert not report.whole
+    assert not report.intact
     assert "leak: test b2 = train a10" in table(report)
-    assert found(crowd, split="train").whole
+    assert found(crowd, split="train").intact
     turned = picture(3).transpose(Image.Transpose.FLIP_TOP_BOTTOM)
     turned.save(crowd / "test" / "b2.bmp")
-    assert found(crowd).whole
+    assert found(crowd).intact
 
 
 def test_pixels_of_another_shape_are_another_image(tmp_path: Path) -> None:
     for name, size in (("a", (8, 4)), ("b", (4, 8))):
         Image.new("RGB", size).save(tmp_path / f"{name}.png")
         (tmp_path / f"{name}.json").write_text("[]")
-    assert found(tmp_path).whole
+    assert found(tmp_path).intact
 
 
 def test_an_image_twice_in_one_split(crowd: Path) -> None:
@@ -120,8 +120,8 @@ def test_an_image_twice_in_one_split(crowd: Path) -> None:
     add(crowd / "train", "a12", 1, 9)
     report = found(crowd)
     assert report.identical == [[("train", "a1"), ("train", "a11"), ("train", "a12")]]
-    assert "twice: train a1 = train a11 = train a12" in table(report)
-    assert table(report).endswith("verdict: 0 broken, 1 there more than once")
+    assert "repeated: train a1 = train a11 = train a12" in table(report)
+    assert table(report).endswith("verdict: 0 broken, 1 more than once")
 
 
 def test_all_that_is_broken_is_named(crowd: Path) -> None:
@@ -143,7 +143,7 @@ def test_all_that_is_broken_is_named(crowd: Path) -> None:
     assert "b1.png: image without annotation" in test.broken[0]
     text = table(report)
     assert text.count("\nbroken: ") == 4
-    assert text.endswith("verdict: 4 broken, 0 there more than once")
+    assert text.endswith("verdict: 4 broken, 0 more than once")
 
 
 def test_nothing_whole_has_no_figures(crowd: Path) -> None:
@@ -157,7 +157,7 @@ def test_nothing_whole_has_no_figures(crowd: Path) -> None:
         "max": None,
     }
     lines = [line.split() for line in table(report).splitlines()]
-    assert ["heads", "an", "image", "-"] in lines
+    assert ["heads", "per", "image", "-"] in lines
     assert ["median", "-"] in lines
 
 
@@ -170,7 +170,7 @@ def test_a_split_that_cannot_be_opened_is_broken_unless_it_is_the_only_one(tmp_p
             (folder / name).mkdir(parents=True)
         picture(len(split)).save(folder / "images" / "IMG_1.png")
         scipy.io.savemat(folder / "ground-truth" / "GT_IMG_1.mat", {"image_info": info})
-    assert found(tmp_path).whole
+    assert found(tmp_path).intact
     (tmp_path / "test_data" / "ground-truth").rename(tmp_path / "test_data" / "truth")
     report = found(tmp_path)
     assert [len(split.items) for split in report.splits] == [1, 0]
@@ -187,7 +187,7 @@ def test_a_split_without_annotation_is_not_broken(tmp_path: Path) -> None:
         (tmp_path / f"{split}.txt").write_text(f"{number} 0 0\n")
     (tmp_path / "jsons" / "1.json").write_text('{"points": [[1, 1]]}')
     report = found(tmp_path)
-    assert report.whole
+    assert report.intact
     assert report.layout == "nwpu"
     assert "not annotated: test: " in table(report)
     assert "test.txt: none of its images" in str(report.splits[1].facts()["not_annotated"])
@@ -213,7 +213,7 @@ def test_regions_are_told_and_folds_are_no_leak(tmp_path: Path) -> None:
         scipy.io.savemat(fifty / f"{n}_ann.mat", {"annPoints": np.ones((n, 2))})
     report = found(fifty)
     assert [split.name for split in report.splits] == ["all"]
-    assert report.whole
+    assert report.intact
 
 
 def test_what_is_no_data_set(tmp_path: Path) -> None:
@@ -243,6 +243,6 @@ def test_the_known_leak_and_the_published_figures(shared: Path) -> None:
     assert not test.broken
     assert sum(item.heads for item in (*train.items, *test.items)) == 162_413 + 78_862
     fifty = found(shared / "data" / "ucf_cc_50")
-    assert fifty.whole
+    assert fifty.intact
     assert fifty.splits[0].facts()["points_outside"] == 5
     assert fifty.splits[0].facts()["grey"] == 50

@@ -51,7 +51,7 @@ def test_a_split_without_annotation_is_told(jhu: Path) -> None:
     with pytest.raises(
         pycc.data.NotAnnotatedError,
         match="test: images without annotation, there is no folder gt; train and val have "
-        "it; to count or attack the images alone take annotated=False",
+        "it; to count or attack the images alone use annotated=False",
     ):
         pycc.data.open(jhu, on_error="skip")
     test = pycc.data.open(jhu, annotated=False)

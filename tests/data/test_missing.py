@@ -31,7 +31,7 @@ def test_the_files_that_were_looked_for(tmp_path: Path) -> None:
     text = problem(tmp_path)
     assert text == (
         f"{tmp_path}/a.jpg: image without annotation, expected a.csv or a.json in {tmp_path}; "
-        "to count or attack the images alone take annotated=False (--unannotated)"
+        "to count or attack the images alone use annotated=False (--unannotated)"
     )
     (tmp_path / "points").mkdir()
     assert f"expected a.csv or a.json in {tmp_path} or {tmp_path}/points" in problem(tmp_path)

@@ -54,7 +54,7 @@ def test_the_test_set_has_no_annotation(nwpu: Path, on_error: str) -> None:
     with pytest.raises(
         pycc.data.NotAnnotatedError,
         match=r"test\.txt: none of its images has an annotation .* train and val have theirs"
-        r".* take annotated=False",
+        r".* use annotated=False",
     ):
         pycc.data.open(nwpu, split="test", on_error=on_error)
     # Whoever has some of it gets what is usual: the others are missing.
@@ -94,7 +94,7 @@ def test_what_is_missing_is_named(nwpu: Path) -> None:
         "skipped: NWPU/train.txt: line 4: '0099' has neither image nor annotation",
         "skipped: NWPU/jsons/0001.json: annotation without image",
         "skipped: NWPU/images/0002.jpg: image without annotation, expected 0002.json in "
-        "NWPU/jsons; to count or attack the images alone take annotated=False (--unannotated)",
+        "NWPU/jsons; to count or attack the images alone use annotated=False (--unannotated)",
     ]
     (nwpu / "val.txt").unlink()
     with pytest.raises(ValueError, match="NWPU-Crowd: has splits train, test, got 'val'"):

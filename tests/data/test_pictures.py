@@ -79,7 +79,7 @@ def test_every_layout_opens_what_pillow_opens(layout: str, annotated: bool, tmp_
     if layout == "nwpu":
         (root / "test.txt").write_text("\n".join(names))
     split = {"ucf_cc_50": "all", "worldexpo": "S1"}.get(layout, "test")
-    with pytest.warns(UserWarning, match="left out 2 files that are no picture") as warned:
+    with pytest.warns(UserWarning, match="left out 2 files that are no images") as warned:
         dataset = pycc.data.open(root, split=split, annotated=annotated)
     (message,) = (str(w.message) for w in warned)
     assert message.startswith(f"{images}: ")
@@ -139,11 +139,11 @@ def test_the_warning_names_a_few_and_counts_all(tmp_path: Path) -> None:
     several = [f"a{n}.docx" for n in range(4)] + [f"z{n}.heic" for n in range(30)]
     for name in ("a.mp4", "b.mpg", "c.eps", "d.cr2", *several):
         (tmp_path / name).write_bytes(b"data")
-    with pytest.warns(UserWarning, match="left out 38 files that are no picture") as warned:
+    with pytest.warns(UserWarning, match="left out 38 files that are no images") as warned:
         assert pictures(tmp_path) == []
     (message,) = (str(w.message) for w in warned)
     assert message.endswith(
-        "no picture: "
+        "no images: "
         "z0.heic, z1.heic, z10.heic and 27 more (HEIF: save as JPEG, or register pillow-heif); "
         "a0.docx, a1.docx, a2.docx and 1 more (not a format that Pillow opens); "
         "a.mp4, b.mpg (a video); c.eps (a page, not a photograph); "
@@ -151,7 +151,9 @@ def test_the_warning_names_a_few_and_counts_all(tmp_path: Path) -> None:
     )
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "one.bin").write_bytes(b"data")
-    with pytest.warns(UserWarning, match=r"left out 1 file that is no picture: one\.bin \(not a f"):
+    with pytest.warns(
+        UserWarning, match=r"left out 1 file that is not an image: one\.bin \(not a f"
+    ):
         pictures(tmp_path / "sub")
 
 
@@ -162,10 +164,10 @@ def test_a_backup_of_a_picture_is_left_out(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(encoded("PNG"))
     (tmp_path / "b.1").write_bytes(encoded("PNG"))  # of no other's name
     (tmp_path / "b.csv").write_text("")
-    with pytest.warns(UserWarning, match="left out 1 file that is no picture: ") as warned:
+    with pytest.warns(UserWarning, match="left out 1 file that is not an image: ") as warned:
         samples = pycc.data.open(tmp_path)
     (message,) = (str(w.message) for w in warned)
-    assert message.endswith(f": {name} (a backup, by its name, of another picture here)")
+    assert message.endswith(f": {name} (by its name a backup of another image here)")
     assert [pair.image.name for pair in samples.pairs] == ["a.jpg", "b.1"]
 
 

@@ -106,6 +106,6 @@ def test_wrappers_keep_that_nothing_is_known(street: Path) -> None:
 def test_nothing_without_annotation_is_exported(tmp_path: Path) -> None:
     sample = Sample("one", torch.zeros(3, 4, 6), None)
     for layout in ("folder", "shanghaitech"):
-        with pytest.raises(ValueError, match="one: not annotated, and layouts to export hold"):
+        with pytest.raises(ValueError, match="one: not annotated, and exported layouts hold"):
             export_samples({"train": [sample]}, tmp_path / "out", layout=layout)
         assert not (tmp_path / "out").exists()

@@ -98,7 +98,7 @@ def test_bad_files_and_options(exported: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="needs the option stride"):
         models.load(exported)
     for stride in ("abc", 4.5):
-        with pytest.raises(ValueError, match="stride must be a whole number from 1 on, got"):
+        with pytest.raises(ValueError, match="stride must be an integer of at least 1, got"):
             models.load(exported, stride=stride)
     with pytest.raises(ValueError, match="unknown option 'variant'; known: stride, input"):
         models.load(exported, stride=4, variant="gray")
@@ -116,7 +116,7 @@ def test_export_leaves_nothing_when_it_fails(
         models.export_onnx(counter, tmp_path / "net.pt")
     with pytest.raises(ValueError, match="at least 4x4 pixels, got 2x96"):
         models.export_onnx(counter, tmp_path / "net.onnx", shape=(2, 96))
-    with pytest.raises(ValueError, match="expected a network of torch, got a black box"):
+    with pytest.raises(ValueError, match="expected a torch network, got a black box"):
         models.export_onnx(models.black_box(exported, stride=4), tmp_path / "net.onnx")
     real = models.exchange._Onnx.forward
     monkeypatch.setattr(models.exchange._Onnx, "forward", lambda self, x: real(self, x) * 1.001)

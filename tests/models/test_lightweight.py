@@ -134,8 +134,8 @@ def test_the_declared_field_is_measured() -> None:
         (nn.AdaptiveAvgPool2d((4, 8)), {}, "must be one whole number, got features of 4x8"),
         (Pyramid(), {"level": 2}, "has no level 2"),
         (_stem(), {"input": "gray255"}, "3 input channels"),
-        (_stem(), {"hidden": 0}, "hidden must be a whole number from 1 on, got 0"),
-        (Resnet(), {}, r"got \[1, 10\]; name the layer that does"),
+        (_stem(), {"hidden": 0}, "hidden must be an integer of at least 1, got 0"),
+        (Resnet(), {}, r"got \[1, 10\]; name a layer that does"),
         (Resnet(), {"layer": "layer9"}, "has no layer 'layer9'"),
     ],
 )

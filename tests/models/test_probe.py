@@ -204,7 +204,7 @@ def test_a_metadata_beside_foreign_weights(counter: CounterModel, tmp_path: Path
         beside(path).write_text(json.dumps({**content, name: wrong}))
         refused(path, "the metadata (promises|states)")
     beside(path).write_text("{")
-    refused(path, "is not a readable metadata")
+    refused(path, "is not readable weights metadata")
     beside(path).write_text("[1]")
     refused(path, "must be a JSON object")
 
@@ -233,7 +233,7 @@ def test_what_the_keys_do_not_tell_is_said(monkeypatch: pytest.MonkeyPatch, tmp_
         warnings.simplefilter("ignore")  # random weights
         torch.save(counter.net.state_dict(), tmp_path / "w.pth")
         loaded = models.load(tmp_path / "w.pth")
-        assert loaded.origin.endswith("; not told by the keys: variant='leeyeehoo'")
+        assert loaded.origin.endswith("; not shown by the keys: variant='leeyeehoo'")
         assert "not told" not in models.load(tmp_path / "w.pth", variant="commissarma").origin
         torch.save({f"CCN.{k}": v for k, v in counter.net.state_dict().items()}, tmp_path / "w.pth")
         assert models.load(tmp_path / "w.pth").options()["variant"] == "c3"

@@ -67,9 +67,11 @@ def test_wrong_arguments() -> None:
         models.wrap(lambda x: x, stride=1)
     with pytest.raises(TypeError, match="preprocess must be callable"):
         models.wrap(Pooled(), preprocess=255.0, stride=8)
-    with pytest.raises(ValueError, match="stride must be a whole number from 1 on, got 0"):
+    with pytest.raises(ValueError, match="stride must be an integer of at least 1, got 0"):
         models.wrap(Pooled(), stride=0)
-    with pytest.raises(ValueError, match="receptive_field must be a whole number from 1"):
+    with pytest.raises(
+        ValueError, match="receptive_field must be an integer of at least 1 or None"
+    ):
         models.wrap(Pooled(), stride=8, receptive_field=0)
 
 
