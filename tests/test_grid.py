@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pycc import attack, grid, models
 from pycc.attack.survey import counted_points
 from pycc.backdoor.gradcam import gradcam
-from pycc.certify.engine import map_inside
+from pycc.certify.maps import certified_map
 from pycc.counters import count_of
 from pycc.grid import cell_weight, heads_in, in_region
 from pycc.models.recipe import Crop, Optimiser, Recipe
@@ -67,7 +67,7 @@ def attacked(one: Sample) -> float:
 
 COUNTS: dict[str, Callable[[Sample], float]] = {
     "attack": attacked,
-    "certify": lambda one: float(map_inside(Ones().eval(), one).double().sum()),
+    "certify": lambda one: float(certified_map(Ones().eval(), one).double().sum()),
     "train and backdoor": lambda one: count_of(Ones().eval(), one),
     "training items": trained_on,
     "Grad-CAM": lambda one: gradcam(Ones().eval(), one.image, "layer", one.roi).count,

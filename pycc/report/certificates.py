@@ -22,22 +22,22 @@ def certificates_table(summary: Mapping[str, Any], seconds: Mapping[tuple[str, i
     """
     lines = [
         ["patch", "method", "clean MAE", "certified MAE", "attacked MAE", "mean width", "vacuous",
-         "s an image"],
-        ["none", "", people(summary["undefended_mae"]), "", "", "", "", ""],
+         "s per image"],
+        ["clean", "", people(summary["undefended_mae"]), "", "", "", "", ""],
     ]  # fmt: skip
-    attacked = {(r["method"], r["patch"]): r for r in summary.get("attacks", ())}
+    attacked = {(r["method"], r["patch_size"]): r for r in summary.get("attacks", ())}
     for row in summary["rows"]:
-        one = attacked.get((row["method"], row["patch"]))
+        one = attacked.get((row["method"], row["patch_size"]))
         certified = people(row["certified_mae"])
         lines.append([
-            str(row["patch"]),
+            str(row["patch_size"]),
             row["method"],
             people(row["clean_mae"]),
             f"unbounded on {row['unbounded']}" if row["unbounded"] else certified,
             people(None if one is None else one["attacked_mae"]),
             people(row["width"]),
             f"{100 * row['vacuous']:.0f} %",
-            f"{seconds[row['method'], row['patch']]:.2f}",
+            f"{seconds[row['method'], row['patch_size']]:.2f}",
         ])  # fmt: skip
     text = aligned(lines, 2)
     text.append(
@@ -46,7 +46,7 @@ def certificates_table(summary: Mapping[str, Any], seconds: Mapping[tuple[str, i
     )
     for row in summary["rows"]:
         reasons = list(row["reasons"].items())
-        where = f"{row['method']}, {row['patch']} pixels"
+        where = f"{row['method']}, {row['patch_size']} pixels"
         for reason, images in reasons[:_REASONS]:
             text.append(f"{where}, {images} of {row['images']} images: {reason}")
         if len(reasons) > _REASONS:
@@ -54,7 +54,7 @@ def certificates_table(summary: Mapping[str, Any], seconds: Mapping[tuple[str, i
     if summary["undefended_mae"] is None:
         text.append("images without annotation: errors against their heads are unknown")
     for one in summary.get("calibration", ()):
-        patch = "" if one["patch"] is None else f" for {one['patch']} pixels"
+        patch = "" if one["patch_size"] is None else f" for {one['patch_size']} pixels"
         if one.get("counter"):
             patch += f", counter {one['counter'] + 1}"
         where = one["source"] if not one["images"] else f"{one['images']} images of {one['source']}"
@@ -62,8 +62,8 @@ def certificates_table(summary: Mapping[str, Any], seconds: Mapping[tuple[str, i
     for one in summary.get("attacks", ()):
         if one["violations"]:
             text.append(
-                f"VIOLATED: {one['method']}, {one['patch']} pixels: {one['violations']} attacked "
-                "counts outside their intervals"
+                f"VIOLATED: {one['method']}, {one['patch_size']} pixels: {one['violations']} "
+                "attacked counts outside their intervals"
             )
     return "\n".join(text)
 
@@ -80,11 +80,11 @@ def draw_curve(summary: Mapping[str, Any], file: Path) -> None:
     widths, *others = figure.subplots(1, 1 + known, squeeze=False)[0]
     for method in sorted({row["method"] for row in summary["rows"]}):
         rows = [r for r in summary["rows"] if r["method"] == method and r["width"] is not None]
-        sides = [r["patch"] for r in rows]
+        sides = [r["patch_size"] for r in rows]
         widths.plot(sides, [r["width"] for r in rows], "o-", label=method)
         whole = [r for r in rows if r["certified_mae"] is not None]
         for errors in others:
-            errors.plot([r["patch"] for r in whole], [r["certified_mae"] for r in whole], "o-")
+            errors.plot([r["patch_size"] for r in whole], [r["certified_mae"] for r in whole], "o-")
     widths.set(xlabel="side of the patch, pixels", ylabel="mean width of the interval, people")
     widths.set_ylim(bottom=0)
     if widths.get_legend_handles_labels()[0]:
@@ -130,5 +130,5 @@ def draw_intervals(
 
 def widest(records: Sequence[Mapping[str, Any]], number: int) -> list[Mapping[str, Any]]:
     """The records of bounded intervals that are widest, of one method and patch."""
-    bounded = [r for r in records if r.get("high") is not None and r["method"] != "none"]
+    bounded = [r for r in records if r.get("high") is not None and r["method"] != "clean"]
     return sorted(bounded, key=lambda r: r["low"] - r["high"])[:number]

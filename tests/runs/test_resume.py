@@ -23,8 +23,8 @@ COMMANDS = {
         "--attack", "universal", "--data", "own", "--sizes", "8", "--steps", "1",
         "--pgd-steps", "0", "--no-gates",
     ],
-    "certify": ["--data", "own", "--patch", "8", "--allowance", "5"],
-    "certify, calibrated": ["--data", "own", "--calibrate-data", "other", "--patch", "8"],
+    "certify": ["--data", "own", "--patch-size", "8", "--allowance", "5"],
+    "certify, calibrated": ["--data", "own", "--calibration-data", "other", "--patch-size", "8"],
     "train": ["--data", "own", *QUICK, "--crops", "1", "--validation-share", "0.34",
               "--test-data", "other", "--test-split", "test"],
     "backdoor run": [
