@@ -188,7 +188,7 @@ def test_pictures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         (["--method", "addtive"], "got 'addtive'; did you mean 'additive'?"),
         (["--method", "magic"], "--method: expected one of "),
         (["--weights", "none.pth"], "no such file"),
-        (["--option", "resize=4"], "count isolated tiles (pycc.defense.tiled)"),
+        (["--option", "resize=4"], "count isolated tiles (pycc.defense.tiled, --tile)"),
         (["--resume", "nowhere"], "nowhere"),
         (["--patch-size", "0"], "--patch-size must be at least 1 pixel, got 0"),
         (["--masks", "5"], "masks"),
