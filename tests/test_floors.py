@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1] / "pycc"
 
 FLOORS = [
-    {"types", "registry", "random", "checks", "ranks"},
+    {"types", "registry", "random", "checks", "ranks", "settings"},
     {"ops", "local", "metrics", "grid", "counters", "runs"},
     {"models", "data", "defense", "report"},
     {"attack"},
