@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from pycc import data
+from pycc import commands, data
 from pycc.data.dataset import data_fingerprint
 from pycc.types import Sample
 
@@ -87,6 +88,8 @@ def test_a_run_whose_data_changed_is_refused(
         (tmp_path / "other").rename(tmp_path / "own" / "test")
     command, *steps = name.split(",")[0].split()
     main = importlib.import_module(f"pycc.{command}.__main__").main
+    if main is commands.main:
+        main = partial(main, command)
     weights = MCNN if "train" not in steps and "defend" not in steps else MCNN[:-1]
     assert main([*steps, *COMMANDS[name], *weights, "--out", "run"]) in (0, 1)
     capsys.readouterr()
