@@ -18,7 +18,8 @@ from timer import Row, check, compare, seconds, store, table
 from torch import Tensor
 
 from pycc import data, models, ops
-from pycc.certify.maps import additive_of, masked_of
+from pycc.certify.methods.additive import additive_of
+from pycc.certify.methods.masked import masked_of
 from pycc.checks import check_image
 from pycc.defense.capping import Caps
 from pycc.defense.mask_pairs import hidden, mask_boxes, two_mask_table

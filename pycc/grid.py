@@ -62,6 +62,43 @@ def in_region(density: Tensor, roi: Tensor | None, stride: int) -> Tensor:
     return density * cell_weight(roi, density.shape[-2:], stride).to(density)
 
 
+def field_margin(stride: int, receptive_field: int) -> int:
+    """Pixels beyond its own that a cell can depend on, on each side, as many on all sides.
+
+    ceil((r - s) / 2) for stride s and receptive field r; 0 for a field within the cell.
+
+    >>> field_margin(8, 21), field_margin(8, 8)
+    (7, 0)
+    """
+    return max(0, -(-(receptive_field - stride) // 2))
+
+
+def reached_window(patch_size: int, stride: int, receptive_field: int) -> int:
+    """Cells along an axis that a patch can reach at most, at any place.
+
+    A cell of stride s depends on its own pixels and on m = ``field_margin`` more on each side, so a
+    patch of p pixels reaches at most ceil((p + s + 2 m - 1) / s) cells, wherever it lies. Every set
+    of cells that a square patch reaches is part of a square window of this side.
+
+    Args:
+        patch_size: side of the patch, pixels.
+        stride: pixels per cell.
+        receptive_field: side in pixels of the square, centred on its cell, that a cell depends on.
+
+    Raises:
+        ValueError: a number below 1.
+
+    >>> reached_window(1, 8, 8), reached_window(2, 8, 8), reached_window(1, 1, 3)
+    (1, 2, 3)
+    """
+    numbers = {"patch_size": patch_size, "stride": stride, "receptive_field": receptive_field}
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"reached_window: {name} must be at least 1 pixel, got {number}")
+    margin = field_margin(stride, receptive_field)
+    return -(-(patch_size + stride + 2 * margin - 1) // stride)
+
+
 def heads_in(points: Tensor, roi: Tensor | tuple[int, int]) -> Tensor:
     """Return whether each head annotation lies in the image and its region of interest: [N] bool.
 

@@ -84,13 +84,17 @@ ENTRIES: dict[str, Callable[[Tensor], object]] = {
     "a counter": lambda x: models.wrap(Tiny().eval(), stride=4)(x[None]),
     "a published counter": lambda x: models.create("mcnn").eval()(x[None]),
     "a sample, as attack.run, certify and train.fit take": sample,
-    "certify.masked": lambda x: certify.masked(Tiny().eval(), x, 4, allowance=1.0),
-    "certify.additive": lambda x: certify.additive(Tiny().eval(), x, 4, caps=1.0),
-    "certify.quantile": lambda x: certify.quantile(Tiny().eval(), x, 4, k=9, fill=0.5, draws=2),
-    "certify.fixed_masks": lambda x: certify.fixed_masks(
-        Tiny().eval(), x, 4, k=9, fill=0.5, draws=2
+    "certify.masked": lambda x: certify.masked(Tiny().eval(), x, patch_size=4, allowance=1.0),
+    "certify.additive": lambda x: certify.additive(Tiny().eval(), x, patch_size=4, caps=1.0),
+    "certify.quantile": lambda x: certify.quantile(
+        Tiny().eval(), x, patch_size=4, k=9, fill=0.5, draws=2
     ),
-    "certify.two_mask": lambda x: certify.two_mask(Tiny().eval(), x, 4, masks=4, fill=0.5),
+    "certify.fixed_ablations": lambda x: certify.fixed_ablations(
+        Tiny().eval(), x, patch_size=4, k=9, fill=0.5, draws=2
+    ),
+    "certify.two_mask": lambda x: certify.two_mask(
+        Tiny().eval(), x, patch_size=4, masks=4, fill=0.5
+    ),
     "defense.masked": defended(lambda c: defense.masked(c, 4, 1.0)),
     "defense.clipped": defended(lambda c: defense.clipped(c, 1.0)),
     "defense.tiled": defended(lambda c: defense.tiled(c, 8)),

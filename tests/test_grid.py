@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pycc import attack, grid, models
 from pycc.attack.survey import counted_points
 from pycc.backdoor.evaluation.gradcam import gradcam
-from pycc.certify.engine import map_inside
+from pycc.certify.maps import certified_map
 from pycc.counters import count_of
 from pycc.grid import cell_weight, heads_in, in_region
 from pycc.models.recipe import Crop, Optimiser, Recipe
@@ -67,7 +67,7 @@ def attacked(one: Sample) -> float:
 
 COUNTS: dict[str, Callable[[Sample], float]] = {
     "attack": attacked,
-    "certify": lambda one: float(map_inside(Ones().eval(), one).double().sum()),
+    "certify": lambda one: float(certified_map(Ones().eval(), one).double().sum()),
     "train and backdoor": lambda one: count_of(Ones().eval(), one),
     "training items": trained_on,
     "Grad-CAM": lambda one: gradcam(Ones().eval(), one.image, "layer", one.roi).count,
@@ -173,3 +173,26 @@ def test_models_that_keep_a_last_cell_and_those_that_drop_it() -> None:
 def test_examples() -> None:
     assert doctest.testmod(grid).attempted >= 2
     assert doctest.testmod(grid).failed == 0
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 8])
+@pytest.mark.parametrize("extra", [0, 2, 12, 30])
+@pytest.mark.parametrize("patch_size", [1, 2, 7, 16])
+def test_a_patch_reaches_so_many_cells_and_somewhere_as_many(
+    patch_size: int, extra: int, stride: int
+) -> None:
+    margin, cells = extra // 2, 60 // stride
+    reached = []
+    for first in range(60 - patch_size):
+        pixels = range(first, first + patch_size)
+        reached.append(sum(
+            i * stride - margin <= pixels[-1] and pixels[0] < (i + 1) * stride + margin
+            for i in range(cells)
+        ))  # fmt: skip
+    assert grid.reached_window(patch_size, stride, stride + extra) == max(reached)
+
+
+@pytest.mark.parametrize("numbers", [(0, 8, 8), (3, 0, 8), (3, 8, -1)])
+def test_a_window_is_of_pixels(numbers: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match=r"reached_window: \w+ must be at least 1 pixel, got"):
+        grid.reached_window(*numbers)

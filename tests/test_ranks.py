@@ -21,7 +21,8 @@ from pycc.runs import Run, sharded
 FLAGS = ["--limit", "3", "--threads", "1", "--no-pictures"]
 ATTACK = [*FLAGS, "--sizes", "20", "40", "--steps", "3", "--seeds", "2", "--no-save-images",
           "--pgd-steps", "2", "--no-gates"]  # fmt: skip
-CERTIFY = [*FLAGS, "--calibrate-limit", "2", "--patch", "40", "--method", "masked", "additive",
+CERTIFY = ["--max-images", "3", "--threads", "1", "--no-pictures", "--calibration-max-images", "2",
+           "--patch-size", "40", "--method", "masked", "additive",
            "--attack", "--steps", "2"]  # fmt: skip
 
 

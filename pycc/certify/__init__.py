@@ -1,41 +1,69 @@
 """Certified counts: intervals that no patch can push a count out of.
 
-A certificate speaks of the prediction of a defended counter: whatever a patch of the stated size
-shows, wherever it lies, what that counter says stays inside. ``masked`` (the default),
-``additive``, ``two_mask`` and ``fixed_masks`` always hold; ``quantile`` holds with a stated
-probability over its own draws; ``conformal`` turns an interval on the prediction into one on the
-number of people. ``partition_median`` speaks of poisoned training images instead of patches.
+A certificate is about the prediction of a defended counter: whatever a patch of the stated size
+shows, wherever it lies, that prediction stays inside. ``masked`` (the default), ``additive``,
+``two_mask`` and ``fixed_ablations`` always hold; ``quantile`` holds with a stated probability over
+its own draws; ``conformal`` turns an interval on the prediction into one on the number of people.
+``partition_median`` is about poisoned training images instead of patches.
+
+These functions certify one image. ``calibrate`` and ``run`` certify a data set, with any of the
+``certificates``; the command ``pycc certify`` does the same.
 """
 
-from pycc.certify.calibration import Calibration, allowance_of, cap_of
-from pycc.certify.conformal import calibrate, conformal
-from pycc.certify.drawn import fixed_masks, quantile, two_mask
-from pycc.certify.maps import additive, check_field, masked, mixed, slack_map
+from pycc.certify.attacked import adaptive_attack
+from pycc.certify.calibration import CalibratedNumber, Calibration, allowance_of, cap_of
+from pycc.certify.conformal import conformal, conformal_margin
+from pycc.certify.engine import calibrate, run
+from pycc.certify.fixed import fixed_ablations_bounds
+from pycc.certify.maps import check_field, mixed, slack_map
+from pycc.certify.methods import (
+    Additive,
+    Certificate,
+    FixedAblations,
+    Masked,
+    Quantile,
+    TwoMask,
+    additive,
+    certificates,
+    fixed_ablations,
+    masked,
+    quantile,
+    two_mask,
+)
 from pycc.certify.paper import counterexample, probability_inside, probability_untouched
 from pycc.certify.poisoned import most_poisoned, partition_median, partitions
-from pycc.certify.quantile import (
-    estimate_interval,
-    exposure,
-    fixed_masks_bounds,
-    mean_bounds,
-    quantile_bounds,
-)
+from pycc.certify.quantile import estimate_interval, exposure, mean_bounds, quantile_bounds
+from pycc.certify.results import AttackedRow, CertifyRow, CertifyRun, CertifySummary
 from pycc.types import Interval
 
 __all__ = [
+    "Additive",
+    "AttackedRow",
+    "CalibratedNumber",
     "Calibration",
+    "Certificate",
+    "CertifyRow",
+    "CertifyRun",
+    "CertifySummary",
+    "FixedAblations",
     "Interval",
+    "Masked",
+    "Quantile",
+    "TwoMask",
+    "adaptive_attack",
     "additive",
     "allowance_of",
     "calibrate",
     "cap_of",
+    "certificates",
     "check_field",
     "conformal",
+    "conformal_margin",
     "counterexample",
     "estimate_interval",
     "exposure",
-    "fixed_masks",
-    "fixed_masks_bounds",
+    "fixed_ablations",
+    "fixed_ablations_bounds",
     "masked",
     "mean_bounds",
     "mixed",
@@ -46,6 +74,7 @@ __all__ = [
     "probability_untouched",
     "quantile",
     "quantile_bounds",
+    "run",
     "slack_map",
     "two_mask",
 ]

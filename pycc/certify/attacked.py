@@ -2,88 +2,109 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Sequence
+from dataclasses import replace
 
 from pycc import attack
-from pycc.certify.methods import Plan
-from pycc.certify.weakest import Weakest
+from pycc.attack import APAM, PatchAttack
+from pycc.certify.calibration import Calibration
+from pycc.certify.maps import Objective
+from pycc.certify.methods.base import Certificate
+from pycc.certify.results import AttackedRow
+from pycc.certify.weakest import WeakestPlaces
 from pycc.ranks import Ranks
-from pycc.runs import Run
-from pycc.types import Counter, Sample
+from pycc.runs import MANIFEST, Run
+from pycc.types import Counter, Progress, Sample
+
+OBJECTIVES: tuple[Objective, ...] = ("over", "under")
 
 
-class Shown(Protocol):
-    """A line that tells how far an attack is."""
+def adaptive_attack(*, steps: int = 40, step_size: float = 0.25) -> PatchAttack:
+    """The attack that certified counters are checked with: APAM from the certificate's weak places.
 
-    def __call__(self, done: float, total: float, label: str, /) -> None:
-        """``done`` of ``total`` are through; ``label`` says what goes on."""
+    ``steps`` of gradient ascent, the first of ``step_size`` (of the range [0,1]), later ones
+    smaller along a cosine.
 
-    def close(self) -> None:
-        """End the line."""
+    >>> adaptive_attack(steps=5).steps
+    5
+    """
+    return APAM(
+        steps=steps, step_size=step_size, decay="cosine", transform="none", smoothness=0.0,
+        location="worst",
+    )  # fmt: skip
 
 
-def attacks(
-    settings: Mapping[str, Any],
-    plan: Plan,
-    defended: Callable[[str, int], Counter | None],
-    weakest: Weakest,
+def attacked_rows(
+    template: PatchAttack,
+    methods: Sequence[Certificate],
+    patch_sizes: Sequence[int],
+    counter: Counter,
+    calibration: Calibration,
     samples: Sequence[Sample],
     log: Run,
-    folder: Path,
-    shown: Callable[[], Shown],
-    ranks: Ranks = Ranks(),
-) -> list[dict[str, Any]]:
-    """Attacked error and violations, by method and patch: counts pushed up and down.
+    *,
+    seed: int,
+    progress: Progress | None,
+    ranks: Ranks,
+) -> tuple[AttackedRow, ...]:
+    """Attacked error and violations by method and patch size, for counts pushed up and down.
 
-    The error is None where images are not annotated.
-
-    ``defended`` gives the counter of a method and patch, or None where no attack can be run on it;
-    ``weakest`` where the certificate is reached; ``shown`` makes what shows an attack's progress.
-    Patches that nobody optimised are counted once, where those that push up are. Each attack is a
-    run in a folder of its own, so that a stopped one goes on where it was.
+    ``template`` is the attack; its size and objective are set here. ``log`` holds the records of
+    all intervals. Methods whose defended counter no gradient reaches are left out. Patches that are
+    not optimised are counted once, beside those that push up. Each attack is a run of its own, in a
+    folder of ``log`` if that has one, so that a stopped one continues.
     """
-    bounds = {(r["image"], r["method"], r["patch"]): r for r in log.records}
-    annotated = all(r["truth"] is not None for r in log.records)
-    found = []
-    for method in plan.methods:
-        for patch in plan.patches:
-            victim = defended(method, patch)
+    weakest = WeakestPlaces(counter, calibration)
+    intervals = {(r["image"], r["method"], r["patch_size"]): r for r in log.records}
+    rows = []
+    for method in methods:
+        for patch_size in patch_sizes:
+            victim = method.defended(counter, patch_size, calibration, seed=seed)
             if victim is None:
                 continue
-            errors: dict[str, float] = {}
+            errors: dict[str, float | None] = {}
             violations = 0
-            for objective in ("over", "under"):
-                apam = attack.APAM(
-                    size=patch, steps=settings["steps"], step_size=settings["step_size"],
-                    decay="cosine", objective=objective, transform="none", smoothness=0.0,
-                    location="worst",
+            for objective in OBJECTIVES:
+                name = f"{method.name}-{patch_size}-{objective}"
+                out = log.file("attacks", name)
+                done = attack.run(
+                    replace(template, size=patch_size, objective=objective), victim, samples,
+                    seed=seed, pgd=None, gates=False, compare=objective == "over",
+                    candidates=weakest.candidates(method, objective), save_images=False,
+                    progress=_share(progress, len(samples), f"attacking {name}"), out=out,
+                    ranks=ranks, resume=out is not None and (out / MANIFEST).exists(),
                 )  # fmt: skip
-                own = folder / f"{method}-{patch}-{objective}"
-                progress = shown()
-                try:
-                    done = attack.run(
-                        apam, victim, samples, seed=settings["seed"], pgd=None, gates=False,
-                        compare=objective == "over",
-                        candidates=weakest.candidates(method, objective),
-                        save_images=False, progress=progress, out=own, ranks=ranks,
-                        resume=(own / "manifest.json").exists(),
-                    )  # fmt: skip
-                finally:
-                    progress.close()
                 for record in done.ordered():
                     if record["condition"] == "none":
                         continue  # every other patch, optimised or not, has to stay inside
-                    bound = bounds[record["image"], method, patch]
+                    image, count = record["image"], record["count"]
+                    bound = intervals[image, method.name, patch_size]
                     high = float("inf") if bound["high"] is None else bound["high"]
-                    violations += not bound["low"] <= record["count"] <= high
-                    error = abs(record["count"] - bound["truth"]) if annotated else 0.0
-                    name = record["image"]
-                    errors[name] = max(errors.get(name, 0.0), error)
-            attacked = sum(errors.values()) / len(errors) if annotated else None
-            found.append({
-                "method": method, "patch": patch, "attacked_mae": attacked,
-                "violations": violations, "images": len(errors),
-            })  # fmt: skip
-    return found
+                    violations += not bound["low"] <= count <= high
+                    errors[image] = _larger(errors.get(image), bound["truth"], count)
+            rows.append(
+                AttackedRow(method.name, patch_size, _mean(errors), violations, len(errors))
+            )
+    return tuple(rows)
+
+
+def _larger(error: float | None, truth: float | None, count: float) -> float | None:
+    """The larger of an error so far and that of this count; None without annotation."""
+    return None if truth is None else max(error or 0.0, abs(count - truth))
+
+
+def _mean(errors: dict[str, float | None]) -> float | None:
+    known = [error for error in errors.values() if error is not None]
+    return sum(known) / len(errors) if known and len(known) == len(errors) else None
+
+
+def _share(progress: Progress | None, images: int, text: str) -> Progress | None:
+    """Progress of an attack, in images."""
+    if progress is None:
+        return None
+    shown = progress
+
+    def report(done: float, total: float, label: str, /) -> None:
+        shown(images * done / max(total, 1e-9), images, f"{text}: {label}")
+
+    return report

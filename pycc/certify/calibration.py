@@ -1,9 +1,12 @@
-"""Allowances and caps from training data, with where they come from."""
+"""Allowances and caps from calibration images, with the data they come from."""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,23 +23,86 @@ _FLAT = 1.002
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """A number that a certificate needs, fixed on images that are not the certified ones."""
+class CalibratedNumber:
+    """A number that a certificate needs, fixed on images other than the certified ones."""
 
     kind: str
     """``allowance``, ``cap`` or ``block cap``."""
     value: float
     """People: in a window, a cell or a block of cells."""
     source: str
-    """The data it was fixed on."""
+    """The data it was fixed on, or ``given``."""
     images: int
-    """How many."""
+    """How many images; 0 for a given number."""
+    patch_size: int | None = None
+    """Side of the patch in pixels, if the number depends on it."""
+    counter: int | None = None
+    """Number of the counter in an ensemble, if the number is of one counter."""
 
-    def json(self) -> Mapping[str, object]:
-        """As a run's folder keeps it."""
+    def json(self) -> dict[str, str | float | int | None]:
+        """As a run folder stores it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """All that a run's certificates need from images other than the certified ones.
+
+    ``certify.calibrate`` makes it; a run folder stores it as ``calibration.json``. ValueError for
+    numbers that are negative or not finite.
+
+    >>> Calibration((CalibratedNumber("cap", 0.5, "given", 0),)).value("cap")
+    0.5
+    """
+
+    numbers: tuple[CalibratedNumber, ...] = ()
+    fill: tuple[float, float, float] | None = None
+    """The colour of hidden pixels, RGB in [0,1], if a method hides any."""
+    data: Mapping[str, int | str] | None = None
+    """Fingerprint of the images (``pycc.data.dataset.data_fingerprint``), if any were needed."""
+
+    def __post_init__(self) -> None:
+        values = [*(number.value for number in self.numbers), *(self.fill or ())]
+        if not all(math.isfinite(value) and value >= 0 for value in values):
+            raise ValueError("calibration: numbers must be finite and at least 0")
+
+    def value(self, kind: str, patch_size: int | None = None, counter: int | None = None) -> float:
+        """The number of this kind, patch size and counter; ValueError if it is missing."""
+        for number in self.numbers:
+            if (number.kind, number.patch_size, number.counter) == (kind, patch_size, counter):
+                return number.value
+        size = "" if patch_size is None else f" for {patch_size} pixels"
+        which = "" if counter is None else f" and counter {counter + 1}"
+        raise ValueError(f"calibration: the {kind}{size}{which} is missing; calibrate again")
+
+    @property
+    def colour(self) -> tuple[float, float, float]:
+        """``fill``; ValueError if it is missing."""
+        if self.fill is None:
+            raise ValueError("calibration: the colour of hidden pixels is missing; calibrate again")
+        return self.fill
+
+    def json(self) -> dict[str, object]:
+        """As a run folder stores it."""
         return {
-            "kind": self.kind, "value": self.value, "source": self.source, "images": self.images
-        }  # fmt: skip
+            "numbers": [number.json() for number in self.numbers],
+            "fill": self.fill,
+            "data": self.data,
+        }
+
+    @classmethod
+    def load(cls, file: Path) -> Calibration:
+        """Read what ``json`` returned from a file; ValueError that names it for anything else."""
+        try:
+            stored = json.loads(file.read_text())
+            fill = stored["fill"]
+            if fill is not None:
+                red, green, blue = map(float, fill)
+                fill = red, green, blue
+            numbers = tuple(CalibratedNumber(**number) for number in stored["numbers"])
+            return cls(numbers, fill, stored["data"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{file}: expected the calibration of a run, got {error}") from None
 
 
 def allowance_of(

@@ -20,11 +20,11 @@ from numpy.typing import ArrayLike
 from pycc.certify._check import counts_of, inside
 from pycc.types import Interval
 
-RECEIVED = ("additive", "fixed-masks", "quantile-estimate", "mean-estimate")
+RECEIVED = ("additive", "fixed-ablations", "quantile-estimate", "mean-estimate")
 """Methods whose interval, from the image that was received, holds what the counter says clean."""
 
 
-def calibrate(residuals: ArrayLike, epsilon: float) -> float:
+def conformal_margin(residuals: ArrayLike, epsilon: float) -> float:
     """The ceil((n + 1)(1 - epsilon))-th smallest of n residuals: the conformal quantile, in people.
 
     ``residuals`` [n] are |true count - what the defended counter says| on calibration images that
@@ -38,8 +38,8 @@ def calibrate(residuals: ArrayLike, epsilon: float) -> float:
     nothing. ValueError for residuals that are negative, not finite or missing, and for ``epsilon``
     outside (0, 1).
     """
-    found = np.sort(counts_of("calibrate", residuals, "residuals"))
-    inside("calibrate", "epsilon", epsilon)
+    found = np.sort(counts_of("conformal_margin", residuals, "residuals"))
+    inside("conformal_margin", "epsilon", epsilon)
     # In floating point (n + 1)(1 - epsilon) may end just above the whole number that is meant.
     rank = math.ceil((len(found) + 1) * (1 - Fraction(repr(float(epsilon)))))
     return float(found[rank - 1]) if rank <= len(found) else math.inf
@@ -51,9 +51,10 @@ def conformal(
     """Interval on the number of people in a scene whose image may carry a patch (C5).
 
     [max(0, L - r), U + r], where [L, U] comes from the image x' that was received and r from
-    :func:`calibrate`. Proof: let c be what the defended counter would say of the scene's clean
-    image x, and y the number of people. |y - c| <= r with probability 1 - epsilon, and L <= c <= U
-    with the interval's own confidence, whence y lies inside but for the sum of both errors.
+    :func:`conformal_margin`. Proof: let c be what the defended counter would say of the scene's
+    clean image x, and y the number of people. |y - c| <= r with probability 1 - epsilon, and
+    L <= c <= U with the interval's own confidence, whence y lies inside but for the sum of both
+    errors.
 
     L <= c <= U is what has to be shown: certificates say of a clean image where the counts of
     attacked ones lie, and here the attacked one is given. Where the statement holds for *every* x

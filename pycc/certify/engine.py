@@ -1,267 +1,286 @@
-"""Certify a data set: calibrate on other images, one interval an image, method and patch."""
+"""Certify a data set: calibrate on other images, one interval per image, method and patch size."""
 
 from __future__ import annotations
 
-import time
-from collections import Counter as Tally
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
-from typing import Any
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from pycc.certify.calibration import Calibration, allowance_of, cap_of
-from pycc.certify.maps import check_field, map_of
-from pycc.certify.methods import ON_MAPS, Calibrated, Plan, Seen, methods
-from pycc.checks import naming
-from pycc.counters import like_of
-from pycc.data import mean_colour, quantize
-from pycc.defense.capping import BLOCK
+from pycc.attack import PatchAttack
+from pycc.certify.attacked import attacked_rows
+from pycc.certify.calibration import Calibration
+from pycc.certify.jobs import CertifyJobs
+from pycc.certify.maps import certified_map
+from pycc.certify.methods.base import (
+    CalibrationMaps,
+    Certificate,
+    chosen,
+)
+from pycc.certify.results import CertifyRun, summarise
+from pycc.counters import identity
+from pycc.data import mean_colour
+from pycc.data.dataset import Dataset, data_fingerprint
 from pycc.defense.mixture import parts_of
-from pycc.defense.region import Regional
-from pycc.defense.windows import window_of
-from pycc.grid import cell_weight, in_region
 from pycc.ranks import Ranks
-from pycc.runs import Run
-from pycc.types import Counter, Interval, Sample
+from pycc.runs import Run, open_or_resume, sharded, write_json
+from pycc.types import Counter, Progress, Sample
 
-KEY = ("image", "method", "patch")
-Progress = Callable[[int, int, str], None]
+KEY = ("image", "method", "patch_size")
+PATCH_SIZES = (20, 40, 81, 163)
+"""The published sides of patches, pixels."""
+CALIBRATION = "calibration.json"
+
+Methods = str | Certificate | Sequence[str | Certificate]
+"""One certificate method or several, each by its name or with its settings."""
 
 
 def calibrate(
     counter: Counter,
-    plan: Plan,
-    training: Sequence[Sample],
-    source: str,
+    samples: Sequence[Sample],
+    *,
+    method: Methods = "masked",
+    patch_sizes: Sequence[int] = PATCH_SIZES,
+    source: str | None = None,
     progress: Progress | None = None,
-) -> Calibrated:
-    """Allowances, cap and fill that the plan's methods need, from ``training`` images.
+    ranks: Ranks = Ranks(),
+) -> Calibration:
+    """Fix the numbers that certificate methods need, on images other than the certified ones.
 
-    Allowances alone need them annotated: ValueError where they are not.
+    Args:
+        counter: in eval mode, with cells that are not negative (``pycc.defense.clipped``).
+        samples: calibration images; annotated if a method chooses allowances on them. May be empty
+            if all numbers are settings of the methods.
+        method: ``masked`` and so on, or several methods.
+        patch_sizes: sides of square patches, pixels.
+        source: the name of the data (default: that of the data set).
+        progress: is called for every image.
+        ranks: the processes of a run; the first calibrates, and all return the same.
+
+    Raises:
+        ValueError: no image is left, images without annotation, or a bad counter or number.
+
+    >>> from pycc import data, models
+    >>> counter = models.load("mcnn-synthetic")
+    >>> scenes = data.open("synthetic", split="train", shape=(96, 128), limit=2)
+    >>> calibration = calibrate(counter, scenes, patch_sizes=[20])
+    >>> calibration.value("allowance", patch_size=20, counter=0) >= 0
+    True
     """
-    known = Calibrated(fill=plan.fill)
+    methods, sizes = chosen(method), _sizes(patch_sizes)
+    _check_counter(counter, methods)
+    name = source or (samples.name if isinstance(samples, Dataset) else "calibration images")
+    found = [_calibrate(counter, samples, methods, sizes, name, progress)] if ranks.first else []
+    (calibration,) = ranks.gathered(found)
+    assert isinstance(calibration, Calibration)
+    return calibration
+
+
+def _calibrate(
+    counter: Counter,
+    samples: Sequence[Sample],
+    methods: Sequence[Certificate],
+    patch_sizes: Sequence[int],
+    source: str,
+    progress: Progress | None,
+) -> Calibration:
     counters, shares = parts_of(counter)
+    needs_images = any(method.needs_images for method in methods)
+    if needs_images and not len(samples):
+        raise ValueError(f"{source}: no image is left to calibrate on; {_remedy(methods)}")
+    needs_maps = any(method.uncalibrated for method in methods)
+    needs_heads = any(method.needs_heads for method in methods)
     maps: list[list[Tensor]] = [[] for _ in counters]
     truths: list[float] = []
     shapes: list[tuple[int, int]] = []
     colours: list[Tensor] = []
-    wanted = any(name in ON_MAPS for name in plan.methods)
-    fixed = dict.fromkeys(plan.patches, plan.allowance)
-    asked = wanted and (
-        plan.needs_heads or ("additive" in plan.methods and None in (plan.cap, plan.block_cap))
+    for number, sample in enumerate(samples if needs_images else ()):
+        if progress is not None:
+            progress(number, len(samples), f"calibrating on {sample.name}")
+        if needs_maps:
+            for part, kept in zip(counters, maps, strict=True):
+                kept.append(certified_map(part, sample)[0].cpu())
+        if needs_heads:
+            truths.append(float(sample.count))
+        shapes.append((sample.image.shape[1], sample.image.shape[2]))
+        colours.append(sample.image.mean((1, 2), keepdim=True))
+    images = CalibrationMaps(
+        source, counters, shares, tuple(map(tuple, maps)), tuple(truths), tuple(shapes)
     )
-    hidden = plan.fill is None and any(name not in ON_MAPS for name in plan.methods)
-    if (asked or hidden) and not len(training):
-        raise ValueError(f"{source}: no image is left to calibrate on; {_remedy(plan, hidden)}")
-    if asked or hidden:
-        for number, sample in enumerate(training):
-            if progress is not None:
-                progress(number, len(training), f"calibrating on {sample.name}")
-            if asked:
-                for one, kept in zip(counters, maps, strict=True):
-                    kept.append(map_inside(one, sample)[0].cpu())
-            if plan.needs_heads:
-                truths.append(float(sample.count))
-            shapes.append((sample.image.shape[1], sample.image.shape[2]))
-            colours.append(sample.image.mean((1, 2), keepdim=True))
-    if "masked" in plan.methods:
-        for patch in plan.patches:
-            found = []
-            for one, cells in zip(counters, maps, strict=True):
-                value, origin, images = fixed[patch], "given", 0
-                if value is None:
-                    usable = [
-                        (m, t, window_of(one, patch, s, (m.shape[0], m.shape[1])))
-                        for m, t, s in zip(cells, truths, shapes, strict=True)
-                        if patch <= min(s)
-                    ]
-                    if not usable:
-                        raise ValueError(
-                            f"{source}: no image is left to fix an allowance for {patch} pixels "
-                            f"on; of {len(truths)} none is large enough: give larger ones "
-                            "(--calibrate-data), or --allowance"
-                        )
-                    value = allowance_of(*(list(column) for column in zip(*usable, strict=True)))
-                    origin, images = source, len(usable)
-                found.append(Calibration("allowance", value, origin, images))
-            known.allowances[patch] = tuple(found)
-    if "additive" in plan.methods:
-        sums = [
-            torch.stack([share * one for share, one in zip(shares, many, strict=True)]).sum(0)
-            for many in zip(*maps, strict=True)
-        ]
-        known.cap, known.block_cap = (
-            Calibration(kind, given, "given", 0)
-            if given is not None
-            else Calibration(kind, cap_of(sums, block=side), source, len(sums))
-            for kind, given, side in (("cap", plan.cap, 1), ("block cap", plan.block_cap, BLOCK))
-        )
-    if hidden:
-        known.fill = mean_colour(colours)
-    return known
+    return Calibration(
+        tuple(number for method in methods for number in method.calibrate(images, patch_sizes)),
+        mean_colour(colours) if any(method.needs_fill for method in methods) else None,
+        data_fingerprint(samples) if needs_images else None,
+    )
 
 
-def _remedy(plan: Plan, hidden: bool) -> str:
-    """What to give where no image is left: other images, or the numbers that they would fix."""
-    given = []
-    if plan.needs_heads:
-        given.append("--allowance")
-    if "additive" in plan.methods:
-        given += [f"--{name}" for name, value in (("cap", plan.cap), ("block-cap", plan.block_cap))
-                  if value is None]  # fmt: skip
-    others = "give other images than the certified ones: --calibrate-data or --calibrate-split"
-    if hidden:  # the colour of what is hidden has no flag
+def _remedy(methods: Sequence[Certificate]) -> str:
+    """What to give if no image is left: other images, or the numbers that they would fix."""
+    others = "give other images than the certified ones"
+    if any(method.needs_fill for method in methods):  # the colour of what is hidden is no setting
         return others
-    return f"{others}; or the numbers that they fix: {' and '.join(given)}"
+    numbers = " and ".join(name for method in methods for name in method.uncalibrated)
+    return f"{others}, or the numbers that they fix: {numbers}"
 
 
-def certify(
+def run(
     counter: Counter,
-    plan: Plan,
-    known: Calibrated,
     samples: Sequence[Sample],
-    log: Run,
+    *,
+    calibration: Calibration,
+    method: Methods = "masked",
+    patch_sizes: Sequence[int] = PATCH_SIZES,
+    attack: PatchAttack | None = None,
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
     progress: Progress | None = None,
     ranks: Ranks = Ranks(),
+    settings: Mapping[str, object] | None = None,
+    command: Sequence[str] = (),
+    machine: Sequence[str] = (),
+) -> CertifyRun:
+    """Certify every sample: one interval per image, method and patch size.
+
+    Args:
+        counter: in eval mode, with cells that are not negative (``pycc.defense.clipped``). Of an
+            ensemble (``pycc.defense.mixed``) each counter is masked by itself.
+        samples: the images. Inside a region of interest cells count in proportion.
+        calibration: from ``calibrate`` with the same counter, methods and patch sizes.
+        method: ``masked`` and so on, or several methods.
+        patch_sizes: sides of square patches, pixels.
+        attack: attack the defended counters too (``adaptive_attack``), with patches of all sizes
+            that push counts up and down; the summary counts those that leave their interval.
+        seed: key of all randomness.
+        out: run folder, new or empty; None keeps the results in memory.
+        resume: continue the run in ``out``.
+        progress: is called for every image, in images.
+        ranks: the processes of the run; they share the images.
+        settings, command, machine: for the manifest, as of ``pycc.runs.open_or_resume``.
+
+    Raises:
+        ValueError: bad input, before anything is written; for a resumed run settings, data,
+            calibration or weights that are not those of its manifest.
+
+    >>> from pycc import data, models
+    >>> counter = models.load("mcnn-synthetic")
+    >>> scenes = data.open("synthetic", shape=(96, 128), limit=1)
+    >>> from pycc.certify import Masked
+    >>> calibration = calibrate(counter, [], method=Masked(allowance=2.0), patch_sizes=[20])
+    >>> result = run(counter, scenes, patch_sizes=[20], calibration=calibration)
+    >>> [row.patch_size for row in result.rows]
+    [20]
+    """
+    methods, sizes = chosen(method), _sizes(patch_sizes)
+    check(counter, samples, method=methods, patch_sizes=sizes, attack=attack)
+    _check_calibration(counter, methods, sizes, calibration)
+
+    def opened() -> Run:
+        fingerprints: dict[str, object] = {
+            "weights": identity(counter), "data": data_fingerprint(samples)
+        }  # fmt: skip
+        if calibration.data is not None:
+            fingerprints["calibration"] = calibration.data
+        return open_or_resume(
+            out, kind="certify", command=command, fingerprints=fingerprints, key=KEY,
+            resume=resume, machine=machine,
+            settings={
+                **(settings or {}),
+                "methods": [one.settings() for one in methods],
+                "patch_sizes": sizes,
+                "seed": seed,
+                "attack": None if attack is None else {"name": attack.name, **attack.settings()},
+                "calibration": [number.json() for number in calibration.numbers],
+                "fill": calibration.fill,
+            },
+        )  # fmt: skip
+
+    with sharded(opened, out, ranks, KEY) as shards:
+        file = None if shards.main is None else shards.main.file(CALIBRATION)
+        if file is not None:
+            write_json(file, calibration.json())
+        jobs = CertifyJobs(counter, methods, sizes, calibration, seed, len(samples), progress)
+        jobs.check_field(samples)
+        for index in ranks.share(range(len(samples))):
+            jobs.certify(index, samples[index], shards.mine)
+        shards.merge()
+        log = shards.main or shards.mine
+        rows = () if attack is None else attacked_rows(
+            attack, methods, sizes, counter, calibration, samples, log, seed=seed,
+            progress=progress, ranks=ranks,
+        )  # fmt: skip
+        summary = summarise(log.ordered(), calibration, rows)
+        if shards.main is not None:
+            log.finish(summary.json())
+    return CertifyRun(summary, tuple(log.ordered()), None if out is None else Path(out))
+
+
+def check(
+    counter: Counter,
+    samples: Sequence[Sample],
+    *,
+    method: Methods,
+    patch_sizes: Sequence[int],
+    attack: PatchAttack | None = None,
 ) -> None:
-    """One record an image, method and patch in ``log``; what is there already is left alone.
+    """Check that a run can certify these samples: what would fail later fails at once.
 
-    Of several processes each certifies its share of the images.
+    ValueError for a counter without the bounded receptive field that a method needs, a patch or a
+    number of kept pixels that does not fit an image, and an attack on images with a region of
+    interest.
     """
-    jobs = list(_jobs(plan))
-    if samples and any(name in ON_MAPS for name in plan.methods):
-        first = samples[0]
-        with naming(first.name, first.image.shape):
-            for one in parts_of(counter)[0]:
-                check_field(one, quantize(first.image).to(like_of(counter)), min(plan.patches))
-    for index in ranks.share(range(len(samples))):
-        sample = samples[index]
-        todo = [j for j in jobs if not log.has(image=sample.name, method=j[0], patch=j[1])]
-        if not todo and log.has(image=sample.name, method="none", patch=None):
-            continue
-        if progress is not None:
-            progress(index, len(samples), f"certifying {sample.name}")
-        image = quantize(sample.image).to(like_of(counter))  # as attacks see it
-        start = time.perf_counter()
-        counters, shares = parts_of(counter)
-        parts = tuple(map_inside(one, sample) for one in counters)
-        cells = torch.stack([s * one for s, one in zip(shares, parts, strict=True)]).sum(0)
-        forward = time.perf_counter() - start
-        base = {
-            "index": index,
-            "image": sample.name,
-            "truth": float(sample.count) if sample.annotated else None,
-            "height": image.shape[1],
-            "width": image.shape[2],
-        }
-        count = float(cells.double().sum())
-        log.append({**base, "method": "none", "patch": None, "count": count, "seconds": forward})
-        told = None
-        if progress is not None:
-            told = partial(_tell, progress, index, len(samples), sample.name)
-        seen = Seen(image, cells, parts, index, told)
-        # Methods that ask for other images than this one count in its region, whatever they ask.
-        inside = counter
-        if sample.roi is not None:
-            weight = cell_weight(sample.roi, cells.shape[-2:], counter.stride)
-            inside = Regional(counter, weight)
-        for method, patch in todo:
-            start = time.perf_counter()
-            asked = counter if method in ON_MAPS else inside
-            with naming(sample.name, sample.image.shape):
-                found = methods[method](asked, seen, patch, plan, known, len(samples))
-            spent = time.perf_counter() - start
-            log.append({**base, "method": method, "patch": patch, **_record(found), "seconds":
-                        spent + (forward if method in ON_MAPS else 0.0)})  # fmt: skip
+    methods, largest = chosen(method), max(_sizes(patch_sizes))
+    _check_counter(counter, methods)
+    for sample in samples:
+        shape = sample.image.shape[1], sample.image.shape[2]
+        if sample.roi is not None and attack is not None:
+            raise ValueError(
+                f"{sample.name}: an attack needs images that count as a whole, this one has a "
+                "region of interest: a defended counter would differ from image to image"
+            )
+        if largest > min(shape):
+            raise ValueError(
+                f"{sample.name}: a patch of {largest} pixels does not fit into "
+                f"{shape[0]}x{shape[1]}"
+            )
+        for one in methods:
+            one.check_image(sample.name, shape)
 
 
-def map_inside(counter: Counter, sample: Sample) -> Tensor:
-    """The map [1,h,w] of a sample's image as attacks see it, 0 outside its region of interest.
-
-    The region's border cuts cells: these count in proportion. What is said of the counter's own
-    map, cell by cell and window by window, holds for this one.
-    """
-    with naming(sample.name, sample.image.shape):
-        cells = map_of(counter, quantize(sample.image).to(like_of(counter)))
-    return in_region(cells, sample.roi, counter.stride)
-
-
-def _tell(progress: Progress, index: int, images: int, name: str, done: int, of: int) -> None:
-    progress(index, images, f"certifying {name}, {done:,} of {of:,}")
+def _check_counter(counter: Counter, methods: Sequence[Certificate]) -> None:
+    bounded = all(part.receptive_field is not None for part in parts_of(counter)[0])
+    for method in methods:
+        if method.from_map and not bounded:
+            raise ValueError(
+                f"{method.name}: the counter must have a bounded receptive field, got none: a "
+                "patch can change every cell; count isolated tiles (pycc.defense.tiled, --tile)"
+            )
 
 
-def _jobs(plan: Plan) -> Iterator[tuple[str, int]]:
-    for method in plan.methods:
-        for patch in plan.patches:
-            yield method, patch
+def _check_calibration(
+    counter: Counter,
+    methods: Sequence[Certificate],
+    patch_sizes: Sequence[int],
+    calibration: Calibration,
+) -> None:
+    """ValueError unless all is there that the methods need, and as it is given."""
+    for method in methods:
+        if method.needs_fill:
+            _ = calibration.colour
+        for needed in method.needed_numbers(patch_sizes, len(parts_of(counter)[0])):
+            value = calibration.value(needed.kind, needed.patch_size, needed.counter)
+            if needed.given is not None and value != needed.given:
+                raise ValueError(
+                    f"{method.name}: the {needed.kind} is given as {needed.given} people and "
+                    f"calibrated as {value}; calibrate with the same methods"
+                )
 
 
-def _record(found: Interval) -> dict[str, Any]:
-    return {
-        "low": found.low,
-        "high": None if found.high == float("inf") else found.high,
-        "count": found.count,
-        "deterministic": found.deterministic,
-        "confidence": found.confidence,
-        "vacuous": found.vacuous,
-        "reason": found.reason,
-    }
-
-
-def summarise(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Rows by method and patch: clean and certified MAE, width, share vacuous.
-
-    A function of the images, counter and plan alone: a resumed run has the same. Times are not.
-    Errors are None where images are not annotated, the certified one also where an interval is
-    unbounded.
-    """
-    rows: list[dict[str, Any]] = []
-    plain = [r for r in records if r["method"] == "none"]
-    groups: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
-    for record in records:
-        if record["method"] != "none":
-            groups.setdefault((record["method"], record["patch"]), []).append(record)
-    for (method, patch), found in groups.items():
-        bounded = [r for r in found if r["high"] is not None]
-        whole = len(bounded) == len(found)
-        rows.append(
-            {
-                "method": method,
-                "patch": patch,
-                "images": len(found),
-                "clean_mae": _error(found, "count"),
-                "certified_mae": _error(found, "low", "high") if whole else None,
-                "width": _mean(r["high"] - r["low"] for r in bounded) if bounded else None,
-                "unbounded": len(found) - len(bounded),
-                "vacuous": sum(bool(r["vacuous"]) for r in found) / len(found),
-                "reasons": dict(Tally(r["reason"] for r in found if r["reason"]).most_common()),
-            }
+def _sizes(patch_sizes: Sequence[int]) -> tuple[int, ...]:
+    sizes = tuple(dict.fromkeys(patch_sizes))
+    if not sizes or min(sizes) < 1:
+        raise ValueError(
+            f"certify: patch_sizes must be at least 1 pixel each, got {min(sizes, default='none')}"
         )
-    return {
-        "images": len(plain),
-        "undefended_mae": _error(plain, "count"),
-        "rows": sorted(rows, key=lambda row: (row["patch"], row["method"])),
-    }
-
-
-def _error(records: Sequence[Mapping[str, Any]], *ends: str) -> float | None:
-    """The mean distance, in people, from the truth to the farthest of the named fields."""
-    if any(r["truth"] is None for r in records):
-        return None
-    return _mean(max(abs(r[end] - r["truth"]) for end in ends) for r in records)
-
-
-def seconds(records: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], float]:
-    """Mean seconds an image by method and patch."""
-    times: dict[tuple[str, int], list[float]] = {}
-    for record in records:
-        if record["method"] != "none":
-            times.setdefault((record["method"], record["patch"]), []).append(record["seconds"])
-    return {key: _mean(found) for key, found in times.items()}
-
-
-def _mean(values: Any) -> float:
-    listed = list(values)
-    return sum(listed) / len(listed) if listed else 0.0
+    return sizes

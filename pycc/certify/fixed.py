@@ -12,7 +12,7 @@ from pycc.certify._check import counts_of, whole
 from pycc.types import Interval
 
 
-def fixed_masks_bounds(
+def fixed_ablations_bounds(
     counts: ArrayLike,
     hits: int,
     *,
@@ -40,14 +40,14 @@ def fixed_masks_bounds(
         median: which one the defended counter predicts where M is even.
 
     Returns:
-        Method ``fixed-masks``, deterministic; ``count`` is the median of ``counts``. Vacuous, with
-        a reason, where a >= M / 2: half of the counts are then the attacker's.
+        Method ``fixed-ablations``, deterministic; ``count`` is the median of ``counts``. Vacuous,
+        with a reason, where a >= M / 2: half of the counts are then the attacker's.
 
     Raises:
         ValueError: a bad argument, such as more hits than masks.
         TypeError: hits or patches that are no whole number.
     """
-    op = "fixed_masks_bounds"
+    op = "fixed_ablations_bounds"
     ordered = np.sort(counts_of(op, counts))
     masks = len(ordered)
     moved = whole(op, "hits", hits, 0, masks) * whole(op, "patches", patches, 1)
@@ -60,6 +60,6 @@ def fixed_masks_bounds(
     count = float(ordered[places].mean())
     if 2 * moved >= masks:
         reason = f"one attack can touch {min(moved, masks)} of {masks} masks, half or more"
-        return Interval(0.0, math.inf, "fixed-masks", True, 1.0, count, True, reason)
+        return Interval(0.0, math.inf, "fixed-ablations", True, 1.0, count, True, reason)
     low, high = ordered[places - moved].mean(), ordered[places + moved].mean()
-    return Interval(float(low), float(high), "fixed-masks", True, 1.0, count)
+    return Interval(float(low), float(high), "fixed-ablations", True, 1.0, count)

@@ -1,19 +1,24 @@
-"""Deterministic intervals from one map: masked counts (C3) and capped sums (C2)."""
+"""What certificates share: the checked density map, ensembles, weak places, room for rounding."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from pycc.checks import check_image
-from pycc.defense.capping import BLOCK, Caps, additive_bounds, additive_moves, capped_maps
-from pycc.defense.masking import masked_bounds, masked_maps
+from pycc.checks import check_image, naming
+from pycc.counters import like_of
+from pycc.data import quantize
+from pycc.defense.capping import Caps, additive_moves
 from pycc.defense.windows import check_maps, window_of, window_sums
-from pycc.types import Counter, Interval
+from pycc.grid import in_region
+from pycc.types import Counter, Interval, Sample
 
+Objective = Literal["over", "under"]
+"""Which way an attack pushes the count."""
 ABSOLUTE, RELATIVE = 0.01, 1e-5
 """What an interval is widened by, in people and of the count: cells of another batch or image size
 differ in their last bits, and a patch may make a count a hundred times as large."""
@@ -31,7 +36,19 @@ def map_of(counter: Counter, image: Tensor) -> Tensor:
         return check_maps(counter(image[None]))
 
 
-def check_field(counter: Counter, image: Tensor, patch: int) -> None:
+def certified_map(counter: Counter, sample: Sample) -> Tensor:
+    """The map [1,h,w] of a sample's image as attacks see it, 0 outside its region of interest.
+
+    The image is rounded to 8 bits. Cells that the region's border cuts count in proportion. What
+    certificates state about the counter's own map, cell by cell and window by window, holds for
+    this one.
+    """
+    with naming(sample.name, sample.image.shape):
+        cells = map_of(counter, quantize(sample.image).to(like_of(counter)))
+    return in_region(cells, sample.roi, counter.stride)
+
+
+def check_field(counter: Counter, image: Tensor, patch_size: int) -> None:
     """ValueError where a patch moves cells that the declared receptive field puts out of its reach.
 
     A patch of the opposite colours is laid into the middle of ``image`` [3,H,W] and cells outside
@@ -39,24 +56,24 @@ def check_field(counter: Counter, image: Tensor, patch: int) -> None:
     all of them. A check on one image, no proof.
     """
     before = map_of(counter, image)
-    height, width = _shape(image)
-    top, left = (height - patch) // 2, (width - patch) // 2
+    height, width = shape_of(image)
+    top, left = (height - patch_size) // 2, (width - patch_size) // 2
     other = image.clone()
-    part = (..., slice(top, top + patch), slice(left, left + patch))
+    part = (..., slice(top, top + patch_size), slice(left, left + patch_size))
     other[part] = (image[part] < 0.5).to(image)
     after = map_of(counter, other)
-    rows, columns = window_of(counter, patch, (height, width), _shape(before))
-    moved = (after - before).abs() > 1e-5 * float(before.abs().max()) + 1e-7
-    found = moved[0].nonzero()
-    if not len(found):
+    rows, columns = window_of(counter, patch_size, (height, width), shape_of(before))
+    changed = (after - before).abs() > 1e-5 * float(before.abs().max()) + 1e-7
+    moved = changed[0].nonzero()
+    if not len(moved):
         return
     for axis, most in enumerate((rows, columns)):
-        extent = int(found[:, axis].max() - found[:, axis].min()) + 1
+        extent = int(moved[:, axis].max() - moved[:, axis].min()) + 1
         if extent > most:
             raise ValueError(
-                f"certify: a patch of {patch} pixels moves {extent} cells of an axis, and at most "
-                f"{most} by the declared receptive field of {counter.receptive_field} pixels: the "
-                "counter looks at more of the image (statistics, resizing, attention)"
+                f"certify: a patch of {patch_size} pixels moves {extent} cells of an axis, and at "
+                f"most {most} by the declared receptive field of {counter.receptive_field} pixels: "
+                "the counter looks at more of the image (statistics, resizing, attention)"
             )
 
 
@@ -64,91 +81,6 @@ def check_eval(counter: Counter) -> None:
     """ValueError unless every part of a counter is in eval mode."""
     if isinstance(counter, nn.Module) and any(part.training for part in counter.modules()):
         raise ValueError("certify: the counter must be in eval mode, call eval() first")
-
-
-def masked(counter: Counter, image: Tensor, patch: int, *, allowance: float) -> Interval:
-    """C3: the masked count S - max(0, max_W S_W - allowance) of every image a patch away.
-
-    ``image`` [3,H,W] RGB in [0,1]; ``patch`` the side in pixels of a square patch, at any place,
-    of any content; ``allowance`` people, fixed beforehand on training data (``allowance_of``). The
-    defended counter is ``pycc.defense.masked(counter, patch, allowance)``.
-
-    Let the patch touch cells of the window W*, and let these hold a in place of S_{W*}. Above: the
-    fullest window holds a at least, so the masked count is S - S_{W*} + min(a, allowance) at most.
-    Below: the fullest holds max_W S_{W without W*} + a at most, so the masked count is
-    S - S_{W*} - max(0, max_W S_{W without W*} - allowance) at least. Deterministic.
-
-    ValueError as ``map_of`` and ``window_of``, and for an allowance below 0.
-    """
-    cells = map_of(counter, image)
-    window = window_of(counter, patch, _shape(image), _shape(cells))
-    return masked_of(cells, window, allowance)
-
-
-def masked_of(cells: Tensor, window: tuple[int, int], allowance: float) -> Interval:
-    """``masked`` of a map [1,h,w] that is known, for a window of cells (height, width)."""
-    _check_people("allowance", allowance)
-    bounds = masked_bounds(cells, window, allowance)
-    count = float(masked_maps(cells, window, allowance).double().sum())
-    slack = _slack(cells)
-    whole = window == _shape(cells)
-    return Interval(
-        low=max(0.0, float(bounds.low[0]) - slack),
-        high=float(bounds.high[0]) + slack,
-        method="masked",
-        deterministic=True,
-        count=count,
-        vacuous=whole,
-        reason="the patch can touch every cell" if whole else None,
-    )
-
-
-def additive(
-    counter: Counter,
-    image: Tensor,
-    patch: int,
-    *,
-    caps: Tensor | float | None = None,
-    block_cap: float | None = None,
-    block: int = BLOCK,
-    patches: int = 1,
-) -> Interval:
-    """C2: the sum of capped cells and blocks, of every image ``patches`` patches away.
-
-    ``caps`` are people a cell, a number or [h,w]; ``block_cap`` people in a block of ``block`` x
-    ``block`` cells. At least one of them is needed, both fixed beforehand (``cap_of``); the
-    defended counter is ``pycc.defense.clipped`` with the same. Outside the touched windows the
-    cells are those of the clean image, inside they lie in [0, caps], and a block counts its cap at
-    most. Deterministic.
-
-    ValueError as ``masked``, and for caps that are not positive or of another map's size.
-    """
-    cells = map_of(counter, image)
-    window = window_of(counter, patch, _shape(image), _shape(cells))
-    return additive_of(cells, window, Caps(caps, block_cap, block), patches=patches)
-
-
-def additive_of(
-    cells: Tensor, window: tuple[int, int], caps: Caps, *, patches: int = 1
-) -> Interval:
-    """``additive`` of a map [1,h,w] that is known, for a window of cells (height, width)."""
-    if patches < 1:
-        raise ValueError(f"certify: patches must be at least 1, got {patches}")
-    bounds = additive_bounds(cells, window, caps, patches=patches)
-    most = caps.total(cells)
-    slack = _slack(cells)
-    low = max(0.0, float(bounds.low[0]) - slack)
-    high = min(float(bounds.high[0]), most) + slack
-    vacuous = low <= 0.0 and high >= most
-    return Interval(
-        low=low,
-        high=high,
-        method="additive",
-        deterministic=True,
-        count=float(capped_maps(cells, caps).double().sum()),
-        vacuous=vacuous,
-        reason="patches can touch every cell" if vacuous else None,
-    )
 
 
 def mixed(intervals: Sequence[Interval], shares: Sequence[float]) -> Interval:
@@ -199,14 +131,22 @@ def slack_map(cells: Tensor, window: tuple[int, int], caps: Caps | None = None) 
     return nn.functional.max_pool2d(padded, window, stride=1)[0, 0]
 
 
-def _shape(tensor: Tensor) -> tuple[int, int]:
+def weakest_window(cells: Tensor, window: tuple[int, int], objective: Objective) -> tuple[int, int]:
+    """First cell (row, column) of the emptiest window of a map [1,h,w], or of the fullest one.
+
+    The emptiest is where a patch that raises the count (``over``) has most to add.
+    """
+    sums = window_sums(cells, window)[0]
+    place = int(sums.argmin() if objective == "over" else sums.argmax())
+    row, column = divmod(place, sums.shape[1])
+    return row, column
+
+
+def shape_of(tensor: Tensor) -> tuple[int, int]:
+    """The last two sizes of a tensor."""
     return tensor.shape[-2], tensor.shape[-1]
 
 
-def _slack(cells: Tensor) -> float:
-    return ABSOLUTE + RELATIVE * float(cells.double().sum())
-
-
-def _check_people(what: str, value: float) -> None:
-    if not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise ValueError(f"certify: {what} must be people from 0 on, got {value!r}")
+def rounding_room(count: float) -> float:
+    """People by which the ends of an interval are moved outward, for the last bits of counts."""
+    return ABSOLUTE + RELATIVE * abs(count)

@@ -48,7 +48,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from pycc.certify._check import counts_of, whole
-from pycc.certify.fixed import fixed_masks_bounds
+from pycc.certify.fixed import fixed_ablations_bounds
 from pycc.types import Interval, Sample
 
 
@@ -95,7 +95,7 @@ def partition_median(counts: ArrayLike, *, poisoned: int) -> Interval:
     found = counts_of(op, counts)
     moved = whole(op, "poisoned", poisoned, 0)
     # The same fact of order statistics as with masks, of which an attack touches m.
-    bounds = fixed_masks_bounds(found, min(moved, len(found)))
+    bounds = fixed_ablations_bounds(found, min(moved, len(found)))
     interval = replace(bounds, method="partition-median")
     if not interval.vacuous:
         return interval

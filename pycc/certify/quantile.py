@@ -28,7 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binom
 
 from pycc.certify._check import confidence_left, counts_of, inside, share, shared_by
-from pycc.certify.fixed import fixed_masks_bounds
+from pycc.certify.fixed import fixed_ablations_bounds
 from pycc.certify.laws import exposure, sampling_error
 from pycc.certify.mean import mean_bounds
 from pycc.types import Interval
@@ -36,7 +36,7 @@ from pycc.types import Interval
 __all__ = [
     "estimate_interval",
     "exposure",
-    "fixed_masks_bounds",
+    "fixed_ablations_bounds",
     "mean_bounds",
     "quantile_bounds",
     "sampling_error",
@@ -104,7 +104,7 @@ def estimate_interval(
     probability 1 - beta (Dvoretzky, Kiefer and Wolfowitz, with Massart's constant). By (1) then
     |F'_m - F| <= Delta + eta, and the proof of :func:`quantile_bounds` goes through with that in
     place of Delta. The prediction's draws must be independent of the patch: an attacker who knows
-    their seed leaves (1) behind, and :func:`fixed_masks_bounds` is the certificate for that.
+    their seed leaves (1) behind, and :func:`fixed_ablations_bounds` is the certificate for that.
 
     ``draws`` is m, from 1 on; the other arguments, the result and its abstentions are those of
     :func:`quantile_bounds`, with method ``quantile-estimate`` and confidence 1 - alpha - beta.

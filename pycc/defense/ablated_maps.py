@@ -10,7 +10,7 @@ sizes add in another order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
@@ -32,7 +32,7 @@ from pycc.defense.retained import (
     corners,
 )
 from pycc.defense.structured import structured
-from pycc.types import Counter
+from pycc.types import Counter, Progress
 
 __all__ = [
     "BUDGET",
@@ -113,7 +113,7 @@ def ablated_maps(
     seed: int,
     fill: float | Sequence[float],
     budget: int = BUDGET,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[tuple[list[int], Tensor]]:
     """Density maps [n,1,h,w] of draws of one image, batch by batch, each with its draws' positions.
 
@@ -130,7 +130,7 @@ def ablated_maps(
                 maps = batch.maps(image)
             done += len(batch.draws)
             if progress is not None:
-                progress(done, total)
+                progress(done, total, "ablated draws")
             yield batch.draws, maps
 
     return found()
@@ -146,7 +146,7 @@ def ablated_counts(
     seed: int,
     fill: float | Sequence[float],
     budget: int = BUDGET,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Tensor:
     """What a counter says of one image of which each draw shows only a part.
 
@@ -164,7 +164,7 @@ def ablated_counts(
         fill: the colour of what is not kept, one number or three (RGB) in [0,1]: the data set's
             mean.
         budget: pixels that are counted at once, which bounds the memory.
-        progress: told the number of draws done, and of all.
+        progress: is called with the number of draws that are counted, and of all.
 
     Returns:
         [draws] float64, people, on the device of the image.

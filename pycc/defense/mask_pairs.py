@@ -7,7 +7,7 @@ Mahloujifar and Mittal, USENIX Security 2022), there for classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from pycc.checks import check_image
 from pycc.defense.retained import BUDGET, check_eval, check_fill, check_whole
+from pycc.grid import field_margin
 from pycc.local import Box, influence
-from pycc.types import Counter
+from pycc.types import Counter, Progress
 
 _OP = "two_mask"
 
@@ -77,7 +78,7 @@ def two_mask_table(
     masks: int | tuple[int, int] = 36,
     fill: float | Sequence[float],
     budget: int = BUDGET,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Tensor:
     """Counts of an image with masks m and m' both hidden, for all pairs; without gradient.
 
@@ -93,7 +94,7 @@ def two_mask_table(
         masks: how many, see :func:`mask_boxes`.
         fill: the masks' colour, one number or three (RGB) in [0,1].
         budget: pixels that are counted at once, which bounds the memory.
-        progress: told the number of pairs whose count is known, and of all.
+        progress: is called with the number of pairs whose count is known, and of all.
 
     Returns:
         [M,M] float64, people, symmetric, on the device of the image; the diagonal has one mask
@@ -132,7 +133,7 @@ class _Table:
         self._colour, self._budget = colour, budget
         self._clean = counter(image[None])[0, 0].double()
 
-    def filled(self, progress: Callable[[int, int], None] | None) -> Tensor:
+    def filled(self, progress: Progress | None) -> Tensor:
         """[M,M]: all counts."""
         number = len(self._boxes)
         tasks = [self._task(i, j) for i in range(number) for j in range(i, number)]
@@ -145,7 +146,7 @@ class _Table:
                 change[task.pair] = value
             known += len(batch)
             if progress is not None:
-                progress(known, len(tasks))
+                progress(known, len(tasks), "pairs of masks")
         single = change.diagonal()
         apart = torch.ones_like(change, dtype=torch.bool)
         for task in looked:
@@ -170,12 +171,12 @@ class _Table:
     def _felt(self, box: Box, field: int) -> Box:
         """The cells whose field, which sticks out alike on all sides, meets a box of pixels."""
         stride = self._counter.stride
-        rim = max(0, -(-(field - stride) // 2))
+        margin = field_margin(stride, field)
         felt = Box(
-            (box.top - rim - stride) // stride + 1,
-            (box.left - rim - stride) // stride + 1,
-            -(-(box.bottom + rim) // stride),
-            -(-(box.right + rim) // stride),
+            (box.top - margin - stride) // stride + 1,
+            (box.left - margin - stride) // stride + 1,
+            -(-(box.bottom + margin) // stride),
+            -(-(box.right + margin) // stride),
         )
         return felt.clipped((self._clean.shape[0], self._clean.shape[1]))
 

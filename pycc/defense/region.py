@@ -33,14 +33,9 @@ class Regional(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Density [N,1,h,w] of images [N,3,H,W], people per cell, 0 outside the region."""
         density: Tensor = self.counter(images)
-        return weighted(density, self.weight)
-
-
-def weighted(cells: Tensor, weight: Tensor) -> Tensor:
-    """Cells [...,h,w] times the region's weight [h,w]; ValueError for another size."""
-    if cells.shape[-2:] != weight.shape:
-        raise ValueError(
-            f"region: the map must have the region's {list(weight.shape)} cells, got "
-            f"{list(cells.shape[-2:])}"
-        )
-    return cells * weight.to(cells)
+        if density.shape[-2:] != self.weight.shape:
+            raise ValueError(
+                f"region: the map must have the region's {list(self.weight.shape)} cells, got "
+                f"{list(density.shape[-2:])}"
+            )
+        return density * self.weight.to(density)

@@ -1,48 +1,46 @@
-"""Which cells of a map a patch can touch, and the sums over such windows."""
+"""The windows of a map that a patch can reach, their sums, and checks of what they rest on."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from pycc.grid import reached_window
 from pycc.types import Counter
 
 
 def window_of(
-    counter: Counter, patch: int, shape: tuple[int, int], cells: tuple[int, int]
+    counter: Counter, patch_size: int, shape: tuple[int, int], cells: tuple[int, int]
 ) -> tuple[int, int]:
-    """Sides (height, width) in cells of the window that a square patch can touch at most.
+    """Sides (height, width) in cells of the largest window of a map that a square patch can reach.
 
-    ``patch`` is its side in pixels, ``shape`` the image's (H, W), ``cells`` the map's (h, w). A
-    cell of stride s sees its own pixels and m = ceil((r - s) / 2) more on every side, where r is
-    the receptive field, so a patch of p pixels touches at most ceil((p + s + 2 m - 1) / s) cells
-    of an axis, wherever it lies. Every set of cells that a patch touches is then part of a window
-    of this size that lies inside the map.
+    ``patch_size`` is its side in pixels, ``shape`` the image's (H, W), ``cells`` the map's (h, w).
+    Every set of cells that a patch reaches is part of a window of this size inside the map
+    (``pycc.grid.reached_window``).
 
     ValueError for a patch that is larger than the image, and for a counter without a bounded
-    receptive field: no window holds what a patch can change there.
+    receptive field: a patch can then change every cell.
     """
-    check_patch(patch, shape)
+    check_patch(patch_size, shape)
     if counter.receptive_field is None:
         raise ValueError(
-            "certify: a counter without a bounded receptive field has no window that holds what a "
-            "patch can change; count isolated tiles (pycc.defense.tiled)"
+            "certify: the counter must have a bounded receptive field, got none: a patch can "
+            "change every cell; count isolated tiles (pycc.defense.tiled)"
         )
-    stride = counter.stride
-    rim = max(0, -(-(counter.receptive_field - stride) // 2))
-    side = -(-(patch + stride + 2 * rim - 1) // stride)
+    side = reached_window(patch_size, counter.stride, counter.receptive_field)
     return min(side, cells[0]), min(side, cells[1])
 
 
-def check_patch(patch: int, shape: tuple[int, int]) -> None:
+def check_patch(patch_size: int, shape: tuple[int, int]) -> None:
     """ValueError unless a square patch of that many pixels fits into an image of ``shape``."""
-    if isinstance(patch, bool) or not isinstance(patch, int) or patch < 1:
+    if isinstance(patch_size, bool) or not isinstance(patch_size, int) or patch_size < 1:
         raise ValueError(
-            f"certify: patch must be a whole number of pixels from 1 on, got {patch!r}"
+            f"certify: patch_size must be a whole number of pixels from 1 on, got {patch_size!r}"
         )
-    if patch > min(shape):
+    if patch_size > min(shape):
         raise ValueError(
-            f"certify: patch must fit into the image of {shape[0]}x{shape[1]}, got {patch} pixels"
+            f"certify: the patch must fit into the image of {shape[0]}x{shape[1]}, "
+            f"got {patch_size} pixels"
         )
 
 

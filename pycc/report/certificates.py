@@ -24,21 +24,21 @@ def certificates_table(summary: Mapping[str, Any], seconds: Mapping[tuple[str, i
     lines = [
         ["patch", "method", "clean MAE", "certified MAE", "attacked MAE", "mean width", "vacuous",
          "s per image"],
-        ["none", "", people(summary["undefended_mae"]), "", "", "", "", ""],
+        ["clean", "", people(summary["undefended_mae"]), "", "", "", "", ""],
     ]  # fmt: skip
-    attacked = {(r["method"], r["patch"]): r for r in summary.get("attacks", ())}
+    attacked = {(r["method"], r["patch_size"]): r for r in summary.get("attacks", ())}
     for row in summary["rows"]:
-        attack = attacked.get((row["method"], row["patch"]))
+        attack = attacked.get((row["method"], row["patch_size"]))
         certified = people(row["certified_mae"])
         lines.append([
-            str(row["patch"]),
+            str(row["patch_size"]),
             row["method"],
             people(row["clean_mae"]),
             f"unbounded on {row['unbounded']}" if row["unbounded"] else certified,
             people(None if attack is None else attack["attacked_mae"]),
             people(row["width"]),
             f"{100 * row['vacuous']:.0f} %",
-            f"{seconds[row['method'], row['patch']]:.2f}",
+            f"{seconds[row['method'], row['patch_size']]:.2f}",
         ])  # fmt: skip
     text = aligned(lines, 2)
     text.append(
@@ -47,7 +47,7 @@ def certificates_table(summary: Mapping[str, Any], seconds: Mapping[tuple[str, i
     )
     for row in summary["rows"]:
         reasons = list(row["reasons"].items())
-        where = f"{row['method']}, {row['patch']} pixels"
+        where = f"{row['method']}, {row['patch_size']} pixels"
         for reason, images in reasons[:_REASONS]:
             text.append(f"{where}, {images} of {row['images']} images: {reason}")
         if len(reasons) > _REASONS:
@@ -55,7 +55,7 @@ def certificates_table(summary: Mapping[str, Any], seconds: Mapping[tuple[str, i
     if summary["undefended_mae"] is None:
         text.append("images without annotation: errors against their heads are unknown")
     for entry in summary.get("calibration", ()):
-        patch = "" if entry["patch"] is None else f" for {entry['patch']} pixels"
+        patch = "" if entry["patch_size"] is None else f" for {entry['patch_size']} pixels"
         if entry.get("counter"):
             patch += f", counter {entry['counter'] + 1}"
         images, source = entry["images"], entry["source"]
@@ -64,7 +64,7 @@ def certificates_table(summary: Mapping[str, Any], seconds: Mapping[tuple[str, i
     for attack in summary.get("attacks", ()):
         if attack["violations"]:
             text.append(
-                f"VIOLATED: {attack['method']}, {attack['patch']} pixels: {attack['violations']} "
+                f"VIOLATED: {attack['method']}, {attack['patch_size']} pixels: {attack['violations']} "
                 "attacked counts outside their intervals"
             )
     return "\n".join(text)
@@ -82,11 +82,13 @@ def draw_curve(summary: Mapping[str, Any], file: Path) -> None:
     widths, *others = figure.subplots(1, 1 + known, squeeze=False)[0]
     for method in sorted({row["method"] for row in summary["rows"]}):
         rows = [r for r in summary["rows"] if r["method"] == method and r["width"] is not None]
-        sides = [r["patch"] for r in rows]
+        sides = [r["patch_size"] for r in rows]
         widths.plot(sides, [r["width"] for r in rows], "o-", label=method)
         bounded = [r for r in rows if r["certified_mae"] is not None]
         for errors in others:
-            errors.plot([r["patch"] for r in bounded], [r["certified_mae"] for r in bounded], "o-")
+            errors.plot(
+                [r["patch_size"] for r in bounded], [r["certified_mae"] for r in bounded], "o-"
+            )
     widths.set(xlabel="side of the patch, pixels", ylabel="mean width of the interval, people")
     widths.set_ylim(bottom=0)
     if widths.get_legend_handles_labels()[0]:
@@ -132,5 +134,5 @@ def draw_intervals(
 
 def widest(records: Sequence[Mapping[str, Any]], number: int) -> list[Mapping[str, Any]]:
     """Return the ``number`` records with the widest bounded intervals, of one method and patch."""
-    bounded = [r for r in records if r.get("high") is not None and r["method"] != "none"]
+    bounded = [r for r in records if r.get("high") is not None and r["method"] != "clean"]
     return sorted(bounded, key=lambda r: r["low"] - r["high"])[:number]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pycc.certify.calibration import Calibration, allowance_of, cap_of
+from pycc.certify.calibration import CalibratedNumber, allowance_of, cap_of
 from pycc.defense.masking import masked_bounds
 
 
@@ -58,6 +58,7 @@ def test_a_cap_is_a_quantile_of_cells_with_somebody() -> None:
 
 
 def test_a_calibration_is_kept_with_its_source() -> None:
-    assert Calibration("cap", 0.5, "part_A, train", 300).json() == {
-        "kind": "cap", "value": 0.5, "source": "part_A, train", "images": 300
+    assert CalibratedNumber("cap", 0.5, "part_A, train", 300).json() == {
+        "kind": "cap", "value": 0.5, "source": "part_A, train", "images": 300,
+        "patch_size": None, "counter": None,
     }  # fmt: skip

@@ -9,8 +9,8 @@ import pytest
 import torch
 from support.wilson import below, not_below
 
-from pycc.certify.conformal import RECEIVED, calibrate, conformal
-from pycc.certify.quantile import estimate_interval, fixed_masks_bounds, quantile_bounds
+from pycc.certify.conformal import RECEIVED, conformal, conformal_margin
+from pycc.certify.quantile import estimate_interval, fixed_ablations_bounds, quantile_bounds
 from pycc.defense.masking import masked_bounds, masked_maps
 from pycc.types import Interval
 
@@ -41,7 +41,7 @@ def coverage(rng: np.random.Generator, trials: int, interval, residuals=None) ->
         people, counts = scenes(rng, (100,))
         errors = np.abs(people - counts)[1:] if residuals is None else residuals(people, counts)[1:]
         received = attacked(people[:1], counts[:1])[0]
-        hits += people[0] in interval(float(received), calibrate(errors, EPSILON))
+        hits += people[0] in interval(float(received), conformal_margin(errors, EPSILON))
     return hits
 
 
@@ -61,7 +61,7 @@ def test_it_is_sharp_without_an_attack() -> None:
     rng, trials, hits = np.random.default_rng(1), 4000, 0
     for _ in range(trials):
         people, counts = scenes(rng, (100,))
-        quantile = calibrate(np.abs(people - counts)[1:], EPSILON)
+        quantile = conformal_margin(np.abs(people - counts)[1:], EPSILON)
         hits += people[0] in conformal(additive(float(counts[0]), 0.0), quantile, EPSILON)
     assert not_below(hits, trials, 1 - EPSILON)
     assert below(hits, trials, 1 - EPSILON + 0.03)
@@ -103,7 +103,7 @@ def test_with_draws_the_errors_add_up() -> None:
         people = rng.gamma(3.0, 60.0, 40).round()
         skill = rng.normal(1.0, 0.15, 40)[:, None]  # how the counter sees each scene
         clean = people[:, None] * skill * rng.gamma(9.0, 1 / 9.0, (40, m))
-        quantile = calibrate(np.abs(people - np.median(clean, axis=1))[1:], EPSILON)
+        quantile = conformal_margin(np.abs(people - np.median(clean, axis=1))[1:], EPSILON)
         received = people[0] * skill[0] * rng.gamma(9.0, 1 / 9.0, n)
         far = 1e6 if skill[0] >= 1 else 0.0
         received[rng.random(n) < moved] = far  # the patch is seen in so many draws
@@ -135,16 +135,16 @@ def test_the_masked_count_may_be_bounded_from_the_received_image() -> None:
 def test_calibrate_takes_the_rank_that_is_meant() -> None:
     residuals = np.random.default_rng(7).permutation(np.arange(1.0, 100.0))
     for epsilon, rank in ((0.1, 90), (0.05, 95), (0.3, 70), (0.7, 30), (0.01, 99), (0.55, 45)):
-        assert calibrate(residuals, epsilon) == rank
-    assert calibrate(residuals[:9].tolist(), 0.1) == residuals[:9].max()
-    assert calibrate(residuals[:8], 0.1) == math.inf
-    assert calibrate(residuals, 0.009) == math.inf
-    assert calibrate(np.float32([3.0, 3.0, 3.0]), 0.5) == 3.0
+        assert conformal_margin(residuals, epsilon) == rank
+    assert conformal_margin(residuals[:9].tolist(), 0.1) == residuals[:9].max()
+    assert conformal_margin(residuals[:8], 0.1) == math.inf
+    assert conformal_margin(residuals, 0.009) == math.inf
+    assert conformal_margin(np.float32([3.0, 3.0, 3.0]), 0.5) == 3.0
 
 
 def test_it_falls_as_epsilon_grows() -> None:
     residuals = np.random.default_rng(8).gamma(2.0, 20.0, 200)
-    found = [calibrate(residuals, epsilon) for epsilon in np.linspace(0.001, 0.999, 200)]
+    found = [conformal_margin(residuals, epsilon) for epsilon in np.linspace(0.001, 0.999, 200)]
     assert found == sorted(found, reverse=True)
 
 
@@ -159,7 +159,7 @@ def test_what_the_interval_says() -> None:
 
 def test_abstentions_are_passed_on() -> None:
     for quantile in (5.0, math.inf):
-        nothing = fixed_masks_bounds([1.0, 2.0], 1)
+        nothing = fixed_ablations_bounds([1.0, 2.0], 1)
         found = conformal(nothing, quantile, 0.1)
         assert found.vacuous
         assert found.reason is not None
@@ -197,15 +197,15 @@ def test_a_quantile_that_nobody_knows_is_refused_and_its_estimate_is_not() -> No
 @pytest.mark.parametrize("epsilon", [0.0, 1.0, -0.1, math.nan])
 def test_bad_epsilon(epsilon: float) -> None:
     with pytest.raises(ValueError, match=r"epsilon must be inside \(0, 1\)"):
-        calibrate([1.0], epsilon)
+        conformal_margin([1.0], epsilon)
     with pytest.raises(ValueError, match=r"epsilon must be inside \(0, 1\)"):
         conformal(additive(10.0), 1.0, epsilon)
 
 
 def test_bad_input() -> None:
     for residuals in ([], [[1.0]], [-1.0], [math.inf], [math.nan]):
-        with pytest.raises(ValueError, match="calibrate: residuals must be"):
-            calibrate(residuals, 0.1)
+        with pytest.raises(ValueError, match="conformal_margin: residuals must be"):
+            conformal_margin(residuals, 0.1)
     for quantile in (-1.0, math.nan):
         with pytest.raises(ValueError, match="quantile must not be negative"):
             conformal(additive(10.0), quantile, 0.1)

@@ -30,25 +30,27 @@ def test_no_patch_leaves_any_interval(seed: int) -> None:
     masks = draw.choice([1, 4, 9, (2, 3), (3, 1)])
     draws, k, width = draw.choice([11, 20, 31]), draw.randint(1, 4), draw.randint(1, 5)
     fixed = {"fill": 0.4, "draws": draws, "seed": seed}
+    kept = {"patch_size": patch, "patches": patches, **fixed}
     cases = [
-        (certify.masked(counter, image, patch, allowance=allowance),
+        (certify.masked(counter, image, patch_size=patch, allowance=allowance),
          defense.masked(counter, patch, allowance), 1),
-        (certify.additive(counter, image, patch, caps=cap, patches=patches),
+        (certify.additive(counter, image, patch_size=patch, caps=cap, patches=patches),
          defense.clipped(counter, cap), patches),
-        (certify.additive(counter, image, patch, caps=each, block_cap=block_cap, block=side,
-                          patches=patches),
+        (certify.additive(counter, image, patch_size=patch, caps=each, block_cap=block_cap,
+                          block=side, patches=patches),
          defense.clipped(counter, each, block_cap=block_cap, block=side), patches),
-        (certify.additive(counter, image, patch, block_cap=block_cap, block=side),
+        (certify.additive(counter, image, patch_size=patch, block_cap=block_cap, block=side),
          defense.clipped(counter, block_cap=block_cap, block=side), 1),
-        (certify.two_mask(counter, image, patch, masks=masks, fill=0.4),
+        (certify.two_mask(counter, image, patch_size=patch, masks=masks, fill=0.4),
          defense.two_mask(counter, patch, masks=masks, fill=0.4), 1),
-        (certify.fixed_masks(counter, image, patch, k=k, patches=patches, **fixed),
+        (certify.fixed_ablations(counter, image, k=k, **kept),
          defense.ablated(counter, k, combine="median", **fixed), patches),
-        (certify.fixed_masks(counter, image, patch, band=width, patches=patches, **fixed),
+        (certify.fixed_ablations(counter, image, band=width, **kept),
          defense.banded(counter, width, combine="median", **fixed), patches),
-        (certify.fixed_masks(counter, image, patch, block=width, patches=patches, **fixed),
+        (certify.fixed_ablations(counter, image, block=width, **kept),
          defense.blocked(counter, width, combine="median", **fixed), patches),
-        (certify.fixed_masks(counter, image, patch, band=width, **{**fixed, "draws": None}),
+        (certify.fixed_ablations(counter, image, patch_size=patch, band=width,
+                                 **{**fixed, "draws": None}),
          defense.banded(counter, width, combine="median", **{**fixed, "draws": None}), 1),
     ]  # fmt: skip
     for interval, defended, number in cases:
@@ -79,7 +81,9 @@ def test_the_bound_of_fixed_masks_is_reached(patches: int) -> None:
     image = (0.2 * torch.arange(width) / width).expand(3, height, width).contiguous()
     counter = brightness()
     options = {"fill": 0.0, "draws": None}
-    interval = certify.fixed_masks(counter, image, height, band=band, patches=patches, **options)
+    interval = certify.fixed_ablations(
+        counter, image, patch_size=height, band=band, patches=patches, **options
+    )
     attacked = image.clone()
     for number in range(patches):  # so far apart that no band meets both
         left = 4 + number * (height + band - 1)
@@ -99,7 +103,7 @@ def test_the_bound_of_two_masks_is_reached() -> None:
     """Masks brighter than the image: the row that hides a white patch is the least of all rows."""
     image = torch.full((3, 20, 24), 0.2)
     counter = brightness()
-    interval = certify.two_mask(counter, image, 5, masks=9, fill=1.0)
+    interval = certify.two_mask(counter, image, patch_size=5, masks=9, fill=1.0)
     attacked = image.clone()
     attacked[:, 1:6, 1:6] = 1.0
     count = float(defense.two_mask(counter, 5, masks=9, fill=1.0)(attacked[None]).sum())

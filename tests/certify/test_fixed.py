@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pycc import certify, data, defense, models, ops
-from pycc.certify.quantile import fixed_masks_bounds
+from pycc.certify.quantile import fixed_ablations_bounds
 from pycc.defense.retained import Bands, Blocks, Elements, Kind, Pixels, corners, most_touched
 from pycc.ops import ablation_indices, mask_hits
 
@@ -27,7 +27,7 @@ def test_no_violation_whatever_the_touched_counts_become(kind: str, masks: int) 
     trials, violations = 0, 0
     for hits in range((masks + 1) // 2):
         counts = rng.gamma(2.0, 50.0, masks).round(rng.integers(0, 3))
-        found = fixed_masks_bounds(counts, hits, median=kind)
+        found = fixed_ablations_bounds(counts, hits, median=kind)
         assert not found.vacuous
         repeats = 1 + 12_000 // ((masks + 1) // 2)
         attacked = np.tile(counts, (repeats, 1))
@@ -47,14 +47,14 @@ def test_no_violation_whatever_the_touched_counts_become(kind: str, masks: int) 
 def test_every_bound_is_reached_and_one_hit_less_is_too_few(kind: str, masks: int) -> None:
     counts = np.arange(1.0, masks + 1) * 10
     for hits in range((masks + 1) // 2):
-        found = fixed_masks_bounds(counts, hits, median=kind)
+        found = fixed_ablations_bounds(counts, hits, median=kind)
         high, low = counts.copy(), counts.copy()
         high[:hits] = 1e9
         low[masks - hits :] = 0.0
         assert medians(high, kind) == found.high
         assert medians(low, kind) == found.low
         if hits:
-            understated = fixed_masks_bounds(counts, hits - 1, median=kind)
+            understated = fixed_ablations_bounds(counts, hits - 1, median=kind)
             assert medians(high, kind) not in understated
             assert medians(low, kind) not in understated
 
@@ -72,9 +72,9 @@ def test_a_real_family_of_masks_and_a_patch_at_its_worst_place() -> None:
         return np.array([float(image.flatten()[pixels].sum()) for pixels in kept])
 
     clean = counts(image)
-    found = fixed_masks_bounds(clean, hits)
+    found = fixed_ablations_bounds(clean, hits)
     assert found.count == np.median(clean)
-    understated = fixed_masks_bounds(clean, 0)
+    understated = fixed_ablations_bounds(clean, 0)
     escaped = False
     for content in (0.0, 1.0, 1e6):
         attacked = image.clone()
@@ -90,7 +90,7 @@ def test_a_real_family_of_masks_and_a_patch_at_its_worst_place() -> None:
 def test_half_of_the_masks_is_too_much(kind: str) -> None:
     for masks in range(1, 12):
         for hits in range(masks + 1):
-            found = fixed_masks_bounds(np.arange(masks, dtype=float), hits, median=kind)
+            found = fixed_ablations_bounds(np.arange(masks, dtype=float), hits, median=kind)
             assert found.vacuous == (hits >= masks / 2)
             assert (found.reason is not None) == found.vacuous
             assert found.deterministic
@@ -102,10 +102,10 @@ def test_half_of_the_masks_is_too_much(kind: str) -> None:
 
 def test_it_widens_with_hits_and_patches() -> None:
     counts = np.random.default_rng(0).gamma(2.0, 50.0, 60)
-    widths = [fixed_masks_bounds(counts, hits).width for hits in range(30)]
+    widths = [fixed_ablations_bounds(counts, hits).width for hits in range(30)]
     assert widths == sorted(widths)
-    assert fixed_masks_bounds(counts, 4, patches=3) == fixed_masks_bounds(counts, 12)
-    assert fixed_masks_bounds(counts, 15, patches=2).vacuous
+    assert fixed_ablations_bounds(counts, 4, patches=3) == fixed_ablations_bounds(counts, 12)
+    assert fixed_ablations_bounds(counts, 15, patches=2).vacuous
 
 
 @pytest.mark.parametrize(
@@ -123,13 +123,13 @@ def test_it_widens_with_hits_and_patches() -> None:
 )
 def test_bad_input(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        fixed_masks_bounds(**{"counts": [1.0, 2.0, 3.0], "hits": 1, **arguments})
+        fixed_ablations_bounds(**{"counts": [1.0, 2.0, 3.0], "hits": 1, **arguments})
 
 
 def test_bad_types() -> None:
     for arguments in ({"hits": 1.0}, {"hits": True}, {"hits": 1, "patches": 2.0}):
         with pytest.raises(TypeError, match="must be a whole number"):
-            fixed_masks_bounds([1.0, 2.0, 3.0], **arguments)
+            fixed_ablations_bounds([1.0, 2.0, 3.0], **arguments)
 
 
 @pytest.mark.parametrize("kind", [Pixels(3), Bands(4), Blocks(3)])
@@ -173,11 +173,15 @@ def test_draws_that_cannot_be_counted_are_refused() -> None:
 def test_an_image_is_certified_by_the_draws_that_its_counter_takes() -> None:
     counter = models.load("mcnn-synthetic")
     image = data.open("synthetic", shape=(96, 128))[0].image
-    interval = certify.fixed_masks(counter, image, 8, band=24, draws=25, fill=0.45, seed=2)
+    interval = certify.fixed_ablations(
+        counter, image, patch_size=8, band=24, draws=25, fill=0.45, seed=2
+    )
     defended = defense.banded(counter, 24, draws=25, fill=0.45, combine="median", seed=2)
     with torch.no_grad():
         count = float(defended(image[None]).sum())
     assert interval.count == pytest.approx(count, rel=1e-4)
     assert interval.deterministic
     assert not interval.vacuous
-    assert certify.fixed_masks(counter, image, 90, band=24, draws=25, fill=0.45, seed=2).vacuous
+    assert certify.fixed_ablations(
+        counter, image, patch_size=90, band=24, draws=25, fill=0.45, seed=2
+    ).vacuous

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+
 import pytest
 import torch
 from support.patched import counter_of
 from torch import Tensor, nn
 
 from pycc import attack, certify, data, defense, models
-from pycc.certify import methods
-from pycc.certify.methods import Plan
 from pycc.data import quantize
 from pycc.defense.capping import Caps, capped_maps
 from pycc.defense.masking import masked_maps
 from pycc.defense.windows import window_of
-from pycc.types import Sample
+from pycc.types import Interval, Sample
 
 
 def with_patches(image: Tensor, patch: int, number: int, generator: torch.Generator) -> Tensor:
@@ -44,10 +45,12 @@ def test_no_violation_in_a_hundred_thousand_trials() -> None:
         cells = counter(image[None])[:, 0]
         window = window_of(counter, 3, (18, 22), (9, 11))
         allowance, cap = 0.3 * float(cells.sum()) * (seed % 4), float(cells.max()) * 1.1
-        masked = certify.masked(counter, image, 3, allowance=allowance)
-        additive = certify.additive(counter, image, 3, caps=cap)
+        masked = certify.masked(counter, image, patch_size=3, allowance=allowance)
+        additive = certify.additive(counter, image, patch_size=3, caps=cap)
         caps = Caps(cap * torch.rand(9, 11, generator=generator).add(0.1), cap * 1.5, 3)
-        blocks = certify.additive(counter, image, 3, caps=caps.cell, block_cap=caps.block, block=3)
+        blocks = certify.additive(
+            counter, image, patch_size=3, caps=caps.cell, block_cap=caps.block, block=3
+        )
         for _ in range(4):
             maps = counter(with_patches(image, 3, 1000, generator))[:, 0]
             trials += len(maps)
@@ -68,8 +71,8 @@ def test_two_windows_of_a_patch_too_few_are_a_violation() -> None:
     for parameter in counter.parameters():
         parameter.data.abs_()
     image = torch.ones(3, 18, 22)  # a black patch takes all that it can
-    interval = certify.additive(counter, image, 1, caps=1e3)
-    lowest = certify.additive(counter, image, 9, caps=1e3)
+    interval = certify.additive(counter, image, patch_size=1, caps=1e3)
+    lowest = certify.additive(counter, image, patch_size=9, caps=1e3)
     with torch.no_grad():
         found = counter(with_patches(image, 9, 4000, generator)).sum((1, 2, 3))
     assert float(found.min()) < interval.low
@@ -82,19 +85,24 @@ def test_an_attack_on_the_defended_counter_stays_inside(objective: str) -> None:
     image = quantize(torch.rand(3, 24, 24, generator=torch.Generator().manual_seed(3)))
     sample = Sample("one", image, torch.tensor([[12.0, 12.0]], dtype=torch.float64))
     for defended, interval in (
-        (defense.masked(counter, 6, 1.0), certify.masked(counter, image, 6, allowance=1.0)),
-        (defense.clipped(counter, 0.4), certify.additive(counter, image, 6, caps=0.4)),
+        (
+            defense.masked(counter, 6, 1.0),
+            certify.masked(counter, image, patch_size=6, allowance=1.0),
+        ),
+        (defense.clipped(counter, 0.4), certify.additive(counter, image, patch_size=6, caps=0.4)),
         (
             defense.clipped(counter, 0.4, block_cap=1.5, block=3),
-            certify.additive(counter, image, 6, caps=0.4, block_cap=1.5, block=3),
+            certify.additive(counter, image, patch_size=6, caps=0.4, block_cap=1.5, block=3),
         ),
         (
             defense.two_mask(counter, 6, masks=9, fill=0.5),
-            certify.two_mask(counter, image, 6, masks=9, fill=0.5),
+            certify.two_mask(counter, image, patch_size=6, masks=9, fill=0.5),
         ),
         (
             defense.blocked(counter, 6, draws=21, fill=0.5, combine="median", seed=4),
-            certify.fixed_masks(counter, image, 6, block=6, draws=21, fill=0.5, seed=4),
+            certify.fixed_ablations(
+                counter, image, patch_size=6, block=6, draws=21, fill=0.5, seed=4
+            ),
         ),
     ):
         apam = attack.APAM(size=6, steps=15, step_size=0.3, objective=objective, transform="none")
@@ -110,7 +118,7 @@ def test_a_masked_count_of_no_allowance_hides_its_fullest_window() -> None:
     counter = counter_of(7)
     image = torch.rand(3, 18, 22, generator=torch.Generator().manual_seed(4))
     cells = counter(image[None])[0, 0].detach()
-    interval = certify.masked(counter, image, 3, allowance=0.0)
+    interval = certify.masked(counter, image, patch_size=3, allowance=0.0)
     window = window_of(counter, 3, (18, 22), (9, 11))
     sums = nn.functional.avg_pool2d(cells[None, None], window, stride=1) * window[0] * window[1]
     assert interval.count == pytest.approx(float(cells.sum() - sums.max()), rel=1e-5)
@@ -124,8 +132,8 @@ def test_vacuous_is_said() -> None:
     counter = counter_of(8)
     image = torch.rand(3, 18, 22, generator=torch.Generator().manual_seed(5))
     for interval in (
-        certify.masked(counter, image, 18, allowance=2.0),
-        certify.additive(counter, image, 18, caps=1.0),
+        certify.masked(counter, image, patch_size=18, allowance=2.0),
+        certify.additive(counter, image, patch_size=18, caps=1.0),
     ):
         assert interval.vacuous
         assert interval.low == 0.0
@@ -135,10 +143,10 @@ def test_vacuous_is_said() -> None:
 def test_several_patches_cost_as_many_windows() -> None:
     counter = counter_of(9)
     image = torch.rand(3, 18, 22, generator=torch.Generator().manual_seed(6))
-    one, two = (certify.additive(counter, image, 2, caps=5.0, patches=n) for n in (1, 2))
+    one, two = (certify.additive(counter, image, patch_size=2, caps=5.0, patches=n) for n in (1, 2))
     assert two.high - two.count == pytest.approx(2 * (one.high - one.count), rel=0.02)
     with pytest.raises(ValueError, match="patches must be at least 1, got 0"):
-        certify.additive(counter, image, 2, caps=5.0, patches=0)
+        certify.additive(counter, image, patch_size=2, caps=5.0, patches=0)
 
 
 # --- what silently breaks soundness
@@ -148,8 +156,8 @@ def test_resizing_gives_up_the_window() -> None:
     """A patch grows by resizing: a counter that resizes declares no field and is refused."""
     image = torch.rand(3, 30, 33)
     counter = models.create("mcnn", resize=4).eval()
-    with pytest.raises(ValueError, match="without a bounded receptive field"):
-        certify.masked(counter, image, 3, allowance=1.0)
+    with pytest.raises(ValueError, match="must have a bounded receptive field, got none"):
+        certify.masked(counter, image, patch_size=3, allowance=1.0)
 
 
 def test_global_context_is_refused_but_for_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,8 +167,8 @@ def test_global_context_is_refused_but_for_tiles(monkeypatch: pytest.MonkeyPatch
     counter = defense.clipped(narrow.create("can"))
     image = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(7))
     for certificate in (
-        lambda victim: certify.masked(victim, image, 5, allowance=1.0),
-        lambda victim: certify.additive(victim, image, 5, caps=1.0),
+        lambda victim: certify.masked(victim, image, patch_size=5, allowance=1.0),
+        lambda victim: certify.additive(victim, image, patch_size=5, caps=1.0),
     ):
         with pytest.raises(ValueError, match=r"tiles \(pycc\.defense\.tiled\)"):
             certificate(counter)
@@ -202,7 +210,7 @@ def test_parts_in_train_mode_are_refused() -> None:
     counter = counter_of(12)
     counter.net[0].train()
     with pytest.raises(ValueError, match="must be in eval mode"):
-        certify.masked(counter, torch.rand(3, 18, 22), 3, allowance=1.0)
+        certify.masked(counter, torch.rand(3, 18, 22), patch_size=3, allowance=1.0)
 
 
 def test_negative_cells_are_refused() -> None:
@@ -211,8 +219,8 @@ def test_negative_cells_are_refused() -> None:
     counter = models.wrap(net, stride=1, receptive_field=1).eval()
     image = torch.rand(3, 18, 22)
     with pytest.raises(ValueError, match=r"must not be negative, .* pycc\.defense\.clipped"):
-        certify.masked(counter, image, 3, allowance=1.0)
-    assert certify.masked(defense.clipped(counter), image, 3, allowance=1.0).count == 0
+        certify.masked(counter, image, patch_size=3, allowance=1.0)
+    assert certify.masked(defense.clipped(counter), image, patch_size=3, allowance=1.0).count == 0
 
 
 def test_negative_counts_are_refused() -> None:
@@ -221,9 +229,9 @@ def test_negative_counts_are_refused() -> None:
     counter = models.wrap(net, stride=1, receptive_field=1).eval()
     image = torch.rand(3, 18, 22)
     for call in (
-        lambda: certify.two_mask(counter, image, 3, masks=4, fill=0.5),
-        lambda: certify.quantile(counter, image, 3, k=40, fill=0.5, draws=5),
-        lambda: certify.fixed_masks(counter, image, 3, k=4, fill=0.5, draws=5),
+        lambda: certify.two_mask(counter, image, patch_size=3, masks=4, fill=0.5),
+        lambda: certify.quantile(counter, image, patch_size=3, k=40, fill=0.5, draws=5),
+        lambda: certify.fixed_ablations(counter, image, patch_size=3, k=4, fill=0.5, draws=5),
     ):
         with pytest.raises(ValueError, match="counts must not be negative, got -"):
             call()
@@ -250,45 +258,65 @@ def test_straight_through_an_attack_beats_every_flat_patch(objective: str) -> No
         assert counts["apam"] >= max(flat) - 1e-3
     else:
         assert counts["apam"] <= min(flat) + 1e-3
-    interval = certify.masked(counter, image, 20, allowance=6.0)
+    interval = certify.masked(counter, image, patch_size=20, allowance=6.0)
     assert all(count in interval for count in counts.values())
 
 
 def test_alpha_is_shared_by_images_and_patch_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def spied(counts, shape, patch, kind, *, alpha, images):
+    def spied(counts, shape, patch_size, kind, *, alpha, images):
         asked.append((alpha, images))
+        return Interval(0.0, 1.0, "quantile", False)
 
-    monkeypatch.setattr(methods, "quantile_of", spied)
-    counter, image = counter_of(3), torch.rand(3, 18, 22)
-    seen = methods.Seen(image, counter(image[None])[:, 0].detach(), (), 0)
-    plan = Plan(patches=(2, 3, 5), methods=("quantile",), k=20, draws=4, alpha=0.1)
-    known = methods.Calibrated(fill=(0.5, 0.5, 0.5))
-    methods.methods["quantile"](counter, seen, 3, plan, known, 7)
-    assert asked == [(0.1, 21)]
+    module = importlib.import_module("pycc.certify.methods.quantile")
+    monkeypatch.setattr(module, "quantile_of", spied)
+    certify.run(
+        counter_of(3), [Sample(str(n), torch.rand(3, 18, 22), None) for n in range(4)],
+        method=certify.Quantile(k=20, ablation_samples=4, alpha=0.1), patch_sizes=[2, 3, 5],
+        calibration=certify.Calibration(fill=(0.5, 0.5, 0.5)),
+    )  # fmt: skip
+    assert asked == [(0.1, 4 * 3)] * (4 * 3)
 
 
 def test_room_for_the_last_bits() -> None:
     """Cells of another batch shape differ by rounding; an interval of width 0 still holds them."""
     counter = counter_of(13)
     image = torch.zeros(3, 18, 22)
-    interval = certify.additive(counter, image, 1, caps=1e-9)
+    interval = certify.additive(counter, image, patch_size=1, caps=1e-9)
     assert 0.01 <= interval.width < 0.05
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda c, i: certify.masked(c, i, 19, allowance=1.0), "must fit into .* 18x22, got 19"),
-        (lambda c, i: certify.masked(c, i, 0, allowance=1.0), "whole number of pixels from 1 on"),
-        (lambda c, i: certify.masked(c, i, 3, allowance=-1.0), "allowance must be people from 0"),
-        (lambda c, i: certify.additive(c, i, 3, caps=0.0), "must be people above 0"),
-        (lambda c, i: certify.additive(c, i, 3), "needs caps of cells or of blocks"),
-        (lambda c, i: certify.additive(c, i, 3, caps=torch.ones(9, 9)), "9x9 cells, got 9x11"),
-        (lambda c, i: certify.masked(c, i[None], 3, allowance=1.0), r"image must be \[3,H,W\]"),
-        (lambda c, i: certify.quantile(c, i, 3, fill=0.5), "one of k, band and block"),
-        (lambda c, i: certify.quantile(c, i, 3, k=5, band=2, fill=0.5), "one of k, band and"),
+        (
+            lambda c, i: certify.masked(c, i, patch_size=19, allowance=1.0),
+            "must fit into .* 18x22, got 19",
+        ),
+        (
+            lambda c, i: certify.masked(c, i, patch_size=0, allowance=1.0),
+            "whole number of pixels from 1 on",
+        ),
+        (
+            lambda c, i: certify.masked(c, i, patch_size=3, allowance=-1.0),
+            "allowance must be people from 0",
+        ),
+        (lambda c, i: certify.additive(c, i, patch_size=3, caps=0.0), "must be people above 0"),
+        (lambda c, i: certify.additive(c, i, patch_size=3), "needs caps of cells or of blocks"),
+        (
+            lambda c, i: certify.additive(c, i, patch_size=3, caps=torch.ones(9, 9)),
+            "9x9 cells, got 9x11",
+        ),
+        (
+            lambda c, i: certify.masked(c, i[None], patch_size=3, allowance=1.0),
+            r"image must be \[3,H,W\]",
+        ),
+        (lambda c, i: certify.quantile(c, i, patch_size=3, fill=0.5), "one of k, band and block"),
+        (
+            lambda c, i: certify.quantile(c, i, patch_size=3, k=5, band=2, fill=0.5),
+            "one of k, band and",
+        ),
     ],
 )
 def test_bad_input(call, message: str) -> None:
@@ -296,6 +324,8 @@ def test_bad_input(call, message: str) -> None:
         call(counter_of(14), torch.rand(3, 18, 22))
 
 
-def test_a_plan_has_the_published_sizes() -> None:
-    assert Plan().patches == (20, 40, 81, 163)
-    assert Plan().methods == ("masked",)
+def test_a_run_has_the_published_sizes_and_the_masked_count() -> None:
+    for function in (certify.run, certify.calibrate):
+        defaults = inspect.signature(function).parameters
+        assert defaults["patch_sizes"].default == (20, 40, 81, 163)
+        assert defaults["method"].default == "masked"

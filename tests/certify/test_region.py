@@ -9,16 +9,12 @@ import pytest
 import torch
 from support.patched import counter_of, patched
 
-from pycc import defense
-from pycc.certify import engine
-from pycc.certify.calibration import Calibration
-from pycc.certify.methods import Calibrated, Plan
+from pycc import certify, defense
 from pycc.defense.capping import Caps, capped_maps
 from pycc.defense.masking import masked_maps
 from pycc.defense.region import Regional
 from pycc.defense.windows import window_of
 from pycc.grid import cell_weight
-from pycc.runs import Run
 from pycc.types import Sample
 
 PATCH = 3
@@ -39,20 +35,26 @@ def test_no_patch_leaves_the_interval(seed: int) -> None:
     assert ((weight > 0) & (weight < 1)).any()
     inside = cells * weight
     allowance, cap = 0.2 * float(inside.sum()), 0.6 * float(cells.max())
-    known = Calibrated(
-        {PATCH: (Calibration("allowance", allowance, "here", 1),)},
-        Calibration("cap", cap, "here", 1),
-        Calibration("block cap", 1e6, "here", 1),
+    calibration = certify.Calibration(
+        (
+            certify.CalibratedNumber("allowance", allowance, "here", 1, PATCH, 0),
+            certify.CalibratedNumber("cap", cap, "here", 1),
+            certify.CalibratedNumber("block cap", 1e6, "here", 1),
+        ),
         (0.4, 0.4, 0.4),
     )
-    plan = Plan((PATCH,), ("masked", "additive", "two-mask", "fixed-masks"), masks=4, k=3, draws=5)
-    log = Run(None, {"kind": "certify"}, engine.KEY)
-    engine.certify(counter, plan, known, [sample], log)
+    methods = [
+        "masked", "additive", certify.TwoMask(masks=4),
+        certify.FixedAblations(k=3, ablation_samples=5),
+    ]  # fmt: skip
+    result = certify.run(
+        counter, [sample], method=methods, patch_sizes=[PATCH], calibration=calibration
+    )
     regional = Regional(counter, weight)
     victims = {
         "two-mask": defense.two_mask(regional, PATCH, masks=4, fill=0.4),
-        "fixed-masks": defense.ablated(
-            regional, 3, draws=5, fill=0.4, combine="median", seed=plan.seed
+        "fixed-ablations": defense.ablated(
+            regional, 3, draws=5, fill=0.4, combine="median", seed=0
         ),
     }
     images = patched(image, PATCH, 60, 1, draw)
@@ -63,8 +65,8 @@ def test_no_patch_leaves_the_interval(seed: int) -> None:
         "additive": capped_maps(maps, Caps(cap, 1e6)).double().sum((1, 2)),
         **{name: victim(images).double().sum((1, 2, 3)) for name, victim in victims.items()},
     }
-    found = {record["method"]: record for record in log.records}
-    assert found["none"]["count"] == pytest.approx(float(inside.double().sum()), rel=1e-5)
+    found = {record["method"]: record for record in result.records}
+    assert found["clean"]["count"] == pytest.approx(float(inside.double().sum()), rel=1e-5)
     for method, values in counts.items():
         low, high = found[method]["low"], found[method]["high"]
         high = math.inf if high is None else high

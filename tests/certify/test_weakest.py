@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from pycc import attack, certify, defense
-from pycc.certify.calibration import Calibration
-from pycc.certify.methods import Calibrated
-from pycc.certify.weakest import Weakest
+from pycc.certify import CalibratedNumber, Calibration, certificates
+from pycc.certify.weakest import WeakestPlaces
 from pycc.defense.windows import window_of, window_sums
 from pycc.types import Sample
 
@@ -39,8 +38,11 @@ def scene(seed: int) -> Sample:
     return Sample(f"scene {seed}", (image * 255).round() / 255, points)
 
 
-def known() -> Calibrated:
-    return Calibrated({PATCH: (Calibration("allowance", ALLOWANCE, 1, "here"),)})
+def calibration(counters: int = 1) -> Calibration:
+    return Calibration(tuple(
+        CalibratedNumber("allowance", ALLOWANCE, "here", 1, PATCH, number)
+        for number in range(counters)
+    ))  # fmt: skip
 
 
 @torch.no_grad()
@@ -49,7 +51,9 @@ def known() -> Calibrated:
 def test_a_patch_there_reaches_the_window_of_the_interval(objective: str, seed: int) -> None:
     """The cells that it moves are a window, of all windows that with most or fewest people."""
     sample, counter = scene(seed), Bright()
-    candidates = Weakest(counter, known()).candidates("additive", objective)
+    candidates = WeakestPlaces(counter, calibration()).candidates(
+        certificates["additive"](), objective
+    )
     assert candidates is not None
     ((y, x),) = candidates(sample, PATCH)
     image = sample.image[None]
@@ -69,19 +73,19 @@ def test_a_patch_there_reaches_the_window_of_the_interval(objective: str, seed: 
 def test_places_lie_in_the_image_and_follow_the_window(objective: str) -> None:
     sample, counter = scene(1), Bright()
     for method in ("masked", "additive"):
-        places = Weakest(counter, known()).candidates(method, objective)
+        places = WeakestPlaces(counter, calibration()).candidates(certificates[method](), objective)
         assert places is not None
         for y, x in places(sample, PATCH):
             assert 0 <= y <= 20 - PATCH
             assert 0 <= x <= 26 - PATCH
-    assert Weakest(counter, known()).candidates("two-mask", objective) is None
+    weakest = WeakestPlaces(counter, calibration())
+    assert weakest.candidates(certificates["two-mask"](), objective) is None
 
 
 def test_a_mixture_has_places_of_each_part() -> None:
     both = defense.mixed([Bright(), defense.clipped(Bright(), 0.4)])
-    one = Calibration("allowance", ALLOWANCE, 1, "here")
-    weakest = Weakest(both, Calibrated({PATCH: (one, one)}))
-    candidates = weakest.candidates("masked", "over")
+    weakest = WeakestPlaces(both, calibration(2))
+    candidates = weakest.candidates(certificates["masked"](), "over")
     assert candidates is not None
     assert len(candidates(scene(2), PATCH)) == 2
 
@@ -90,14 +94,16 @@ def test_a_mixture_has_places_of_each_part() -> None:
 def test_an_attack_there_moves_the_count_within_its_interval(objective: str) -> None:
     sample, counter = scene(3), Bright()
     victim = defense.masked(counter, PATCH, ALLOWANCE, straight_through=True)
-    bound = certify.masked(counter, sample.image, PATCH, allowance=ALLOWANCE)
+    bound = certify.masked(counter, sample.image, patch_size=PATCH, allowance=ALLOWANCE)
     apam = attack.APAM(
         size=PATCH, steps=20, step_size=0.3, objective=objective, transform="none",
         smoothness=0.0, location="worst",
     )  # fmt: skip
     done = attack.run(
         apam, victim, [sample], pgd=None, gates=False, compare=False, save_images=False,
-        candidates=Weakest(counter, known()).candidates("masked", objective),
+        candidates=WeakestPlaces(counter, calibration()).candidates(
+            certificates["masked"](), objective
+        ),
     )  # fmt: skip
     counts = {record["condition"]: record["count"] for record in done.records}
     assert set(counts) == {"none", "apam"}  # nothing to compare with was asked for

@@ -111,7 +111,7 @@ def test_places_are_uniform() -> None:
 
 def test_progress() -> None:
     told: list[tuple[int, int]] = []
-    counts(Bands(5), budget=1, progress=lambda done, total: told.append((done, total)))
+    counts(Bands(5), budget=1, progress=lambda done, total, _: told.append((done, total)))
     assert told == [(done, 8) for done in range(1, 9)]
 
 

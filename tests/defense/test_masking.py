@@ -293,7 +293,7 @@ def test_what_a_patch_touches_fits_into_the_window(patch: int, field: int, strid
 @pytest.mark.parametrize(
     ("field", "patch", "message"),
     [
-        (None, 8, "without a bounded receptive field"),
+        (None, 8, "must have a bounded receptive field, got none"),
         (9, 65, "must fit into the image of 64x90, got 65"),
         (9, 0, "whole number of pixels from 1 on, got 0"),
         (9, True, "whole number of pixels from 1 on, got True"),

@@ -89,7 +89,7 @@ def test_an_attack_on_all_parts_stays_inside_the_sum_of_their_intervals(objectiv
         [defense.masked(wide, 10, 40.0), defense.masked(other, 10, 20.0)], [0.4, 0.6]
     )
     parts = [
-        certify.masked(one, image, 10, allowance=allowance)
+        certify.masked(one, image, patch_size=10, allowance=allowance)
         for one, allowance in ((wide, 40.0), (other, 20.0))
     ]
     interval = certify.mixed(parts, [0.4, 0.6])

@@ -8,15 +8,16 @@ import pytest
 import torch
 
 from pycc.certify import slack_map
-from pycc.certify.engine import seconds, summarise
-from pycc.certify.maps import additive_of
+from pycc.certify.methods.additive import additive_of
+from pycc.certify.results import seconds, summarise
 from pycc.defense.capping import Caps
 from pycc.report import certificates
 
 
-def record(image: str, method: str, patch: int | None, **values: object) -> dict:
+def record(image: str, method: str, patch_size: int | None, **values: object) -> dict:
     return {
-        "image": image, "method": method, "patch": patch, "truth": 10.0, "seconds": 0.5, **values,
+        "image": image, "method": method, "patch_size": patch_size, "truth": 10.0, "seconds": 0.5,
+        **values,
     }  # fmt: skip
 
 
@@ -30,15 +31,15 @@ def interval(
 
 
 RECORDS = [
-    record("a", "none", None, count=12.0),
+    record("a", "clean", None, count=12.0),
     interval("a", 8.0, 15.0, 11.0),
-    record("b", "none", None, count=10.0),
+    record("b", "clean", None, count=10.0),
     interval("b", 1.0, 12.0, 9.0),
 ]
 
 
 def test_errors_are_of_the_farther_end() -> None:
-    summary = summarise(RECORDS)
+    summary = summarise(RECORDS).json()
     assert summary["images"] == 2
     assert summary["undefended_mae"] == 1.0
     (row,) = summary["rows"]
@@ -51,7 +52,7 @@ def test_errors_are_of_the_farther_end() -> None:
 
 def test_one_unbounded_interval_leaves_no_certified_error() -> None:
     records = [*RECORDS, interval("c", 0.0, None, 9.0, vacuous=True)]
-    (row,) = summarise(records)["rows"]
+    (row,) = summarise(records).json()["rows"]
     assert row["certified_mae"] is None
     assert row["unbounded"] == 1
     assert row["vacuous"] == pytest.approx(1 / 3)
@@ -64,7 +65,7 @@ def test_the_table_says_why_intervals_are_unbounded() -> None:
         interval(str(n), 0.0, None, 9.0, vacuous=True, reason=reason)
         for n, reason in enumerate(why)
     ]
-    summary = summarise([*RECORDS, *broken])
+    summary = summarise([*RECORDS, *broken]).json()
     (row,) = summary["rows"]
     assert row["reasons"] == {"few draws": 2, "wide": 1, "a": 1, "b": 1, "c": 1}
     lines = certificates.certificates_table(summary, seconds([*RECORDS, *broken])).splitlines()
@@ -75,13 +76,14 @@ def test_the_table_says_why_intervals_are_unbounded() -> None:
 
 def test_the_table_says_what_was_found_and_what_was_violated() -> None:
     summary = {
-        **summarise(RECORDS),
+        **summarise(RECORDS).json(),
         "calibration": [
-            {"kind": "allowance", "patch": 20, "value": 3.25, "images": 7, "source": "x, train"},
-            {"kind": "allowance", "patch": 20, "counter": 1, "value": 2.0, "images": 0,
+            {"kind": "allowance", "patch_size": 20, "value": 3.25, "images": 7,
+             "source": "x, train"},
+            {"kind": "allowance", "patch_size": 20, "counter": 1, "value": 2.0, "images": 0,
              "source": "given"},
         ],
-        "attacks": [{"method": "masked", "patch": 20, "attacked_mae": 4.5, "violations": 3}],
+        "attacks": [{"method": "masked", "patch_size": 20, "attacked_mae": 4.5, "violations": 3}],
     }  # fmt: skip
     text = certificates.certificates_table(summary, seconds(RECORDS))
     row = next(line for line in text.splitlines() if line.startswith("20"))
@@ -121,24 +123,24 @@ def test_slack_of_capped_cells_is_what_a_window_gains_or_loses() -> None:
 
 def test_the_curve_is_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    certificates.draw_curve(summarise(RECORDS), tmp_path / "curve.png")
+    certificates.draw_curve(summarise(RECORDS).json(), tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 5_000
 
 
 def test_what_no_annotation_tells_is_left_open(tmp_path: Path) -> None:
-    summary = summarise([{**r, "truth": None} for r in RECORDS])
+    summary = summarise([{**r, "truth": None} for r in RECORDS]).json()
     (row,) = summary["rows"]
     assert summary["undefended_mae"] is row["clean_mae"] is row["certified_mae"] is None
     assert (row["width"], row["vacuous"], row["unbounded"]) == (9.0, 0.0, 0)
-    attacked = {"method": "masked", "patch": 20, "attacked_mae": None, "violations": 1}
+    attacked = {"method": "masked", "patch_size": 20, "attacked_mae": None, "violations": 1}
     text = certificates.certificates_table({**summary, "attacks": [attacked]}, seconds(RECORDS))
     lines = text.splitlines()
-    assert lines[2].split() == ["none", "-"]
+    assert lines[2].split() == ["clean", "-"]
     assert lines[3].split() == ["20", "masked", "-", "-", "-", "9.0", "0", "%", "0.50"]
     assert "images without annotation: errors against their heads are unknown" in lines
     assert "VIOLATED: masked, 20 pixels: 1 attacked counts outside their intervals" in lines
     records = [*RECORDS, interval("c", 0.0, None, 9.0, vacuous=True)]
-    open_ended = summarise([{**r, "truth": None} for r in records])
+    open_ended = summarise([{**r, "truth": None} for r in records]).json()
     text = certificates.certificates_table(open_ended, seconds(records))
     assert "unbounded on 1" in text
     pytest.importorskip("matplotlib")

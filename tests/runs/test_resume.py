@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pycc import data
+from pycc import commands, data
 from pycc.data.dataset import data_fingerprint
 from pycc.types import Sample
 
@@ -24,8 +24,8 @@ COMMANDS = {
         "--attack", "universal", "--data", "own", "--sizes", "8", "--steps", "1",
         "--pgd-steps", "0", "--no-gates",
     ],
-    "certify": ["--data", "own", "--patch", "8", "--allowance", "5"],
-    "certify, calibrated": ["--data", "own", "--calibrate-data", "other", "--patch", "8"],
+    "certify": ["--data", "own", "--patch-size", "8", "--allowance", "5"],
+    "certify, calibrated": ["--data", "own", "--calibration-data", "other", "--patch-size", "8"],
     "train": ["--data", "own", *QUICK, "--crops", "1", "--validation-share", "0.34",
               "--test-data", "other", "--test-split", "test"],
     "backdoor run": [
@@ -88,7 +88,7 @@ def test_a_run_whose_data_changed_is_refused(
         (tmp_path / "other").rename(tmp_path / "own" / "test")
     command, *steps = name.split(",")[0].split()
     main = importlib.import_module(f"pycc.{command}.__main__").main
-    if command == "backdoor":
+    if main is commands.main:
         main = partial(main, command)
     weights = MCNN if "train" not in steps and "defend" not in steps else MCNN[:-1]
     assert main([*steps, *COMMANDS[name], *weights, "--out", "run"]) in (0, 1)

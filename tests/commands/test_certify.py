@@ -1,4 +1,4 @@
-"""``python -m pycc.certify`` as users run it."""
+"""``pycc certify`` as users run it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,23 @@ from pathlib import Path
 import pytest
 from support.deep import two_depths
 
-from pycc import data
-from pycc.certify import engine, methods
-from pycc.certify.__main__ import main
+from pycc import certify, data
+from pycc.certify import certificates
+from pycc.commands import main
+from pycc.commands.progress import TerminalProgress
 
-QUICK = ["--limit", "2", "--calibrate-limit", "2", "--no-pictures"]
+
+@pytest.fixture(autouse=True)
+def no_progress_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time stands still for progress, so that what a command prints is its own."""
+    monkeypatch.setattr(TerminalProgress, "clock", staticmethod(lambda: 0.0))
+
+
+QUICK = ["--max-images", "2", "--calibration-max-images", "2", "--no-pictures"]
 
 
 def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
-    code = main([*argv])
+    code = main("certify", argv)
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 
@@ -26,7 +34,7 @@ def test_the_default_is_the_masked_count(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
-    code, text, _ = run(capsys, *QUICK, "--patch", "20", "81", "--out", str(out))
+    code, text, _ = run(capsys, *QUICK, "--patch-size", "20", "81", "--out", str(out))
     assert code == 0
     assert "20     masked" in text
     assert "allowance for 81 pixels: " in text
@@ -41,32 +49,31 @@ def test_the_default_is_the_masked_count(
     (out / "results.jsonl").write_text("".join(lines[:-1]))
     (out / "summary.json").unlink()
     # What was calibrated is kept: it cannot come out differently.
-    monkeypatch.setattr(engine, "calibrate", lambda *_: pytest.fail("calibrated again"))
+    monkeypatch.setattr(certify, "calibrate", lambda *_, **__: pytest.fail("calibrated again"))
     assert run(capsys, "--resume", str(out))[0] == 0
     assert (out / "summary.json").read_bytes() == before
     (out / "calibration.json").write_text('{"allowances": 3}')
     (out / "summary.json").unlink()
     code, _, err = run(capsys, "--resume", str(out))
     assert code == 2
-    assert "calibration.json: no calibration of this run" in err
-    (out / "calibration.json").write_text(
-        '{"allowances": {}, "cap": null, "block_cap": null, "fill": null}'
-    )
+    assert "calibration.json: expected the calibration of a run, got" in err
+    (out / "calibration.json").write_text('{"numbers": [], "fill": null, "data": null}')
     code, _, err = run(capsys, "--resume", str(out))
     assert code == 2
-    assert "an allowance for 20 pixels and each counter is missing" in err
+    assert "the allowance for 20 pixels and counter 1 is missing" in err
 
 
 def test_every_method_and_an_attack(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, text, _ = run(
-        capsys, "--limit", "1", "--calibrate-limit", "2", "--no-pictures", "--patch", "40",
-        "--method", "masked", "additive", "two-mask", "quantile", "fixed-masks", "--masks", "4",
-        "--draws", "12", "--alpha", "0.2", "--out", str(tmp_path / "run"),
+        capsys, "--max-images", "1", "--calibration-max-images", "2", "--no-pictures",
+        "--patch-size", "40", "--masks", "4", "--ablation-samples", "12", "--alpha", "0.2",
+        "--method", "masked", "additive", "two-mask", "quantile", "fixed-ablations",
+        "--out", str(tmp_path / "run"),
     )  # fmt: skip
     assert code == 0
     rows = json.loads((tmp_path / "run/summary.json").read_text())["rows"]
     assert {row["method"] for row in rows} == {
-        "masked", "additive", "two-mask", "quantile", "fixed-masks"
+        "masked", "additive", "two-mask", "quantile", "fixed-ablations"
     }  # fmt: skip
     assert "\ncap: " in text
     assert "\nblock cap: " in text
@@ -76,25 +83,25 @@ def test_every_method_and_an_attack(capsys: pytest.CaptureFixture[str], tmp_path
 def small(tmp_path: Path) -> list[str]:
     """The flags of one small scene, and of another to calibrate on."""
     flags = []
-    for name, seed in (("--data", 0), ("--calibrate-data", 1)):
+    for name, seed in (("--data", 0), ("--calibration-data", 1)):
         folder = tmp_path / name.strip("-")
         folder.mkdir()
         (sample,) = data.open("synthetic", shape=(96, 128), seed=seed, limit=1)
         data.save_image(folder / f"{sample.name}.png", sample.image)
         (folder / f"{sample.name}.json").write_text(json.dumps(sample.points.tolist()))
         flags += [name, str(folder)]
-    return [*flags, "--split", "all", "--calibrate-split", "all", "--no-pictures"]
+    return [*flags, "--split", "all", "--calibration-split", "all", "--no-pictures"]
 
 
 METHODS = {
     "masked": [],
     "additive": [],
     "two-mask": ["--masks", "4"],
-    "fixed-masks": ["--k", "3000"],
+    "fixed-ablations": ["--k", "3000"],
 }
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.long) for name in ("two-mask", "fixed-masks")]
+SLOW = [pytest.param(name, marks=pytest.mark.long) for name in ("two-mask", "fixed-ablations")]
 
 
 @pytest.mark.parametrize("method", ["masked", "additive", *SLOW])
@@ -102,21 +109,22 @@ def test_attacked_counts_are_held_against_their_intervals(
     method: str, small: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    flags = [*small, "--weights", "mcnn-synthetic", "--patch", "24", "--method", method]
-    flags += ["--attack", "--steps", "2", "--draws", "5", *METHODS[method]]
+    flags = [*small, "--weights", "mcnn-synthetic", "--patch-size", "24", "--method", method]
+    flags += ["--attack", "--steps", "2", "--ablation-samples", "5", *METHODS[method]]
     code, text, err = run(capsys, *flags, "--out", str(tmp_path / "run"))
     assert code == 0, err
     (row,) = json.loads((tmp_path / "run/summary.json").read_text())["attacks"]
     assert row["violations"] == 0
     assert row["attacked_mae"] > 0
     # An interval that is too narrow is found out.
-    sound = methods.methods[method]
+    kind = certificates[method]
+    sound = kind.interval
 
     def narrow(*arguments):
-        found = sound(*arguments)
-        return replace(found, low=found.count, high=found.count)
+        interval = sound(*arguments)
+        return replace(interval, low=interval.count, high=interval.count)
 
-    monkeypatch.setitem(methods.methods._entries, method, narrow)
+    monkeypatch.setattr(kind, "interval", narrow)
     code, text, _ = run(capsys, *flags, "--out", str(tmp_path / "narrow"))
     assert code == 1
     assert f"VIOLATED: {method}, 24 pixels" in text
@@ -126,17 +134,16 @@ def test_a_given_allowance_needs_no_calibration_images(
     small: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """A folder without splits is whichever is asked for: its images are not left out of any."""
-    flags = [*small[:2], "--weights", "mcnn-synthetic", "--patch", "24", "--no-pictures"]
+    flags = [*small[:2], "--weights", "mcnn-synthetic", "--patch-size", "24", "--no-pictures"]
     code, text, err = run(capsys, *flags, "--allowance", "10", "--out", str(tmp_path / "given"))
     assert (code, err) == (0, "")
     assert "allowance for 24 pixels: 10 people, given" in text
     code, text, err = run(capsys, *flags, "--out", str(tmp_path / "calibrated"))
     assert code == 2
-    others = "no image is left to calibrate on; give other images than the certified ones: "
-    others += "--calibrate-data or --calibrate-split"
-    assert f"{others}; or the numbers that they fix: --allowance\n" in err
+    others = "no image is left to calibrate on; give other images than the certified ones"
+    assert f"{others}, or the numbers that they fix: allowance\n" in err
     for method, numbers in (
-        (["masked", "additive"], "; or the numbers that they fix: --cap and --block-cap"),
+        (["masked", "additive"], ", or the numbers that they fix: cap and block_cap"),
         (["two-mask"], ""),
     ):
         out = ["--out", str(tmp_path / method[-1])]
@@ -148,8 +155,8 @@ def test_a_given_allowance_needs_no_calibration_images(
 def test_the_reason_of_an_unbounded_interval_stands_below_the_table(
     small: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    flags = [*small, "--weights", "mcnn-synthetic", "--patch", "24", "--method", "quantile",
-             "--draws", "3", "--k", "5"]  # fmt: skip
+    flags = [*small, "--weights", "mcnn-synthetic", "--patch-size", "24", "--method", "quantile",
+             "--ablation-samples", "3", "--k", "5"]  # fmt: skip
     code, text, _ = run(capsys, *flags, "--out", str(tmp_path / "run"))
     assert code == 0
     assert "unbounded on 1" in text
@@ -159,7 +166,8 @@ def test_the_reason_of_an_unbounded_interval_stands_below_the_table(
 def test_pictures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     run(
-        capsys, "--limit", "1", "--patch", "40", "--allowance", "10", "--out", str(tmp_path / "run")
+        capsys, "--max-images", "1", "--patch-size", "40", "--allowance", "10",
+        "--out", str(tmp_path / "run"),
     )  # fmt: skip
     names = sorted(path.name for path in (tmp_path / "run/pictures").iterdir())
     assert names == ["0000-masked-40.png", "curve.png"]
@@ -168,24 +176,29 @@ def test_pictures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--patch", "2000"], "a patch of 2000 pixels does not fit into"),
-        (["--alpha", "1"], "--alpha must lie inside (0, 1), got 1"),
-        (["--method", "quantile", "--k", "100000000"], "--k 100000000 is more than its pixels"),
-        (["--k", "0"], "--k must be at least 1, got 0"),
-        (["--calibrate-split", "test"], "expected another part than the certified one, or --force"),
-        (["--method", "magic"], "invalid choice: 'magic'"),
+        (["--patch-size", "2000"], "a patch of 2000 pixels does not fit into"),
+        (["--alpha", "1"], "quantile: alpha must be inside (0, 1), got 1"),
+        (["--method", "quantile", "--k", "100000000"], "pixels of the image, got 100000000"),
+        (["--k", "0"], "k must be at least 1, got 0"),
+        (
+            ["--calibration-split", "test"],
+            "expected another part than the certified one, or --force",
+        ),
+        (["--methods", "masked"], "unknown flag --methods; did you mean '--method'?"),
+        (["--method", "addtive"], "got 'addtive'; did you mean 'additive'?"),
+        (["--method", "magic"], "--method: expected one of "),
         (["--weights", "none.pth"], "no such file"),
-        (["--option", "resize=4"], "count isolated tiles (pycc.defense.tiled)"),
+        (["--option", "resize=4"], "count isolated tiles (pycc.defense.tiled, --tile)"),
         (["--resume", "nowhere"], "nowhere"),
-        (["--patch", "0"], "--patch must be at least 1 pixel, got 0"),
+        (["--patch-size", "0"], "--patch-size must be at least 1 pixel, got 0"),
         (["--masks", "5"], "masks"),
-        (["--allowance", "nan"], "--allowance must be people from 0 on, finite, got nan"),
-        (["--block-cap", "-3"], "--block-cap must be people above 0"),
+        (["--allowance", "nan"], "masked: allowance must be people at least 0, finite, got nan"),
+        (["--block-cap", "-3"], "additive: block_cap must be people above 0, finite, got -3"),
         (["--step-size", "nan"], "--step-size must lie in (0,1], got nan"),
-        (["--threads", "0"], "--threads must be at least 1, got 0"),
-        (["--calibrate-data", "/nowhere"], "/nowhere"),
-        (["--calibrate-limit", "0"], "limit must be at least 1, got 0"),
-        (["--method", "fixed-masks", "--calibrate-split", "test"], "--force-calibration"),
+        (["--threads", "0"], "--threads must be within [1, "),
+        (["--calibration-data", "/nowhere"], "/nowhere"),
+        (["--calibration-max-images", "0"], "limit must be at least 1, got 0"),
+        (["--method", "fixed-ablations", "--calibration-split", "test"], "--force-calibration"),
     ],
 )
 def test_bad_usage(
@@ -206,13 +219,13 @@ def test_no_image_that_is_left_is_said(capsys: pytest.CaptureFixture[str], tmp_p
         data.save_image(folder / f"{sample.name}.png", sample.image)
         (folder / f"{sample.name}.json").write_text(json.dumps(sample.points.tolist()))
     code, _, err = run(
-        capsys, *QUICK, "--patch", "81", "--calibrate-data", str(folder),
+        capsys, *QUICK, "--patch-size", "81", "--calibration-data", str(folder),
         "--out", str(tmp_path / "run"),
     )  # fmt: skip
     assert code == 2
     assert (
-        "no image is left to fix an allowance for 81 pixels on; of 2 none is large enough: give "
-        "larger ones (--calibrate-data), or --allowance"
+        "an allowance for 81 pixels must be fixed on images at least as large, got none among 2; "
+        "give larger calibration images, or the allowance"
     ) in err
 
 
@@ -225,10 +238,10 @@ def test_a_region_of_interest(
         return [replace(s, roi=s.image[0] > 0.5) for s in opened(*arguments, **options)]
 
     monkeypatch.setattr(data, "open", masked)
-    flags = [*QUICK, "--patch", "20"]
+    flags = [*QUICK, "--patch-size", "20"]
     code, _, err = run(capsys, *flags, "--attack", "--out", str(tmp_path / "attacked"))
     assert code == 2
-    assert "--attack needs images that count as a whole" in err
+    assert "an attack needs images that count as a whole" in err
     assert not (tmp_path / "attacked").exists()
     assert run(capsys, *flags, "--out", str(tmp_path / "run"))[0] == 0
     monkeypatch.setattr(data, "open", opened)
@@ -242,8 +255,10 @@ def test_a_region_of_interest(
 
 def test_the_mean_of_two_counters(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """A counter with itself is that counter; half of each interval makes a whole."""
-    flags = [*QUICK, "--patch", "40", "--attack", "--steps", "2", "--limit", "1"]
-    code, _, err = run(capsys, *flags, "--also", "mcnn-synthetic", "--out", str(tmp_path / "two"))
+    flags = [*QUICK, "--patch-size", "40", "--attack", "--steps", "2", "--max-images", "1"]
+    code, _, err = run(
+        capsys, *flags, "--ensemble", "mcnn-synthetic", "--out", str(tmp_path / "two")
+    )
     assert code == 0, err
     assert run(capsys, *flags, "--out", str(tmp_path / "one"))[0] == 0
     two, one = (json.loads((tmp_path / n / "summary.json").read_text()) for n in ("two", "one"))
@@ -252,7 +267,14 @@ def test_the_mean_of_two_counters(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert len(two["calibration"]) == 2
     assert two["attacks"][0]["violations"] == 0
     code, _, err = run(
-        capsys, *flags, "--also", "mcnn-synthetic", "--shares", "1", "--out", str(tmp_path / "bad")
+        capsys,
+        *flags,
+        "--ensemble",
+        "mcnn-synthetic",
+        "--ensemble-weights",
+        "1",
+        "--out",
+        str(tmp_path / "bad"),
     )
     assert code == 2
     assert "a share for each of 2 counters, got 1" in err
@@ -265,14 +287,14 @@ def test_calibration_on_another_folder(capsys: pytest.CaptureFixture[str], tmp_p
     for sample in data.open("synthetic", split="train", limit=2, shape=(192, 256)):
         data.save_image(folder / f"{sample.name}.png", sample.image)
         (folder / f"{sample.name}.json").write_text(json.dumps(sample.points.tolist()))
-    flags = [*QUICK, "--patch", "40", "--calibrate-split", "test"]
+    flags = [*QUICK, "--patch-size", "40", "--calibration-split", "test"]
     code, text, _ = run(
-        capsys, *flags, "--calibrate-data", str(folder), "--out", str(tmp_path / "run")
+        capsys, *flags, "--calibration-data", str(folder), "--out", str(tmp_path / "run")
     )
     assert code == 0
     assert "2 images of scenes, test" in text
     code, _, err = run(
-        capsys, *flags, "--data", str(folder), "--calibrate-data", str(folder),
+        capsys, *flags, "--data", str(folder), "--calibration-data", str(folder),
         "--out", str(tmp_path / "other"),
     )  # fmt: skip
     assert code == 2
@@ -281,7 +303,7 @@ def test_calibration_on_another_folder(capsys: pytest.CaptureFixture[str], tmp_p
 
 def test_forced_calibration_is_marked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, text, err = run(
-        capsys, *QUICK, "--patch", "40", "--calibrate-split", "test", "--force-calibration",
+        capsys, *QUICK, "--patch-size", "40", "--calibration-split", "test", "--force-calibration",
         "--out", str(tmp_path / "run"),
     )  # fmt: skip
     assert code == 0
@@ -292,7 +314,7 @@ def test_forced_calibration_is_marked(capsys: pytest.CaptureFixture[str], tmp_pa
 def test_images_without_annotation(
     small: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    flags = [*small, "--patch", "24", "--method", "masked", "additive"]
+    flags = [*small, "--patch-size", "24", "--method", "masked", "additive"]
     assert run(capsys, *flags, "--out", str(tmp_path / "known"))[0] == 0
     for file in (tmp_path / "data").glob("*.json"):
         file.unlink()
@@ -330,8 +352,9 @@ def test_the_bit_depth_of_pictures(
     summaries = []
     for folder in (eight, sixteen):
         out = tmp_path / f"run-{folder.name}"
-        flags = ["--data", str(folder), "--calibrate-data", str(folder), *small[4:], "--patch",
-                 "24", "--force-calibration", "--bit-depth", "8", "--out", str(out)]  # fmt: skip
+        flags = ["--data", str(folder), "--calibration-data", str(folder), *small[4:],
+                 "--patch-size", "24", "--force-calibration", "--bit-depth", "8",
+                 "--out", str(out)]  # fmt: skip
         assert run(capsys, *flags)[0] == 0
         summaries.append(json.loads((out / "summary.json").read_text()))
     assert summaries[0]["rows"] == summaries[1]["rows"]
@@ -346,8 +369,8 @@ def test_only_allowances_need_heads_of_the_same_folder(
     for file in tmp_path.glob("*/*.json"):
         file.unlink()
     (tmp_path / "data").rename(tmp_path / "test")
-    (tmp_path / "calibrate-data").rename(tmp_path / "train")
-    flags = ["--data", str(tmp_path), "--unannotated", "--patch", "24", "--no-pictures"]
+    (tmp_path / "calibration-data").rename(tmp_path / "train")
+    flags = ["--data", str(tmp_path), "--unannotated", "--patch-size", "24", "--no-pictures"]
     code, _, err = run(capsys, *flags, "--out", str(tmp_path / "masked"))
     assert code == 2
     assert "image without annotation" in err

@@ -1,0 +1,122 @@
+"""C1': the median of the counts of ablations that are fixed in advance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pycc import defense
+from pycc.certify.ablations import kind_of, people_of, widened
+from pycc.certify.calibration import Calibration
+from pycc.certify.fixed import fixed_ablations_bounds
+from pycc.certify.maps import check_eval, shape_of
+from pycc.certify.methods.base import Certificate, CertifiedImage, certificates
+from pycc.certify.methods.quantile import check_kept
+from pycc.defense.ablated_maps import Kind, Pixels, ablated_counts
+from pycc.defense.retained import most_touched
+from pycc.defense.windows import check_patch
+from pycc.settings import flag
+from pycc.types import Counter, Interval, Progress
+
+
+def fixed_ablations(
+    counter: Counter,
+    image: Tensor,
+    *,
+    patch_size: int,
+    k: int | None = None,
+    band: int | None = None,
+    block: int | None = None,
+    fill: float | Sequence[float],
+    draws: int | None = 101,
+    patches: int = 1,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Interval:
+    """C1': the median count over ablated draws that are fixed, of every image a patch away.
+
+    The draws are those of ``quantile``, but ``seed`` may be public: their interval counts how many
+    of them a patch can touch at most (``most_touched``), and holds without any probability. Bands
+    and blocks with ``draws`` None are shown at every place once. The defended counter is
+    ``pycc.defense.ablated``, ``banded`` or ``blocked`` with ``combine="median"`` and the same draws
+    and seed, which predicts the lower of two middle counts.
+
+    ValueError for a patch or draw that does not fit the image, a counter in train mode, and unless
+    exactly one of ``k``, ``band`` and ``block`` is given.
+
+    >>> from pycc import data, models
+    >>> counter = models.load("mcnn-synthetic")
+    >>> image = data.open("synthetic", shape=(96, 128))[0].image
+    >>> interval = fixed_ablations(counter, image, patch_size=4, band=8, fill=0.45)
+    >>> interval.low <= interval.count <= interval.high
+    True
+    """
+    check_eval(counter)
+    check_patch(patch_size, shape_of(image))
+    kind = kind_of(k, band, block)
+    counts = ablated_counts(
+        counter, image, kind, draws=draws, seed=seed, fill=fill, progress=progress
+    )
+    return fixed_of(
+        counts, shape_of(image), patch_size, kind, draws=draws, patches=patches, seed=seed
+    )
+
+
+def fixed_of(
+    counts: Tensor,
+    shape: tuple[int, int],
+    patch_size: int,
+    kind: Kind,
+    *,
+    draws: int | None,
+    patches: int = 1,
+    seed: int,
+) -> Interval:
+    """``fixed_ablations`` of the counts of an image of ``shape`` (H, W) that are known."""
+    hits = most_touched(kind, shape, patch_size, draws=draws, seed=seed)
+    interval = fixed_ablations_bounds(people_of(counts), hits, patches=patches, median="lower")
+    return widened(interval)
+
+
+@certificates.register("fixed-ablations")
+@dataclass(frozen=True)
+class FixedAblations(Certificate):
+    """The median of the counts of ``ablation_samples`` fixed images that show ``k`` pixels each.
+
+    The ablations are keyed by the run's seed and the same for every image; holds always.
+    """
+
+    name = "fixed-ablations"
+    needs_fill = True
+    k: int = flag(45, "pixels that an ablation keeps")
+    ablation_samples: int = flag(1000, "random ablations per image")
+
+    def __post_init__(self) -> None:
+        self.check_positive("k", "ablation_samples")
+
+    def check_image(self, name: str, shape: tuple[int, int]) -> None:
+        """ValueError for an image of fewer than k pixels."""
+        check_kept(name, self.k, shape)
+
+    def interval(
+        self, counter: Counter, image: CertifiedImage, patch_size: int, calibration: Calibration
+    ) -> Interval:
+        """The interval by the number of ablations that a patch can touch."""
+        counts = image.ablated_counts(
+            counter, self.k, self.ablation_samples, fill=calibration.colour, seed=image.seed
+        )
+        return fixed_of(
+            counts, image.shape, patch_size, Pixels(self.k), draws=self.ablation_samples,
+            seed=image.seed,
+        )  # fmt: skip
+
+    def defended(
+        self, counter: Counter, patch_size: int, calibration: Calibration, *, seed: int
+    ) -> Counter:
+        """``pycc.defense.ablated`` with the median of the same ablations."""
+        return defense.ablated(
+            counter, self.k, draws=self.ablation_samples, fill=calibration.colour,
+            combine="median", seed=seed,
+        )  # fmt: skip

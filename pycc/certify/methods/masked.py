@@ -1,0 +1,180 @@
+"""C3: the count without what its fullest window holds beyond an allowance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pycc import defense, ops
+from pycc.certify.calibration import CalibratedNumber, Calibration, allowance_of
+from pycc.certify.maps import Objective, map_of, mixed, rounding_room, shape_of, weakest_window
+from pycc.certify.methods.base import (
+    CalibrationMaps,
+    Certificate,
+    CertifiedImage,
+    NeededNumber,
+    certificates,
+)
+from pycc.defense.masking import masked_bounds, masked_maps
+from pycc.defense.mixture import parts_of
+from pycc.defense.windows import window_of
+from pycc.settings import flag
+from pycc.types import Counter, Interval
+
+_KIND = "allowance"
+
+
+def masked(counter: Counter, image: Tensor, *, patch_size: int, allowance: float) -> Interval:
+    """C3: the masked count S - max(0, max_W S_W - allowance) of every image a patch away.
+
+    ``image`` [3,H,W] RGB in [0,1]; ``patch_size`` the side in pixels of a square patch, at any
+    place, of any content; ``allowance`` people, fixed beforehand on training data
+    (``allowance_of``). The defended counter is
+    ``pycc.defense.masked(counter, patch_size, allowance)``.
+
+    Let the patch reach cells of the window W*, and let these hold a in place of S_{W*}. Above: the
+    fullest window holds a at least, so the masked count is S - S_{W*} + min(a, allowance) at most.
+    Below: the fullest holds max_W S_{W without W*} + a at most, so the masked count is
+    S - S_{W*} - max(0, max_W S_{W without W*} - allowance) at least. Deterministic.
+
+    ValueError as ``map_of`` and ``window_of``, and for an allowance below 0.
+
+    >>> from pycc import data, models
+    >>> counter = models.load("mcnn-synthetic")
+    >>> image = data.open("synthetic", shape=(96, 128))[0].image
+    >>> interval = masked(counter, image, patch_size=20, allowance=2.0)
+    >>> interval.low <= interval.count <= interval.high
+    True
+    """
+    cells = map_of(counter, image)
+    window = window_of(counter, patch_size, shape_of(image), shape_of(cells))
+    return masked_of(cells, window, allowance)
+
+
+def masked_of(cells: Tensor, window: tuple[int, int], allowance: float) -> Interval:
+    """``masked`` of a known density map [1,h,w], for a window of cells (height, width)."""
+    if not isinstance(allowance, int | float) or not 0 <= allowance < float("inf"):
+        raise ValueError(f"certify: allowance must be people from 0 on, got {allowance!r}")
+    bounds = masked_bounds(cells, window, allowance)
+    count = float(masked_maps(cells, window, allowance).double().sum())
+    room = rounding_room(float(cells.double().sum()))
+    everywhere = window == shape_of(cells)
+    return Interval(
+        low=max(0.0, float(bounds.low[0]) - room),
+        high=float(bounds.high[0]) + room,
+        method="masked",
+        deterministic=True,
+        count=count,
+        vacuous=everywhere,
+        reason="the patch can touch every cell" if everywhere else None,
+    )
+
+
+@certificates.register("masked")
+@dataclass(frozen=True)
+class Masked(Certificate):
+    """The masked count; of an ensemble each counter is masked by itself.
+
+    ``allowance`` is in people; None: calibrated for each patch size and counter.
+    """
+
+    name = "masked"
+    from_map = True
+    allowance: float | None = flag(None, "people that a window may hold (default: calibrated)")
+
+    def __post_init__(self) -> None:
+        self.check_people("allowance", positive=False)
+
+    @property
+    def needs_heads(self) -> bool:
+        """Allowances are chosen by errors against heads."""
+        return self.allowance is None
+
+    @property
+    def uncalibrated(self) -> tuple[str, ...]:
+        """The allowance, unless it is given."""
+        return ("allowance",) if self.allowance is None else ()
+
+    def needed_numbers(self, patch_sizes: Sequence[int], counters: int) -> Iterator[NeededNumber]:
+        """One allowance for each patch size and counter."""
+        for patch_size in patch_sizes:
+            for counter in range(counters):
+                yield NeededNumber(_KIND, patch_size, counter, self.allowance)
+
+    def calibrate(
+        self, images: CalibrationMaps, patch_sizes: Sequence[int]
+    ) -> Iterator[CalibratedNumber]:
+        """Allowances of least certified error, each on the images that its patch fits into."""
+        for needed in self.needed_numbers(patch_sizes, len(images.counters)):
+            patch_size, number = needed.patch_size, needed.counter
+            assert patch_size is not None
+            assert number is not None
+            value, source, used = self.allowance, "given", 0
+            if value is None:
+                usable = [
+                    (cells, truth, window_of(images.counters[number], patch_size, shape,
+                                             shape_of(cells)))
+                    for cells, truth, shape in zip(
+                        images.maps[number], images.truths, images.shapes, strict=True
+                    )
+                    if patch_size <= min(shape)
+                ]  # fmt: skip
+                if not usable:
+                    raise ValueError(
+                        f"{images.source}: an allowance for {patch_size} pixels must be fixed on "
+                        f"images at least as large, got none among {len(images.truths)}; give "
+                        "larger calibration images, or the allowance"
+                    )
+                value = allowance_of(*(list(column) for column in zip(*usable, strict=True)))
+                source, used = images.source, len(usable)
+            yield CalibratedNumber(_KIND, value, source, used, patch_size, number)
+
+    def interval(
+        self, counter: Counter, image: CertifiedImage, patch_size: int, calibration: Calibration
+    ) -> Interval:
+        """The interval of each counter of an ensemble, added up by its shares."""
+        counters, shares = parts_of(counter)
+        intervals = [
+            masked_of(
+                cells, window_of(part, patch_size, image.shape, image.cells),
+                calibration.value(_KIND, patch_size, number),
+            )
+            for number, (part, cells) in enumerate(zip(counters, image.parts, strict=True))
+        ]  # fmt: skip
+        return mixed(intervals, shares)
+
+    def defended(
+        self, counter: Counter, patch_size: int, calibration: Calibration, *, seed: int
+    ) -> Counter:
+        """``pycc.defense.masked``, with the gradient of the counter without the mask."""
+        counters, shares = parts_of(counter)
+        victims = [
+            defense.masked(
+                part, patch_size, calibration.value(_KIND, patch_size, number),
+                straight_through=True,
+            )
+            for number, part in enumerate(counters)
+        ]  # fmt: skip
+        if len(victims) == 1 and shares == (1.0,):
+            return victims[0]
+        return defense.mixed(victims, shares)
+
+    def weakest_windows(
+        self,
+        density: Tensor,
+        window: tuple[int, int],
+        objective: Objective,
+        calibration: Calibration,
+        patch_size: int,
+        number: int,
+    ) -> list[tuple[int, int]]:
+        """Above, the emptiest window; below, the two windows of ``max_pair_sum``."""
+        if objective == "over":
+            return [weakest_window(density, window, objective)]
+        allowance = calibration.value(_KIND, patch_size, number)
+        pair: Tensor = ops.max_pair_sum(density, window, allowance)[1][0]
+        corners = [(row, column) for row, column in pair.to(torch.int64).tolist()]
+        return [corner for corner in corners if min(corner) >= 0]

@@ -1,0 +1,159 @@
+"""The results of a certified data set: rows per method and patch size, and attacks on them."""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from pycc.certify.calibration import Calibration
+from pycc.runs import Record
+
+CLEAN = "clean"
+"""The method of records of undefended counts."""
+
+
+@dataclass(frozen=True)
+class CertifyRow:
+    """One method and patch size over all images; errors in people.
+
+    Errors are None if images are not annotated, the certified one also if an interval is unbounded.
+    """
+
+    method: str
+    patch_size: int
+    """Side of the patch, pixels."""
+    images: int
+    clean_mae: float | None
+    """Mean absolute error of the defended counter on clean images."""
+    certified_mae: float | None
+    """Mean distance from the annotated count to the farther end of the interval."""
+    width: float | None
+    """Mean width of the bounded intervals, people."""
+    unbounded: int
+    """Images whose interval has no upper end."""
+    vacuous: float
+    """Share of the images whose interval holds whatever any patch could do."""
+    reasons: dict[str, int]
+    """Images by the reason why their interval is unbounded or vacuous, most common first."""
+
+
+@dataclass(frozen=True)
+class AttackedRow:
+    """One method and patch size, attacked; errors in people."""
+
+    method: str
+    patch_size: int
+    attacked_mae: float | None
+    """Mean over the images of the largest error of an attacked count; None without annotation."""
+    violations: int
+    """Attacked counts outside their intervals."""
+    images: int
+
+
+@dataclass(frozen=True)
+class CertifySummary:
+    """What a run found: a function of its records, so that a resumed run has the same."""
+
+    images: int
+    undefended_mae: float | None
+    """Mean absolute error of the counter without defense; None without annotation."""
+    rows: tuple[CertifyRow, ...]
+    """By patch size, then method."""
+    calibration: Calibration = field(default_factory=Calibration)
+    attacks: tuple[AttackedRow, ...] = ()
+
+    def json(self) -> dict[str, object]:
+        """As ``summary.json`` stores it."""
+        return {
+            "images": self.images,
+            "undefended_mae": self.undefended_mae,
+            "rows": [asdict(row) for row in self.rows],
+            "calibration": [number.json() for number in self.calibration.numbers],
+            "attacks": [asdict(row) for row in self.attacks],
+        }
+
+
+@dataclass(frozen=True)
+class CertifyRun:
+    """The result of ``certify.run``."""
+
+    summary: CertifySummary
+    records: tuple[Record, ...]
+    """One per image, method and patch size, and one of each image's undefended count."""
+    folder: Path | None = None
+    """The run folder, if there is one."""
+
+    @property
+    def rows(self) -> tuple[CertifyRow, ...]:
+        """The rows of the summary."""
+        return self.summary.rows
+
+    @property
+    def calibration(self) -> Calibration:
+        """What the run was calibrated to."""
+        return self.summary.calibration
+
+    @property
+    def violated(self) -> bool:
+        """Whether an attacked count left its interval."""
+        return any(row.violations for row in self.summary.attacks)
+
+    @property
+    def seconds(self) -> dict[tuple[str, int], float]:
+        """Mean seconds per image by method and patch size."""
+        return seconds(self.records)
+
+
+def summarise(
+    records: Sequence[Record],
+    calibration: Calibration = Calibration(),  # noqa: B008  (frozen)
+    attacks: Sequence[AttackedRow] = (),
+) -> CertifySummary:
+    """The summary of a run's records; times are not part of it."""
+    clean = [record for record in records if record["method"] == CLEAN]
+    groups: dict[tuple[int, str], list[Record]] = {}
+    for record in records:
+        if record["method"] != CLEAN:
+            groups.setdefault((record["patch_size"], record["method"]), []).append(record)
+    rows = tuple(_row(groups[key]) for key in sorted(groups))
+    return CertifySummary(len(clean), _error(clean, "count"), rows, calibration, tuple(attacks))
+
+
+def _row(group: Sequence[Record]) -> CertifyRow:
+    bounded = [record for record in group if record["high"] is not None]
+    reasons = Tally(record["reason"] for record in group if record["reason"])
+    return CertifyRow(
+        method=group[0]["method"],
+        patch_size=group[0]["patch_size"],
+        images=len(group),
+        clean_mae=_error(group, "count"),
+        certified_mae=_error(group, "low", "high") if len(bounded) == len(group) else None,
+        width=_mean(record["high"] - record["low"] for record in bounded) if bounded else None,
+        unbounded=len(group) - len(bounded),
+        vacuous=sum(bool(record["vacuous"]) for record in group) / len(group),
+        reasons=dict(reasons.most_common()),
+    )
+
+
+def _error(records: Sequence[Record], *ends: str) -> float | None:
+    """The mean distance, in people, from the truth to the farthest of the named fields."""
+    if any(record["truth"] is None for record in records):
+        return None
+    return _mean(max(abs(record[end] - record["truth"]) for end in ends) for record in records)
+
+
+def seconds(records: Sequence[Record]) -> dict[tuple[str, int], float]:
+    """Mean seconds per image by method and patch size."""
+    times: dict[tuple[str, int], list[float]] = {}
+    for record in records:
+        if record["method"] != CLEAN:
+            key = record["method"], record["patch_size"]
+            times.setdefault(key, []).append(record["seconds"])
+    return {key: _mean(values) for key, values in times.items()}
+
+
+def _mean(values: Iterable[float]) -> float:
+    listed = list(values)
+    return sum(listed) / len(listed) if listed else 0.0

@@ -1,0 +1,264 @@
+"""``pycc certify``: intervals on the counts of a data set that no patch can push them out of."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, make_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pycc import certify, data, defense, models, report
+from pycc.certify import Certificate, CertifyRun, certificates
+from pycc.certify.calibration import Calibration
+from pycc.certify.engine import CALIBRATION, PATCH_SIZES, check
+from pycc.commands.base import DONE, EXIT_CODES, FAILED, Context, RunCommand
+from pycc.commands.certify_pictures import draw
+from pycc.commands.flags import CounterFlags, DataFlags, MachineFlags
+from pycc.commands.progress import say
+from pycc.data.dataset import builtin as builtin_data
+from pycc.data.dataset import data_fingerprint
+from pycc.report.certificates import certificates_table
+from pycc.settings import flag, group, values_of
+from pycc.types import Counter, Progress, Sample
+
+QUICK = {"max_images": 6, "calibration_max_images": 12}
+"""Presets for the built-in scenes."""
+
+
+@dataclass(frozen=True)
+class CalibrationFlags:
+    """The images that allowances, caps and colours are fixed on."""
+
+    calibration_data: str | None = flag(
+        None, "another data set to calibrate on (default: --data)",
+        metavar="FOLDER", names=builtin_data.names,
+    )  # fmt: skip
+    calibration_split: str = flag("train", "part that allowances, caps and colours are fixed on")
+    calibration_max_images: int | None = flag(None, "use its first images only")
+    force_calibration: bool = flag(
+        False, "allow calibration on the certified part itself; the table says so", advanced=True
+    )
+
+
+@dataclass(frozen=True)
+class MethodFlags:
+    """The settings of the certificate methods: the fields of their dataclasses."""
+
+
+ALL_METHOD_FLAGS = make_dataclass(
+    "AllMethodFlags",
+    [
+        (name.replace("-", "_"), certificates[name], group(certificates[name], f"method {name}"))
+        for name in certificates.names()
+    ],
+    bases=(MethodFlags,),
+    frozen=True,
+)
+
+
+@dataclass(frozen=True)
+class CertifySettings:
+    """What a certify run depends on."""
+
+    method: tuple[str, ...] = flag(("masked",), "certificates", choices=certificates.names())
+    patch_size: tuple[int, ...] = flag(
+        PATCH_SIZES, "sides of square patches, pixels", metavar="PIXELS"
+    )
+    attack: bool = flag(
+        False, "attack the defended counters too; exit code 1 if a count leaves its interval"
+    )
+    steps: int = flag(40, "steps of the attack", advanced=True)
+    step_size: float = flag(0.25, "step size of the attack, of [0,1]", advanced=True)
+    pictures: bool | None = flag(
+        None, "draw the curve and where a patch would hurt most (default: if matplotlib is there)"
+    )
+    images: DataFlags = group(DataFlags, "images")
+    calibration: CalibrationFlags = group(CalibrationFlags, "calibration")
+    counter: CounterFlags = group(CounterFlags, "counter")
+    tile: int | None = flag(
+        None, "count isolated tiles of this side: for counters without a bounded receptive field"
+    )
+    ensemble: tuple[str, ...] = flag(
+        (), "weights of further counters: their mean is certified, each masked by itself",
+        metavar="WEIGHTS", names=models.builtin, advanced=True,
+    )  # fmt: skip
+    ensemble_weights: tuple[float, ...] | None = flag(
+        None, "shares of the counters in the mean, --weights first (default: equal)", advanced=True
+    )
+    methods: MethodFlags = group(MethodFlags, "methods")
+    machine: MachineFlags = group(MachineFlags, "machine")
+
+    def __post_init__(self) -> None:
+        if min(self.patch_size) < 1:
+            raise ValueError(f"--patch-size must be at least 1 pixel, got {min(self.patch_size)}")
+        if self.steps < 1:
+            raise ValueError(f"--steps must be at least 1, got {self.steps}")
+        if not 0 < self.step_size <= 1:
+            raise ValueError(f"--step-size must lie in (0,1], got {self.step_size}")
+
+    @property
+    def certificates(self) -> tuple[Certificate, ...]:
+        """The methods, with their settings."""
+        return tuple(
+            getattr(self.methods, name.replace("-", "_")) for name in dict.fromkeys(self.method)
+        )
+
+    @property
+    def calibration_images(self) -> DataFlags:
+        """The calibration images; without heads only if nothing needs them."""
+        flags = self.calibration
+        where = flags.calibration_data or self.images.data
+        needs_heads = any(method.needs_heads for method in self.certificates)
+        return replace(
+            self.images, data=where, split=flags.calibration_split,
+            max_images=flags.calibration_max_images,
+            unannotated=self.images.unannotated and where == self.images.data and not needs_heads,
+        )  # fmt: skip
+
+    @property
+    def calibrates_on_certified(self) -> bool:
+        """Whether calibration images would be the certified ones."""
+        images = self.calibration_images
+        return (images.data, images.split) == (self.images.data, self.images.split)
+
+    @property
+    def needs_calibration_images(self) -> bool:
+        """Whether a number is fixed on images, rather than all given."""
+        return any(method.needs_images for method in self.certificates)
+
+
+class Certify(RunCommand[CertifySettings]):
+    """``pycc certify``."""
+
+    name = "certify"
+    summary = (
+        "Certify intervals on the counts of a data set that no patch of the stated sizes, at any "
+        "place, of any content, can push them out of."
+    )
+    kind = "certify"
+    settings = CertifySettings
+    epilog = (
+        "For the built-in scenes, "
+        + " and ".join(f"--{n.replace('_', '-')} is {v} by default" for n, v in QUICK.items())
+        + "."
+    )
+    exit_codes = EXIT_CODES.replace(
+        "a check or certificate failed", "an attacked count left its interval"
+    )
+
+    def variants(self, argv: Sequence[str]) -> Mapping[str, type[Any]]:
+        """The settings of all registered methods."""
+        return {"methods": ALL_METHOD_FLAGS}
+
+    def presets(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Few images for the built-in scenes."""
+        default = DataFlags().data
+        return QUICK if given.get("data", default) == default else {}
+
+    def check(self, settings: CertifySettings, given: frozenset[str]) -> CertifySettings:
+        """Refuse to calibrate on the certified images; decide whether pictures are drawn."""
+        if settings.needs_calibration_images and settings.calibrates_on_certified:
+            if not settings.calibration.force_calibration:
+                raise ValueError(
+                    f"--calibration-split {settings.images.split}: expected another part than the "
+                    "certified one, or --force-calibration"
+                )
+            warnings.warn("calibrated on the certified images themselves", stacklevel=2)
+        if settings.pictures is None:
+            missing = report.missing_library()
+            if missing is not None:
+                say(f"note: {missing}")
+            settings = replace(settings, pictures=missing is None)
+        return settings
+
+    def run(self, settings: CertifySettings, context: Context) -> int:
+        """Calibrate, certify, print the table and draw the pictures."""
+        counter = _counter(settings, context)
+        samples = _opened(settings.images)
+        methods, sizes = settings.certificates, settings.patch_size
+        attack = None
+        if settings.attack:
+            attack = certify.adaptive_attack(steps=settings.steps, step_size=settings.step_size)
+        check(counter, samples, method=methods, patch_sizes=sizes, attack=attack)
+        with context.progress("images") as progress:
+            result = certify.run(
+                counter, samples, method=methods, patch_sizes=sizes, attack=attack,
+                calibration=_calibration(settings, context, counter, samples, progress),
+                seed=settings.machine.seed, out=context.run_folder, resume=context.resume,
+                progress=progress, ranks=context.ranks, command=context.command,
+                settings={"flags": values_of(settings)}, machine=tuple(self.machine),
+            )  # fmt: skip
+        if context.ranks.first:
+            _report(result, settings, counter, samples, context.run_folder)
+        return FAILED if result.violated else DONE
+
+
+command = Certify()
+
+
+def _opened(flags: DataFlags) -> data.Dataset:
+    return data.open(
+        flags.data, split=flags.split, on_error=flags.on_error, limit=flags.max_images,
+        annotated=not flags.unannotated, outside=flags.outside_roi, bit_depth=flags.bit_depth,
+        max_image_pixels=flags.max_image_pixels,
+    )  # fmt: skip
+
+
+def _counter(settings: CertifySettings, context: Context) -> Counter:
+    """The counter, or the ensemble of counters, with cells that are not negative."""
+    flags = settings.counter
+    try:
+        first = models.load(flags.weights, name=flags.model, **flags.option)
+    except TypeError as error:
+        raise ValueError(f"--option: {error}") from None
+    counters: list[Counter] = []
+    for counter in (first, *map(models.load, settings.ensemble)):
+        part: Counter = counter.to(context.device)
+        if settings.tile is not None:
+            part = defense.tiled(part, settings.tile)
+        # Networks whose last layer is linear predict less than nobody; no certificate takes that.
+        counters.append(defense.clipped(part))
+    if len(counters) == 1 and settings.ensemble_weights is None:
+        return counters[0]
+    return defense.mixed(counters, settings.ensemble_weights)
+
+
+def _calibration(
+    settings: CertifySettings,
+    context: Context,
+    counter: Counter,
+    samples: Sequence[Sample],
+    progress: Progress | None,
+) -> Calibration:
+    """From images; a resumed run keeps its own, if the images are the same."""
+    flags = settings.calibration_images
+    source = f"{Path(flags.data).name}, {flags.split}"
+    images: Sequence[Sample] = ()
+    if settings.needs_calibration_images:
+        opened = _opened(flags)
+        if settings.calibrates_on_certified:
+            images, source = opened, f"{source} (the certified part itself)"
+        else:
+            images = data.apart(opened, samples, ("calibration", "certified"))
+    file = context.run_folder / CALIBRATION
+    if context.resume and file.exists():
+        stored = Calibration.load(file)
+        return replace(stored, data=data_fingerprint(images) if images else None)
+    return certify.calibrate(
+        counter, images, method=settings.certificates, patch_sizes=settings.patch_size,
+        source=source, progress=progress, ranks=context.ranks,
+    )  # fmt: skip
+
+
+def _report(
+    result: CertifyRun,
+    settings: CertifySettings,
+    counter: Counter,
+    samples: Sequence[Sample],
+    folder: Path,
+) -> None:
+    print(certificates_table(result.summary.json(), result.seconds))
+    print(f"run folder: {folder}", flush=True)
+    if settings.pictures:
+        draw(result, counter, samples, settings.certificates[0], settings.patch_size, folder)

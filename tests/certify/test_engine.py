@@ -1,0 +1,174 @@
+"""A data set certified from Python: in memory, in a folder, resumed, and by the command."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from pycc import certify, data, defense, models
+from pycc.certify import Additive, Calibration, Masked, Quantile
+from pycc.certify.engine import CALIBRATION
+from pycc.commands import main
+from pycc.runs import read_records
+from pycc.types import Counter, Sample
+
+SIZES = (8, 20)
+METHODS = [Masked(), Additive(block_cap=30.0), Quantile(k=900, ablation_samples=9, alpha=0.4)]
+
+
+@pytest.fixture(scope="module")
+def scenes() -> list[Sample]:
+    return [*data.open("synthetic", split="test", shape=(64, 80), heads=5, limit=2)]
+
+
+@pytest.fixture(scope="module")
+def others() -> list[Sample]:
+    return [*data.open("synthetic", split="train", shape=(64, 80), heads=5, limit=2)]
+
+
+@pytest.fixture(scope="module")
+def counter() -> Counter:
+    return defense.clipped(models.load("mcnn-synthetic"))
+
+
+@pytest.fixture(scope="module")
+def calibration(counter: Counter, others: list[Sample]) -> Calibration:
+    return certify.calibrate(counter, others, method=METHODS, patch_sizes=SIZES, source="others")
+
+
+@pytest.fixture(scope="module")
+def result(counter: Counter, scenes: list[Sample], calibration: Calibration) -> certify.CertifyRun:
+    return certify.run(
+        counter, scenes, method=METHODS, patch_sizes=SIZES, calibration=calibration, seed=3
+    )
+
+
+def untimed(records) -> list[dict]:
+    return [{name: r[name] for name in r if name != "seconds"} for r in records]
+
+
+def test_a_calibration_has_a_number_for_each_method_and_size(
+    calibration: Calibration, others: list[Sample]
+) -> None:
+    kinds = [(n.kind, n.patch_size, n.source, n.images) for n in calibration.numbers]
+    assert kinds == [
+        ("allowance", 8, "others", 2), ("allowance", 20, "others", 2),
+        ("cap", None, "others", 2), ("block cap", None, "given", 0),
+    ]  # fmt: skip
+    assert calibration.value("block cap") == 30.0
+    mean = torch.stack([sample.image.mean((1, 2)) for sample in others]).mean(0)
+    assert calibration.fill == pytest.approx(mean.tolist(), abs=1e-3)
+
+
+def test_intervals_of_a_run_are_those_of_the_images(
+    result: certify.CertifyRun, counter: Counter, scenes: list[Sample], calibration: Calibration
+) -> None:
+    assert [(row.method, row.patch_size) for row in result.rows] == [
+        (name, size) for size in SIZES for name in ("additive", "masked", "quantile")
+    ]
+    records = {(r["image"], r["method"], r["patch_size"]): r for r in result.records}
+    assert len(records) == 2 * (1 + 3 * 2)
+    for sample in scenes:
+        image = data.quantize(sample.image)
+        allowance = calibration.value("allowance", 20, 0)
+        interval = certify.masked(counter, image, patch_size=20, allowance=allowance)
+        record = records[sample.name, "masked", 20]
+        assert (record["low"], record["high"]) == (interval.low, interval.high)
+
+
+def test_a_folder_holds_the_same_and_is_resumed(
+    result: certify.CertifyRun, counter: Counter, scenes: list[Sample], calibration: Calibration,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    out = tmp_path / "run"
+
+    def run(calibration: Calibration = calibration, **options) -> certify.CertifyRun:
+        return certify.run(
+            counter, scenes, method=METHODS, patch_sizes=SIZES, calibration=calibration, seed=3,
+            out=out, **options,
+        )  # fmt: skip
+
+    stored = run()
+    assert stored.folder == out
+    assert stored.summary == result.summary
+    assert untimed(stored.records) == untimed(result.records)
+    assert json.loads((out / "summary.json").read_text()) == result.summary.json()
+    assert Calibration.load(out / CALIBRATION) == calibration
+    lines = (out / "results.jsonl").read_text().splitlines(keepends=True)
+    (out / "results.jsonl").write_text("".join(lines[:-3]))
+    (out / "summary.json").unlink()
+    with pytest.raises(ValueError, match="expected a new or empty folder"):
+        run()
+    other = replace(calibration, fill=(0.5, 0.5, 0.5))
+    with pytest.raises(ValueError, match=r"keeps its settings, data and weights; settings\.fill"):
+        run(other, resume=True)
+    resumed = run(resume=True)
+    assert resumed.summary == result.summary
+    assert untimed(resumed.records) == untimed(result.records)
+    assert [r["seconds"] for r in read_records(out)][: len(lines) - 3] == [
+        json.loads(line)["seconds"] for line in lines[:-3]
+    ]
+
+
+def test_the_command_gives_the_same(
+    scenes: list[Sample], others: list[Sample], tmp_path: Path
+) -> None:
+    for name, samples in (("test", scenes), ("train", others)):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for sample in samples:
+            data.save_image(tmp_path / "data" / name / f"{sample.name}.png", sample.image)
+            points = json.dumps(sample.points.tolist())
+            (tmp_path / "data" / name / f"{sample.name}.json").write_text(points)
+    opened = {name: data.open(tmp_path / "data", split=name) for name in ("test", "train")}
+    counter = defense.clipped(models.load("mcnn-synthetic"))
+    methods = [Masked(), Additive(block_cap=30.0)]
+    calibration = certify.calibrate(
+        counter, opened["train"], method=methods, patch_sizes=SIZES, source="data, train"
+    )
+    attack = certify.adaptive_attack(steps=1)
+    result = certify.run(
+        counter, opened["test"], method=methods, patch_sizes=SIZES, calibration=calibration,
+        attack=attack,
+    )  # fmt: skip
+    argv = [
+        "--data", str(tmp_path / "data"), "--weights", "mcnn-synthetic", "--method", "masked",
+        "additive", "--block-cap", "30", "--patch-size", "8", "20", "--attack", "--steps", "1",
+        "--no-pictures", "--out", str(tmp_path / "run"),
+    ]  # fmt: skip
+    assert main("certify", argv) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary == json.loads(json.dumps(result.summary.json()))
+    assert Calibration.load(tmp_path / "run" / CALIBRATION) == calibration
+    assert untimed(read_records(tmp_path / "run")) != []
+    stored = sorted(untimed(read_records(tmp_path / "run")), key=str)
+    assert stored == sorted(untimed(result.records), key=str)
+    assert not result.violated
+    assert {row.method for row in result.summary.attacks} == {"masked", "additive"}
+    assert all(asdict(row)["images"] == 2 for row in result.summary.attacks)
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (Masked(allowance=3.0), "masked: the allowance is given as 3.0 people and calibrated as"),
+        ("two-mask", "the colour of hidden pixels is missing"),
+        ("additive", "the cap is missing"),
+        (["masked", Masked()], "methods of different names"),
+        ("mask", "unknown certificate method 'mask'; .* did you mean 'masked'"),
+        (Quantile(k=64 * 80 + 1), "k must be at most the 5120 pixels of the image"),
+    ],
+)
+def test_a_calibration_of_other_methods_is_refused(
+    method, message: str, counter: Counter, scenes: list[Sample]
+) -> None:
+    numbers = tuple(
+        certify.CalibratedNumber("allowance", 1.0, "here", 1, size, 0) for size in SIZES
+    )
+    with pytest.raises(ValueError, match=message):
+        certify.run(
+            counter, scenes, method=method, patch_sizes=SIZES, calibration=Calibration(numbers)
+        )
