@@ -113,7 +113,7 @@ class _DefendedCounter:
 
 
 class Defended(_DefendedCounter):
-    """A defended counter made of a counter that is no ``nn.Module``.
+    """A defended counter made of a counter that is not an ``nn.Module``.
 
     Example:
         >>> import torch
@@ -187,7 +187,7 @@ def check_finite(op: str, images: Tensor) -> None:
     """Raise ValueError for images with NaN or infinity.
 
     Because it depends on values, it also stops at once an attempt of ``pycc.local.Local`` to trace
-    a defense that is no sequence of layers.
+    a defense that is not a sequence of layers.
     """
     if not torch.isfinite(images).all():
         raise ValueError(f"{op}: images must be finite, got NaN or infinity")

@@ -28,7 +28,7 @@ class Caps:
 
     Raises:
         ValueError: limits that are not above 0 and finite, or a side below 1.
-        TypeError: a side that is no whole number.
+        TypeError: a side that is not a whole number.
     """
 
     cell: float | Tensor | None = None

@@ -44,7 +44,19 @@ def check_eval(op: str, counter: Counter) -> None:
 
 @dataclass(frozen=True)
 class Pixels:
-    """Keep k uniformly random pixels, all channels of a pixel together."""
+    """Keep k uniformly random pixels, all channels of a pixel together.
+
+    Raises:
+        ValueError: k below 1.
+        TypeError: k that is not an int.
+
+    Example:
+        >>> from pycc.defense.retained import Pixels
+        >>> Pixels(17).check((4, 4))
+        Traceback (most recent call last):
+        ...
+        ValueError: ablated: k must be at most the 16 pixels of an image of 4x4, got 17
+    """
 
     k: int
     op: ClassVar[str] = "ablated"
@@ -66,7 +78,12 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Elements(Pixels):
-    """Keep k uniformly random entries of the image array, as in the code of arXiv 2104.10868."""
+    """Keep k uniformly random entries of the image array, as in the code of arXiv 2104.10868.
+
+    Example:
+        >>> from pycc.defense.retained import Elements
+        >>> Elements(48).check((4, 4))  # an image of 4x4 pixels has 48 entries
+    """
 
     unit: ClassVar[str] = "element"
     channels: ClassVar[int] = 3
@@ -74,7 +91,17 @@ class Elements(Pixels):
 
 @dataclass(frozen=True)
 class Bands:
-    """Keep the columns [x, x + width), wrapping around, with uniform x."""
+    """Keep the columns [x, x + width), wrapping around, with uniform x.
+
+    Raises:
+        ValueError: a width below 1.
+        TypeError: a width that is not an int.
+
+    Example:
+        >>> from pycc.defense.retained import Bands
+        >>> Bands(3).window((48, 64)), Bands(3).positions((48, 64))
+        ((48, 3), 64)
+    """
 
     width: int
     op: ClassVar[str] = "banded"
@@ -101,7 +128,17 @@ class Bands:
 
 @dataclass(frozen=True)
 class Blocks:
-    """Keep the block [y, y + side) x [x, x + side), wrapping around, with uniform (y, x)."""
+    """Keep the block [y, y + side) x [x, x + side), wrapping around, with uniform (y, x).
+
+    Raises:
+        ValueError: a side below 1.
+        TypeError: a side that is not an int.
+
+    Example:
+        >>> from pycc.defense.retained import Blocks
+        >>> Blocks(3).window((48, 64)), Blocks(3).corner(65, (48, 64))
+        ((3, 3), (1, 1))
+    """
 
     side: int
     op: ClassVar[str] = "blocked"
@@ -191,7 +228,15 @@ def most_touched(
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """A batch of draws that are counted together."""
+    """A batch of draws that are counted together, from ``ablation_batches``.
+
+    Example:
+        >>> import torch
+        >>> from pycc.defense.retained import Batch
+        >>> batch = Batch([0, 1], lambda image: image.mean() * torch.ones(2, 1, 1, 1))
+        >>> batch.maps(torch.ones(3, 8, 8)).shape
+        torch.Size([2, 1, 1, 1])
+    """
 
     draws: list[int]
     """The positions of the n draws among all draws."""

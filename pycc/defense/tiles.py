@@ -96,8 +96,8 @@ def tiled(counter: Counter, tile: int) -> Defended | DefendedModule:
         tile: side of a tile in pixels, a multiple of the counter's stride.
 
     Raises:
-        ValueError: a tile that is no multiple of the counter's stride, or smaller than the counter
-            takes; when the counter is called, an image with a side smaller than it takes.
+        ValueError: a tile that is not a multiple of the counter's stride, or smaller than the
+            counter takes; when the counter is called, an image with a side smaller than it takes.
 
     Example:
         >>> import torch

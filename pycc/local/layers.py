@@ -206,10 +206,10 @@ def _joined(program: Program, target: Any, parts: Sequence[Any], dim: int = 0) -
         raise UnsupportedError(f"{target}: fields of different shapes")
     _check_channel(target, fields[0], dim, room=target.overloadpacket is aten.stack)
     box = _union(fields)
-    whole = [embedding(field, box) for field in fields]
+    embeddings = [embedding(field, box) for field in fields]
 
     def compute(*values: Tensor) -> Tensor:
-        joined: Tensor = target([f(v) for f, v in zip(whole, values, strict=True)], dim)
+        joined: Tensor = target([f(v) for f, v in zip(embeddings, values, strict=True)], dim)
         return joined
 
     return program.add(target(_clean(fields), dim), box, compute, *fields)
@@ -218,8 +218,8 @@ def _joined(program: Program, target: Any, parts: Sequence[Any], dim: int = 0) -
 @_rule(aten.expand, aten.repeat)
 def _repeated(program: Program, target: Any, x: Field, sizes: Sequence[int]) -> Field:
     """Repeat a single channel; ``sizes`` are those of the one image of the tracing run."""
-    whole, height, width = (-1, 1), (-1, x.shape[0]), (-1, x.shape[1])
-    kept = (whole, height, width) if target.overloadpacket is aten.expand else ((1,), (1,), (1,))
+    batch, height, width = (-1, 1), (-1, x.shape[0]), (-1, x.shape[1])
+    kept = (batch, height, width) if target.overloadpacket is aten.expand else ((1,), (1,), (1,))
     if not len(sizes) == x.clean.ndim == 4 or x.clean.shape[1] != 1:
         raise UnsupportedError(f"{target}: more than one channel repeated")
     others = (sizes[0], sizes[2], sizes[3])

@@ -19,8 +19,8 @@ from pycc.types import Counter
 class Wirings:
     """The graph of a counter's layers, traced on a window and kept per shape, dtype and device.
 
-    A counter that is no ``nn.Module``, that cannot be traced, that has a layer without a rule in
-    ``pycc.local.layers``, or whose trace gives other values or gradients, is treated as a black
+    A counter that is not an ``nn.Module``, that cannot be traced, that has a layer without a rule
+    in ``pycc.local.layers``, or whose trace gives other values or gradients, is treated as a black
     box: its graph is None. Pass one object to several ``Local`` to trace the counter once.
 
     Example:
@@ -107,8 +107,8 @@ class Local:
     same place in each.
 
     Each layer of the network is computed only where the change has spread to, from the stored clean
-    values around it. If that is not possible (a layer without a rule, a counter that is no module),
-    the counter is evaluated on the full window, and the result has all of the window's cells. Cells
+    values around it. If that is not possible (a layer without a rule, a counter that is not a
+    module), the counter is evaluated on the full window, and the result has all its cells. Cells
     at the border of a cut window, whose field the window does not contain, then have values that
     differ from the full image's, but these do not change. A counter may provide a faster method
     ``around(windows, box)``, which returns the function of the changed pixels and the cells that it

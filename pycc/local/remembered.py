@@ -14,8 +14,8 @@ class Remembered:
     """A counter that returns its map without gradient and keeps the last map.
 
     The kept map is returned only for equal images of the same dtype and device and unmodified
-    weights; a modified weight is detected by torch's version counter. A counter that is no module
-    may depend on anything and is evaluated each time.
+    weights; a modified weight is detected by torch's version counter. A counter that is not a
+    module may depend on anything and is evaluated each time.
 
     Example:
         >>> import torch

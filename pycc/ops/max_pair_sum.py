@@ -67,8 +67,8 @@ def max_pair_sum(
     Raises:
         ValueError: maps of another dtype (cast them) or shape, or with a cell that is negative or
             not finite; a window that does not fit; an allowance that is negative or NaN.
-        TypeError: maps that are no tensor, a window that is no pair of integers, an allowance that
-            is no number.
+        TypeError: maps that are not a tensor, a window that is not a pair of integers, an allowance
+            that is not a number.
 
     Example:
         >>> import torch

@@ -27,7 +27,7 @@ def max_window_sum(maps: Tensor, window: tuple[int, int]) -> tuple[Tensor, Tenso
 
     Raises:
         ValueError: maps of another dtype (cast them) or shape, or a window that does not fit.
-        TypeError: maps that are no tensor, or a window that is no pair of integers.
+        TypeError: maps that are not a tensor, or a window that is not a pair of integers.
 
     Example:
         >>> import torch

@@ -76,7 +76,7 @@ def topk_overlap(a: Tensor, b: Tensor, k: int) -> Tensor:
     Raises:
         ValueError: maps of another dtype (cast them), of different shapes, on different devices or
             too large; k out of range.
-        TypeError: a or b is no tensor, or k no integer.
+        TypeError: a or b is not a tensor, or k not an integer.
 
     Source:
         The top-K overlap of the certificate published with APAM (Wu et al., arXiv 2104.10868), with

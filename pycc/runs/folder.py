@@ -45,7 +45,7 @@ class Run:
     ) -> None:
         self.path = path
         self.key = tuple(key)
-        # Converted as the file is: tuples become lists, and what is no JSON, such as a path, fails.
+        # Converted as the file is: tuples become lists; what is not JSON, such as a path, fails.
         self.manifest: dict[str, Any] = json.loads(
             json.dumps({"schema": SCHEMA, **manifest}, allow_nan=False)
         )
@@ -67,7 +67,7 @@ class Run:
         """Start a run in the folder ``path`` (created if missing; it must be empty), or in memory.
 
         Raises:
-            ValueError: a folder that is not empty, or a manifest that is no JSON.
+            ValueError: a folder that is not empty, or a manifest that is not JSON.
             OSError: a folder that cannot be written.
         """
         if path is None:
@@ -76,7 +76,7 @@ class Run:
         folder = Path(path)
         run = cls(
             folder, manifest, key
-        )  # raises for a manifest that is no JSON, before anything is created
+        )  # raises for a manifest that is not JSON, before anything is created
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / MANIFEST, run.manifest)
         run._open()
@@ -359,7 +359,7 @@ def read_records(path: str | os.PathLike[str]) -> list[Record]:
 
     Raises:
         OSError: the folder has no results file, or it cannot be read.
-        ValueError: a line that is no JSON object.
+        ValueError: a line that is not a JSON object.
 
     Example:
         >>> import tempfile
@@ -377,7 +377,7 @@ def read_records(path: str | os.PathLike[str]) -> list[Record]:
 
 
 def parse_records(data: bytes, file: Path) -> list[Record]:
-    """Parse results, one JSON object per line; ValueError names the first line that is none."""
+    """Parse results, one JSON object per line; ValueError names the first line that is not one."""
     records: list[Record] = []
     for number, line in enumerate(data.splitlines(), start=1):
         try:

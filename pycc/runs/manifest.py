@@ -28,7 +28,7 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read the manifest of the run in the folder ``path``.
 
     Raises:
-        ValueError: a manifest that is missing, is no JSON object, or has another schema.
+        ValueError: a manifest that is missing, is not a JSON object, or has another schema.
 
     Example:
         >>> import tempfile
