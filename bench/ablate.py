@@ -31,7 +31,7 @@ def multinomial(images: Tensor, k: int) -> Tensor:
 
 
 def scattered(images: Tensor, indices: Tensor) -> Tensor:
-    """Images [N,C,H,W] with only the pixels [N,k] kept."""
+    """Keep only the pixels [N,k] of images [N,C,H,W]."""
     index = indices[:, None].expand(-1, images.shape[1], -1)
     flat = images.flatten(2)
     return torch.full_like(flat, FILL).scatter_(2, index, flat.gather(2, index)).view_as(images)
@@ -51,11 +51,11 @@ def check_kept(ablated: Tensor, images: Tensor, k: int) -> None:
         torch.equal(kept.flatten(1).sum(1), torch.full((len(images),), k))
         and torch.equal(ablated, right)
     ):
-        raise SystemExit(f"not every image keeps {k} pixels as they were")
+        raise SystemExit(f"not every image keeps {k} pixels unchanged")
 
 
 def compare(images: Tensor, k: int, most: float | None) -> list[Row]:
-    """Rows for one k; with ``out=``, at most ``most`` times a fill."""
+    """Measure one k; with ``out=``, the target is at most ``most`` times the time of a fill."""
     buffer = torch.empty_like(images)
 
     def fresh() -> Tensor:
@@ -90,7 +90,7 @@ def compare(images: Tensor, k: int, most: float | None) -> list[Row]:
 
 
 def most_of_it(images: Tensor) -> Row:
-    """Keeping 90 % against keeping 10 %: the subset of what is dropped is drawn instead."""
+    """Compare keeping 90 % with keeping 10 %, for which the dropped pixels are drawn instead."""
     buffer = torch.empty_like(images)
     pixels = images[0, 0].numel()
 

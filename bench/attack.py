@@ -1,9 +1,9 @@
-"""Speed of one white-box step on MCNN: only what the patch changes against the whole image.
+"""Speed of one white-box step on MCNN: local evaluation against the whole image.
 
     python bench/attack.py [--no-store] [--quick]
 
-A step is the count's gradient by the patch, forward and backward, without transform. All ways are
-first checked to agree. Memory is what a step adds to the process's peak, in a process of its own.
+A step is the count's gradient by the patch, forward and backward, without transform. The ways are
+first checked to agree. Memory is what a step adds to the peak of a separate process.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Scene:
         return cls(counter, sample.image[None], torch.from_numpy(patch).float(), 301, 402)
 
     def boxes(self) -> tuple[Box, Box]:
-        """The window, and the part of it that is handed to ``Local``."""
+        """Return the window, and the box inside it that is passed to ``Local``."""
         side = self.patch.shape[-1]
         stride, field = self.counter.stride, self.counter.receptive_field
         extent = Box(self.top, self.left, self.top + side, self.left + side)
@@ -65,7 +65,7 @@ class Scene:
         return window, changed.moved(-window.top, -window.left)
 
     def paste(self, images: Tensor, patch: Tensor, moved: Box) -> Tensor:
-        """The patch (one for each image) in images that begin at the corner of ``moved``."""
+        """Paste the patch (or one per image) into images that begin at the corner of ``moved``."""
         side = patch.shape[-1]
         top, left = self.top - moved.top, self.left - moved.left
         attacked = images.clone()
@@ -73,7 +73,7 @@ class Scene:
         return attacked
 
     def step(self, way: str) -> Step:
-        """One step: the change of the count (up to a constant) and its gradient by the patch."""
+        """Return a step: it computes the count (up to a constant) and its gradient by the patch."""
         window, inner = self.boxes()
         rows = ROWS if way == WAYS[3] else 1
         images, moved = self.image, Box(0, 0, 0, 0)
@@ -101,7 +101,7 @@ class Scene:
 
 
 def convolutions(scene: Scene) -> Callable[[], None]:
-    """The convolutions alone that a step of ``local`` needs, at its shapes: the machine's limit."""
+    """Time only the convolutions of a step of ``local``, at its shapes: the machine's limit."""
     window, inner = scene.boxes()
     images = scene.image[..., *window.slices].expand(ROWS, -1, -1, -1).contiguous()
     local = Local(scene.counter, images, inner)
@@ -151,7 +151,7 @@ def speed(side: int, budget: float) -> list[Row]:
     times = {way: seconds(scene.step(way), budget=budget) for way in WAYS}
     times[WAYS[3]] /= ROWS
     limit = seconds(convolutions(scene), budget=budget) / ROWS
-    subject = f"MCNN 768x1024, patch {side}x{side}, forward + backward an image"
+    subject = f"MCNN 768x1024, patch {side}x{side}, forward + backward per image"
     targets = {WAYS[3]: float(TARGETS[side])}
     rows = [
         Row(subject, way, times[way], WAYS[0], times[WAYS[0]], targets.get(way)) for way in WAYS[1:]
@@ -161,14 +161,14 @@ def speed(side: int, budget: float) -> list[Row]:
 
 
 def peak() -> int:
-    """Most bytes that this process has ever held."""
+    """Return the peak memory of this process, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def memory(job: tuple[int, str]) -> int:
-    """Bytes that preparing and taking one step adds to the peak, per image.
+    """Return the bytes per image that preparing and taking one step adds to the peak memory.
 
-    The process has loaded everything and taken a step on a small image before.
+    Before, everything is loaded and a step is taken on a small image.
     """
     side, way = job
     scene = Scene.make(side)
@@ -182,14 +182,14 @@ def memory(job: tuple[int, str]) -> int:
 
 def held(pool: ProcessPoolExecutor, sides: Sequence[int]) -> list[dict[str, Any]]:
     jobs = [(side, way) for side in sides for way in WAYS]
-    found = dict(zip(jobs, pool.map(memory, jobs), strict=True))
+    peaks = dict(zip(jobs, pool.map(memory, jobs), strict=True))
     note = "growth of ru_maxrss by preparing and taking one step, bytes per image"
     return [
         {
             "subject": f"MCNN 768x1024, patch {side}x{side}, memory of a step",
             "way": way,
-            "bytes": found[side, way],
-            "ratio": found[side, WAYS[0]] / max(found[side, way], 1),
+            "bytes": peaks[side, way],
+            "ratio": peaks[side, WAYS[0]] / max(peaks[side, way], 1),
             "note": note,
         }
         for side, way in jobs
@@ -210,7 +210,7 @@ def main() -> None:
         rows = [row for rows in pool.map(measure, sides) for row in rows]
         memories = held(pool, sides)
     print(table(rows))
-    print("\n| memory of a step | way | MB an image | whole image : this |\n|---|---|---|---|")
+    print("\n| memory of a step | way | MB per image | whole image : this |\n|---|---|---|---|")
     for row in memories:
         print("| {subject} | {way} | {0:.1f} | {ratio:.1f} |".format(row["bytes"] / 1e6, **row))
     compare("attack-cpu", rows)

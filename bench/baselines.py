@@ -1,4 +1,4 @@
-"""The usual Python ways of doing what the kernels do, written out to be measured against."""
+"""Common Python implementations of what the kernels compute, as baselines."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from torch import Tensor
 
 
 def neighbour_widths(points: np.ndarray) -> np.ndarray:
-    """Geometry-adaptive widths with scipy's k-d tree: 0.1 x the sum of three distances."""
+    """Compute geometry-adaptive widths with scipy's k-d tree: 0.1 x the sum of three distances."""
     distances, _ = cKDTree(points).query(points, k=4)
     return 0.1 * distances[:, 1:].sum(1)
 
 
 def published_head(point: np.ndarray, sigma: float, shape: tuple[int, int]) -> np.ndarray:
-    """One head the published way: a dot in a full image, filtered."""
+    """Draw one head as in the published code: filter a full image with a single dot."""
     dot = np.zeros(shape, dtype=np.float32)
     dot[int(point[1]), int(point[0])] = 1.0
     return gaussian_filter(dot, sigma, mode="constant")
 
 
 def windowed(points: np.ndarray, sigmas: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Per head, the outer product of two 1-D kernels added into its window."""
+    """Add the outer product of two 1-D kernels into the window of each head."""
     height, width = shape
     density = np.zeros(shape, dtype=np.float32)
     for (px, py), sigma in zip(points, sigmas, strict=True):
@@ -52,7 +52,7 @@ def composite(
     cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     thetas = []
     for top, left in top_left.tolist():
-        # Normalised image coordinates -> pixels about the patch's centre -> normalised patch.
+        # Normalised image coordinates -> pixels relative to the patch's centre -> normalised patch.
         x_scale, y_scale = width / 2, height / 2
         x_shift = (width - 1) / 2 - left - (cols - 1) / 2
         y_shift = (height - 1) / 2 - top - (rows - 1) / 2

@@ -1,11 +1,11 @@
-"""What certificates cost on top of the counter, MCNN at 768x1024.
+"""Cost of certificates beyond that of the counter, MCNN at 768x1024.
 
     python bench/certify.py [--no-store]
 
 Masked and capped counts and the check of the image's range against one forward pass; pairs of
-masks against 666 passes over the whole image (timed on some and scaled); the ablation of 1,000
-draws of 45 pixels against the counter that looks at them. Each is first checked against the plain
-way.
+masks against 666 passes over the whole image (some are timed, and the time is scaled); the ablation
+of 1,000 draws of 45 pixels against the counter that evaluates them. Each is first checked against
+the direct computation.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def rows() -> list[Row]:
     forward = seconds(lambda: counter(image[None]), budget=3.0)
     subject = f"certificates, MCNN {SHAPE[0]}x{SHAPE[1]}, patch {PATCH}"
     window = window_of(counter, PATCH, SHAPE, (cells.shape[1], cells.shape[2]))
-    found = [
+    measured = [
         Row(subject, name, seconds(call), "one forward pass", forward, least)
         for name, call, least in (
             ("masked interval", lambda: masked_of(cells, window, 20.0), 50),
@@ -47,9 +47,9 @@ def rows() -> list[Row]:
         )
     ]
     check(torch.tensor([masked_of(cells, window, 0.0).count]), _masked(cells, window), 1e-6)
-    found.append(_pairs(subject, image, counter))
-    found.append(_ablation(subject, image, counter))
-    return found
+    measured.append(_pairs(subject, image, counter))
+    measured.append(_ablation(subject, image, counter))
+    return measured
 
 
 def _masked(cells: Tensor, window: tuple[int, int]) -> Tensor:
@@ -57,26 +57,26 @@ def _masked(cells: Tensor, window: tuple[int, int]) -> Tensor:
 
 
 def _pairs(subject: str, image: Tensor, counter: models.CounterModel) -> Row:
-    """Every pair of masks: by what changes, against whole images."""
+    """Count every pair of masks: local evaluation against whole images."""
     start = time.perf_counter()
     counts = two_mask_table(counter, image, PATCH, masks=MASKS, fill=FILL)
     local = time.perf_counter() - start
     boxes, colour = mask_boxes(SHAPE, PATCH, MASKS), torch.full((3,), FILL)
     tried = [(m, n) for m in range(0, MASKS, 7) for n in range(m, MASKS, 9)]
     start = time.perf_counter()
-    whole = [
+    full = [
         float(counter(hidden(image, [boxes[m], boxes[n]], colour)[None]).double().sum())
         for m, n in tried
     ]
     a_pass = (time.perf_counter() - start) / len(tried)
-    check(torch.stack([counts[m, n] for m, n in tried]), torch.tensor(whole).double(), 1e-5)
+    check(torch.stack([counts[m, n] for m, n in tried]), torch.tensor(full).double(), 1e-5)
     number = MASKS * (MASKS + 1) // 2
     name = f"{number} pairs of {MASKS} masks"
     return Row(subject, name, local, f"{number} passes", number * a_pass, 5)
 
 
 def _ablation(subject: str, image: Tensor, counter: models.CounterModel) -> Row:
-    """The draws' pixels, against the counter that looks at them."""
+    """Time the ablation of draws, against the counter that evaluates them."""
     draws = 8
     out = torch.empty(draws, *image.shape)
     drawn = seconds(lambda: ops.ablate(image[None], KEPT, seed=0, fill=FILL, draws=draws, out=out))
@@ -90,11 +90,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--no-store", action="store_true")
     options = parser.parse_args()
-    found = rows()
-    print(table(found))
-    compare("certify-cpu", found)
+    measured = rows()
+    print(table(measured))
+    compare("certify-cpu", measured)
     if not options.no_store:
-        store("certify-cpu", found)
+        store("certify-cpu", measured)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Speed of the built-in scenes, a megapixel, on one thread.
+"""Time per megapixel of rendering the built-in scenes, on one thread.
 
 python bench/data.py [--no-store]
 """
@@ -17,11 +17,11 @@ from timer import Row, compare, seconds, store, table
 
 from pycc.data.synthetic import scene
 
-BUDGET = 0.3  # seconds a megapixel
+BUDGET = 0.3  # seconds per megapixel
 
 
 def scenes(shape: tuple[int, int], heads: int) -> Row:
-    """Mean over eight scenes, each drawn anew; the first of all has filled the sprite cache."""
+    """Return the mean over eight new scenes, after the first scene has filled the sprite cache."""
     megapixels = shape[0] * shape[1] / 1e6
     indices = range(8)
     scene(0, 0, shape=shape, heads=heads)
@@ -30,7 +30,7 @@ def scenes(shape: tuple[int, int], heads: int) -> Row:
         for index in indices
     )
     per_megapixel = total / len(indices) / megapixels
-    subject = f"scene {shape[0]}x{shape[1]}, {heads} heads, a megapixel"
+    subject = f"scene {shape[0]}x{shape[1]}, {heads} heads, per megapixel"
     return Row(subject, "scene", per_megapixel, "budget of 0.3 s", BUDGET, 1.0, bytes=12 * 10**6)
 
 

@@ -1,4 +1,4 @@
-"""Density maps and adaptive widths: the kernels against windowed numpy and the published way."""
+"""Density maps and adaptive widths: the kernels against windowed NumPy and the published code."""
 
 from __future__ import annotations
 

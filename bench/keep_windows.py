@@ -1,4 +1,4 @@
-"""Band and block ablation: the kernel against torch's idioms and the fill of the same memory."""
+"""Band and block ablation: the kernel against torch expressions and a fill of the same memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FILL = 0.5
 
 
 def rolled(images: Tensor, places: list[list[int]], window: tuple[int, int]) -> Tensor:
-    """The mask of the window at the corner, rolled to each place; then torch.where."""
+    """Roll the mask of the window at the corner to each place, then use torch.where."""
     corner = torch.zeros(SHAPE, dtype=torch.bool)
     corner[: window[0], : window[1]] = True
     masks = torch.stack([corner.roll((y, x), (0, 1)) for y, x in places])
@@ -63,7 +63,7 @@ def case(count: int, windows: int, window: tuple[int, int]) -> list[Row]:
     name = "keep_windows"
     size = buffer.nbytes + 4 * 3 * len(buffer) * window[0] * window[1]  # all written, windows read
     new, filled = seconds(fresh), seconds(into)
-    # Once more: the kernel asks for huge pages, which may be to the fill's advantage.
+    # Measured again: the kernel has requested huge pages, which may make the fill faster.
     limit = min(before, seconds(lambda: buffer.fill_(FILL)))
     return [
         Row(
@@ -119,7 +119,7 @@ def backward(count: int, windows: int, window: tuple[int, int]) -> list[Row]:
     if not torch.equal(grad, expected):
         raise SystemExit("keep_windows and its twin disagree in the gradient")
     subject = f"keep {window[0]}x{window[1]} backward, {count}x{windows}x3x768x1024"
-    size = images.nbytes + 4 * 3 * len(upstream) * window[0] * window[1]  # windows only are read
+    size = images.nbytes + 4 * 3 * len(upstream) * window[0] * window[1]  # only windows are read
     name, fill = "keep_windows backward", seconds(lambda: images.detach().fill_(0.0))
     return [
         Row(subject, name, time, "twin", twin, bytes=size),

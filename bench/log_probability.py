@@ -18,7 +18,7 @@ COUNT = 4_000_000
 
 
 def exact(n: int, k: int) -> float:
-    """By integers of any length, as the published script, but without its float division."""
+    """Use integers of any length, like the published script, but without its float division."""
     chosen, possible = math.comb(IMAGE - n, k), math.comb(IMAGE, k)
     shift = possible.bit_length() - chosen.bit_length()
     return math.log((chosen << max(shift, 0)) / possible) - max(shift, 0) * math.log(2.0)
@@ -58,7 +58,7 @@ def rows() -> list[Row]:
     def twin() -> Tensor:
         return log_probability_untouched_reference(IMAGE, n, k)
 
-    check(kernel(), torch_lgamma(reals, k), 1e-6)  # their error, not the kernel's
+    check(kernel(), torch_lgamma(reals, k), 1e-6)  # the error of lgamma, not of the kernel
     check(kernel(), by_scipy(), 1e-6)
     check(kernel(), twin(), 0.0)
     integers = against_integers(k, None)

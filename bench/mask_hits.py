@@ -1,4 +1,4 @@
-"""The most masks that one patch touches: the kernel against sums over rectangles, and a budget."""
+"""The most masks that one patch touches: the kernel against sums over rectangles and a budget."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pycc.ops import mask_hits, mask_hits_reference
 from pycc.random import Stream
 
 SHAPE = (768, 1024)
-FEW = 4  # masks of which the slow ways are timed
+FEW = 4  # number of masks on which the slow baselines are timed
 
 
 def sets(count: int, size: int) -> Tensor:
@@ -20,7 +20,7 @@ def sets(count: int, size: int) -> Tensor:
 
 
 def integral(kept: Tensor, patch: int) -> Tensor:
-    """Per mask, an integral image and a difference at its corners; then the largest sum."""
+    """Find the largest sum, from an integral image per mask and differences at its corners."""
     touched = np.zeros((SHAPE[0] - patch + 1, SHAPE[1] - patch + 1), np.int64)
     sums = np.zeros((SHAPE[0] + 1, SHAPE[1] + 1), np.int32)
     for indices in kept.numpy():

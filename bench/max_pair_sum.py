@@ -12,11 +12,11 @@ from pycc.ops import max_pair_sum, max_pair_sum_reference
 
 CELLS, WINDOW = (192, 256), 38  # of an image of 768x1024 at stride 4, under a patch of 81 pixels
 SOME = 64
-"""Windows that brute force is timed on."""
+"""Number of windows on which brute force is timed."""
 
 
 def brute_force(maps: Tensor, window: int, places: Tensor) -> Tensor:
-    """Largest unions of the windows at these flat places with any window, one after another."""
+    """Find the largest union of each window at these flat places with any window."""
     table = F.pad(maps[0].double().cumsum(1).cumsum(0), (1, 0, 1, 0))
     rows, cols = (size - window + 1 for size in maps.shape[1:])
     tops, lefts = torch.arange(rows), torch.arange(cols)
@@ -62,7 +62,7 @@ def measured(kind: str, maps: Tensor, target: float | None) -> list[Row]:
 
 
 def blob() -> Tensor:
-    """A crowd around one place: all good windows overlap."""
+    """Make maps with a crowd around one place: all windows with large sums overlap."""
     y, x = torch.arange(float(CELLS[0]))[:, None], torch.arange(float(CELLS[1]))
     return torch.exp(-((y - 90) ** 2 + (x - 120) ** 2) / (2 * 20.0**2))[None]
 

@@ -12,14 +12,14 @@ from pycc.random import Stream
 
 
 def crowds(count: int, shape: tuple[int, int], heads: int, sigma: float) -> Tensor:
-    """Density maps: few windows come near the largest."""
+    """Make density maps: few windows are near the maximum."""
     size = [shape[1], shape[0]]
     places = (Stream(n, "bench").uniform(size=(heads, 2)) * size for n in range(count))
     return torch.stack([density_map(torch.from_numpy(p), sigma, shape) for p in places])
 
 
 def noise(count: int, shape: tuple[int, int]) -> Tensor:
-    """All windows are much alike: bounds of tiles leave none out."""
+    """Make noise: all windows have similar sums, so that the bounds of tiles skip none."""
     return torch.from_numpy(Stream(0, "bench").uniform(size=(count, *shape))).float()
 
 
@@ -52,7 +52,7 @@ def measured(kind: str, maps: Tensor, window: int, target: float) -> list[Row]:
         Row(subject, name, time, "twin", seconds(twin), bytes=size),
         Row(subject, name, time, "read of the maps", read, target, bytes=size, limit=True),
     ]
-    if len(maps) > 16:  # window squared additions a cell
+    if len(maps) > 16:  # takes window^2 additions per cell
         few = maps[:4]
         check(kernel()[:4], pooled(few, window), 1e-9)
         pooling = seconds(lambda: pooled(few, window)) / len(few) * len(maps)

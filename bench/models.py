@@ -1,10 +1,11 @@
-"""One white-box attack of 20 steps on every counter: gradients, time a step, memory.
+"""One white-box attack of 20 steps on every counter: gradients, time per step, memory.
 
     python bench/models.py [--data PATH] [--only NAME ...] [--no-store]
 
-Weights are random, drawn from each entry's published name as the fixtures' are, so the counts mean
-nothing; what is shown is that the gradient reaches every pixel of the patch, and what a step costs.
-Every counter runs in a process of its own, whose peak memory beyond the loaded counter is given.
+Weights are random, determined by each entry's published name as in the fixtures, so that counts
+have no meaning. The table shows whether the gradient reaches every pixel of the patch, and the cost
+of a step. Every counter runs in a separate process, whose peak memory beyond the loaded counter is
+reported.
 """
 
 from __future__ import annotations
@@ -46,12 +47,12 @@ FAMILIES: tuple[tuple[str, dict[str, object]], ...] = (
 )
 PREFIXES = {"mcnn": "DME.", "cmtl": "CCN.", "danet": "fine."}
 OFFSETS = {"offsets4": 0.005, "offsets5": 0.004, "offsets6": 0.004, "offsets7": 0.008}
-"""Factors of the fixtures that keep DA-Net's offsets to about one cell."""
+"""Factors of the fixtures that limit DA-Net's offsets to about one cell."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one counter did."""
+    """The measurements of one counter."""
 
     model: str
     options: dict[str, object]
@@ -67,7 +68,7 @@ class Result:
 
 @torch.no_grad()
 def draw(counter: CounterModel) -> None:
-    """The fixtures' rule for every entry of the network's state."""
+    """Fill every entry of the network's state by the rule of the fixtures."""
     for name, tensor in counter.net.state_dict().items():
         if not tensor.is_floating_point():
             continue
@@ -92,13 +93,13 @@ def draw(counter: CounterModel) -> None:
 
 
 def status(name: str) -> int:
-    """Of this process, in kB, as Linux keeps it."""
+    """Return an entry of Linux's /proc/self/status for this process, in kB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
 def restart_peak() -> int:
-    """Forget the highest memory use so far; the use at present."""
+    """Reset the peak memory use of this process; return the present use in kB."""
     Path("/proc/self/clear_refs").write_text("5")
     return status("VmRSS")
 
@@ -130,9 +131,9 @@ def measure(name: str, options: dict[str, object], sample: Sample) -> Result:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", help="take its first test image instead of a built-in scene")
-    parser.add_argument("--index", type=int, default=0, help="which of its test images")
-    parser.add_argument("--only", nargs="+", help="these models alone")
+    parser.add_argument("--data", help="use a test image of this data set, not a built-in scene")
+    parser.add_argument("--index", type=int, default=0, help="index of the test image")
+    parser.add_argument("--only", nargs="+", help="run these models only")
     parser.add_argument("--no-store", action="store_true")
     options = parser.parse_args()
     scenes = (
@@ -143,27 +144,27 @@ def main() -> None:
     sample = scenes[options.index]
     chosen = [f for f in FAMILIES if options.only is None or f[0] in options.only]
     print(f"{sample.name}, {sample.image.shape[1]}x{sample.image.shape[2]}, patch {SIDE}")
-    print("| counter | parameters | a step | memory | computes | clean -> attacked | no gradient |")
+    print("| counter | parameters | step | memory | evaluates | clean -> attacked | no gradient |")
     print("|---|---|---|---|---|---|---|")
     results = []
     context = multiprocessing.get_context("spawn")
     for name, settings in chosen:
         with ProcessPoolExecutor(1, mp_context=context) as pool:
-            one = pool.submit(measure, name, settings, sample).result()
-        results.append(one)
-        told = " ".join([name, *map(str, settings.values())])
-        way = "what changes" if one.layers_followed else "the window or image"
+            result = pool.submit(measure, name, settings, sample).result()
+        results.append(result)
+        label = " ".join([name, *map(str, settings.values())])
+        way = "changed cells" if result.layers_followed else "window or image"
         print(
-            f"| {told} | {one.parameters:,} | {1e3 * one.seconds_a_step:,.0f} ms | "
-            f"{one.megabytes:,.0f} MB | {way} | {one.clean:,.1f} -> {one.attacked:,.1f} | "
-            f"{100 * one.without_gradient:.1f} % |",
+            f"| {label} | {result.parameters:,} | {1e3 * result.seconds_a_step:,.0f} ms | "
+            f"{result.megabytes:,.0f} MB | {way} | {result.clean:,.1f} -> {result.attacked:,.1f} | "
+            f"{100 * result.without_gradient:.1f} % |",
             flush=True,
         )
     if not options.no_store:
         content = {
             "commit": commit(), "machine": machine(), "torch": torch.__version__,
             "image": sample.name, "shape": list(sample.image.shape[1:]), "side": SIDE,
-            "steps": STEPS, "rows": [asdict(one) for one in results],
+            "steps": STEPS, "rows": [asdict(result) for result in results],
         }  # fmt: skip
         (RESULTS / "models-cpu.json").write_text(json.dumps(content, indent=1) + "\n")
 

@@ -1,9 +1,9 @@
-"""Speed of the kernels against their twins, the usual Python ways and the machine's limit.
+"""Speed of the kernels against their twins, common Python code and the machine's limit.
 
     python bench/ops.py [--no-store] [--only SUBJECT ...]
 
-Ratios are of one run on one machine. Both sides are first checked to compute the same thing. Each
-subject has a process of its own: memory that one leaves behind would speed up the next.
+Ratios are of one run on one machine. Both sides are first checked to compute the same result. Each
+subject runs in a separate process: memory that one has used would speed up the next.
 """
 
 from __future__ import annotations

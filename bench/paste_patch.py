@@ -41,7 +41,7 @@ def rows() -> list[Row]:
         return run(paste_patch_reference, top_left=places, **transform)
 
     kernel_side, other_side = fresh(), composite()
-    # float32 grids are off by about 1e-4 pixels: values move a little, rim pixels may flip.
+    # float32 grids err by about 1e-4 pixels: values change slightly, border pixels may flip.
     moved = (kernel_side[0] - other_side[0]).abs()
     if float((moved > 2e-3).float().mean()) > 1e-5:
         raise SystemExit("paste_patch and the composite disagree")

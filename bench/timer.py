@@ -1,4 +1,4 @@
-"""The one timer of all benchmarks: warm-up, synchronise, median; and where results are kept."""
+"""The timer of all benchmarks (warm-up, synchronise, median), and the files of their results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def seconds(work: Callable[[], object], *, budget: float = 1.0, most: int = 200) -> float:
-    """Median wall time of a call, over as many calls as fit the budget (at least 3)."""
+    """Return the median wall time of a call, over as many calls as fit the budget (at least 3)."""
     synchronise = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     times: list[float] = []
     work()
@@ -37,7 +37,7 @@ def seconds(work: Callable[[], object], *, budget: float = 1.0, most: int = 200)
 
 
 def check(got: Tensor, expected: Tensor | np.ndarray, bound: float) -> None:
-    """Stop unless both sides agree to ``bound`` of the largest value."""
+    """Stop unless both sides agree to ``bound`` times the largest value."""
     wanted = torch.as_tensor(expected)
     error = float((got - wanted).abs().max() / wanted.abs().max())
     if not error <= bound:
@@ -46,10 +46,11 @@ def check(got: Tensor, expected: Tensor | np.ndarray, bound: float) -> None:
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison: a kernel and one way of doing the same without it, or the machine's limit.
+    """One comparison of a kernel with a baseline, or with the machine's limit.
 
-    The ratio says how many times faster the kernel is, and ``target`` is the least that it should
-    be. Against a limit it says how many times slower, and ``target`` is the most.
+    The ratio says how many times faster than the baseline the kernel is, and ``target`` is its
+    minimum. Against a limit it says how many times slower the kernel is, and ``target`` is its
+    maximum.
     """
 
     subject: str
@@ -60,7 +61,7 @@ class Row:
     target: float | None = None
     note: str = ""
     bytes: int = 0
-    """What the kernel has to read and write at least."""
+    """The minimum number of bytes that the kernel has to read and write."""
     limit: bool = False
 
     @property
@@ -123,7 +124,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def compare(name: str, rows: Sequence[Row]) -> None:
-    """Say which ratios have moved since ``bench/results/NAME.json`` was stored."""
+    """Print which ratios have changed since ``bench/results/NAME.json`` was stored."""
     path = RESULTS / f"{name}.json"
     if not path.exists():
         return

@@ -1,4 +1,4 @@
-"""Top-K overlap of two maps: the kernel against two sorts in part and a lookup."""
+"""Top-K overlap of two maps: the kernel against two partial sorts and a lookup."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def measured(kind: str, a: Tensor, b: Tensor, target: float | None) -> list[Row]
             maps.amax(1)
 
     check(kernel(), twin(), 0.0)
-    if kind != "sparse":  # torch.topk breaks ties as it likes
+    if kind != "sparse":  # torch.topk does not define the order of ties
         check(kernel(), looked_up(), 0.0)
     subject = f"top-K overlap {ROWS}x{CELLS:,}, K = {K:,}, {kind}"
     name, time, size = "topk_overlap", seconds(kernel), a.nbytes + b.nbytes
@@ -47,7 +47,7 @@ def noise(seed: int) -> Tensor:
 
 
 def sparse(seed: int) -> Tensor:
-    """Fewer cells above 0 than K: the rest are ties."""
+    """Make maps with fewer cells above 0 than K, so that the rest are ties."""
     places = torch.from_numpy(Stream(seed, "places").integers(CELLS, (ROWS, K // 2)))
     return torch.zeros(ROWS, CELLS).scatter_(1, places, noise(seed))
 

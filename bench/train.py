@@ -1,10 +1,10 @@
-"""What loading and ground truth cost beside a step of training, MCNN on crops of 768x1024 images.
+"""Cost of loading and ground truth beside a training step, MCNN on crops of 768x1024 images.
 
     python bench/train.py [--no-store]
 
 The trainer's items (crops, flips, density maps made on the fly) with its step, against the bare
-loop: the same model, loss and optimiser on tensors that lie ready. Both do the same steps, and must
-end with the same weights.
+loop: the same model, loss and optimiser on prepared tensors. Both do the same steps and must end
+with the same weights.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from pycc.train.schedule import made
 from pycc.train.step import Stepper
 
 SHAPE, IMAGES, STEPS, EPOCHS = (768, 1024), 8, 72, 4
-"""Nine crops of each image an epoch; in the first one images are decoded and their maps made."""
+"""Nine crops per image and epoch; in the first epoch images are decoded and their maps made."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--no-store", action="store_true")
     options = parser.parse_args()
-    found = rows()
-    print(table(found))
-    compare("train-cpu", found)
+    measured = rows()
+    print(table(measured))
+    compare("train-cpu", measured)
     if not options.no_store:
-        store("train-cpu", found)
+        store("train-cpu", measured)
 
 
 def rows() -> list[Row]:
@@ -48,8 +48,8 @@ def rows() -> list[Row]:
     keys = [(epoch, n) for epoch in range(EPOCHS) for n in range(STEPS)]
     fresh = Items(samples, range(IMAGES), recipe, start.stride, seed=0)
     ready = [fresh[key] for key in keys]
-    whole = Items(samples, range(IMAGES), recipe, start.stride, seed=0)
-    # In turns: what else the machine does meets both alike.
+    items = Items(samples, range(IMAGES), recipe, start.stride, seed=0)
+    # Alternate, so that other load on the machine affects both equally.
     models_of = [copy.deepcopy(start), copy.deepcopy(start)]
     times = {epoch: [0.0, 0.0] for epoch in range(EPOCHS)}
     optimisers = [made(recipe.optimisers[0], model.parameters()) for model in models_of]
@@ -57,7 +57,7 @@ def rows() -> list[Row]:
 
     def trained(number: int, key: tuple[int, int]) -> None:
         optimisers[0].zero_grad(set_to_none=True)
-        stepper.gradient(key[0], number, 1, [whole[key]])
+        stepper.gradient(key[0], number, 1, [items[key]])
         optimisers[0].step()
 
     def bare(item: Item) -> None:
@@ -74,15 +74,15 @@ def rows() -> list[Row]:
     for mine, plain in zip(*(model.parameters() for model in models_of), strict=True):
         check(mine.detach(), plain.detach(), 0.0)
     subject = f"training MCNN on quarter-side crops of {SHAPE[0]}x{SHAPE[1]}"
-    found = []
+    measured = []
     for when, epochs in (("first epoch", [0]), ("later epochs", range(1, EPOCHS))):
         mine, plain = (
             sum(times[epoch][which] for epoch in epochs) / len(epochs) / STEPS for which in (0, 1)
         )
-        found.append(
+        measured.append(
             Row(f"{subject}, {when}", "a step with its item", mine, "bare step", plain, 0.95)
         )
-    return found
+    return measured
 
 
 if __name__ == "__main__":

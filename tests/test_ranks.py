@@ -133,7 +133,7 @@ def test_one_process_writes_its_run_itself(tmp_path: Path) -> None:
         assert shards.main is shards.mine
     assert (tmp_path / "run" / "results.jsonl").read_text() == '{"n": 1}\n'
     several = sharded(opened, None, Ranks(0, 2), ("n",))
-    with pytest.raises(ValueError, match="processes meet in a run folder"), several:
+    with pytest.raises(ValueError, match="several processes need a run folder"), several:
         pass
 
 

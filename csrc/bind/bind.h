@@ -1,15 +1,15 @@
-// Deduces what Python passes to a kernel from the kernel's C++ type.
+// Deduces the Python signature of a kernel from its C++ type.
 //
 //   T*, T a number            the address of a tensor of that dtype
-//   T*, T a struct            the address of a tensor of uint8: raw memory, as scratch
-//   Nullable<T>               the same, or none
+//   T*, T a struct            the address of a tensor of uint8, used as raw scratch memory
+//   Nullable<T>               the same, or None
 //   number                    int, float or bool
 //   enum, const Struct&       a member of the enumeration, an object of the class, both bound
 //   before cudaStream_t              the address of the stream
 //
-// `kernels` of the module has for each kernel the function and the kinds of its parameters: a
-// Python type, or the name of a dtype for a tensor, with "?" for one that may be None. pycc.ops
-// checks by these before an address leaves Python.
+// `kernels` of the module has, for each kernel, the function and the kinds of its parameters: a
+// Python type, or for a tensor the name of its dtype, with "?" if it may be None. pycc.ops checks
+// arguments against these before it passes an address.
 #pragma once
 
 #include <pybind11/native_enum.h>
@@ -57,7 +57,7 @@ const char* dtype_name() {
     }
 }
 
-// How Python passes a parameter of type P: what pybind11 converts it to, and its kind.
+// The type to which pybind11 converts a parameter of type P, and its kind.
 template <class P, class = void>
 struct Parameter;
 
@@ -105,7 +105,7 @@ constexpr bool kWritten<T*> = !std::is_const_v<T>;
 template <class T>
 constexpr bool kWritten<Nullable<T>> = !std::is_const_v<T>;
 
-// Whether what a kernel writes comes before all else; its last parameter is `threads` or a stream.
+// Whether a kernel's outputs precede its inputs; the last parameter is `threads` or a stream.
 template <class... Parameters>
 constexpr bool outputs_first() {
     constexpr bool written[] = {kWritten<Parameters>...};
@@ -176,7 +176,7 @@ py::class_<Struct> structure(py::module_& m, const char* name, const char* liste
 
 }  // namespace pycc::binding
 
-// Binds a struct of numbers by its name in Python and its fields, which the compiler looks up.
+// Binds a struct of numbers by its name in Python and the names of its fields.
 #define PYCC_STRUCT(m, Struct, name, ...)                                                 \
     [&m] {                                                                                \
         struct Members : Struct {                                                         \

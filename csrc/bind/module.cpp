@@ -1,4 +1,4 @@
-// The compiled module: a table of contents. What Python passes is deduced in bind.h.
+// The compiled module: a list of its kernels. bind.h deduces their Python signatures.
 #include "../core/simd.h"
 #include "../ops/ablate.h"
 #include "../ops/adaptive_sigma.h"

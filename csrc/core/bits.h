@@ -1,4 +1,4 @@
-// Bitmaps: bit i of a row lies in word i / 32 at position i % 32.
+// Bitmaps: bit i of a row is bit i % 32 of word i / 32.
 #pragma once
 
 #include <cstdint>
@@ -7,8 +7,9 @@
 
 namespace pycc {
 
-// The 32 bits from `bit` on; words beyond `words` are not read and count as 0.
-PYCC_HD std::uint32_t bits_from(const std::uint32_t* bits, std::int64_t words, std::int64_t bit) {
+// Returns the 32 bits that start at `bit`; words from index `words` on are not read and count as 0.
+PYCC_HD std::uint32_t bits_from(const std::uint32_t* bits /* [words] */, std::int64_t words,
+                                std::int64_t bit) {
     const std::int64_t word = bit / 32;
     const int shift = static_cast<int>(bit % 32);
     const std::uint32_t low = bits[word] >> shift;
@@ -16,7 +17,7 @@ PYCC_HD std::uint32_t bits_from(const std::uint32_t* bits, std::int64_t words, s
     return low | (bits[word + 1] << (32 - shift));
 }
 
-PYCC_HD bool bit_at(const std::uint32_t* bits, std::int64_t bit) {
+PYCC_HD bool bit_at(const std::uint32_t* bits /* [words] */, std::int64_t bit) {
     return ((bits[bit / 32] >> (bit % 32)) & 1U) != 0;
 }
 

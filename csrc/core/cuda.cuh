@@ -1,5 +1,5 @@
-// What CUDA kernels share: loops over more items than there are threads, folds over the threads of
-// a block, launches. Blocks have one or two dimensions; the first of two is a warp.
+// Shared helpers of CUDA kernels: strided loops, reductions over the threads of a block, launches.
+// Blocks have one or two dimensions; in blocks of two, the first dimension is a warp.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -50,9 +50,9 @@ class Strided {
     std::int64_t first_, end_, step_;
 };
 
-// The items of [begin, end) that this thread takes where each thread of the grid takes one at a
-// time; likewise below for each warp or block of the grid, each row of blocks (blockIdx.y), each
-// thread or warp of a block, each lane of a warp.
+// The items of [begin, end) of this thread, if the threads of the grid take one item each in turn.
+// The functions below do the same for the warps or blocks of the grid, the rows of blocks
+// (blockIdx.y), the threads or warps of a block, and the lanes of a warp.
 __device__ inline Strided threads_of_grid(std::int64_t end, std::int64_t begin = 0) {
     const std::int64_t each = threads_per_block();
     return {begin + blockIdx.x * each + thread_of_block(), end, gridDim.x * each};
@@ -95,20 +95,20 @@ __device__ T shuffle_down(const T& own, int lanes) {
     return other;
 }
 
-// Folds what the lanes of a warp hold, half onto half. The first lane gets the result.
+// Reduces the values of the lanes of a warp in halves. The first lane gets the result.
 template <class T, class Fold>
 __device__ T fold_warp(T own, const Fold& fold) {
     for (int half = kWarp / 2; half > 0; half /= 2) own = fold(own, shuffle_down(own, half));
     return own;
 }
 
-// Folds what the threads of a block hold, by a `fold` whose result depends on no order. All threads
-// of the block call it and get the result; it is a barrier for what they wrote before.
+// Reduces the values of the threads of a block by an associative and commutative `fold`. All
+// threads of the block must call it and get the result; it is a barrier for their earlier writes.
 template <int kThreads, class T, class Fold>
 __device__ T fold_block(T own, const Fold& fold) {
     __shared__ T warps[kThreads / kWarp];
     own = fold_warp(own, fold);
-    __syncthreads();  // an earlier call's results have been read
+    __syncthreads();  // the results of an earlier call have been read
     if (lane_of_warp() == 0) warps[warp_of_block()] = own;
     __syncthreads();
     T all = warps[0];
@@ -116,19 +116,19 @@ __device__ T fold_block(T own, const Fold& fold) {
     return all;
 }
 
-// Folds what the same lane of every warp of a block holds, half of the warps onto half. All threads
-// of the block call it, the first warp gets the results.
+// Reduces, for each lane, the values of all warps of a block in halves. All threads of the block
+// must call it; the first warp gets the results.
 template <int kWarps, class T, class Fold>
 __device__ T fold_across_warps(T own, const Fold& fold) {
     __shared__ T rows[kWarps][kWarp];
     const int warp = warp_of_block(), lane = lane_of_warp();
-    __syncthreads();  // an earlier call's results have been read
+    __syncthreads();  // the results of an earlier call have been read
     rows[warp][lane] = own;
     for (int half = kWarps / 2; half > 0; half /= 2) {
         __syncthreads();
         if (warp < half) rows[warp][lane] = fold(rows[warp][lane], rows[warp + half][lane]);
     }
-    return rows[warp][lane];  // which no other thread touches now
+    return rows[warp][lane];  // no other thread accesses it now
 }
 
 inline void check_cuda(const char* what, cudaError_t error) {
@@ -137,7 +137,7 @@ inline void check_cuda(const char* what, cudaError_t error) {
     }
 }
 
-// Reports a refused launch (bad configuration, no image for this device). Does not synchronise.
+// Throws if a launch was refused (bad configuration, no code for this device). No synchronisation.
 inline void check_launch(const char* kernel) {
     check_cuda(kernel, cudaGetLastError());
 }
@@ -146,16 +146,16 @@ inline unsigned int blocks_for(std::int64_t count, std::int64_t per_block) {
     return static_cast<unsigned int>((count + per_block - 1) / per_block);
 }
 
-// Blocks for a kernel whose loop takes what these leave.
+// Number of blocks for a kernel with a strided loop, which handles counts beyond the limit.
 inline unsigned int strided_blocks(std::int64_t count, std::int64_t per_block) {
     constexpr std::int64_t kMost = std::int64_t{1} << 20;
     const std::int64_t blocks = (count + per_block - 1) / per_block;
     return static_cast<unsigned int>(blocks < kMost ? blocks : kMost);
 }
 
-// The same for each of some planes, in blockIdx.y.
+// The same for several planes, indexed by blockIdx.y.
 inline dim3 strided_planes(std::int64_t plane, std::int64_t per_block, std::int64_t planes) {
-    constexpr std::int64_t kMost = 65535;  // of CUDA, along y
+    constexpr std::int64_t kMost = 65535;  // CUDA's limit along y
     return {strided_blocks(plane, per_block),
             static_cast<unsigned int>(planes < kMost ? planes : kMost)};
 }

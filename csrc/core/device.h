@@ -1,4 +1,4 @@
-// Arithmetic that CPU and CUDA share is written once, as functions marked PYCC_HD.
+// PYCC_HD marks functions with the arithmetic that CPU and CUDA kernels share.
 #pragma once
 
 #if defined(__CUDACC__)

@@ -1,4 +1,4 @@
-// Large buffers that are about to be written for the first time, and scratch for SIMD loops.
+// Huge pages for large new buffers, and aligned scratch memory for SIMD loops.
 #pragma once
 
 #include <cstddef>
@@ -10,9 +10,10 @@
 
 namespace pycc {
 
-// Asks for huge pages under a large buffer: a fresh one then costs a page fault for 2 MiB, not for
-// 4 KiB, which is most of the time of filling it. Changes no content; what is resident stays.
-inline void expect_large_write([[maybe_unused]] void* buffer, [[maybe_unused]] std::size_t bytes) {
+// Requests huge pages for a large buffer: a new buffer then costs one page fault per 2 MiB instead
+// of one per 4 KiB, which is most of the time of filling it. The content does not change.
+inline void expect_large_write([[maybe_unused]] void* buffer /* [bytes] */,
+                               [[maybe_unused]] std::size_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
     constexpr std::uintptr_t kHuge = std::uintptr_t{1} << 21;
     const auto begin = (reinterpret_cast<std::uintptr_t>(buffer) + kHuge - 1) / kHuge * kHuge;
@@ -23,7 +24,7 @@ inline void expect_large_write([[maybe_unused]] void* buffer, [[maybe_unused]] s
 #endif
 }
 
-// Scratch that starts with a cache line, where vectors straddle none. For numbers only.
+// Scratch memory aligned to cache lines, so that no SIMD vector straddles two. For numbers only.
 template <class T>
 class AlignedScratch {
   public:
@@ -32,7 +33,7 @@ class AlignedScratch {
     AlignedScratch& operator=(const AlignedScratch&) = delete;
     ~AlignedScratch() { release(); }
 
-    // At least `count` values; where there were fewer, all of them become 0.
+    // Ensures at least `count` values; if the memory has to grow, all values become 0.
     void reserve(std::int64_t count) {
         if (count <= count_) return;
         release();

@@ -1,4 +1,4 @@
-// A pointer that may be null, told from one that may not by its type.
+// A pointer that may be null; plain pointers may not.
 #pragma once
 
 namespace pycc {

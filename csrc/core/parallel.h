@@ -1,4 +1,4 @@
-// Ranges over std::thread: no pool, no second OpenMP runtime beside torch's.
+// Parallel loops over std::thread, without a pool or a second OpenMP runtime beside torch's.
 #pragma once
 
 #include <algorithm>
@@ -11,8 +11,8 @@ namespace pycc {
 
 // Calls body(begin, end) on disjoint ranges that cover [0, count), each at least `grain` long, on
 // at most `threads` threads. A thread costs about 40 us: choose `grain` for 0.2 ms of work or more.
-// What body computes for an index must not depend on the range it came in. An exception of body
-// arrives here once all threads are done.
+// The result for an index must not depend on the range that contains it. An exception of body is
+// rethrown after all threads have finished.
 template <class Body>
 void parallel_for(std::int64_t count, std::int64_t grain, int threads, const Body& body) {
     const std::int64_t ranges =
@@ -33,7 +33,7 @@ void parallel_for(std::int64_t count, std::int64_t grain, int threads, const Bod
         for (; started < ranges - 1; ++started) {
             workers.emplace_back(guarded, bound(started), bound(started + 1), started);
         }
-    } catch (const std::exception&) {  // no thread to be had: the rest runs here
+    } catch (const std::exception&) {  // no more threads available: the rest runs here
     }
     guarded(bound(started), count, started);
     for (auto& worker : workers) worker.join();

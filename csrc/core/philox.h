@@ -1,4 +1,4 @@
-// Counter-based randomness: the streams of pycc.random, word for word.
+// Counter-based random numbers: the same words as the streams of pycc.random.
 #pragma once
 
 #include <cstdint>
@@ -26,8 +26,8 @@ PYCC_HD Words philox4x32(Words counter, std::uint32_t key0, std::uint32_t key1) 
     return counter;
 }
 
-// The words of pycc.random.Stream(seed, purpose, image=, step=, draw=), four a block; `purpose` is
-// the CRC-32 of its name.
+// The words of pycc.random.Stream(seed, purpose, image=, step=, draw=), four per block; `purpose`
+// is the CRC-32 of its name.
 class Stream {
   public:
     PYCC_HD Stream(std::uint64_t seed, std::uint32_t purpose, std::uint32_t image,
@@ -46,14 +46,14 @@ class Stream {
 };
 
 // Uniform integers of {0, ..., size - 1} from words of 32 random bits, without bias (Lemire, "Fast
-// random integer generation in an interval", 2019): a word is rejected where the product's lower
-// half is below 2^32 mod size, so that each integer is given by the same number of words.
+// random integer generation in an interval", 2019): a word is rejected if the product's lower half
+// is below 2^32 mod size, so that each integer has the same number of words.
 class Bounded {
   public:
     PYCC_HD explicit Bounded(std::uint64_t size /* within [1, 2^32] */)
         : size_(size), reject_(static_cast<std::uint32_t>((std::uint64_t{1} << 32) % size)) {}
 
-    // The integer that `word` gives, or -1 where it is rejected.
+    // Returns the integer of `word`, or -1 if the word is rejected.
     PYCC_HD std::int64_t operator()(std::uint32_t word) const {
         const std::uint64_t product = word * size_;
         if (static_cast<std::uint32_t>(product) < reject_) return -1;

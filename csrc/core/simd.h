@@ -1,5 +1,5 @@
-// One binary for every x86-64: the loader picks the widest clone of a function that the CPU runs.
-// The build defines PYCC_TARGET_CLONES where compiler and C library can do that.
+// One binary for every x86-64: the loader selects the widest clone of a function that the CPU
+// supports. The build defines PYCC_TARGET_CLONES if the compiler and the C library support clones.
 #pragma once
 
 #if defined(PYCC_TARGET_CLONES)

@@ -1,4 +1,4 @@
-// Writing large results past the caches.
+// Non-temporal stores for large results.
 #pragma once
 
 #include <cstddef>
@@ -10,10 +10,11 @@
 
 namespace pycc {
 
-// Copies so that whole cache lines of `out` go to memory without being read first, and push nothing
-// out of the caches: for results larger than these. Before another thread reads them, the one that
-// wrote calls stream_fence().
-inline void stream_copy(float* out, const float* from, std::int64_t count) {
+// Copies by non-temporal stores: full cache lines of `out` are written to memory without being read
+// first and without evicting cached data. For results larger than the caches. The writing thread
+// must call stream_fence() before another thread reads them.
+inline void stream_copy(float* out /* [count] */, const float* from /* [count] */,
+                        std::int64_t count) {
 #if defined(__SSE2__)
     constexpr std::int64_t kLine = 16;  // floats in a cache line
     const auto misplaced = static_cast<std::int64_t>(

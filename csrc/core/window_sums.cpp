@@ -7,14 +7,14 @@
 namespace pycc::window_sums {
 namespace {
 
-// Half of the widest vectors there are: on machines that have none as wide, code for vectors of the
-// source that are wider than theirs is slow, and a full one is hardly faster.
+// Half of the widest vectors: full width is hardly faster where it exists, and code for vectors
+// wider than the machine's is slow.
 using Floats [[gnu::vector_size(32)]] = float;
 using Doubles [[gnu::vector_size(32)]] = double;
 using Signs [[gnu::vector_size(32)]] = std::int32_t;
 using FourFloats [[gnu::vector_size(16)]] = float;
 
-// A type of a sum: how many there are in a vector, and how the map's values become some of them.
+// Traits of a type of sum: the number per vector, and the conversion of the map's values.
 template <class T>
 struct Kind;
 
@@ -28,7 +28,7 @@ struct Kind<float> {
     [[gnu::always_inline]] static void read(Floats& sums, const float* values) {
         std::memcpy(&sums, values, sizeof sums);
         Signs bits = reinterpret_cast<Signs>(sums);
-        bits &= ~(bits >> 31);  // negative ones have the sign bit; a comparison may become scalar
+        bits &= ~(bits >> 31);  // clears values with the sign bit; a comparison may become scalar
         sums = reinterpret_cast<Floats>(bits);
     }
 };
@@ -47,7 +47,7 @@ struct Kind<double> {
     }
 };
 
-// Column sums of kVectors * V side by side: down the block, then up again, in registers.
+// Computes column sums of kVectors * V neighbouring columns in registers: down the block, then up.
 template <class T, class V, int kVectors>
 [[gnu::always_inline]] inline void column_strip(T* sums, std::int64_t pitch, const Task& task,
                                                 std::int64_t x) {
@@ -101,7 +101,7 @@ template <class T>
     using V = typename Kind<T>::Vector;
     constexpr std::int64_t kLanes = Kind<T>::kLanes;
     const std::int64_t cols = task.cols();
-    // The last strip ends with the last column; columns of the one before are computed once more.
+    // The last strip ends with the last column; it recomputes some columns of the previous one.
     for (std::int64_t x = 0; x < cols;) {
         const std::int64_t left = cols - x;
         if (left > 4 * kLanes && cols >= 8 * kLanes) {
@@ -124,10 +124,12 @@ template <class T>
 
 }  // namespace
 
-PYCC_SIMD void column_sums(double* sums, std::int64_t pitch, const Task& task) noexcept {
+PYCC_SIMD void column_sums(double* sums /* [area rows,pitch] */, std::int64_t pitch,
+                           const Task& task) noexcept {
     all_columns(sums, pitch, task);
 }
-PYCC_SIMD void column_sums(float* sums, std::int64_t pitch, const Task& task) noexcept {
+PYCC_SIMD void column_sums(float* sums /* [area rows,pitch] */, std::int64_t pitch,
+                           const Task& task) noexcept {
     all_columns(sums, pitch, task);
 }
 
@@ -135,7 +137,7 @@ namespace {
 
 enum class Tail { none, begin, extend };
 
-// One doubling of `count` row sums of `length` columns, and what it adds to the tail.
+// Doubles `count` row sums of `length` columns once, and adds to the tail.
 template <class T, Tail kTail, bool kDouble>
 [[gnu::always_inline]] inline void doubling(T* sums, T* tails, std::int64_t length,
                                             std::int64_t count) {
@@ -157,8 +159,8 @@ template <class T, Tail kTail, bool kDouble>
     }
 }
 
-// Row sums of windows in place of the column sums of `rows` rows; where the width is no power of
-// two they are in tails.
+// Replaces the column sums of `rows` rows by row sums of windows; if the width is no power of two,
+// these are in tails instead.
 template <class T>
 [[gnu::always_inline]] inline void all_rows(T* sums, T* tails, std::int64_t pitch,
                                             std::int64_t rows, std::int64_t cols,
@@ -185,12 +187,14 @@ template <class T>
 
 }  // namespace
 
-PYCC_SIMD void row_sums(double* sums, double* tails, std::int64_t pitch, std::int64_t rows,
-                        std::int64_t cols, std::int64_t window) noexcept {
+PYCC_SIMD void row_sums(double* sums /* [rows,pitch] */, double* tails /* [rows,pitch] */,
+                        std::int64_t pitch, std::int64_t rows, std::int64_t cols,
+                        std::int64_t window) noexcept {
     all_rows(sums, tails, pitch, rows, cols, window);
 }
-PYCC_SIMD void row_sums(float* sums, float* tails, std::int64_t pitch, std::int64_t rows,
-                        std::int64_t cols, std::int64_t window) noexcept {
+PYCC_SIMD void row_sums(float* sums /* [rows,pitch] */, float* tails /* [rows,pitch] */,
+                        std::int64_t pitch, std::int64_t rows, std::int64_t cols,
+                        std::int64_t window) noexcept {
     all_rows(sums, tails, pitch, rows, cols, window);
 }
 

@@ -1,17 +1,19 @@
-// Sums of all windows of a map, in float32 or float64 and always in the same order of additions:
+// Sums of all windows of a map, in float32 or float64, in a fixed order of additions:
 //
-//   column sums C[y][x]: rows in blocks of the window's height from row 0 on. A window that is a
-//   block takes the block's sum from its last row to its first; any other adds the sum of its
-//   rows in the upper block, from the last row up, and that of its rows in the lower block, from
-//   the first row down (van Herk, Gil and Werman).
+//   column sums C[y][x]: rows are cut into blocks of the window's height, from row 0 on. A window
+//   that is a block uses the block's sum, from its last row to its first. Any other window adds the
+//   sum of its rows in the upper block, from the last row up, and that of its rows in the lower
+//   block, from the first row down (van Herk, Gil and Werman). At most 3 additions per value.
 //
-//   row sums: S_1 = C, S_2m[x] = S_m[x] + S_m[x + m]. From the lowest bit m of the width to the
-//   highest, the sum of the bits so far moves m to the right: A[x] = S_m[x] + A[x + m].
+//   row sums: S_1 = C, S_2m[x] = S_m[x] + S_m[x + m]. From the lowest set bit m of the width to the
+//   highest, the sum of the bits so far moves m to the right: A[x] = S_m[x] + A[x + m]. At most
+//   2 log2(width) additions per value.
 //
-// Nothing is subtracted, so a NaN or an infinity reaches its own windows only and nothing drifts.
+// Nothing is subtracted, so that a NaN or an infinity affects only the windows that contain it, and
+// errors do not accumulate.
 //
-// In float32 each value counts as max(value, 0), for upper bounds: NaN may count as 0 too, so a map
-// that has NaN is not to be bounded so.
+// In float32 each value counts as max(value, 0), for upper bounds. NaN may count as 0 as well, so
+// that these are no bounds for a map with NaN.
 #pragma once
 
 #include <algorithm>
@@ -30,10 +32,10 @@ struct Sizes {
     PYCC_HD std::int64_t cols() const { return width - window_width + 1; }
 };
 
-// The best window so far; NaN is the largest, of equal ones the lowest index wins.
+// The best window so far; NaN is the largest sum, and of equal sums the lowest index wins.
 struct BestWindow {
     double sum;
-    std::int64_t index;  // flat among the places; -1 for none yet
+    std::int64_t index;  // flat index of the place; -1 if there is none yet
 
     PYCC_HD void offer(double other, std::int64_t at) {
         const bool nan = sum != sum, other_nan = other != other;
@@ -43,7 +45,7 @@ struct BestWindow {
     }
 };
 
-// The better of two, either of which may be none yet.
+// The better of two windows, either of which may have index -1.
 struct Better {
     PYCC_HD BestWindow operator()(BestWindow a, const BestWindow& b) const {
         if (b.index >= 0) a.offer(b.sum, b.index);
@@ -58,8 +60,8 @@ struct Area {
     std::int64_t count() const { return (bottom - top) * (right - left); }
 };
 
-// A map and a window; with the places in `area`, all of whose rows are of the block that begins at
-// row `start`.
+// A map, a window size, and the places in `area`, whose rows are in the block that begins at row
+// `start`.
 struct Task {
     const float* map /* [height,width] */;
     std::int64_t width, window_height, window_width;
@@ -69,31 +71,33 @@ struct Task {
     std::int64_t cols() const { return area.right - area.left + window_width - 1; }
 };
 
-// Column sums of the area's rows and of the cols() columns from its left one on.
+// Computes the column sums of the area's rows and of cols() columns from its left column on.
 void column_sums(double* sums /* [area rows,pitch] */, std::int64_t pitch,
                  const Task& task) noexcept;
-void column_sums(float* sums, std::int64_t pitch, const Task& task) noexcept;
+void column_sums(float* sums /* [area rows,pitch] */, std::int64_t pitch,
+                 const Task& task) noexcept;
 
-// Sums of windows of columns; sums has the column sums. They are left in sums where the window's
-// width is a power of two, else in tails. What follows the last window of a row is undefined; 16
-// values after its last column are read and written.
+// Computes sums over windows of columns from the column sums in `sums`. The results are in `sums`
+// if the window's width is a power of two, else in `tails`. Values after the last window of a row
+// are undefined; 16 values after its last column are read and written.
 void row_sums(double* sums /* [rows,pitch] */, double* tails /* [rows,pitch] */, std::int64_t pitch,
               std::int64_t rows, std::int64_t cols, std::int64_t window) noexcept;
-void row_sums(float* sums, float* tails, std::int64_t pitch, std::int64_t rows, std::int64_t cols,
-              std::int64_t window) noexcept;
+void row_sums(float* sums /* [rows,pitch] */, float* tails /* [rows,pitch] */, std::int64_t pitch,
+              std::int64_t rows, std::int64_t cols, std::int64_t window) noexcept;
 
 // Buffers for window sums in T; calls body(y, left, sums, count) on the sums of each row.
 template <class T>
 class Sums {
   public:
     template <class Body>
-    void compute(const float* map, std::int64_t width, std::int64_t window_height,
-                 std::int64_t window_width, const Area& area, const Body& body) {
+    void compute(const float* map /* [height,width] */, std::int64_t width,
+                 std::int64_t window_height, std::int64_t window_width, const Area& area,
+                 const Body& body) {
         const std::int64_t first = area.top / window_height * window_height;
         for (std::int64_t start = first; start < area.bottom; start += window_height) {
             const std::int64_t top = std::max(start, area.top);
             const std::int64_t bottom = std::min(start + window_height, area.bottom);
-            // Columns at a time: the block's sums stay in the second cache.
+            // Process columns in parts, so that the block's sums stay in the second-level cache.
             const std::int64_t most = (kSecondCache / (bottom - top)) - window_width;
             const std::int64_t step = std::max(most, std::max<std::int64_t>(window_width, 64));
             for (std::int64_t left = area.left; left < area.right; left += step) {

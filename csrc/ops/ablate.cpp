@@ -16,10 +16,11 @@ namespace {
 using Bits = std::unique_ptr<std::uint32_t[]>;
 
 Bits new_bits(std::int64_t words) {
-    return Bits(new std::uint32_t[static_cast<std::size_t>(words)]);  // nobody clears them twice
+    return Bits(
+        new std::uint32_t[static_cast<std::size_t>(words)]);  // uninitialised: cleared once, later
 }
 
-constexpr int kLanes = 16;  // blocks of the stream that are made at once
+constexpr int kLanes = 16;  // blocks of the stream per batch
 
 PYCC_SIMD void make_words(std::uint32_t* words /* [4*kLanes] */, const Stream& stream,
                           std::uint64_t first_block) noexcept {
@@ -30,7 +31,7 @@ PYCC_SIMD void make_words(std::uint32_t* words /* [4*kLanes] */, const Stream& s
     std::memcpy(words, blocks, sizeof blocks);
 }
 
-// Sets the bits of the row's marked entries, one word of the stream after the other.
+// Sets the bits of the row's marked entries, word by word of the stream.
 void mark(std::uint32_t* bits /* [words] */, const Ablation& ablation, std::int64_t row) {
     std::fill(bits, bits + ablation.words(), 0U);
     std::int64_t missing = ablation.marked();
@@ -51,9 +52,10 @@ void mark(std::uint32_t* bits /* [words] */, const Ablation& ablation, std::int6
     }
 }
 
-// Appends the entries that a row keeps, ascending, by its bitmap.
+// Lists the entries that a row keeps, ascending, from its bitmap.
 template <class Index>
-void list_bits(Index* list /* [kept] */, const std::uint32_t* bits, const Ablation& ablation) {
+void list_bits(Index* list /* [kept] */, const std::uint32_t* bits /* [words] */,
+               const Ablation& ablation) {
     const std::int64_t words = ablation.words(), size = ablation.size();
     for (std::int64_t i = 0; i < words; ++i) {
         std::uint32_t word = bits[i] ^ ablation.flip();
@@ -64,17 +66,17 @@ void list_bits(Index* list /* [kept] */, const std::uint32_t* bits, const Ablati
     }
 }
 
-// A bitmap is much the faster way, but for a few entries of very many.
+// A bitmap is much faster, except for few entries of very many.
 bool sorts(const Ablation& ablation) {
     return !ablation.marks_dropped() && ablation.words() > 1024 + 64 * ablation.marked();
 }
 
-// The entries that a row keeps, ascending, by sorting what the stream gives.
+// Lists the entries that a row keeps, ascending, by sorting the integers of the stream.
 template <class Index>
 void list_sorted(Index* list /* [kept] */, const Ablation& ablation, std::int64_t row) {
     const Stream stream = ablation.stream(row);
     const Bounded bounded(static_cast<std::uint64_t>(ablation.size()));
-    Index* end = list;  // of those found so far: sorted, distinct
+    Index* end = list;  // end of the entries so far, which are sorted and distinct
     std::int64_t next = 0;
     while (end - list < ablation.kept) {
         for (const std::int64_t stop = next + ablation.kept - (end - list); next < stop; ++next) {
@@ -87,7 +89,7 @@ void list_sorted(Index* list /* [kept] */, const Ablation& ablation, std::int64_
     }
 }
 
-// What each row keeps: as lists where that is little, else as bitmaps.
+// The entries that each row keeps: as lists if they are few, else as bitmaps.
 class Kept {
   public:
     Kept(const Ablation& ablation, int threads)
@@ -118,12 +120,12 @@ class Kept {
 
     bool listed() const { return listed_; }
 
-    // The row's bitmap.
+    // Returns the row's bitmap.
     const std::uint32_t* bits(std::int64_t row) const {
         return bits_.get() + row * ablation_.words();
     }
 
-    // The entries [first, first + count) among those that a listed row keeps.
+    // Returns the kept entries of a listed row that lie in [first, first + count).
     std::pair<const std::uint32_t*, const std::uint32_t*> within(std::int64_t row,
                                                                  std::int64_t first,
                                                                  std::int64_t count) const {
@@ -140,7 +142,7 @@ class Kept {
     Bits bits_;                               // [rows,words]
 };
 
-PYCC_SIMD void fill_stretch(float* out, std::int64_t count, float fill) noexcept {
+PYCC_SIMD void fill_stretch(float* out /* [count] */, std::int64_t count, float fill) noexcept {
     for (std::int64_t i = 0; i < count; ++i) out[i] = fill;
 }
 
@@ -148,9 +150,10 @@ inline std::uint32_t lane_mask(std::uint32_t word, int lane) {
     return 0U - ((word >> lane) & 1U);
 }
 
-// out = image where the bits, flipped, are set; fill elsewhere.
-PYCC_SIMD void blend_stretch(float* out, const float* image, float fill, const std::uint32_t* bits,
-                             std::int64_t words, std::int64_t first_bit, std::int64_t count,
+// Writes image where the (flipped) bits are set, and fill elsewhere.
+PYCC_SIMD void blend_stretch(float* out /* [count] */, const float* image /* [count] */, float fill,
+                             const std::uint32_t* bits /* [words] */, std::int64_t words,
+                             std::int64_t first_bit, std::int64_t count,
                              std::uint32_t flip) noexcept {
     std::uint32_t other;
     std::memcpy(&other, &fill, sizeof other);
@@ -170,10 +173,11 @@ PYCC_SIMD void blend_stretch(float* out, const float* image, float fill, const s
     }
 }
 
-// Adds grad where the bits, flipped, are set. Elsewhere it adds +0, which changes no bit of a sum
-// that began at +0.
-PYCC_SIMD void add_stretch(float* sum, const float* grad, const std::uint32_t* bits,
-                           std::int64_t words, std::int64_t first_bit, std::int64_t count,
+// Adds grad where the (flipped) bits are set. Elsewhere it adds +0, which does not change the bits
+// of a sum that began at +0.
+PYCC_SIMD void add_stretch(float* sum /* [count] */, const float* grad /* [count] */,
+                           const std::uint32_t* bits /* [words] */, std::int64_t words,
+                           std::int64_t first_bit, std::int64_t count,
                            std::uint32_t flip) noexcept {
     std::int64_t i = 0;
     for (; i + 32 <= count; i += 32) {
@@ -191,12 +195,12 @@ PYCC_SIMD void add_stretch(float* sum, const float* grad, const std::uint32_t* b
 }
 
 constexpr std::int64_t kStretch = 1 << 15;    // entries that stay in a core's L2
-constexpr std::int64_t kPerThread = 1 << 18;  // entries that are worth a thread: about 0.1 ms
+constexpr std::int64_t kPerThread = 1 << 18;  // entries per thread: about 0.1 ms of work
 
 }  // namespace
 
-void cpu(float* out, const float* images, const float* fill, const Ablation& ablation,
-         int threads) {
+void cpu(float* out /* [N*draws,C,plane] */, const float* images /* [N,C,plane] */,
+         const float* fill /* [C] */, const Ablation& ablation, int threads) {
     const std::int64_t plane = ablation.plane, channels = ablation.channels;
     const std::int64_t planes = ablation.rows() * channels;
     if (planes * plane == 0) return;
@@ -219,7 +223,7 @@ void cpu(float* out, const float* images, const float* fill, const Ablation& abl
                                   count, ablation.flip());
                     continue;
                 }
-                // All loads first: between stores, each would wait for memory on its own.
+                // All loads first: interleaved with stores, each load would wait for memory alone.
                 const auto [low, high] = kept.within(row, first, count);
                 values.resize(static_cast<std::size_t>(high - low));
                 float* value = values.data();
@@ -231,7 +235,8 @@ void cpu(float* out, const float* images, const float* fill, const Ablation& abl
         });
 }
 
-void backward_cpu(float* grad_images, const float* grad_out, const Ablation& ablation,
+void backward_cpu(float* grad_images /* [N,C,plane] */,
+                  const float* grad_out /* [N*draws,C,plane] */, const Ablation& ablation,
                   int threads) {
     const std::int64_t plane = ablation.plane, channels = ablation.channels;
     const std::int64_t planes = ablation.images * channels;
@@ -266,7 +271,7 @@ void backward_cpu(float* grad_images, const float* grad_out, const Ablation& abl
                  });
 }
 
-void indices_cpu(std::int64_t* indices, const Ablation& ablation, int /* threads */) {
+void indices_cpu(std::int64_t* indices /* [kept] */, const Ablation& ablation, int /* threads */) {
     if (ablation.kept == 0) return;
     if (sorts(ablation)) {
         list_sorted(indices, ablation, 0);

@@ -8,7 +8,7 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kMarkThreads = 1024;
 
-// One block a row: as long as entries are missing, its threads take that many words of the stream.
+// One block per row: while n entries are missing, its threads take the next n words of the stream.
 __global__ void __launch_bounds__(kMarkThreads)
     mark_kernel(std::uint32_t* __restrict__ all_bits, Ablation ablation) {
     const std::int64_t words = ablation.words();
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kMarkThreads)
     }
 }
 
-// One thread an entry; blockIdx.y is the plane (row and channel).
+// One thread per entry; blockIdx.y is the plane (row and channel).
 __global__ void blend_kernel(float* __restrict__ out, const std::uint32_t* __restrict__ all_bits,
                              const float* __restrict__ images, const float* __restrict__ fill,
                              Ablation ablation) {
@@ -59,7 +59,7 @@ __global__ void blend_kernel(float* __restrict__ out, const std::uint32_t* __res
     }
 }
 
-// One thread an entry of the images: sums over the draws in the order of the CPU.
+// One thread per entry of the images: sums over the draws in the order of the CPU.
 __global__ void sum_kernel(float* __restrict__ grad_images,
                            const std::uint32_t* __restrict__ all_bits,
                            const float* __restrict__ grad_out, Ablation ablation) {
@@ -81,8 +81,8 @@ __global__ void sum_kernel(float* __restrict__ grad_images,
     }
 }
 
-// One block: each thread counts the kept entries of its stretch of words, learns how many lie
-// before it, and writes its own.
+// One block: each thread counts the kept entries of its range of words, gets the number of entries
+// before it by a prefix sum, and writes its entries.
 __global__ void __launch_bounds__(kMarkThreads)
     list_kernel(std::int64_t* __restrict__ indices, const std::uint32_t* __restrict__ bits,
                 Ablation ablation) {
@@ -115,14 +115,16 @@ __global__ void __launch_bounds__(kMarkThreads)
     }
 }
 
-void mark_rows(std::uint32_t* bits, const Ablation& ablation, cudaStream_t stream) {
+void mark_rows(std::uint32_t* bits /* [rows,words] */, const Ablation& ablation,
+               cudaStream_t stream) {
     mark_kernel<<<strided_blocks(ablation.rows(), 1), kMarkThreads, 0, stream>>>(bits, ablation);
     check_launch("ablate: mark");
 }
 
 }  // namespace
 
-void cuda(float* out, std::uint32_t* bits, const float* images, const float* fill,
+void cuda(float* out /* [N*draws,C,plane] */, std::uint32_t* bits /* [N*draws,words] */,
+          const float* images /* [N,C,plane] */, const float* fill /* [C] */,
           const Ablation& ablation, cudaStream_t stream) {
     const std::int64_t planes = ablation.rows() * ablation.channels;
     if (planes * ablation.plane == 0) return;
@@ -132,8 +134,9 @@ void cuda(float* out, std::uint32_t* bits, const float* images, const float* fil
     check_launch("ablate");
 }
 
-void backward_cuda(float* grad_images, std::uint32_t* bits, const float* grad_out,
-                   const Ablation& ablation, cudaStream_t stream) {
+void backward_cuda(float* grad_images /* [N,C,plane] */, std::uint32_t* bits /* [N*draws,words] */,
+                   const float* grad_out /* [N*draws,C,plane] */, const Ablation& ablation,
+                   cudaStream_t stream) {
     const std::int64_t planes = ablation.images * ablation.channels;
     if (planes * ablation.plane == 0) return;
     mark_rows(bits, ablation, stream);
@@ -142,8 +145,8 @@ void backward_cuda(float* grad_images, std::uint32_t* bits, const float* grad_ou
     check_launch("ablate backward");
 }
 
-void indices_cuda(std::int64_t* indices, std::uint32_t* bits, const Ablation& ablation,
-                  cudaStream_t stream) {
+void indices_cuda(std::int64_t* indices /* [kept] */, std::uint32_t* bits /* [words] */,
+                  const Ablation& ablation, cudaStream_t stream) {
     if (ablation.kept == 0) return;
     mark_rows(bits, ablation, stream);
     list_kernel<<<1, kMarkThreads, 0, stream>>>(indices, bits, ablation);

@@ -1,9 +1,12 @@
-// Randomized ablation: images of which only a uniformly random set of k entries is kept.
+// Randomized ablation: keep a uniformly random set of k entries of each image, fill the rest.
 //
-// The set is made of the first distinct integers of a stream of independent, uniform ones; by
-// symmetry every set of that size is as likely as any other. Where more than half is kept, the
-// stream gives what is dropped. As long as n integers are missing, the next n words of the stream
-// all count, whatever they give: so they may be taken in any order, or all at once.
+// The set consists of the first distinct integers of a stream of independent uniform integers; by
+// symmetry, all sets of that size are equally likely. If more than half of the entries are kept,
+// the stream determines the dropped entries. If n integers are missing, the next n words of the
+// stream cannot give more than n: they may be taken in any order, or all at once.
+//
+// Complexity per row: O(min(k, size - k)) expected words of the stream, a pass over C * plane
+// entries, and a bitmap of size / 32 words (on the CPU O(k log k) and a list if k is small).
 #pragma once
 
 #include <cstdint>
@@ -19,11 +22,11 @@ namespace pycc::ablate {
 
 constexpr std::uint32_t kAblationPurpose = 0x551A4F0FU;  // CRC-32 of "ablation"
 
-// Which entries of what: row n*draws+j keeps those that (seed, first_image+n, first_draw+j) say.
+// Sizes and key: (seed, first_image+n, first_draw+j) determines the kept entries of row n*draws+j.
 struct Ablation {
     std::int64_t images, channels, plane;  // plane: pixels of a channel
     std::int64_t draws, kept;
-    bool by_element;  // each entry of the array on its own, or all channels of a pixel together
+    bool by_element;  // whether entries are kept singly, or all channels of a pixel together
     std::uint64_t seed;
     std::int64_t first_image, first_draw;
 
@@ -42,27 +45,29 @@ struct Ablation {
     }
 };
 
-// out = images where kept, fill elsewhere.
+// Writes images where entries are kept, and fill elsewhere.
 void cpu(float* out /* [N*draws,C,plane] */, const float* images /* [N,C,plane] */,
          const float* fill /* [C] */, const Ablation& ablation, int threads);
 
-// Sums of grad_out over the draws of an image, in their order, where they keep the entry.
+// Sums grad_out over the draws that keep an entry, in the order of the draws.
 void backward_cpu(float* grad_images /* [N,C,plane] */,
                   const float* grad_out /* [N*draws,C,plane] */, const Ablation& ablation,
                   int threads);
 
-// The kept indices of the first row, ascending.
+// Writes the kept indices of the first row, ascending.
 void indices_cpu(std::int64_t* indices /* [kept] */, const Ablation& ablation, int threads);
 
 #if defined(PYCC_CUDA)
-// bits: scratch, overwritten.
-void cuda(float* out, std::uint32_t* bits /* [N*draws,words] */, const float* images,
-          const float* fill, const Ablation& ablation, cudaStream_t stream);
+// `bits` is scratch memory and is overwritten.
+void cuda(float* out /* [N*draws,C,plane] */, std::uint32_t* bits /* [N*draws,words] */,
+          const float* images /* [N,C,plane] */, const float* fill /* [C] */,
+          const Ablation& ablation, cudaStream_t stream);
 
-void backward_cuda(float* grad_images, std::uint32_t* bits /* [N*draws,words] */,
-                   const float* grad_out, const Ablation& ablation, cudaStream_t stream);
+void backward_cuda(float* grad_images /* [N,C,plane] */, std::uint32_t* bits /* [N*draws,words] */,
+                   const float* grad_out /* [N*draws,C,plane] */, const Ablation& ablation,
+                   cudaStream_t stream);
 
-void indices_cuda(std::int64_t* indices, std::uint32_t* bits /* [words] */,
+void indices_cuda(std::int64_t* indices /* [kept] */, std::uint32_t* bits /* [words] */,
                   const Ablation& ablation, cudaStream_t stream);
 #endif
 

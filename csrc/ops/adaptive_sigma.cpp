@@ -1,4 +1,4 @@
-// Nearest neighbours by a balanced k-d tree with tight boxes, queried leaf by leaf.
+// Nearest neighbours by a balanced k-d tree with tight bounding boxes, queried leaf by leaf.
 #include "adaptive_sigma.h"
 
 #include <algorithm>
@@ -22,14 +22,15 @@ struct Node {
     std::int64_t right;                   // right child (the left one follows); 0 for a leaf
 };
 
-// Leaves of 5 to 8 points, or more where more neighbours are wanted than such a leaf may hold.
+// Leaves of 5 to 8 points, or more if more neighbours are needed than such a leaf may contain.
 std::int64_t leaf_size(int wanted) {
     return std::max<std::int64_t>(8, 2 * wanted + 2);
 }
 
 class Tree {
   public:
-    Tree(const double* points, std::int64_t count, std::int64_t leaf) : leaf_(leaf) {
+    Tree(const double* points /* [count,2] (x, y) */, std::int64_t count, std::int64_t leaf)
+        : leaf_(leaf) {
         points_.reserve(static_cast<std::size_t>(count));
         for (std::int64_t i = 0; i < count; ++i) {
             points_.push_back({points[2 * i], points[2 * i + 1], i});
@@ -71,7 +72,7 @@ class Tree {
     std::int64_t leaf_;
     std::vector<Point> points_;
     std::vector<Node> nodes_;
-    std::vector<double> x_, y_;  // of the points, apart for SIMD
+    std::vector<double> x_, y_;  // coordinates of the points, as separate arrays for SIMD
 };
 
 double squared_to_box(const Node& node, double x, double y) {
@@ -80,7 +81,7 @@ double squared_to_box(const Node& node, double x, double y) {
     return dx * dx + dy * dy;
 }
 
-// Offers the distances from point `query` to the points of a leaf, but for itself.
+// Offers the distances from point `query` to all other points of a leaf.
 void scan(const Tree& tree, const Node& leaf, std::int64_t query, Nearest& nearest) {
     constexpr std::int64_t kAtOnce = 8;
     const double qx = tree.x()[query], qy = tree.y()[query];
@@ -103,8 +104,8 @@ double squared_between(const Node& a, const Node& b) {
     return dx * dx + dy * dy;
 }
 
-// The leaves, but `home`, that may hold a neighbour of a point of `home`: those nearer to its box
-// than `reach` (squared), nearest subtrees first.
+// Visits the leaves, except `home`, that may contain a neighbour of a point of `home`: those nearer
+// to its box than `reach` (squared), nearest subtrees first.
 void leaves_within(const Tree& tree, std::int64_t home, double reach,
                    std::vector<std::int64_t>& found) {
     const auto& nodes = tree.nodes();
@@ -127,8 +128,8 @@ void leaves_within(const Tree& tree, std::int64_t home, double reach,
     }
 }
 
-// sigma of the points of one leaf: first among themselves, which bounds how far others may be.
-void leaf_sigma(float* sigma, const Tree& tree, std::int64_t home, double beta,
+// Computes sigma of the points of one leaf. The distances within the leaf bound the search.
+void leaf_sigma(float* sigma /* [count] */, const Tree& tree, std::int64_t home, double beta,
                 std::vector<Nearest>& nearest, std::vector<std::int64_t>& others) {
     const auto& nodes = tree.nodes();
     const Node& leaf = nodes[static_cast<std::size_t>(home)];
@@ -153,8 +154,8 @@ void leaf_sigma(float* sigma, const Tree& tree, std::int64_t home, double beta,
 
 }  // namespace
 
-void cpu(float* sigma, const double* points, std::int64_t count, int neighbours, double beta,
-         int threads) {
+void cpu(float* sigma /* [count] */, const double* points /* [count,2] (x, y) */,
+         std::int64_t count, int neighbours, double beta, int threads) {
     const int wanted = static_cast<int>(std::min<std::int64_t>(neighbours, count - 1));
     const Tree tree(points, count, leaf_size(wanted));
     std::vector<std::int64_t> leaves;

@@ -6,12 +6,12 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// One thread a point; all points stream through shared memory.
+// One thread per point; all points are read through shared memory, tile by tile.
 __global__ void __launch_bounds__(kThreads)
     sigma_kernel(float* __restrict__ sigma, const double* __restrict__ points, std::int64_t count,
                  int wanted, double beta) {
     __shared__ double2 tile[kThreads];
-    // All threads of a block go through these loops together: they share the tile.
+    // All threads of a block run these loops together, since they share the tile.
     for (const std::int64_t block : blocks_of_grid((count + kThreads - 1) / kThreads)) {
         const std::int64_t n = block * kThreads + threadIdx.x;
         const double x = n < count ? points[2 * n] : 0.0, y = n < count ? points[2 * n + 1] : 0.0;
@@ -34,8 +34,8 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-void cuda(float* sigma, const double* points, std::int64_t count, int neighbours, double beta,
-          cudaStream_t stream) {
+void cuda(float* sigma /* [count] */, const double* points /* [count,2] (x, y) */,
+          std::int64_t count, int neighbours, double beta, cudaStream_t stream) {
     const int wanted = static_cast<int>(neighbours < count - 1 ? neighbours : count - 1);
     sigma_kernel<<<strided_blocks(count, kThreads), kThreads, 0, stream>>>(sigma, points, count,
                                                                            wanted, beta);

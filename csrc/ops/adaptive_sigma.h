@@ -1,4 +1,7 @@
-// Geometry-adaptive kernel widths: the mean distance from each head to its nearest others.
+// Geometry-adaptive kernel widths: the mean distance from each head to its nearest other heads.
+//
+// Complexity: on the CPU a k-d tree, O(count log count) for scattered points; on CUDA all pairs,
+// O(count^2).
 #pragma once
 
 #include <cmath>
@@ -14,7 +17,7 @@ namespace pycc::adaptive_sigma {
 
 constexpr int kMaxNeighbours = 32;
 
-// The smallest `wanted` squared distances seen so far, ascending.
+// The `wanted` smallest squared distances so far, ascending.
 class Nearest {
   public:
     PYCC_HD explicit Nearest(int wanted) : wanted_(wanted) { reset(); }
@@ -23,7 +26,7 @@ class Nearest {
     }
     PYCC_HD double worst() const { return squared_[wanted_ - 1]; }
     PYCC_HD void offer(double squared) {
-        for (int k = 0; k < wanted_; ++k) {  // without a branch: which way it goes is a coin toss
+        for (int k = 0; k < wanted_; ++k) {  // without a branch, which would be unpredictable
             const double kept = squared_[k];
             squared_[k] = squared < kept ? squared : kept;
             squared = squared < kept ? kept : squared;
@@ -40,8 +43,8 @@ class Nearest {
     double squared_[kMaxNeighbours];
 };
 
-// sigma[i] = beta * mean distance from point i to its nearest `neighbours` others (all others if
-// fewer). Exact: a k-d tree finds them. 2 <= count, 1 <= neighbours <= kMaxNeighbours.
+// Writes sigma[i] = beta * mean distance from point i to its `neighbours` nearest others (all
+// others if fewer), exactly. 2 <= count, 1 <= neighbours <= kMaxNeighbours.
 void cpu(float* sigma /* [count] */, const double* points /* [count,2] */, std::int64_t count,
          int neighbours, double beta, int threads);
 

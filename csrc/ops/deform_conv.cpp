@@ -9,7 +9,7 @@
 namespace pycc::deform_conv {
 namespace {
 
-// sums[c % 32] += factor * a[c] * b[c] for all channels c.
+// Adds factor * a[c] * b[c] to sums[c % 32] for all channels c.
 inline void add_products(double* sums /* [32] */, double factor, const float* a /* [C] */,
                          const float* b /* [C] */, std::int64_t channels) {
     std::int64_t c = 0;
@@ -24,15 +24,17 @@ inline void add_products(double* sums /* [32] */, double factor, const float* a 
     }
 }
 
-// Folds rows of `width` sums, `rows` a power of two, onto the first.
+// Reduces rows of `width` sums in halves into the first row; `rows` is a power of two.
 inline void fold(double* sums /* [rows,width] */, std::int64_t rows, std::int64_t width) {
     for (std::int64_t half = rows / 2; half > 0; half /= 2) {
         for (std::int64_t i = 0; i < half * width; ++i) sums[i] += sums[half * width + i];
     }
 }
 
-PYCC_SIMD void convolve(std::int64_t begin, std::int64_t end, float* out, const float* x,
-                        const float* offset, const float* weight, const Sizes& sizes) noexcept {
+PYCC_SIMD void convolve(std::int64_t begin, std::int64_t end, float* out /* [N,H,W,O] */,
+                        const float* x /* [N,H,W,C] */,
+                        const float* offset /* [N,H,W,9,2] (down, right) */,
+                        const float* weight /* [O,9,C] */, const Sizes& sizes) noexcept {
     const std::int64_t channels = sizes.channels, cells = sizes.cells();
     for (std::int64_t i = begin; i < end; ++i) {  // over [N,H,W]
         const std::int64_t cell = i % cells, row = cell / sizes.width, col = cell % sizes.width;
@@ -43,7 +45,7 @@ PYCC_SIMD void convolve(std::int64_t begin, std::int64_t end, float* out, const 
                 const Tap tap = read_tap(offset + (i * kTaps + k) * 2, row, col, k, sizes);
                 const float* kernel = weight + (o * kTaps + k) * channels;
                 for (int corner = 0; corner < 4; ++corner) {
-                    if (tap.weight[corner] == 0.0) continue;  // counts for nothing, NaN neither
+                    if (tap.weight[corner] == 0.0) continue;  // ignored, even if the pixel is NaN
                     add_products(sums, tap.weight[corner], kernel,
                                  image + tap.pixel[corner] * channels, channels);
                 }
@@ -54,11 +56,13 @@ PYCC_SIMD void convolve(std::int64_t begin, std::int64_t end, float* out, const 
     }
 }
 
-// Up to 32 channels of the gradient of one image. They belong to one thread, which scatters to
-// them in the order of cells and taps.
-PYCC_SIMD void scatter(std::int64_t n, std::int64_t first, std::int64_t lanes, float* grad_x,
-                       double* sums /* [H,W,lanes], scratch */, const float* grad_out,
-                       const float* offset, const float* weight, const Sizes& sizes) noexcept {
+// Computes up to 32 channels of the gradient of one image. One thread scatters to them, in the
+// order of cells and taps.
+PYCC_SIMD void scatter(std::int64_t n, std::int64_t first, std::int64_t lanes,
+                       float* grad_x /* [N,H,W,C] */, double* sums /* [H,W,lanes], scratch */,
+                       const float* grad_out /* [N,H,W,O] */,
+                       const float* offset /* [N,H,W,9,2] (down, right) */,
+                       const float* weight /* [O,9,C] */, const Sizes& sizes) noexcept {
     const std::int64_t channels = sizes.channels, cells = sizes.cells();
     std::fill(sums, sums + cells * lanes, 0.0);
     for (std::int64_t cell = 0; cell < cells; ++cell) {
@@ -66,7 +70,7 @@ PYCC_SIMD void scatter(std::int64_t n, std::int64_t first, std::int64_t lanes, f
         for (std::int64_t k = 0; k < kTaps; ++k) {
             const Tap tap = read_tap(offset + (i * kTaps + k) * 2, cell / sizes.width,
                                      cell % sizes.width, k, sizes);
-            alignas(64) double grad[kLanes] = {};  // of the tap's blend
+            alignas(64) double grad[kLanes] = {};  // gradient of the tap's value
             for (std::int64_t o = 0; o < sizes.outputs; ++o) {
                 const double upstream = static_cast<double>(grad_out[i * sizes.outputs + o]);
                 const float* kernel = weight + (o * kTaps + k) * channels + first;
@@ -75,7 +79,7 @@ PYCC_SIMD void scatter(std::int64_t n, std::int64_t first, std::int64_t lanes, f
                 }
             }
             for (int corner = 0; corner < 4; ++corner) {
-                if (!(tap.weight[corner] > 0.0)) continue;  // NaN: no pixel is meant
+                if (!(tap.weight[corner] > 0.0)) continue;  // for NaN, the pixel is unused
                 double* target = sums + tap.pixel[corner] * lanes;
                 for (std::int64_t lane = 0; lane < lanes; ++lane) {
                     target[lane] += tap.weight[corner] * grad[lane];
@@ -91,9 +95,11 @@ PYCC_SIMD void scatter(std::int64_t n, std::int64_t first, std::int64_t lanes, f
     }
 }
 
-PYCC_SIMD void differentiate(std::int64_t begin, std::int64_t end, float* grad_offset,
-                             const float* grad_out, const float* x, const float* offset,
-                             const float* weight, const Sizes& sizes) noexcept {
+PYCC_SIMD void differentiate(std::int64_t begin, std::int64_t end,
+                             float* grad_offset /* [N,H,W,9,2] */,
+                             const float* grad_out /* [N,H,W,O] */, const float* x /* [N,H,W,C] */,
+                             const float* offset /* [N,H,W,9,2] (down, right) */,
+                             const float* weight /* [O,9,C] */, const Sizes& sizes) noexcept {
     const std::int64_t channels = sizes.channels, cells = sizes.cells();
     for (std::int64_t i = begin; i < end; ++i) {  // over [N,H,W]
         const std::int64_t cell = i % cells, row = cell / sizes.width, col = cell % sizes.width;
@@ -120,10 +126,12 @@ PYCC_SIMD void differentiate(std::int64_t begin, std::int64_t end, float* grad_o
     }
 }
 
-// Up to 32 channels of one tap of one output's kernel: a sum over all cells of all images.
+// Computes up to 32 channels of one tap of one output's kernel: a sum over all cells and images.
 PYCC_SIMD void correlate(std::int64_t o, std::int64_t k, std::int64_t first, std::int64_t lanes,
-                         float* grad_weight, const float* grad_out, const float* x,
-                         const float* offset, const Sizes& sizes) noexcept {
+                         float* grad_weight /* [O,9,C] */, const float* grad_out /* [N,H,W,O] */,
+                         const float* x /* [N,H,W,C] */,
+                         const float* offset /* [N,H,W,9,2] (down, right) */,
+                         const Sizes& sizes) noexcept {
     const std::int64_t channels = sizes.channels, cells = sizes.cells();
     alignas(64) double sums[kSlices * kLanes] = {};
     for (std::int64_t i = 0; i < sizes.images * cells; ++i) {
@@ -147,7 +155,7 @@ PYCC_SIMD void correlate(std::int64_t o, std::int64_t k, std::int64_t first, std
     }
 }
 
-// Items a thread should have to be worth its start: 0.2 ms at about 1 ns for a product.
+// Items per thread, for 0.2 ms of work at about 1 ns per product.
 std::int64_t grain_of(std::int64_t products) {
     return std::max<std::int64_t>(200'000 / std::max<std::int64_t>(products, 1), 1);
 }
@@ -158,8 +166,9 @@ std::int64_t blocks_of_lanes(const Sizes& sizes) {
 
 }  // namespace
 
-void cpu(float* out, const float* x, const float* offset, const float* weight, const Sizes& sizes,
-         int threads) {
+void cpu(float* out /* [N,H,W,O] */, const float* x /* [N,H,W,C] */,
+         const float* offset /* [N,H,W,9,2] (down, right) */, const float* weight /* [O,9,C] */,
+         const Sizes& sizes, int threads) {
     const std::int64_t products = sizes.outputs * kTaps * (20 + 4 * sizes.channels);
     parallel_for(sizes.images * sizes.cells(), grain_of(products), threads,
                  [&](std::int64_t begin, std::int64_t end) {
@@ -167,8 +176,9 @@ void cpu(float* out, const float* x, const float* offset, const float* weight, c
                  });
 }
 
-void grad_x_cpu(float* grad_x, const float* grad_out, const float* offset, const float* weight,
-                const Sizes& sizes, int threads) {
+void grad_x_cpu(float* grad_x /* [N,H,W,C] */, const float* grad_out /* [N,H,W,O] */,
+                const float* offset /* [N,H,W,9,2] (down, right) */,
+                const float* weight /* [O,9,C] */, const Sizes& sizes, int threads) {
     const std::int64_t blocks = blocks_of_lanes(sizes), cells = sizes.cells();
     const std::int64_t products = cells * kTaps * (4 + sizes.outputs) * kLanes;
     parallel_for(sizes.images * blocks, grain_of(products), threads,
@@ -185,8 +195,10 @@ void grad_x_cpu(float* grad_x, const float* grad_out, const float* offset, const
                  });
 }
 
-void grad_offset_cpu(float* grad_offset, const float* grad_out, const float* x, const float* offset,
-                     const float* weight, const Sizes& sizes, int threads) {
+void grad_offset_cpu(float* grad_offset /* [N,H,W,9,2] */, const float* grad_out /* [N,H,W,O] */,
+                     const float* x /* [N,H,W,C] */,
+                     const float* offset /* [N,H,W,9,2] (down, right) */,
+                     const float* weight /* [O,9,C] */, const Sizes& sizes, int threads) {
     const std::int64_t products = kTaps * (20 + 4 * sizes.outputs * sizes.channels);
     parallel_for(sizes.images * sizes.cells(), grain_of(products), threads,
                  [&](std::int64_t begin, std::int64_t end) {
@@ -194,8 +206,10 @@ void grad_offset_cpu(float* grad_offset, const float* grad_out, const float* x, 
                  });
 }
 
-void grad_weight_cpu(float* grad_weight, const float* grad_out, const float* x, const float* offset,
-                     const Sizes& sizes, int threads) {
+void grad_weight_cpu(float* grad_weight /* [O,9,C] */, const float* grad_out /* [N,H,W,O] */,
+                     const float* x /* [N,H,W,C] */,
+                     const float* offset /* [N,H,W,9,2] (down, right) */, const Sizes& sizes,
+                     int threads) {
     const std::int64_t blocks = blocks_of_lanes(sizes);
     const std::int64_t products = sizes.images * sizes.cells() * 4 * kLanes;
     parallel_for(sizes.outputs * kTaps * blocks, grain_of(products), threads,

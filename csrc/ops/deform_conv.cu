@@ -7,7 +7,7 @@ namespace {
 constexpr int kWarps = 8;
 static_assert(kWarp == kLanes, "a lane of a warp is a lane of the sums");
 
-// A warp's share of sums[c % 32] += factor * a[c] * b[c]: its lane's own channels.
+// Adds factor * a[c] * b[c] for the channels c of this lane, c % 32 == lane.
 __device__ void add_products(double& sum, double factor, const float* a /* [C] */,
                              const float* b /* [C] */, std::int64_t channels) {
     for (const std::int64_t c : lanes_of_warp(channels)) {
@@ -15,7 +15,7 @@ __device__ void add_products(double& sum, double factor, const float* a /* [C] *
     }
 }
 
-// A warp an output value. All lanes of a warp take the same branches.
+// One warp per output value. All lanes of a warp take the same branches.
 __global__ void __launch_bounds__(kWarp* kWarps)
     convolve_kernel(float* __restrict__ out, const float* __restrict__ x,
                     const float* __restrict__ offset, const float* __restrict__ weight,
@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(kWarp* kWarps)
     }
 }
 
-// A warp a tap of a cell.
+// One warp per tap of a cell.
 __global__ void __launch_bounds__(kWarp* kWarps)
     differentiate_kernel(float* __restrict__ grad_offset, const float* __restrict__ grad_out,
                          const float* __restrict__ x, const float* __restrict__ offset,
@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(kWarp* kWarps)
                              weight + (o * kTaps + k) * channels,
                              image + tap.pixel[corner] * channels, channels);
             }
-            sum = fold_warp(sum, Sum{});  // right in the first lane only, which writes
+            sum = fold_warp(sum, Sum{});  // valid in the first lane only, which writes it
             if (tap.down[corner] != 0.0) down += tap.down[corner] * sum;
             if (tap.right[corner] != 0.0) right += tap.right[corner] * sum;
         }
@@ -73,18 +73,18 @@ __global__ void __launch_bounds__(kWarp* kWarps)
     }
 }
 
-// With what weight a tap blends a pixel; 0 where it does not.
+// Returns the weight with which a tap blends a pixel; 0 if it does not.
 __device__ double weight_of(const Tap& tap, std::int64_t pixel) {
     double weight = 0.0;
-    for (int corner = 0; corner < 4; ++corner) {  // NaN: no pixel is meant
+    for (int corner = 0; corner < 4; ++corner) {  // for NaN, the pixel is unused
         if (tap.weight[corner] > 0.0 && tap.pixel[corner] == pixel) weight = tap.weight[corner];
     }
     return weight;
 }
 
-// A warp kGathered channels of a pixel, for each lane kPerLane of them. Offsets reach anywhere, so
-// every tap of the image is looked at, 32 at once, and those that blend the pixel are added one
-// after the other: in the order in which the CPU scatters, without atomics.
+// One warp per kGathered channels of a pixel, kPerLane for each lane. Offsets are unbounded, so
+// that every tap of the image is tested, 32 at once. Those that blend the pixel are added in the
+// order in which the CPU scatters, without atomics.
 constexpr int kPerLane = 4;
 constexpr std::int64_t kGathered = std::int64_t{kPerLane} * kWarp;
 
@@ -134,7 +134,7 @@ __global__ void __launch_bounds__(kWarp* kWarps)
     }
 }
 
-// A block 32 channels of one tap of one output's kernel; a warp every eighth cell.
+// One block per 32 channels of one tap of one output's kernel; one warp per eighth cell.
 __global__ void __launch_bounds__(kWarp* kWarps)
     correlate_kernel(float* __restrict__ grad_weight, const float* __restrict__ grad_out,
                      const float* __restrict__ x, const float* __restrict__ offset, Sizes sizes) {
@@ -142,7 +142,7 @@ __global__ void __launch_bounds__(kWarp* kWarps)
     const std::int64_t channels = sizes.channels, cells = sizes.cells();
     const std::int64_t blocks = (channels + kWarp - 1) / kWarp;
     const std::int64_t work = sizes.outputs * kTaps * blocks;
-    // All threads of a block go through this loop together.
+    // All threads of a block run this loop together.
     for (const std::int64_t item : blocks_of_grid(work)) {
         const std::int64_t k = item / blocks % kTaps, o = item / blocks / kTaps;
         const std::int64_t c = item % blocks * kWarp + threadIdx.x;
@@ -172,8 +172,9 @@ dim3 block_of_warps() {
 
 }  // namespace
 
-void cuda(float* out, const float* x, const float* offset, const float* weight, const Sizes& sizes,
-          cudaStream_t stream) {
+void cuda(float* out /* [N,H,W,O] */, const float* x /* [N,H,W,C] */,
+          const float* offset /* [N,H,W,9,2] (down, right) */, const float* weight /* [O,9,C] */,
+          const Sizes& sizes, cudaStream_t stream) {
     const std::int64_t work = sizes.images * sizes.cells() * sizes.outputs;
     if (work == 0) return;
     convolve_kernel<<<strided_blocks(work, kWarps), block_of_warps(), 0, stream>>>(out, x, offset,
@@ -181,8 +182,9 @@ void cuda(float* out, const float* x, const float* offset, const float* weight, 
     check_launch("deform_conv");
 }
 
-void grad_x_cuda(float* grad_x, const float* grad_out, const float* offset, const float* weight,
-                 const Sizes& sizes, cudaStream_t stream) {
+void grad_x_cuda(float* grad_x /* [N,H,W,C] */, const float* grad_out /* [N,H,W,O] */,
+                 const float* offset /* [N,H,W,9,2] (down, right) */,
+                 const float* weight /* [O,9,C] */, const Sizes& sizes, cudaStream_t stream) {
     const std::int64_t blocks = (sizes.channels + kGathered - 1) / kGathered;
     const std::int64_t work = sizes.images * sizes.cells() * blocks;
     if (work == 0) return;
@@ -191,9 +193,10 @@ void grad_x_cuda(float* grad_x, const float* grad_out, const float* offset, cons
     check_launch("deform_conv grad_x");
 }
 
-void grad_offset_cuda(float* grad_offset, const float* grad_out, const float* x,
-                      const float* offset, const float* weight, const Sizes& sizes,
-                      cudaStream_t stream) {
+void grad_offset_cuda(float* grad_offset /* [N,H,W,9,2] */, const float* grad_out /* [N,H,W,O] */,
+                      const float* x /* [N,H,W,C] */,
+                      const float* offset /* [N,H,W,9,2] (down, right) */,
+                      const float* weight /* [O,9,C] */, const Sizes& sizes, cudaStream_t stream) {
     const std::int64_t work = sizes.images * sizes.cells() * kTaps;
     if (work == 0) return;
     differentiate_kernel<<<strided_blocks(work, kWarps), block_of_warps(), 0, stream>>>(
@@ -201,8 +204,10 @@ void grad_offset_cuda(float* grad_offset, const float* grad_out, const float* x,
     check_launch("deform_conv grad_offset");
 }
 
-void grad_weight_cuda(float* grad_weight, const float* grad_out, const float* x,
-                      const float* offset, const Sizes& sizes, cudaStream_t stream) {
+void grad_weight_cuda(float* grad_weight /* [O,9,C] */, const float* grad_out /* [N,H,W,O] */,
+                      const float* x /* [N,H,W,C] */,
+                      const float* offset /* [N,H,W,9,2] (down, right) */, const Sizes& sizes,
+                      cudaStream_t stream) {
     const std::int64_t blocks = (sizes.channels + kWarp - 1) / kWarp;
     const std::int64_t work = sizes.outputs * kTaps * blocks;
     if (work == 0) return;

@@ -1,9 +1,12 @@
-// DA-Net's 3x3 deformable convolution with its own rule at the border, and its gradients. All maps
-// are channels last, so that what a tap reads of one pixel lies together.
+// DA-Net's 3x3 deformable convolution with the border rule of its published code, and its
+// gradients. All maps are channels last, so that the channels that a tap reads are contiguous.
 //
-// Sums are in double and in one order on every device: products over the channels go to
-// kLanes sums by the channel, which are then folded in halves; sums over cells go to
-// kSlices by the cell, folded alike.
+// Sums are in double and in the same order on every device: products over the channels are added
+// to kLanes partial sums by channel, which are then reduced in halves; sums over cells use kSlices
+// partial sums by cell in the same way.
+//
+// Complexity: O(N H W O C 9) for the convolution and for each gradient. On CUDA, grad_x also tests
+// every tap of an image for every pixel, O(N (H W)^2 9), to avoid atomics.
 #pragma once
 
 #include <cmath>
@@ -26,16 +29,16 @@ struct Sizes {
     PYCC_HD std::int64_t cells() const { return height * width; }
 };
 
-// What is read at position `at` of an axis of `size` places.
+// The places of an axis that a position reads, and their weights.
 struct AxisReading {
-    std::int64_t low;  // -1: nothing
-    double share;      // of the place after `low`, which has the rest
-    bool inside;       // whether moving `at` changes what is read
+    std::int64_t low;  // -1 if nothing is read
+    double share;      // weight of the place after `low`; `low` has weight 1 - share
+    bool inside;       // whether the weights depend on the position
 };
 
-// Off the map a position counts as the whole number below it: just beyond the last place that is
-// the last place in full, just before the first it is nothing. Only what is on the map becomes an
-// integer.
+// A position outside the map is rounded down: just after the last place it reads the last place
+// with weight 1, just before the first it reads nothing. Only positions on the map are converted to
+// integers, so that the conversion cannot overflow.
 PYCC_HD AxisReading read_axis(double at, std::int64_t size) {
     const double last = static_cast<double>(size - 1);
     if (at >= 0.0 && at <= last) {
@@ -46,10 +49,10 @@ PYCC_HD AxisReading read_axis(double at, std::int64_t size) {
     return {beyond ? size - 1 : -1, 0.0, false};
 }
 
-// The four pixels that a tap of the kernel blends. What is off the map has weight 0 and slope 0.
+// The four pixels that a tap of the kernel blends. Pixels outside the map have weight and slope 0.
 struct Tap {
-    std::int64_t pixel[4];  // flat
-    double weight[4];       // NaN at the first pixel, which is then not meant, for a NaN offset
+    std::int64_t pixel[4];  // flat index
+    double weight[4];       // for a NaN offset NaN at the first entry, whose pixel is then unused
     double down[4];         // derivatives of the weights by the offset down and to the right
     double right[4];
 };
@@ -58,7 +61,7 @@ PYCC_HD Tap read_tap(const float* offset /* [2] (down, right) */, std::int64_t y
                      std::int64_t k, const Sizes& sizes) {
     Tap tap = {};
     const double down = static_cast<double>(offset[0]), right = static_cast<double>(offset[1]);
-    if (down != down || right != right) {  // a network that diverged must not look empty
+    if (down != down || right != right) {  // a diverged network must not give a map of zeros
         tap.weight[0] = std::numeric_limits<double>::quiet_NaN();
         return tap;
     }
@@ -84,27 +87,37 @@ void cpu(float* out /* [N,H,W,O] */, const float* x /* [N,H,W,C] */,
          const Sizes& sizes, int threads);
 
 void grad_x_cpu(float* grad_x /* [N,H,W,C] */, const float* grad_out /* [N,H,W,O] */,
-                const float* offset, const float* weight, const Sizes& sizes, int threads);
+                const float* offset /* [N,H,W,9,2] (down, right) */,
+                const float* weight /* [O,9,C] */, const Sizes& sizes, int threads);
 
-void grad_offset_cpu(float* grad_offset /* [N,H,W,9,2] */, const float* grad_out, const float* x,
-                     const float* offset, const float* weight, const Sizes& sizes, int threads);
+void grad_offset_cpu(float* grad_offset /* [N,H,W,9,2] */, const float* grad_out /* [N,H,W,O] */,
+                     const float* x /* [N,H,W,C] */,
+                     const float* offset /* [N,H,W,9,2] (down, right) */,
+                     const float* weight /* [O,9,C] */, const Sizes& sizes, int threads);
 
-void grad_weight_cpu(float* grad_weight /* [O,9,C] */, const float* grad_out, const float* x,
-                     const float* offset, const Sizes& sizes, int threads);
+void grad_weight_cpu(float* grad_weight /* [O,9,C] */, const float* grad_out /* [N,H,W,O] */,
+                     const float* x /* [N,H,W,C] */,
+                     const float* offset /* [N,H,W,9,2] (down, right) */, const Sizes& sizes,
+                     int threads);
 
 #if defined(PYCC_CUDA)
-void cuda(float* out, const float* x, const float* offset, const float* weight, const Sizes& sizes,
-          cudaStream_t stream);
+void cuda(float* out /* [N,H,W,O] */, const float* x /* [N,H,W,C] */,
+          const float* offset /* [N,H,W,9,2] (down, right) */, const float* weight /* [O,9,C] */,
+          const Sizes& sizes, cudaStream_t stream);
 
-void grad_x_cuda(float* grad_x, const float* grad_out, const float* offset, const float* weight,
-                 const Sizes& sizes, cudaStream_t stream);
+void grad_x_cuda(float* grad_x /* [N,H,W,C] */, const float* grad_out /* [N,H,W,O] */,
+                 const float* offset /* [N,H,W,9,2] (down, right) */,
+                 const float* weight /* [O,9,C] */, const Sizes& sizes, cudaStream_t stream);
 
-void grad_offset_cuda(float* grad_offset, const float* grad_out, const float* x,
-                      const float* offset, const float* weight, const Sizes& sizes,
+void grad_offset_cuda(float* grad_offset /* [N,H,W,9,2] */, const float* grad_out /* [N,H,W,O] */,
+                      const float* x /* [N,H,W,C] */,
+                      const float* offset /* [N,H,W,9,2] (down, right) */,
+                      const float* weight /* [O,9,C] */, const Sizes& sizes, cudaStream_t stream);
+
+void grad_weight_cuda(float* grad_weight /* [O,9,C] */, const float* grad_out /* [N,H,W,O] */,
+                      const float* x /* [N,H,W,C] */,
+                      const float* offset /* [N,H,W,9,2] (down, right) */, const Sizes& sizes,
                       cudaStream_t stream);
-
-void grad_weight_cuda(float* grad_weight, const float* grad_out, const float* x,
-                      const float* offset, const Sizes& sizes, cudaStream_t stream);
 #endif
 
 }  // namespace pycc::deform_conv

@@ -9,7 +9,7 @@
 namespace pycc::density_map {
 namespace {
 
-// Half of a kernel's taps, kept while consecutive heads have the same sigma.
+// One half of a kernel's taps, reused while consecutive heads have the same sigma.
 class Taps {
   public:
     void prepare(double sigma, double truncate) {
@@ -38,7 +38,7 @@ class Taps {
     std::vector<double> taps_;
 };
 
-constexpr std::int64_t kBlock = 16;  // floats that a SIMD loop takes at once
+constexpr std::int64_t kBlock = 16;  // floats per iteration of a SIMD loop
 
 void fill_weights(std::vector<float>& weights, const Cells& cells, std::int64_t stride,
                   const Axis& axis, Boundary boundary, const Taps& taps) {
@@ -59,7 +59,7 @@ void fill_weights(std::vector<float>& weights, const Cells& cells, std::int64_t 
     }
 }
 
-// Widens a row of weights by zeros so that it starts and ends at whole blocks of the map's row.
+// Pads a row of weights with zeros so that it starts and ends at full blocks of the map's row.
 Cells widen_to_blocks(std::vector<float>& weights, const Cells& cells, std::int64_t cols) {
     const std::int64_t first = cells.first / kBlock * kBlock;
     const std::int64_t last = std::min((cells.last + kBlock - 1) / kBlock * kBlock, cols);
@@ -82,8 +82,8 @@ PYCC_SIMD void add_outer(float* __restrict__ map /* [rows, pitch] */, std::int64
     }
 }
 
-// The heads by the row of their pixel, those of a row in their order: neighbours in the map follow
-// each other, so that what is added to stays in the cache.
+// Returns the heads sorted by the row of their pixel, stably. Consecutive heads are then near in
+// the map, so that the cells that they are added to stay in the cache.
 std::vector<std::int64_t> by_row(const std::int64_t* pixels /* [count,2] */, std::int64_t count,
                                  std::int64_t height) {
     std::vector<std::int64_t> place(static_cast<std::size_t>(height + 1), 0);
@@ -97,7 +97,7 @@ std::vector<std::int64_t> by_row(const std::int64_t* pixels /* [count,2] */, std
     return order;
 }
 
-// Cuts the map's rows into bands of equal work; bands[b] is the first row of band b.
+// Cuts the map's rows into bands of about equal work; bands[b] is the first row of band b.
 std::vector<std::int64_t> balanced_bands(const std::vector<std::int64_t>& work,
                                          std::int64_t bands) {
     const auto rows = static_cast<std::int64_t>(work.size());
@@ -116,13 +116,14 @@ std::vector<std::int64_t> balanced_bands(const std::vector<std::int64_t>& work,
 
 }  // namespace
 
-void cpu(float* map, const std::int64_t* pixels, const double* sigma, std::int64_t count,
-         std::int64_t height, std::int64_t width, std::int64_t stride, double truncate,
-         Boundary boundary, int threads) {
+void cpu(float* map /* [height/stride,width/stride] */,
+         const std::int64_t* pixels /* [count,2] (y, x) */, const double* sigma /* [count] */,
+         std::int64_t count, std::int64_t height, std::int64_t width, std::int64_t stride,
+         double truncate, Boundary boundary, int threads) {
     const std::int64_t rows = height / stride, cols = width / stride;
     if (rows == 0 || cols == 0) return;
 
-    // Work of each row, in cells: a difference array over the rows that each head reaches.
+    // The work of each row, in cells, by a difference array over the rows that each head reaches.
     std::vector<std::int64_t> work(static_cast<std::size_t>(rows + 1), 0);
     std::int64_t total = rows * cols;
     for (std::int64_t n = 0; n < count; ++n) {

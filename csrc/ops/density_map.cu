@@ -4,10 +4,10 @@
 namespace pycc::density_map {
 namespace {
 
-constexpr int kTile = 32;  // a block sums a tile of kTile x kTile cells
-constexpr int kRows = 8;   // with kTile x kRows threads
+constexpr int kTile = 32;  // side in cells of the tile that a block sums
+constexpr int kRows = 8;   // a block has kTile x kRows threads
 constexpr int kThreads = kTile * kRows;
-constexpr int kBatch = 16;  // heads whose weights are in shared memory at a time
+constexpr int kBatch = 16;  // heads whose weights are in shared memory at once
 
 struct ExpTap {
     double sigma;
@@ -26,7 +26,8 @@ __global__ void axes_kernel(HeadAxes* __restrict__ axes, const std::int64_t* __r
     }
 }
 
-// Every cell receives the heads that reach its tile in their order: the same bits in every run.
+// Every cell receives the heads that reach its tile in their order, so that bits do not change
+// between runs.
 __global__ void __launch_bounds__(kThreads)
     density_kernel(float* __restrict__ map, const HeadAxes* __restrict__ axes,
                    const double* __restrict__ sigma, std::int64_t count, std::int64_t rows,
@@ -41,7 +42,7 @@ __global__ void __launch_bounds__(kThreads)
     float sums[kTile / kRows] = {};
 
     for (std::int64_t first = 0; first < count; first += kThreads) {
-        // Which of the next heads reach this tile, kept in order.
+        // Select, in order, those of the next heads that reach this tile.
         bool reaches = false;
         if (first + thread < count) {
             const Cells y = reached_cells(axes[first + thread].y, stride);
@@ -60,7 +61,7 @@ __global__ void __launch_bounds__(kThreads)
         if (reaches) {
             hits[warp_hits[warp] + __popc(votes & ((1U << lane) - 1U))] = first + thread;
         }
-        // Counted by the barrier, not read from memory that a faster warp may have moved on.
+        // Counted by the barrier: a faster warp may already have changed the counter in memory.
         const int found = __syncthreads_count(reaches);
 
         for (int batch = 0; batch < found; batch += kBatch) {
@@ -94,7 +95,8 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-void cuda(float* map, HeadAxes* axes, const std::int64_t* pixels, const double* sigma,
+void cuda(float* map /* [height/stride,width/stride] */, HeadAxes* axes /* [count], scratch */,
+          const std::int64_t* pixels /* [count,2] (y, x) */, const double* sigma /* [count] */,
           std::int64_t count, std::int64_t height, std::int64_t width, std::int64_t stride,
           double truncate, Boundary boundary, cudaStream_t stream) {
     const std::int64_t rows = height / stride, cols = width / stride;

@@ -1,4 +1,7 @@
-// Density maps: a sum of truncated Gaussians, one a head.
+// Density maps: the sum of one truncated Gaussian per head.
+//
+// Complexity: O(sum over heads of the cells that the kernel reaches), about (2 radius / stride)^2
+// per head.
 #pragma once
 
 #include <cmath>
@@ -14,26 +17,26 @@ namespace pycc::density_map {
 
 enum class Boundary : int { clip = 0, renormalize = 1, reflect = 2 };
 
-// One axis of one head's kernel: the outer product of two axes is its window.
+// One axis of the kernel of a head; the kernel is the outer product of two axes.
 struct Axis {
     std::int64_t centre;  // pixel
     std::int64_t radius;  // pixels
     std::int64_t size;    // pixels of the image along this axis
-    double scale;         // 1 / (sum of the taps that count)
+    double scale;         // 1 / (sum of the taps in the normalisation)
 };
 
 PYCC_HD std::int64_t kernel_radius(double sigma, double truncate) {
     return static_cast<std::int64_t>(truncate * sigma + 0.5);
 }
 
-// exp(-offset^2 / 2 sigma^2); a sigma of 0 is a dot.
+// Returns exp(-offset^2 / (2 sigma^2)); sigma 0 is a dot.
 PYCC_HD double gaussian_tap(std::int64_t offset, double sigma) {
     if (offset == 0) return 1.0;
     const double z = static_cast<double>(offset) / sigma;
     return exp(-0.5 * z * z);
 }
 
-// Sum of the taps at offsets -below ... above, from the outside in.
+// Sums the taps at offsets -below ... above, from the outside in.
 template <class Tap>
 PYCC_HD double tap_sum(std::int64_t below, std::int64_t above, const Tap& tap) {
     double sum = 0.0;
@@ -53,8 +56,8 @@ PYCC_HD Axis make_axis(std::int64_t centre, std::int64_t radius, std::int64_t si
     return {centre, radius, size, 1.0 / tap_sum(below, above, tap)};
 }
 
-// Weight of pixel i: its own tap and, under `reflect` (half-sample symmetric), the taps at all
-// pixels j outside the image that mirror onto it: j = i + 2 size m and j = -1 - i + 2 size m.
+// Returns the weight of pixel i: its own tap and, with `reflect` (half-sample symmetric), the taps
+// at all pixels j outside the image that mirror onto it: j = i + 2 size m, j = -1 - i + 2 size m.
 template <class Tap>
 PYCC_HD double pixel_weight(std::int64_t i, const Axis& axis, Boundary boundary, const Tap& tap) {
     const auto weight = [&](std::int64_t j) {
@@ -71,7 +74,7 @@ PYCC_HD double pixel_weight(std::int64_t i, const Axis& axis, Boundary boundary,
     return sum;
 }
 
-// Weight of a cell of `stride` pixels.
+// Returns the weight of a cell of `stride` pixels along one axis.
 template <class Tap>
 PYCC_HD float cell_weight(std::int64_t cell, std::int64_t stride, const Axis& axis,
                           Boundary boundary, const Tap& tap) {
@@ -82,7 +85,7 @@ PYCC_HD float cell_weight(std::int64_t cell, std::int64_t stride, const Axis& ax
     return static_cast<float>(sum * axis.scale);
 }
 
-// The cells [first, last) of an axis that a kernel reaches, folded taps included.
+// The cells [first, last) of an axis that a kernel reaches, mirrored taps included.
 struct Cells {
     std::int64_t first, last;
 };
@@ -90,18 +93,19 @@ struct Cells {
 PYCC_HD Cells reached_cells(const Axis& axis, std::int64_t stride) {
     const std::int64_t low = axis.centre > axis.radius ? axis.centre - axis.radius : 0;
     const std::int64_t end = axis.centre + axis.radius + 1;
-    const std::int64_t high = end < axis.size ? end : axis.size;  // first pixel not reached
+    const std::int64_t high =
+        end < axis.size ? end : axis.size;  // the pixel after the last one reached
     const std::int64_t cells = axis.size / stride, last = (high + stride - 1) / stride;
     return {low / stride, last < cells ? last : cells};
 }
 
-// Both axes of a head: scratch of the CUDA kernels.
+// Both axes of a head; scratch memory of the CUDA kernels.
 struct HeadAxes {
     Axis y, x;
 };
 
-// Adds the heads, in order, to a map of zeros. Every pixel receives them in the same order,
-// whatever the number of threads, so the result is the same to the bit.
+// Adds the heads, in order, to a map of zeros. Every pixel receives them in the same order for any
+// number of threads, so that the result has the same bits.
 void cpu(float* map /* [height/stride, width/stride], overwritten */,
          const std::int64_t* pixels /* [count,2] (y, x) inside the image */,
          const double* sigma /* [count] */, std::int64_t count, std::int64_t height,

@@ -12,9 +12,9 @@
 namespace pycc::keep_windows {
 namespace {
 
-constexpr std::int64_t kLarge = 1 << 23;  // floats, 32 MiB: more than stays in a cache
+constexpr std::int64_t kLarge = 1 << 23;  // floats, 32 MiB: larger than most caches
 
-// Where a window lies. Its rows, in order: kept [0, wrapped), fill, kept [begin, end), fill.
+// The place of a window. A row is, in order: kept [0, wrapped), fill, kept [begin, end), fill.
 struct Window {
     Window(const std::int64_t* top_left /* [2] */, const Sizes& sizes)
         : top(floor_modulo(top_left[0], sizes.height)),
@@ -24,12 +24,14 @@ struct Window {
     std::int64_t top, begin, end, wrapped;
 };
 
-void copy_run(float* out, const float* image, std::int64_t begin, std::int64_t end) {
+void copy_run(float* out /* [W] */, const float* image /* [W] */, std::int64_t begin,
+              std::int64_t end) {
     std::memcpy(out + begin, image + begin, static_cast<std::size_t>(end - begin) * sizeof(float));
 }
 
-// The processor foresees a long read, but not short runs that lie a row apart.
-void prefetch_run([[maybe_unused]] const float* row, [[maybe_unused]] const Window& window) {
+// Prefetches a short run; hardware prefetches long reads, but not short runs a row apart.
+void prefetch_run([[maybe_unused]] const float* row /* [W] */,
+                  [[maybe_unused]] const Window& window) {
 #if defined(__GNUC__)
     constexpr std::int64_t kLine = 16, kShort = 512;  // floats: a cache line, half a page
     if (window.end - window.begin > kShort) return;
@@ -37,8 +39,8 @@ void prefetch_run([[maybe_unused]] const float* row, [[maybe_unused]] const Wind
 #endif
 }
 
-// Rows [first, last) of one channel of one result. A row is put together in `line` and copied from
-// there, so that memory sees whole cache lines and not the ends of runs.
+// Writes rows [first, last) of one channel of one result. A row is assembled in `line` and copied
+// from there, so that full cache lines are written to memory.
 void keep_rows(float* out /* [H,W] */, const float* image /* [H,W] */, const Window& window,
                const float* blank /* [W], all fill */, float* line /* [W], overwritten */,
                std::int64_t first, std::int64_t last, const Sizes& sizes, bool large) {
@@ -81,14 +83,15 @@ void for_planes(std::int64_t begin, std::int64_t end, std::int64_t height, const
     }
 }
 
-// Rows a thread should have to be worth its start: 0.2 ms and more of writing.
+// Rows per thread, for 0.2 ms of writing or more.
 std::int64_t row_grain(const Sizes& sizes) {
     return std::max<std::int64_t>((1 << 20) / sizes.width, 1);
 }
 
 }  // namespace
 
-void cpu(float* out, const float* images, const std::int64_t* top_left, const float* fill,
+void cpu(float* out /* [N*M,C,H,W] */, const float* images /* [N,C,H,W] */,
+         const std::int64_t* top_left /* [M,2] (y, x) */, const float* fill /* [C] */,
          const Sizes& sizes, int threads) {
     const std::int64_t plane_size = sizes.height * sizes.width;
     const std::int64_t planes = sizes.images * sizes.windows * sizes.channels;
@@ -111,8 +114,9 @@ void cpu(float* out, const float* images, const std::int64_t* top_left, const fl
     parallel_for(planes * sizes.height, row_grain(sizes), threads, keep);
 }
 
-void backward_cpu(float* grad_images, const float* grad_out, const std::int64_t* top_left,
-                  const Sizes& sizes, int threads) {
+void backward_cpu(float* grad_images /* [N,C,H,W] */, const float* grad_out /* [N*M,C,H,W] */,
+                  const std::int64_t* top_left /* [M,2] (y, x) */, const Sizes& sizes,
+                  int threads) {
     const std::int64_t width = sizes.width, plane_size = sizes.height * width;
     const std::int64_t planes = sizes.images * sizes.channels;
     if (planes * plane_size == 0) return;

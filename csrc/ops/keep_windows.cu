@@ -4,10 +4,10 @@
 namespace pycc::keep_windows {
 namespace {
 
-constexpr int kRows = 8;  // rows that a block works on at a time, a warp along each
+constexpr int kRows = 8;  // rows of a block, one warp per row
 constexpr int kThreads = kWarp * kRows;
 
-// A warp a row; a thread kStep neighbouring pixels, written at once.
+// One warp per row; one thread per kStep neighbouring pixels, which are written at once.
 template <int kStep>
 __global__ void __launch_bounds__(kThreads)
     keep_kernel(float* __restrict__ out, const float* __restrict__ images,
@@ -42,8 +42,8 @@ __global__ void __launch_bounds__(kThreads)
     }
 }
 
-// A warp a row of the gradient; a thread kSums pixels of it. Every pixel is summed by one thread in
-// the order of the windows: the same bits as on the CPU.
+// One warp per row of the gradient; one thread per kSums pixels of it. Every pixel is summed by one
+// thread in the order of the windows, which gives the same bits as on the CPU.
 __global__ void __launch_bounds__(kThreads)
     keep_backward_kernel(float* __restrict__ grad_images, const float* __restrict__ grad_out,
                          const std::int64_t* __restrict__ top_left, Sizes sizes) {
@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(kThreads)
     const std::int64_t image_size = sizes.channels * sizes.height * width;
     const std::int64_t image_rows = sizes.channels * sizes.height;
     const std::int64_t rows = sizes.images * image_rows;
-    // All threads of a block go through these loops together: they share the windows.
+    // All threads of a block run these loops together, since they share the windows.
     for (const std::int64_t group : blocks_of_grid((rows + kRows - 1) / kRows)) {
         const std::int64_t i = group * kRows + threadIdx.y;
         const std::int64_t n = i / image_rows, y = i % sizes.height;
@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(kThreads)
             for (std::int64_t begin = 0; begin < sizes.windows; begin += kThreads) {
                 const std::int64_t left = sizes.windows - begin;
                 const int here = static_cast<int>(left < kThreads ? left : kThreads);
-                __syncthreads();  // the windows before have been used
+                __syncthreads();  // the previous windows have been used
                 if (thread < here) {
                     const std::int64_t* place = top_left + 2 * (begin + thread);
                     tops[thread] = floor_modulo(place[0], sizes.height);
@@ -92,7 +92,8 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-void cuda(float* out, const float* images, const std::int64_t* top_left, const float* fill,
+void cuda(float* out /* [N*M,C,H,W] */, const float* images /* [N,C,H,W] */,
+          const std::int64_t* top_left /* [M,2] (y, x) */, const float* fill /* [C] */,
           const Sizes& sizes, cudaStream_t stream) {
     const std::int64_t rows = sizes.images * sizes.windows * sizes.channels * sizes.height;
     if (rows * sizes.width == 0) return;
@@ -107,8 +108,9 @@ void cuda(float* out, const float* images, const std::int64_t* top_left, const f
     check_launch("keep_windows");
 }
 
-void backward_cuda(float* grad_images, const float* grad_out, const std::int64_t* top_left,
-                   const Sizes& sizes, cudaStream_t stream) {
+void backward_cuda(float* grad_images /* [N,C,H,W] */, const float* grad_out /* [N*M,C,H,W] */,
+                   const std::int64_t* top_left /* [M,2] (y, x) */, const Sizes& sizes,
+                   cudaStream_t stream) {
     const std::int64_t rows = sizes.images * sizes.channels * sizes.height;
     if (rows * sizes.width == 0) return;
     keep_backward_kernel<<<strided_blocks(rows, kRows), dim3(kWarp, kRows), 0, stream>>>(

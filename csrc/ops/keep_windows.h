@@ -1,4 +1,6 @@
-// Keeping one window of an image and filling the rest: band and block ablation, with its gradient.
+// Band and block ablation: keep one window of an image and fill the rest; with its gradient.
+//
+// Complexity: O(N M C H W) writes, O(N M C h w) reads; backward O(N C (H W + M h w)).
 #pragma once
 
 #include <cstdint>
@@ -16,26 +18,26 @@ struct Sizes {
     std::int64_t window_height, window_width;               // h <= H, w <= W
 };
 
-// value modulo size, within [0, size); any value, size > 0.
+// Returns value modulo size, within [0, size); any value, size > 0.
 PYCC_HD std::int64_t floor_modulo(std::int64_t value, std::int64_t size) {
     const std::int64_t rest = value % size;
     return rest < 0 ? rest + size : rest;
 }
 
-// Whether `at` lies in the `extent` places from `first` on, around the border of an axis of `size`.
+// Whether `at` is one of the `extent` places from `first` on, wrapping around an axis of `size`.
 PYCC_HD bool in_window(std::int64_t at, std::int64_t first, std::int64_t extent,
                        std::int64_t size) {
     const std::int64_t offset = at - first;
     return (offset < 0 ? offset + size : offset) < extent;
 }
 
-// out[n*M+m] is images[n] inside the window at top_left[m], which wraps around the borders, and
-// `fill` elsewhere. out overlaps nothing.
+// Writes images[n] to out[n*M+m] inside the window at top_left[m], which wraps around the borders,
+// and `fill` elsewhere. `out` must not overlap the inputs.
 void cpu(float* out /* [N*M,C,H,W] */, const float* images /* [N,C,H,W] */,
          const std::int64_t* top_left /* [M,2] */, const float* fill /* [C] */, const Sizes& sizes,
          int threads);
 
-// grad_images[n] sums, from 0 and in the order of m, what grad_out[n*M+m] holds in its window.
+// Sums grad_out[n*M+m] inside its window into grad_images[n], from 0 and in the order of m.
 void backward_cpu(float* grad_images /* [N,C,H,W] */, const float* grad_out /* [N*M,C,H,W] */,
                   const std::int64_t* top_left /* [M,2] */, const Sizes& sizes, int threads);
 

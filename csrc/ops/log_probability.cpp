@@ -22,10 +22,11 @@ constexpr std::int64_t kBlock = 512;
     }
 }
 
-// One argument of a block: in place, or a single value repeated.
+// One argument for a block of values: the values themselves, or a single value repeated.
 class Operand {
   public:
-    Operand(const std::int64_t* values, std::int64_t step) : values_(values), step_(step) {
+    Operand(const std::int64_t* values /* [1 or count] */, std::int64_t step)
+        : values_(values), step_(step) {
         if (step == 0) std::fill_n(repeated_, kBlock, values[0]);
     }
     const std::int64_t* from(std::int64_t first) const {
@@ -40,9 +41,10 @@ class Operand {
 
 }  // namespace
 
-void cpu(double* out, const std::int64_t* population, const std::int64_t* given,
-         const std::int64_t* drawn, const Steps& steps, Event event, Rounding rounding,
-         int threads) {
+void cpu(double* out /* [count] */, const std::int64_t* population /* [1 or count], d */,
+         const std::int64_t* given /* [1 or count], n */,
+         const std::int64_t* drawn /* [1 or count], k */, const Steps& steps, Event event,
+         Rounding rounding, int threads) {
     constexpr std::int64_t kValuesPerThread = 10'000;  // 0.2 ms
     if (steps.count == 0) return;
     expect_large_write(out, static_cast<std::size_t>(steps.count) * sizeof(double));

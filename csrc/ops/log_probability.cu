@@ -19,9 +19,10 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-void cuda(double* out, const std::int64_t* population, const std::int64_t* given,
-          const std::int64_t* drawn, const Steps& steps, Event event, Rounding rounding,
-          cudaStream_t stream) {
+void cuda(double* out /* [count] */, const std::int64_t* population /* [1 or count], d */,
+          const std::int64_t* given /* [1 or count], n */,
+          const std::int64_t* drawn /* [1 or count], k */, const Steps& steps, Event event,
+          Rounding rounding, cudaStream_t stream) {
     if (steps.count == 0) return;
     log_probability_kernel<<<strided_blocks(steps.count, kThreads), kThreads, 0, stream>>>(
         out, population, given, drawn, steps, event, rounding);

@@ -1,4 +1,5 @@
-// Logarithms of the hypergeometric probabilities that certificates rest on.
+// Logarithms of hypergeometric probabilities, with proven error bounds, for certificates. O(1) per
+// value.
 //
 // p = C(d-n,k) / C(d,k) is the probability that k entries drawn from d without replacement miss n
 // given ones. With m = min(n,k), b = max(n,k), A = d-b, B = d-m, r = d-n-k, Stirling's formula
@@ -8,14 +9,14 @@
 //         + delta(A) - delta(r) + delta(B) - delta(d),      phi(t) = (1-t) ln(1-t) + t >= 0.
 //
 // All sizes are exact integers, A B = d r + b m exactly, and every term is of the order of ln p or
-// smaller: nothing cancels, in constant time. For r = 0, where ln r! = 0, ln(A B/(d r))/2 -
-// delta(r) becomes ln(2 pi A B/d)/2.
+// smaller, so that nothing cancels. For r = 0, where ln r! = 0, ln(A B/(d r))/2 - delta(r) becomes
+// ln(2 pi A B/d)/2.
 //
 // Logarithms and phi come from atanh(w) = w + w z T(z), z = w^2, T(z) = 1/3 + z/5 + z^2/7 + ...,
 // 0 <= w <= 1/3, and from additions, multiplications and divisions only. So the result does not
-// depend on a mathematics library, is the same to the bit on every machine, and the bound on its
-// error is a proof. Relative errors, to first order in u = 2^-53:
-//   T       2.3 u by Horner. What 16 terms leave out is 0.02 u of atanh.
+// depend on a mathematics library, has the same bits on every machine, and its error bound can be
+// proven. Relative errors, to first order in u = 2^-53:
+//   T       2.3 u by Horner. Truncation after 16 terms is 0.02 u of atanh.
 //   ln(c/a) = e ln 2 + 2 atanh(w), w = (c-s)/(c+s), s = a 2^e, c/2 < s <= c: numerator, denominator
 //           and e ln2_high are exact. w has u, which is 1.1 u of atanh; w z T has 5.4 u, 0.2 u of
 //           atanh; each sum adds u of itself. Together 2.4 u, for any e.
@@ -47,10 +48,10 @@
 
 namespace pycc::log_probability {
 
-// What is asked of k entries drawn from d: that they miss n given ones, or lie among them.
+// The event: k entries drawn from d avoid n given ones (untouched), or lie among them (inside).
 enum class Event : int { untouched = 0, inside = 1 };
 
-// nearest: within a few units in the last place; down, up: a proven bound below, above the truth.
+// nearest: within a few units in the last place; down, up: a proven lower, upper bound.
 enum class Rounding : int { down = -1, nearest = 0, up = 1 };
 
 // Largest d: d + A and 2d - m are then exact in double.
@@ -68,8 +69,8 @@ PYCC_HD double from_bits(std::uint64_t bits) {
     return value;
 }
 
-// condition ? x : y by bits: a conditional that the compiler may turn into a branch, and move
-// computations into, keeps a loop from vectorising.
+// Returns condition ? x : y, by bits. The compiler may turn a conditional into a branch and move
+// computations into it, which prevents vectorisation.
 PYCC_HD double choose(bool condition, double x, double y) {
     const std::uint64_t mask = std::uint64_t{0} - static_cast<std::uint64_t>(condition);
     return from_bits((bits_of(x) & mask) | (bits_of(y) & ~mask));
@@ -159,12 +160,12 @@ PYCC_HD double stirling_error(std::uint64_t x, double value) {
     return choose(small, exact, series);
 }
 
-// ln of the probability of `event`, rounded. Exactly 0 where it is certain, -infinity where it is
-// impossible, NaN outside 0 <= n, k <= d <= kMaxPopulation. Without branches, so that a loop over
-// it vectorises, and symmetric in n and k to the bit.
+// Returns ln of the probability of `event`, rounded: exactly 0 if the event is certain, -infinity
+// if it is impossible, NaN outside 0 <= n, k <= d <= kMaxPopulation. It has no branches, so that a
+// loop over it vectorises, and is symmetric in n and k to the bit.
 PYCC_HD double log_probability(std::int64_t population, std::int64_t given, std::int64_t drawn,
                                Event event, Rounding rounding) {
-    // Unsigned: negative numbers become too large ones, and sums of nonsense are defined.
+    // Unsigned: negative numbers become too large, and overflow of invalid sizes is defined.
     const auto all = static_cast<std::uint64_t>(population);
     const auto asked = static_cast<std::uint64_t>(given);
     const auto taken = static_cast<std::uint64_t>(drawn);
@@ -208,7 +209,7 @@ PYCC_HD double log_probability(std::int64_t population, std::int64_t given, std:
     return choose(valid, defined, std::numeric_limits<double>::quiet_NaN());
 }
 
-// Of many values, each argument has one element (step 0) or `count` (step 1).
+// Steps of the arguments: each has one element (step 0) or `count` elements (step 1).
 struct Steps {
     std::int64_t population, given, drawn;
     std::int64_t count;
@@ -219,9 +220,10 @@ void cpu(double* out /* [count] */, const std::int64_t* population /* d */,
          Event event, Rounding rounding, int threads);
 
 #if defined(PYCC_CUDA)
-void cuda(double* out /* [count] */, const std::int64_t* population, const std::int64_t* given,
-          const std::int64_t* drawn, const Steps& steps, Event event, Rounding rounding,
-          cudaStream_t stream);
+void cuda(double* out /* [count] */, const std::int64_t* population /* [1 or count], d */,
+          const std::int64_t* given /* [1 or count], n */,
+          const std::int64_t* drawn /* [1 or count], k */, const Steps& steps, Event event,
+          Rounding rounding, cudaStream_t stream);
 #endif
 
 }  // namespace pycc::log_probability

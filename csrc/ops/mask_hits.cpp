@@ -15,18 +15,18 @@ namespace {
 using Word = std::uint64_t;
 using Words = std::vector<Word>;
 
-constexpr std::int64_t kBlock = 8;  // words that are worked on at once
-constexpr int kGroup = 7;           // bitmaps that are counted together: their counts have 3 bits
+constexpr std::int64_t kBlock = 8;  // words per block
+constexpr int kGroup = 7;           // bitmaps that are counted together, in 3 bits
 constexpr int kGroupLevels = 3;
 
-// A block of words: one register or several, as the clone of the function has them.
+// A block of words: one or several registers, depending on the SIMD clone of the function.
 using Block [[gnu::vector_size(kBlock * sizeof(Word))]] = Word;
 
-inline void load(Block& block, const Word* words) {
+inline void load(Block& block, const Word* words /* [kBlock] */) {
     std::memcpy(&block, words, sizeof(block));
 }
 
-inline void store(Word* words, const Block& block) {
+inline void store(Word* words /* [kBlock] */, const Block& block) {
     std::memcpy(words, &block, sizeof(block));
 }
 
@@ -42,7 +42,8 @@ struct Grid {
     std::int64_t rows, pitch;
 };
 
-// Writes row y of a bitmap into `line`, zeros behind it up to pitch; whether it holds any pixel.
+// Writes row y of a bitmap into `line`, padded with zeros up to pitch; returns whether any bit is
+// set.
 PYCC_SIMD bool read_row(Word* __restrict__ line /* [pitch] */,
                         const Word* __restrict__ flat /* [flat_words+pitch] */, std::int64_t y,
                         std::int64_t pitch, const Sizes& sizes) noexcept {
@@ -55,8 +56,8 @@ PYCC_SIMD bool read_row(Word* __restrict__ line /* [pitch] */,
     return any != 0;
 }
 
-// Rows of the image, dilated along themselves: bit x says whether columns x to x+pw-1 hold a pixel.
-// `line` and `spare` are zero behind the words of a row, where shifts read.
+// Dilates the rows of the image: bit x becomes whether columns x to x+pw-1 contain a pixel. `line`
+// and `spare` are 0 after the words of a row, where shifts read.
 PYCC_SIMD void dilate_rows(Word* bits /* [H,pitch] */, const Word* flat /* [flat_words+pitch] */,
                            Word* line /* [2*pitch+1] */, Word* spare /* [2*pitch+1] */,
                            std::int64_t pitch, const Sizes& sizes) noexcept {
@@ -85,9 +86,9 @@ PYCC_SIMD void dilate_rows(Word* bits /* [H,pitch] */, const Word* flat /* [flat
     }
 }
 
-// Then down the columns, in place: row y becomes the OR of rows y to y+ph-1, for every window. With
+// Dilates the columns in place: row y becomes the OR of rows y to y+ph-1, for every window. With
 // the rows cut into pieces of ph, that is the end of one piece and the beginning of the next (van
-// Herk, 1992): two ORs a word, whatever ph is.
+// Herk, 1992): two ORs per word for any ph.
 PYCC_SIMD void dilate_columns(Word* bits /* [H,pitch] */, std::int64_t rows, std::int64_t pitch,
                               std::int64_t patch_height) noexcept {
     for (std::int64_t column = 0; column < pitch; column += kBlock) {
@@ -110,15 +111,15 @@ PYCC_SIMD void dilate_columns(Word* bits /* [H,pitch] */, std::int64_t rows, std
     }
 }
 
-// plane += added + carry, bit by bit; carry becomes what goes to the next plane.
-inline void add_level(Word* plane, const Block& added, Block& carry) {
+// Adds `added` and `carry` to `plane`, bit by bit; `carry` becomes the carry to the next plane.
+inline void add_level(Word* plane /* [kBlock] */, const Block& added, Block& carry) {
     Block own;
     load(own, plane);
     store(plane, own ^ added ^ carry);
     carry = (own & added) | (carry & (own ^ added));
 }
 
-// Counters of windows, bit by bit: [block][level] blocks. Adds to them `count` bitmaps.
+// Adds `count` bitmaps to the counters of windows, which are bit planes: [block][level] blocks.
 PYCC_SIMD void count_group(Word* planes, const Word* group, int count, std::int64_t stride,
                            std::int64_t blocks, int levels) noexcept {
     for (std::int64_t block = 0; block < blocks; ++block) {
@@ -153,8 +154,8 @@ PYCC_SIMD void add_planes(Word* total /* [blocks,levels] blocks */, const Word* 
     }
 }
 
-// The largest counter and its first window: of the windows that are left, keep those that have the
-// next bit, where any has it.
+// Finds the largest counter and its first window. From the highest bit on, it keeps the windows
+// that have the bit, if any has it.
 void find_worst(std::int64_t* worst /* [3] */, const Words& planes, int levels, const Grid& grid,
                 const Sizes& sizes) {
     Words left(index(grid.rows * grid.pitch), 0);
@@ -194,8 +195,8 @@ int bit_length(std::int64_t value) {
 
 // pack(set, flat) writes the bitmap of a set.
 template <class Pack>
-void count_sets(std::int64_t* worst, const Sizes& sizes, std::int64_t pixels, const Pack& pack,
-                int threads) {
+void count_sets(std::int64_t* worst /* [3] (sets, y, x) */, const Sizes& sizes, std::int64_t pixels,
+                const Pack& pack, int threads) {
     std::fill(worst, worst + 3, 0);
     if (sizes.sets == 0) return;
     const Grid grid(sizes);
@@ -203,7 +204,7 @@ void count_sets(std::int64_t* worst, const Sizes& sizes, std::int64_t pixels, co
     const std::int64_t bitmap = sizes.height * grid.pitch;
     const std::int64_t counters = grid.blocks() * kBlock * levels;
 
-    // A thread has its own counters, 0.2 ms of work or more, and its share of the memory.
+    // Each thread has its own counters, 0.2 ms of work or more, and its share of the memory.
     constexpr std::int64_t kMemory = std::int64_t{1} << 27;  // words, 1 GiB for all threads
     constexpr std::int64_t kWork = 1 << 18;                  // words and pixels
     const std::int64_t memory = counters + kGroup * bitmap + flat_words(sizes);
@@ -228,7 +229,8 @@ void count_sets(std::int64_t* worst, const Sizes& sizes, std::int64_t pixels, co
                     count = 0;
                 }
             }
-            const std::lock_guard<std::mutex> lock(mutex);  // whole numbers: in any order
+            const std::lock_guard<std::mutex> lock(
+                mutex);  // sums of integers: the order does not matter
             if (total.empty()) {
                 total = std::move(planes);
             } else {
@@ -242,8 +244,8 @@ void count_sets(std::int64_t* worst, const Sizes& sizes, std::int64_t pixels, co
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "pack_bytes takes the lowest byte first");
 #endif
 
-// Bit i of the result says whether byte i of eight is not 0: each is folded onto its lowest bit,
-// and the product moves those to the top byte.
+// Returns a byte whose bit i is set if byte i of eight is not 0: each byte is reduced to its lowest
+// bit, and the product moves these bits to the top byte.
 Word pack_bytes(const std::uint8_t* bytes /* [8] */) {
     Word eight;
     std::memcpy(&eight, bytes, sizeof(eight));
@@ -273,8 +275,8 @@ PYCC_SIMD void pack_mask(Word* flat /* [flat_words] */, const std::uint8_t* mask
 
 }  // namespace
 
-void cpu(std::int64_t* worst, const std::int64_t* indices, const std::int64_t* offsets,
-         const Sizes& sizes, int threads) {
+void cpu(std::int64_t* worst /* [3] (sets, y, x) */, const std::int64_t* indices /* [total] */,
+         const std::int64_t* offsets /* [M+1] */, const Sizes& sizes, int threads) {
     const auto pack = [&](std::int64_t set, Word* flat) {
         std::fill(flat, flat + flat_words(sizes), 0);
         for (std::int64_t i = offsets[set]; i < offsets[set + 1]; ++i) {
@@ -285,7 +287,8 @@ void cpu(std::int64_t* worst, const std::int64_t* indices, const std::int64_t* o
     count_sets(worst, sizes, offsets[sizes.sets] - offsets[0], pack, threads);
 }
 
-void dense_cpu(std::int64_t* worst, const std::uint8_t* masks, const Sizes& sizes, int threads) {
+void dense_cpu(std::int64_t* worst /* [3] (sets, y, x) */, const std::uint8_t* masks /* [M,H,W] */,
+               const Sizes& sizes, int threads) {
     const std::int64_t pixels = sizes.height * sizes.width;
     const auto pack = [&](std::int64_t set, Word* flat) {
         pack_mask(flat, masks + set * pixels, pixels);

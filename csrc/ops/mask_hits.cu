@@ -6,10 +6,10 @@ namespace {
 
 constexpr int kThreads = 256;
 
-using Word = unsigned long long;  // what atomicOr takes; as wide as std::uint64_t
+using Word = unsigned long long;  // the type of atomicOr; as wide as std::uint64_t
 static_assert(sizeof(Word) == sizeof(std::uint64_t));
 
-// A thread an index: the set whose it is, by bisection, and its bit.
+// One thread per index: finds its set by bisection, and sets its bit.
 __global__ void scatter_kernel(std::uint64_t* __restrict__ flat /* [sets,slot], zeros */,
                                const std::int64_t* __restrict__ indices,
                                const std::int64_t* __restrict__ offsets, std::int64_t first,
@@ -32,7 +32,7 @@ __global__ void scatter_kernel(std::uint64_t* __restrict__ flat /* [sets,slot], 
     }
 }
 
-// A warp a word of a bitmap, a lane two of its pixels.
+// One warp per word of a bitmap, one lane per two of its pixels.
 __global__ void pack_kernel(std::uint64_t* __restrict__ flat /* [sets,slot] */,
                             const std::uint8_t* __restrict__ masks /* [sets,H,W] */,
                             std::int64_t sets, std::int64_t slot, Sizes sizes) {
@@ -48,7 +48,7 @@ __global__ void pack_kernel(std::uint64_t* __restrict__ flat /* [sets,slot] */,
     }
 }
 
-// From here on a thread a word of a row: [sets,H,words].
+// The kernels below have one thread per word of a row: [sets,H,words].
 __global__ void rows_kernel(std::uint64_t* __restrict__ bits,
                             const std::uint64_t* __restrict__ flat, std::int64_t sets,
                             std::int64_t slot, Sizes sizes) {
@@ -88,7 +88,7 @@ __global__ void dilate_columns_kernel(std::uint64_t* __restrict__ higher,
     }
 }
 
-// A thread a window.
+// One thread per window.
 __global__ void count_kernel(std::int32_t* __restrict__ hits /* [rows,cols] */,
                              const std::uint64_t* __restrict__ bits, std::int64_t sets,
                              std::int64_t slot, Sizes sizes) {
@@ -104,10 +104,11 @@ __global__ void count_kernel(std::int32_t* __restrict__ hits /* [rows,cols] */,
     }
 }
 
-// From the bitmaps in `flat` to the counts, through `spare`: every step reads one and writes the
-// other.
-void count_bitmaps(std::int32_t* hits, std::uint64_t* flat, std::uint64_t* spare, std::int64_t sets,
-                   const Sizes& sizes, cudaStream_t stream) {
+// Computes the counts from the bitmaps in `flat`; the steps read and write `flat` and `spare`
+// alternately.
+void count_bitmaps(std::int32_t* hits /* [rows,cols] */, std::uint64_t* flat /* [sets,slot] */,
+                   std::uint64_t* spare /* [sets,slot] */, std::int64_t sets, const Sizes& sizes,
+                   cudaStream_t stream) {
     const std::int64_t slot = scratch_words(sizes);
     const unsigned int grid =
         strided_blocks(sets * sizes.height * words_for(sizes.width), kThreads);
@@ -140,9 +141,11 @@ void count_bitmaps(std::int32_t* hits, std::uint64_t* flat, std::uint64_t* spare
 
 }  // namespace
 
-void cuda(std::int32_t* hits, std::uint64_t* scratch, const std::int64_t* indices,
-          const std::int64_t* offsets, std::int64_t first, std::int64_t last, std::int64_t begin,
-          std::int64_t end, const Sizes& sizes, cudaStream_t stream) {
+void cuda(std::int32_t* hits /* [H-ph+1,W-pw+1] */,
+          std::uint64_t* scratch /* [2,last-first,words] */,
+          const std::int64_t* indices /* [total] */, const std::int64_t* offsets /* [M+1] */,
+          std::int64_t first, std::int64_t last, std::int64_t begin, std::int64_t end,
+          const Sizes& sizes, cudaStream_t stream) {
     const std::int64_t sets = last - first, slot = scratch_words(sizes);
     if (sets == 0 || begin == end) return;
     const std::size_t bytes = static_cast<std::size_t>(sets * slot) * sizeof(std::uint64_t);
@@ -153,8 +156,10 @@ void cuda(std::int32_t* hits, std::uint64_t* scratch, const std::int64_t* indice
     count_bitmaps(hits, scratch, scratch + sets * slot, sets, sizes, stream);
 }
 
-void dense_cuda(std::int32_t* hits, std::uint64_t* scratch, const std::uint8_t* masks,
-                std::int64_t first, std::int64_t last, const Sizes& sizes, cudaStream_t stream) {
+void dense_cuda(std::int32_t* hits /* [H-ph+1,W-pw+1] */,
+                std::uint64_t* scratch /* [2,last-first,words] */,
+                const std::uint8_t* masks /* [M,H,W] */, std::int64_t first, std::int64_t last,
+                const Sizes& sizes, cudaStream_t stream) {
     const std::int64_t sets = last - first, slot = scratch_words(sizes);
     if (sets == 0) return;
     pack_kernel<<<strided_blocks(sets * flat_words(sizes) * kWarp, kThreads), kThreads, 0,

@@ -1,10 +1,11 @@
-// The pair of windows with the largest union, with few pairs computed.
+// The pair of windows with the largest union, computed from few pairs.
 //
-// A union is at most S_A + S_B, rounded or not. A first pair is good already: the fullest window
-// and its best partner, then that one's best partner, and so on. What is left are windows that
-// reach its sum together with the fullest; from the fullest on, each is paired with those after it
-// for as long as both reach the best sum so far. Where that is many, it is paired with all instead,
-// tile after tile of places: what it shares with every window of a tile bounds all of their unions.
+// A union is at most S_A + S_B, also after rounding. The search starts with a good pair: the
+// fullest window and its best partner, then the best partner of that one, and so on. Candidates are
+// the windows whose sum plus that of the fullest reaches the sum of this pair. From the fullest on,
+// each candidate is paired with those after it as long as S_A + S_B reaches the best sum so far. If
+// these are many, it is paired with all windows instead, tile by tile of places: the area that it
+// shares with every window of a tile bounds all of their unions.
 #include "max_pair_sum.h"
 
 #include <algorithm>
@@ -20,7 +21,7 @@ namespace {
 
 constexpr std::int64_t kTile = 8;  // side of a tile of places
 
-// One row of the table from the one before and a row of the map.
+// Computes one row of the table from the previous one and a row of the map.
 void table_row(double* __restrict__ lower, const double* __restrict__ upper,
                const float* __restrict__ values, std::int64_t width) noexcept {
     double sum = 0.0;
@@ -30,7 +31,7 @@ void table_row(double* __restrict__ lower, const double* __restrict__ upper,
     }
 }
 
-// Sums of the windows between two rows of the table, and the largest so far of each column.
+// Computes the sums of the windows between two table rows, and updates the maxima of columns.
 PYCC_SIMD void window_row(double* __restrict__ sums, double* __restrict__ most,
                           const double* __restrict__ upper, const double* __restrict__ lower,
                           std::int64_t window, std::int64_t cols) noexcept {
@@ -42,9 +43,9 @@ PYCC_SIMD void window_row(double* __restrict__ sums, double* __restrict__ most,
     }
 }
 
-// Windows of columns [first, last) in one row of places: what each holds together with a window at
-// column `x` of the sum `own`. Between two rows of the table are the rows that they share; the same
-// row twice where there are none.
+// Computes the unions of the windows of columns [first, last) in one row of places with a window at
+// column `x` of the sum `own`. The rows that they share lie between two rows of the table, which
+// are equal if they share none.
 PYCC_SIMD void unions(double* __restrict__ out, const double* __restrict__ sums,
                       const double* __restrict__ upper, const double* __restrict__ lower,
                       std::int64_t first, std::int64_t last, std::int64_t x, std::int64_t window,
@@ -91,11 +92,12 @@ class Search {
         tiles_.reserve(tile_rows_ * tile_cols_);
     }
 
-    void best(double* value, std::int64_t* places, const float* map, double allowance) {
+    void best(double* value /* [1] */, std::int64_t* places /* [2,2] (y, x) */,
+              const float* map /* [h,w] */, double allowance) {
         sum_windows(map);
         const BestWindow fullest = find_fullest();
-        // A pair is asked for where pair - allowance, rounded, is above the fullest. It is then not
-        // below their rounded sum: rounding keeps order, and the pair is its own rounding.
+        // A pair matters if pair - allowance, rounded, exceeds the fullest. It is then not below
+        // their rounded sum, since rounding is monotonic and the pair is a float64 itself.
         const double least = std::nextafter(fullest.sum + allowance, 0.0);
         pair_ = {std::max(fullest.sum, least), -1, -1};
         if (reaches(fullest.sum + fullest.sum, 0)) {
@@ -116,12 +118,12 @@ class Search {
         return {sums_.data()[index], index, {index / cols_, index % cols_}};
     }
 
-    void sum_windows(const float* map) {
+    void sum_windows(const float* map /* [h,w] */) {
         for (std::int64_t y = 0; y < sizes_.height; ++y) {
             double* upper = table_.data() + y * pitch_;
             table_row(upper + pitch_, upper, map + y * sizes_.width, sizes_.width);
         }
-        // More than the rounding of two rectangles, of whose cells one has all that the other has.
+        // More than the rounding errors of two rectangles, of which one contains the other.
         const double total = table_.data()[(sizes_.height + 1) * pitch_ - 1];
         slack_ = total * std::ldexp(static_cast<double>(16 * (sizes_.height + sizes_.width)), -53);
         const double* columns = columns_.data();
@@ -150,7 +152,7 @@ class Search {
         return best;
     }
 
-    // Calls body on the tiles that have a window of this sum or a larger one.
+    // Calls body on the tiles with a window of at least this sum.
     template <class Body>
     void each_tile(double least, const Body& body) const {
         for (std::int64_t i = 0; i < tile_rows_ * tile_cols_; ++i) {
@@ -164,12 +166,12 @@ class Search {
         }
     }
 
-    // Whether windows together may be better than the pair so far; both indices are at least `low`.
+    // Whether a pair of windows may be better than the best; both indices are at least `low`.
     bool reaches(double sum, std::int64_t low) const {
         return sum > pair_.sum || (sum == pair_.sum && low <= pair_.first);
     }
 
-    // From the fullest window to its best partner, to that one's, for as long as the sum grows.
+    // Goes from the fullest window to its best partner, and on, as long as the sum increases.
     void climb(const BestWindow& fullest) {
         std::int64_t index = fullest.index;
         for (double before = -1.0; pair_.sum > before;) {
@@ -180,7 +182,7 @@ class Search {
         }
     }
 
-    // Offers a window with every other that may be its partner in the best pair.
+    // Offers the pairs of a window with every window that may be its partner in the best pair.
     void pair_all(const Candidate& a) {
         for (std::int64_t i = 0; i < tile_rows_ * tile_cols_; ++i) {
             const double sum = a.sum + tiles_.data()[i];
@@ -192,7 +194,7 @@ class Search {
         }
     }
 
-    // What a window shares with every window of a tile.
+    // Returns the sum of the area that a window shares with every window of a tile.
     double shared(const Place& a, const Tile& at) const {
         const std::int64_t top = std::max(a.y, at.bottom - 1), left = std::max(a.x, at.right - 1);
         const std::int64_t bottom = std::min(a.y, at.top) + sizes_.window_height;
@@ -200,7 +202,7 @@ class Search {
         return bottom <= top || right <= left ? 0.0 : table().sum(top, bottom, left, right);
     }
 
-    // Offers a window with those of one row of a tile.
+    // Offers the pairs of a window with those of one row of a tile.
     void pair_row(const Candidate& a, std::int64_t y, const Tile& at) {
         double found[kTile];
         const std::int64_t top = std::max(a.place.y, y);
@@ -208,14 +210,14 @@ class Search {
         unions(found, sums_.data() + y * cols_, table_.data() + top * pitch_,
                table_.data() + std::max(bottom, top) * pitch_, at.left, at.right, a.place.x,
                sizes_.window_width, a.sum);
-        // The window itself is not taken: with itself it holds no more than the fullest.
+        // A window is not paired with itself: this union is at most the fullest window.
         for (std::int64_t x = at.left; x < at.right; ++x) {
             const double sum = found[x - at.left];
             if (sum >= pair_.sum) pair_.offer(sum, a.index, y * cols_ + x);
         }
     }
 
-    // The windows that reach the best sum together with the fullest, from the fullest on.
+    // Lists the windows whose sum plus that of the fullest reaches the best, from the fullest on.
     void collect(double fullest) {
         candidates_.clear();
         each_tile(pair_.sum - fullest - slack_, [&](const Tile& at) {
@@ -228,7 +230,7 @@ class Search {
                   [](const Candidate& a, const Candidate& b) {
                       return a.sum > b.sum || (a.sum == b.sum && a.index < b.index);
                   });
-        lowest_.resize(candidates_.size());  // index from each candidate on
+        lowest_.resize(candidates_.size());  // lowest index from each candidate on
         std::int64_t low = rows_ * cols_;
         for (std::size_t i = candidates_.size(); i-- > 0;) {
             lowest_[i] = low = std::min(low, candidates_[i].index);
@@ -236,7 +238,7 @@ class Search {
     }
 
     void search() {
-        constexpr std::size_t kMany = 256;  // partners, as many as take longer than all tiles
+        constexpr std::size_t kMany = 256;  // partners: more take longer than all tiles
         for (std::size_t i = 0; i + 1 < candidates_.size(); ++i) {
             const Candidate& a = candidates_[i];
             if (!reaches(a.sum + candidates_[i + 1].sum, lowest_[i])) return;
@@ -270,8 +272,9 @@ class Search {
 
 }  // namespace
 
-void cpu(double* value, std::int64_t* places, const float* maps, const double* allowance,
-         const Sizes& sizes, int threads) {
+void cpu(double* value /* [N] */, std::int64_t* places /* [N,2,2] (y, x) */,
+         const float* maps /* [N,h,w] */, const double* allowance /* [N] */, const Sizes& sizes,
+         int threads) {
     constexpr std::int64_t kGrain = 1 << 14;  // cells: 0.2 ms where few pairs are left
     const std::int64_t size = sizes.height * sizes.width;
     const std::int64_t grain = std::max<std::int64_t>(kGrain / size, 1);

@@ -6,12 +6,12 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// The best of what the threads of a block offer, for all of them.
+// Returns the best value of the threads of a block, to all of them.
 __device__ BestWindow best_of_block(const BestWindow& own) {
     return fold_block<kThreads>(own, window_sums::Better{});
 }
 
-// One thread a row of cells: sums from the left.
+// One thread per row of cells: sums from the left.
 __global__ void table_rows_kernel(double* __restrict__ tables, const float* __restrict__ maps,
                                   Sizes sizes) {
     const std::int64_t pitch = sizes.width + 1, work = sizes.maps * sizes.height;
@@ -28,7 +28,7 @@ __global__ void table_rows_kernel(double* __restrict__ tables, const float* __re
     }
 }
 
-// One thread a column of the table: rows from above.
+// One thread per column of the table: adds rows from above.
 __global__ void table_columns_kernel(double* __restrict__ tables, Sizes sizes) {
     const std::int64_t pitch = sizes.width + 1, work = sizes.maps * pitch;
     for (const std::int64_t i : threads_of_grid(work)) {
@@ -42,7 +42,7 @@ __global__ void table_columns_kernel(double* __restrict__ tables, Sizes sizes) {
     }
 }
 
-// What the kernels that follow read of one map.
+// The data of one map that the following kernels read.
 struct Windows {
     Table table;
     const double* sums /* [rows * cols] */;
@@ -60,7 +60,7 @@ struct Windows {
     }
 };
 
-// One block a map: the sums of all windows, the fullest, and what it holds with its best partner.
+// One block per map: the sums of all windows, the fullest, and its union with its best partner.
 __global__ void __launch_bounds__(kThreads)
     windows_kernel(double* sums, BestWindow* __restrict__ fullest, double* __restrict__ least,
                    const double* __restrict__ tables, Sizes sizes) {
@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(kThreads)
             sums[n * count + i] = sum;
             own.offer(sum, i);
         }
-        const BestWindow best = best_of_block(own);  // and the sums are written, for all threads
+        const BestWindow best = best_of_block(own);  // also a barrier: all sums are written
         own = {best.sum, best.index};
         for (const std::int64_t i : threads_of_block(count)) {
             own.offer(windows.united(best.index, i), i);
@@ -85,8 +85,8 @@ __global__ void __launch_bounds__(kThreads)
     }
 }
 
-// One block a window: its best partner among those after it, unless they stay below a pair that is
-// known. A union is at most the sum of both, rounded or not.
+// One block per window: its best partner among later windows, unless their unions are below a known
+// pair. A union is at most the sum of both windows, also after rounding.
 __global__ void __launch_bounds__(kThreads)
     pairs_kernel(WindowPair* __restrict__ found, const double* __restrict__ tables,
                  const double* __restrict__ sums, const BestWindow* __restrict__ fullest,
@@ -109,7 +109,7 @@ __global__ void __launch_bounds__(kThreads)
     }
 }
 
-// One block a map.
+// One block per map.
 __global__ void __launch_bounds__(kThreads)
     settle_kernel(double* __restrict__ value, std::int64_t* __restrict__ places,
                   const WindowPair* __restrict__ found, const BestWindow* __restrict__ fullest,
@@ -131,14 +131,16 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-void cuda(double* value, std::int64_t* places, double* tables, double* sums, WindowPair* found,
-          BestWindow* fullest, double* least, const float* maps, const double* allowance,
-          const Sizes& sizes, cudaStream_t stream) {
+void cuda(double* value /* [N] */, std::int64_t* places /* [N,2,2] (y, x) */,
+          double* tables /* [N,h+1,w+1], scratch */, double* sums /* [N,rows,cols], scratch */,
+          WindowPair* found /* [N,rows*cols], scratch */, BestWindow* fullest /* [N], scratch */,
+          double* least /* [N], scratch */, const float* maps /* [N,h,w] */,
+          const double* allowance /* [N] */, const Sizes& sizes, cudaStream_t stream) {
     if (sizes.maps == 0) return;
     const std::int64_t rows = sizes.maps * sizes.height, columns = sizes.maps * (sizes.width + 1);
     table_rows_kernel<<<strided_blocks(rows, kThreads), kThreads, 0, stream>>>(tables, maps, sizes);
     check_launch("max_pair_sum rows");
-    // The row above the map is written here, the column beside it by the rows.
+    // The zero row above the map is written here, the zero column beside it by the rows.
     table_columns_kernel<<<strided_blocks(columns, kThreads), kThreads, 0, stream>>>(tables, sizes);
     check_launch("max_pair_sum columns");
     const unsigned int each_map = strided_blocks(sizes.maps, 1);

@@ -1,4 +1,5 @@
-// The most that an attacker's window and the fullest window after the attack hold between them:
+// The largest sum of an attacked window and the fullest window after the attack, minus an
+// allowance:
 //
 //   omega = max over W* of [S_W* + max(0, max over W of S_{W \ W*} - allowance)].
 //
@@ -7,13 +8,15 @@
 //   omega = max(max over W of S_W, max over pairs of S_{W* u W} - allowance),
 //   S_{W* u W} = S_W* + S_W - S_{W* n W},
 //
-// and the pair with the largest union serves every allowance. A window and itself are no pair:
-// their union is S_W, less than which an allowance leaves no more.
+// and the pair with the largest union is the same for every allowance. A window and itself are no
+// pair: their union is S_W, so that the first term of the maximum already covers it.
 //
 // All sums are of rectangles of one table T[y][x] = sum of the cells above row y and left of column
-// x, in float64 and in one order: along each row from the left, then T[y + 1] = T[y] + row. Their
-// order makes the result the same on every device; a union's sum has the same bits either way
-// round.
+// x, in float64 and in a fixed order: along each row from the left, then T[y + 1] = T[y] + row. So
+// the result is the same on every device, and the sum of a union is symmetric to the bit.
+//
+// Complexity: O(h w) for the table; O(P^2) unions for P places in the worst case, far fewer if few
+// windows are near the maximum (see max_pair_sum.cpp).
 #pragma once
 
 #include <cstdint>
@@ -30,14 +33,13 @@ namespace pycc::max_pair_sum {
 using window_sums::BestWindow;
 using window_sums::Sizes;
 
-// Sum of the cells in rows [top, bottom) and columns [left, right). Rounding may leave less than
-// nothing of cells that are not negative; so that no union exceeds S_A + S_B, which is what prunes,
-// it counts as 0.
+// The table of sums. Rounding may make the sum of non-negative cells negative; it is then replaced
+// by 0, so that no union exceeds S_A + S_B, on which pruning relies.
 struct Table {
     const double* sums /* [h+1,w+1] */;
     std::int64_t pitch;
 
-    // Given differences of two rows of the table at a right and a left column.
+    // Returns a rectangle's sum, given the differences of two table rows at its right and left.
     PYCC_HD static double between(double right, double left) {
         const double sum = right - left;
         return sum > 0.0 ? sum : 0.0;
@@ -54,7 +56,7 @@ struct Place {
     std::int64_t y, x;
 };
 
-// What windows of the sums a and b hold between them.
+// Returns the sum over the union of windows p and q, whose sums are a and b.
 PYCC_HD double union_sum(const Table& table, const Sizes& sizes, const Place& p, double a,
                          const Place& q, double b) {
     const std::int64_t top = p.y > q.y ? p.y : q.y, left = p.x > q.x ? p.x : q.x;
@@ -64,9 +66,9 @@ PYCC_HD double union_sum(const Table& table, const Sizes& sizes, const Place& p,
     return (a + b) - (apart ? 0.0 : table.sum(top, bottom, left, right));
 }
 
-// Two windows, first < second among the places of a map, and what they hold between them; of equal
-// pairs the one with the lower first wins, then the one with the lower second. Before any pair is
-// found, first is -1 and sum what a pair has to exceed.
+// Two windows, first < second by place, and the sum of their union. Of equal pairs the one with the
+// lower first wins, then the one with the lower second. Before a pair is known, first is -1 and sum
+// is a lower bound that a pair has to exceed.
 struct WindowPair {
     double sum;
     std::int64_t first, second;
@@ -78,8 +80,8 @@ struct WindowPair {
     }
 };
 
-// omega, and where it is: W* and W, or the fullest window alone with W at (-1, -1) where the
-// allowance covers what any second window adds.
+// Writes omega and its places: W* and W, or the fullest window alone with W at (-1, -1) if no
+// second window exceeds the allowance.
 PYCC_HD void settle(double* value /* [1] */, std::int64_t* places /* [2,2] (y, x) */,
                     const BestWindow& fullest, const WindowPair& pair, double allowance,
                     std::int64_t cols) {
@@ -90,7 +92,7 @@ PYCC_HD void settle(double* value /* [1] */, std::int64_t* places /* [2,2] (y, x
     places[2] = two ? pair.second / cols : -1, places[3] = two ? pair.second % cols : -1;
 }
 
-// Cells must be finite and not negative, allowances not negative; infinity is an allowance.
+// Cells must be finite and not negative, allowances not negative (infinity is allowed).
 void cpu(double* value /* [N] */, std::int64_t* places /* [N,2,2] (y, x) */,
          const float* maps /* [N,h,w] */, const double* allowance /* [N] */, const Sizes& sizes,
          int threads);

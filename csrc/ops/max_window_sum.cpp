@@ -1,11 +1,11 @@
-// The largest window sum, with few sums computed: what a window holds is bounded by what the tiles
-// that it touches hold, and tiles that cannot reach the best sum so far are left out.
+// The largest window sum, computed from few sums: the sum of a window is bounded by those of the
+// tiles that it touches, and tiles that cannot reach the best sum so far are skipped.
 //
-// A bound is a sum in float32 of max(value, 0), enlarged by the rounding that it may have lost:
-// more and larger terms never have a smaller sum, rounded or not. A window that holds NaN or +inf
-// has an infinite bound and is never left out. The sums that decide are computed in the one order
-// of window_sums.h, whatever is left out around them. Where all windows are much alike, the bounds
-// of tiles leave out little; then each window is bounded by itself, which costs half of its sum.
+// A bound is a float32 sum of max(value, 0), enlarged by its possible rounding error: more and
+// larger terms never have a smaller sum, also after rounding. A window that contains NaN or +inf
+// has an infinite bound and is never skipped. The exact sums are computed in the fixed order of
+// window_sums.h, independent of what is skipped. If all windows have similar sums, the bounds of
+// tiles skip little; then each window is bounded separately, at half the cost of its sum.
 #include "max_window_sum.h"
 
 #include <algorithm>
@@ -26,7 +26,7 @@ using window_sums::Area;
 using window_sums::Sums;
 using FourFloats [[gnu::vector_size(16)]] = float;
 
-// max(value, 0) of a row of values, written over or added to `sums`; NaN stays.
+// Writes max(value, 0) of a row of values to `sums`, or adds it; NaN stays NaN.
 template <bool kAdd>
 [[gnu::always_inline]] inline void take_row(float* __restrict__ sums,
                                             const float* __restrict__ values, std::int64_t width) {
@@ -42,7 +42,7 @@ template <bool kAdd>
     for (std::int64_t x = whole; x < width; ++x) take(x);
 }
 
-// Every other of eight values.
+// Selects every other of eight values.
 template <int kFirst>
 [[gnu::always_inline]] inline FourFloats pick(const FourFloats& a, const FourFloats& b) {
 #if defined(__clang__) || __GNUC__ >= 12
@@ -53,8 +53,10 @@ template <int kFirst>
 #endif
 }
 
-// Sums of neighbouring pairs: 2 * count values become count, a multiple of 4; in place or not.
-[[gnu::always_inline]] inline void add_pairs(float* sums, const float* values, std::int64_t count) {
+// Sums neighbouring pairs of 2 * count values; count is a multiple of 4; may work in place.
+[[gnu::always_inline]] inline void add_pairs(float* sums /* [count] */,
+                                             const float* values /* [2*count] */,
+                                             std::int64_t count) {
     for (std::int64_t x = 0; x < count; x += 4) {
         FourFloats a, b;
         std::memcpy(&a, values + 2 * x, sizeof a);
@@ -64,7 +66,7 @@ template <int kFirst>
     }
 }
 
-// Sums of max(value, 0) over tiles of tile x tile values, a power of two.
+// Sums max(value, 0) over tiles of tile x tile values; tile is a power of two.
 PYCC_SIMD void tile_sums(float* tiles /* [height / tile rounded up, pitch] */, std::int64_t pitch,
                          float* row /* [tile * pitch], scratch: 0 from width on */,
                          const float* map, std::int64_t height, std::int64_t width,
@@ -80,7 +82,7 @@ PYCC_SIMD void tile_sums(float* tiles /* [height / tile rounded up, pitch] */, s
     }
 }
 
-// Whether some sum is not below `least`, or with kStrictly neither equal to it. NaN never is.
+// Whether some sum is at least `least`, or with kStrictly above it. False for NaN.
 template <bool kStrictly, class T>
 [[gnu::always_inline]] inline bool any_of(const T* sums, std::int64_t count, T least) {
     std::int32_t reached = 0;
@@ -90,18 +92,21 @@ template <bool kStrictly, class T>
     return reached != 0;
 }
 
-PYCC_SIMD bool any_reaches(const float* sums, std::int64_t count, float least) noexcept {
+PYCC_SIMD bool any_reaches(const float* sums /* [count] */, std::int64_t count,
+                           float least) noexcept {
     return any_of<false>(sums, count, least);
 }
-PYCC_SIMD bool any_reaches(const double* sums, std::int64_t count, double least) noexcept {
+PYCC_SIMD bool any_reaches(const double* sums /* [count] */, std::int64_t count,
+                           double least) noexcept {
     return any_of<false>(sums, count, least);
 }
-PYCC_SIMD bool any_exceeds(const double* sums, std::int64_t count, double least) noexcept {
+PYCC_SIMD bool any_exceeds(const double* sums /* [count] */, std::int64_t count,
+                           double least) noexcept {
     return any_of<true>(sums, count, least);
 }
 
-// Replaces tiles that are NaN by infinity, as unknown as they are; returns whether all are finite.
-PYCC_SIMD bool settle_tiles(float* tiles, std::int64_t count) noexcept {
+// Replaces NaN tiles by infinity, an upper bound of any sum; returns whether all are finite.
+PYCC_SIMD bool settle_tiles(float* tiles /* [count] */, std::int64_t count) noexcept {
     std::int32_t unknown = 0;
     for (std::int64_t x = 0; x < count; ++x) {
         const bool finite = tiles[x] <= std::numeric_limits<float>::max();
@@ -130,16 +135,16 @@ std::int64_t round_up(std::int64_t value, std::int64_t unit) {
     return (value + unit - 1) / unit * unit;
 }
 
-// What a bound in float32 is multiplied by so that it is not below the sum in float64: twice the
-// rounding of as many additions in a row as `terms` on one axis and doublings on the other allow.
+// Returns the factor that makes a float32 bound at least the float64 sum: twice the rounding error
+// of the longest chain of additions, of `terms` on one axis and the doublings on the other.
 double outward(std::int64_t terms) {
     constexpr std::int64_t kDoublings = 2 * 64;
-    constexpr std::int64_t kMost = 1 << 23;  // more additions may lose more than this can make up
+    constexpr std::int64_t kMost = 1 << 23;  // beyond this, the error bound does not hold
     if (terms > kMost) return std::numeric_limits<double>::infinity();
     return 1.0 + std::ldexp(static_cast<double>(terms + kDoublings), -23);
 }
 
-// Looks for the best window among some rows of the places of a map.
+// Searches for the best window among some rows of places of a map.
 class Search {
   public:
     explicit Search(const Sizes& sizes)
@@ -155,7 +160,7 @@ class Search {
         most_.reserve(tile_cols_);
     }
 
-    BestWindow best(const float* map, std::int64_t top, std::int64_t bottom) {
+    BestWindow best(const float* map /* [h,w] */, std::int64_t top, std::int64_t bottom) {
         map_ = map, top_ = top, bottom_ = bottom, best_ = {0.0, -1};
         const std::int64_t highest = bound_tiles();
         exact(tiles(highest / tile_cols_, highest / tile_cols_ + 1, highest % tile_cols_,
@@ -168,14 +173,15 @@ class Search {
     }
 
   private:
-    // The windows whose first value is in these tiles.
+    // Returns the windows whose first value is in these tiles.
     Area tiles(std::int64_t top, std::int64_t bottom, std::int64_t left, std::int64_t right) const {
         return {top_ + top * tile_, std::min(top_ + bottom * tile_, bottom_), left * tile_,
                 std::min(right * tile_, sizes_.cols())};
     }
 
-    // bounds_[tile] is at least the sum of each window that begins in the tile, but for rounding:
-    // the window touches grid_height_ x grid_width_ tiles at most. Returns a tile that looks best.
+    // Computes bounds_[tile], which up to rounding is at least the sum of each window that begins
+    // in the tile: a window touches at most grid_height_ x grid_width_ tiles. Returns the tile with
+    // the largest bound.
     std::int64_t bound_tiles() {
         const std::int64_t height = bottom_ - top_ + sizes_.window_height - 1;
         const std::int64_t rows = round_up(height, tile_) / tile_;
@@ -200,7 +206,7 @@ class Search {
         return highest;
     }
 
-    // Windows from row y on whose bound is below this cannot be the best.
+    // Returns the limit below which the bound of a window from row y on excludes it.
     float limit(std::int64_t y, double scale) const {
         if (best_.index < 0) return -std::numeric_limits<float>::infinity();
         if (std::isnan(best_.sum)) return std::numeric_limits<float>::infinity();
@@ -211,7 +217,7 @@ class Search {
         return std::nextafter(nearest, -std::numeric_limits<float>::infinity());
     }
 
-    // Rows [top, bottom) of places, of one block: what the tiles' bounds leave of them.
+    // Searches rows [top, bottom) of places, of one block, in the tiles that remain.
     void search_block(std::int64_t top, std::int64_t bottom) {
         const double scale = outward(2 * tile_ + grid_height_);
         const std::int64_t first = (top - top_) / tile_, last = (bottom - 1 - top_) / tile_ + 1;
@@ -238,7 +244,7 @@ class Search {
         }
     }
 
-    // Runs of columns of living tiles; a gap that costs more than it saves is taken along.
+    // Processes runs of columns of remaining tiles; gaps too small to save time are included.
     std::vector<std::pair<std::int64_t, std::int64_t>> alive_runs() const {
         std::vector<std::pair<std::int64_t, std::int64_t>> runs;
         for (std::int64_t x = 0; x < tile_cols_; ++x) {
@@ -254,17 +260,17 @@ class Search {
 
     const float* bounds(std::int64_t y) const { return bounds_.data() + y * tile_cols_; }
 
-    // Bounds each window of the area by itself and computes what is left.
+    // Bounds each window of the area separately and computes the remaining ones.
     void filter(const Area& area) {
         const double scale = outward(sizes_.window_height);
         Area left{area.top, area.top, area.right, area.left};  // nothing yet
-        std::int64_t gap = 0;                                  // rows since the last that is left
+        std::int64_t gap = 0;                                  // rows since the last remaining one
         const auto flush = [&] {
             if (left.left < left.right) exact(left);
             left = {area.top, area.top, area.right, area.left};
         };
-        // Beginning anew costs column sums over the window's height: as much as an eighth as many
-        // rows of sums.
+        // A new start costs column sums over the window's height, about as much as an eighth of
+        // that number of rows of sums.
         const std::int64_t most_gap = sizes_.window_height / 8;
         std::int64_t strip = area.left;
         fine_.compute(map_, sizes_.width, sizes_.window_height, sizes_.window_width, area,
@@ -322,10 +328,11 @@ class Search {
 
 }  // namespace
 
-void cpu(double* sum, std::int64_t* place, const float* maps, const Sizes& sizes, int threads) {
+void cpu(double* sum /* [N] */, std::int64_t* place /* [N,2] (y, x) */,
+         const float* maps /* [N,h,w] */, const Sizes& sizes, int threads) {
     if (sizes.maps == 0) return;
-    // A map is one piece of work, unless there are fewer than threads.
-    constexpr std::int64_t kGrain = 1 << 18;  // values: 0.2 ms where few sums can be left out
+    // A map is one piece of work, unless there are fewer maps than threads.
+    constexpr std::int64_t kGrain = 1 << 18;  // values: 0.2 ms if few sums are skipped
     const std::int64_t size = sizes.height * sizes.width;
     const std::int64_t wanted = (threads + sizes.maps - 1) / sizes.maps;
     const std::int64_t bands = std::clamp<std::int64_t>(std::min(size / kGrain, sizes.rows()), 1,

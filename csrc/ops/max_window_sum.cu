@@ -6,7 +6,7 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// One thread a column and block of window rows: down the block, then up again.
+// One thread per column and block of window rows: down the block, then up again.
 __global__ void columns_kernel(double* __restrict__ columns, const float* __restrict__ maps,
                                Sizes sizes, std::int64_t blocks) {
     const std::int64_t width = sizes.width, window = sizes.window_height, rows = sizes.rows();
@@ -33,8 +33,8 @@ __global__ void columns_kernel(double* __restrict__ columns, const float* __rest
     }
 }
 
-// One block a row of places: doubles the column sums in place, in shared memory where they fit.
-// Chunk after chunk from the left: a chunk is written when nothing reads it any more.
+// One block per row of places: doubles the column sums in place, in shared memory if they fit.
+// Chunks are processed from the left: a chunk is written after its last read.
 __global__ void __launch_bounds__(kThreads)
     rows_kernel(BestWindow* __restrict__ row_best, double* columns, double* all_tails,
                 Sizes sizes) {
@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kThreads)
         double* sums = columns + row * width;
         double* tails = all_tails + row * width;
         if (all_tails == nullptr) {
-            __syncthreads();  // the row before has been read
+            __syncthreads();  // the previous row has been read
             for (const std::int64_t x : threads_of_block(width)) buffer[x] = sums[x];
             sums = buffer, tails = buffer + width;
             __syncthreads();
@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(kThreads)
     }
 }
 
-// One block a map.
+// One block per map.
 __global__ void __launch_bounds__(kThreads)
     maps_kernel(double* __restrict__ sum, std::int64_t* __restrict__ place,
                 const BestWindow* __restrict__ row_best, Sizes sizes) {
@@ -96,8 +96,11 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-void cuda(double* sum, std::int64_t* place, double* columns, Nullable<double> tails,
-          BestWindow* row_best, const float* maps, const Sizes& sizes, cudaStream_t stream) {
+void cuda(double* sum /* [N] */, std::int64_t* place /* [N,2] (y, x) */,
+          double* columns /* [N,rows,w], scratch */,
+          Nullable<double> tails /* [N,rows,w], scratch; null up to kMaxSharedWidth */,
+          BestWindow* row_best /* [N,rows], scratch */, const float* maps /* [N,h,w] */,
+          const Sizes& sizes, cudaStream_t stream) {
     if (sizes.maps == 0) return;
     const std::int64_t blocks = (sizes.rows() + sizes.window_height - 1) / sizes.window_height;
     const std::int64_t work = sizes.maps * blocks * sizes.width;

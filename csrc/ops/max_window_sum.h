@@ -1,4 +1,7 @@
 // The window of a map with the largest sum, in float64 and in the order of core/window_sums.h.
+//
+// Complexity: O(h w log(window width)) additions per map; on the CPU, bounds skip most of them if
+// few windows are near the maximum.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +18,7 @@ namespace pycc::max_window_sum {
 using window_sums::BestWindow;
 using window_sums::Sizes;
 
-// Up to this width the row sums of a CUDA block are in its shared memory.
+// Up to this width, a CUDA block keeps its row sums in shared memory.
 constexpr std::int64_t kMaxSharedWidth = 2048;
 
 void cpu(double* sum /* [N] */, std::int64_t* place /* [N,2] (y, x) */,

@@ -6,7 +6,7 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// One thread a pixel of the image; blockIdx.y is the image.
+// One thread per pixel of the image; blockIdx.y is the image.
 __global__ void paste_kernel(float* __restrict__ out, const float* __restrict__ patch,
                              const std::uint8_t* __restrict__ mask,
                              const std::int64_t* __restrict__ top_left,
@@ -28,11 +28,14 @@ __global__ void paste_kernel(float* __restrict__ out, const float* __restrict__ 
     }
 }
 
-// What patch pixel `at` of channel c gets from image n: gathered from the image pixels that blend
-// it, in the order in which the CPU scatters.
-__device__ float gather(std::int64_t at, std::int64_t c, std::int64_t n, const float* grad_out,
-                        const std::uint8_t* mask, const std::int64_t* top_left,
-                        const double* transform, const Sizes& sizes, Sampling sampling) {
+// Returns the gradient of patch pixel `at` of channel c from image n: gathered from the image
+// pixels that blend it, in the order in which the CPU scatters.
+__device__ float gather(std::int64_t at, std::int64_t c, std::int64_t n,
+                        const float* grad_out /* [N,C,H,W] */,
+                        const std::uint8_t* mask /* [p,q] or null */,
+                        const std::int64_t* top_left /* [N,2] (y, x) */,
+                        const double* transform /* [N,4] */, const Sizes& sizes,
+                        Sampling sampling) {
     const Warp warp(make_placement(top_left + 2 * n, transform + 4 * n), sizes.patch_height,
                     sizes.patch_width, sampling);
     const Box box = intersect(warp.dependents(at / sizes.patch_width, at % sizes.patch_width),
@@ -53,7 +56,7 @@ __device__ float gather(std::int64_t at, std::int64_t c, std::int64_t n, const f
     return sum;
 }
 
-// One thread a patch pixel: the same sums as on the CPU, to the bit, without atomics.
+// One thread per patch pixel: the same sums as on the CPU, to the bit, without atomics.
 __global__ void paste_backward_kernel(float* __restrict__ grad_patch,
                                       const float* __restrict__ grad_out,
                                       const float* __restrict__ patch,
@@ -79,8 +82,11 @@ __global__ void paste_backward_kernel(float* __restrict__ grad_patch,
 
 }  // namespace
 
-void cuda(float* out, const float* images, const float* patch, Nullable<const std::uint8_t> mask,
-          const std::int64_t* top_left, const double* transform, const Sizes& sizes,
+void cuda(float* out /* [N,C,H,W] */, const float* images /* [N,C,H,W] */,
+          const float* patch /* [N or 1,C,p,q] */,
+          Nullable<const std::uint8_t> mask /* [p,q] or null */,
+          const std::int64_t* top_left /* [N,2] (y, x) */,
+          const double* transform /* [N,4] (cosine, sine, zoom, brightness) */, const Sizes& sizes,
           Sampling sampling, cudaStream_t stream) {
     const std::int64_t values = sizes.images * sizes.channels * sizes.height * sizes.width;
     if (values == 0) return;
@@ -90,7 +96,7 @@ void cuda(float* out, const float* images, const float* patch, Nullable<const st
                    cudaMemcpyAsync(out, images, bytes, cudaMemcpyDeviceToDevice, stream));
     }
     if (sizes.patch_height * sizes.patch_width == 0) return;
-    // A grid for the patch's own area; the stride loop takes what zoom and rotation add.
+    // A grid for the area of the patch; the strided loop covers what zoom and rotation add.
     const std::int64_t area = sizes.patch_height * sizes.patch_width;
     const dim3 grid = strided_planes(area, kThreads, sizes.images);
     paste_kernel<<<grid, kThreads, 0, stream>>>(out, patch, mask, top_left, transform, sizes,
@@ -98,10 +104,12 @@ void cuda(float* out, const float* images, const float* patch, Nullable<const st
     check_launch("paste_patch");
 }
 
-void backward_cuda(float* grad_patch, const float* grad_out, const float* patch,
-                   Nullable<const std::uint8_t> mask, const std::int64_t* top_left,
-                   const double* transform, const Sizes& sizes, Sampling sampling,
-                   cudaStream_t stream) {
+void backward_cuda(float* grad_patch /* [N or 1,C,p,q] */, const float* grad_out /* [N,C,H,W] */,
+                   const float* patch /* [N or 1,C,p,q] */,
+                   Nullable<const std::uint8_t> mask /* [p,q] or null */,
+                   const std::int64_t* top_left /* [N,2] (y, x) */,
+                   const double* transform /* [N,4] (cosine, sine, zoom, brightness) */,
+                   const Sizes& sizes, Sampling sampling, cudaStream_t stream) {
     const std::int64_t work =
         sizes.patches * sizes.channels * sizes.patch_height * sizes.patch_width;
     if (work == 0) return;

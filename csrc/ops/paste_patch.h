@@ -1,4 +1,7 @@
-// Pasting a patch into images under a small similarity transform, with its gradient.
+// Paste a patch into images under a similarity transform; with the gradient of the patch.
+//
+// Complexity: O(C taps) per pixel of the warped patch's bounding box, with at most 4 taps (single)
+// or 16 (nested), and a copy of the images, O(N C H W), unless out is images.
 #pragma once
 
 #include <cmath>
@@ -15,7 +18,7 @@ namespace pycc::paste_patch {
 
 enum class Sampling : int { single = 0, nested = 1 };
 
-// What places the patch in one image.
+// The placement of the patch in one image.
 struct Placement {
     std::int64_t top, left;  // of the untransformed patch; of the zoomed one when nested
     double cosine, sine;     // of the counter-clockwise angle
@@ -54,13 +57,13 @@ PYCC_HD std::int64_t zoomed_side(std::int64_t side, double zoom) {
     return static_cast<std::int64_t>(rint(static_cast<double>(side) * zoom));  // half to even
 }
 
-// Where sample i of a zoomed axis looks in the original axis: corners onto corners.
+// Returns the position in the original axis of sample i of a zoomed axis (corners are aligned).
 PYCC_HD double zoom_source(std::int64_t i, std::int64_t side, std::int64_t zoomed) {
     if (zoomed <= 1) return 0.0;
     return static_cast<double>(i) * static_cast<double>(side - 1) / static_cast<double>(zoomed - 1);
 }
 
-// The geometry of one image: from a pixel of the image to the patch pixels that it blends.
+// The geometry of one image: maps a pixel of the image to the patch pixels that it blends.
 class Warp {
   public:
     static constexpr int kMaxTaps = 16;
@@ -96,10 +99,9 @@ class Warp {
                                 step_y + 1.0, step_x + 1.0, 1.0));
     }
 
-    // The patch pixels (flat indices) that pixel (y, x) of the image blends and their weights;
-    // returns how many, or -1 where the pixel lies outside the warped mask ([height,width] or
-    // null).
-    PYCC_HD int taps(std::int64_t y, std::int64_t x, const std::uint8_t* mask,
+    // Writes the patch pixels (flat indices) that pixel (y, x) of the image blends, and their
+    // weights; returns their number, or -1 if the pixel lies outside the warped mask.
+    PYCC_HD int taps(std::int64_t y, std::int64_t x, const std::uint8_t* mask /* [p,q] or null */,
                      std::int64_t* index /* [16] */, double* weight /* [16] */) const {
         double row, col;
         if (sampling_ == Sampling::single) {
@@ -116,7 +118,7 @@ class Warp {
         rotate(y, x, 1.0, row, col);
         if (row < 0.0 || row > static_cast<double>(side_y_ - 1) || col < 0.0 ||
             col > static_cast<double>(side_x_ - 1)) {
-            return 0;  // a sample outside the zoomed patch is 0 outright
+            return 0;  // a sample outside the zoomed patch is exactly 0
         }
         const Pair rows = bilinear_pair(row, side_y_), cols = bilinear_pair(col, side_x_);
         int count = 0;
@@ -139,12 +141,13 @@ class Warp {
         return static_cast<std::int64_t>(floor(at + 0.5));
     }
 
-    PYCC_HD bool masked(std::int64_t v, std::int64_t u, const std::uint8_t* mask) const {
+    PYCC_HD bool masked(std::int64_t v, std::int64_t u,
+                        const std::uint8_t* mask /* [p,q] or null */) const {
         if (v < 0 || v >= height_ || u < 0 || u >= width_) return false;
         return mask == nullptr || mask[v * width_ + u] != 0;
     }
 
-    // Position in the (zoomed) patch that pixel (y, x) of the image samples.
+    // Computes the position in the (zoomed) patch that pixel (y, x) of the image samples.
     PYCC_HD void rotate(std::int64_t y, std::int64_t x, double zoom, double& row,
                         double& col) const {
         const double dy = static_cast<double>(y - place_.top) - centre_y_;
@@ -153,9 +156,11 @@ class Warp {
         col = centre_x_ + (place_.cosine * dx - place_.sine * dy) / zoom;
     }
 
-    // Appends the four bilinear taps at (row, col) of the patch, in `share` of the whole.
-    PYCC_HD int blend(double row, double col, double share, const std::uint8_t* mask,
-                      std::int64_t* index, double* weight, int count) const {
+    // Appends the four bilinear taps at (row, col) of the patch, with weights times `share`.
+    PYCC_HD int blend(double row, double col, double share,
+                      const std::uint8_t* mask /* [p,q] or null */,
+                      std::int64_t* index /* [kMaxTaps] */, double* weight /* [kMaxTaps] */,
+                      int count) const {
         const Pair rows = bilinear_pair(row, height_), cols = bilinear_pair(col, width_);
         for (int corner = 0; corner < 4; ++corner) {
             const bool high_row = corner >= 2, high_col = corner % 2 == 1;
@@ -170,7 +175,8 @@ class Warp {
         return count;
     }
 
-    // Image pixels whose rotated position lies within (half_y, half_x) of (row, col), generously.
+    // Returns a box of all image pixels whose rotated position lies within (half_y, half_x) of
+    // (row, col).
     PYCC_HD Box around(double row, double col, double half_y, double half_x, double zoom) const {
         const double c = place_.cosine, s = place_.sine;
         const double dy = row - centre_y_, dx = col - centre_x_;
@@ -206,7 +212,7 @@ PYCC_HD float brightened(float value, double brightness) {  // NaN stays NaN
     return sum < 0.0F ? 0.0F : (sum > 1.0F ? 1.0F : sum);
 }
 
-// Whether the clip to [0,1] lets the gradient of a patch value through.
+// Whether the clip to [0,1] passes the gradient of a patch value.
 PYCC_HD bool unclipped(float value, double brightness) {
     const float sum = shifted(value, brightness);
     return sum >= 0.0F && sum <= 1.0F;
@@ -218,8 +224,7 @@ struct Sizes {
     std::int64_t patches;  // 1 (one for all) or `images`
 };
 
-// Writes pixel (y, x) of all channels of an image: what the warp blends from the patch, if
-// anything.
+// Writes pixel (y, x) of all channels of an image, if the warped patch covers it.
 PYCC_HD void paste_pixel(float* image /* [C,H,W] */, const float* patch /* [C,p,q] */,
                          const std::uint8_t* mask /* [p,q] or null */, const Warp& warp,
                          std::int64_t y, std::int64_t x, const Sizes& sizes) {
@@ -238,29 +243,36 @@ PYCC_HD void paste_pixel(float* image /* [C,H,W] */, const float* patch /* [C,p,
     }
 }
 
-// out = images with the warped patch inside the warped mask; out may be images itself.
+// Writes images with the warped patch inside the warped mask; out may be images itself.
 void cpu(float* out /* [N,C,H,W] */, const float* images /* [N,C,H,W] */,
          const float* patch /* [N or 1,C,p,q] */, Nullable<const std::uint8_t> mask /* [p,q] */,
          const std::int64_t* top_left /* [N,2] (y, x) */,
          const double* transform /* [N,4] cosine, sine, zoom, brightness */, const Sizes& sizes,
          Sampling sampling, int threads);
 
-// Gradient of each image's patch; where the images share one (sizes.patches is 1), the sum over
-// them is left in the first.
+// Writes the gradient of each image's patch; if the images share one (sizes.patches is 1), the
+// first has the sum over all images.
 void backward_cpu(float* grad_patch /* [N,C,p,q], overwritten */,
-                  const float* grad_out /* [N,C,H,W] */, const float* patch,
-                  Nullable<const std::uint8_t> mask, const std::int64_t* top_left,
-                  const double* transform, const Sizes& sizes, Sampling sampling, int threads);
+                  const float* grad_out /* [N,C,H,W] */, const float* patch /* [N or 1,C,p,q] */,
+                  Nullable<const std::uint8_t> mask /* [p,q] or null */,
+                  const std::int64_t* top_left /* [N,2] (y, x) */,
+                  const double* transform /* [N,4] (cosine, sine, zoom, brightness) */,
+                  const Sizes& sizes, Sampling sampling, int threads);
 
 #if defined(PYCC_CUDA)
-void cuda(float* out, const float* images, const float* patch, Nullable<const std::uint8_t> mask,
-          const std::int64_t* top_left, const double* transform, const Sizes& sizes,
+void cuda(float* out /* [N,C,H,W] */, const float* images /* [N,C,H,W] */,
+          const float* patch /* [N or 1,C,p,q] */,
+          Nullable<const std::uint8_t> mask /* [p,q] or null */,
+          const std::int64_t* top_left /* [N,2] (y, x) */,
+          const double* transform /* [N,4] (cosine, sine, zoom, brightness) */, const Sizes& sizes,
           Sampling sampling, cudaStream_t stream);
 
-void backward_cuda(float* grad_patch /* [N or 1,C,p,q], overwritten */, const float* grad_out,
-                   const float* patch, Nullable<const std::uint8_t> mask,
-                   const std::int64_t* top_left, const double* transform, const Sizes& sizes,
-                   Sampling sampling, cudaStream_t stream);
+void backward_cuda(float* grad_patch /* [N or 1,C,p,q], overwritten */,
+                   const float* grad_out /* [N,C,H,W] */, const float* patch /* [N or 1,C,p,q] */,
+                   Nullable<const std::uint8_t> mask /* [p,q] or null */,
+                   const std::int64_t* top_left /* [N,2] (y, x) */,
+                   const double* transform /* [N,4] (cosine, sine, zoom, brightness) */,
+                   const Sizes& sizes, Sampling sampling, cudaStream_t stream);
 #endif
 
 }  // namespace pycc::paste_patch

@@ -1,5 +1,5 @@
-// The k largest of a row without sorting it: the k-th largest of the maxima of many small groups is
-// at most the k-th largest value, so what lies below it is out, and few cells are left to rank.
+// The k largest cells of a row without sorting it: the k-th largest of the maxima of many small
+// groups is at most the k-th largest value, so that cells below it are excluded, and few remain.
 #include "topk_overlap.h"
 
 #include <algorithm>
@@ -14,7 +14,7 @@
 namespace pycc::topk_overlap {
 namespace {
 
-// Room for one row, reused over the rows of a thread; pages that are not needed stay untouched.
+// Scratch memory for one row, reused over the rows of a thread; unused pages are never touched.
 struct Room {
     Room(std::int64_t cells, std::int64_t groups)
         : ranks(new std::uint64_t[static_cast<std::size_t>(cells)]),
@@ -31,13 +31,13 @@ struct Room {
 };
 
 // A row is read as `depth` parts of `count` cells; group g is the g-th cell of each part. The cells
-// behind the last part are in no group. No groups: grouping does not help.
+// after the last part are in no group. If grouping does not help, there are no groups.
 struct Groups {
     std::int64_t depth, count;
 };
 
-// Few groups are quick to select from, small ones leave few cells: about sqrt(cells / k) each, and
-// at least two groups for each of the k.
+// Few groups are fast to select from, small groups leave few cells: a group has about
+// sqrt(cells / k) cells, and there are at least 2 k groups.
 Groups make_groups(std::int64_t cells, std::int64_t k) {
     constexpr std::int64_t kMaxDepth = 64;
     const double ratio = static_cast<double>(cells) / static_cast<double>(k);
@@ -49,7 +49,8 @@ Groups make_groups(std::int64_t cells, std::int64_t k) {
     return count >= k ? Groups{depth, count} : Groups{0, 0};
 }
 
-// Maximum of each group, NaN left out (unless it comes first); returns whether there is a NaN.
+// Computes the maximum of each group without NaN (unless it comes first); returns whether there is
+// a NaN.
 [[gnu::always_inline]] inline bool group_maxima(float* __restrict__ maxima,
                                                 const float* __restrict__ row,
                                                 const Groups& groups) {
@@ -73,10 +74,11 @@ Groups make_groups(std::int64_t cells, std::int64_t k) {
     return magnitude > 0x7F800000U;
 }
 
-// The k-th largest of values, 1 <= k <= count; shuffles them. Each round spreads the range of what
-// is left over the bins and keeps one bin, so that at most 64 / kBits rounds are needed.
+// Returns the k-th largest of values, 1 <= k <= count; changes their order. Each round spreads the
+// range of the remaining values over the bins and keeps one bin: at most 64 / kBits rounds.
 template <class Key>
-[[gnu::always_inline]] inline Key kth_largest(Key* values, std::int64_t count, std::int64_t k) {
+[[gnu::always_inline]] inline Key kth_largest(Key* values /* [count] */, std::int64_t count,
+                                              std::int64_t k) {
     constexpr int kBits = 10;
     constexpr std::int64_t kFew = 64;
     while (count > kFew) {
@@ -104,10 +106,10 @@ template <class Key>
     return values[k - 1];
 }
 
-// Writes the cells of a row that may be among its k largest; returns how many.
-[[gnu::always_inline]] inline std::int64_t gather_candidates(const float* row, std::int64_t cells,
-                                                             std::int64_t k, const Groups& groups,
-                                                             Room& room) {
+// Writes the cells of a row that may be among its k largest; returns their number.
+[[gnu::always_inline]] inline std::int64_t gather_candidates(const float* row /* [cells] */,
+                                                             std::int64_t cells, std::int64_t k,
+                                                             const Groups& groups, Room& room) {
     std::uint32_t* candidates = room.candidates.get();
     if (groups.count == 0) {
         for (std::int64_t i = 0; i < cells; ++i) candidates[i] = static_cast<std::uint32_t>(i);
@@ -119,15 +121,15 @@ template <class Key>
     for (std::int64_t g = 0; g < groups.count; ++g) keys[g] = order_key(maxima[g]);
     const float least = key_value(kth_largest(keys, groups.count, k));
 
-    // Of equal cells the lower index is the larger: where more than k groups have no larger one
-    // than `least`, as in maps that are mostly 0, the first k cells that equal it do, and these
-    // groups are not searched. Nothing is less than NaN.
+    // Of equal cells the lower index ranks higher: if more than k groups have no value above
+    // `least`, as in maps that are mostly 0, the first k cells equal to it suffice, and these
+    // groups are not searched. No value is above NaN.
     std::int64_t tied = 0;
     for (std::int64_t g = 0; g < groups.count; ++g) tied += maxima[g] == least ? 1 : 0;
     const bool many_tied = !has_nan && tied > k;
     const auto remains = [&](float value) { return many_tied ? value > least : !(value < least); };
 
-    // Written always, kept or not: no branch, for which way it goes is a coin toss.
+    // Always written, kept or not, since a branch would be unpredictable.
     std::int64_t living = 0, found = 0;
     for (std::int64_t g = 0; g < groups.count; ++g) {
         alive[living] = static_cast<std::uint32_t>(g);
@@ -150,10 +152,12 @@ template <class Key>
     return found;
 }
 
-// The k-th largest rank of a row; its candidates, among which all of the k are, stay in the room.
-[[gnu::always_inline]] inline std::uint64_t least_rank(const float* row, std::int64_t cells,
-                                                       std::int64_t k, const Groups& groups,
-                                                       Room& room, std::int64_t& found) {
+// Returns the k-th largest rank of a row; the scratch memory then has candidates that include all
+// of the k largest.
+[[gnu::always_inline]] inline std::uint64_t least_rank(const float* row /* [cells] */,
+                                                       std::int64_t cells, std::int64_t k,
+                                                       const Groups& groups, Room& room,
+                                                       std::int64_t& found) {
     found = gather_candidates(row, cells, k, groups, room);
     const std::uint32_t* candidates = room.candidates.get();
     std::uint64_t* ranks = room.ranks.get();
@@ -163,8 +167,9 @@ template <class Key>
     return kth_largest(ranks, found, k);
 }
 
-PYCC_SIMD std::int64_t row_overlap(const float* a, const float* b, std::int64_t cells,
-                                   std::int64_t k, const Groups& groups, Room& room) noexcept {
+PYCC_SIMD std::int64_t row_overlap(const float* a /* [cells] */, const float* b /* [cells] */,
+                                   std::int64_t cells, std::int64_t k, const Groups& groups,
+                                   Room& room) noexcept {
     std::int64_t found = 0;
     const std::uint64_t least_a = least_rank(a, cells, k, groups, room, found);
     const std::uint64_t least_b = least_rank(b, cells, k, groups, room, found);
@@ -181,8 +186,9 @@ PYCC_SIMD std::int64_t row_overlap(const float* a, const float* b, std::int64_t 
 
 }  // namespace
 
-void cpu(std::int64_t* overlap, const float* a, const float* b, std::int64_t rows,
-         std::int64_t cells, std::int64_t k, int threads) {
+void cpu(std::int64_t* overlap /* [rows] */, const float* a /* [rows,cells] */,
+         const float* b /* [rows,cells] */, std::int64_t rows, std::int64_t cells, std::int64_t k,
+         int threads) {
     if (k == 0 || k == cells) {
         std::fill(overlap, overlap + rows, k);
         return;

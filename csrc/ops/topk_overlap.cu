@@ -5,17 +5,17 @@ namespace pycc::topk_overlap {
 namespace {
 
 constexpr int kThreads = 512;
-constexpr int kBits = 8;  // of the rank that a pass over the row settles
+constexpr int kBits = 8;  // bits of the rank that one pass over the row determines
 constexpr int kBins = 1 << kBits;
 
-// What a block knows of the rank it looks for, in shared memory.
+// The state of a block's search for a rank, in shared memory.
 struct Search {
     std::uint32_t bins[kBins];
     std::uint32_t bin;     // the bin in which it lies
     std::uint32_t wanted;  // which of the bin's cells it is, from the largest
 };
 
-// The first warp finds the bin of the `wanted`-th largest; 1 <= wanted <= sum of the bins.
+// The first warp finds the bin of the `wanted`-th largest cell; 1 <= wanted <= sum of the bins.
 __device__ void find_bin(Search& search, std::uint32_t wanted) {
     constexpr int kEach = kBins / kWarp;
     const int lane = static_cast<int>(threadIdx.x);
@@ -35,8 +35,8 @@ __device__ void find_bin(Search& search, std::uint32_t wanted) {
     search.wanted = wanted - above;
 }
 
-// The k-th largest rank of a row, or a lower one that no other cell reaches; 1 <= k <= cells. All
-// threads of the block call it and get the same.
+// Returns the k-th largest rank of a row, or a lower one that exactly k cells reach;
+// 1 <= k <= cells. All threads of the block must call it and get the same result.
 __device__ std::uint64_t least_rank(const float* __restrict__ row, std::int64_t cells,
                                     std::int64_t k, Search& search) {
     auto wanted = static_cast<std::uint32_t>(k);
@@ -44,7 +44,7 @@ __device__ std::uint64_t least_rank(const float* __restrict__ row, std::int64_t 
     for (int shift = 64 - kBits; shift >= 0; shift -= kBits) {
         for (const std::int64_t i : threads_of_block(kBins)) search.bins[i] = 0;
         __syncthreads();
-        // Whole warps go round together: equal digits, which are usual, are counted as one.
+        // Full warps iterate together: equal digits, which are common, are counted at once.
         for (std::int64_t first = 0; first < cells; first += kThreads) {
             const std::int64_t i = first + threadIdx.x;
             std::uint64_t rank = 0;
@@ -69,14 +69,14 @@ __device__ std::uint64_t least_rank(const float* __restrict__ row, std::int64_t 
         __syncthreads();
         settled |= static_cast<std::uint64_t>(search.bin) << shift;
         wanted = search.wanted;
-        const bool whole = search.bins[search.bin] == wanted;  // all of the bin are among the k
+        const bool whole = search.bins[search.bin] == wanted;  // all are among the k largest
         __syncthreads();  // read by all before the next pass clears
         if (whole) break;
     }
     return settled;
 }
 
-// One block a row.
+// One block per row.
 __global__ void __launch_bounds__(kThreads)
     overlap_kernel(std::int64_t* __restrict__ overlap, const float* __restrict__ a,
                    const float* __restrict__ b, std::int64_t rows, std::int64_t cells,
@@ -102,8 +102,9 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-void cuda(std::int64_t* overlap, const float* a, const float* b, std::int64_t rows,
-          std::int64_t cells, std::int64_t k, cudaStream_t stream) {
+void cuda(std::int64_t* overlap /* [rows] */, const float* a /* [rows,cells] */,
+          const float* b /* [rows,cells] */, std::int64_t rows, std::int64_t cells, std::int64_t k,
+          cudaStream_t stream) {
     if (rows == 0) return;
     overlap_kernel<<<strided_blocks(rows, 1), kThreads, 0, stream>>>(overlap, a, b, rows, cells, k);
     check_launch("topk_overlap");

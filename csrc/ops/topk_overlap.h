@@ -1,4 +1,7 @@
-// How many cells are among the k largest of both of two maps.
+// The number of cells that are among the k largest of both of two maps.
+//
+// Complexity per row: O(cells), expected on the CPU (selection without sorting); on CUDA at most
+// 8 passes over the row, of 8 bits each.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +15,7 @@
 
 namespace pycc::topk_overlap {
 
-// Orders floats as unsigned integers: the two zeros are one value, NaN is one value above infinity.
+// Maps floats to unsigned integers of the same order: both zeros are equal, NaN exceeds infinity.
 PYCC_HD std::uint32_t order_key(float value) {
     std::uint32_t bits;
     std::memcpy(&bits, &value, sizeof bits);
@@ -22,7 +25,7 @@ PYCC_HD std::uint32_t order_key(float value) {
     return magnitude > 0x7F800000U ? 0xFFFFFFFFU : key;
 }
 
-// A value of this key.
+// Returns a value with this key.
 PYCC_HD float key_value(std::uint32_t key) {
     const std::uint32_t bits = (key >> 31) != 0 ? key & 0x7FFFFFFFU : ~key;
     float value;
@@ -30,8 +33,8 @@ PYCC_HD float key_value(std::uint32_t key) {
     return value;
 }
 
-// Orders the cells of a map: by value, among equal values the lower index is the greater. No two
-// cells are equal, so the k largest are those that reach the k-th largest rank.
+// Ranks the cells of a map by value; of equal values, the lower index has the higher rank. No two
+// ranks are equal, so that the k largest cells are those that reach the k-th largest rank.
 PYCC_HD std::uint64_t cell_rank(float value, std::uint32_t index) {
     return (static_cast<std::uint64_t>(order_key(value)) << 32) | (0xFFFFFFFFU - index);
 }

@@ -1,7 +1,7 @@
-"""Counters that a patch moves less: each wraps a counter and is a counter again.
+"""Defenses against patches: each wraps a counter and returns a counter that a patch changes less.
 
-Every attack therefore runs on every defense, and defenses nest:
-``masked(clipped(counter), patch=81, allowance=12.0)``.
+A defended counter is a ``Counter`` again, so that every attack runs on every defense, and defenses
+nest: ``masked(clipped(counter), patch=81, allowance=12.0)``.
 """
 
 from pycc.defense.ablation import ablated, banded, blocked

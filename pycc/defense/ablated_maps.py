@@ -1,11 +1,11 @@
-"""Counts of one image of which only a random part is shown: ablated draws.
+"""Counts of one image with all but a random part replaced by one colour: ablated draws.
 
 Randomized ablation keeps k random pixels (Levine and Feizi, "Robustness certificates for sparse
 adversarial attacks by randomized ablation", AAAI 2020), structured ablation a band of columns or a
 block (Levine and Feizi, "(De)randomized smoothing for certifiable defense against patch attacks",
-NeurIPS 2020). The rest has one colour. What a draw shows is a function of its seed, its number and
-the image's size alone. Its count may differ in the last bits where convolutions of batches of other
-sizes add in another order.
+NeurIPS 2020). The retained part of a draw is a function of the seed, the number of the draw and the
+image's size alone. Its count may depend in the last bits on the batch size, with which convolutions
+may change their order of additions.
 """
 
 from __future__ import annotations
@@ -62,11 +62,24 @@ def ablation_batches(
     budget: int = BUDGET,
     only: int | None = None,
 ) -> tuple[int, Iterator[Batch]]:
-    """The number of draws and, one after another, the batches that count them.
+    """Return the number of draws and an iterator over the batches that count them.
 
-    Arguments and errors are those of :func:`ablated_counts`; ``only`` asks for one of the draws, by
-    its position among them. What a counter with a bounded field says of the empty image is computed
-    while the batches are made, outside of what a caller may evaluate twice to save memory.
+    Arguments and errors are those of :func:`ablated_counts`; ``only`` selects a single draw by its
+    position. For a counter with a bounded receptive field, the map of the empty image is computed
+    when a batch is made and not when it is evaluated, which a caller may do twice to save memory.
+
+    Example:
+        >>> import torch
+        >>> from pycc import models
+        >>> from pycc.defense.ablated_maps import Pixels, ablation_batches
+        >>> pool = torch.nn.AvgPool2d(8).eval()  # one person per white cell
+        >>> counter = models.wrap(pool, preprocess=lambda x: x[:, :1], stride=8, receptive_field=8)
+        >>> image = torch.ones(3, 32, 32)
+        >>> total, batches = ablation_batches(
+        ...     counter, image, Pixels(512), draws=3, seed=0, fill=0.0, budget=2048
+        ... )
+        >>> total, [(batch.draws, list(batch.maps(image).shape)) for batch in batches]
+        (3, [([0, 1], [2, 1, 4, 4]), ([2], [1, 1, 4, 4])])
     """
     check_image(kind.op, image)
     check_eval(kind.op, counter)
@@ -115,16 +128,28 @@ def ablated_maps(
     budget: int = BUDGET,
     progress: Progress | None = None,
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """Density maps [n,1,h,w] of draws of one image, batch by batch, each with its draws' positions.
+    """Iterate over batches of draws: the positions of n draws and their density maps [n,1,h,w].
 
     Arguments and errors are those of :func:`ablated_counts`; without gradient.
+
+    Example:
+        >>> import torch
+        >>> from pycc import models
+        >>> from pycc.defense.ablated_maps import Bands, ablated_maps
+        >>> pool = torch.nn.AvgPool2d(8).eval()  # one person per white cell
+        >>> counter = models.wrap(pool, preprocess=lambda x: x[:, :1], stride=8)
+        >>> batches = ablated_maps(
+        ...     counter, torch.ones(3, 32, 32), Bands(8), draws=None, seed=0, fill=0.0
+        ... )
+        >>> [(len(positions), list(maps.shape)) for positions, maps in batches]
+        [(32, [32, 1, 4, 4])]
     """
     total, batches = ablation_batches(
         counter, image, kind, draws=draws, first_draw=first_draw, seed=seed, fill=fill,
         budget=budget,
     )  # fmt: skip
 
-    def found(done: int = 0) -> Iterator[tuple[list[int], Tensor]]:
+    def evaluated(done: int = 0) -> Iterator[tuple[list[int], Tensor]]:
         for batch in batches:
             with torch.no_grad():
                 maps = batch.maps(image)
@@ -133,7 +158,7 @@ def ablated_maps(
                 progress(done, total, "ablated draws")
             yield batch.draws, maps
 
-    return found()
+    return evaluated()
 
 
 def ablated_counts(
@@ -148,37 +173,49 @@ def ablated_counts(
     budget: int = BUDGET,
     progress: Progress | None = None,
 ) -> Tensor:
-    """What a counter says of one image of which each draw shows only a part.
+    """Count one image in many draws, each of which retains only a part of it.
 
-    On a counter with a bounded receptive field, bands and blocks are counted in the surroundings of
-    what they show, and the rest is taken from the map of the empty image: the same numbers up to
-    the rounding of sums.
+    If the counter has a bounded receptive field, bands and blocks are evaluated in a window around
+    the retained part, and all other cells are taken from the map of the empty image: the same
+    numbers up to the rounding of sums.
 
     Args:
         counter: in eval mode, on the device of the image.
         image: [3,H,W] float32 (float64 with ``pycc.ops.reference()``), RGB in [0,1].
-        kind: what is kept: :class:`Pixels`, :class:`Elements`, :class:`Bands` or :class:`Blocks`.
-        draws: how many; None: each place of a band or block once.
-        first_draw: the number of the first draw. Draws of other numbers are independent.
-        seed: any integer of 64 bits.
-        fill: the colour of what is not kept, one number or three (RGB) in [0,1]: the data set's
-            mean.
-        budget: pixels that are counted at once, which bounds the memory.
-        progress: is called with the number of draws that are counted, and of all.
+        kind: the retained part: :class:`Pixels`, :class:`Elements`, :class:`Bands` or
+            :class:`Blocks`.
+        draws: number of draws, at least 1; None takes each place of a band or block once.
+        first_draw: the number of the first draw. Draws of different numbers are independent.
+        seed: any 64-bit integer.
+        fill: the colour of all other pixels, one number or three (RGB) in [0,1]; usually the data
+            set's mean.
+        budget: number of pixels that are counted at once, which bounds the memory.
+        progress: called with the number of finished draws and the total.
 
     Returns:
         [draws] float64, people, on the device of the image.
 
     Raises:
         ValueError, TypeError: a bad argument, or a counter in train mode.
+
+    Example:
+        >>> import torch
+        >>> from pycc import models
+        >>> from pycc.defense.ablated_maps import Pixels, ablated_counts
+        >>> pool = torch.nn.AvgPool2d(8).eval()  # one person per white cell
+        >>> counter = models.wrap(pool, preprocess=lambda x: x[:, :1], stride=8)
+        >>> ablated_counts(
+        ...     counter, torch.ones(3, 32, 32), Pixels(512), draws=2, seed=0, fill=0.0
+        ... ).tolist()
+        [8.0, 8.0]
     """
-    found = ablated_maps(
+    batches = ablated_maps(
         counter, image, kind, draws=draws, first_draw=first_draw, seed=seed, fill=fill,
         budget=budget, progress=progress,
     )  # fmt: skip
     order: list[int] = []
     counts = []
-    for positions, maps in found:
+    for positions, maps in batches:
         order += positions
         counts.append(maps.double().sum((1, 2, 3)))
     result = torch.empty(len(order), dtype=torch.float64, device=image.device)

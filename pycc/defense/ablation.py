@@ -1,4 +1,4 @@
-"""Counters that see a random part of the image, again and again: randomized ablation."""
+"""Randomized ablation as a defense: combine the maps of many randomly ablated images."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from pycc.local import Box, Local, Remembered, Wirings, aligned, influence
 from pycc.types import Counter
 
 COMBINES = ("mean", "median")
-"""How the draws' maps become one."""
+"""Ways to combine the maps of the draws."""
 UNITS = {"pixel": Pixels, "element": Elements}
 
 
 @dataclass(frozen=True)
 class Ablated(Defense):
-    """The mean of draws, or the draw of median count."""
+    """The mean of the draws' maps, or the map of the draw with the median count."""
 
     kind: Kind
     draws: int | None
@@ -44,7 +44,7 @@ class Ablated(Defense):
 
     @property
     def op(self) -> str:  # type: ignore[override]
-        """The function that made it."""
+        """The function of ``pycc.defense`` that makes this defense."""
         return self.kind.op
 
     def __post_init__(self) -> None:
@@ -58,7 +58,7 @@ class Ablated(Defense):
             raise TypeError(f"{self.op}: seed must be a whole number, got {self.seed!r}")
 
     def density(self, counter: Counter, images: Tensor) -> Tensor:
-        """One image after another, so that each is ablated as if it were alone."""
+        """Compute the defended maps, one image at a time, so that a batch changes nothing."""
         check_finite(self.op, images)
         combined = self._median if self.combine == "median" else self._mean
         return torch.cat([combined(counter, image) for image in images])
@@ -66,13 +66,13 @@ class Ablated(Defense):
     def around(
         self, counter: Counter, windows: Tensor, box: Box, wirings: Wirings, clean: Remembered
     ) -> tuple[Callable[[Tensor], Tensor], Box] | None:
-        """Draws that keep pixels of the box are counted in its surroundings; the others stay.
+        """Evaluate draws that keep pixels of the box in a window around it; all others are fixed.
 
-        For the mean of draws of pixels (entries), on a counter with a bounded field and known
-        layers, as long as the budget holds all these draws' windows at once.
+        Available for the mean of draws of pixels (entries), for a counter with a bounded receptive
+        field and known layers, if the windows of these draws fit into the budget together.
         """
-        known = isinstance(self.kind, Pixels | Elements) and self.combine == "mean"
-        if not known or counter.receptive_field is None:
+        supported = isinstance(self.kind, Pixels | Elements) and self.combine == "mean"
+        if not supported or counter.receptive_field is None:
             return None
         check_finite(self.op, windows)
         shape, stride = (windows.shape[2], windows.shape[3]), counter.stride
@@ -84,31 +84,31 @@ class Ablated(Defense):
         part, colour = windows[..., *seen.slices], windows.new_tensor(self.fill)[:, None, None]
         kept = self._kept(shape, seen, windows)
         touched = kept[..., *inner.slices].flatten(1).any(1)
-        touched[0] |= not touched.any()  # whose gradient is then 0
+        touched[0] |= not touched.any()  # at least one draw; its gradient is then 0
         size = max(1, self.budget // (len(part) * part.shape[2] * part.shape[3]))
         if int(touched.sum()) > size:
             return None
 
-        def shown(draws: Tensor) -> Tensor:
+        def ablate(draws: Tensor) -> Tensor:
             return torch.where(draws[:, None], part, colour).flatten(0, 1)
 
-        local = Local(counter, shown(kept[touched]), inner, wirings=wirings)
+        local = Local(counter, ablate(kept[touched]), inner, wirings=wirings)
         if not local.follows_layers:
-            return None  # cells at the window's border would not be those of the image
-        cells, mask = local.cells, kept[touched][..., *inner.slices]
+            return None  # cells at the window's border would differ from those of the image
+        cells, kept_pixels = local.cells, kept[touched][..., *inner.slices]
 
         def summed(maps: Tensor) -> Tensor:
-            """[N,...] float64: the sum over draws of maps [draws * N,...]."""
+            """Sum maps [draws * N,...] over the draws: [N,...] float64."""
             return maps.double().reshape(-1, len(part), *maps.shape[1:]).sum(0)
 
         still = torch.zeros(len(part), 1, *cells.shape, dtype=torch.float64, device=part.device)
         for draws in torch.split(kept[~touched], size):
-            if len(draws):  # of nothing there is one empty piece
-                still += summed(counter(shown(draws))[..., *cells.slices])
+            if len(draws):  # torch.split gives one empty piece for an empty tensor
+                still += summed(counter(ablate(draws))[..., *cells.slices])
 
         def compute(pixels: Tensor) -> Tensor:
             pixels = pixels.reshape(len(part), -1, *pixels.shape[1:])
-            rows = torch.where(mask[:, None, None], pixels, colour)
+            rows = torch.where(kept_pixels[:, None, None], pixels, colour)
             maps = local(rows.flatten(0, 2)).reshape(-1, rows.shape[2], 1, *cells.shape)
             total = still[:, None] + summed(maps)
             return (total / len(kept)).flatten(0, 1).to(pixels.dtype)
@@ -116,20 +116,20 @@ class Ablated(Defense):
         return compute, cells.moved(seen.top // stride, seen.left // stride)
 
     def _kept(self, shape: tuple[int, int], seen: Box, like: Tensor) -> Tensor:
-        """[draws,3,*seen.shape] bool: what of a part of the image each draw keeps."""
+        """Return the kept pixels of the box ``seen`` for each draw: [draws,3,*seen.shape] bool."""
         assert isinstance(self.kind, Pixels | Elements)
         assert self.draws is not None
         self.kind.check(shape)
-        whole = like.new_ones(1, 3, *shape)
+        ones = like.new_ones(1, 3, *shape)
         size = max(1, self.budget // (shape[0] * shape[1]))
-        found = []
+        kept = []
         for begin in range(0, self.draws, size):
             draws = ops.ablate(
-                whole, self.kind.k, seed=self.seed, fill=0.0, unit=self.kind.unit,
+                ones, self.kind.k, seed=self.seed, fill=0.0, unit=self.kind.unit,
                 draws=min(size, self.draws - begin), first_draw=begin,
             )  # fmt: skip
-            found.append(draws[..., *seen.slices] > 0)
-        return torch.cat(found)
+            kept.append(draws[..., *seen.slices] > 0)
+        return torch.cat(kept)
 
     def _mean(self, counter: Counter, image: Tensor) -> Tensor:
         total, batches = ablation_batches(
@@ -139,7 +139,7 @@ class Ablated(Defense):
         summed: Tensor | None = None
         for batch in batches:
             if len(batch.draws) < total and torch.is_grad_enabled():
-                # All batches' activations together would not fit: they are computed once more.
+                # The activations of all batches would not fit: recompute them in the backward pass.
                 maps = cast(
                     Tensor,
                     checkpoint(batch.maps, image, use_reentrant=False, preserve_rng_state=False),
@@ -175,22 +175,44 @@ def ablated(
     seed: int = 0,
     budget: int = BUDGET,
 ) -> Defended | DefendedModule:
-    """The counter on images of which only k random pixels are kept, over many draws.
+    """Defend a counter by randomized ablation: keep k random pixels of the image, in many draws.
 
-    Randomized ablation (Levine and Feizi, AAAI 2020), on crowd counters by Wu et al., arXiv
-    2104.10868. The draws are a function of ``seed`` and the image's size, the same for all images.
-    With ``combine="mean"`` the map is the mean of the draws' maps; with ``"median"`` it is the map
-    of the draw whose count is the median, of an even number the lower of the two middle ones.
-    Differentiable in the images: through all draws, or through that draw. The receptive field is
-    None: a window of the image alone would be ablated differently.
+    The draws are a function of ``seed`` and the image's size, the same for all images. The defended
+    counter is differentiable in the images: through all draws, or through the median draw. Its
+    receptive field is None, since a window alone would be ablated differently. It takes float32
+    images (float64 with ``pycc.ops.reference()``).
 
-    ``k`` counts pixels, or array entries with ``unit="element"`` as the published code does;
-    ``fill`` is the colour of the others, one number or three (RGB) in [0,1]: the data set's mean.
-    ``budget`` is the number of pixels counted at once; the map may depend on it in its last bits.
-    Images are float32 (float64 with ``pycc.ops.reference()``).
+    Args:
+        counter: any counter, in eval mode when it is called.
+        k: number of kept pixels, or of array entries with ``unit="element"``, as the published code
+            counts.
+        draws: number of draws, at least 1.
+        fill: the colour of all other pixels, one number or three (RGB) in [0,1]; usually the data
+            set's mean.
+        unit: ``pixel`` or ``element``.
+        combine: ``mean``: the map is the mean of the draws' maps. ``median``: it is the map of the
+            draw with the median count, of an even number the lower of the two middle ones.
+        seed: any 64-bit integer.
+        budget: number of pixels that are counted at once; the map may depend on it in its last
+            bits.
 
-    ValueError for fewer than one draw, a colour outside [0,1], another unit or combination; when
-    called, for an image with fewer than k pixels (entries).
+    Raises:
+        ValueError: fewer than one draw, a colour outside [0,1], another unit or combination; when
+            the counter is called, an image with fewer than k pixels (entries).
+
+    Source:
+        Levine and Feizi, "Robustness certificates for sparse adversarial attacks by randomized
+        ablation", AAAI 2020; on crowd counters Wu et al., arXiv 2104.10868.
+
+    Example:
+        >>> import torch
+        >>> from pycc import defense, models
+        >>> pool = torch.nn.AvgPool2d(8).eval()  # one person per white cell
+        >>> counter = models.wrap(pool, preprocess=lambda x: x[:, :1], stride=8, receptive_field=8)
+        >>> ablated = defense.ablated(counter, 512, draws=4, fill=0.0)
+        >>> with torch.no_grad():
+        ...     float(ablated(torch.ones(1, 3, 32, 32)).sum())
+        8.0
     """
     if unit not in UNITS:
         known = ", ".join(repr(name) for name in UNITS)
@@ -210,14 +232,35 @@ def banded(
     seed: int = 0,
     budget: int = BUDGET,
 ) -> Defended | DefendedModule:
-    """The counter on images of which only ``width`` columns side by side are kept, wrapping around.
+    """Defend a counter by band ablation: keep ``width`` adjacent columns of the image.
 
-    Band ablation (Levine and Feizi, NeurIPS 2020). ``draws`` None takes each of the image's W
-    bands once: nothing is random then. Everything else is as in :func:`ablated`, but a counter with
-    a bounded receptive field only looks at the bands and their surroundings: the gradient is that
-    by the images, not by the counter's parameters.
+    A band wraps around the image's right border. A counter with a bounded receptive field is only
+    evaluated in windows around the bands; gradients by its parameters are then not available,
+    gradients by the images are.
 
-    ValueError as there; when called, for an image with fewer columns than the band.
+    Args:
+        width: columns of a band, in pixels, 1 to the image's width.
+        draws: number of random bands, at least 1; None takes each of the image's W bands once,
+            without randomness.
+        counter, fill, combine, seed, budget: as in :func:`ablated`.
+
+    Raises:
+        ValueError: as in :func:`ablated`; when the counter is called, an image with fewer columns
+            than the band.
+
+    Source:
+        Levine and Feizi, "(De)randomized smoothing for certifiable defense against patch attacks",
+        NeurIPS 2020.
+
+    Example:
+        >>> import torch
+        >>> from pycc import defense, models
+        >>> pool = torch.nn.AvgPool2d(8).eval()  # one person per white cell
+        >>> counter = models.wrap(pool, preprocess=lambda x: x[:, :1], stride=8)
+        >>> banded = defense.banded(counter, 8, draws=None, fill=0.0)
+        >>> with torch.no_grad():
+        ...     float(banded(torch.ones(1, 3, 32, 32)).sum())
+        4.0
     """
     colour = check_fill("banded", fill)
     return defended(counter, Ablated(Bands(width), draws, colour, combine, seed, budget))
@@ -233,12 +276,33 @@ def blocked(
     seed: int = 0,
     budget: int = BUDGET,
 ) -> Defended | DefendedModule:
-    """The counter on images of which only a block of ``side`` x ``side`` pixels is kept.
+    """Defend a counter by block ablation: keep a block of ``side`` x ``side`` pixels of the image.
 
-    Block ablation (Levine and Feizi, NeurIPS 2020): as :func:`banded`, wrapping around in both
-    directions; ``draws`` None takes each of the H * W blocks once.
+    A block wraps around the image's borders in both directions. Everything else is as in
+    :func:`banded`.
 
-    ValueError as there; when called, for an image that is smaller than the block.
+    Args:
+        side: side of a block in pixels, 1 to the image's smaller side.
+        draws: number of random blocks, at least 1; None takes each of the H * W blocks once.
+        counter, fill, combine, seed, budget: as in :func:`ablated`.
+
+    Raises:
+        ValueError: as in :func:`ablated`; when the counter is called, an image that is smaller than
+            the block.
+
+    Source:
+        Levine and Feizi, "(De)randomized smoothing for certifiable defense against patch attacks",
+        NeurIPS 2020.
+
+    Example:
+        >>> import torch
+        >>> from pycc import defense, models
+        >>> pool = torch.nn.AvgPool2d(8).eval()  # one person per white cell
+        >>> counter = models.wrap(pool, preprocess=lambda x: x[:, :1], stride=8)
+        >>> blocked = defense.blocked(counter, 16, draws=4, fill=0.0)
+        >>> with torch.no_grad():
+        ...     float(blocked(torch.ones(1, 3, 32, 32)).sum())
+        4.0
     """
     colour = check_fill("blocked", fill)
     return defended(counter, Ablated(Blocks(side), draws, colour, combine, seed, budget))

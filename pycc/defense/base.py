@@ -1,4 +1,4 @@
-"""What every defense shares: a rule that turns a counter into another, and the two that wear it."""
+"""The base class of defenses, and the defended counters that are made with one."""
 
 from __future__ import annotations
 
@@ -16,38 +16,58 @@ from pycc.types import Counter
 
 
 class Defense(ABC):
-    """How a defended counter counts. Subclasses are frozen dataclasses of their settings."""
+    """The settings of a defense, and how a counter defended by it counts.
+
+    Subclasses are frozen dataclasses; they set ``op`` and implement ``density``.
+
+    Example:
+        >>> import torch
+        >>> from dataclasses import dataclass
+        >>> from pycc import models
+        >>> from pycc.defense import DefendedModule, Defense
+        >>> @dataclass(frozen=True)
+        ... class Rounded(Defense):
+        ...     op = "rounded"
+        ...
+        ...     def density(self, counter, images):
+        ...         return counter(images).round()
+        >>> pool = torch.nn.AvgPool2d(8).eval()  # one person per white cell
+        >>> counter = models.wrap(pool, preprocess=lambda x: x[:, :1], stride=8)
+        >>> DefendedModule(counter, Rounded())(0.75 * torch.ones(1, 3, 8, 8))
+        tensor([[[[1.]]]])
+    """
 
     op: ClassVar[str]
-    """Its function in ``pycc.defense``, which errors name."""
+    """The name of the defense's function in ``pycc.defense``, for errors."""
 
     def check_counter(self, counter: Counter) -> None:  # noqa: B027  (most take any counter)
-        """ValueError for a counter that this defense cannot defend."""
+        """Raise ValueError for a counter that this defense cannot defend."""
 
     def stride(self, counter: Counter) -> int:
-        """Pixels per cell of the defended counter's map: the counter's own."""
+        """Pixels per cell of the defended counter's map; by default that of the counter."""
         return counter.stride
 
     def receptive_field(self, counter: Counter) -> int | None:
-        """Side in pixels of what a cell of the defended counter depends on; None: on everything."""
+        """Side in pixels of the square that a defended cell depends on; None if unbounded."""
         return None
 
     @abstractmethod
     def density(self, counter: Counter, images: Tensor) -> Tensor:
-        """The defended map [N,1,h,w] of images [N,3,H,W], people per cell."""
+        """Compute the defended map [N,1,h,w] of images [N,3,H,W], people per cell."""
 
     def around(
         self, counter: Counter, windows: Tensor, box: Box, wirings: Wirings, clean: Remembered
     ) -> tuple[Callable[[Tensor], Tensor], Box] | None:
-        """The defended map for pixels that change inside ``box``, as ``pycc.local.Local`` asks.
+        """Return the defended map as a function of the pixels in ``box``, and the cells it covers.
 
-        None: nothing is known that is quicker than asking anew.
+        ``pycc.local.Local`` calls this. None, the default, means that nothing is faster than to
+        evaluate the defended counter on the full window.
         """
         return None
 
 
-class _Wearing:
-    """The face of a counter, for a counter that a defense has been put on."""
+class _DefendedCounter:
+    """The counter interface that ``Defended`` and ``DefendedModule`` share."""
 
     counter: Counter
     """The counter without the defense."""
@@ -61,9 +81,9 @@ class _Wearing:
 
     @property
     def receptive_field(self) -> int | None:
-        """Side in pixels of the square that a cell depends on, and that a window needs to show.
+        """Side in pixels of the square that a cell depends on and that a window must contain.
 
-        None where it is unbounded, or where a window alone would be counted differently.
+        None if it is unbounded, or if a window alone would be counted differently.
         """
         return self.defense.receptive_field(self.counter)
 
@@ -73,17 +93,18 @@ class _Wearing:
         return minimum_side(self.counter)
 
     def around(self, windows: Tensor, box: Box) -> tuple[Callable[[Tensor], Tensor], Box] | None:
-        """How the map changes with the pixels inside a box; see ``pycc.local.Local``."""
+        """Return the map as a function of the pixels inside a box; see ``pycc.local.Local``."""
         check_eval(self.defense.op, self.counter)
         if self._known is None:
             self._known = Wirings(self.counter), Remembered(self.counter)
         return self.defense.around(self.counter, windows, box, *self._known)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Density map [N,1,h,w], people per cell, of images [N,3,H,W] (RGB in [0,1]).
+        """Compute the density map [N,1,h,w], people per cell, of images [N,3,H,W] (RGB in [0,1]).
 
-        ValueError for images of another shape or with values outside [0,1], for a counter in train
-        mode, and whatever the defense or the counter refuses.
+        Raises:
+            ValueError: images of another shape or with values outside [0,1], a counter in train
+                mode, and whatever the defense or the counter refuses.
         """
         op = self.defense.op
         check_images(op, images)
@@ -91,22 +112,44 @@ class _Wearing:
         return self.defense.density(self.counter, images)
 
 
-class Defended(_Wearing):
-    """A defended counter that is no module, because the counter inside is none."""
+class Defended(_DefendedCounter):
+    """A defended counter made of a counter that is not an ``nn.Module``.
+
+    Example:
+        >>> import torch
+        >>> from pycc import defense
+        >>> class Bright:  # one person per white cell of 8 x 8 pixels
+        ...     stride, receptive_field = 8, 8
+        ...
+        ...     def __call__(self, images):
+        ...         return torch.nn.functional.avg_pool2d(images[:, :1], 8)
+        >>> counter = defense.clipped(Bright(), 0.25)
+        >>> isinstance(counter, defense.Defended), float(counter(torch.ones(1, 3, 32, 32)).sum())
+        (True, 4.0)
+    """
 
     def __init__(self, counter: Counter, defense: Defense) -> None:
         self.counter, self.defense = counter, defense
 
     def __call__(self, images: Tensor, /) -> Tensor:
-        """Density map [N,1,h,w] of images [N,3,H,W]."""
+        """Compute the density map [N,1,h,w] of images [N,3,H,W]."""
         return self.forward(images)
 
 
-class DefendedModule(_Wearing, nn.Module):
-    """A defended counter that is a module, with the parameters of the one inside.
+class DefendedModule(_DefendedCounter, nn.Module):
+    """A defended counter that is an ``nn.Module`` with the parameters of the counter inside.
 
-    Its state dict also holds the defense's settings as text, so that counters which differ in
-    these alone differ.
+    Its state dict also contains the defense's settings as text, so that the identity of counters
+    with different settings differs.
+
+    Example:
+        >>> import torch
+        >>> from pycc import defense, models
+        >>> pool = torch.nn.AvgPool2d(8).eval()  # one person per white cell
+        >>> counter = models.wrap(pool, preprocess=lambda x: x[:, :1], stride=8, receptive_field=8)
+        >>> defended = defense.masked(counter, 8, 1.0)
+        >>> isinstance(defended, defense.DefendedModule), defended.stride, defended.training
+        (True, 8, False)
     """
 
     def __init__(self, counter: nn.Module, defense: Defense) -> None:
@@ -116,11 +159,11 @@ class DefendedModule(_Wearing, nn.Module):
         self.training = counter.training
 
     def get_extra_state(self) -> str:
-        """The settings."""
+        """Return the defense's settings as text."""
         return repr(self.defense)
 
     def set_extra_state(self, state: object) -> None:
-        """ValueError for the state of another defense."""
+        """Raise ValueError for the state of a defense with other settings."""
         if state != repr(self.defense):
             raise ValueError(
                 f"{self.defense.op}: the state must be that of {self.defense!r}, got {state!r}"
@@ -128,7 +171,7 @@ class DefendedModule(_Wearing, nn.Module):
 
 
 def defended(counter: Counter, defense: Defense) -> Defended | DefendedModule:
-    """The counter with the defense on."""
+    """Return the counter defended by ``defense``; ValueError if the defense cannot be applied."""
     defense.check_counter(counter)
     if isinstance(counter, nn.Module):
         return DefendedModule(counter, defense)
@@ -136,15 +179,15 @@ def defended(counter: Counter, defense: Defense) -> Defended | DefendedModule:
 
 
 def minimum_side(counter: Counter) -> int:
-    """Smallest side of an image that a counter takes: what it says of itself, or one cell."""
+    """Return the smallest side, in pixels, that a counter takes: its ``minimum_side`` or stride."""
     return int(getattr(counter, "minimum_side", counter.stride))
 
 
 def check_finite(op: str, images: Tensor) -> None:
-    """ValueError for NaN or infinity.
+    """Raise ValueError for images with NaN or infinity.
 
-    Also ends at once every attempt to watch the layers of a defense that is no sequence of layers
-    (``pycc.local.Local``): what depends on values cannot be watched.
+    Because it depends on values, it also stops at once an attempt of ``pycc.local.Local`` to trace
+    a defense that is not a sequence of layers.
     """
     if not torch.isfinite(images).all():
         raise ValueError(f"{op}: images must be finite, got NaN or infinity")

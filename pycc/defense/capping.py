@@ -1,4 +1,4 @@
-"""Maps whose cells, and blocks of cells, hold no more than they may; what a patch moves of them."""
+"""Maps with upper limits on cells and blocks of cells, and bounds on what a patch can change."""
 
 from __future__ import annotations
 
@@ -13,17 +13,22 @@ from pycc.defense.masking import Bounds
 from pycc.defense.windows import window_sums
 
 BLOCK = 8
-"""Cells of a block's side, unless asked for otherwise."""
+"""Default side of a block, in cells."""
 
 
 @dataclass(frozen=True, eq=False)
 class Caps:
-    """The most people that a cell, and that a block of cells, may hold.
+    """Upper limits, in people, on the cells of a map and on blocks of cells.
 
-    ``cell``: a number for all, one for each in [h,w], or None. ``block``: a number for every block
-    of ``side`` x ``side`` cells, counted from the map's top left corner (those at its other edges
-    may be smaller), or None. ValueError for numbers that are not above 0 and finite, TypeError for
-    a side that is no whole number.
+    Args:
+        cell: one number for all cells, a tensor [h,w] with one for each, or None.
+        block: the limit of every block of ``side`` x ``side`` cells, or None. Blocks begin at the
+            map's top left corner; those at the right and bottom edges may be smaller.
+        side: side of a block, in cells.
+
+    Raises:
+        ValueError: limits that are not above 0 and finite, or a side below 1.
+        TypeError: a side that is not a whole number.
     """
 
     cell: float | Tensor | None = None
@@ -34,22 +39,25 @@ class Caps:
         if isinstance(self.cell, Tensor):
             if self.cell.ndim != 2 or not self.cell.is_floating_point():
                 raise ValueError(
-                    "caps: one for each cell must be floating-point numbers [h,w], got "
+                    "caps: a cap for each cell must be floating-point numbers [h,w], got "
                     f"{self.cell.dtype} {list(self.cell.shape)}"
                 )
             if not bool((torch.isfinite(self.cell) & (self.cell > 0)).all()):
-                raise ValueError("caps: must be people above 0, finite, in every cell")
+                raise ValueError("caps: must be numbers of people above 0, finite, in every cell")
         elif self.cell is not None and not (math.isfinite(self.cell) and self.cell > 0):
-            raise ValueError(f"caps: must be people above 0, or None, got {self.cell}")
+            raise ValueError(f"caps: must be a number of people above 0, or None, got {self.cell}")
         if self.block is not None and not (math.isfinite(self.block) and self.block > 0):
-            raise ValueError(f"caps: of a block must be people above 0, or None, got {self.block}")
+            raise ValueError(
+                "caps: that of a block must be a number of people above 0, or None, "
+                f"got {self.block}"
+            )
         if isinstance(self.side, bool) or not isinstance(self.side, int):
             raise TypeError(f"caps: a block's side must be a whole number, got {self.side!r}")
         if self.side < 1:
             raise ValueError(f"caps: a block's side must be at least 1 cell, got {self.side}")
 
     def __repr__(self) -> str:
-        """Tells caps that differ apart: those of cells by their bytes."""
+        """Describe the caps; different caps have different texts, through a hash of the cells."""
         cell = self.cell
         if isinstance(cell, Tensor):
             plain = cell.detach().cpu().double().contiguous().numpy()
@@ -61,13 +69,14 @@ class Caps:
 
     @property
     def anywhere(self) -> bool:
-        """Whether they are the same at every place of a map, for each cell alone."""
+        """Whether only cells have caps, the same at every place of a map."""
         return self.block is None and not isinstance(self.cell, Tensor)
 
     def cells_like(self, maps: Tensor) -> Tensor | None:
-        """Caps of the cells of maps [N,h,w], in their type and rounded towards 0; None: none.
+        """Return the caps of cells in the dtype of maps [N,h,w], rounded towards 0, or None.
 
-        ValueError where there is one for each cell of maps of another size.
+        Raises:
+            ValueError: a cap for each cell of maps of another size.
         """
         if self.cell is None:
             return None
@@ -82,21 +91,21 @@ class Caps:
         return torch.where(near.double() <= exact, near, below)
 
     def total(self, maps: Tensor) -> float:
-        """People that a map of the size of maps [N,h,w] holds at most; infinite without caps."""
-        found = math.inf
+        """Return the largest sum of a map of the size of maps [N,h,w]; infinite without caps."""
+        most = math.inf
         cells = self.cells_like(maps)
         if cells is not None:
-            found = float((torch.zeros_like(maps[0]) + cells).double().sum())
+            most = float((torch.zeros_like(maps[0]) + cells).double().sum())
         if self.block is not None:
             rows, columns = (-(-size // self.side) for size in maps.shape[1:])
-            found = min(found, self.block * rows * columns)
-        return found
+            most = min(most, self.block * rows * columns)
+        return most
 
 
 def capped_maps(maps: Tensor, caps: Caps) -> Tensor:
-    """Maps [N,h,w] with cells clamped to [0, cap] and the cells of fuller blocks scaled down.
+    """Clamp the cells of maps [N,h,w] to [0, cap] and scale down the cells of fuller blocks.
 
-    Differentiable; cells keep their type.
+    Differentiable; the dtype of the maps is kept.
     """
     limits = caps.cells_like(maps)
     kept = maps.clamp(min=0.0)
@@ -111,7 +120,7 @@ def capped_maps(maps: Tensor, caps: Caps) -> Tensor:
 
 
 def block_sums(maps: Tensor, side: int) -> Tensor:
-    """Sums [N,ceil(h/side),ceil(w/side)] float64 of maps [N,h,w] over blocks, from the top left."""
+    """Sum maps [N,h,w] over blocks from the top left: [N,ceil(h/side),ceil(w/side)] float64."""
     down, right = (-size % side for size in maps.shape[1:])
     padded = torch.nn.functional.pad(maps.double(), (0, right, 0, down))
     rows, columns = padded.shape[1] // side, padded.shape[2] // side
@@ -121,10 +130,10 @@ def block_sums(maps: Tensor, side: int) -> Tensor:
 def additive_bounds(
     maps: Tensor, window: tuple[int, int], caps: Caps, *, patches: int = 1
 ) -> Bounds:
-    """Bounds [N] of the sum of capped maps that differ in ``patches`` windows (C2).
+    """Bound the sums [N] of capped maps that change in ``patches`` windows (certificate C2).
 
-    The sum less J times the most that a window loses, at least 0, and the sum and J times the most
-    that one gains: see ``additive_moves``.
+    For J patches, the lower bound is the sum minus J times the largest loss of a window, at least
+    0, and the upper bound the sum plus J times the largest gain (see :func:`additive_moves`).
     """
     total, lost, gained = additive_moves(maps, window, caps)
     low = total - patches * lost.flatten(1).max(1).values
@@ -134,13 +143,13 @@ def additive_bounds(
 def additive_moves(
     maps: Tensor, window: tuple[int, int], caps: Caps
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The sums [N] of capped maps, and what each window [N,h',w'] may lose and gain of them.
+    """Return the sums [N] of capped maps, and the largest loss and gain of each window [N,h',w'].
 
-    ``maps`` [N,h,w], not negative. With D their capped cells before blocks are scaled and b the
-    sums of blocks after it: a window W loses at most min(sum of D over W, sum of b over the blocks
-    that W meets) and gains at most min(sum of cap - D over W, sum of the block's cap - b over the
-    blocks that W meets). A block loses at most what it counts and what its changed cells hold, and
-    gains at most what is left below its cap and below theirs.
+    ``maps`` [N,h,w] are not negative. Let D be their capped cells before blocks are scaled, and b
+    the sums of blocks after it. A window W loses at most min(sum of D over W, sum of b over the
+    blocks that W meets) and gains at most min(sum of cap - D over W, sum of (block cap - b) over
+    the blocks that W meets). The reason: a block loses at most its sum and the sum of its changed
+    cells, and gains at most the room below its own cap and below the caps of its changed cells.
     """
     cells = Caps(caps.cell)
     kept = capped_maps(maps, cells)
@@ -160,7 +169,7 @@ def additive_moves(
 
 
 def _met(blocks: Tensor, maps: Tensor, window: tuple[int, int], side: int) -> Tensor:
-    """For each window inside maps, the sum over the blocks that it meets."""
+    """Sum, for each window inside the maps, the values of the blocks that it meets."""
     table = torch.nn.functional.pad(blocks.cumsum(1).cumsum(2), (1, 0, 1, 0))
 
     def ends(axis: int) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Defenses on the density map: cells within limits, and the fullest window masked."""
+"""Defenses on the density map: limits on cells, and masking of the fullest window."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from pycc.types import Counter
 
 
 class OnMap(Defense):
-    """A defense that looks at the counter's map alone."""
+    """A defense that is a function of the counter's density map alone."""
 
     @abstractmethod
     def after(self, counter: Counter, density: Tensor, shape: tuple[int, int]) -> Tensor:
-        """The defended map [N,1,h,w] of the counter's, for images of ``shape``."""
+        """Compute the defended map [N,1,h,w] from the counter's, for images of ``shape`` (H, W)."""
 
     def density(self, counter: Counter, images: Tensor) -> Tensor:
-        """The counter's map, defended."""
+        """Compute the defended map of the counter's map."""
         return self.after(counter, counter(images), (images.shape[2], images.shape[3]))
 
     def around(
         self, counter: Counter, windows: Tensor, box: Box, wirings: Wirings, clean: Remembered
     ) -> tuple[Callable[[Tensor], Tensor], Box] | None:
-        """The counter is asked about the changed surroundings only, its map defended anew."""
+        """Evaluate the counter only around the change, and defend the updated map."""
         shape, stride = (windows.shape[2], windows.shape[3]), counter.stride
         seen = influence(
             aligned(box, shape, stride), shape, stride=stride,
@@ -42,45 +42,45 @@ class OnMap(Defense):
         )  # fmt: skip
         inner = box.moved(-seen.top, -seen.left)
         local = Local(counter, windows[..., *seen.slices].contiguous(), inner, wirings=wirings)
-        whole = clean(windows)
+        clean_maps = clean(windows)
         place = local.cells.moved(seen.top // stride, seen.left // stride)
 
         def compute(pixels: Tensor) -> Tensor:
             draws = len(pixels) // len(windows)
-            density = whole.repeat_interleave(draws, 0)
-            # Only the change: cells that the window does not show their whole field do not change,
-            # but a counter without known layers gives them other values there.
+            density = clean_maps.repeat_interleave(draws, 0)
+            # Add the difference, not the values: cells whose field is cut by the window do not
+            # change, but a counter without known layers gives them other values in a window.
             before, now = density[..., *place.slices], local(pixels)
-            found = before + (now - local.clean.repeat_interleave(draws, 0))
-            # Rounding takes nobody away from cells that hold nobody.
+            updated = before + (now - local.clean.repeat_interleave(draws, 0))
+            # Rounding must not make cells negative that are 0.
             least = torch.minimum(before, now.detach()).clamp(max=0.0)
-            density[..., *place.slices] = torch.where(found < least, least, found)
+            density[..., *place.slices] = torch.where(updated < least, least, updated)
             return self.after(counter, density, shape)
 
-        return compute, Box(0, 0, whole.shape[2], whole.shape[3])
+        return compute, Box(0, 0, clean_maps.shape[2], clean_maps.shape[3])
 
 
 @dataclass(frozen=True)
 class Clipped(OnMap):
-    """Cells clamped to [0, cap], blocks of them scaled to their cap."""
+    """Cells clamped to [0, cap], and blocks of cells scaled down to their cap."""
 
     caps: Caps
     op: ClassVar[str] = "clipped"
 
     def receptive_field(self, counter: Counter) -> int | None:
-        """That of the counter, where caps are the same everywhere and of cells alone."""
+        """The counter's, if only cells have caps, the same everywhere; else None."""
         return counter.receptive_field if self.caps.anywhere else None
 
     def after(self, counter: Counter, density: Tensor, shape: tuple[int, int]) -> Tensor:
-        """The map, capped."""
+        """Compute the capped map."""
         return capped_maps(density[:, 0], self.caps)[:, None]
 
     def around(
         self, counter: Counter, windows: Tensor, box: Box, wirings: Wirings, clean: Remembered
     ) -> tuple[Callable[[Tensor], Tensor], Box] | None:
-        """Nothing quicker than the window alone, where that is counted as a part of the image.
+        """Return None if the window can be counted alone, or if every cell sees the full image.
 
-        Nor is there for a counter of which every cell sees the whole image.
+        In both cases nothing is faster than the general method of ``pycc.local.Local``.
         """
         if self.caps.anywhere or counter.receptive_field is None:
             return None
@@ -94,23 +94,39 @@ def clipped(
     block_cap: float | None = None,
     block: int = BLOCK,
 ) -> Defended | DefendedModule:
-    """The counter with the cells of its map clamped to [0, caps], and blocks of them to a cap.
+    """Defend a counter by upper limits on the cells of its map, and on blocks of cells.
 
-    ``caps`` are people a cell, a number or [h,w] (for a camera that does not move: images of one
-    size); None clamps at 0 alone. ``block_cap`` are people in a block of ``block`` x ``block``
-    cells, from the map's top left corner; a fuller block's cells are scaled down. Certificates need
-    cells that are not negative, and additive ones also caps, fixed beforehand on training data
-    (``pycc.certify.additive``). The gradient is 0 in cells beyond the limits. The receptive field
-    is the counter's own, but None for caps that differ from place to place.
+    Cells are clamped to [0, cap]; their gradient is 0 outside. Certificates need cells that are not
+    negative, and additive certificates (``pycc.certify.additive``) also caps that were fixed on
+    training data. The receptive field is the counter's, or None if caps depend on the place.
 
-    ValueError for caps that are not above 0; when called, for a map of another size than theirs.
+    Args:
+        counter: any counter, in eval mode when it is called.
+        caps: people per cell, a number or [h,w] (for images of one size, such as those of a fixed
+            camera); None only clamps at 0.
+        block_cap: people per block; the cells of a fuller block are scaled down. None sets no
+            limit.
+        block: side of a block, in cells. Blocks begin at the map's top left corner.
+
+    Raises:
+        ValueError: caps that are not above 0; when the counter is called, a map whose size is not
+            that of ``caps``.
+
+    Example:
+        >>> import torch
+        >>> from pycc import defense, models
+        >>> pool = torch.nn.AvgPool2d(8).eval()  # one person per white cell
+        >>> counter = models.wrap(pool, preprocess=lambda x: x[:, :1], stride=8, receptive_field=8)
+        >>> image = torch.ones(1, 3, 32, 32)  # 16 cells
+        >>> [float(c(image).sum()) for c in (counter, defense.clipped(counter, 0.25))]
+        [16.0, 4.0]
     """
     return defended(counter, Clipped(Caps(caps, block_cap, block)))
 
 
 @dataclass(frozen=True)
 class Masked(OnMap):
-    """The fullest window that a patch can touch, reduced to an allowance."""
+    """Reduction of the fullest window that a patch can touch to an allowance."""
 
     patch: int
     allowance: float
@@ -123,7 +139,7 @@ class Masked(OnMap):
             raise ValueError(f"masked: allowance must be at least 0, got {self.allowance}")
 
     def check_counter(self, counter: Counter) -> None:
-        """ValueError without a bounded receptive field."""
+        """Raise ValueError for a counter without a bounded receptive field."""
         if counter.receptive_field is None:
             raise ValueError(
                 "masked: counter must have a bounded receptive field, got none; count isolated "
@@ -131,7 +147,7 @@ class Masked(OnMap):
             )
 
     def after(self, counter: Counter, density: Tensor, shape: tuple[int, int]) -> Tensor:
-        """The map, less what its fullest window holds beyond the allowance."""
+        """Compute the map, with its fullest window reduced to the allowance."""
         if self.patch > min(shape):
             raise ValueError(
                 f"masked: patch must fit into the image of {shape[0]}x{shape[1]}, "
@@ -145,27 +161,46 @@ class Masked(OnMap):
                 "pycc.defense.clipped(counter)"
             )
         window = window_of(counter, self.patch, shape, (maps.shape[1], maps.shape[2]))
-        found = masked_maps(maps, window, self.allowance)[:, None]
+        reduced = masked_maps(maps, window, self.allowance)[:, None]
         if self.straight_through:
-            return density + (found - density).detach()
-        return found
+            return density + (reduced - density).detach()
+        return reduced
 
 
 def masked(
     counter: Counter, patch: int, allowance: float, *, straight_through: bool = False
 ) -> Defended | DefendedModule:
-    """The counter, of whose fullest window of cells only ``allowance`` people count.
+    """Defend a counter by masking: reduce the fullest window of its map to an allowance.
 
-    The window is as large as what a patch of ``patch`` pixels can touch. The count is
-    S - max(0, max_W S_W - allowance), S the sum of all cells and S_W that of a window W; the cells
-    of the first fullest window are scaled. Masking the strongest window is the idea of PatchGuard
-    (Xiang et al., USENIX Security 2021), there for classes; what it certifies of counts is
-    ``pycc.certify.masked``. ``allowance`` is fixed on training data; 0 masks the whole window, and
-    a patch in it then gets no gradient. With ``straight_through`` the gradient is that of the
-    counter without the mask, for attacks that would stand still there (backward pass differentiable
-    approximation, Athalye, Carlini and Wagner, ICML 2018); counts are the same.
+    The window has the size of what a patch of ``patch`` pixels can touch. The count is
+    S - max(0, max_W S_W - allowance), where S is the sum of all cells and S_W that of a window W;
+    the cells of the first fullest window are scaled. ``pycc.certify.masked`` certifies these
+    counts. The receptive field is None.
 
-    ValueError for a negative allowance and for a counter without a bounded receptive field; when
-    called, for a patch that is larger than the image and for negative cells (use ``clipped``).
+    Args:
+        counter: a counter with a bounded receptive field, in eval mode when it is called.
+        patch: side of the patch, in pixels.
+        allowance: people that the window keeps, at least 0, fixed on training data. With 0 the
+            window is removed, and a patch in it gets no gradient.
+        straight_through: whether the gradient is that of the counter without the mask, for attacks
+            that would otherwise get no gradient (backward pass differentiable approximation,
+            Athalye, Carlini and Wagner, ICML 2018); counts are the same.
+
+    Raises:
+        ValueError: a negative allowance, or a counter without a bounded receptive field; when the
+            counter is called, a patch larger than the image, or negative cells (use ``clipped``).
+
+    Source:
+        Masking the strongest window is the method of PatchGuard (Xiang et al., USENIX Security
+        2021) for classifiers.
+
+    Example:
+        >>> import torch
+        >>> from pycc import defense, models
+        >>> pool = torch.nn.AvgPool2d(8).eval()  # one person per white cell
+        >>> counter = models.wrap(pool, preprocess=lambda x: x[:, :1], stride=8, receptive_field=8)
+        >>> masked = defense.masked(counter, patch=8, allowance=1.0)  # windows of 2 x 2 cells
+        >>> float(masked(torch.ones(1, 3, 32, 32)).sum())  # 16 - (4 - 1)
+        13.0
     """
     return defended(counter, Masked(patch, float(allowance), straight_through))

@@ -1,7 +1,7 @@
-"""Counts with one or two masks over an image, for every pair of masks.
+"""Counts of an image under one or two masks, for every pair of masks.
 
-Two masks of which one hides the patch, wherever it lies, are the idea of PatchCleanser (Xiang,
-Mahloujifar and Mittal, USENIX Security 2022), there for classes.
+A set of masks of which at least one hides the patch, wherever it lies, is the method of
+PatchCleanser (Xiang, Mahloujifar and Mittal, USENIX Security 2022) for classifiers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _OP = "two_mask"
 
 
 def check_masks(masks: int | tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of masks; ValueError, TypeError unless a square number or a pair."""
+    """Return the rows and columns of masks; raise unless given a square number or a pair."""
     if isinstance(masks, tuple) and len(masks) == 2:
         rows, columns = (check_whole(_OP, "masks", number, 1) for number in masks)
         return rows, columns
@@ -35,14 +35,25 @@ def check_masks(masks: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def mask_boxes(shape: tuple[int, int], patch: int, masks: int | tuple[int, int] = 36) -> list[Box]:
-    """Masks of an image of ``shape`` (H, W) of which one hides the patch, wherever it lies.
+    """Compute boxes of masks such that one hides the patch completely, wherever it lies.
 
-    With m masks along an axis of n pixels they begin every t = ceil((n - p + 1) / m) pixels and
-    are p + t - 1 long, cut off by the image: that which begins at j t hides the places from j t to
-    j t + t - 1. Masks that would begin after the last place are left out, so there are fewer than
-    ``masks`` (a square number, or (rows, columns)) where fewer do.
+    With m masks along an axis of n pixels and a patch of p pixels, masks begin every
+    t = ceil((n - p + 1) / m) pixels and are p + t - 1 long, clipped by the image: the mask that
+    begins at j t hides the patches that begin at j t to j t + t - 1. Masks that would begin after
+    the last place of a patch are left out, so that there may be fewer than requested.
 
-    ValueError for a patch (side in pixels) that is larger than the image.
+    Args:
+        shape: (H, W) of the image, in pixels.
+        patch: side of the patch, in pixels.
+        masks: number of masks, a square number, or (rows, columns).
+
+    Raises:
+        ValueError: a patch that is larger than the image, or another number of masks.
+
+    Example:
+        >>> from pycc.defense.mask_pairs import mask_boxes
+        >>> [box.slices[1] for box in mask_boxes((8, 16), 8, (1, 3))]
+        [slice(0, 10, None), slice(3, 13, None), slice(6, 16, None)]
     """
     check_whole(_OP, "patch", patch, 1)
     if patch > min(shape):
@@ -56,18 +67,18 @@ def mask_boxes(shape: tuple[int, int], patch: int, masks: int | tuple[int, int] 
 
 
 def _spans(size: int, patch: int, masks: int) -> list[tuple[int, int]]:
-    """First pixel and the one after the last of the masks along one axis."""
+    """Return the first pixel and the one after the last of each mask along one axis."""
     places = size - patch + 1
     step = -(-places // masks)
     return [(start, min(start + patch + step - 1, size)) for start in range(0, places, step)]
 
 
 def hidden(image: Tensor, boxes: Sequence[Box], colour: Tensor) -> Tensor:
-    """The image [3,H,W] with boxes of one colour [3]; differentiable in the image."""
-    mask = torch.zeros(image.shape[1:], dtype=torch.bool, device=image.device)
+    """Return the image [3,H,W] with boxes of one colour [3]; differentiable in the image."""
+    occlusion = torch.zeros(image.shape[1:], dtype=torch.bool, device=image.device)
     for box in boxes:
-        mask[box.slices] = True
-    return torch.where(mask, colour.to(image)[:, None, None], image)
+        occlusion[box.slices] = True
+    return torch.where(occlusion, colour.to(image)[:, None, None], image)
 
 
 def two_mask_table(
@@ -80,28 +91,37 @@ def two_mask_table(
     budget: int = BUDGET,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Counts of an image with masks m and m' both hidden, for all pairs; without gradient.
+    """Count an image under masks m and m' together, for all pairs of masks; without gradient.
 
-    A counter with a bounded receptive field is asked only about the surroundings of the masks:
-    cells that do not feel them stay what they are in the clean image, and where no cell feels
-    both masks, the change by both is the sum of the changes by each. These are the same numbers up
-    to the rounding of sums. Other counters are asked about whole images.
+    A counter with a bounded receptive field is evaluated only in windows around the masks: all
+    other cells keep their values of the clean image, and if no cell depends on both masks, the
+    change by both is the sum of the changes by each. The results are the same up to the rounding of
+    sums. Other counters are evaluated on full images.
 
     Args:
         counter: in eval mode, on the device of the image.
         image: [3,H,W], RGB in [0,1].
         patch: side of the patch in pixels, at most the image's.
-        masks: how many, see :func:`mask_boxes`.
+        masks: number of masks, see :func:`mask_boxes`.
         fill: the masks' colour, one number or three (RGB) in [0,1].
-        budget: pixels that are counted at once, which bounds the memory.
-        progress: is called with the number of pairs whose count is known, and of all.
+        budget: number of pixels that are counted at once, which bounds the memory.
+        progress: called with the number of finished pairs and the total.
 
     Returns:
-        [M,M] float64, people, symmetric, on the device of the image; the diagonal has one mask
-        hidden. M is the number of :func:`mask_boxes`.
+        [M,M] float64, people, symmetric, on the device of the image; the diagonal has the counts
+        with one mask. M is the number of :func:`mask_boxes`.
 
     Raises:
         ValueError, TypeError: a bad argument, or a counter in train mode.
+
+    Example:
+        >>> import torch
+        >>> from pycc import models
+        >>> from pycc.defense.mask_pairs import two_mask_table
+        >>> pool = torch.nn.AvgPool2d(8).eval()  # one person per white cell
+        >>> counter = models.wrap(pool, preprocess=lambda x: x[:, :1], stride=8, receptive_field=8)
+        >>> two_mask_table(counter, torch.ones(3, 8, 24), 8, masks=(1, 3), fill=0.0).tolist()
+        [[1.375, 0.625, 0.0], [0.625, 1.375, 0.75], [0.0, 0.75, 1.5]]
     """
     check_image(_OP, image)
     check_eval(_OP, counter)
@@ -115,16 +135,16 @@ def two_mask_table(
 
 @dataclass(frozen=True)
 class _Task:
-    """A pair of masks that must be looked at."""
+    """A pair of masks whose count must be computed."""
 
     pair: tuple[int, int]
     window: Box
     cells: Box
-    """Of the whole map: those that can feel the masks. The window shows each its whole field."""
+    """The cells of the full map that depend on the masks; the window contains their fields."""
 
 
 class _Table:
-    """One image, its masks, and the counts that are known."""
+    """One image, its masks, and the map of the image without masks."""
 
     def __init__(
         self, counter: Counter, image: Tensor, boxes: list[Box], colour: Tensor, budget: int
@@ -137,10 +157,10 @@ class _Table:
         """[M,M]: all counts."""
         number = len(self._boxes)
         tasks = [self._task(i, j) for i in range(number) for j in range(i, number)]
-        looked = [task for task in tasks if task is not None]
+        needed = [task for task in tasks if task is not None]
         change = self._clean.new_zeros(number, number)
-        known = len(tasks) - len(looked)
-        for batch in self._batches(looked):
+        known = len(tasks) - len(needed)
+        for batch in self._batches(needed):
             values = self._changes(batch)
             for task, value in zip(batch, values, strict=True):
                 change[task.pair] = value
@@ -149,39 +169,39 @@ class _Table:
                 progress(known, len(tasks), "pairs of masks")
         single = change.diagonal()
         apart = torch.ones_like(change, dtype=torch.bool)
-        for task in looked:
+        for task in needed:
             apart[task.pair] = False
         upper = torch.where(apart, single[:, None] + single, change).triu()
         return self._clean.sum() + upper + upper.triu(1).T
 
     def _task(self, i: int, j: int) -> _Task | None:
-        """What a pair needs; None where its change is the sum of those by each mask."""
+        """Return the task of a pair; None if its change is the sum of the changes by each mask."""
         shape = self._image.shape[1], self._image.shape[2]
         cells = Box(0, 0, *self._clean.shape)
         field, stride = self._counter.receptive_field, self._counter.stride
         if field is None:
             return _Task((i, j), Box(0, 0, *shape), cells)
-        felt = [self._felt(self._boxes[number], field) for number in (i, j)]
-        if felt[0].intersection(felt[1]).empty:
+        affected = [self._affected(self._boxes[number], field) for number in (i, j)]
+        if affected[0].intersection(affected[1]).empty:
             return None
         both = self._boxes[i].union(self._boxes[j])
         window = influence(both, shape, stride=stride, receptive_field=field)
-        return _Task((i, j), window, self._felt(both, field))
+        return _Task((i, j), window, self._affected(both, field))
 
-    def _felt(self, box: Box, field: int) -> Box:
-        """The cells whose field, which sticks out alike on all sides, meets a box of pixels."""
+    def _affected(self, box: Box, field: int) -> Box:
+        """Return the cells whose field, centred on its cell, meets a box of pixels."""
         stride = self._counter.stride
         margin = field_margin(stride, field)
-        felt = Box(
+        affected = Box(
             (box.top - margin - stride) // stride + 1,
             (box.left - margin - stride) // stride + 1,
             -(-(box.bottom + margin) // stride),
             -(-(box.right + margin) // stride),
         )
-        return felt.clipped((self._clean.shape[0], self._clean.shape[1]))
+        return affected.clipped((self._clean.shape[0], self._clean.shape[1]))
 
     def _batches(self, tasks: list[_Task]) -> Iterator[list[_Task]]:
-        """Tasks whose windows have equal shapes, no more together than the budget allows."""
+        """Group tasks with windows of equal shape into batches that fit into the budget."""
         groups: dict[tuple[int, int], list[_Task]] = {}
         for task in tasks:
             groups.setdefault(task.window.shape, []).append(task)
@@ -191,13 +211,13 @@ class _Table:
                 yield group[begin : begin + size]
 
     def _changes(self, tasks: list[_Task]) -> list[Tensor]:
-        """How much each pair of masks changes the count."""
+        """Compute by how much each pair of masks changes the count."""
         windows = []
         for task in tasks:
             top, left = task.window.top, task.window.left
             boxes = [self._boxes[number].moved(-top, -left) for number in task.pair]
             windows.append(hidden(self._image[:, *task.window.slices], boxes, self._colour))
-        found = []
+        changes = []
         for cells, task in zip(self._counter(torch.stack(windows))[:, 0], tasks, strict=True):
             stride = self._counter.stride
             part = task.cells.moved(-(task.window.top // stride), -(task.window.left // stride))
@@ -207,5 +227,5 @@ class _Table:
                     f"as for the image, got {list(cells.shape)} of window {task.window}"
                 )
             after = cells[part.slices].double()
-            found.append(after.sum() - self._clean[task.cells.slices].sum())
-        return found
+            changes.append(after.sum() - self._clean[task.cells.slices].sum())
+        return changes

@@ -1,4 +1,4 @@
-"""Several counters as one: the mean of what they say, by shares."""
+"""Mixtures: the weighted sum of the density maps of several counters."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from pycc.types import Counter
 
 
 class Mixture(nn.Module):
-    """A counter whose map is the sum of other counters' maps, each times its share.
+    """A counter whose map is the sum of the maps of other counters, each times its share.
 
-    An interval on each of them gives one on their mixture, whatever a patch does to all at once.
-    ``counters`` are at least one, of one stride; those that are modules are parts of this one.
-    ``shares`` are above 0 (None: equal shares that sum to 1). ValueError for anything else.
+    Intervals on the counters give one on their mixture, also if a patch affects all at once.
+    ``counters`` is at least one counter, all of one stride; those that are modules become
+    submodules. ``shares`` are above 0 (None: equal shares that sum to 1). Raises ValueError
+    otherwise.
     """
 
     def __init__(self, counters: Sequence[Counter], shares: Sequence[float] | None = None) -> None:
@@ -48,7 +49,7 @@ class Mixture(nn.Module):
 
     @property
     def receptive_field(self) -> int | None:
-        """The largest of the counters'; None where one has no bound."""
+        """The largest of the counters' receptive fields, in pixels; None if one is unbounded."""
         fields = [counter.receptive_field for counter in self.counters]
         if any(field is None for field in fields):
             return None
@@ -56,49 +57,50 @@ class Mixture(nn.Module):
 
     @property
     def minimum_side(self) -> int:
-        """The largest of the counters'."""
+        """The largest of the counters' minimum sides, in pixels."""
         return max(int(getattr(c, "minimum_side", c.stride)) for c in self.counters)
 
     def get_extra_state(self) -> str:
-        """The shares: mixtures that differ in these alone differ."""
+        """Return the shares as text, so that the identity of mixtures of other shares differs."""
         return repr(self.shares)
 
     def set_extra_state(self, state: object) -> None:
-        """ValueError for the state of another mixture."""
+        """Raise ValueError for the state of a mixture with other shares."""
         if state != repr(self.shares):
             raise ValueError(f"mixed: the state must be of shares {self.shares!r}, got {state!r}")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Density map [N,1,h,w], people per cell, of images [N,3,H,W] (RGB in [0,1]).
+        """Compute the density map [N,1,h,w], people per cell, of images [N,3,H,W] (RGB in [0,1]).
 
-        ValueError for images of another shape or with values outside [0,1].
+        Raises:
+            ValueError: images of another shape or with values outside [0,1].
         """
         check_images("mixed", images)
         return self._sum([counter(images) for counter in self.counters])
 
     def _sum(self, maps: Sequence[Tensor]) -> Tensor:
-        if len({one.shape for one in maps}) > 1:
-            shapes = ", ".join(str(list(one.shape)) for one in maps)
+        if len({density.shape for density in maps}) > 1:
+            shapes = ", ".join(str(list(density.shape)) for density in maps)
             raise ValueError(f"mixed: counters must give maps of one size, got {shapes}")
         total = self.shares[0] * maps[0]
-        for share, one in zip(self.shares[1:], maps[1:], strict=True):
-            total = total + share * one
+        for share, density in zip(self.shares[1:], maps[1:], strict=True):
+            total = total + share * density
         return total
 
     def around(self, windows: Tensor, box: Box) -> tuple[Callable[[Tensor], Tensor], Box]:
-        """How the map changes with the pixels inside a box (``pycc.local.Local``): part by part."""
-        clean = [remembered(windows) for remembered in self._clean]
+        """Return the map as a function of the pixels inside a box; see ``pycc.local.Local``."""
+        clean = [density_of(windows) for density_of in self._clean]
         locals_ = [Local(counter, windows, box) for counter in self.counters]
 
         def compute(pixels: Tensor) -> Tensor:
             draws = len(pixels) // len(windows)
             maps = []
-            for whole, local in zip(clean, locals_, strict=True):
+            for clean_map, local in zip(clean, locals_, strict=True):
                 now = local(pixels)
-                if local.cells == Box(0, 0, whole.shape[2], whole.shape[3]):
+                if local.cells == Box(0, 0, clean_map.shape[2], clean_map.shape[3]):
                     maps.append(now)
                     continue
-                density = whole.repeat_interleave(draws, 0)
+                density = clean_map.repeat_interleave(draws, 0)
                 change = now - local.clean.repeat_interleave(draws, 0)
                 place = (..., *local.cells.slices)
                 density[place] = density[place] + change
@@ -109,20 +111,35 @@ class Mixture(nn.Module):
 
 
 def parts_of(counter: Counter) -> tuple[tuple[Counter, ...], tuple[float, ...]]:
-    """The counters of a mixture and their shares; another counter is its own only part."""
+    """Return the counters of a mixture and their shares; for another counter, itself and 1."""
     if isinstance(counter, Mixture):
         return counter.counters, counter.shares
     return (counter,), (1.0,)
 
 
 def mixed(counters: Sequence[Counter], shares: Sequence[float] | None = None) -> Mixture:
-    """The sum of what counters say, each times its share (None: equal shares that sum to 1).
+    """Combine counters into one whose map is the sum of their maps, each times its share.
 
-    ``mixed([masked(first, 81, 40.0), masked(second, 81, 20.0)])`` masks each counter's own fullest
-    window; ``pycc.certify.mixed`` adds their intervals up. A second counter of a smaller receptive
-    field narrows the interval of the first, and two that err differently err less together.
+    ``mixed([masked(first, 81, 40.0), masked(second, 81, 20.0)])`` masks the fullest window of each
+    counter separately; ``pycc.certify.mixed`` adds their intervals. A second counter with a smaller
+    receptive field narrows the interval of the first, and the errors of two different counters
+    partly cancel.
 
-    ValueError for no counter, counters of different strides, and shares of another number or not
-    above 0; when called, for maps of different sizes.
+    Args:
+        counters: at least one counter, all of one stride.
+        shares: one number above 0 per counter; None: equal shares that sum to 1.
+
+    Raises:
+        ValueError: no counter, counters of different strides, shares of another number or not above
+            0; when the mixture is called, maps of different sizes.
+
+    Example:
+        >>> import torch
+        >>> from pycc import defense, models
+        >>> pool = torch.nn.AvgPool2d(8).eval()  # one person per white cell
+        >>> counter = models.wrap(pool, preprocess=lambda x: x[:, :1], stride=8, receptive_field=8)
+        >>> mixture = defense.mixed([counter, defense.clipped(counter, 0.5)])
+        >>> float(mixture(torch.ones(1, 3, 32, 32)).sum())  # the mean of 16 and 8
+        12.0
     """
     return Mixture(counters, shares)

@@ -1,4 +1,4 @@
-"""Counts of a region of interest alone."""
+"""Counters of a region of interest."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pycc.types import Counter
 
 
 class Regional(nn.Module):
-    """A counter of images of one size, of which only a region counts.
+    """A counter that only counts a region of interest, in images of one size.
 
-    ``weight`` [h,w] in [0,1]: the share of each cell that lies in the region. A cell's place
-    decides what it counts, so no window of an image can stand for it: there is no receptive field.
-    ValueError when called, for images with a map of another size.
+    ``weight`` [h,w] in [0,1] is the share of each cell that lies in the region. Since the weight
+    depends on a cell's place, a window of an image cannot be counted alone, and the receptive field
+    is None. When called, it raises ValueError for images whose map has another size.
     """
 
     receptive_field = None
@@ -31,7 +31,7 @@ class Regional(nn.Module):
         return cast(Counter, self.counter).stride
 
     def forward(self, images: Tensor) -> Tensor:
-        """Density [N,1,h,w] of images [N,3,H,W], people per cell, 0 outside the region."""
+        """Compute the density [N,1,h,w] of images [N,3,H,W], in people per cell, 0 outside."""
         density: Tensor = self.counter(images)
         if density.shape[-2:] != self.weight.shape:
             raise ValueError(

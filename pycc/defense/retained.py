@@ -1,4 +1,4 @@
-"""What a draw keeps of an image, and the checks on what is asked of it."""
+"""The kinds of image parts that a draw retains, and checks of arguments."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pycc.random import Stream
 from pycc.types import Counter
 
 BUDGET = 1 << 21
-"""Pixels that are counted at once: about 1 GB of activations for a VGG-16 front end."""
+"""Default number of pixels counted at once: about 1 GB of activations for a VGG-16 front end."""
 
 
 def check_whole(op: str, name: str, value: object, low: int, high: float = math.inf) -> int:
-    """``value`` as a whole number within [low, high]; ValueError, TypeError naming both."""
+    """Return ``value`` if it is a whole number within [low, high]; else ValueError or TypeError."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{op}: {name} must be a whole number, got {value!r}")
     if not low <= value <= high:
@@ -29,7 +29,7 @@ def check_whole(op: str, name: str, value: object, low: int, high: float = math.
 
 
 def check_fill(op: str, fill: float | Sequence[float]) -> tuple[float, float, float]:
-    """A colour, RGB in [0,1], from one number or three; ValueError for another."""
+    """Return an RGB colour in [0,1] made of one number or three; ValueError for anything else."""
     values = (fill,) * 3 if isinstance(fill, (int, float)) else tuple(fill)
     if len(values) != 3 or not all(0.0 <= float(value) <= 1.0 for value in values):
         raise ValueError(f"{op}: fill must be a number or three (RGB) in [0,1], got {fill!r}")
@@ -37,14 +37,26 @@ def check_fill(op: str, fill: float | Sequence[float]) -> tuple[float, float, fl
 
 
 def check_eval(op: str, counter: Counter) -> None:
-    """ValueError where a part of the counter is in train mode: its counts are then not its own."""
+    """Raise ValueError if a part of the counter is in train mode: counts then depend on batches."""
     if isinstance(counter, nn.Module) and any(part.training for part in counter.modules()):
         raise ValueError(f"{op}: counter must be in eval mode, got one in train mode")
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """k uniformly random pixels are kept, all channels of a pixel together."""
+    """Keep k uniformly random pixels, all channels of a pixel together.
+
+    Raises:
+        ValueError: k below 1.
+        TypeError: k that is not an int.
+
+    Example:
+        >>> from pycc.defense.retained import Pixels
+        >>> Pixels(17).check((4, 4))
+        Traceback (most recent call last):
+        ...
+        ValueError: ablated: k must be at most the 16 pixels of an image of 4x4, got 17
+    """
 
     k: int
     op: ClassVar[str] = "ablated"
@@ -55,7 +67,7 @@ class Pixels:
         check_whole(self.op, "k", self.k, 1)
 
     def check(self, shape: tuple[int, int]) -> None:
-        """ValueError where an image of ``shape`` (H, W) has fewer than k."""
+        """Raise ValueError if an image of ``shape`` (H, W) has fewer than k pixels (entries)."""
         most = self.channels * shape[0] * shape[1]
         if self.k > most:
             raise ValueError(
@@ -66,7 +78,12 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Elements(Pixels):
-    """k uniformly random entries of the array are kept, as arXiv 2104.10868 has published."""
+    """Keep k uniformly random entries of the image array, as in the code of arXiv 2104.10868.
+
+    Example:
+        >>> from pycc.defense.retained import Elements
+        >>> Elements(48).check((4, 4))  # an image of 4x4 pixels has 48 entries
+    """
 
     unit: ClassVar[str] = "element"
     channels: ClassVar[int] = 3
@@ -74,7 +91,17 @@ class Elements(Pixels):
 
 @dataclass(frozen=True)
 class Bands:
-    """The columns [x, x + width) are kept, wrapping around; x is uniform."""
+    """Keep the columns [x, x + width), wrapping around, with uniform x.
+
+    Raises:
+        ValueError: a width below 1.
+        TypeError: a width that is not an int.
+
+    Example:
+        >>> from pycc.defense.retained import Bands
+        >>> Bands(3).window((48, 64)), Bands(3).positions((48, 64))
+        ((48, 3), 64)
+    """
 
     width: int
     op: ClassVar[str] = "banded"
@@ -83,25 +110,35 @@ class Bands:
         check_whole(self.op, "width", self.width, 1)
 
     def check(self, shape: tuple[int, int]) -> None:
-        """ValueError for a band wider than an image of ``shape`` (H, W)."""
+        """Raise ValueError for a band wider than an image of ``shape`` (H, W)."""
         check_whole(self.op, "width", self.width, 1, shape[1])
 
     def window(self, shape: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) of what is kept."""
+        """Return (height, width) of the retained window, in pixels."""
         return shape[0], self.width
 
     def positions(self, shape: tuple[int, int]) -> int:
-        """How many places there are."""
+        """Return the number of places of the window."""
         return shape[1]
 
     def corner(self, number: int, shape: tuple[int, int]) -> tuple[int, int]:
-        """(y, x) of one of them."""
+        """Return (y, x) of the place of this number."""
         return 0, number
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """The block [y, y + side) x [x, x + side) is kept, wrapping around; (y, x) is uniform."""
+    """Keep the block [y, y + side) x [x, x + side), wrapping around, with uniform (y, x).
+
+    Raises:
+        ValueError: a side below 1.
+        TypeError: a side that is not an int.
+
+    Example:
+        >>> from pycc.defense.retained import Blocks
+        >>> Blocks(3).window((48, 64)), Blocks(3).corner(65, (48, 64))
+        ((3, 3), (1, 1))
+    """
 
     side: int
     op: ClassVar[str] = "blocked"
@@ -110,30 +147,33 @@ class Blocks:
         check_whole(self.op, "side", self.side, 1)
 
     def check(self, shape: tuple[int, int]) -> None:
-        """ValueError for a block that is larger than an image of ``shape`` (H, W)."""
+        """Raise ValueError for a block that is larger than an image of ``shape`` (H, W)."""
         check_whole(self.op, "side", self.side, 1, min(shape))
 
     def window(self, shape: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) of what is kept."""
+        """Return (height, width) of the retained window, in pixels."""
         return self.side, self.side
 
     def positions(self, shape: tuple[int, int]) -> int:
-        """How many places there are."""
+        """Return the number of places of the window."""
         return shape[0] * shape[1]
 
     def corner(self, number: int, shape: tuple[int, int]) -> tuple[int, int]:
-        """(y, x) of one of them."""
+        """Return (y, x) of the place of this number."""
         return divmod(number, shape[1])
 
 
 Kind = Pixels | Elements | Bands | Blocks
-"""What a draw keeps."""
+"""The part of an image that a draw retains."""
 
 
 def corners(
     kind: Bands | Blocks, shape: tuple[int, int], *, draws: int | None, first_draw: int, seed: int
 ) -> list[tuple[int, int]]:
-    """(y, x) of the windows that draws keep in an image of ``shape`` (H, W); all for None."""
+    """Return (y, x) of the windows of the draws in an image of ``shape`` (H, W).
+
+    ``draws`` None returns every place once.
+    """
     places = kind.positions(shape)
     if draws is None:
         return [kind.corner(number, shape) for number in range(places)]
@@ -145,11 +185,24 @@ def corners(
 def most_touched(
     kind: Kind, shape: tuple[int, int], patch: int, *, draws: int | None, seed: int
 ) -> int:
-    """The largest number of draws of which one square patch can touch what they keep: exact.
+    """Compute the largest number of draws whose retained part one square patch can touch: exact.
 
-    The draws are the first ``draws`` of ``seed`` in an image of ``shape`` (H, W), or for None every
-    place of a band or block once. ValueError for k pixels without a number of draws, and for a
-    patch that does not fit.
+    Args:
+        kind: the retained part; not :class:`Elements`.
+        shape: (H, W) of the image, in pixels.
+        patch: side of the patch, in pixels.
+        draws: the first ``draws`` draws of ``seed``; None takes every place of a band or block
+            once.
+        seed: any 64-bit integer.
+
+    Raises:
+        ValueError: :class:`Elements`, :class:`Pixels` without a number of draws, or a patch that
+            does not fit into the image.
+
+    Example:
+        >>> from pycc.defense.retained import Bands, most_touched
+        >>> most_touched(Bands(4), (32, 32), 8, draws=None, seed=0)  # 4 + 8 - 1 places
+        11
     """
     if isinstance(kind, Elements):
         raise ValueError(f"{kind.op}: entries of channels are not kept pixel by pixel")
@@ -166,7 +219,7 @@ def most_touched(
         return met[0] * met[1] if places[0] > 1 else met[1]
     top, left = torch.tensor(corners(kind, shape, draws=draws, first_draw=0, seed=seed)).T
     columns = (left[:, None] + torch.arange(wide)) % shape[1]
-    if isinstance(kind, Bands):  # as high as the image: a row says all
+    if isinstance(kind, Bands):  # as high as the image: one row is enough
         return int(ops.mask_hits(columns, (1, shape[1]), (1, patch))[0])
     rows = (top[:, None] + torch.arange(high)) % shape[0]
     pixels = rows[:, :, None] * shape[1] + columns[:, None]
@@ -175,9 +228,17 @@ def most_touched(
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Some draws, counted together."""
+    """A batch of draws that are counted together, from ``ablation_batches``.
+
+    Example:
+        >>> import torch
+        >>> from pycc.defense.retained import Batch
+        >>> batch = Batch([0, 1], lambda image: image.mean() * torch.ones(2, 1, 1, 1))
+        >>> batch.maps(torch.ones(3, 8, 8)).shape
+        torch.Size([2, 1, 1, 1])
+    """
 
     draws: list[int]
-    """Their positions among the draws that were asked for."""
+    """The positions of the n draws among all draws."""
     maps: Callable[[Tensor], Tensor]
-    """From the image [3,H,W] to their density maps [n,1,h,w]; differentiable in the image."""
+    """Maps the image [3,H,W] to density maps [n,1,h,w]; differentiable in the image."""

@@ -1,4 +1,4 @@
-"""Maps of an image that is shown in bands or blocks only, from what changes in an empty image."""
+"""Maps of images ablated to bands or blocks, computed as changes of the map of an empty image."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from pycc.types import Counter
 
 @dataclass(frozen=True)
 class _Piece:
-    """A part of the image that is shown, and where that can be felt."""
+    """A retained part of the image, and the window that it can affect."""
 
     shown: Box
-    changed: Box  # ``shown``, moved outwards to the counter's grid
+    changed: Box  # ``shown``, extended to the counter's grid
     window: Box
 
     @property
     def kind(self) -> tuple[tuple[int, int], Box]:
-        """Pieces that have this in common look the same in an empty image."""
+        """The geometry of the piece; pieces of equal kinds are the same in an empty image."""
         return self.window.shape, self.changed.moved(-self.window.top, -self.window.left)
 
 
 Alike = tuple[tuple[tuple[int, int], Box], ...]
-"""The kinds of the pieces of a draw, ``_Piece.kind``."""
+"""The kinds (``_Piece.kind``) of the pieces of a draw."""
 
 
 def structured(
@@ -42,9 +42,10 @@ def structured(
     colour: Tensor,
     budget: int,
 ) -> Iterator[Batch]:
-    """The batches that count windows of an image [3,H,W] at ``places`` (y, x), arguments checked.
+    """Iterate over the batches that count windows of an image [3,H,W] at ``places`` (y, x).
 
-    ``colour`` is float32 [3]. Draws whose windows look the same in an empty image go together.
+    ``colour`` is float32 [3]. Draws whose windows are the same in an empty image are batched
+    together. Arguments are not checked.
     """
     shape = image.shape[1], image.shape[2]
     window = kind.window(shape)
@@ -53,27 +54,27 @@ def structured(
     for number, parts in enumerate(pieces):
         groups.setdefault(tuple(part.kind for part in parts), []).append(number)
 
-    def whole(rows: list[int], image: Tensor) -> Tensor:
+    def full(rows: list[int], image: Tensor) -> Tensor:
         top_left = torch.tensor([places[row] for row in rows], device=image.device)
         return counter(ops.keep_windows(image[None], top_left, window, fill=colour))
 
-    ground = _Ground(counter, image, colour) if any(groups) else None
+    empty = _EmptyImage(counter, image, colour) if any(groups) else None
     for kinds, numbers in groups.items():
         area = sum(sides[0] * sides[1] for sides, _ in kinds) or shape[0] * shape[1]
         size = max(1, budget // area)
         for begin in range(0, len(numbers), size):
             rows = numbers[begin : begin + size]
-            if ground is None or not kinds:
-                yield Batch(rows, partial(whole, rows))
+            if empty is None or not kinds:
+                yield Batch(rows, partial(full, rows))
                 continue
-            ground.prepare(kinds)
-            yield Batch(rows, partial(ground.shown, [pieces[row] for row in rows]))
+            empty.prepare(kinds)
+            yield Batch(rows, partial(empty.shown, [pieces[row] for row in rows]))
 
 
 def _pieces(
     counter: Counter, corner: tuple[int, int], window: tuple[int, int], shape: tuple[int, int]
 ) -> list[_Piece]:
-    """The parts of a window that wraps around; none where they must be counted together."""
+    """Return the parts of a window that wraps around; none if they must be counted together."""
     field, stride = counter.receptive_field, counter.stride
     if field is None:
         return []
@@ -83,10 +84,10 @@ def _pieces(
     )
     boxes = [Box(top, left, bottom, right) for top, bottom in rows for left, right in columns]
     boxes = [box for box in boxes if not box.empty]
-    felt = [influence(box, shape, stride=stride, receptive_field=field) for box in boxes]
-    for number, one in enumerate(felt):
-        # A cell that feels two parts is not the sum of what it makes of either.
-        if any(not one.intersection(other).empty for other in felt[:number]):
+    windows = [influence(box, shape, stride=stride, receptive_field=field) for box in boxes]
+    for number, later in enumerate(windows):
+        # The change of a cell that depends on two parts is not the sum of two changes.
+        if any(not later.intersection(earlier).empty for earlier in windows[:number]):
             return []
     changed = [aligned(box, shape, stride) for box in boxes]
     return [
@@ -96,9 +97,9 @@ def _pieces(
 
 
 def _steady(changed: Box, shape: tuple[int, int], stride: int, field: int) -> Box:
-    """A window that holds the one of ``influence``, of the same shape near a border too.
+    """Return a window that contains that of ``influence``, of the same shape also near a border.
 
-    A counter's layers are looked up once for each shape, so few shapes save time.
+    A counter is traced once for each shape of window, so that few shapes save time.
     """
     ends = []
     for start, stop, size in zip(
@@ -112,8 +113,8 @@ def _steady(changed: Box, shape: tuple[int, int], stride: int, field: int) -> Bo
     return Box(ends[0][0], ends[1][0], ends[0][1], ends[1][1])
 
 
-class _Ground:
-    """An image of one colour, and what a counter makes of parts of another image shown in it."""
+class _EmptyImage:
+    """An image of one colour, and the maps of parts of another image inserted into it."""
 
     def __init__(self, counter: Counter, image: Tensor, colour: Tensor) -> None:
         self._counter, self._wirings = counter, Wirings(counter)
@@ -124,7 +125,7 @@ class _Ground:
         self._locals: list[Local] = []
 
     def prepare(self, kinds: Alike) -> list[Local]:
-        """Counters of boxes in an empty window; the last ones are kept."""
+        """Return a ``Local`` of an empty window for each kind; those of the last kinds are kept."""
         if kinds != self._kinds:
             self._locals = []
             for sides, box in kinds:
@@ -134,7 +135,7 @@ class _Ground:
         return self._locals
 
     def shown(self, rows: list[list[_Piece]], image: Tensor) -> Tensor:
-        """[n,1,h,w]: the map of each row's pieces of the image, all rows of the same kinds."""
+        """Compute the maps [n,1,h,w] of the image with each row's pieces, rows of equal kinds."""
         maps = self._map
         for number, local in enumerate(self.prepare(tuple(piece.kind for piece in rows[0]))):
             pieces = [row[number] for row in rows]
@@ -147,14 +148,14 @@ class _Ground:
         return maps
 
     def _content(self, image: Tensor, piece: _Piece) -> Tensor:
-        """[3,h,w]: the changed box, in which the shown part lies."""
-        whole = self._colour.expand(3, *piece.changed.shape).clone()
+        """Return the pixels [3,h,w] of the changed box, which contains the retained part."""
+        pixels = self._colour.expand(3, *piece.changed.shape).clone()
         inner = piece.shown.moved(-piece.changed.top, -piece.changed.left)
-        whole[:, *inner.slices] = image[:, *piece.shown.slices]
-        return whole
+        pixels[:, *inner.slices] = image[:, *piece.shown.slices]
+        return pixels
 
     def _placed(self, change: Tensor, cells: Box, piece: _Piece) -> Tensor:
-        """[1,h,w]: the change of a window's cells, where these lie in the whole map."""
+        """Place the change of a window's cells into a map [1,h,w] that is 0 elsewhere."""
         height, width = self._map.shape[-2:]
         stride = self._counter.stride
         cells = cells.moved(piece.window.top // stride, piece.window.left // stride)

@@ -1,4 +1,4 @@
-"""A counter of isolated tiles: what is in one tile cannot be felt in another."""
+"""Counting of isolated tiles: no tile can affect the count of another."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pycc.types import Counter
 
 @dataclass(frozen=True)
 class Tiled(Defense):
-    """Tiles that are counted one by one; each is one cell of the map."""
+    """Tiles that are counted separately; each is one cell of the map."""
 
     tile: int
     op: ClassVar[str] = "tiled"
@@ -24,7 +24,7 @@ class Tiled(Defense):
         check_whole(self.op, "tile", self.tile, 1)
 
     def check_counter(self, counter: Counter) -> None:
-        """ValueError for a tile that is no image which the counter takes."""
+        """Raise ValueError for a tile that the counter cannot take as an image."""
         if self.tile % counter.stride:
             raise ValueError(
                 f"tiled: tile must be a multiple of the stride {counter.stride}, got {self.tile}"
@@ -44,7 +44,7 @@ class Tiled(Defense):
         return self.tile
 
     def density(self, counter: Counter, images: Tensor) -> Tensor:
-        """The count of each tile."""
+        """Compute the count of each tile."""
         least = minimum_side(counter)
         down, across = (_cuts(size, self.tile, least) for size in images.shape[2:])
         if not down or not across:
@@ -60,18 +60,18 @@ class Tiled(Defense):
 
 
 def _cuts(size: int, tile: int, least: int) -> list[tuple[slice, int]]:
-    """Stretches of one axis and the side of their tiles: whole tiles, and the rest if any counts.
+    """Cut one axis into a part of full tiles and a smaller tile; return slices and tile sides.
 
-    A rest of fewer pixels than the counter takes is no tile.
+    A rest of fewer than ``least`` pixels is dropped.
     """
-    whole = size // tile * tile
-    cuts = [(slice(0, whole), tile)] if whole else []
-    rest = size - whole
-    return [*cuts, (slice(whole, size), rest)] if rest >= max(least, 1) else cuts
+    end = size // tile * tile
+    cuts = [(slice(0, end), tile)] if end else []
+    rest = size - end
+    return [*cuts, (slice(end, size), rest)] if rest >= max(least, 1) else cuts
 
 
 def _counts(counter: Counter, images: Tensor, height: int, width: int) -> Tensor:
-    """[N,1,R,C]: the counts of tiles of equal sides that fill images [N,3,R*height,C*width]."""
+    """Count the equal tiles of images [N,3,R*height,C*width]; return the counts [N,1,R,C]."""
     number, channels = images.shape[:2]
     rows, columns = images.shape[2] // height, images.shape[3] // width
     tiles = images.reshape(number, channels, rows, height, columns, width)
@@ -80,17 +80,32 @@ def _counts(counter: Counter, images: Tensor, height: int, width: int) -> Tensor
 
 
 def tiled(counter: Counter, tile: int) -> Defended | DefendedModule:
-    """The counter on tiles of ``tile`` x ``tile`` pixels, each counted as an image of its own.
+    """Defend a counter by counting tiles of ``tile`` x ``tile`` pixels as separate images.
 
-    The map has one cell a tile, which holds its count, so the stride is ``tile``, and the receptive
-    field too: a patch of p pixels touches at most ceil((p - 1) / tile) + 1 cells of an axis, for
-    every counter, also one whose own receptive field is unbounded. What is cut is counted
-    differently: certified counts pay with accuracy near the cuts.
+    The map has one cell per tile, so that stride and receptive field are both ``tile``: a patch of
+    p pixels touches at most ceil((p - 1) / tile) + 1 cells of an axis, also for counters with an
+    unbounded receptive field. People who are cut by a border are counted differently: the price of
+    the certificate is accuracy near the cuts.
 
-    At the right and at the bottom a rest of the image is a smaller tile, unless it has fewer pixels
-    than the counter takes (its ``minimum_side`` or, where it does not say, its stride): such a rest
-    is not counted, as counters leave out pixels that fill no cell.
+    A rest at the right or bottom is a smaller tile. It is not counted if it has fewer pixels than
+    the counter takes (its ``minimum_side`` or, if it has none, its stride), as counters drop pixels
+    that do not fill a cell.
 
-    ValueError for a tile that is no multiple of the counter's stride or smaller than what it takes.
+    Args:
+        counter: any counter, in eval mode when it is called.
+        tile: side of a tile in pixels, a multiple of the counter's stride.
+
+    Raises:
+        ValueError: a tile that is not a multiple of the counter's stride, or smaller than the
+            counter takes; when the counter is called, an image with a side smaller than it takes.
+
+    Example:
+        >>> import torch
+        >>> from pycc import defense, models
+        >>> pool = torch.nn.AvgPool2d(8).eval()  # one person per white cell
+        >>> counter = models.wrap(pool, preprocess=lambda x: x[:, :1], stride=8)
+        >>> tiled = defense.tiled(counter, 16)
+        >>> tiled(torch.ones(1, 3, 32, 24)).tolist(), tiled.receptive_field
+        ([[[[4.0, 2.0], [4.0, 2.0]]]], 16)
     """
     return defended(counter, Tiled(tile))

@@ -1,4 +1,4 @@
-"""The count that two masks agree on: whatever a patch does, one mask hides it."""
+"""The two-mask defense: the minimum over masks of the maximum over second masks of the count."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pycc.types import Counter
 
 @dataclass(frozen=True)
 class TwoMask(Defense):
-    """min over masks m of the max over masks m' of the count with both hidden."""
+    """The minimum over masks m of the maximum over masks m' of the count under both."""
 
     patch: int
     masks: tuple[int, int]
@@ -31,7 +31,7 @@ class TwoMask(Defense):
         check_whole(self.op, "budget", self.budget, 1)
 
     def density(self, counter: Counter, images: Tensor) -> Tensor:
-        """The maps of the images with the two masks that attain it, one image after another."""
+        """Compute the maps of the images under the two masks that attain the count."""
         check_finite(self.op, images)
         colour = torch.tensor(self.fill, device=images.device)
         boxes = mask_boxes((images.shape[2], images.shape[3]), self.patch, self.masks)
@@ -44,11 +44,11 @@ class TwoMask(Defense):
             most, second = table.max(1)
             first = int(most.argmin())
             covered.append(hidden(image, [boxes[first], boxes[int(second[first])]], colour))
-        found = torch.cat([counter(one[None]) for one in covered])
+        density = torch.cat([counter(image[None]) for image in covered])
         if self.straight_through:
             plain = counter(images)
-            return plain + (found - plain).detach()
-        return found
+            return plain + (density - plain).detach()
+        return density
 
 
 def two_mask(
@@ -60,20 +60,40 @@ def two_mask(
     budget: int = BUDGET,
     straight_through: bool = False,
 ) -> Defended | DefendedModule:
-    """min over m of max over m' of the count with masks m and m' hidden.
+    """Defend a counter by two masks: min over m of max over m' of the count under masks m and m'.
 
-    Some mask hides a patch of ``patch`` pixels wherever it lies, so that one row of the table of
-    counts does not depend on it (PatchCleanser, Xiang et al., USENIX Security 2022, for classes;
-    what it certifies of counts is ``pycc.certify.two_mask``). ``masks`` is a square number, or
-    (rows, columns); ``fill`` their colour, one number or three (RGB) in [0,1]. The map is that of
-    the two masks which attain the count, and the gradient goes through these alone: pixels that
-    they hide have none. The table costs less than its M (M + 1) / 2 counts where the counter has a
-    bounded receptive field (:func:`pycc.defense.mask_pairs.two_mask_table`). ``budget`` is
-    the number of pixels counted at once. With ``straight_through`` the gradient is that of the
-    counter on the image without masks, for attacks; counts are the same.
+    At least one mask hides a patch of ``patch`` pixels completely, wherever it lies, so that one
+    row of the table of counts does not depend on the patch. ``pycc.certify.two_mask`` certifies
+    these counts. The map is that of the image under the two masks that attain the count. The
+    gradient passes through this map alone: hidden pixels have none. If the counter has a bounded
+    receptive field, the table costs less than its M (M + 1) / 2 counts
+    (:func:`pycc.defense.mask_pairs.two_mask_table`). The receptive field is None.
 
-    ValueError for another number of masks or a colour outside [0,1]; when called, for a patch that
-    is larger than the image.
+    Args:
+        counter: any counter, in eval mode when it is called.
+        patch: side of the patch, in pixels.
+        masks: number of masks, a square number, or (rows, columns).
+        fill: the masks' colour, one number or three (RGB) in [0,1].
+        budget: number of pixels that are counted at once, which bounds the memory.
+        straight_through: whether the gradient is that of the counter on the image without masks,
+            for attacks; counts are the same.
+
+    Raises:
+        ValueError: another number of masks or a colour outside [0,1]; when the counter is called, a
+            patch that is larger than the image.
+
+    Source:
+        PatchCleanser (Xiang, Mahloujifar and Mittal, USENIX Security 2022), for classifiers.
+
+    Example:
+        >>> import torch
+        >>> from pycc import defense, models
+        >>> pool = torch.nn.AvgPool2d(8).eval()  # one person per white cell
+        >>> counter = models.wrap(pool, preprocess=lambda x: x[:, :1], stride=8, receptive_field=8)
+        >>> defended = defense.two_mask(counter, 8, masks=(1, 3), fill=0.0)
+        >>> with torch.no_grad():  # of 3 people, a mask hides 1.625
+        ...     float(defended(torch.ones(1, 3, 8, 24)).sum())
+        1.375
     """
     return defended(
         counter,

@@ -1,4 +1,4 @@
-"""The windows of a map that a patch can reach, their sums, and checks of what they rest on."""
+"""Windows of cells that a patch can touch, and sums over such windows."""
 
 from __future__ import annotations
 
@@ -12,27 +12,44 @@ from pycc.types import Counter
 def window_of(
     counter: Counter, patch_size: int, shape: tuple[int, int], cells: tuple[int, int]
 ) -> tuple[int, int]:
-    """Sides (height, width) in cells of the largest window of a map that a square patch can reach.
+    """Compute the sides (height, width), in cells, of a window that contains what a patch affects.
 
-    ``patch_size`` is its side in pixels, ``shape`` the image's (H, W), ``cells`` the map's (h, w).
-    Every set of cells that a patch reaches is part of a window of this size inside the map
-    (``pycc.grid.reached_window``).
+    A cell of stride s depends on its own pixels and m = ceil((r - s) / 2) more on every side, where
+    r is the receptive field. So a patch of p pixels affects at most ceil((p + s + 2 m - 1) / s)
+    cells of an axis (``pycc.grid.reached_window``), wherever it lies, and every set of cells that
+    a patch affects is part of a window of this size inside the map.
 
-    ValueError for a patch that is larger than the image, and for a counter without a bounded
-    receptive field: a patch can then change every cell.
+    Args:
+        counter: a counter with a bounded receptive field.
+        patch_size: side of the square patch, in pixels.
+        shape: (H, W) of the image, in pixels.
+        cells: (h, w) of the map, in cells.
+
+    Raises:
+        ValueError: a patch that is larger than the image, or a counter without a bounded receptive
+            field, for which no window contains what a patch can change.
+
+    Example:
+        >>> import torch
+        >>> from pycc import models
+        >>> from pycc.defense.windows import window_of
+        >>> pool = torch.nn.AvgPool2d(8).eval()
+        >>> counter = models.wrap(pool, preprocess=lambda x: x[:, :1], stride=8, receptive_field=8)
+        >>> window_of(counter, 81, (768, 1024), (96, 128))
+        (11, 11)
     """
     check_patch(patch_size, shape)
     if counter.receptive_field is None:
         raise ValueError(
-            "certify: the counter must have a bounded receptive field, got none: a patch can "
-            "change every cell; count isolated tiles (pycc.defense.tiled)"
+            "certify: a counter without a bounded receptive field has no window that contains what "
+            "a patch can change; count isolated tiles (pycc.defense.tiled)"
         )
     side = reached_window(patch_size, counter.stride, counter.receptive_field)
     return min(side, cells[0]), min(side, cells[1])
 
 
 def check_patch(patch_size: int, shape: tuple[int, int]) -> None:
-    """ValueError unless a square patch of that many pixels fits into an image of ``shape``."""
+    """Raise ValueError unless a square patch of this side fits into an image (H, W)."""
     if isinstance(patch_size, bool) or not isinstance(patch_size, int) or patch_size < 1:
         raise ValueError(
             f"certify: patch_size must be a whole number of pixels from 1 on, got {patch_size!r}"
@@ -45,7 +62,7 @@ def check_patch(patch_size: int, shape: tuple[int, int]) -> None:
 
 
 def window_sums(maps: Tensor, window: tuple[int, int]) -> Tensor:
-    """Sums [N,h-wh+1,w-ww+1] float64 over all windows (height, width) inside maps [N,h,w]."""
+    """Sum over all windows (height, width) in maps [N,h,w]: [N,h-height+1,w-width+1] float64."""
     high, wide = window
     table = torch.zeros(
         (maps.shape[0], maps.shape[1] + 1, maps.shape[2] + 1),
@@ -58,7 +75,7 @@ def window_sums(maps: Tensor, window: tuple[int, int]) -> Tensor:
 
 
 def check_maps(maps: Tensor) -> Tensor:
-    """Maps [N,h,w] of density maps [N,1,h,w]; ValueError for negative or non-finite cells."""
+    """Return density maps [N,1,h,w] as [N,h,w]; ValueError for negative or non-finite cells."""
     if not torch.isfinite(maps).all():
         raise ValueError("certify: the counter's map must be finite, got NaN or infinity")
     least = float(maps.min()) if maps.numel() else 0.0

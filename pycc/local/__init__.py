@@ -1,7 +1,7 @@
-"""A counter evaluated only where a change of its image can be felt, exactly.
+"""Evaluate a counter only in the cells that a change of a few pixels can affect, exactly.
 
-Attacks, defenses and certificates ask the same counter about the same image again and again, with
-other content in one small box. ``Local`` answers from that box alone.
+Attacks, defenses and certificates evaluate the same counter on the same image many times, with
+different content in one small box. ``Local`` computes the changed cells from that box alone.
 """
 
 from pycc.local.box import Box, aligned, influence

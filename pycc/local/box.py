@@ -1,8 +1,8 @@
-"""Which part of an image a change can reach.
+"""Boxes of pixels or cells, and the part of an image that a change can affect.
 
-A counter with a bounded receptive field feels a change of some pixels only in the cells whose field
-meets them, and these cells need only the union of their fields. All other cells stay what they are,
-so a window of the image tells all that the whole image would.
+If a counter has a bounded receptive field, a change of some pixels affects only the cells whose
+field contains a changed pixel, and these cells depend only on the union of their fields. All other
+cells keep their values, so that a window of the image determines the change of the full map.
 """
 
 from __future__ import annotations
@@ -12,7 +12,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle of pixels or cells: rows ``top`` to ``bottom``, excluded, and likewise across."""
+    """A rectangle of pixels or cells: rows [top, bottom) and columns [left, right).
+
+    Example:
+        >>> from pycc.local import Box
+        >>> box = Box(top=2, left=1, bottom=6, right=4)
+        >>> box.shape, box.moved(1, 0), box.intersection(Box(0, 0, 2, 2)).empty
+        ((4, 3), Box(top=3, left=1, bottom=7, right=4), True)
+    """
 
     top: int
     left: int
@@ -21,25 +28,25 @@ class Box:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(height, width)."""
+        """Height and width; negative for some empty intersections."""
         return self.bottom - self.top, self.right - self.left
 
     @property
     def slices(self) -> tuple[slice, slice]:
-        """What to index the last two axes of an array with."""
+        """The index of the box into the last two axes of an array."""
         return slice(self.top, self.bottom), slice(self.left, self.right)
 
     @property
     def empty(self) -> bool:
-        """Whether it holds nothing."""
+        """Whether the box contains no pixel or cell."""
         return self.bottom <= self.top or self.right <= self.left
 
     def moved(self, down: int, across: int) -> Box:
-        """The same rectangle elsewhere."""
+        """Return the box moved by ``down`` rows and ``across`` columns."""
         return Box(self.top + down, self.left + across, self.bottom + down, self.right + across)
 
     def union(self, other: Box) -> Box:
-        """The smallest rectangle that holds both."""
+        """Return the smallest box that contains both boxes."""
         return Box(
             min(self.top, other.top),
             min(self.left, other.left),
@@ -48,7 +55,7 @@ class Box:
         )
 
     def intersection(self, other: Box) -> Box:
-        """What both hold; may be empty."""
+        """Return the box of what both contain; it may be empty."""
         return Box(
             max(self.top, other.top),
             max(self.left, other.left),
@@ -57,17 +64,30 @@ class Box:
         )
 
     def clipped(self, shape: tuple[int, int]) -> Box:
-        """What lies inside an array of ``shape`` (H, W)."""
+        """Return the part of the box inside an array of ``shape`` (H, W)."""
         return self.intersection(Box(0, 0, *shape))
 
 
 def aligned(extent: Box, shape: tuple[int, int], stride: int) -> Box:
-    """``extent`` moved outwards to multiples of ``stride``, clipped by an image of ``shape``.
+    """Extend a box to multiples of ``stride``, clipped by an image.
 
-    Unless it is clipped, its side depends only on the extent's side and the stride, so that the
-    boxes of different images have equal shapes.
+    Args:
+        extent: a box of pixels that meets the image.
+        shape: (H, W) of the image, in pixels.
+        stride: pixels per cell.
 
-    ValueError if the extent does not meet the image.
+    Returns:
+        A box that contains ``extent`` inside the image and begins at multiples of ``stride``.
+        Unless it is clipped, its sides depend only on the extent's sides and the stride, so that
+        the boxes of different images have equal shapes.
+
+    Raises:
+        ValueError: an extent that does not meet the image.
+
+    Example:
+        >>> from pycc.local import Box, aligned
+        >>> aligned(Box(9, 17, 12, 20), (64, 64), 8)
+        Box(top=8, left=16, bottom=24, right=32)
     """
     height, width = shape
     if extent.clipped(shape).empty:
@@ -80,17 +100,32 @@ def aligned(extent: Box, shape: tuple[int, int], stride: int) -> Box:
 def influence(
     extent: Box, shape: tuple[int, int], *, stride: int, receptive_field: int | None
 ) -> Box:
-    """The window, in pixels, of an image of ``shape`` (H, W) for changes inside ``extent``.
+    """Find the window of an image that determines how changes inside a box change the map.
 
-    A field of r pixels that meets the extent lies within r − 1 pixels of it, whatever its offset
-    to its cell. So the window [top − r + 1, bottom + r − 1), aligned outwards to the stride s,
-    shows every touched cell its whole field, and its cells are cells of the full map; where it is
-    clipped by the image its border is the true one, and padding coincides. A window that is not
-    clipped has a side that depends only on the extent's side, r and s, so that windows of
+    A receptive field of r pixels that meets the extent lies within r − 1 pixels of it, whatever its
+    offset to its cell. So the window [top − r + 1, bottom + r − 1), aligned outwards to the stride
+    s, contains the full field of every affected cell, and its cells are cells of the full map. If
+    it is clipped by the image, its border is that of the image, and so is the padding. The sides
+    of a window that is not clipped depend only on the extent's sides, r and s, so that windows of
     different images have equal shapes.
 
-    ``receptive_field`` None (unbounded) gives the full image. ValueError if the extent does not
-    meet the image.
+    Args:
+        extent: the box of pixels that change; it meets the image.
+        shape: (H, W) of the image, in pixels.
+        stride: pixels per cell of the counter.
+        receptive_field: side in pixels of what a cell depends on; None (unbounded) gives the full
+            image.
+
+    Returns:
+        The window, in pixels, inside the image.
+
+    Raises:
+        ValueError: an extent that does not meet the image.
+
+    Example:
+        >>> from pycc.local import Box, influence
+        >>> influence(Box(48, 48, 56, 56), (128, 128), stride=8, receptive_field=9)
+        Box(top=40, left=40, bottom=72, right=72)
     """
     height, width = shape
     if extent.clipped(shape).empty:
@@ -103,8 +138,8 @@ def influence(
 
 
 def _interval(start: int, stop: int, size: int, stride: int, reach: int) -> tuple[int, int]:
-    """One axis: first pixel and the one after the last."""
+    """Return the first pixel and the one after the last, along one axis."""
     low = (start - reach) // stride * stride
-    # The worst alignment that any start can have, so that the length does not depend on it.
+    # The worst alignment of any start, so that the length does not depend on the start.
     length = -(-(stop - start + 2 * reach + stride - 1) // stride) * stride
     return max(0, low), min(size, low + length)

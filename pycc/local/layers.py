@@ -1,9 +1,10 @@
-"""How a change travels through a network: one rule for each kind of layer.
+"""Rules for how a change spreads through a network, one for each kind of layer.
 
-A rule takes what a layer is fed, of which some tensors change inside a box, and says in which box
-the layer's result changes and how that part is computed from the changed parts: a convolution, say,
-over the changed pixels and the rim of unchanged ones that its kernel also sees. A rule that is not
-sure raises UnsupportedError.
+A rule takes the arguments of a layer, of which some tensors change inside a box. It determines the
+box in which the layer's result changes, and a function that computes this part from the changed
+parts of the arguments. A convolution, for example, is computed from the changed pixels and the
+unchanged ones around them that its kernel also reads. A rule raises UnsupportedError if it is not
+certain to be exact.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ Rule = Callable[..., Any]
 """(program, target, *args, **kwargs) -> Field or a sequence of fields."""
 
 RULES: dict[Any, Rule] = {}
-"""The rules by the operator whose overloads they serve."""
+"""The rules by operator; a rule serves all overloads of its operator."""
 
 
 def _rule(*operators: Any) -> Callable[[Rule], Rule]:
-    """Registers the rule of layers that are fed one changing tensor, their first argument."""
+    """Register a rule of layers with one changing argument, the first."""
 
     def add(rule: Rule) -> Rule:
         def sure(program: Program, target: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
@@ -47,7 +48,7 @@ def _rule(*operators: Any) -> Callable[[Rule], Rule]:
 
 
 def _rule_of_many(*operators: Any) -> Callable[[Rule], Rule]:
-    """Registers the rule of layers that are fed one changing tensor or several."""
+    """Register a rule of layers with one or several changing arguments."""
 
     def add(rule: Rule) -> Rule:
         RULES.update(dict.fromkeys(operators, rule))
@@ -56,7 +57,7 @@ def _rule_of_many(*operators: Any) -> Callable[[Rule], Rule]:
     return add
 
 
-# Layers that treat each place by itself
+# Pointwise layers
 
 
 @_rule_of_many(
@@ -73,7 +74,7 @@ def _pointwise(program: Program, target: Any, *args: Any, **kwargs: Any) -> Fiel
     fields = [value for value in args if isinstance(value, Field)]
     clean = target(*_clean(args), **kwargs)
     if not fields or not isinstance(clean, Tensor):
-        raise UnsupportedError(f"{target}: something else than one tensor")
+        raise UnsupportedError(f"{target}: expected one tensor as the result")
     _check_broadcast(target, args, clean)
     box = _union(fields)
     parts = [embedding(field, box) for field in fields]
@@ -102,7 +103,7 @@ def _union(fields: Sequence[Field]) -> Box:
 
 
 def _check_broadcast(target: Any, args: Sequence[Any], clean: Tensor) -> None:
-    """Refuse what does not leave the axes of the batch and of the grid where they are."""
+    """Refuse broadcasting that moves the batch axis or the axes of the grid."""
     for value in args:
         if isinstance(value, Field):
             same = value.clean.ndim == clean.ndim >= 3 and value.shape == clean.shape[-2:]
@@ -115,7 +116,7 @@ def _check_broadcast(target: Any, args: Sequence[Any], clean: Tensor) -> None:
 
 
 def _cropped(constant: Tensor, box: Box) -> Tensor:
-    """The part of a constant that meets a box, as broadcasting has it."""
+    """Return the part of a constant that broadcasts to a box."""
     if constant.ndim >= 1 and constant.shape[-1] > 1:
         constant = constant[..., box.left : box.right]
     if constant.ndim >= 2 and constant.shape[-2] > 1:
@@ -176,7 +177,7 @@ def _slice(
     end: int | None = None,
     step: int = 1,
 ) -> Field:
-    # Of the batch a number would be that of the image by which the network was watched.
+    # Along the batch axis, a recorded end is the batch size of the tracing run, not of this one.
     most = sys.maxsize if dim % x.clean.ndim == 0 else x.clean.shape[dim]
     if start in (None, 0) and step == 1 and (end is None or end >= most):
         return x
@@ -190,7 +191,7 @@ def _slice(
 
 
 def _check_channel(target: Any, x: Field, dim: Any, *, room: bool = False) -> None:
-    """Refuse the axes of the batch and of the grid; ``room`` for one that is to be made."""
+    """Refuse the batch axis and the axes of the grid; ``room`` if the layer inserts the axis."""
     axes = x.clean.ndim + (1 if room else 0)
     if not isinstance(dim, int) or not 1 <= dim % axes < axes - 2:
         raise UnsupportedError(f"{target}: another axis than the channels'")
@@ -205,10 +206,10 @@ def _joined(program: Program, target: Any, parts: Sequence[Any], dim: int = 0) -
         raise UnsupportedError(f"{target}: fields of different shapes")
     _check_channel(target, fields[0], dim, room=target.overloadpacket is aten.stack)
     box = _union(fields)
-    whole = [embedding(field, box) for field in fields]
+    embeddings = [embedding(field, box) for field in fields]
 
     def compute(*values: Tensor) -> Tensor:
-        joined: Tensor = target([f(v) for f, v in zip(whole, values, strict=True)], dim)
+        joined: Tensor = target([f(v) for f, v in zip(embeddings, values, strict=True)], dim)
         return joined
 
     return program.add(target(_clean(fields), dim), box, compute, *fields)
@@ -216,9 +217,9 @@ def _joined(program: Program, target: Any, parts: Sequence[Any], dim: int = 0) -
 
 @_rule(aten.expand, aten.repeat)
 def _repeated(program: Program, target: Any, x: Field, sizes: Sequence[int]) -> Field:
-    """One channel, several times; the sizes are those of the one image that was watched."""
-    whole, height, width = (-1, 1), (-1, x.shape[0]), (-1, x.shape[1])
-    kept = (whole, height, width) if target.overloadpacket is aten.expand else ((1,), (1,), (1,))
+    """Repeat a single channel; ``sizes`` are those of the one image of the tracing run."""
+    batch, height, width = (-1, 1), (-1, x.shape[0]), (-1, x.shape[1])
+    kept = (batch, height, width) if target.overloadpacket is aten.expand else ((1,), (1,), (1,))
     if not len(sizes) == x.clean.ndim == 4 or x.clean.shape[1] != 1:
         raise UnsupportedError(f"{target}: more than one channel repeated")
     others = (sizes[0], sizes[2], sizes[3])
@@ -232,13 +233,13 @@ def _repeated(program: Program, target: Any, x: Field, sizes: Sequence[int]) -> 
     return program.add(compute(x.clean), x.box, compute, x)
 
 
-# Layers that look around
+# Layers that read a neighbourhood
 
 
 def _reached(
     start: int, stop: int, size: int, kernel: int, stride: int, padding: int, dilation: int
 ) -> tuple[int, int]:
-    """The outputs [first, last) of a sliding window that see inputs of [start, stop)."""
+    """Return the outputs [first, last) of a sliding window that depend on inputs [start, stop)."""
     first = -(-(start + padding - dilation * (kernel - 1)) // stride)
     last = (stop - 1 + padding) // stride + 1
     return max(0, first), min(size, last)
@@ -252,7 +253,7 @@ def _slide(
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> tuple[Box, Box]:
-    """The outputs, of a grid of ``shape``, that see inputs of ``box``; and all that these see."""
+    """Return the outputs on a grid of ``shape`` that depend on ``box``, and all that they read."""
     ends = [
         _reached(*limits, shape[axis], kernel[axis], stride[axis], padding[axis], dilation[axis])
         for axis, limits in enumerate(((box.top, box.bottom), (box.left, box.right)))
@@ -271,7 +272,7 @@ def _slide(
 
 
 def _two(values: Any) -> list[int]:
-    """An option of two axes, which may be given once for both."""
+    """Return an option for each of two axes; one value serves both."""
     numbers = [values] if isinstance(values, int) else list(values)
     return numbers * 2 if len(numbers) == 1 else numbers
 
@@ -322,7 +323,7 @@ def _transposed(
     dilation: Sequence[int],
     groups: int,
 ) -> Field:
-    """Input i is spread over the outputs i·s − p … i·s − p + d·(k − 1)."""
+    """Apply a transposed convolution: input i affects outputs i·s − p … i·s − p + d·(k − 1)."""
     reach = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
     if any(s > r + 1 for s, r in zip(stride, reach, strict=True)):
         raise UnsupportedError("a transposed convolution that leaves gaps")
@@ -363,8 +364,8 @@ def _max_pool(
     dilation: Any = 1,
     ceil_mode: bool = False,
 ) -> Any:
-    found = target(x.clean, kernel, stride, padding, dilation, ceil_mode)
-    clean = found if isinstance(found, Tensor) else found[0]
+    result = target(x.clean, kernel, stride, padding, dilation, ceil_mode)
+    clean = result if isinstance(result, Tensor) else result[0]
     sizes, apart, around = _two(kernel), _two(stride or kernel), _two(dilation)
     box, seen = _slide(x.box, clean.shape[-2:], sizes, apart, _two(padding), around)
     part = embedding(x, seen, float("-inf"))
@@ -373,7 +374,7 @@ def _max_pool(
         return functional.max_pool2d(part(values), sizes, apart, dilation=around)
 
     pooled = program.add(clean, box, compute, x)
-    return pooled if isinstance(found, Tensor) else [pooled, None]
+    return pooled if isinstance(result, Tensor) else [pooled, None]
 
 
 @_rule(aten.avg_pool2d)
@@ -411,7 +412,7 @@ def _nearest(program: Program, target: Any, x: Field, *args: Any, **kwargs: Any)
     def enlarged(values: Tensor) -> Tensor:
         return values.repeat_interleave(down, -2).repeat_interleave(across, -1)
 
-    # Which place is nearest is a matter of rounding and of the stated scale: ask.
+    # Which input is nearest depends on rounding and on the recorded scale: test it on indices.
     rows, columns = torch.arange(height).to(x.clean), torch.arange(width).to(x.clean)
     places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))[None]
     if not torch.equal(target(places, *args, **kwargs), enlarged(places)):

@@ -1,4 +1,4 @@
-"""A counter's map as a function of what one box of its image holds."""
+"""A counter's map as a function of the pixels in one box of its image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,19 @@ from pycc.types import Counter
 
 
 class Wirings:
-    """The layers of a counter, found by watching it count; kept for each shape of window."""
+    """The graph of a counter's layers, traced on a window and kept per shape, dtype and device.
+
+    A counter that is not an ``nn.Module``, that cannot be traced, that has a layer without a rule
+    in ``pycc.local.layers``, or whose trace gives other values or gradients, is treated as a black
+    box: its graph is None. Pass one object to several ``Local`` to trace the counter once.
+
+    Example:
+        >>> import torch
+        >>> from pycc.local import Wirings
+        >>> graph = Wirings(torch.nn.Conv2d(3, 1, 3, padding=1)).of(torch.rand(1, 3, 8, 8))
+        >>> [node.op for node in graph.graph.nodes if node.op == "call_function"]
+        ['call_function']
+    """
 
     def __init__(self, counter: Counter) -> None:
         self.counter = counter
@@ -26,7 +38,7 @@ class Wirings:
         self._proved = False
 
     def of(self, windows: Tensor) -> fx.GraphModule | None:
-        """The layers through which windows of this shape and type go; None for a black box."""
+        """Return the graph for windows [N,3,h,w] of this shape and type; None for a black box."""
         if self._black_box:
             return None
         key = tuple(windows.shape[1:]), windows.dtype, windows.device
@@ -40,14 +52,14 @@ class Wirings:
 
 
 def _watched(counter: Counter, window: Tensor) -> fx.GraphModule | None:
-    """What the counter does with a window, step by step; None if there is a step without rule."""
+    """Trace the counter on a window [1,3,h,w]; return None if a step has no rule."""
     from torch.func import functionalize
     from torch.fx.experimental.proxy_tensor import make_fx  # takes a second to import
 
-    with torch.no_grad(), unchecked():  # tensors that are recorded have no values
+    with torch.no_grad(), unchecked():  # traced tensors have no values to check
         try:
             graph: fx.GraphModule = make_fx(functionalize(counter))(window)
-        except Exception:  # whatever keeps a network from being watched, it still counts
+        except Exception:  # whatever prevents tracing, the counter itself still works
             return None
     graph.graph.eliminate_dead_code()
     changing: set[fx.Node] = set()
@@ -62,10 +74,10 @@ def _watched(counter: Counter, window: Tensor) -> fx.GraphModule | None:
 
 
 def _same(graph: fx.GraphModule, counter: Counter, window: Tensor) -> bool:
-    """Whether the graph has the counter's values and gradients on another image.
+    """Whether the graph gives the counter's values and gradients on another image.
 
-    It has not where something takes place behind torch's back: numbers that go through NumPy, the
-    gradient of a ``torch.autograd.Function``, parts that compute without gradient.
+    It does not if something is invisible to tracing: values that pass through NumPy, the gradient
+    of a ``torch.autograd.Function``, parts that run without gradient.
     """
     sides = []
     with torch.inference_mode(False), torch.enable_grad():
@@ -77,7 +89,7 @@ def _same(graph: fx.GraphModule, counter: Counter, window: Tensor) -> bool:
                 if cells.requires_grad:
                     weights = torch.linspace(0.5, 1.5, cells.numel()).to(cells).view_as(cells)
                     (slope,) = torch.autograd.grad(cells, image, weights)
-            except Exception:  # whatever it is, the counter is then asked itself
+            except Exception:  # whatever fails, the counter itself is then evaluated
                 return False
             sides.append((cells.detach(), slope))
     bound = 1e3 * torch.finfo(window.dtype).eps
@@ -88,29 +100,44 @@ def _same(graph: fx.GraphModule, counter: Counter, window: Tensor) -> bool:
 
 
 class Local:
-    """A counter's map in the cells that a box of pixels can change, everything else fixed.
+    """A counter's map in the cells that a box of pixels can change, with all other pixels fixed.
 
-    ``windows`` [N,3,h,w] are images, or windows of images that ``influence`` cut for ``box``: then
-    the result changes as that of the whole image does. ``box`` lies inside them, the same in each.
+    ``windows`` [N,3,h,w] are images, or windows of images that ``influence`` computed for ``box``;
+    then the map changes as that of the full image does. ``box`` lies inside the windows, at the
+    same place in each.
 
-    Each layer of the network is computed only where the change has spread to, from the clean
-    values around it, which are kept. Where that is not known (a layer without a rule, a counter
-    that is no module) the counter is asked about the whole window, and the result has all of its
-    cells, those too that a cut window does not show their whole field; these do not change. A
-    counter that knows better how its map changes may say so: ``around(windows, box)`` returns the
-    function of the changed pixels and the cells that it gives, or None. Values
-    agree with those of the whole image up to the rounding of sums. The counter must be in eval mode
-    and stay as it is.
+    Each layer of the network is computed only where the change has spread to, from the stored clean
+    values around it. If that is not possible (a layer without a rule, a counter that is not a
+    module), the counter is evaluated on the full window, and the result has all its cells. Cells
+    at the border of a cut window, whose field the window does not contain, then have values that
+    differ from the full image's, but these do not change. A counter may provide a faster method
+    ``around(windows, box)``, which returns the function of the changed pixels and the cells that it
+    computes, or None. Values agree with those of the full image up to the rounding of sums. The
+    counter must be in eval mode and must not be modified.
 
-    Raises ValueError for a box that is empty or sticks out of the windows.
+    Raises:
+        ValueError: a box that is empty or not inside the windows.
+
+    Example:
+        >>> import torch
+        >>> from pycc.local import Box, Local
+        >>> counter = torch.nn.Conv2d(3, 1, 3, padding=1).eval()
+        >>> image = torch.rand(1, 3, 32, 32)
+        >>> local = Local(counter, image, Box(8, 8, 12, 12))
+        >>> changed = image.clone()
+        >>> changed[:, :, 8:12, 8:12] = 0.5
+        >>> with torch.no_grad():
+        ...     part, full = local(changed[:, :, 8:12, 8:12]), counter(changed)
+        >>> local.cells, torch.allclose(part, full[:, :, 7:13, 7:13], atol=1e-6)
+        (Box(top=7, left=7, bottom=13, right=13), True)
     """
 
     cells: Box
-    """The cells of the window's map that the result holds."""
+    """The cells of the window's map that the result contains."""
     clean: Tensor
-    """[N,1,*cells.shape], people per cell: what the clean windows give there."""
+    """[N,1,*cells.shape], people per cell: the map of the clean windows there."""
     follows_layers: bool
-    """Whether only what changes is computed, rather than the whole window."""
+    """Whether only the changed part of each layer is computed, rather than the full window."""
 
     def __init__(
         self, counter: Counter, windows: Tensor, box: Box, *, wirings: Wirings | None = None
@@ -140,11 +167,12 @@ class Local:
             self.clean = self._compute(windows[..., *box.slices])
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """The map [N·draws,1,*cells.shape] with pixels [N·draws,3,*box.shape] in the box.
+        """Compute the map [N·draws,1,*cells.shape] for pixels [N·draws,3,*box.shape] in the box.
 
         Rows n·draws … n·draws + draws − 1 belong to window n. Differentiable in the pixels.
 
-        Raises ValueError for another shape.
+        Raises:
+            ValueError: pixels of another shape.
         """
         wanted = (3, *self.box.shape)
         if pixels.shape[1:] != wanted or not len(pixels) or len(pixels) % self._rows:
@@ -156,7 +184,7 @@ class Local:
 
 
 _Built = tuple[Callable[[Tensor], Tensor], Box]
-"""The function of changed pixels, and the cells that it gives."""
+"""The function of the changed pixels, and the cells that it computes."""
 
 
 def _operator(target: Any) -> Any:
@@ -166,7 +194,7 @@ def _operator(target: Any) -> Any:
 def _build(
     graph: fx.GraphModule, windows: Tensor, box: Box
 ) -> tuple[Callable[[Tensor], Tensor], Box]:
-    """The function for changes inside ``box``, and the cells that it computes."""
+    """Build the function for changes inside ``box``; return it and the cells that it computes."""
     program = Program()
     known: dict[fx.Node, Any] = {}
     uses = {node: len(node.users) for node in graph.graph.nodes}
@@ -180,7 +208,7 @@ def _build(
             (result,) = fx.node.map_arg(node.args, known.__getitem__)
         else:
             known[node] = _step(program, node, known)
-            for value in node.all_input_nodes:  # clean values that nobody asks for again
+            for value in node.all_input_nodes:  # free clean values after their last use
                 uses[value] -= 1
                 if not uses[value]:
                     del known[value]
@@ -190,7 +218,7 @@ def _build(
 
 
 def _step(program: Program, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
-    """What a layer makes of its inputs: fields or, where nothing changes, tensors."""
+    """Apply a layer's rule to its inputs: return fields, or tensors if nothing changes."""
     args: Any = fx.node.map_arg(node.args, known.__getitem__)
     kwargs: Any = fx.node.map_arg(node.kwargs, known.__getitem__)
     target: Any = node.target
@@ -203,7 +231,7 @@ def _step(program: Program, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
 
 
 def _whole(counter: Counter, windows: Tensor, box: Box) -> tuple[Callable[[Tensor], Tensor], Box]:
-    """The counter itself on the whole window, and all its cells."""
+    """Return a function that evaluates the counter on the full window, and all its cells."""
     part = embedding(Field(windows, box, 0), Box(0, 0, windows.shape[-2], windows.shape[-1]))
 
     def compute(pixels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The map of the image that was counted last, for those who ask about one image again and again."""
+"""A cache of the density map of the last image, for repeated evaluation of one image."""
 
 from __future__ import annotations
 
@@ -11,10 +11,19 @@ from pycc.types import Counter
 
 
 class Remembered:
-    """A counter's map of images, without gradient; the last one is kept.
+    """A counter that returns its map without gradient and keeps the last map.
 
-    Given again for the same images, type and weights alone: a weight that was written to since is
-    told by its version. What is no module may depend on anything and is asked each time.
+    The kept map is returned only for equal images of the same dtype and device and unmodified
+    weights; a modified weight is detected by torch's version counter. A counter that is not a
+    module may depend on anything and is evaluated each time.
+
+    Example:
+        >>> import torch
+        >>> from pycc.local import Remembered
+        >>> counter = Remembered(torch.nn.Conv2d(3, 1, 1))
+        >>> image = torch.rand(1, 3, 4, 4)
+        >>> counter(image) is counter(image.clone())
+        True
     """
 
     def __init__(self, counter: Counter) -> None:
@@ -22,7 +31,7 @@ class Remembered:
         self._last: tuple[Tensor, list[tuple[int, int]], Tensor] | None = None
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Density [N,1,h,w] of images [N,3,H,W]; not to be written to."""
+        """Return the density [N,1,h,w] of images [N,3,H,W]; the caller must not modify it."""
         with torch.no_grad():
             if not isinstance(self.counter, nn.Module) or torch.is_inference_mode_enabled():
                 return self.counter(images)

@@ -1,4 +1,4 @@
-"""Convolutions of few input channels, whose gradient the usual libraries compute slowly."""
+"""Convolutions of few input channels with a fast gradient by their input."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ MOST_CHANNELS = 4
 
 
 def convolution(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
-    """x [N,C,h,w] -> conv2d(x, weight, bias), stride 1, without padding; fast in reverse.
+    """Return the function x [N,C,h,w] -> conv2d(x, weight, bias), stride 1, without padding.
 
-    Constants: no gradient reaches ``weight`` [O,C,k,l] and ``bias``. The gradient by x is itself a
-    convolution, of O channels to C, and with C = 1 its inner loops have nothing to share among:
-    seven times slower than the forward pass. Here it is a convolution along the rows alone, of O
-    channels to k·C, whose k parts are then added, each shifted by a row.
+    ``weight`` [O,C,k,l] and ``bias`` [O] are constants and get no gradient. The gradient by x is
+    itself a convolution, of O channels to C. With C = 1, torch computes it seven times slower than
+    the forward pass, because few output channels leave its inner loops little to share. Here it is
+    a convolution along the rows alone, of O channels to k·C, whose k parts are added, each shifted
+    by one row more.
     """
     weight = weight.detach()
     bias = None if bias is None else bias.detach()

@@ -1,4 +1,4 @@
-"""Where a change is while it travels through a network, and what is computed on its way."""
+"""The part of each layer that changes with the image, and the program that computes it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pycc.local.box import Box
 
 
 class UnsupportedError(Exception):
-    """No rule tells how a change travels through this layer."""
+    """No rule determines how a change spreads through this layer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,28 +21,28 @@ class Field:
     """A tensor of the network that changes with the image."""
 
     clean: Tensor
-    """[N,…,h,w]: its values for the clean window."""
+    """[N,…,h,w]: the values for the clean window."""
     box: Box
-    """Where it changes, on its own grid."""
+    """The part that changes, on the tensor's own grid."""
     slot: int
-    """Where the changed part [N·draws,…] is found while the program runs."""
+    """The slot that holds the changed part [N·draws,…] while the program runs."""
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Its grid, (h, w)."""
+        """The grid of the tensor, (h, w)."""
         return self.clean.shape[-2], self.clean.shape[-1]
 
 
 class _Embed(autograd.Function):
-    """What changes, laid into what does not: values [N·draws,…] into rest [N,…]."""
+    """Copy the changed values [N·draws,…] into the unchanged values around them, rest [N,…]."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, rest: Tensor, source: Box, hole: Box) -> Tensor:
         ctx.source, ctx.hole, ctx.shape = source, hole, values.shape
         draws = len(values) // len(rest)
-        whole = rest.repeat_interleave(draws, 0) if draws > 1 else rest.clone()
-        whole[..., *hole.slices] = values[..., *source.slices]
-        return whole
+        filled = rest.repeat_interleave(draws, 0) if draws > 1 else rest.clone()
+        filled[..., *hole.slices] = values[..., *source.slices]
+        return filled
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -55,16 +55,16 @@ class _Embed(autograd.Function):
 
 
 def embedding(field: Field, wanted: Box, outside: float = 0.0) -> Callable[[Tensor], Tensor]:
-    """A function from the changed part of a field to its values in the box ``wanted``.
+    """Return a function from the changed part of a field to its values in the box ``wanted``.
 
-    The box may reach beyond the field's grid, where it holds ``outside``.
+    The box may extend beyond the field's grid; values there are ``outside``.
     """
     if wanted == field.box:
         return lambda values: values
     common = field.box.intersection(wanted)
     inside = wanted.clipped(field.shape)
     if common.empty or inside.empty:
-        raise UnsupportedError("a layer looks where nothing changes")
+        raise UnsupportedError("a layer reads only unchanged values")
     crop = field.clean[..., *inside.slices]
     margins = (
         inside.left - wanted.left,
@@ -77,31 +77,31 @@ def embedding(field: Field, wanted: Box, outside: float = 0.0) -> Callable[[Tens
     source = common.moved(-field.box.top, -field.box.left)
 
     def embed(values: Tensor) -> Tensor:
-        whole: Tensor = _Embed.apply(values, rest, source, hole)  # type: ignore[no-untyped-call]
-        return whole
+        filled: Tensor = _Embed.apply(values, rest, source, hole)  # type: ignore[no-untyped-call]
+        return filled
 
     return embed
 
 
 class Program:
-    """What to compute, in order, from the changed pixels; built by the rules of ``layers``."""
+    """The ordered steps that compute the changed part of each layer; built by the rules."""
 
     def __init__(self) -> None:
         self._steps: list[tuple[Callable[..., Tensor], tuple[int, ...]]] = []
 
     def start(self, clean: Tensor, box: Box) -> Field:
-        """The image itself, in slot 0."""
+        """Return the field of the image itself, in slot 0."""
         return Field(clean, box, 0)
 
     def add(self, clean: Tensor, box: Box, compute: Callable[..., Tensor], *inputs: Field) -> Field:
-        """A further field: ``compute`` gives its changed part from those of its inputs."""
+        """Add a step: ``compute`` maps the changed parts of ``inputs`` to that of a new field."""
         if box.empty:
             raise UnsupportedError("nothing changes")
         self._steps.append((compute, tuple(field.slot for field in inputs)))
         return Field(clean, box, len(self._steps))
 
     def to(self, goal: Field) -> Callable[[Tensor], Tensor]:
-        """A function from the changed pixels to the changed part of ``goal``."""
+        """Return a function from the changed pixels to the changed part of ``goal``."""
         steps = self._steps[: goal.slot]
         last = {slot: number for number, (_, slots) in enumerate(steps) for slot in slots}
 
@@ -109,7 +109,7 @@ class Program:
             values = {0: pixels}
             for number, (compute, slots) in enumerate(steps):
                 values[number + 1] = compute(*(values[slot] for slot in slots))
-                for slot in set(slots):  # what nobody asks for again
+                for slot in set(slots):  # free values after their last use
                     if last[slot] == number:
                         del values[slot]
             return values[goal.slot]

@@ -1,4 +1,7 @@
-"""Metrics of counts and density maps (``counts``), and rates with intervals (``rates``)."""
+"""Metrics of counts and density maps (``counts``), and rates with intervals (``rates``).
+
+All are pure functions that compute in float64.
+"""
 
 from pycc.metrics.counts import (
     DensityLevel,
@@ -15,19 +18,57 @@ from pycc.metrics.counts import (
     rmse,
     ssim,
 )
+from pycc.metrics.rates import (
+    BANDS,
+    BANDWIDTH,
+    LEVEL,
+    Difference,
+    Ratios,
+    Roc,
+    Share,
+    accuracy,
+    accurate,
+    bands,
+    difference,
+    kde,
+    ratios,
+    roc,
+    share,
+    succeeded,
+    success,
+    wilson,
+)
 
 __all__ = [
+    "BANDS",
+    "BANDWIDTH",
+    "LEVEL",
     "DensityLevel",
+    "Difference",
     "ErrorRate",
+    "Ratios",
+    "Roc",
+    "Share",
+    "accuracy",
+    "accurate",
+    "bands",
     "bias",
     "bootstrap",
     "density_levels",
+    "difference",
     "error_rate",
     "game",
+    "kde",
     "mae",
     "mae_by_group",
     "mean_count",
     "psnr",
+    "ratios",
     "rmse",
+    "roc",
+    "share",
     "ssim",
+    "succeeded",
+    "success",
+    "wilson",
 ]

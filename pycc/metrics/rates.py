@@ -1,9 +1,9 @@
-"""Shares of images by the ratio of predicted to true count, and what a sample says of them.
+"""Shares of images by the ratio of predicted to true count, with confidence intervals.
 
-The measures of "Vulnerability and Defense: Mitigating Backdoor Attacks in Deep Learning-Based
-Crowd Counting Models" (Luo), eqs. 2 and 3, with intervals. An image belongs to a share by an exact
-comparison of its count with its truth: r = 1.1 is a statement on rational numbers that a rounded
-quotient cannot decide, and bands that meet at an edge must neither lose nor double an image.
+These are the measures of "Vulnerability and Defense: Mitigating Backdoor Attacks in Deep
+Learning-Based Crowd Counting Models" (Luo), eqs. 2 and 3. Count and truth are compared exactly:
+r = 1.1 is a statement about rational numbers that a rounded quotient cannot decide, and two bands
+that share an edge must neither lose an image nor count it twice.
 """
 
 from __future__ import annotations
@@ -15,38 +15,83 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
+
+__all__ = [
+    "BANDS",
+    "BANDWIDTH",
+    "LEVEL",
+    "Difference",
+    "Ratios",
+    "Roc",
+    "Share",
+    "accuracy",
+    "accurate",
+    "bands",
+    "difference",
+    "kde",
+    "ratios",
+    "roc",
+    "share",
+    "succeeded",
+    "success",
+    "wilson",
+]
 
 LEVEL = 0.95
-"""Of the two-sided intervals."""
+"""Confidence level of the two-sided intervals."""
 BANDS = ("±0.1~", "±0.3~", "±0.5~", "±1~")
-"""Names of the bands of a row, by the least distance of r from 1."""
+"""Names of the four bands, by the smallest distance of r from 1."""
 BANDWIDTH = 0.5
-"""Standard deviation, in r, of the paper's Gaussian kernel."""
+"""Standard deviation, in units of r, of the paper's Gaussian kernel."""
 
 _ACCURATE = (9, 11)
 _RAISED: tuple[tuple[int, int | None], ...] = ((11, 13), (13, 15), (15, 20), (20, None))
 _LOWERED: tuple[tuple[int | None, int], ...] = ((7, 9), (5, 7), (None, 5))
-"""Edges in tenths of the truth."""
+"""Edges of r, in tenths."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """A share of images and what it says of the share in all images like these."""
+    """A share of images, with a confidence interval of the underlying probability.
+
+    Example:
+        >>> from pycc.metrics import share
+        >>> half = share([True, False])
+        >>> half.value, half.total, round(half.low, 3), round(half.high, 3)
+        (0.5, 2, 0.095, 0.905)
+    """
 
     value: float | None
-    """``successes / total``; None of no images."""
+    """``successes / total``; None without images."""
     low: float
     high: float
-    """Wilson's interval; [0, 1] of no images."""
+    """Ends of Wilson's interval of level ``LEVEL``; 0 and 1 without images."""
     successes: int
     total: int
+    """Numbers of images."""
 
 
 def wilson(successes: int, total: int, level: float = LEVEL) -> tuple[float, float]:
-    """Wilson's score interval (1927) of a probability of which ``successes`` of ``total`` came.
+    """Compute Wilson's score interval of a probability after ``successes`` in ``total`` trials.
 
-    ValueError unless 0 <= successes <= total and 0 < level < 1.
+    Args:
+        successes: number of successes, 0 to ``total``.
+        total: number of trials.
+        level: confidence level of the two-sided interval, within (0, 1).
+
+    Returns:
+        The ends (low, high), within [0, 1]; (0, 1) if ``total`` is 0.
+
+    Raises:
+        ValueError: unless 0 <= successes <= total and 0 < level < 1.
+
+    Source:
+        Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
+
+    Example:
+        >>> from pycc.metrics import wilson
+        >>> [round(end, 3) for end in wilson(9, 10)]
+        [0.596, 0.982]
     """
     if not 0 <= successes <= total:
         raise ValueError(f"wilson: successes must be within 0…{total}, got {successes}")
@@ -58,38 +103,71 @@ def wilson(successes: int, total: int, level: float = LEVEL) -> tuple[float, flo
     value, weight = successes / total, z * z / total
     centre = (value + weight / 2) / (1 + weight)
     half = math.sqrt(value * (1 - value) * weight + weight * weight / 4) / (1 + weight)
-    # At the ends the interval touches 0 or 1, which rounding would miss.
+    # The ends 0 and 1 are exact here; rounding would miss them.
     low = 0.0 if successes == 0 else centre - half
     return low, 1.0 if successes == total else centre + half
 
 
 def share(hits: ArrayLike) -> Share:
-    """The share of True among [N] answers."""
-    found = np.asarray(hits, bool)
-    if found.ndim != 1:
-        raise ValueError(f"share: hits must be [N], got {list(found.shape)}")
-    successes, total = int(found.sum()), int(found.size)
+    """Compute the share of True among [N] booleans.
+
+    Raises:
+        ValueError: hits that are not [N].
+
+    Example:
+        >>> from pycc.metrics import share
+        >>> share([True, True, False, True]).value
+        0.75
+    """
+    answers = np.asarray(hits, bool)
+    if answers.ndim != 1:
+        raise ValueError(f"share: hits must be [N], got {list(answers.shape)}")
+    successes, total = int(answers.sum()), int(answers.size)
     low, high = wilson(successes, total)
     return Share(successes / total if total else None, low, high, successes, total)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How much larger one share is than another over the same images."""
+    """The difference of two shares of the same images, as :func:`difference` returns it.
+
+    Example:
+        >>> from pycc.metrics import Difference
+        >>> Difference(value=0.5, low=-0.1, high=0.8, total=4).total
+        4
+    """
 
     value: float
+    """The first share minus the second, within [-1, 1]."""
     low: float
     high: float
+    """Ends of Newcombe's interval of level ``LEVEL``."""
     total: int
-    """Images."""
+    """Number of images."""
 
 
 def difference(first: ArrayLike, second: ArrayLike) -> Difference:
-    """The share of ``first`` less that of ``second``, [N] answers each on the same images.
+    """Compute the share of True in ``first`` minus that in ``second``, over the same images.
 
-    The interval is Newcombe's for paired shares ("Improved confidence intervals for the difference
-    between binomial proportions based on paired data", 1998, method 10): the distances of Wilson's
-    ends, corrected by the answers' correlation. ValueError without images.
+    The interval combines the distances of the ends of Wilson's intervals, corrected by the
+    correlation of the answers.
+
+    Args:
+        first: [N] booleans, one per image.
+        second: [N] booleans for the same images.
+
+    Raises:
+        ValueError: arguments that are empty or of different lengths.
+
+    Source:
+        Newcombe, "Improved confidence intervals for the difference between binomial proportions
+        based on paired data", 1998, method 10.
+
+    Example:
+        >>> from pycc.metrics import difference
+        >>> result = difference([True, True, True, False], [True, False, False, False])
+        >>> result.value, result.low < 0.5 < result.high
+        (0.5, True)
     """
     a, b = np.asarray(first, bool), np.asarray(second, bool)
     if a.ndim != 1 or a.shape != b.shape or a.size == 0:
@@ -102,37 +180,43 @@ def difference(first: ArrayLike, second: ArrayLike) -> Difference:
     neither = total - both - only_a - only_b
     margins = (both + only_a) * (both + only_b) * (only_b + neither) * (only_a + neither)
     excess = float(both * neither - only_a * only_b)
-    if excess > 0:  # the continuity correction, which never changes the sign
+    if excess > 0:  # the continuity correction must not change the sign
         excess = max(excess - total / 2, 0.0)
     correlation = 0.0 if margins == 0 else excess / math.sqrt(margins)
-    one, two = share(a), share(b)
-    assert one.value is not None
-    assert two.value is not None
-    below, above = one.value - one.low, one.high - one.value
-    other_below, other_above = two.value - two.low, two.high - two.value
+    share_a, share_b = share(a), share(b)
+    assert share_a.value is not None
+    assert share_b.value is not None
+    below, above = share_a.value - share_a.low, share_a.high - share_a.value
+    other_below, other_above = share_b.value - share_b.low, share_b.high - share_b.value
 
     def together(x: float, y: float) -> float:
         return math.sqrt(max(x * x - 2 * correlation * x * y + y * y, 0.0))
 
-    value = one.value - two.value
+    value = share_a.value - share_b.value
     low = max(value - together(below, other_above), -1.0)
     return Difference(value, low, min(value + together(above, other_below), 1.0), total)
 
 
 @dataclass(frozen=True, eq=False)
 class Ratios:
-    """Predicted and true counts of images with heads; those without stand apart."""
+    """Predicted and true counts of images, separated into images with and without heads.
+
+    Example:
+        >>> from pycc.metrics import ratios
+        >>> ratios([110.0, 45.0], [100, 50]).values.tolist()
+        [1.1, 0.9]
+    """
 
     counts: NDArray[np.float64]
     """[M] predicted counts of the images with heads, in people."""
     truth: NDArray[np.int64]
     """[M] their true counts, at least 1."""
     headless: NDArray[np.float64]
-    """[N-M] predicted counts of the images without heads, for which r has no value."""
+    """[N-M] predicted counts of the images without heads, for which r is undefined."""
 
     @property
     def values(self) -> NDArray[np.float64]:
-        """[M] the ratios r = predicted / true count (eq. 2), rounded: for means and pictures."""
+        """[M] the ratios r = predicted / true count (eq. 2), rounded to float64; for plots."""
         return np.asarray(self.counts / self.truth, np.float64)
 
 
@@ -144,25 +228,40 @@ def _between(
     closed_low: bool = True,
     closed_high: bool = True,
 ) -> NDArray[np.bool_]:
-    """[M] whether low/10 <= r <= high/10, exactly; None is no end.
+    """Test [M] whether low/10 <= r <= high/10, exactly; None is no limit.
 
-    A negative count, which linear outputs allow, is below every low end.
+    A negative count, which linear outputs allow, is below every lower limit.
     """
-    found = np.ones(len(r.counts), bool)
+    inside = np.ones(len(r.counts), bool)
     for k, (count, truth) in enumerate(zip(r.counts.tolist(), r.truth.tolist(), strict=True)):
-        # A float is a rational number: nothing is rounded here.
+        # A float is a rational number, so that this is exact.
         tenths = 10 * Fraction(count) / truth
         if low is not None:
-            found[k] &= tenths >= low if closed_low else tenths > low
+            inside[k] &= tenths >= low if closed_low else tenths > low
         if high is not None:
-            found[k] &= tenths <= high if closed_high else tenths < high
-    return found
+            inside[k] &= tenths <= high if closed_high else tenths < high
+    return inside
 
 
 def ratios(counts: ArrayLike, truth: ArrayLike) -> Ratios:
-    """Ratios of [N] predicted counts to [N] true ones, images without heads apart.
+    """Collect the ratios of predicted to true counts; images without heads are kept apart.
 
-    ValueError for counts that are not finite, and true counts that are no whole numbers from 0 on.
+    Args:
+        counts: [N] predicted counts, in people, finite.
+        truth: [N] true counts, whole numbers of at least 0.
+
+    Raises:
+        ValueError: arguments of different lengths, counts that are not finite, or true counts that
+            are not whole numbers of at least 0.
+
+    Source:
+        Luo (see the module), eq. 2.
+
+    Example:
+        >>> from pycc.metrics import ratios
+        >>> r = ratios([110.0, 45.0, 3.0], [100, 50, 0])
+        >>> r.values.tolist(), r.headless.tolist()
+        ([1.1, 0.9], [3.0])
     """
     predicted, true = np.asarray(counts, np.float64), np.asarray(truth, np.float64)
     if predicted.ndim != 1 or predicted.shape != true.shape:
@@ -180,38 +279,74 @@ def ratios(counts: ArrayLike, truth: ArrayLike) -> Ratios:
 
 
 def accurate(r: Ratios) -> NDArray[np.bool_]:
-    """[M] whether 0.9 <= r <= 1.1, ends included."""
+    """Test [M] whether 0.9 <= r <= 1.1 for each image with heads, exactly.
+
+    Example:
+        >>> from pycc.metrics import accurate, ratios
+        >>> accurate(ratios([110.0, 111.0], [100, 100])).tolist()
+        [True, False]
+    """
     return _between(r, *_ACCURATE)
 
 
 def succeeded(r: Ratios, raises: bool) -> NDArray[np.bool_]:
-    """[M] whether r >= 1.1 where the attack raises counts, r <= 0.9 where it lowers them.
+    """Test [M] whether the attack succeeded on each image with heads, exactly.
 
-    A negative count is nobody, so it is lowered.
+    It succeeded if r >= 1.1 for an attack that raises counts (``raises``), or r <= 0.9 for one that
+    lowers them. A negative count is treated as a lowered one.
+
+    Example:
+        >>> from pycc.metrics import ratios, succeeded
+        >>> succeeded(ratios([110.0, 90.0], [100, 100]), raises=True).tolist()
+        [True, False]
     """
     return _between(r, _RAISED[0][0], None) if raises else _between(r, None, _LOWERED[0][1])
 
 
 def accuracy(r: Ratios) -> Share:
-    """ρ_Acc: the share of images with 0.9 <= r <= 1.1 (eq. 3), over those with heads."""
+    """Compute ρ_Acc, the share of images with 0.9 <= r <= 1.1 among the images with heads.
+
+    Source:
+        Luo (see the module), eq. 3.
+
+    Example:
+        >>> from pycc.metrics import accuracy, ratios
+        >>> accuracy(ratios([110.0, 111.0], [100, 100])).value
+        0.5
+    """
     return share(accurate(r))
 
 
 def success(r: Ratios, raises: bool) -> Share:
-    """ρ_Asr: the share of images with r >= 1.1 (``raises``), or with r <= 0.9 (eq. 3).
+    """Compute ρ_Asr, the share of images with r >= 1.1 (``raises``) or with r <= 0.9 (else).
 
-    An image at exactly 1.1 or 0.9 is accurate and a success, as the paper's closed intervals say.
+    An image at exactly 1.1 or 0.9 is both accurate and a success, since the paper's intervals are
+    closed. The share is over the images with heads.
+
+    Source:
+        Luo (see the module), eq. 3.
+
+    Example:
+        >>> from pycc.metrics import ratios, success
+        >>> success(ratios([110.0, 90.0, 250.0], [100, 100, 100]), raises=False).successes
+        1
     """
     return share(succeeded(r, raises))
 
 
 def bands(r: Ratios, raises: bool) -> tuple[Share, Share, Share, Share | None]:
-    """ρ_Asr by how far r lies from 1: from 0.1, 0.3, 0.5 and 1 on, each up to the next.
+    """Compute ρ_Asr in bands of the distance of r from 1: from 0.1, 0.3, 0.5 and 1 on.
 
-    Raised: [1.1, 1.3), [1.3, 1.5), [1.5, 2), [2, ∞). Lowered: (0.7, 0.9], (0.5, 0.7], and all up to
-    0.5; a count cannot fall by more than all, so that the fourth is None and a prediction of nobody
-    belongs to the third. The successes add up to those of :func:`success`, by construction: each
-    edge belongs to one band.
+    Raised: [1.1, 1.3), [1.3, 1.5), [1.5, 2), [2, ∞). Lowered: (0.7, 0.9], (0.5, 0.7], (-∞, 0.5] and
+    None, since a count cannot be lowered by more than itself: a prediction of 0 belongs to the
+    third band. Each edge belongs to one band, so that the successes of the bands add up to those of
+    :func:`success`. The names of the bands are ``BANDS``.
+
+    Example:
+        >>> from pycc.metrics import bands, ratios
+        >>> shares = bands(ratios([110.0, 130.0, 250.0], [100, 100, 100]), raises=True)
+        >>> [share.successes for share in shares]
+        [1, 1, 0, 1]
     """
     if raises:
         first, second, third, fourth = (
@@ -223,11 +358,27 @@ def bands(r: Ratios, raises: bool) -> tuple[Share, Share, Share, Share | None]:
 
 
 def kde(r: ArrayLike, grid: ArrayLike, bandwidth: float = BANDWIDTH) -> NDArray[np.float64]:
-    """Kernel density estimate [G] of the values r [N] at the points ``grid`` [G].
+    """Estimate the density of ratios with a Gaussian kernel.
 
-    A Gaussian kernel whose standard deviation is ``bandwidth``, in units of r (not a factor on the
-    sample's own spread): integrates to 1 over the line, some of it below 0 where ratios are small.
-    ValueError without values, and for a bandwidth that is not above 0.
+    The density integrates to 1 over the real line; for small ratios a part of it lies below 0.
+
+    Args:
+        r: [N] finite ratios.
+        grid: [G] points at which the density is evaluated.
+        bandwidth: standard deviation of the kernel in units of r, above 0 (not a factor on the
+            standard deviation of the sample).
+
+    Returns:
+        [G] float64, per unit of r.
+
+    Raises:
+        ValueError: ratios that are empty, not [N] or not finite; a grid that is not [G]; a
+            bandwidth that is not above 0 and finite.
+
+    Example:
+        >>> from pycc.metrics import kde
+        >>> kde([1.0], [0.0, 1.0]).round(3).tolist()
+        [0.108, 0.798]
     """
     values, points = np.asarray(r, np.float64), np.asarray(grid, np.float64)
     if values.ndim != 1 or values.size == 0 or not np.isfinite(values).all():
@@ -243,35 +394,55 @@ def kde(r: ArrayLike, grid: ArrayLike, bandwidth: float = BANDWIDTH) -> NDArray[
 
 @dataclass(frozen=True, eq=False)
 class Roc:
-    """How well a score tells triggered images from clean ones, at every threshold."""
+    """The receiver operating characteristic of a score that detects triggered images.
+
+    Example:
+        >>> from pycc.metrics import roc
+        >>> false, true = roc([0.0, 1.0], [2.0, 3.0]).rates()
+        >>> false.tolist(), true.tolist()
+        ([0.0, 0.0, 0.0, 0.5, 1.0], [0.0, 0.5, 1.0, 1.0, 1.0])
+    """
 
     thresholds: NDArray[np.float64]
-    """[K] falling: flagged are the scores not below; the first, infinite, flags nothing."""
+    """[K] decreasing: scores >= the threshold are flagged; the first, infinity, flags nothing."""
     false_positives: NDArray[np.int64]
-    """[K] clean images flagged."""
+    """[K] numbers of flagged clean images."""
     true_positives: NDArray[np.int64]
-    """[K] triggered images flagged."""
+    """[K] numbers of flagged triggered images."""
     auc: float
-    """Area under the curve: the probability that a triggered image scores above a clean one, ties
-    counted half (the Mann-Whitney statistic)."""
+    """Area under the curve: the probability that a triggered image has a higher score than a clean
+    one, where ties count half (the Mann-Whitney statistic)."""
 
     def rates(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """False and true positive rates, [K] each, from (0, 0) to (1, 1)."""
+        """Return the false and true positive rates, [K] each, from (0, 0) to (1, 1)."""
         false, true = self.false_positives, self.true_positives
         return false / false[-1], true / true[-1]
 
 
 def roc(scores_clean: ArrayLike, scores_triggered: ArrayLike) -> Roc:
-    """Receiver operating characteristic of a score [N], [M] that is higher on triggered images.
+    """Compute the receiver operating characteristic of a score that is higher on triggered images.
 
-    Equal scores fall on one side of every threshold together. ValueError without scores of either
-    kind, and for NaN; infinite scores are allowed.
+    Equal scores are always on the same side of a threshold.
+
+    Args:
+        scores_clean: [N] scores of clean images; infinity is allowed.
+        scores_triggered: [M] scores of triggered images; infinity is allowed.
+
+    Raises:
+        ValueError: scores that are empty, not one-dimensional, or NaN.
+
+    Example:
+        >>> from pycc.metrics import roc
+        >>> roc([0.0, 1.0], [1.0, 3.0]).auc
+        0.875
     """
+    from scipy.stats import rankdata  # takes a second to import
+
     clean, triggered = (np.asarray(s, np.float64) for s in (scores_clean, scores_triggered))
     for name, scores in (("scores_clean", clean), ("scores_triggered", triggered)):
         if scores.ndim != 1 or scores.size == 0 or np.isnan(scores).any():
             raise ValueError(
-                f"roc: {name} must be non-empty, [N] and no NaN, got {list(scores.shape)}"
+                f"roc: {name} must be non-empty, [N] and without NaN, got {list(scores.shape)}"
             )
     every = np.unique(np.concatenate([clean, triggered]))[::-1]
     false, true = (

@@ -1,4 +1,9 @@
-"""The only door to native code: kernels on CPU and CUDA, each with a twin in pure torch."""
+"""Compiled kernels for CPU and CUDA, each with a twin in pure torch.
+
+This package alone calls the compiled module. A kernel is chosen by the device of its tensors.
+Inside ``with pycc.ops.reference():``, or with the environment variable ``PYCC_OPS=reference``, the
+twins run instead.
+"""
 
 from pycc.ops._native import info, reference
 from pycc.ops.ablate import (

@@ -1,4 +1,4 @@
-"""Autograd for kernels that fill a buffer which the caller gives."""
+"""Autograd for kernels that write into a buffer of the caller (``out=``)."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def into(
     write: Callable[..., None],
     backward: Callable[..., Tensor],
 ) -> Tensor:
-    """``out`` filled by ``write(out, images, *others)``; ``backward(grad, *others)`` -> images.
+    """Fill ``out`` by ``write(out, images, *others)`` and return it with its gradient attached.
 
-    ``others`` are the tensors that the gradient depends on: autograd sees where they have changed
-    since.
+    ``backward(grad, *others)`` returns the gradient of ``images``. ``others`` are the tensors that
+    the gradient depends on: autograd raises an error if one is modified before the backward pass.
     """
     filled: Tensor = _Into.apply(out.detach(), images, write, backward, *others)  # type: ignore[no-untyped-call]
     return filled

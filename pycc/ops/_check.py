@@ -1,4 +1,7 @@
-"""Checks on arguments, before any pointer leaves Python."""
+"""Argument checks, made before any address is passed to a kernel.
+
+Every function takes ``op`` and ``name``, the op and the argument that its error names.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,18 @@ from torch.autograd import forward_ad
 
 
 def is_tensor(op: str, name: str, value: object, expected: str) -> Tensor:
-    """``value`` as a tensor; TypeError otherwise."""
+    """Return ``value`` if it is a dense tensor; else raise TypeError or ValueError."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{op}: {name} must be a tensor {expected}, got {type(value).__name__}")
     if value.is_nested:
-        raise ValueError(f"{op}: {name} must be a dense tensor {expected}, got a nested one")
+        raise ValueError(f"{op}: {name} must be a dense tensor {expected}, got a nested tensor")
     if value.layout != torch.strided:
         raise ValueError(f"{op}: {name} must be a dense tensor {expected}, got {value.layout}")
     return value
 
 
 def shaped(op: str, name: str, value: object, expected: str, sizes: Sequence[int | None]) -> Tensor:
-    """``value`` as a tensor whose sizes are ``sizes`` (None: any)."""
+    """Return ``value`` if it is a tensor of the given sizes (None: any size)."""
     tensor = is_tensor(op, name, value, expected)
     fits = tensor.ndim == len(sizes) and all(
         want is None or have == want for have, want in zip(tensor.shape, sizes, strict=True)
@@ -33,7 +36,7 @@ def shaped(op: str, name: str, value: object, expected: str, sizes: Sequence[int
 
 
 def typed(op: str, name: str, tensor: Tensor, *dtypes: torch.dtype) -> Tensor:
-    """``tensor``, whose dtype must be one of ``dtypes``."""
+    """Return ``tensor`` if its dtype is one of ``dtypes``; else raise ValueError."""
     if tensor.dtype not in dtypes:
         expected = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
         got = str(tensor.dtype).removeprefix("torch.")
@@ -42,7 +45,7 @@ def typed(op: str, name: str, tensor: Tensor, *dtypes: torch.dtype) -> Tensor:
 
 
 def on_device(op: str, name: str, tensor: Tensor, device: torch.device, other: str) -> Tensor:
-    """``tensor``, which must be on ``device``, that of ``other``."""
+    """Return ``tensor`` if it is on ``device``, the device of ``other``; else raise ValueError."""
     if tensor.device != device:
         raise ValueError(
             f"{op}: {name} must be on the device of {other} ({device}), got {tensor.device}"
@@ -51,7 +54,7 @@ def on_device(op: str, name: str, tensor: Tensor, device: torch.device, other: s
 
 
 def same_device(op: str, *tensors: Tensor | None) -> None:
-    """ValueError unless all are on one device; for what stands in for a kernel without running."""
+    """Raise ValueError unless all tensors are on one device; for the fake (shape) kernels."""
     devices = {tensor.device for tensor in tensors if tensor is not None}
     if len(devices) > 1:
         listed = " and ".join(sorted(str(device) for device in devices))
@@ -59,7 +62,7 @@ def same_device(op: str, *tensors: Tensor | None) -> None:
 
 
 def device(op: str, value: object) -> torch.device:
-    """``value`` as a device that tensors with values can be on."""
+    """Return ``value`` as an available CPU or CUDA device."""
     if not isinstance(value, str | torch.device):
         raise TypeError(f"{op}: device must be a name, got {type(value).__name__}")
     try:
@@ -69,21 +72,25 @@ def device(op: str, value: object) -> torch.device:
     if named.type not in ("cpu", "cuda"):
         raise ValueError(f"{op}: device must be cpu or cuda, got {str(value)!r}")
     if named.type == "cuda" and (named.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"{op}: device {value} is not there")
+        raise ValueError(
+            f"{op}: device {value} does not exist: {torch.cuda.device_count()} CUDA devices"
+        )
     return named
 
 
 def reverse_only(op: str, *tensors: Tensor) -> None:
-    """ValueError where a tensor carries a tangent: kernels have derivatives of backward only."""
+    """Raise ValueError if a tensor has a tangent: kernels support reverse mode only."""
     if forward_ad._current_level < 0:
         return
     unpack = forward_ad.unpack_dual
     if any(unpack(tensor).tangent is not None for tensor in tensors):  # type: ignore[no-untyped-call]
-        raise ValueError(f"{op}: forward-mode derivatives are not there, only those of backward")
+        raise ValueError(
+            f"{op}: forward-mode derivatives are not supported; use reverse mode (backward)"
+        )
 
 
 def choice(op: str, name: str, value: str, choices: Sequence[str]) -> int:
-    """The index of ``value`` among ``choices``."""
+    """Return the index of the string ``value`` in ``choices``."""
     if not isinstance(value, str):
         raise TypeError(f"{op}: {name} must be a string, got {type(value).__name__}")
     if value not in choices:
@@ -93,7 +100,7 @@ def choice(op: str, name: str, value: str, choices: Sequence[str]) -> int:
 
 
 def integer(op: str, name: str, value: object, low: int, high: int) -> int:
-    """``value`` as an integer within [low, high]."""
+    """Return ``value`` as an int within [low, high]."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{op}: {name} must be an int, got {type(value).__name__}")
     number = int(value)
@@ -103,7 +110,7 @@ def integer(op: str, name: str, value: object, low: int, high: int) -> int:
 
 
 def number(op: str, name: str, value: object, low: float, high: float) -> float:
-    """``value`` as a float within [low, high]."""
+    """Return ``value`` as a float within [low, high]."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.number):
         raise TypeError(f"{op}: {name} must be a number, got {type(value).__name__}")
     if isinstance(value, np.complexfloating) or not low <= value <= high:
@@ -114,7 +121,10 @@ def number(op: str, name: str, value: object, low: float, high: float) -> float:
 def number_each(
     op: str, name: str, value: object, count: int, low: float, high: float, device: torch.device
 ) -> Tensor:
-    """``value``, a number or [count], as float64 [count] on ``device`` within [low, high]."""
+    """Return ``value``, a number or [count], as float64 [count] on ``device``.
+
+    Raises ValueError for values outside [low, high].
+    """
     if not isinstance(value, Tensor):
         single = number(op, name, value, low, high)
         return torch.full((count,), single, dtype=torch.float64, device=device)
@@ -130,7 +140,7 @@ def number_each(
 
 
 def extremes(tensor: Tensor) -> tuple[float, float]:
-    """Smallest and largest value: NaN if any is NaN, both 0 where there is none."""
+    """Return the smallest and largest value: NaN if any value is NaN, 0 and 0 if there are none."""
     if tensor.numel() == 0:
         return 0.0, 0.0
     least, most = torch.aminmax(tensor)
@@ -138,7 +148,7 @@ def extremes(tensor: Tensor) -> tuple[float, float]:
 
 
 def pair(op: str, name: str, value: object, expected: str, high: int) -> tuple[int, int]:
-    """``value`` as two integers within [0, high]."""
+    """Return ``value`` as two ints within [0, high]."""
     if not isinstance(value, tuple | list | np.ndarray):  # torch.Size is a tuple
         raise TypeError(f"{op}: {name} must be {expected}, got {type(value).__name__}")
     if len(value) != 2:
@@ -148,15 +158,15 @@ def pair(op: str, name: str, value: object, expected: str, high: int) -> tuple[i
 
 
 def fill(op: str, value: object, channels: int, device: torch.device) -> Tensor:
-    """``value``, a finite number or float32 [channels] on ``device``, as float32 [channels].
+    """Return ``value``, a finite number or float32 [channels] on ``device``, as float32 [channels].
 
-    The values of a tensor are not read, which would wait for the device.
+    The values of a tensor are not checked, because reading them would synchronise with the device.
     """
     if not isinstance(value, Tensor):
         most = torch.finfo(torch.float32).max
         single = number(op, "fill", value, -most, most)
         return torch.full((channels,), single, dtype=torch.float32, device=device)
-    shaped(op, "fill", value, f"a number or [{channels}], one a channel", (channels,))
+    shaped(op, "fill", value, f"a number or [{channels}], one per channel", (channels,))
     typed(op, "fill", value, torch.float32)
     on_device(op, "fill", value, device, "images")
     if value.requires_grad:
@@ -168,7 +178,7 @@ MAX_COORDINATE = 2.0**30
 
 
 def points(op: str, value: object) -> Tensor:
-    """Head annotations [N,2] (x, y), float32 or float64 and within ±2^30 pixels."""
+    """Return head annotations [N,2] (x, y) if they are float32 or float64, within ±2^30 pixels."""
     tensor = shaped(op, "points", value, "[N,2] (x, y)", (None, 2))
     typed(op, "points", tensor, torch.float32, torch.float64)
     not_meta(op, "points", tensor)
@@ -181,7 +191,7 @@ def points(op: str, value: object) -> Tensor:
 
 
 def not_meta(op: str, name: str, tensor: Tensor) -> Tensor:
-    """``tensor``, which must hold values."""
+    """Return ``tensor`` if it holds values; raise ValueError for a meta tensor."""
     if tensor.is_meta:
         raise ValueError(f"{op}: {name} must hold values, got a meta tensor")
     return tensor
@@ -195,7 +205,7 @@ def raw(
     sizes: Sequence[int | None],
     device: torch.device,
 ) -> Tensor:
-    """``tensor`` as plain memory for a kernel: of this dtype, shape and device, contiguous."""
+    """Return ``tensor`` contiguous and aligned, for a kernel; check dtype, sizes and device."""
     expected = str([size if size is not None else "any" for size in sizes])
     shaped(op, name, tensor, expected, sizes)
     typed(op, name, tensor, dtype)
@@ -205,7 +215,7 @@ def raw(
 
 
 def _aligned(tensor: Tensor) -> bool:
-    """Whether the values lie where a kernel may read them: a buffer of bytes can begin anywhere."""
+    """Whether the address is a multiple of the element size; a view of a byte buffer may not be."""
     return tensor.data_ptr() % tensor.element_size() == 0
 
 
@@ -218,13 +228,13 @@ def overlap(first: Tensor, second: Tensor) -> bool:
 
 
 def _memory(tensor: Tensor) -> tuple[int, int]:
-    """First address of a tensor's memory and the one after the last."""
+    """Return the first address of a tensor's memory and the address after the last."""
     reach = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
     return tensor.data_ptr(), tensor.data_ptr() + (reach + 1) * tensor.element_size()
 
 
 def output(op: str, out: object, shape: Sequence[int], device: torch.device) -> Tensor:
-    """``out`` as a buffer that a kernel may fill: shape, float32, device, contiguous, no grad."""
+    """Return ``out`` if a kernel may fill it: shape, float32, device, contiguous, no gradient."""
     tensor = shaped(op, "out", out, str(list(shape)), list(shape))
     typed(op, "out", tensor, torch.float32)
     on_device(op, "out", tensor, device, "the inputs")
@@ -242,7 +252,7 @@ def output(op: str, out: object, shape: Sequence[int], device: torch.device) -> 
 def output_apart(
     op: str, out: object, shape: Sequence[int], device: torch.device, **reads: Tensor
 ) -> Tensor:
-    """``out`` like :func:`output`, which overlaps none of what is read."""
+    """Check ``out`` like :func:`output`, and that it overlaps none of the inputs ``reads``."""
     tensor = output(op, out, shape, device)
     for name, read in reads.items():
         if overlap(tensor, read):
@@ -251,7 +261,7 @@ def output_apart(
 
 
 def maps_and_window(op: str, maps: object, window: object) -> tuple[Tensor, int, int]:
-    """Maps [N,h,w] float32 as plain memory, and a window's height and width inside them."""
+    """Return maps [N,h,w] float32, contiguous, and the height and width of a window inside them."""
     tensor = shaped(op, "maps", maps, "[N,h,w]", (None,) * 3)
     typed(op, "maps", tensor, torch.float32)
     not_meta(op, "maps", tensor)
@@ -260,6 +270,6 @@ def maps_and_window(op: str, maps: object, window: object) -> tuple[Tensor, int,
     if not fitting:
         raise ValueError(
             f"{op}: window must be within [1, {tensor.shape[1]}] x [1, {tensor.shape[2]}], "
-            f"a place inside the maps, got {sides}"
+            f"so that it fits into the maps, got {sides}"
         )
     return raw(op, "maps", tensor.detach(), torch.float32, (None,) * 3, tensor.device), *sides

@@ -1,4 +1,4 @@
-"""The compiled module, and the choice between it and the pure-torch twins."""
+"""The compiled module, and the choice between its kernels and the pure-torch twins."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from torch import Tensor
 import pycc
 
 _HOW_TO_BUILD = (
-    "build it with `pip install .` in the source folder (needs a C++ compiler), or ask for the "
+    "build it with `pip install .` in the source folder (needs a C++ compiler), or run the "
     "pure-torch twins with `with pycc.ops.reference():` or PYCC_OPS=reference"
 )
 
 
 class Ablation(Protocol):
-    """``csrc/ops/ablate.h``."""
+    """The class of sizes of ``csrc/ops/ablate.h``."""
 
     @property
     def words(self) -> int:
-        """Words of 32 bits in the bitmap of a row."""
+        """Number of 32-bit words in the bitmap of a row."""
 
 
 class HitSizes(Protocol):
-    """``csrc/ops/mask_hits.h``."""
+    """The class of sizes of ``csrc/ops/mask_hits.h``."""
 
     @property
     def scratch_words(self) -> int:
-        """Words of 64 bits of scratch that a set needs on CUDA, twice."""
+        """Number of 64-bit words of one of the two scratch buffers that a set needs on CUDA."""
 
 
 class Compiled(Protocol):
-    """What the compiled module has beside its kernels. Its classes take all fields by keyword."""
+    """The attributes of the compiled module. Its classes take all fields by keyword."""
 
     version: str
     compiler: str
@@ -65,25 +65,25 @@ class Compiled(Protocol):
 
 
 class Parameter(NamedTuple):
-    """What a kernel takes at one position, deduced from its C++ type by ``csrc/bind/bind.h``."""
+    """One parameter of a kernel, deduced from its C++ type by ``csrc/bind/bind.h``."""
 
     accepts: type
-    """Tensor, or the type of a number, an enumeration or a class of sizes."""
+    """``Tensor``, or the type of a number, an enumeration or a class of sizes."""
     dtype: torch.dtype | None = None
-    """Of a tensor, which is contiguous and on the device of the call."""
+    """dtype of a tensor, which must be contiguous and on the device of the call."""
     optional: bool = False
     """Whether a tensor may be None."""
 
     @staticmethod
     def of(kind: type | str) -> Parameter:
-        """The parameter of one of the kinds that ``csrc/bind/bind.h`` lists."""
+        """Make the parameter of one of the kinds that ``csrc/bind/bind.h`` lists."""
         if isinstance(kind, type):
             return Parameter(kind)
         dtype: torch.dtype = getattr(torch, kind.removesuffix("?"))
         return Parameter(Tensor, dtype, kind.endswith("?"))
 
     def describe(self, device: torch.device) -> str:
-        """What is expected, for an error."""
+        """Describe the expected argument, for an error message."""
         if self.dtype is None:
             return f"of type {self.accepts.__name__}"
         dtype = str(self.dtype).removeprefix("torch.")
@@ -117,22 +117,23 @@ def _kernels_of(compiled: Compiled | None) -> dict[str, Kernel]:
     }
 
 
-def _asked_in_environment() -> bool:
-    asked = os.environ.get("PYCC_OPS", "")
-    if asked not in ("", "compiled", "reference"):
-        raise ValueError(f"PYCC_OPS must be compiled or reference, got {asked!r}")
-    return asked == "reference"
+def _reference_in_environment() -> bool:
+    choice = os.environ.get("PYCC_OPS", "")
+    if choice not in ("", "compiled", "reference"):
+        raise ValueError(f"PYCC_OPS must be compiled or reference, got {choice!r}")
+    return choice == "reference"
 
 
 _module, _why_missing = _load()
 _kernels = _kernels_of(_module)
-_at_start: bool = _asked_in_environment()
+_at_start: bool = _reference_in_environment()
 
 
 class _Choice(threading.local):
-    """What this thread runs; torch.compile traces it and compiles again where it has changed.
+    """Whether this thread runs the twins; torch.compile recompiles when it changes.
 
-    It follows an attribute of the instance, neither a default of the class nor a context variable.
+    The flag is an instance attribute because torch.compile guards those, but neither class
+    attributes nor context variables.
     """
 
     def __init__(self) -> None:
@@ -143,13 +144,25 @@ _choice = _Choice()
 
 
 def use_reference() -> bool:
-    """Whether the pure-torch twins have been asked for, in this thread."""
+    """Whether this thread runs the pure-torch twins."""
     return _choice.reference
 
 
 @contextlib.contextmanager
 def reference() -> Iterator[None]:
-    """Run the pure-torch twins of all ops instead of the compiled kernels, inside the block."""
+    """Run the pure-torch twins of all ops instead of the compiled kernels, inside the block.
+
+    It affects the calling thread only, and may be nested. The twins give the same results (bit
+    for bit for indices and masks, to rounding for arithmetic), run without the compiled module and
+    are slower; some also take float64.
+
+    Example:
+        >>> import torch
+        >>> from pycc import ops
+        >>> with ops.reference():
+        ...     ops.topk_overlap(torch.tensor([[3.0, 1.0]]), torch.tensor([[1.0, 3.0]]), 1)
+        tensor([0])
+    """
     before = _choice.reference
     _choice.reference = True
     try:
@@ -159,7 +172,7 @@ def reference() -> Iterator[None]:
 
 
 def module() -> Compiled:
-    """The compiled module; ImportError if it is missing."""
+    """Return the compiled module; raise ImportError if it is missing."""
     if _module is None:
         raise ImportError(_why_missing)
     return _module
@@ -169,11 +182,11 @@ def run(op: str, device: torch.device, *arguments: object) -> None:
     """Run the compiled ``op`` on ``device``, with tensors, numbers and sizes in the kernel's order.
 
     The kernel's last argument is added here: the number of threads on the CPU, the current stream
-    of the device on CUDA. Tensors live until the kernel has run, or is queued.
+    of the device on CUDA. The tensors stay alive until the kernel has run or is queued.
 
     Raises:
         ImportError, ValueError: the module is missing, or was not built for the device.
-        TypeError: an argument is not what the kernel takes; no kernel has run.
+        TypeError: an argument of another type than the kernel's parameter; no kernel has run.
     """
     compiled = module()
     if device.type == "cpu":
@@ -192,7 +205,7 @@ def run(op: str, device: torch.device, *arguments: object) -> None:
 
 
 def _call(op: str, device: torch.device, arguments: tuple[object, ...]) -> None:
-    """Check the arguments against the kernel's parameters and pass tensors by their addresses."""
+    """Check the arguments against the kernel's parameters and pass tensors as addresses."""
     kernel, parameters = _kernels[f"{op}_{device.type}"]
     if len(arguments) != len(parameters):
         wanted, got = len(parameters) - 1, len(arguments) - 1
@@ -231,7 +244,19 @@ def _described(argument: object) -> str:
 
 
 def info() -> dict[str, str | int | bool | None]:
-    """What is compiled and what runs: version, compiler, flags, SIMD clones, CUDA or not."""
+    """Describe the compiled module and the choice of this thread.
+
+    Returns:
+        ``compiled`` (whether the module was loaded), ``running`` (``compiled`` or ``reference``, in
+        this thread), ``threads`` (of CPU kernels), and of the module ``version``, ``compiler``,
+        ``flags``, ``simd`` (the SIMD clones) and ``cuda`` (the CUDA version); each of the last five
+        is None if the module is missing, ``cuda`` also if it was built without CUDA.
+
+    Example:
+        >>> from pycc import ops
+        >>> sorted(ops.info())
+        ['compiled', 'compiler', 'cuda', 'flags', 'running', 'simd', 'threads', 'version']
+    """
     facts: dict[str, str | int | bool | None] = {
         "compiled": _module is not None,
         "running": "reference" if use_reference() else "compiled",

@@ -1,8 +1,8 @@
-"""Randomized ablation: keeping a uniformly random set of k pixels (or array entries) of an image.
+"""Randomized ablation: keep a uniformly random set of k pixels (or array entries) of an image.
 
-The set is made of the first k distinct integers of a stream of independent, uniform ones; by
-symmetry, each set of k is as likely as any other. Where more than half is kept, the stream gives
-what is dropped instead.
+The set consists of the first k distinct integers of a stream of independent uniform integers; by
+symmetry, all sets of k are equally likely. If more than half of the entries are kept, the stream
+determines the dropped entries instead.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PURPOSE = "ablation"
 
 
 class _Key(NamedTuple):
-    """What says which entries are kept, in the order of the registered op."""
+    """The values that determine the kept entries, in the order of the registered op's arguments."""
 
     k: int
     seed: int  # signed, 64 bits
@@ -38,7 +38,7 @@ class _Key(NamedTuple):
 
 
 def _seed(op: str, seed: object) -> int:
-    """``seed`` modulo 2**64 as a signed integer of 64 bits."""
+    """Return ``seed`` modulo 2**64 as a signed 64-bit integer."""
     number = _check.integer(op, "seed", seed, -(2**63), 2**64 - 1)
     return number - 2**64 if number >= 2**63 else number
 
@@ -54,7 +54,7 @@ def _checked(
     first_draw: int,
     *dtypes: torch.dtype,
 ) -> tuple[Tensor, _Key]:
-    """The fill of each channel, [C], and the key."""
+    """Check the arguments; return the fill of each channel, [C], and the key."""
     _check.shaped(_OP, "images", images, "[N,C,H,W]", (None,) * 4)
     _check.typed(_OP, "images", images, *dtypes)
     count, channels, height, width = images.shape
@@ -89,31 +89,39 @@ def ablate(
 
     Randomized ablation (Levine and Feizi, "Robustness certificates for sparse adversarial attacks
     by randomized ablation", AAAI 2020) as used on crowd counters by Wu et al., arXiv 2104.10868.
-    Which pixels are kept is a function of (seed, first_image + n, first_draw + j, k, size) alone:
-    the same on every device, for any number of threads and however a batch is split. That a patch
-    of n pixels of d is untouched has the probability ``exp(log_probability_untouched(d, n, k))``
-    only where all channels of a pixel are kept or filled together (``unit="pixel"``); the published
-    code draws array entries (``unit="element"``), of which a patch holds C times as many.
-    Differentiable in images, backwards and twice too. Kept values keep their bits, NaN included.
+    The kept pixels are a function of (seed, first_image + n, first_draw + j, k, size) alone: they
+    are the same on every device, for any number of threads and any split into batches. A patch of n
+    of the d pixels is untouched with probability ``exp(log_probability_untouched(d, n, k))`` if all
+    channels of a pixel are kept or filled together (``unit="pixel"``). The published code draws
+    array entries (``unit="element"``), of which a patch contains C times as many.
+    Differentiable in images, also twice. Kept values keep their bits, NaN included.
 
     Args:
-        images: [N,C,H,W] float32; at most 2^32 pixels (array entries) an image.
-        k: how many to keep of the H*W pixels (C*H*W array entries), from none to all.
-        seed: any integer of 64 bits.
-        fill: what the others become, a finite number or float32 [C] on the device of the images:
-            the data set's mean in the units of the images, say.
-        draws: independent sets an image.
+        images: [N,C,H,W] float32; at most 2^32 pixels (array entries) per image.
+        k: number of the H*W pixels (C*H*W array entries) to keep, from none to all.
+        seed: any 64-bit integer.
+        fill: value of the other pixels, a finite number or float32 [C] on the device of the images;
+            for example the data set's mean, in the units of the images.
+        draws: number of independent sets per image.
         unit: ``pixel`` or ``element``.
         first_image: the number that keys the first image; image n of the batch has this plus n.
-        first_draw: likewise of the first draw.
-        out: where to put the result: [N*draws,C,H,W] float32, contiguous, apart from the inputs.
-            What is returned shares its memory and carries the gradient. For what is not compiled.
+        first_draw: the number that keys the first draw; draw j has this plus j.
+        out: buffer for the result: [N*draws,C,H,W] float32, contiguous, not overlapping the inputs.
+            The returned tensor shares its memory and carries the gradient. Not for use inside
+            ``torch.compile``.
 
     Returns:
         [N*draws,C,H,W] float32; row n*draws+j is draw j of image n.
 
     Raises:
         ValueError, TypeError: a bad argument, before anything is written.
+
+    Example:
+        >>> import torch
+        >>> from pycc import ops
+        >>> ablated = ops.ablate(torch.ones(1, 3, 4, 5), 7, seed=0, fill=0.0, draws=2)
+        >>> ablated.shape, ablated.sum((1, 2, 3)).tolist()  # 7 pixels of 3 channels each
+        (torch.Size([2, 3, 4, 5]), [21.0, 21.0])
     """
     if _native.use_reference():
         return ablate_reference(
@@ -149,7 +157,7 @@ def _checked_out(out: Tensor, images: Tensor, fill: Tensor, draws: int) -> None:
 
 
 def _native_key(shape: Sequence[int], key: _Key) -> _native.Ablation:
-    """The key for the kernel, checked: the registered ops can be reached from anywhere."""
+    """Return the key for the kernel, checked: a registered op can be called from anywhere."""
     count, channels, plane = shape[0], shape[1], math.prod(shape[2:])
     size = plane * channels if key.by_element else plane
     _check.integer(_OP, "the number of pixels or elements", size, 0, _WORD)
@@ -170,7 +178,7 @@ def _native_key(shape: Sequence[int], key: _Key) -> _native.Ablation:
 
 
 def _run(op: str, result: Tensor, rows: int, native_key: _native.Ablation, *inputs: Tensor) -> None:
-    """The kernel, on CUDA with bitmaps [rows,words] as scratch."""
+    """Run the kernel, on CUDA with bitmaps [rows,words] as scratch memory."""
     device = result.device
     scratch: tuple[Tensor, ...] = ()
     if device.type == "cuda":
@@ -228,12 +236,12 @@ def _ablate_backward(
     first_draw: int,
     by_element: bool,
 ) -> Tensor:
-    """Gradient [N,C,H,W] of the images, summed over the draws of each."""
+    """Return the gradient [N,C,H,W] of the images, summed over the draws of each image."""
     device = grad.device
     grad = _check.raw(_OP, "grad", grad, torch.float32, (None,) * 4, device)
     _check.integer(_OP, "draws", draws, 1, _WORD)
     if len(grad) % draws:
-        raise ValueError(f"{_OP}: grad must have {draws} rows an image, got {len(grad)} rows")
+        raise ValueError(f"{_OP}: grad must have {draws} rows per image, got {len(grad)} rows")
     grad_images = grad.new_empty((grad.shape[0] // draws, *grad.shape[1:]))
     key = _Key(k, seed, first_image, draws, first_draw, by_element)
     native_key = _native_key(grad_images.shape, key)
@@ -286,7 +294,18 @@ def ablate_reference(
     first_draw: int = 0,
     out: Tensor | None = None,
 ) -> Tensor:
-    """The twin of :func:`ablate` in pure torch; takes float64 images too."""
+    """Compute :func:`ablate` in pure torch, with the same arguments and bits; also for float64.
+
+    Time and memory O(N * draws * C * H * W).
+
+    Example:
+        >>> import torch
+        >>> from pycc import ops
+        >>> images = torch.rand(2, 3, 4, 5)
+        >>> kept = ops.ablate_reference(images, 7, seed=0, fill=0.5)
+        >>> torch.equal(kept, ops.ablate(images, 7, seed=0, fill=0.5))
+        True
+    """
     dtypes = (torch.float32, torch.float64)
     fills, *_ = _checked(images, k, seed, fill, draws, unit, first_image, first_draw, *dtypes)
     if out is not None:
@@ -314,21 +333,27 @@ def ablation_indices(
     draw: int = 0,
     device: str | torch.device = "cpu",
 ) -> Tensor:
-    """The k entries of {0, …, size-1} that :func:`ablate` keeps: a uniformly random set.
+    """Draw the k entries of {0, …, size-1} that :func:`ablate` keeps: a uniformly random set.
 
     Args:
-        size: how many entries there are, at most 2^32: H*W for ``unit="pixel"``.
-        k: how many are kept, within [0, size].
-        seed: any integer of 64 bits.
+        size: number of entries, at most 2^32: H*W for ``unit="pixel"``, C*H*W for ``"element"``.
+        k: number of kept entries, within [0, size].
+        seed: any 64-bit integer.
         image: the number that keys the image, within [0, 2^32).
-        draw: the number of the draw, within [0, 2^32).
-        device: where the result is made, a CPU or CUDA device.
+        draw: the number that keys the draw, within [0, 2^32).
+        device: CPU or CUDA device of the result.
 
     Returns:
         [k] int64, ascending, distinct.
 
     Raises:
         ValueError, TypeError: a bad argument.
+
+    Example:
+        >>> from pycc import ops
+        >>> indices = ops.ablation_indices(1000, 4, seed=0)
+        >>> len(indices.unique())
+        4
     """
     if _native.use_reference():
         return ablation_indices_reference(size, k, seed=seed, image=image, draw=draw, device=device)
@@ -361,7 +386,17 @@ def ablation_indices_reference(
     draw: int = 0,
     device: str | torch.device = "cpu",
 ) -> Tensor:
-    """The twin of :func:`ablation_indices`."""
+    """Compute :func:`ablation_indices` with NumPy, with the same arguments and result.
+
+    Expected time O(size) if more than half of the entries are kept, else O(k log k).
+
+    Example:
+        >>> import torch
+        >>> from pycc import ops
+        >>> indices = ops.ablation_indices_reference(1000, 4, seed=0)
+        >>> torch.equal(indices, ops.ablation_indices(1000, 4, seed=0))
+        True
+    """
     _checked_key(size, k, seed, image, draw)
     where = _check.device("ablation_indices", device)
     words = partial(_next_words, Stream(seed, _PURPOSE, image=image, draw=draw), [])
@@ -373,7 +408,7 @@ def ablation_indices_reference(
 
 
 def _next_words(stream: Stream, left_over: list[int], count: int) -> NDArray[np.uint32]:
-    """The next ``count`` words of a stream, which gives them in blocks of four."""
+    """Return the next ``count`` words of a stream that produces them in blocks of four."""
     blocks = -(-max(count - len(left_over), 0) // 4)
     words = np.concatenate([np.array(left_over, np.uint32), stream.words(4 * blocks)])
     left_over[:] = words[count:].tolist()
@@ -383,9 +418,9 @@ def _next_words(stream: Stream, left_over: list[int], count: int) -> NDArray[np.
 def _first_distinct(
     words: Callable[[int], NDArray[Any]], size: int, count: int, bits: int = 32
 ) -> NDArray[np.int64]:
-    """The first ``count`` distinct integers of {0, …, size-1} that a stream of words gives, sorted.
+    """Return the first ``count`` distinct integers of {0, …, size-1} of a stream of words, sorted.
 
-    As long as n are missing, the next n words all count, whatever they give.
+    If n are missing, the next n words can be taken at once: they cannot give more than n integers.
     """
     chosen = np.empty(0, np.int64)
     while len(chosen) < count:
@@ -394,10 +429,10 @@ def _first_distinct(
 
 
 def _bounded(words: NDArray[Any], size: int, bits: int = 32) -> NDArray[np.int64]:
-    """The integers of {0, …, size-1} that words of so many random bits give, without bias.
+    """Map words of ``bits`` random bits to integers of {0, …, size-1}, without bias.
 
-    Lemire, "Fast random integer generation in an interval" (2019): a word is rejected where the
-    lower half of word * size is below 2**bits mod size.
+    Lemire, "Fast random integer generation in an interval" (2019): a word is rejected if the lower
+    half of word * size is below 2**bits mod size.
     """
     product = words.astype(np.uint64) * np.uint64(size)
     low = product & np.uint64(2**bits - 1)

@@ -1,4 +1,4 @@
-"""Geometry-adaptive kernel widths (Zhang et al., MCNN, CVPR 2016, section 2.2)."""
+"""Geometry-adaptive widths of Gaussian kernels (Zhang et al., MCNN, CVPR 2016, section 2.2)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pycc.ops import _check, _native
 _OP = "adaptive_sigma"
 _MAX_NEIGHBOURS = 32
 _MAX_SIGMA = 1e9
-"""Largest beta and single: with coordinates within ±2^30 no result is infinite."""
+"""Upper limit of beta and single: with coordinates within ±2^30, no result is then infinite."""
 
 
 def _checked(
     points: Tensor, neighbours: int, beta: float, single: float | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Points as float64, and the answer where it needs no neighbour."""
+    """Return the points as float64, and the result if N <= 1, which needs no neighbour."""
     points = _check.points(_OP, points)
     _check.integer(_OP, "neighbours", neighbours, 1, _MAX_NEIGHBOURS)
     _check.number(_OP, "beta", beta, 0.0, _MAX_SIGMA)
@@ -37,22 +37,34 @@ def _checked(
 def adaptive_sigma(
     points: Tensor, *, neighbours: int = 3, beta: float = 0.3, single: float | None = None
 ) -> Tensor:
-    """Width of each head's Gaussian from the distances to its nearest heads.
+    """Compute the width of each head's Gaussian from the distances to its nearest heads.
 
     Args:
         points: [N,2] head annotations (x, y), float32 or float64, in pixels. Points at the same
             place are each other's neighbours at distance 0.
-        neighbours: how many of the nearest others to average over, 1 to 32; all the others where
-            there are fewer.
-        beta: factor on the mean distance.
-        single: sigma of the only head where N is 1.
+        neighbours: number of nearest other heads to average over, 1 to 32; all others if there are
+            fewer.
+        beta: factor on the mean distance, 0 to 1e9.
+        single: sigma of the only head if N is 1, in pixels, 0 to 1e9. The published rule is
+            (H + W) / 8.
 
     Returns:
         [N] float32, in pixels: beta times the mean distance. Never NaN or infinite. Not
-        differentiable: no gradient or tangent of points reaches it.
+        differentiable: gradients and tangents of points are dropped.
 
     Raises:
         ValueError, TypeError: a bad argument, or one point and no ``single``.
+
+    Source:
+        Zhang et al., "Single-image crowd counting via multi-column convolutional neural network",
+        CVPR 2016, section 2.2.
+
+    Example:
+        >>> import torch
+        >>> from pycc import ops
+        >>> points = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 20.0]])
+        >>> ops.adaptive_sigma(points, neighbours=1)
+        tensor([3., 3., 6.])
     """
     if _native.use_reference():
         return adaptive_sigma_reference(points, neighbours=neighbours, beta=beta, single=single)
@@ -66,7 +78,16 @@ def adaptive_sigma(
 def adaptive_sigma_reference(
     points: Tensor, *, neighbours: int = 3, beta: float = 0.3, single: float | None = None
 ) -> Tensor:
-    """The twin of :func:`adaptive_sigma` in pure torch: all pairs, in blocks of rows."""
+    """Compute :func:`adaptive_sigma` in pure torch over all pairs of points, in blocks of rows.
+
+    Time O(N^2); at most max(N, 2^22) distances are in memory at once.
+
+    Example:
+        >>> import torch
+        >>> from pycc import ops
+        >>> ops.adaptive_sigma_reference(torch.tensor([[0.0, 0.0], [10.0, 0.0]]))
+        tensor([3., 3.])
+    """
     exact, answer = _checked(points, neighbours, beta, single)
     if answer is not None:
         return answer
@@ -86,7 +107,7 @@ def adaptive_sigma_reference(
 
 @torch.library.custom_op("pycc::adaptive_sigma", mutates_args=())
 def _adaptive_sigma(points: Tensor, neighbours: int, beta: float) -> Tensor:
-    # Points that are NaN or infinite are in no order, which the search for neighbours relies on.
+    # The search for neighbours relies on an order of the points, which NaN would not have.
     _check.points(_OP, points)
     points = _check.raw(_OP, "points", points, torch.float64, (None, 2), points.device)
     _check.integer(_OP, "neighbours", neighbours, 1, _MAX_NEIGHBOURS)

@@ -1,4 +1,4 @@
-"""The deformable convolution of DA-Net, with its own rule at the border."""
+"""Deformable convolution with the border rule of DA-Net's published code."""
 
 from __future__ import annotations
 
@@ -28,33 +28,42 @@ def _checked(x: Tensor, offset: Tensor, weight: Tensor, *dtypes: torch.dtype) ->
 
 
 def deform_conv(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
-    """Convolve with a 3x3 kernel whose nine taps are moved, each by an offset of its own.
+    """Convolve with a 3x3 kernel whose nine taps are each moved by an offset of their own.
 
     Tap k = 3i + j of cell (r, c) reads at row r + i - 1 + offset[:, 2k] and column c + j - 1 +
-    offset[:, 2k + 1]. On an axis of n places a position p within [0, n - 1] is interpolated
-    linearly; any other is first replaced by the whole number below it, and what is off the map is
-    0. So p in (-1, 0) reads nothing and p in (n - 1, n) the last place in full: the rule of the
+    offset[:, 2k + 1]. On an axis of n places, a position p within [0, n - 1] is interpolated
+    linearly; any other position is first rounded down, and places outside the map read 0. So p in
+    (-1, 0) reads 0 and p in (n - 1, n) reads the last place with weight 1. This is the rule of the
     code published with DA-Net (Zou et al., "DA-Net: Learning the fine-grained density distribution
-    with deformation aggregation network", IEEE Access 2018), which differs from that of deformable
-    convolutions elsewhere (Dai et al., ICCV 2017) wherever a sample leaves the map. Without offsets
-    it is the ordinary convolution, padded with zeros. Stride 1, no bias.
+    with deformation aggregation network", IEEE Access 2018). It differs from other deformable
+    convolutions (Dai et al., ICCV 2017) wherever a sample leaves the map. With zero offsets this is
+    the ordinary convolution with zero padding. Stride 1, no bias.
 
-    Differentiable in all three arguments, once, but not in forward mode. A replaced position has
-    no gradient; at a whole one the derivative is that of the interval after it. Sums are in float64
-    and in one order: results do not depend on the number of threads, nor on the device.
+    Differentiable once in all three arguments, but not in forward mode. A position that was rounded
+    down has gradient 0; at a whole position the derivative is that of the interval after it. Sums
+    are in float64 and in a fixed order: results depend neither on the number of threads nor on the
+    device.
 
     Args:
-        x: [N,C,H,W] float32. A value that is blended with weight 0 counts for nothing, NaN neither.
-        offset: [N,18,H,W] float32, in cells. Infinite ones are off the map; a NaN makes the tap
-            read NaN, and no gradient reaches x or the offset through it.
+        x: [N,C,H,W] float32. A value with weight 0 is ignored, even if it is NaN.
+        offset: [N,18,H,W] float32, in cells. Infinite offsets are outside the map. With a NaN
+            offset the tap reads NaN, and no gradient reaches x or the offset through it.
         weight: [O,C,3,3] float32.
 
     Returns:
-        [N,O,H,W] float32, channels last in memory, like all gradients; inputs that lie so are not
-        copied.
+        [N,O,H,W] float32, in channels-last memory format, like all gradients; inputs in this format
+        are not copied.
 
     Raises:
         ValueError, TypeError: a bad argument.
+
+    Example:
+        >>> import torch
+        >>> from pycc import ops
+        >>> x, weight = torch.rand(1, 2, 6, 6), torch.rand(4, 2, 3, 3)
+        >>> convolved = ops.deform_conv(x, torch.zeros(1, 18, 6, 6), weight)
+        >>> torch.allclose(convolved, torch.nn.functional.conv2d(x, weight, padding=1))
+        True
     """
     if _native.use_reference():
         return deform_conv_reference(x, offset, weight)
@@ -65,7 +74,7 @@ def deform_conv(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
 
 
 def _sides(x: Tensor, offset: Tensor, weight: Tensor) -> tuple[int, int, int, int, int]:
-    """N, C, H, W and O of arguments that go together."""
+    """Check that the shapes of the arguments agree and return N, C, H, W and O."""
     _check.shaped(_OP, "x", x, "[N,C,H,W]", (None,) * 4)
     count, channels, height, width = x.shape
     _check.shaped(_OP, "offset", offset, "[N,18,H,W]", (count, 2 * _TAPS, height, width))
@@ -74,19 +83,19 @@ def _sides(x: Tensor, offset: Tensor, weight: Tensor) -> tuple[int, int, int, in
 
 
 def _last(name: str, tensor: Tensor, device: torch.device) -> Tensor:
-    """[A,B,H,W] as plain memory [A,H,W,B]."""
+    """Return a tensor [A,B,H,W] as contiguous memory [A,H,W,B]."""
     _check.shaped(_OP, name, tensor, "of 4 axes", (None,) * 4)
     return _check.raw(_OP, name, tensor.permute(0, 2, 3, 1), torch.float32, (None,) * 4, device)
 
 
 def _empty_last(like: Tensor, *sides: int) -> Tensor:
-    """[A,B,H,W] without values, channels last in memory."""
+    """Return an uninitialised tensor [A,B,H,W] in channels-last memory format."""
     count, channels, height, width = sides
     return like.new_empty((count, height, width, channels)).permute(0, 3, 1, 2)
 
 
 def _run(op: str, result: Tensor, sides: tuple[int, int, int, int, int], **reads: Tensor) -> Tensor:
-    """The kernel's result, from what it reads in this order."""
+    """Run a kernel on the tensors ``reads``, passed in this order, and return ``result``."""
     device = result.device
     plain = [_last(name, tensor, device) for name, tensor in reads.items()]
     count, channels, height, width, outputs = sides
@@ -113,7 +122,7 @@ def _(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
 
 @torch.library.custom_op("pycc::deform_conv_grad_x", mutates_args=())
 def _grad_x(grad: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
-    """Gradient [N,C,H,W] of x from that of the result [N,O,H,W]."""
+    """Return the gradient [N,C,H,W] of x, given that of the result [N,O,H,W]."""
     channels = _matching(grad, offset, weight)
     count, outputs, height, width = grad.shape
     result = _empty_last(grad, count, channels, height, width)
@@ -128,7 +137,7 @@ def _(grad: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
 
 
 def _matching(grad: Tensor, offset: Tensor, weight: Tensor) -> int:
-    """The channels of the input that these go with."""
+    """Check that the shapes agree and return C, the number of input channels."""
     _check.shaped(_OP, "grad", grad, "[N,O,H,W]", (None,) * 4)
     count, outputs, height, width = grad.shape
     _check.shaped(_OP, "offset", offset, "[N,18,H,W]", (count, 2 * _TAPS, height, width))
@@ -138,7 +147,7 @@ def _matching(grad: Tensor, offset: Tensor, weight: Tensor) -> int:
 
 @torch.library.custom_op("pycc::deform_conv_grad_offset", mutates_args=())
 def _grad_offset(grad: Tensor, x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
-    """Gradient [N,18,H,W] of the offsets from that of the result [N,O,H,W]."""
+    """Return the gradient [N,18,H,W] of the offsets, given that of the result [N,O,H,W]."""
     _matching(grad, offset, weight)
     sides = _sides(x, offset, weight)
     result = _empty_last(grad, *offset.shape)
@@ -154,7 +163,7 @@ def _(grad: Tensor, x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
 
 @torch.library.custom_op("pycc::deform_conv_grad_weight", mutates_args=())
 def _grad_weight(grad: Tensor, x: Tensor, offset: Tensor) -> Tensor:
-    """Gradient [O,C,3,3] of the kernels from that of the result [N,O,H,W]."""
+    """Return the gradient [O,C,3,3] of the weight, given that of the result [N,O,H,W]."""
     _check.shaped(_OP, "grad", grad, "[N,O,H,W]", (None,) * 4)
     _check.shaped(_OP, "x", x, "[N,C,H,W]", (None,) * 4)
     result = _empty_last(grad, grad.shape[1], x.shape[1], _SIDE, _SIDE)
@@ -187,7 +196,7 @@ _deform_conv.register_autograd(_backward, setup_context=_setup_context)
 
 
 def _axis(at: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """What positions of an axis read: the place, the share of the next one, and whether any."""
+    """Return which place each position of an axis reads, the share of the next one, and if any."""
     inside = (at >= 0) & (at <= size - 1)
     beyond = (at > size - 1) & (at < size)
     share = torch.where(inside, at, 0.0)
@@ -196,10 +205,20 @@ def _axis(at: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def deform_conv_reference(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
-    """The twin of :func:`deform_conv` in pure torch; takes float64 too."""
+    """Compute :func:`deform_conv` in pure torch, with the same arguments; also for float64.
+
+    Example:
+        >>> import torch
+        >>> from pycc import ops
+        >>> x, offset = torch.rand(1, 2, 6, 6), torch.randn(1, 18, 6, 6)
+        >>> weight = torch.ones(4, 2, 3, 3)
+        >>> result = ops.deform_conv_reference(x, offset, weight)
+        >>> torch.allclose(result, ops.deform_conv(x, offset, weight))
+        True
+    """
     _checked(x, offset, weight, torch.float32, torch.float64)
     count, channels, height, width = x.shape
-    # Positions in float64: near a border, rounding would decide whether a place is read.
+    # Positions are float64: near a border, float32 rounding would decide whether a place is read.
     moved = offset.double().view(count, _TAPS, 2, height, width)
     lost = moved.isnan().any(2)  # [N,9,H,W]
     moved = torch.where(lost[:, :, None], 0.0, moved)
@@ -218,7 +237,7 @@ def deform_conv_reference(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
             value = flat.gather(2, place.expand(-1, channels, -1))
             value = value.view(count, channels, _TAPS, height, width)
             share_of_all = torch.where(there, share * part, 0.0)[:, None]
-            # A finite value stays, for the sake of the offset's gradient.
+            # A finite value with weight 0 stays: the offset's gradient needs it.
             nothing = ~there[:, None] | ((share_of_all == 0) & ~value.isfinite())
             blended = blended + share_of_all * torch.where(nothing, 0.0, value)
     kernels = weight.double().flatten(2)

@@ -1,4 +1,4 @@
-"""Density maps: one truncated Gaussian a head."""
+"""Density maps: the sum of one truncated Gaussian per head."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MAX_SIDE = 1 << 30
 
 @dataclass(frozen=True)
 class _Heads:
-    """The heads inside the image, ready for a kernel."""
+    """The heads inside the image, as a kernel takes them."""
 
     pixels: Tensor  # [K,2] int64 (y, x)
     sigma: Tensor  # [K] float64
@@ -59,7 +59,7 @@ def _checked(
 
 
 def _outside(places: Tensor, sizes: tuple[int, int]) -> str:
-    """From where to where [n,2] places reach if one is outside [0, sizes), in words; or ""."""
+    """Describe the range of [n,2] places if one is outside [0, sizes); else return ""."""
     if len(places) == 0:
         return ""
     low, high = (extreme.tolist() for extreme in torch.aminmax(places, dim=0))
@@ -92,29 +92,41 @@ def density_map(
     stride: int = 1,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Sum of one Gaussian a head, centred on the pixel that holds the head.
+    """Sum one Gaussian per head, each centred on the pixel that contains the head.
 
     Args:
         points: [N,2] head annotations (x, y), float32 or float64, in pixels. Points outside the
             image are dropped and counted in a warning.
-        sigma: width in pixels, one for all or [N]; 0 is a dot.
+        sigma: width in pixels, one number for all or [N]; 0 is a dot.
         shape: (H, W) of the image, in pixels.
-        truncate: the window of a head reaches int(truncate * sigma + 0.5) pixels from its centre;
-            its taps are normalised to a sum of 1 (as in scipy.ndimage.gaussian_filter).
-        boundary: what becomes of the mass beyond the image: ``clip`` loses it (the published
-            geometry-adaptive maps), ``renormalize`` spreads it over the window that is inside, so
-            that every head keeps mass 1, ``reflect`` mirrors it back (half-sample symmetric).
-        stride: sums blocks of stride x stride pixels; the rows and columns left over are dropped.
-        out: where to put the map: [H // stride, W // stride] float32, contiguous, overwritten;
-            apart from sigma. For what is not compiled.
+        truncate: a kernel extends int(truncate * sigma + 0.5) pixels from its centre; its taps are
+            normalised to a sum of 1 (as in scipy.ndimage.gaussian_filter).
+        boundary: treatment of the mass beyond the image: ``clip`` loses it (the published
+            geometry-adaptive maps), ``renormalize`` spreads it over the part of the kernel inside,
+            so that every head keeps mass 1, ``reflect`` mirrors it back (half-sample symmetric).
+        stride: sums blocks of stride x stride pixels; the remaining rows and columns are dropped.
+        out: buffer for the map: [H // stride, W // stride] float32, contiguous, overwritten, not
+            overlapping sigma. Not for use inside ``torch.compile``.
 
     Returns:
-        [H // stride, W // stride] float32, people per cell. Not differentiable: no gradient or
-        tangent of points or sigma reaches it. Sums are float32: a cell under thousands of kernels
-        is exact to about 3e-5 of the map's maximum.
+        [H // stride, W // stride] float32, people per cell. Not differentiable: gradients and
+        tangents of points and sigma are dropped. Sums are float32: a cell under thousands of
+        kernels is exact to about 3e-5 of the map's maximum.
 
     Raises:
         ValueError, TypeError: a bad argument, before anything is written.
+
+    Source:
+        Zhang et al., "Single-image crowd counting via multi-column convolutional neural network",
+        CVPR 2016, section 2.2.
+
+    Example:
+        >>> import torch
+        >>> from pycc import ops
+        >>> points = torch.tensor([[20.0, 12.0], [33.5, 21.0]])
+        >>> density = ops.density_map(points, 2.0, (40, 48), stride=8)
+        >>> density.shape, round(float(density.sum()), 4)
+        (torch.Size([5, 6]), 2.0)
     """
     if _native.use_reference():
         return density_map_reference(
@@ -141,7 +153,17 @@ def density_map_reference(
     stride: int = 1,
     out: Tensor | None = None,
 ) -> Tensor:
-    """The twin of :func:`density_map` in pure torch: a product of two matrices of axis weights."""
+    """Compute :func:`density_map` in pure torch, as a product of two matrices of axis weights.
+
+    Time O(N (H // stride) (W // stride)).
+
+    Example:
+        >>> import torch
+        >>> from pycc import ops
+        >>> density = ops.density_map_reference(torch.tensor([[1.0, 2.0]]), 0.0, (3, 4))
+        >>> density.nonzero().tolist()
+        [[2, 1]]
+    """
     heads = _checked(points, sigma, shape, truncate, boundary, stride)
     cells = (heads.height // stride, heads.width // stride)
     if out is not None:
@@ -162,7 +184,7 @@ def density_map_reference(
 def _axis_weights(
     centre: Tensor, sigma: Tensor, size: int, truncate: float, boundary: str, stride: int
 ) -> Tensor:
-    """Weights [n, size // stride] of one axis of n heads, float64."""
+    """Return the weights [n, size // stride] of one axis of n heads, float64."""
     radius = (truncate * sigma + 0.5).to(torch.int64)
     reach = int(radius.max())
     offset = torch.arange(-reach, reach + 1, device=centre.device)
@@ -180,8 +202,8 @@ def _axis_weights(
         taps, at = torch.where(inside, taps, 0.0), at.clamp(0, size - 1)
     pixels = torch.zeros(len(centre), size, dtype=torch.float64, device=centre.device)
     pixels.scatter_add_(1, at, taps)
-    whole = size // stride
-    return pixels[:, : whole * stride].reshape(len(centre), whole, stride).sum(2)
+    cells = size // stride
+    return pixels[:, : cells * stride].reshape(len(centre), cells, stride).sum(2)
 
 
 def _fill(
@@ -194,7 +216,7 @@ def _fill(
     truncate: float,
     boundary: int,
 ) -> Tensor:
-    """The map, in a new tensor where ``out`` is None; the kernels trust all that is checked."""
+    """Compute the map in ``out``, or in a new tensor; the kernels rely on these checks."""
     pixels = _check.raw(_OP, "pixels", pixels, torch.int64, (None, 2), pixels.device)
     device, count = pixels.device, len(pixels)
     sigma = _check.raw(_OP, "sigma", sigma, torch.float64, (count,), device)

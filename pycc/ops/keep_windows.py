@@ -1,4 +1,4 @@
-"""Band and block ablation: keeping one window of an image (Levine and Feizi, arXiv 2002.10733)."""
+"""Band and block ablation: keep one window of an image (Levine and Feizi, arXiv 2002.10733)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _checked(
 
 
 def _sides(window: tuple[int, int], height: int, width: int) -> tuple[int, int]:
-    """The window's sides, which must fit into the image."""
+    """Return the window's sides if it fits into the image; else raise ValueError."""
     sides = _check.pair(_OP, "window", window, "(h, w)", max(height, width))
     if sides[0] > height or sides[1] > width:
         raise ValueError(
@@ -64,21 +64,22 @@ def keep_windows(
     fill: float | Tensor,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Keep one window of every image, which wraps around the borders, and fill the rest.
+    """Keep one window of every image, wrapping around its borders, and fill the rest.
 
     A band is a window as high or as wide as the image, a block any other (Levine and Feizi,
     "(De)Randomized Smoothing for Certifiable Defense against Patch Attacks", NeurIPS 2020).
-    Differentiable in images, twice too. ``top_left`` is not read by the checks: nothing waits for a
-    CUDA device, and it may be drawn inside of what is compiled.
+    Differentiable in images, also twice. The checks do not read the values of ``top_left``: nothing
+    synchronises with a CUDA device, and it may be drawn inside of ``torch.compile``.
 
     Args:
         images: [N,C,H,W] float32.
         top_left: [M,2] int64 or int32 (y, x) of the windows; any values, taken modulo (H, W).
-        window: sides (h, w) of the windows, 0 <= h <= H and 0 <= w <= W.
-        fill: a finite number or [C] float32; a tensor's values are taken as they are.
-        out: where to put the result: [N*M,C,H,W] float32, contiguous, overlapping neither images,
-            top_left nor fill. What is returned shares its memory and carries the gradient. For
-            what is not compiled.
+        window: sides (h, w) of the windows in pixels, 0 <= h <= H and 0 <= w <= W.
+        fill: value of the other pixels, a finite number or [C] float32; the values of a tensor are
+            not checked.
+        out: buffer for the result: [N*M,C,H,W] float32, contiguous, overlapping neither images,
+            top_left nor fill. The returned tensor shares its memory and carries the gradient. Not
+            for use inside ``torch.compile``.
 
     Returns:
         [N*M,C,H,W] float32; row n*M+m is image n with window m. Kept pixels keep their bits. The
@@ -86,6 +87,14 @@ def keep_windows(
 
     Raises:
         ValueError, TypeError: a bad argument, before anything is written.
+
+    Example:
+        >>> import torch
+        >>> from pycc import ops
+        >>> corner = torch.tensor([[0, 3]])
+        >>> ops.keep_windows(torch.ones(1, 1, 2, 4), corner, (2, 2), fill=0.0)[0, 0]
+        tensor([[1., 0., 0., 1.],
+                [1., 0., 0., 1.]])
     """
     if _native.use_reference():
         return keep_windows_reference(images, top_left, window, fill=fill, out=out)
@@ -114,7 +123,16 @@ def keep_windows_reference(
     fill: float | Tensor,
     out: Tensor | None = None,
 ) -> Tensor:
-    """The twin of :func:`keep_windows` in pure torch; takes float64 too."""
+    """Compute :func:`keep_windows` in pure torch, with the same arguments; also for float64.
+
+    Example:
+        >>> import torch
+        >>> from pycc import ops
+        >>> images, corners = torch.rand(2, 3, 6, 8), torch.tensor([[0, 3], [5, 7]])
+        >>> kept = ops.keep_windows_reference(images, corners, (6, 2), fill=0.5)
+        >>> torch.equal(kept, ops.keep_windows(images, corners, (6, 2), fill=0.5))
+        True
+    """
     checked = _checked(images, top_left, window, fill, torch.float32, torch.float64)
     if out is not None:
         _checked_out(out, top_left, checked.fill, images)
@@ -122,7 +140,7 @@ def keep_windows_reference(
     rows = _inside(checked.top_left[:, 0], checked.height, height)  # [M,H]
     cols = _inside(checked.top_left[:, 1], checked.width, width)  # [M,W]
     colour = checked.fill.to(images.dtype)[:, None, None]
-    # Autograd goes backwards: the last first, so that gradients are summed in the order of m.
+    # Autograd visits the rows in reverse: created last to first, gradients add in the order of m.
     kept = [
         torch.where(rows[m, :, None] & cols[m], images, colour)
         for m in reversed(range(len(top_left)))
@@ -133,7 +151,7 @@ def keep_windows_reference(
 
 
 def _inside(first: Tensor, extent: int, size: int) -> Tensor:
-    """[M,size] bool: which places lie in the ``extent`` ones from ``first`` [M] on, wrapping."""
+    """[M,size] bool: which places lie in the ``extent`` places from ``first`` [M] on, wrapping."""
     index = torch.arange(size, device=first.device)
     begin = first[:, None].remainder(max(size, 1))
     return (index - begin).remainder(max(size, 1)) < extent
@@ -142,7 +160,7 @@ def _inside(first: Tensor, extent: int, size: int) -> Tensor:
 def _memory(
     shape: torch.Size, top_left: Tensor, height: int, width: int, device: torch.device
 ) -> tuple[Tensor, object]:
-    """``top_left`` as plain memory and the sizes, for images [N,C,H,W] of ``shape``."""
+    """Return ``top_left`` as a kernel reads it and the sizes, for images [N,C,H,W] of ``shape``."""
     top_left = _check.raw(_OP, "top_left", top_left, torch.int64, (None, 2), device)
     _sides((height, width), shape[2], shape[3])
     count, channels = shape[:2]
@@ -189,7 +207,7 @@ def _(images: Tensor, top_left: Tensor, fill: Tensor, height: int, width: int) -
 def _keep_windows_backward(
     grad: Tensor, top_left: Tensor, images: int, height: int, width: int
 ) -> Tensor:
-    """Gradient [N,C,H,W] of N images from that of their rows [N*M,C,H,W]."""
+    """Return the gradient [N,C,H,W] of N images, given that of their rows [N*M,C,H,W]."""
     device = grad.device
     grad = _check.raw(_OP, "grad", grad, torch.float32, (None,) * 4, device)
     _check.integer(_OP, "images", images, 0, 1 << 62)
@@ -228,7 +246,7 @@ def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _push_forward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """The backward is linear, and its adjoint is the forward with nothing in the rest."""
+    """Differentiate the backward pass: it is linear, its adjoint the forward pass with fill 0."""
     (top_left,) = ctx.saved_tensors
     nothing = grad.new_zeros(grad.shape[1])
     pushed = _keep_windows(grad, top_left, nothing, ctx.height, ctx.width)

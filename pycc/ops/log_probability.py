@@ -1,4 +1,4 @@
-"""Probabilities of random subsets, in log space, rounded outwards where a certificate needs it."""
+"""Logarithms of probabilities of random subsets, with outward rounding for certificates."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ MAX_POPULATION = 1 << 52
 """Largest d: sums of two sizes are then exact in float64."""
 
 _LEAST_PROBABILITY = 2.0**-1022
-"""The least float64 that is not subnormal."""
+"""The least positive float64 that is not subnormal."""
 
 _Log = Callable[..., Tensor]
 
 
 def _checked(op: str, **sizes: int | Tensor) -> tuple[list[Tensor], tuple[int, ...]]:
-    """The sizes as int64 tensors on one device, and the shape that they broadcast to.
+    """Return the sizes as int64 tensors on one device, and the shape that they broadcast to.
 
-    Of tensors no value is read.
+    The values of tensors are not read.
     """
     tensors = [value for value in sizes.values() if isinstance(value, Tensor)]
     device = tensors[0].device if tensors else torch.device("cpu")
@@ -52,7 +52,7 @@ def _broadcast(op: str, names: Sequence[str], tensors: Sequence[Tensor]) -> tupl
 
 
 def _domain_kept(op: str, result: Tensor, sizes: Sequence[Tensor]) -> Tensor:
-    """``result``; on the CPU, ValueError if a NaN in it says that sizes were out of bounds."""
+    """Return ``result``; on the CPU raise ValueError for a NaN, which means bad sizes."""
     if result.device.type != "cpu" or not math.isnan(_check.extremes(result)[0]):
         return result
     rule = "0 <= n <= d, 0 <= k <= d and d <= 2^52"
@@ -60,7 +60,7 @@ def _domain_kept(op: str, result: Tensor, sizes: Sequence[Tensor]) -> Tensor:
 
 
 def _out_of_bounds(op: str, rule: str, where: Tensor, **sizes: Tensor) -> ValueError:
-    """An error that tells the first sizes that break the rule."""
+    """Make an error that names the first sizes that break the rule."""
     at = where.nonzero()[0].tolist()
     values = (f"{name}={int(size.expand(where.shape)[tuple(at)])}" for name, size in sizes.items())
     place = f" at {at}" if at else ""
@@ -72,7 +72,7 @@ def _compiled(
 ) -> Tensor:
     sizes, shape = _checked(op, d=d, n=n, k=k)
     _check.choice(op, "rounding", rounding, ROUNDINGS)
-    # One value for all is passed as such: a copy for every result would cost as much as these.
+    # A single value is passed once: a copy for every result would cost as much as the results.
     operands = [size if size.numel() == 1 else size.expand(shape).contiguous() for size in sizes]
     out = torch.empty(shape, dtype=torch.float64, device=sizes[0].device)
     module = _native.module()
@@ -86,36 +86,46 @@ def _compiled(
 def log_probability_untouched(
     d: int | Tensor, n: int | Tensor, k: int | Tensor, *, rounding: str = "nearest"
 ) -> Tensor:
-    """Logarithm of C(d-n,k) / C(d,k): k of d entries, drawn without replacement, miss n given ones.
+    """Compute log(C(d-n,k) / C(d,k)): k of d entries, drawn without replacement, avoid n entries.
 
-    With d = 3*1024*700 scalar entries of an image, a p x p patch of n = 3*p^2 and k = 45 retained
-    entries this is the upper row of Table 3 of Wu et al. (APAM): 0.9752, 0.9043, 0.6611, 0.1827 for
-    p = 20, 40, 81, 163. It is a lower bound on the chance that an image and its patched twin have
-    the same ablation. It falls as n or k grows and is symmetric in the two, to the bit.
+    With d = 3*1024*700 scalar entries of an image, a p x p patch of n = 3*p^2 entries and k = 45
+    retained entries, the probability is the upper row of Table 3 of Wu et al. (APAM, arXiv
+    2104.10868): 0.9752, 0.9043, 0.6611, 0.1827 for p = 20, 40, 81, 163. It is a lower bound on the
+    probability that an image and its patched version have the same ablation. It decreases in n and
+    in k and is symmetric in the two, to the bit.
 
-    In constant time for any size, without cancellation. A difference of ``lgamma`` in float64 loses
-    the digits that logarithms of factorials have in front of the point: at d = 10^9 it is off by up
-    to 1e-5, at d = 2*10^6 by 1e-8.
+    Takes constant time for any size, without cancellation. A difference of ``lgamma`` in float64
+    loses as many digits as the logarithms of the factorials have before the decimal point: its
+    error is up to 1e-5 at d = 10^9 and 1e-8 at d = 2*10^6.
 
     Args:
-        d: entries, 0 to 2^52; int, or int64 or int32 tensor, like n and k; they broadcast together.
-        n: given entries, 0 to d.
-        k: drawn entries, 0 to d.
-        rounding: ``nearest``: within 5e-13 of the truth for every probability above 1e-323, and
-            about 4 * 2^-53 of the logarithm in any case. ``down`` and ``up``: a proven bound,
-            exp(down) <= C(d-n,k)/C(d,k) <= exp(up), within 1e-12 of the truth where the probability
-            is above 1e-130 and 2e-12 above 1e-323. The quantile certificate of randomized ablation
-            takes ``down``, so that its delta = -expm1(down) is not too small; what must be shown to
-            be improbable takes ``up``.
+        d: number of entries, 0 to 2^52; an int, or an int64 or int32 tensor. d, n and k broadcast
+            together.
+        n: number of given entries, 0 to d.
+        k: number of drawn entries, 0 to d.
+        rounding: ``nearest``: within 5e-13 of the exact value for every probability above 1e-323,
+            and within about 4 * 2^-53 of the logarithm in any case. ``down`` and ``up``: a proven
+            bound, exp(down) <= C(d-n,k)/C(d,k) <= exp(up), within 1e-12 of the exact value for
+            probabilities above 1e-130 and within 2e-12 above 1e-323. The quantile certificate of
+            randomized ablation takes ``down``, so that its delta = -expm1(down) is not too small;
+            an upper bound on a probability takes ``up``.
 
     Returns:
-        float64 on the tensors' device (cpu for ints), at most 0. Exactly 0 where the event is
-        certain (n = 0 or k = 0, also for d = 0) and -infinity where it is impossible (n + k > d),
-        under every rounding. Not differentiable. The same bits on every device.
+        float64 on the tensors' device (cpu for ints), of the broadcast shape, at most 0. Exactly 0
+        if the event is certain (n = 0 or k = 0, also for d = 0) and -infinity if it is impossible
+        (n + k > d), under every rounding. Not differentiable. The same bits on every device.
 
     Raises:
-        ValueError: sizes out of bounds. Of tensors on a CUDA device no value is read, as that would
-            wait for the device: there the result is NaN.
+        ValueError: sizes out of bounds. The values of tensors on a CUDA device are not read, which
+            would synchronise with the device: there the result is NaN instead.
+        TypeError: a size that is neither an int nor a tensor.
+
+    Example:
+        >>> import torch
+        >>> from pycc import ops
+        >>> n = 3 * torch.tensor([20, 40, 81, 163]) ** 2
+        >>> ops.log_probability_untouched(3 * 1024 * 700, n, 45).exp().numpy().round(4).tolist()
+        [0.9752, 0.9043, 0.6611, 0.1827]
     """
     if _native.use_reference():
         return log_probability_untouched_reference(d, n, k, rounding=rounding)
@@ -125,15 +135,21 @@ def log_probability_untouched(
 def log_probability_inside(
     d: int | Tensor, n: int | Tensor, k: int | Tensor, *, rounding: str = "nearest"
 ) -> Tensor:
-    """Logarithm of C(n,k) / C(d,k): k of d entries, drawn without replacement, lie among n given.
+    """Compute log(C(n,k) / C(d,k)): k of d entries, drawn without replacement, lie among n given.
 
-    The lower row of Table 3 of Wu et al. (APAM): 1.7266e-147, 4.0072e-120, 1.7745e-92, 3.9699e-65
-    for p = 20, 40, 81, 163. Rises with n, falls as k grows; equal to the bit to
-    ``log_probability_untouched(d, d - n, k)``, where arguments, accuracy and errors are described.
+    The probability is the lower row of Table 3 of Wu et al. (APAM, arXiv 2104.10868): 1.7266e-147,
+    4.0072e-120, 1.7745e-92, 3.9699e-65 for p = 20, 40, 81, 163. It increases in n and decreases in
+    k. The result equals ``log_probability_untouched(d, d - n, k)`` to the bit; arguments, accuracy
+    and errors are those of :func:`log_probability_untouched`.
 
     Returns:
-        float64, at most 0. Exactly 0 where the event is certain (k = 0 or n = d) and -infinity
-        where it is impossible (k > n), under every rounding.
+        float64, of the broadcast shape, at most 0. Exactly 0 if the event is certain (k = 0 or
+        n = d) and -infinity if it is impossible (k > n), under every rounding.
+
+    Example:
+        >>> from pycc import ops
+        >>> f"{ops.log_probability_inside(3 * 1024 * 700, 3 * 20**2, 45).exp():.3e}"
+        '1.727e-147'
     """
     if _native.use_reference():
         return log_probability_inside_reference(d, n, k, rounding=rounding)
@@ -143,14 +159,26 @@ def log_probability_inside(
 def log_probability_untouched_reference(
     d: int | Tensor, n: int | Tensor, k: int | Tensor, *, rounding: str = "nearest"
 ) -> Tensor:
-    """The twin of :func:`log_probability_untouched` in pure torch: the same bits."""
+    """Compute :func:`log_probability_untouched` in pure torch, to the same bits.
+
+    Example:
+        >>> from pycc import ops
+        >>> float(ops.log_probability_untouched_reference(10, 0, 3))
+        0.0
+    """
     return _twin("log_probability_untouched", _UNTOUCHED, d, n, k, rounding)
 
 
 def log_probability_inside_reference(
     d: int | Tensor, n: int | Tensor, k: int | Tensor, *, rounding: str = "nearest"
 ) -> Tensor:
-    """The twin of :func:`log_probability_inside` in pure torch: the same bits."""
+    """Compute :func:`log_probability_inside` in pure torch, to the same bits.
+
+    Example:
+        >>> from pycc import ops
+        >>> float(ops.log_probability_inside_reference(10, 2, 3))
+        -inf
+    """
     return _twin("log_probability_inside", _INSIDE, d, n, k, rounding)
 
 
@@ -175,7 +203,7 @@ _STIRLING_ERROR = [
     0.0059513701127588475,
     0.005554733551962801,
 ]
-"""ln x! - ((x+1/2) ln x - x + ln(2 pi)/2) for x below 16, and 0 for x = 0."""
+"""ln x! - ((x+1/2) ln x - x + ln(2 pi)/2) for integers x below 16; 0 for x = 0."""
 
 
 def _atanh_series(z: Tensor) -> Tensor:
@@ -186,7 +214,7 @@ def _atanh_series(z: Tensor) -> Tensor:
 
 
 def _logarithm(halvings: Tensor, w: Tensor) -> Tensor:
-    """halvings * ln 2 + 2 atanh(w)."""
+    """Return halvings * ln 2 + 2 atanh(w)."""
     twice, z = w + w, w * w
     return halvings * _LN2[0] + (twice + (twice * z * _atanh_series(z) + halvings * _LN2[1]))
 
@@ -196,12 +224,12 @@ def _exponent(x: Tensor) -> Tensor:
 
 
 def _halved(x: Tensor, times: Tensor) -> Tensor:
-    """x / 2^times, by the bits of x."""
+    """Return x / 2^times, by the exponent bits of x."""
     return (x.view(torch.int64) - (times << 52)).view(torch.float64)
 
 
 def _log_ratio(c: Tensor, a: Tensor) -> Tensor:
-    """ln(c/a) for integers 1 <= a <= c."""
+    """Return ln(c/a) for integers 1 <= a <= c."""
     exponents = _exponent(c) - _exponent(a)
     exponents = exponents - (_halved(a, -exponents) > c).to(torch.int64)
     s = _halved(a, -exponents)
@@ -209,32 +237,32 @@ def _log_ratio(c: Tensor, a: Tensor) -> Tensor:
 
 
 def _log_sum(total: Tensor, q: Tensor) -> Tensor:
-    """ln(1+q); ``total`` is 1+q."""
+    """Return ln(1+q); ``total`` is 1+q."""
     exponent = _exponent(total) - 1023
     over = torch.where(exponent == 0, q, _halved(total, exponent) - 1.0)
     return _logarithm(exponent.to(torch.float64), over / (2.0 + over))
 
 
 def _small_phi(x: Tensor, m: Tensor) -> Tensor:
-    """(x-m) ln(1-m/x) + m for m <= x/2."""
+    """Return (x-m) ln(1-m/x) + m for m <= x/2."""
     w = m / (x + (x - m))
     return m * w * (1.0 - (1.0 - w) * w * _atanh_series(w * w))
 
 
 def _stirling_error(x: Tensor) -> Tensor:
     table = x.new_tensor(_STIRLING_ERROR)
-    one = 1.0 / x.clamp_min(16.0)
-    z = one * one
+    inverse = 1.0 / x.clamp_min(16.0)
+    z = inverse * inverse
     series = torch.full_like(x, _STIRLING[-1])
     for coefficient in reversed(_STIRLING[:-1]):
         series = coefficient - z * series
-    return torch.where(x < 16, table[x.clamp_max(15).long()], one * series)
+    return torch.where(x < 16, table[x.clamp_max(15).long()], inverse * series)
 
 
 def _twin(
     op: str, event: str, d: int | Tensor, n: int | Tensor, k: int | Tensor, rounding: str
 ) -> Tensor:
-    """The arithmetic of csrc/ops/log_probability.h, where it is derived, in the same order."""
+    """Repeat the arithmetic of csrc/ops/log_probability.h, which derives it, in the same order."""
     sizes, shape = _checked(op, d=d, n=n, k=k)
     direction = _check.choice(op, "rounding", rounding, ROUNDINGS) - 1
     all_, given, drawn = (size.expand(shape) for size in sizes)
@@ -245,20 +273,20 @@ def _twin(
     ordinary = valid & ~certain & (drawn <= all_ - avoided)
     x, y = torch.where(ordinary, avoided, 1), torch.where(ordinary, drawn, 1)
     m, b = torch.minimum(x, y).to(torch.float64), torch.maximum(x, y).to(torch.float64)
-    whole = torch.where(ordinary, all_, 2).to(torch.float64)
-    a, c = whole - b, whole - m
+    population = torch.where(ordinary, all_, 2).to(torch.float64)
+    a, c = population - b, population - m
     r = a - m
     rest = r.clamp_min(1.0)
 
-    first = m * _log_ratio(whole, a)
+    first = m * _log_ratio(population, a)
     near = r + r > a
     direct = r * _log_ratio(a, rest)
     second = torch.where(near, _small_phi(a, m), m - direct)
-    third = _small_phi(whole, m)
+    third = _small_phi(population, m)
 
-    q = b * m / (whole * rest)
-    half = 0.5 * _log_sum(torch.where(r == 0, 2.0 * math.pi * (m * c) / whole, 1.0 + q), q)
-    delta_a, delta_c, delta_r, delta_d = (_stirling_error(x) for x in (a, c, r, whole))
+    q = b * m / (population * rest)
+    half = 0.5 * _log_sum(torch.where(r == 0, 2.0 * math.pi * (m * c) / population, 1.0 + q), q)
+    delta_a, delta_c, delta_r, delta_d = (_stirling_error(x) for x in (a, c, r, population))
     small = half + (delta_a - delta_r) + (delta_c - delta_d)
     value = small - (first + (second - third))
 
@@ -277,34 +305,34 @@ def _largest(
     log_probability: _Log, d: int | Tensor, k: int | Tensor, probability: float | Tensor
 ) -> Tensor:
     op = "largest_untouched"
-    (whole, drawn), _ = _checked(op, d=d, k=k)
-    bad = (whole < 0) | (whole > MAX_POPULATION) | (drawn < 0) | (drawn > whole)
+    (population, drawn), _ = _checked(op, d=d, k=k)
+    bad = (population < 0) | (population > MAX_POPULATION) | (drawn < 0) | (drawn > population)
     if bool(bad.any()):
-        raise _out_of_bounds(op, "0 <= k <= d <= 2^52", bad, d=whole, k=drawn)
-    wanted = _probability(op, probability, whole.device)
-    shape = _broadcast(op, ["d", "k", "probability"], [whole, drawn, wanted])
+        raise _out_of_bounds(op, "0 <= k <= d <= 2^52", bad, d=population, k=drawn)
+    wanted = _probability(op, probability, population.device)
+    shape = _broadcast(op, ["d", "k", "probability"], [population, drawn, wanted])
     below, above = _log_bounds(wanted)
 
-    most = (whole - drawn).expand(shape)
-    low, high = torch.zeros_like(most), most + 1  # low is proven to do, high could not
+    most = (population - drawn).expand(shape)
+    low, high = torch.zeros_like(most), most + 1  # proven at low, not proven at high
     while bool((high - low > 1).any()):
         middle = (low + high) >> 1
-        does = log_probability(whole, middle, drawn, rounding="down") >= above
-        low, high = torch.where(does, middle, low), torch.where(does, high, middle)
-    # low + 1 is proven not to do, or it lies where rounding leaves the answer open.
-    following = torch.minimum(low + 1, whole)
-    undecided = log_probability(whole, following, drawn, rounding="up") >= below
-    whole, drawn, wanted = (tensor.expand(shape) for tensor in (whole, drawn, wanted))
+        reached = log_probability(population, middle, drawn, rounding="down") >= above
+        low, high = torch.where(reached, middle, low), torch.where(reached, high, middle)
+    # At low + 1 the inequality is proven false, or the bounds leave it open.
+    following = torch.minimum(low + 1, population)
+    undecided = log_probability(population, following, drawn, rounding="up") >= below
+    population, drawn, wanted = (tensor.expand(shape) for tensor in (population, drawn, wanted))
     for place in ((low < most) & undecided).nonzero().tolist():
         at = tuple(place)
-        low[at] = _settled(int(whole[at]), int(low[at]), int(drawn[at]), float(wanted[at]))
+        low[at] = _settled(int(population[at]), int(low[at]), int(drawn[at]), float(wanted[at]))
     return low
 
 
 def _probability(op: str, probability: object, device: torch.device) -> Tensor:
-    """``probability``, a number or a float64 tensor on ``device``, positive and at most 1.
+    """Return ``probability`` as a float64 tensor on ``device``; it must be in [2^-1022, 1].
 
-    Subnormal numbers are refused: where the processor takes them for 0, none is.
+    Subnormal numbers are refused because a processor may be set to flush them to 0.
     """
     if isinstance(probability, Tensor):
         _check.is_tensor(op, "probability", probability, "or a number")
@@ -323,16 +351,16 @@ def _probability(op: str, probability: object, device: torch.device) -> Tensor:
 
 
 def _log_bounds(p: Tensor) -> tuple[Tensor, Tensor]:
-    """Numbers below and above ln p, with room for the 2 ulp that torch.log may err."""
+    """Return bounds below and above ln p, with room for an error of torch.log of 2 ulp."""
     log_p = p.log()
     return log_p * (1.0 + 2.0**-50), log_p * (1.0 - 2.0**-50)
 
 
 def _settled(d: int, n: int, k: int, probability: float) -> int:
-    """The largest n' >= n with C(d-n',k) / C(d,k) >= probability, in integers.
+    """Return the largest n' >= n with C(d-n',k) / C(d,k) >= probability, by integer arithmetic.
 
-    The bounds leave a few n' open at most: from one to the next the logarithm moves by k/d or more,
-    and they are as far apart as some units in its last place.
+    The bounds leave only a few n' undecided: the logarithm changes by k/d or more from one n' to
+    the next, and the bounds differ by some units in its last place.
     """
     numerator, denominator = probability.as_integer_ratio()
 
@@ -347,24 +375,31 @@ def _settled(d: int, n: int, k: int, probability: float) -> int:
 
 
 def largest_untouched(d: int | Tensor, k: int | Tensor, probability: float | Tensor) -> Tensor:
-    """The largest n with C(d-n,k) / C(d,k) >= probability: how much may change unnoticed.
+    """Find the largest n with C(d-n,k) / C(d,k) >= probability: the entries that may change.
 
-    Exact, as a comparison of real numbers with the float64 ``probability``: a bisection over bounds
-    that are proven, and integers of any length where those leave it open: where the ratio for some
-    n equals ``probability`` to 15 digits. Such an element takes some milliseconds where min(n,k) is
-    5,000, a second at 10^5, minutes at 10^6.
+    The comparison with the float64 ``probability`` is exact. It bisects over proven bounds, and
+    uses integers of any length for elements that the bounds leave undecided, namely if the ratio
+    for some n equals ``probability`` to 15 digits. Such an element takes some milliseconds if
+    min(n,k) is 5,000, a second at 10^5, minutes at 10^6.
 
     Args:
-        d: entries, 0 to 2^52; int, or int64 or int32 tensor, like k; all broadcast together.
-        k: drawn entries, 0 to d.
-        probability: within (0, 1] and not subnormal, that is 2^-1022 or more; a number or a float64
-            tensor.
+        d: number of entries, 0 to 2^52; an int, or an int64 or int32 tensor. All arguments
+            broadcast together.
+        k: number of drawn entries, 0 to d.
+        probability: within [2^-1022, 1], so not subnormal; a number or a float64 tensor.
 
     Returns:
-        int64 on the tensors' device, 0 to d - k; d where k = 0. Waits for the device.
+        int64 on the tensors' device, of the broadcast shape, 0 to d - k; d if k = 0. Synchronises
+        with the device.
 
     Raises:
-        ValueError, TypeError: a bad argument; sizes out of bounds on CUDA too.
+        ValueError, TypeError: a bad argument; sizes out of bounds also on CUDA.
+
+    Example:
+        >>> from pycc import ops
+        >>> n = int(ops.largest_untouched(1000, 10, 0.5))
+        >>> [bool(ops.log_probability_untouched(1000, m, 10).exp() >= 0.5) for m in (n, n + 1)]
+        [True, False]
     """
     return _largest(log_probability_untouched, d, k, probability)
 
@@ -372,5 +407,11 @@ def largest_untouched(d: int | Tensor, k: int | Tensor, probability: float | Ten
 def largest_untouched_reference(
     d: int | Tensor, k: int | Tensor, probability: float | Tensor
 ) -> Tensor:
-    """The twin of :func:`largest_untouched`, over the twin of the logarithm."""
+    """Compute :func:`largest_untouched` from :func:`log_probability_untouched_reference`.
+
+    Example:
+        >>> from pycc import ops
+        >>> int(ops.largest_untouched_reference(10, 1, 0.5))  # (10 - n) / 10 >= 0.5
+        5
+    """
     return _largest(log_probability_untouched_reference, d, k, probability)

@@ -1,7 +1,8 @@
-"""The most ablations that one patch can touch: a* of the certificate from a fixed family of masks.
+"""The largest number of ablations that one patch can touch.
 
-Of M masks whose counts are M values, a patch moves those whose retained pixels it touches; with at
-most a* touched, the median stays between the order statistics a* away from it.
+The certificate of a fixed family of M ablation masks uses it as a*: a patch changes the counts of
+those masks whose retained pixels it touches. If it touches at most a*, the median count stays
+between the order statistics that are a* ranks away from it.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ from pycc.ops import _check, _native
 _OP = "mask_hits"
 _MAX_SIDE = 1 << 20
 _MAX_PIXELS = 1 << 32
-"""As many as ablation_indices can draw from. The rows of bitmaps are padded, hence the sides."""
+"""The limit of ablation_indices. Rows of bitmaps are padded, so the sides are limited as well."""
 _SCRATCH = 64 << 20
-"""Bytes of bitmaps that a batch of sets takes on CUDA, twice."""
+"""Size in bytes of each of the two bitmap buffers of a batch of sets on CUDA."""
 _EXPECTED = "[M,k] int64 or [M,H,W] bool, or a list of int64 tensors"
 
 
 @dataclass(frozen=True)
 class _Sets:
-    """Checked arguments: masks, or the indices of all sets one after another."""
+    """Checked arguments: masks, or the concatenated indices of all sets."""
 
     masks: Tensor | None  # [M,H,W] bool
     indices: Tensor  # [total] int64
-    offsets: list[int]  # [M+1], where each set begins in ``indices``
+    offsets: list[int]  # [M+1], the start of each set in ``indices``
     height: int
     width: int
     patch: tuple[int, int]
@@ -77,7 +78,7 @@ def _checked(
 
 
 def _flattened(kept: Tensor | Sequence[Tensor]) -> tuple[Tensor, list[int]]:
-    """The indices of all sets one after another, and where each set begins."""
+    """Return the concatenated indices of all sets, and the start of each set."""
     if isinstance(kept, list | tuple):
         for m, pixels in enumerate(kept):
             _check.shaped(_OP, f"kept[{m}]", pixels, "[k] int64", (None,))
@@ -97,26 +98,33 @@ def _flattened(kept: Tensor | Sequence[Tensor]) -> tuple[Tensor, list[int]]:
 def mask_hits(
     kept: Tensor | Sequence[Tensor], shape: tuple[int, int], patch: int | tuple[int, int]
 ) -> Tensor:
-    """The largest number of pixel sets that one patch can touch, and where: exact.
+    """Find the largest number of pixel sets that one patch can touch, and its place: exact.
 
-    A patch touches a set where its window, which lies inside the image, holds a pixel of it. The
-    time does not depend on how many pixels the sets have, beyond reading them.
+    A patch is a window inside the image; it touches a set if it contains a pixel of the set. After
+    reading the sets, the time does not depend on their numbers of pixels.
 
     Args:
         kept: the M sets: [M,k] int64 flat indices (y * W + x) in any order, duplicates allowed; or
-            a list of [k] int64, one a set, which may be empty; or [M,H,W] bool. On CUDA indices
-            outside the image are skipped: finding them would wait for the device.
-        shape: (H, W) of the image, 1 to 2^20 each and at most 2^32 pixels, as many as
-            :func:`ablation_indices` draws from. The CPU takes about 2 bytes of memory a pixel, or
-            up to 1 GB for several threads.
-        patch: side p, or sides (ph, pw), of the window, 1 to those of the image.
+            a list of [k] int64, one per set, which may be empty; or [M,H,W] bool. On CUDA, indices
+            outside the image are skipped, because reporting them would synchronise.
+        shape: (H, W) of the image, 1 to 2^20 each and at most 2^32 pixels, the limit of
+            :func:`ablation_indices`. The CPU uses about 2 bytes of memory per pixel, or up to 1 GB
+            for several threads.
+        patch: side p, or sides (ph, pw), of the window in pixels, 1 to those of the image.
 
     Returns:
-        [3] int64 on the device of ``kept``: the number, and (y, x) of the top left of the first
-        window, row by row, that touches so many. (0, 0, 0) without sets.
+        [3] int64 on the device of ``kept``: the number, and (y, x) of the top left pixel of the
+        first such window in row-major order. (0, 0, 0) if there are no sets.
 
     Raises:
         ValueError, TypeError: a bad argument; on the CPU also an index outside the image.
+
+    Example:
+        >>> import torch
+        >>> from pycc import ops
+        >>> kept = torch.tensor([[0, 15], [1, 14]])  # two sets of two pixels each of a 4x4 image
+        >>> ops.mask_hits(kept, (4, 4), 2)
+        tensor([2, 0, 0])
     """
     if _native.use_reference():
         return mask_hits_reference(kept, shape, patch)
@@ -137,7 +145,16 @@ def mask_hits(
 def mask_hits_reference(
     kept: Tensor | Sequence[Tensor], shape: tuple[int, int], patch: int | tuple[int, int]
 ) -> Tensor:
-    """The twin of :func:`mask_hits` in pure torch: a maximum over every window of every set."""
+    """Compute :func:`mask_hits` in pure torch: a maximum over every window of every set.
+
+    Time O(M H W (ph + pw)).
+
+    Example:
+        >>> import torch
+        >>> from pycc import ops
+        >>> ops.mask_hits_reference([torch.tensor([5]), torch.tensor([0])], (2, 3), 1)
+        tensor([1, 0, 0])
+    """
     sets = _checked(kept, shape, patch)
     hits = torch.zeros(_windows(sets), dtype=torch.int64, device=sets.device)
     for m in range(sets.count):
@@ -148,7 +165,7 @@ def mask_hits_reference(
 
 
 def _mask(sets: _Sets, m: int) -> Tensor:
-    """Set m as [H,W] bool."""
+    """Return set m as [H,W] bool."""
     if sets.masks is not None:
         return sets.masks[m]
     pixels, size = sets.indices[sets.offsets[m] : sets.offsets[m + 1]], sets.height * sets.width
@@ -158,14 +175,14 @@ def _mask(sets: _Sets, m: int) -> Tensor:
 
 
 def _windows(sets: _Sets) -> tuple[int, int]:
-    """Rows and columns of the windows' places."""
+    """Return the numbers of rows and columns of places that a window has."""
     return sets.height - sets.patch[0] + 1, sets.width - sets.patch[1] + 1
 
 
 def _worst(hits: Tensor) -> Tensor:
-    """(value, y, x) of the first largest of ``hits`` [rows,cols], without reading it here."""
+    """Return (value, y, x) of the first maximum of ``hits`` [rows,cols], without synchronising."""
     flat = hits.reshape(-1)
-    at = flat.argmax().reshape(1)  # the first of equals
+    at = flat.argmax().reshape(1)  # of equal values the first
     value = flat.gather(0, at).to(torch.int64)
     return torch.cat([value, at // hits.shape[1], at % hits.shape[1]])
 
@@ -181,7 +198,7 @@ def _sizes(sets: _Sets) -> _native.HitSizes:
 
 
 def _offsets(sets: _Sets) -> Tensor:
-    """Where each set of indices begins, [M+1], on their device and without waiting for it."""
+    """Return the start [M+1] of each set of indices on their device, without synchronising."""
     size = sets.offsets[1] if sets.count else 0
     if sets.offsets == [m * size for m in range(sets.count + 1)]:
         return torch.arange(sets.count + 1, device=sets.device) * size
@@ -190,7 +207,7 @@ def _offsets(sets: _Sets) -> Tensor:
 
 
 def _hits_on_cuda(sets: _Sets) -> Tensor:
-    """How many sets each window touches, int32; a batch of sets after another, queued."""
+    """Count the sets that each window touches, int32, in batches of sets queued on the device."""
     device, sizes = sets.device, _sizes(sets)
     hits = torch.zeros(_windows(sets), dtype=torch.int32, device=device)
     words = sizes.scratch_words

@@ -1,7 +1,7 @@
-"""What an attacked window and the fullest window beside it hold between them: masking's worst case.
+"""The largest sum of two windows of a map, the second reduced by an allowance.
 
-The count that is left of a map when its fullest window is masked beyond an allowance falls by no
-more than this sum, whatever one patch does to the map.
+It is the worst case of masking: if the fullest window of a map is reduced to an allowance, a patch
+lowers the remaining count by no more than this sum, whatever it does to the map.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from pycc.ops import _check, _native
 
 _OP = "max_pair_sum"
 _AT_ONCE = 1 << 20
-"""Pairs of windows that the twin looks at in one go: 100 MB of temporary tensors."""
+"""Pairs of windows that the twin evaluates at once: 100 MB of temporary tensors."""
 
 
 def _checked(
     maps: Tensor, window: tuple[int, int], allowance: float | Tensor
 ) -> tuple[Tensor, int, int, Tensor]:
-    """The maps as plain memory, the window's height and width, and an allowance for each map."""
+    """Return the contiguous maps, the window's height and width, and an allowance per map."""
     plain, high, wide = _check.maps_and_window(_OP, maps, window)
     least, most = _check.extremes(plain)
     if not (least >= 0 and most < math.inf):
@@ -36,37 +36,47 @@ def _checked(
 def max_pair_sum(
     maps: Tensor, window: tuple[int, int], allowance: float | Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The most that one window W* and, beyond the allowance, a second one W hold between them.
+    """Find the largest sum of a window W* plus the excess of a second one, W, over the allowance.
 
     omega = max_{W*} [S_{W*} + max(0, max_W S_{W without W*} - allowance)]
           = max(max_W S_W, max_{W*,W} S_{W* and W united} - allowance)
 
-    over all windows of one size that lie inside the map, W* and W overlapping or not; S is the sum
-    over a set of cells, each counted once. With S the map's sum, S - omega is the least masked
-    count after an attack on one window.
+    over all windows of one size inside the map; W* and W may overlap. S_A is the sum over a set A
+    of cells, each counted once. With S the map's sum, S - omega is the smallest masked count after
+    an attack on one window (``pycc.certify.masked``).
 
     Args:
-        maps: [N,h,w] float32, finite and at least 0; in people per cell sums are counts.
+        maps: [N,h,w] float32, finite and at least 0; if they are in people per cell, sums are
+            counts.
         window: (height, width) in cells, 1 to the map's size each.
-        allowance: what masking leaves of the fullest window, a number or [N] float32 or float64, at
-            least 0; with infinity omega is the largest sum of a window.
+        allowance: the sum that masking leaves in the fullest window, a number or [N] float32 or
+            float64, at least 0; with infinity, omega is the largest sum of one window.
 
     Returns:
-        omega [N] float64 and places [N,2,2] int64, top left cells (y, x) of W* and W. W is (-1, -1)
-        where the allowance covers what any W adds; W* is then the first of the fullest windows in
-        row-major order. Else W* comes before W, and of pairs whose united sums are equal the one
+        omega [N] float64 and places [N,2,2] int64, the top left cells (y, x) of W* and W. W is
+        (-1, -1) if no W exceeds the allowance; W* is then the first of the fullest windows in
+        row-major order. Else W* comes before W, and of pairs with equal sums of their union the one
         with the first W* wins, then the one with the first W.
 
-        Sums are rectangles of an integral image in float64, rows first. What rounding adds to or
-        takes from omega is less than 12 (h + w) 2^-53 S for h + w up to 2^23: h + w - 2 additions
-        for each entry, twelve entries, and the additions between them. To bound omega from
-        above, add that. Value and places are the same bits on every device, in any batch and for
-        any number of threads. Waits for the device, to check the maps. Not differentiable.
+        Sums are rectangles of an integral image in float64, rows first. The rounding error of omega
+        is less than 12 (h + w) 2^-53 S for h + w up to 2^23: h + w - 2 additions for each entry,
+        twelve entries, and the additions between them. To bound omega from above, add that. Value
+        and places are the same bits on every device, in any batch and for any number of threads.
+        Synchronises with the device, to check the maps. Not differentiable.
 
     Raises:
         ValueError: maps of another dtype (cast them) or shape, or with a cell that is negative or
             not finite; a window that does not fit; an allowance that is negative or NaN.
-        TypeError: no tensor, a window that is no pair of integers, an allowance that is no number.
+        TypeError: maps that are not a tensor, a window that is not a pair of integers, an allowance
+            that is not a number.
+
+    Example:
+        >>> import torch
+        >>> from pycc import ops
+        >>> omega, places = ops.max_pair_sum(torch.tensor([[[5.0, 0.0, 4.0]]]), (1, 1), 1.0)
+        >>> omega, places  # 5 + (4 - 1), of cells 0 and 2
+        (tensor([8.], dtype=torch.float64), tensor([[[0, 0],
+                 [0, 2]]]))
     """
     if _native.use_reference():
         return max_pair_sum_reference(maps, window, allowance)
@@ -85,10 +95,10 @@ def max_pair_sum(
 
 
 def _scratch(maps: Tensor, rows: int, cols: int) -> list[Tensor]:
-    """What the CUDA kernels keep between them.
+    """Allocate the buffers that the CUDA kernels share.
 
     Integral images, sums of windows, the best partner of each window, the fullest window, and the
-    sum of a pair that is good already.
+    sum of a good pair, which is a lower bound.
     """
     count, height, width = maps.shape
     module = _native.module()
@@ -104,10 +114,17 @@ def _scratch(maps: Tensor, rows: int, cols: int) -> list[Tensor]:
 def max_pair_sum_reference(
     maps: Tensor, window: tuple[int, int], allowance: float | Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The twin of :func:`max_pair_sum` in pure torch: all pairs of windows.
+    """Compute :func:`max_pair_sum` in pure torch over all pairs of windows.
 
-    The same bits on the CPU; on CUDA torch adds up in another order. Time grows with the square of
-    the number of windows, memory does not.
+    Gives the same bits on the CPU; on CUDA, torch sums in another order. Time is quadratic in the
+    number of windows, memory linear.
+
+    Example:
+        >>> import torch
+        >>> from pycc import ops
+        >>> omega, _ = ops.max_pair_sum_reference(torch.tensor([[[5.0, 0.0, 4.0]]]), (1, 1), 4.0)
+        >>> float(omega)
+        5.0
     """
     plain, high, wide, each = _checked(maps, window, allowance)
     count, height, width = plain.shape
@@ -117,7 +134,7 @@ def max_pair_sum_reference(
     table = F.pad(plain.double().cumsum(2).cumsum(1), (1, 0, 1, 0))
 
     def sums(top: Tensor, bottom: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        """[N,...] over rows [top, bottom) and columns [left, right), which may be none."""
+        """Sums [N,...] over rows [top, bottom) and columns [left, right); 0 if there are none."""
         bottom, right = torch.maximum(bottom, top), torch.maximum(right, left)
         by_right = table[:, bottom, right] - table[:, top, right]
         by_left = table[:, bottom, left] - table[:, top, left]

@@ -1,4 +1,4 @@
-"""The window of a map with the largest sum: what one patch can hold of a count."""
+"""The window of a map with the largest sum, which bounds the count that one patch can cover."""
 
 from __future__ import annotations
 
@@ -12,22 +12,29 @@ _OP = "max_window_sum"
 
 
 def max_window_sum(maps: Tensor, window: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The largest sum of a window that lies inside each map, and where it is.
+    """Find the largest sum of a window inside each map, and its place.
 
     Args:
-        maps: [N,h,w] float32, of any sign; in people per cell the sum is a count.
+        maps: [N,h,w] float32, of any sign; if they are in people per cell, a sum is a count.
         window: (height, width) in cells, 1 to the map's size each.
 
     Returns:
-        The sums [N] float64 and the windows' top left cells [N,2] int64 (y, x). Sums are added up
-        in float64 in an order that depends on the sizes alone, without subtraction: they and the
-        places are the same bits on every device and for any number of threads. Of equal sums the
-        first place in row-major order wins. A window with a NaN, or with both infinities, has the
-        sum NaN, which counts as the largest; it does not reach other windows. Not differentiable.
+        The sums [N] float64 and the windows' top left cells [N,2] int64 (y, x). Sums are computed
+        in float64 in an order that depends on the sizes alone, without subtraction: sums and places
+        are the same bits on every device and for any number of threads. Of equal sums the first
+        place in row-major order wins. A window with a NaN, or with both infinities, has the sum
+        NaN, which counts as the largest and does not affect other windows. Not differentiable.
 
     Raises:
         ValueError: maps of another dtype (cast them) or shape, or a window that does not fit.
-        TypeError: no tensor, or a window that is no pair of integers.
+        TypeError: maps that are not a tensor, or a window that is not a pair of integers.
+
+    Example:
+        >>> import torch
+        >>> from pycc import ops
+        >>> sums, places = ops.max_window_sum(torch.tensor([[[1.0, 2.0, 4.0, 3.0]]]), (1, 2))
+        >>> sums.tolist(), places.tolist()
+        ([7.0], [[0, 2]])
     """
     if _native.use_reference():
         return max_window_sum_reference(maps, window)
@@ -46,7 +53,7 @@ def max_window_sum(maps: Tensor, window: tuple[int, int]) -> tuple[Tensor, Tenso
 
 
 def _scratch(maps: Tensor, rows: int) -> list[Tensor | None]:
-    """What the CUDA kernels keep between them: column sums, row sums in part, each row's best."""
+    """Allocate the buffers of the CUDA kernels: column sums, partial row sums and row maxima."""
     count, _, width = maps.shape
     columns = maps.new_empty((count, rows, width), dtype=torch.float64)
     too_wide = width > _native.module().max_shared_width
@@ -56,7 +63,15 @@ def _scratch(maps: Tensor, rows: int) -> list[Tensor | None]:
 
 
 def max_window_sum_reference(maps: Tensor, window: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The twin of :func:`max_window_sum` in pure torch: all windows, the same additions."""
+    """Compute :func:`max_window_sum` in pure torch, with the same additions, to the same bits.
+
+    Example:
+        >>> import torch
+        >>> from pycc import ops
+        >>> sums, places = ops.max_window_sum_reference(torch.eye(3)[None], (2, 2))
+        >>> sums.tolist(), places.tolist()
+        ([2.0], [[0, 0]])
+    """
     plain, high, wide = _check.maps_and_window(_OP, maps, window)
     sums = _row_sums(_column_sums(plain.double(), high), wide)
     most, index = sums.flatten(1).max(1)
@@ -65,11 +80,11 @@ def max_window_sum_reference(maps: Tensor, window: tuple[int, int]) -> tuple[Ten
 
 
 def _column_sums(maps: Tensor, window: int) -> Tensor:
-    """[N,h,w] -> [N,h-window+1,w]: up to the end of a block of rows plus down from there."""
+    """[N,h,w] -> [N,h-window+1,w]: the sum up to the end of a block of rows plus that after it."""
     count, height, width = maps.shape
     places = height - window + 1
     blocks = -(-places // window)
-    padded = F.pad(maps, (0, 0, 0, (blocks + 1) * window - height))  # what is added is not used
+    padded = F.pad(maps, (0, 0, 0, (blocks + 1) * window - height))  # the padding is not used
     values = padded.reshape(count, blocks + 1, window, width).unbind(2)
     down, up = [values[0]], [values[-1]]
     for row in range(1, window):
@@ -81,12 +96,12 @@ def _column_sums(maps: Tensor, window: int) -> Tensor:
 
 
 def _row_sums(sums: Tensor, window: int) -> Tensor:
-    """[N,r,w] -> [N,r,w-window+1]: doubled sums, and those of the window's bits from the right."""
+    """[N,r,w] -> [N,r,w-window+1]: sums of 1, 2, 4, … columns, joined by the bits of ``window``."""
     places = sums.shape[2] - window + 1
     tail, length = None, 1
     while True:
         if window & length:
-            done = window & (length - 1)  # columns that the tail has
+            done = window & (length - 1)  # columns in the tail so far
             kept = sums.shape[2] - done
             tail = sums if tail is None else sums[..., :kept] + tail[..., length:]
         if 2 * length > window:

@@ -1,4 +1,4 @@
-"""Pasting an adversarial patch into images, differentiably."""
+"""Differentiable pasting of an adversarial patch into images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _Paste:
 
     images: Tensor
     patch: Tensor
-    mask: Tensor | None  # [p,q] uint8
+    patch_mask: Tensor | None  # [p,q] uint8
     top_left: Tensor  # [N,2] int64
     transform: Tensor  # [N,4] float64: cosine, sine, zoom, brightness
     nested: bool
@@ -112,33 +112,45 @@ def paste_patch(
 ) -> Tensor:
     """Paste a patch, brightened, zoomed and rotated about its centre, into every image.
 
-    A pixel of the image becomes the warped patch where it lies inside the warped mask and keeps its
-    bits elsewhere; what falls outside the image is cut off. Differentiable in images and patch, but
-    not in forward mode. The checks read ``top_left``, a mask that is not bool and the transform: on
-    the CPU they cost no synchronisation with a CUDA device. Draw them outside of what is compiled.
+    Image pixels inside the warped mask are replaced by the warped patch; all others keep their
+    bits. Parts outside the image are cut off. Differentiable in images and patch, but not in
+    forward mode. The checks read the values of ``top_left``, of a mask that is not bool and of the
+    transform: if these are on the CPU, nothing synchronises with a CUDA device. Draw them outside
+    of ``torch.compile``.
 
     Args:
         images: [N,C,H,W] float32.
         patch: [C,p,q] for all images or [N,C,p,q], float32; brightened, then clipped to [0,1].
-        top_left: [N,2] int (y, x) of the patch before it is transformed (``single``) or of the
-            zoomed patch's box (``nested``); may reach beyond the image.
-        mask: [p,q] of 0 and 1; None is the whole patch.
-        angle: degrees counter-clockwise, one or [N].
-        zoom: factor on the side, one or [N].
-        brightness: added to the patch, one or [N].
-        sampling: ``single`` is one affine bilinear pass with the mask by nearest neighbour;
-            ``nested`` zooms, then rotates, in two bilinear passes, with the mask zoomed but not
-            rotated: the circle transform of the code published with APAM (Wu et al.,
+        top_left: [N,2] int64 or int32 (y, x), in pixels, of the patch before it is transformed
+            (``single``) or of the zoomed patch's box (``nested``); may lie outside the image.
+        mask: [p,q] of 0 and 1, the shape of the patch; None pastes the full rectangle.
+        angle: degrees counter-clockwise, a number or [N].
+        zoom: factor on the side, within [0.001, 1000], a number or [N].
+        brightness: offset that is added to the patch, a number or [N].
+        sampling: ``single`` is one affine bilinear pass, with nearest-neighbour sampling of the
+            mask; ``nested`` zooms, then rotates, in two bilinear passes, with the mask zoomed but
+            not rotated: the circle transform of the code published with APAM (Wu et al.,
             arXiv 2104.10868), where the patch's side becomes round(p * zoom).
-        out: where to put the result: [N,C,H,W] float32, contiguous; may be ``images`` itself (then
-            only the patch's pixels are written) but overlap neither it nor the patch otherwise.
-            What is returned shares its memory and carries the gradient. For what is not compiled.
+        out: buffer for the result: [N,C,H,W] float32, contiguous. It may be ``images`` itself (then
+            only the patch's pixels are written), but must not overlap images or patch otherwise.
+            The returned tensor shares its memory and carries the gradient. Not for use inside
+            ``torch.compile``.
 
     Returns:
-        [N,C,H,W] float32. NaN in the patch reaches the pixels that blend it with a weight above 0.
+        [N,C,H,W] float32. NaN in the patch affects the pixels that blend it with a weight above 0.
 
     Raises:
         ValueError, TypeError: a bad argument, before anything is written.
+
+    Example:
+        >>> import torch
+        >>> from pycc import ops
+        >>> images, patch = torch.zeros(1, 3, 4, 5), torch.ones(3, 2, 2)
+        >>> ops.paste_patch(images, patch, top_left=torch.tensor([[1, 2]]))[0, 0]
+        tensor([[0., 0., 0., 0., 0.],
+                [0., 0., 1., 1., 0.],
+                [0., 0., 1., 1., 0.],
+                [0., 0., 0., 0., 0.]])
     """
     if _native.use_reference():
         return paste_patch_reference(
@@ -156,7 +168,7 @@ def paste_patch(
         images, patch, top_left, mask, angle, zoom, brightness, sampling, torch.float32
     )
     _check.reverse_only(_OP, images, patch)
-    arguments = (paste.mask, paste.top_left, paste.transform, paste.nested)
+    arguments = (paste.patch_mask, paste.top_left, paste.transform, paste.nested)
     if out is None:
         pasted: Tensor = _paste_patch(paste.images, paste.patch, *arguments)
         return pasted
@@ -188,7 +200,7 @@ def _memory(
     device: torch.device,
     nested: bool,
 ) -> tuple[object, ...]:
-    """Patch, mask and geometry as plain memory, the sizes and the sampling, for a kernel."""
+    """Return the patch, mask, geometry, sizes and sampling as a kernel takes them."""
     count, channels = image_shape[:2]
     _check.shaped(_OP, "patch", patch, "[N or 1,C,p,q]", (None,) * 4)
     sides = list(patch.shape[2:])
@@ -222,7 +234,7 @@ def _fill(
     transform: Tensor,
     nested: bool,
 ) -> Tensor:
-    """The images with the patch, in a new tensor where ``out`` is None."""
+    """Compute the images with the patch in ``out``, or in a new tensor if it is None."""
     device = images.device
     images = _check.raw(_OP, "images", images, torch.float32, (None,) * 4, device)
     reads = _memory(images.shape, patch, mask, top_left, transform, device, nested)
@@ -266,11 +278,11 @@ def _paste_patch_backward(
     transform: Tensor,
     nested: bool,
 ) -> Tensor:
-    """Gradient [N or 1,C,p,q] of the patch, summed over the images that share one."""
+    """Return the gradient [N or 1,C,p,q] of the patch, summed over the images that share it."""
     device = grad.device
     grad = _check.raw(_OP, "grad", grad, torch.float32, (None,) * 4, device)
     reads = _memory(grad.shape, patch, mask, top_left, transform, device, nested)
-    # On the CPU, the images that share a patch are scattered apart and summed into the first.
+    # On the CPU, images that share a patch write to separate rows, which are summed into the first.
     rows = len(patch) if device.type == "cuda" else max(len(grad), len(patch))
     grad_patch = torch.empty((rows, *patch.shape[1:]), dtype=torch.float32, device=device)
     _native.run(f"{_OP}_backward", device, grad_patch, grad, *reads)
@@ -295,7 +307,7 @@ def _gradients(
 ) -> tuple[Tensor | None, Tensor | None]:
     patch, mask, top_left, transform = saved
     grad_images = grad_patch = None
-    if wanted[0]:  # what lies under the mask does not reach the result: paste zeros there
+    if wanted[0]:  # covered pixels do not affect the result: paste zeros into the gradient
         unlit = transform * transform.new_tensor([1.0, 1.0, 1.0, 0.0])
         zeros = patch.new_zeros((1, *patch.shape[1:]))
         grad_images = _paste_patch(grad, zeros, mask, top_left, unlit, nested)
@@ -318,7 +330,7 @@ _paste_patch.register_autograd(_backward, setup_context=_setup_context)
 
 
 class _PasteInto(torch.autograd.Function):
-    """``pycc::paste_patch`` into a buffer that is given."""
+    """``pycc::paste_patch`` that writes into a buffer of the caller."""
 
     @staticmethod
     def forward(ctx: Any, out: Tensor, *inputs: Any) -> Tensor:
@@ -345,7 +357,19 @@ def paste_patch_reference(
     sampling: str = "single",
     out: Tensor | None = None,
 ) -> Tensor:
-    """The twin of :func:`paste_patch` in pure torch; takes float64 too."""
+    """Compute :func:`paste_patch` in pure torch, with the same arguments; also for float64.
+
+    Time O(N C H W), whatever the size of the patch.
+
+    Example:
+        >>> import torch
+        >>> from pycc import ops
+        >>> images, patch, corner = torch.rand(2, 3, 9, 9), torch.rand(3, 4, 4), torch.ones(2, 2)
+        >>> where = {"top_left": corner.long(), "angle": 30.0, "zoom": 1.2}
+        >>> pasted = ops.paste_patch_reference(images, patch, **where)
+        >>> torch.allclose(pasted, ops.paste_patch(images, patch, **where), atol=1e-6)
+        True
+    """
     dtypes = (torch.float32, torch.float64)
     paste = _checked(images, patch, top_left, mask, angle, zoom, brightness, sampling, *dtypes)
     if out is not None:
@@ -357,14 +381,15 @@ def paste_patch_reference(
         brightened = (values + paste.transform[n, 3].to(values.dtype)).clamp(0.0, 1.0)
         inside, warped = warp(image, brightened, paste, n)
         pasted.append(torch.where(inside, warped.to(image.dtype), image))
-    result = torch.stack(pasted) if pasted else images + 0.0 * paste.patch.sum()  # keeps a graph
+    # Without images the sum still connects the patch to the autograd graph.
+    result = torch.stack(pasted) if pasted else images + 0.0 * paste.patch.sum()
     return result if out is None else out.detach().copy_(result)
 
 
 def _rotated(
     image: Tensor, paste: _Paste, n: int, sides: tuple[int, int], zoom: Tensor | float
 ) -> tuple[Tensor, Tensor]:
-    """Rows and columns [H,W] of the (zoomed) patch that the pixels of image n sample."""
+    """Return the rows and columns [H,W] of the (zoomed) patch that image n's pixels sample."""
     cosine, sine = paste.transform[n, 0], paste.transform[n, 1]
     centre = [0.5 * (side - 1) for side in sides]
     axes = []
@@ -381,9 +406,10 @@ def _rotated(
 def _bilinear(
     value: Callable[[Tensor, Tensor], Tensor], sides: tuple[int, int], row: Tensor, col: Tensor
 ) -> Tensor:
-    """What is between the values [C,...] at whole rows and columns, clamped to ``sides``; float64.
+    """Interpolate values [C,...] at (row, col), clamped to ``sides``, bilinearly in float64.
 
-    A value of weight 0 counts for nothing, NaN neither.
+    ``value`` returns the values at whole rows and columns. A value of weight 0 is ignored, even if
+    it is NaN.
     """
     height, width = sides
     row, col = row.clamp(0, height - 1), col.clamp(0, width - 1)
@@ -397,17 +423,19 @@ def _bilinear(
     return total
 
 
-def _under_mask(row: Tensor, col: Tensor, height: int, width: int, mask: Tensor | None) -> Tensor:
+def _under_mask(
+    row: Tensor, col: Tensor, height: int, width: int, patch_mask: Tensor | None
+) -> Tensor:
     """Whether the patch pixels nearest to (row, col) exist and are in the mask."""
     v, u = (row + 0.5).floor().long(), (col + 0.5).floor().long()
     inside = (v >= 0) & (v < height) & (u >= 0) & (u < width)
-    if mask is None:
+    if patch_mask is None:
         return inside
-    return inside & mask.bool()[v.clamp(0, height - 1), u.clamp(0, width - 1)]
+    return inside & patch_mask.bool()[v.clamp(0, height - 1), u.clamp(0, width - 1)]
 
 
 def _nowhere(image: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """No pixel is covered; the graph reaches the patch all the same."""
+    """Cover no pixel, but keep the patch in the autograd graph."""
     inside = torch.zeros(image.shape[1:], dtype=torch.bool, device=image.device)
     return inside, 0.0 * values.sum()
 
@@ -419,11 +447,11 @@ def _warp_single(image: Tensor, values: Tensor, paste: _Paste, n: int) -> tuple[
     row, col = _rotated(image, paste, n, (height, width), paste.transform[n, 2])
     values = values.double()
     warped = _bilinear(lambda i, j: values[:, i, j], (height, width), row, col)
-    return _under_mask(row, col, height, width, paste.mask), warped
+    return _under_mask(row, col, height, width, paste.patch_mask), warped
 
 
 def _around(at: Tensor, side: int) -> Tensor:
-    """The samples of an axis of ``side`` samples that positions ``at`` lie between."""
+    """Return the samples, of an axis of ``side`` samples, between which positions ``at`` lie."""
     least, most = (int(extreme) for extreme in torch.aminmax(at.clamp(0, side - 1)))
     return torch.arange(least, min(most + 2, side), device=at.device)
 
@@ -435,8 +463,8 @@ def _warp_nested(image: Tensor, values: Tensor, paste: _Paste, n: int) -> tuple[
     if min(sides) == 0 or min(height, width) == 0 or image.numel() == 0:
         return _nowhere(image, values)
     values = values.double()
-    if paste.mask is not None:
-        values = torch.where(paste.mask.bool(), values, 0.0)
+    if paste.patch_mask is not None:
+        values = torch.where(paste.patch_mask.bool(), values, 0.0)
 
     def source(index: Tensor, axis: int) -> Tensor:
         return index.double() * (values.shape[1 + axis] - 1) / max(sides[axis] - 1, 1)
@@ -456,5 +484,9 @@ def _warp_nested(image: Tensor, values: Tensor, paste: _Paste, n: int) -> tuple[
     boxed = ((i >= 0) & (i < sides[0]))[:, None] & ((j >= 0) & (j < sides[1]))[None, :]
     v = (source(i.clamp(0, sides[0] - 1), 0) + 0.5).floor().long().clamp_max(height - 1)
     u = (source(j.clamp(0, sides[1] - 1), 1) + 0.5).floor().long().clamp_max(width - 1)
-    covered = boxed if paste.mask is None else boxed & paste.mask.bool()[v[:, None], u[None, :]]
+    covered = (
+        boxed
+        if paste.patch_mask is None
+        else boxed & paste.patch_mask.bool()[v[:, None], u[None, :]]
+    )
     return covered, warped

@@ -64,8 +64,8 @@ def certificates_table(summary: Mapping[str, Any], seconds: Mapping[tuple[str, i
     for attack in summary.get("attacks", ()):
         if attack["violations"]:
             text.append(
-                f"VIOLATED: {attack['method']}, {attack['patch_size']} pixels: {attack['violations']} "
-                "attacked counts outside their intervals"
+                f"VIOLATED: {attack['method']}, {attack['patch_size']} pixels: "
+                f"{attack['violations']} attacked counts outside their intervals"
             )
     return "\n".join(text)
 

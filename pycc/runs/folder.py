@@ -1,8 +1,8 @@
-"""The run folder: what was asked, what was measured, and nothing lost when a run is killed.
+"""The run folder: a manifest and results that survive if the process is killed.
 
-``manifest.json`` says what was asked for and of what; ``results.jsonl`` holds one line per result,
-on the disk as soon as it is known; everything else is derived from these two. A run may also live
-in memory alone (``path`` None).
+``manifest.json`` holds the settings and the fingerprints of data and weights; ``results.jsonl`` has
+one line per result, flushed to the disk when it is appended. Everything else is derived from these
+two. A run may also exist in memory alone (``path`` None).
 """
 
 from __future__ import annotations
@@ -19,15 +19,25 @@ from pycc.runs.files import write_all, write_json
 from pycc.runs.manifest import MANIFEST, SCHEMA, differences, environment, read_manifest
 
 Record = dict[str, Any]
+"""One result: a JSON object, a line of ``results.jsonl``."""
 
 RESULTS, SUMMARY = "results.jsonl", "summary.json"
 KEY = ("index", "condition", "size")
 
 
 class Run:
-    """A run: its manifest, its results so far and, on the disk, its folder.
+    """A run: its manifest, its results so far and, if it is on the disk, its folder.
 
-    ``key`` names the fields that identify a result: a run never holds two results of one key.
+    ``key`` names the fields that identify a result: a run never has two results with equal values
+    of these fields. Use :func:`open_or_resume`, ``Run.create`` or ``Run.resume``.
+
+    Example:
+        >>> from pycc.runs import Run
+        >>> run = Run.create(None, {"kind": "example"}, key=("index",))
+        >>> run.append({"index": 1, "count": 8.0})
+        >>> run.append({"index": 0, "count": 5.0})
+        >>> run.has(index=1), [record["count"] for record in run.ordered()]
+        (True, [5.0, 8.0])
     """
 
     def __init__(
@@ -35,14 +45,14 @@ class Run:
     ) -> None:
         self.path = path
         self.key = tuple(key)
-        # As a reader of the file would get it: tuples become lists, paths are refused.
+        # Converted as the file is: tuples become lists; what is not JSON, such as a path, fails.
         self.manifest: dict[str, Any] = json.loads(
             json.dumps({"schema": SCHEMA, **manifest}, allow_nan=False)
         )
         self.records: list[Record] = []
         self.summary: dict[str, Any] = {}
         self.files: Path | None = path
-        """Where other files of this run go."""
+        """The folder of the other files of this run."""
         self._keys: set[tuple[Any, ...]] = set()
         self._lock: int | None = None
 
@@ -54,9 +64,11 @@ class Run:
         *,
         key: Sequence[str] = KEY,
     ) -> Run:
-        """Start a run in the folder ``path`` (made if need be; it must be empty), or in memory.
+        """Start a run in the folder ``path`` (created if missing; it must be empty), or in memory.
 
-        ValueError if the folder holds anything, OSError if it cannot be written.
+        Raises:
+            ValueError: a folder that is not empty, or a manifest that is not JSON.
+            OSError: a folder that cannot be written.
         """
         if path is None:
             return cls(None, manifest, key)
@@ -64,7 +76,7 @@ class Run:
         folder = Path(path)
         run = cls(
             folder, manifest, key
-        )  # refuses a manifest that is no JSON before anything is made
+        )  # raises for a manifest that is not JSON, before anything is created
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / MANIFEST, run.manifest)
         run._open()
@@ -72,15 +84,16 @@ class Run:
 
     @classmethod
     def resume(cls, path: str | os.PathLike[str], *, key: Sequence[str] = KEY) -> Run:
-        """Continue the run in the folder ``path``; a half-written last result is cut off.
+        """Continue the run in the folder ``path``; a partly written last result is removed.
 
-        ValueError if it is no run folder, is damaged, or is being written by another process.
+        Raises:
+            ValueError: a folder that has no run, is damaged, or is in use by another process.
         """
         folder = Path(path)
         run = cls(folder, read_manifest(folder), key)
         run._open()
-        whole = cut_torn_line(folder / RESULTS)
-        for number, record in enumerate(parse_records(whole, folder / RESULTS), start=1):
+        data = cut_torn_line(folder / RESULTS)
+        for number, record in enumerate(parse_records(data, folder / RESULTS), start=1):
             missing = [field for field in run.key if field not in record]
             if missing:
                 run.close()
@@ -92,7 +105,7 @@ class Run:
         return run
 
     def _open(self) -> None:
-        """Open results.jsonl for appending and keep other processes out while it is open."""
+        """Open results.jsonl for appending and lock it against other processes."""
         assert self.path is not None
         descriptor = os.open(self.path / RESULTS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
@@ -105,7 +118,7 @@ class Run:
         self._lock = descriptor
 
     def close(self) -> None:
-        """Let other processes have the folder. A closed run can still be read."""
+        """Release the folder for other processes. A closed run can still be read."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -118,21 +131,26 @@ class Run:
         self.records.append(record)
 
     def tell(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Take results as known that are written elsewhere."""
+        """Add results that another process has written; nothing is written to this folder."""
         for record in records:
             if self._identity(record) not in self._keys:
                 self._remember(dict(record))
 
     def ordered(self) -> list[Record]:
-        """The results in an order of their keys alone, whoever found them and when."""
-        return sorted(self.records, key=lambda r: [_sortable(one) for one in self._identity(r)])
+        """Return the results sorted by their keys: None first, then numbers, then texts."""
+        return sorted(self.records, key=lambda r: [_sortable(part) for part in self._identity(r)])
 
     def has(self, **key: Any) -> bool:
-        """Whether the result of this key is known."""
+        """Whether the run has a result with these values of its key fields."""
         return self._identity(key) in self._keys
 
     def append(self, record: Record) -> None:
-        """Add one result; when this returns it is on the disk. A known result is left alone."""
+        """Add one result and flush it to the disk; do nothing if its key is known.
+
+        Raises:
+            ValueError: a run that is closed, or a result with NaN or infinity.
+            OSError: the result cannot be written.
+        """
         if self._identity(record) in self._keys:
             return
         line = json.dumps(record, sort_keys=True, allow_nan=False) + "\n"
@@ -141,17 +159,17 @@ class Run:
                 raise ValueError(f"{self.path}: expected an open run, got a closed one")
             write_all(self._lock, line.encode())
             os.fsync(self._lock)
-        # What is kept is what a reader of the file would get, not what was passed in.
+        # Kept as a reader of the file gets it, not as it was passed in.
         self._remember(json.loads(line))
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Store the summary: a function of the results alone, so the same bytes for the same."""
+        """Store the summary; it must be a function of the results, so that it is reproducible."""
         self.summary = dict(summary)
         if self.path is not None:
             write_json(self.path / SUMMARY, self.summary)
 
     def file(self, *parts: str) -> Path | None:
-        """The path of a file of this run, its folder made; None in memory."""
+        """Return the path of a file of this run and create its folder; None for a run in memory."""
         if self.files is None:
             return None
         path = self.files.joinpath(*parts)
@@ -170,25 +188,41 @@ def open_or_resume(
     machine: Collection[str] = (),
     resume: bool | None = None,
 ) -> Run:
-    """Begin a run, or continue the one in ``folder`` if it is the same.
+    """Begin a run, or continue the run in ``folder`` if its settings and inputs are the same.
 
-    Its manifest holds the schema, ``kind``, ``command`` (arguments, where there is one),
-    ``settings`` (all that results depend on, defaults included), ``fingerprints`` of data and
-    weights, and the environment.
+    The manifest stores the schema, ``kind``, ``command``, ``settings``, ``fingerprints`` and the
+    environment. If the environment of a resumed run differs, a warning names the differences,
+    since the last digits of results may then differ.
 
     Args:
-        folder: new or empty for a new run; None keeps the results in memory.
-        key: fields that identify a result.
-        settings: those of a command's flags under ``flags``.
-        machine: names of settings and flags that no result depends on; a resumed run may have
-            others.
-        resume: whether to continue; None continues if the folder holds a run.
+        folder: a new or empty folder for a new run; None keeps the results in memory.
+        kind: the kind of run, such as the command's name.
+        settings: all values that results depend on, defaults included; those of a command's flags
+            under ``flags``.
+        fingerprints: hashes of data and weights (:func:`fingerprint`).
+        key: names of the fields that identify a result.
+        command: arguments of the command, if any; not compared.
+        machine: names of settings and flags that no result depends on; they may change when a run
+            is resumed.
+        resume: whether to continue; None continues if the folder contains a run.
+
+    Returns:
+        The run, open for appending.
 
     Raises:
-        ValueError: to be resumed, a run of another schema or kind, or with other settings or
-            fingerprints (one line that says what differs); a folder that is no run, or is in use.
+        ValueError: a run to be resumed that has another schema, kind, settings or fingerprints (in
+            one line that names the differences), that does not exist, or that is in use; a folder
+            for a new run that is not empty.
+        OSError: a folder that cannot be written.
 
-    A warning names what differs in the environment, since the last digits may then differ too.
+    Example:
+        >>> from pycc import runs
+        >>> run = runs.open_or_resume(
+        ...     None, kind="example", settings={"seed": 0}, fingerprints={}, key=("index",)
+        ... )
+        >>> run.append({"index": 0, "count": 12.0})
+        >>> run.records
+        [{'count': 12.0, 'index': 0}]
     """
     if resume is None:
         resume = folder is not None and (Path(folder) / MANIFEST).exists()
@@ -219,7 +253,18 @@ def check_resumed(
     fingerprints: Mapping[str, Any],
     machine: Collection[str] = (),
 ) -> None:
-    """Check that the run in ``folder`` may be continued; ValueError as of ``open_or_resume``."""
+    """Check that the run in ``folder`` may be continued with these settings and inputs.
+
+    Arguments and errors are those of :func:`open_or_resume`.
+
+    Example:
+        >>> import tempfile
+        >>> from pycc import runs
+        >>> same = {"kind": "example", "settings": {"seed": 0}, "fingerprints": {}}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     runs.open_or_resume(folder, key=("index",), **same).close()
+        ...     runs.check_resumed(folder, **same)  # raises ValueError if anything differs
+    """
     kept = read_manifest(folder)
     if kept.get("kind") != kind:
         raise ValueError(f"{folder}: expected a run of kind {kind!r}, got {kept.get('kind')!r}")
@@ -232,7 +277,26 @@ def check_same(
     now: Mapping[str, Any],
     machine: Collection[str] = (),
 ) -> None:
-    """ValueError, naming what differs, unless ``settings`` and ``fingerprints`` are the same."""
+    """Raise ValueError if ``settings`` or ``fingerprints`` of two manifests differ.
+
+    Args:
+        what: the run, for the error.
+        kept: the stored manifest.
+        now: a mapping with the present ``settings`` and ``fingerprints``.
+        machine: names of settings and flags that are not compared.
+
+    Raises:
+        ValueError: one line that names every difference.
+
+    Example:
+        >>> from pycc import runs
+        >>> before, now = ({"settings": {"seed": seed}, "fingerprints": {}} for seed in (0, 1))
+        >>> runs.check_same("a", before, now)
+        Traceback (most recent call last):
+        ...
+        ValueError: a: a resumed run keeps its settings, data and weights; settings.seed was 0, is 1
+        >>> runs.check_same("a", before, now, machine=["seed"])
+    """
 
     def compared(of: Mapping[str, Any]) -> Any:
         settings = of.get("settings")
@@ -255,22 +319,30 @@ def _without(settings: Mapping[str, Any], names: Collection[str]) -> dict[str, A
 
 
 def _sortable(value: Any) -> tuple[bool, bool, float, str]:
-    """None first, then numbers by their size, then texts."""
+    """Return a sort key: None first, then numbers by their size, then texts."""
     if isinstance(value, int | float):
         return True, False, float(value), ""
     return value is not None, value is not None, 0.0, "" if value is None else str(value)
 
 
 def check_new(path: str | os.PathLike[str]) -> None:
-    """Check that a new run can have the folder ``path``, without making anything.
+    """Check that a new run can use the folder ``path``, without creating anything.
 
-    ValueError if it holds anything; OSError if it, or the folder it would lie in, is not writable.
+    Raises:
+        ValueError: a folder that is not empty.
+        OSError: a folder that is not writable, or whose parent is no writable folder.
+
+    Example:
+        >>> import tempfile
+        >>> from pycc import runs
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     runs.check_new(folder)
     """
     folder = Path(path)
-    begun = f".{MANIFEST}.part"  # left by a process that was killed before it had a run
+    begun = f".{MANIFEST}.part"  # left by a process that was killed while it created the run
     if folder.is_dir() and any(entry.name != begun for entry in folder.iterdir()):
         raise ValueError(
-            f"{folder}: expected a new or empty folder for the run, got one that holds files; "
+            f"{folder}: expected a new or empty folder for the run, got one that contains files; "
             "to continue a run use --resume"
         )
     place = folder.absolute()
@@ -283,14 +355,29 @@ def check_new(path: str | os.PathLike[str]) -> None:
 
 
 def read_records(path: str | os.PathLike[str]) -> list[Record]:
-    """The results of the run in the folder ``path``; a half-written last line is left out."""
+    """Read the results of the run in the folder ``path``; a partly written last line is ignored.
+
+    Raises:
+        OSError: the folder has no results file, or it cannot be read.
+        ValueError: a line that is not a JSON object.
+
+    Example:
+        >>> import tempfile
+        >>> from pycc import runs
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run = runs.Run.create(folder, {"kind": "example"}, key=("index",))
+        ...     run.append({"index": 0})
+        ...     run.close()
+        ...     runs.read_records(folder)
+        [{'index': 0}]
+    """
     file = Path(path) / RESULTS
     data = file.read_bytes()
     return parse_records(data[: data.rfind(b"\n") + 1], file)
 
 
 def parse_records(data: bytes, file: Path) -> list[Record]:
-    """The results in ``data``, one JSON object a line; ValueError names the line that is none."""
+    """Parse results, one JSON object per line; ValueError names the first line that is not one."""
     records: list[Record] = []
     for number, line in enumerate(data.splitlines(), start=1):
         try:
@@ -304,16 +391,16 @@ def parse_records(data: bytes, file: Path) -> list[Record]:
 
 
 def cut_torn_line(file: Path) -> bytes:
-    """Cut off what follows the last line end of ``file``; returns what stays."""
+    """Remove from ``file`` what follows the last line end; return the remaining content."""
     data = file.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
-        os.truncate(file, len(whole))
-    return whole
+    complete = data[: data.rfind(b"\n") + 1]
+    if len(complete) < len(data):
+        os.truncate(file, len(complete))
+    return complete
 
 
 def _lock(descriptor: int) -> None:
-    """Take the file for this process until it is closed; the kernel lets go when we are killed."""
+    """Lock the file until it is closed; the kernel releases the lock if the process is killed."""
     if sys.platform != "win32":
         import fcntl
 

@@ -1,4 +1,4 @@
-"""The manifest of a run: what was asked for, of which data and weights, and on which machine."""
+"""The manifest of a run: its settings, the fingerprints of its inputs, and its environment."""
 
 from __future__ import annotations
 
@@ -21,13 +21,22 @@ from pycc import ops
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
-"""Of the manifest; a run of another one is refused."""
+"""Version of the manifest's format; runs of other versions are refused."""
 
 
 def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The manifest of the run in the folder ``path``.
+    """Read the manifest of the run in the folder ``path``.
 
-    ValueError if there is none, it is none, or it is of another schema.
+    Raises:
+        ValueError: a manifest that is missing, is not a JSON object, or has another schema.
+
+    Example:
+        >>> import tempfile
+        >>> from pycc import runs
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     runs.Run.create(folder, {"kind": "example"}).close()
+        ...     runs.read_manifest(folder)
+        {'kind': 'example', 'schema': 1}
     """
     file = Path(path) / MANIFEST
     try:
@@ -42,10 +51,10 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ValueError(f"{file}: expected a JSON object, got {type(manifest).__name__}")
     schema = manifest.get("schema")
     if schema != SCHEMA:
-        found = "without a schema" if schema is None else f"of schema {schema}"
+        got = "without a schema" if schema is None else f"of schema {schema}"
         raise ValueError(
-            f"{file}: expected a run of schema {SCHEMA}, got one {found}, of another version of "
-            "pycc: begin it anew"
+            f"{file}: expected a run of schema {SCHEMA}, got one {got}, of another version of "
+            "pycc: start a new run"
         )
     return manifest
 
@@ -53,9 +62,24 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
 def read_flags(
     path: str | os.PathLike[str], kind: str, *, flag: str = "--resume"
 ) -> dict[str, Any]:
-    """The flags of the command that began the run in the folder ``path``.
+    """Read the flags of the command that started the run in the folder ``path``.
 
-    ValueError, naming the ``flag`` that asked for it, for a run of another kind, or of no command.
+    Args:
+        path: the run folder.
+        kind: the expected kind of run.
+        flag: the flag by which the user named the folder, for the error.
+
+    Raises:
+        ValueError: a run of another kind, or one that was not started by a command.
+
+    Example:
+        >>> import tempfile
+        >>> from pycc import runs
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     manifest = {"kind": "attack", "settings": {"flags": {"seed": 7}}}
+        ...     runs.Run.create(folder, manifest).close()
+        ...     runs.read_flags(folder, "attack")
+        {'seed': 7}
     """
     manifest = read_manifest(path)
     settings = manifest.get("settings")
@@ -66,7 +90,17 @@ def read_flags(
 
 
 def fingerprint(items: Iterable[tuple[str, Tensor | str]]) -> str:
-    """SHA-256 over named tensors (type, shape, bytes) and strings, in the order given."""
+    """Compute the SHA-256 hash of named tensors (type, shape, bytes) and strings, in this order.
+
+    Returns:
+        64 hexadecimal digits. Tensors on every device give the same hash.
+
+    Example:
+        >>> import torch
+        >>> from pycc.runs import fingerprint
+        >>> fingerprint([("weight", torch.zeros(2))]) == fingerprint([("weight", torch.ones(2))])
+        False
+    """
     digest = hashlib.sha256()
     for name, value in items:
         if isinstance(value, Tensor):
@@ -79,7 +113,13 @@ def fingerprint(items: Iterable[tuple[str, Tensor | str]]) -> str:
 
 
 def environment() -> dict[str, Any]:
-    """What a number may depend on besides the settings: versions, commit, threads, platform."""
+    """Describe what results may depend on besides settings: versions, commit, threads, platform.
+
+    Example:
+        >>> from pycc.runs import environment
+        >>> sorted(environment())[:4]
+        ['commit', 'numpy', 'ops', 'pillow']
+    """
     versions = {}
     for name in ("pycc", "torch", "numpy", "scipy", "pillow"):
         try:
@@ -97,7 +137,7 @@ def environment() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The git commit of this code, marked when files differ from it; None outside a checkout."""
+    """Return the git commit of this code, with a mark if files differ; None outside a checkout."""
     root = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str:
@@ -110,7 +150,7 @@ def _commit() -> str | None:
         ).stdout.strip()
 
     try:
-        # Installed inside somebody else's repository, that repository's commit says nothing.
+        # Installed inside another repository, that repository's commit does not describe pycc.
         if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
             return None
         commit = git("rev-parse", "HEAD")
@@ -120,14 +160,19 @@ def _commit() -> str | None:
 
 
 def differences(before: Any, now: Any) -> list[str]:
-    """The entries of two JSON values that differ, each as "NAME was X, is Y", in sorted order.
+    """List the entries in which two JSON values differ, each as "NAME was X, is Y", sorted.
 
-    An entry that is missing counts as None; names of nested entries are joined by points. Of two
-    fingerprints no reader learns anything: what they are of is named instead.
+    A missing entry counts as None; names of nested entries are joined by points. Two fingerprints
+    are not printed; instead, the message names what changed.
+
+    Example:
+        >>> from pycc.runs import differences
+        >>> differences({"seed": 0, "size": [81]}, {"seed": 1, "size": [81]})
+        ['seed was 0, is 1']
     """
     old, new = dict(_leaves("", before)), dict(_leaves("", now))
     names = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
-    # Data of another number of images differ in all else too.
+    # Data with another number of images differ in all other fingerprints, too.
     counted = {name.rpartition(".")[0] for name in names if name.rpartition(".")[2] == "images"}
     return [
         _difference(name, old.get(name), new.get(name))
@@ -142,18 +187,18 @@ _FINGERPRINTED = {
     "points": "the head annotations",
     "regions": "the regions of interest",
 }
-"""What the entries of ``pycc.data.dataset.data_fingerprint`` are of."""
+"""The data that each entry of ``pycc.data.dataset.data_fingerprint`` is computed from."""
 
 
 def _difference(name: str, before: Any, now: Any) -> str:
-    if all(isinstance(one, str) and re.fullmatch("[0-9a-f]{64}", one) for one in (before, now)):
+    if all(isinstance(x, str) and re.fullmatch("[0-9a-f]{64}", x) for x in (before, now)):
         of = _FINGERPRINTED.get(name.rpartition(".")[2])
         return f"{name} changed" if of is None else f"{of} changed ({name})"
     return f"{name} was {before!r}, is {now!r}"
 
 
 def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """The values inside nested objects and lists, each with its path."""
+    """Iterate over the values inside nested objects and lists, each with its path."""
     if isinstance(value, Mapping) and value:
         entries: Iterable[tuple[Any, Any]] = value.items()
     elif isinstance(value, (list, tuple)) and value:
@@ -166,7 +211,24 @@ def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def check_flags(stored: Mapping[str, Any], given: Mapping[str, Any], folder: str) -> None:
-    """Refuse flags that contradict those of the run that is resumed; ValueError names the first."""
+    """Check that the given flags agree with the stored flags of a run that is resumed.
+
+    Args:
+        stored: the flags of the run.
+        given: the flags of the present command line, without defaults.
+        folder: the run folder, for the error.
+
+    Raises:
+        ValueError: names the first flag that differs.
+
+    Example:
+        >>> from pycc.runs import check_flags
+        >>> check_flags({"seed": 0, "size": 81}, {"seed": 0}, "run1")
+        >>> check_flags({"seed": 0, "size": 81}, {"seed": 1}, "run1")
+        Traceback (most recent call last):
+        ...
+        ValueError: --resume run1: a resumed run keeps its settings; --seed was 0, got 1
+    """
     for name, value in given.items():
         now = json.loads(json.dumps(value))
         if stored.get(name) != now:

@@ -1,8 +1,8 @@
-"""A run that several processes write: each into a folder of its own, merged by the first.
+"""Runs that several processes write: each writes to its own folder, and the first merges them.
 
-The results of a run are a set, each under its key, and what is derived from them does not depend
-on their order (``Run.ordered``). So a run may be stopped, and resumed by another number of
-processes: what was found is merged before it goes on.
+The results of a run are a set with one result per key, and everything derived from them is
+independent of their order (``Run.ordered``). A run may therefore be stopped and resumed with
+another number of processes: existing results are merged before it continues.
 """
 
 from __future__ import annotations
@@ -23,17 +23,26 @@ _FOLDER = "ranks"
 
 @dataclass
 class Shards:
-    """A run, as one of its processes sees it."""
+    """A run and this process's part of it, from :func:`sharded`.
+
+    Example:
+        >>> from pycc.ranks import Ranks
+        >>> from pycc.runs import Run, Shards
+        >>> run = Run.create(None, {"kind": "example"})
+        >>> Shards(Ranks(), main=run, mine=run, folder=None).merge()  # one process: nothing to do
+    """
 
     ranks: Ranks
+    """This process and the number of processes."""
     main: Run | None
-    """The run itself: the first process's alone."""
+    """The run itself, in the first process; None in all others."""
     mine: Run
-    """Where this process writes: the run itself where it is the only one."""
+    """The run to which this process writes; the run itself if there is one process."""
     folder: Path | None
+    """The folder of the run; None in memory."""
 
     def merge(self) -> None:
-        """Wait for all processes, and let each know every result."""
+        """Wait for all processes and make all results known to each of them."""
         if self.ranks.world == 1:
             return
         assert self.folder is not None
@@ -53,9 +62,26 @@ def sharded(
     ranks: Ranks,
     key: Sequence[str],
 ) -> Iterator[Shards]:
-    """The run that ``opened`` creates or resumes, for each of the processes.
+    """Open a run in each of several processes, and close it at the end of the block.
 
-    ValueError for many processes without a folder: they meet in one.
+    Args:
+        opened: creates or resumes the run; called in the first process alone.
+        path: the folder of the run.
+        ranks: this process and the number of processes.
+        key: names of the fields that identify a result.
+
+    Raises:
+        ValueError: several processes without a folder, through which they exchange results.
+
+    Example:
+        >>> from pycc.ranks import Ranks
+        >>> from pycc.runs import Run, sharded
+        >>> run = Run.create(None, {"kind": "example"}, key=("index",))
+        >>> with sharded(lambda: run, None, Ranks(), ("index",)) as shards:
+        ...     shards.mine.append({"index": 0})
+        ...     shards.merge()
+        >>> run.records
+        [{'index': 0}]
     """
     if ranks.world == 1:
         run = opened()
@@ -65,7 +91,9 @@ def sharded(
             run.close()
         return
     if path is None:
-        raise ValueError("torchrun: processes meet in a run folder, give one")
+        raise ValueError(
+            "torchrun: several processes need a run folder to exchange results, got none; give one"
+        )
     folder = Path(path)
     main = opened() if ranks.first else None
     mine: Run | None = None
@@ -103,7 +131,7 @@ def _known(folder: Path) -> list[dict[str, object]]:
 
 
 def _absorb(main: Run, folder: Path) -> None:
-    """Move what processes have found into the run; a half-written last result is left out."""
+    """Move the results of all processes into the run; ignore a partly written last result."""
     for part in sorted((folder / _FOLDER).glob("*")):
         file = part / RESULTS
         if file.exists():

@@ -47,7 +47,7 @@ def flat(value: float) -> Plain:
 
 @pytest.mark.parametrize("caps", [0.0, -1.0, float("inf"), float("nan")])
 def test_bad_caps(caps: float) -> None:
-    with pytest.raises(ValueError, match="caps: must be people above 0, or None, got"):
+    with pytest.raises(ValueError, match="caps: must be a number of people above 0, or None, got"):
         clipped(Tiny(), caps)
 
 
@@ -80,7 +80,7 @@ def test_caps_for_each_cell_and_for_blocks() -> None:
         (torch.zeros(3, 4), {}, ValueError, "above 0, finite, in every cell"),
         (torch.ones(3), {}, ValueError, r"numbers \[h,w\], got torch.float32 \[3\]"),
         (torch.ones(3, 4, dtype=torch.int64), {}, ValueError, "got torch.int64"),
-        (None, {"block_cap": 0.0}, ValueError, "of a block must be people above 0"),
+        (None, {"block_cap": 0.0}, ValueError, "that of a block must be a number of people"),
         (None, {"block_cap": 1.0, "block": 0}, ValueError, "at least 1 cell, got 0"),
         (None, {"block_cap": 1.0, "block": 2.5}, TypeError, "must be a whole number, got 2.5"),
     ],

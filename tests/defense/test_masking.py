@@ -295,9 +295,9 @@ def test_what_a_patch_touches_fits_into_the_window(patch: int, field: int, strid
     [
         (None, 8, "must have a bounded receptive field, got none"),
         (9, 65, "must fit into the image of 64x90, got 65"),
-        (9, 0, "whole number of pixels from 1 on, got 0"),
-        (9, True, "whole number of pixels from 1 on, got True"),
-        (9, 8.0, r"whole number of pixels from 1 on, got 8\.0"),
+        (9, 0, "whole number of pixels, at least 1, got 0"),
+        (9, True, "whole number of pixels, at least 1, got True"),
+        (9, 8.0, r"whole number of pixels, at least 1, got 8\.0"),
     ],
 )
 def test_no_window_holds_what_has_no_bound(field, patch, message: str) -> None:

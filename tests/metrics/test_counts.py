@@ -65,7 +65,7 @@ def test_groups_weigh_by_their_own_images() -> None:
     found = metrics.mae_by_group([1, 2, 3, 10], [2, 2, 6, 4], ["b", "a", "b", "a"])
     assert found == {"a": 3.0, "b": 2.0}
     assert list(found) == ["b", "a"]
-    with pytest.raises(ValueError, match="groups must be one an image, got 1 of 2"):
+    with pytest.raises(ValueError, match="groups must be one per image, got 1 of 2"):
         metrics.mae_by_group([1, 2], [1, 2], ["a"])
 
 
@@ -253,10 +253,10 @@ def test_density_levels_lose_no_image(truth: list[float], number: int, random) -
         (0, {}, "levels must be 1…3 for 3 images, got 0"),
         (4, {}, "levels must be 1…3 for 3 images, got 4"),
         (True, {}, "levels must be 1…3 for 3 images, got True"),
-        ((0, 10, 10), {}, r"two or more, rising, got \[0\.0, 10\.0, 10\.0\]"),
-        ((7,), {}, "two or more, rising"),
-        ((0, 20), {}, r"hold all true counts \(1…30\), got 0…20"),
-        ((2, 40), {}, r"hold all true counts \(1…30\), got 2…40"),
+        ((0, 10, 10), {}, r"two or more, increasing, got \[0\.0, 10\.0, 10\.0\]"),
+        ((7,), {}, "two or more, increasing"),
+        ((0, 20), {}, r"contain all true counts \(1…30\), got 0…20"),
+        ((2, 40), {}, r"contain all true counts \(1…30\), got 2…40"),
         (2, {"equal": "people"}, "equal must be 'images' or 'width', got 'people'"),
     ],
 )

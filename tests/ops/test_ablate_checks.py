@@ -42,7 +42,7 @@ NESTED = torch.nested.nested_tensor([torch.ones(2)], layout=torch.jagged)
         ({"fill": torch.zeros(3, device="meta")}, ValueError, "fill must be on the device of"),
         ({"fill": torch.zeros(3, requires_grad=True)}, ValueError, "must not require a gradient"),
         ({"draws": 0}, ValueError, "draws must be within"),
-        ({"images": NESTED}, ValueError, "a nested one"),
+        ({"images": NESTED}, ValueError, "a nested tensor"),
         ({"images": None}, TypeError, "images must be a tensor"),
         ({"unit": torch.ones(2)}, TypeError, "unit must be a string, got Tensor"),
         ({"out": torch._neg_view(torch.empty(2, 3, 8, 8))}, ValueError, "lazily negated view"),
@@ -79,7 +79,7 @@ def test_bad_input_is_refused(op, change, error, message: str) -> None:
         ({"image": 2**32}, ValueError, "image must be within"),
         ({"device": "gpu"}, ValueError, "device must be cpu or cuda, got 'gpu'"),
         ({"device": "meta"}, ValueError, "device must be cpu or cuda, got 'meta'"),
-        ({"device": "cuda:99"}, ValueError, "device cuda:99 is not there"),
+        ({"device": "cuda:99"}, ValueError, "device cuda:99 does not exist"),
         ({"device": 0}, TypeError, "device must be a name, got int"),
         ({"draw": -1}, ValueError, "draw must be within"),
     ],
@@ -119,7 +119,7 @@ def test_the_registered_op_checks_before_it_hands_out_pointers(change, message: 
     torch.ops.pycc.ablate(**arguments)
     with pytest.raises(ValueError, match=message):
         torch.ops.pycc.ablate(**{**arguments, **change})
-    with pytest.raises(ValueError, match="grad must have 2 rows an image, got 3 rows"):
+    with pytest.raises(ValueError, match="grad must have 2 rows per image, got 3 rows"):
         torch.ops.pycc.ablate_backward(noise(3, 1, 4, 4), 5, 0, 0, 2, 0, False)
 
 

@@ -113,4 +113,4 @@ def test_the_environment_asks_for_the_twins(value: str, expected: str) -> None:
 def test_a_misspelt_environment_is_refused(monkeypatch) -> None:
     monkeypatch.setenv("PYCC_OPS", "refrence")
     with pytest.raises(ValueError, match="PYCC_OPS must be compiled or reference, got 'refrence'"):
-        _native._asked_in_environment()
+        _native._reference_in_environment()

@@ -121,7 +121,7 @@ def test_registration(mask: Tensor | None, nested: bool, device: torch.device) -
 @pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # torch's own, in jvp
 def test_forward_mode_derivatives_are_refused() -> None:
     images, patch = noise(2, 1, 5, 5), noise(1, 2, 2)
-    message = "paste_patch: forward-mode derivatives are not there"
+    message = "paste_patch: forward-mode derivatives are not supported"
 
     def paste(images: Tensor, patch: Tensor, out: Tensor | None = None) -> Tensor:
         return paste_patch(images, patch, top_left=PLACE, out=out)

@@ -229,7 +229,7 @@ GOOD = noise(2, 4, 5)
             torch.zeros(1, 1).expand(1, 2**32),
             1,
             ValueError,
-            r"a must have fewer than 2\^32 cells a row, got 4294967296",
+            r"a must have fewer than 2\^32 cells per row, got 4294967296",
         ),
     ],
 )
