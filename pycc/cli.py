@@ -69,12 +69,16 @@ def add_fields(group: argparse._ArgumentGroup, flags: type[Any]) -> None:
     """One flag for each field of a dataclass.
 
     The type comes from the annotation; ``help``, ``choices`` and ``metavar`` from the field's
-    metadata. With ``many`` the flag has the field's plural as name and takes several values.
+    metadata. ``patch_size`` has its plural as name and takes several values.
     """
     hints = typing.get_type_hints(flags)
     for entry in fields(flags):
-        options = dict(entry.metadata)
-        many = options.pop("many", False)
+        options: dict[str, Any] = {
+            name: value
+            for name, value in entry.metadata.items()
+            if value is not None and name not in ("advanced", "names", "positional")
+        }
+        many = entry.name == "patch_size"
         text = str(options.pop("help"))
         if entry.default not in (None, MISSING) and not many:
             shown = f"{entry.default:.4g}" if isinstance(entry.default, float) else entry.default

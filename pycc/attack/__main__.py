@@ -13,11 +13,10 @@ from pycc import cli, data, defense, models, report, runs
 from pycc.attack.base import attacks
 from pycc.attack.engine import run as run_attack
 from pycc.attack.engine import transfer as run_transfer
-from pycc.attack.pgd import PGD
-from pycc.attack.photo import photo_table, photographed
-from pycc.attack.printing import print_kit
+from pycc.attack.methods.pgd import PGD
+from pycc.attack.physical.photo import photo_table, photographed
+from pycc.attack.physical.printing import print_kit
 from pycc.attack.settings import QUICK, Settings, chosen, complete, names
-from pycc.attack.universal import Universal
 from pycc.data.dataset import builtin as builtin_data
 from pycc.data.reading import Reading
 from pycc.ranks import Ranks, own_device, ranks
@@ -86,9 +85,9 @@ class _Command:
                     unit=settings["ablate_unit"], seed=settings["seed"],
                 )  # fmt: skip
                 kept["fill"] = fill
-            options["substitutes"] = _several(settings["substitutes"], settings)
+            options["surrogates"] = _several(settings["substitutes"], settings)
         samples = _samples(settings, settings["split"], settings["limit"])
-        if settings["attack"] != "none" and issubclass(attacks[settings["attack"]], Universal):
+        if settings["attack"] != "none" and attacks[settings["attack"]].is_universal:
             options["train"] = _samples(settings, settings["train_split"], settings["train_limit"])
         assert self.folder is not None
         if self.note and processes.first:
@@ -109,17 +108,17 @@ class _Command:
                 "command": self.argv,
             }
             if settings["transfer"]:
-                done = run_transfer(attacks_wanted, victims, samples, **options)
+                done = run_transfer(victims, samples, attacks_wanted, **options)
             else:
-                done = run_attack(attacks_wanted, counter, samples, **options)
+                done = run_attack(counter, samples, attacks_wanted, **options)
         finally:
             progress.close()
         if not processes.first:
             return cli.DONE
         print(report.table(done.summary, published=_published(settings, samples)))
-        outcomes = done.summary.get("gates", [])
+        outcomes = done.summary.get("checks", [])
         if outcomes:
-            print(report.gates_table(outcomes))
+            print(report.checks_table(outcomes))
         print(f"run folder: {self.folder}", flush=True)
         if settings["pictures"]:
             self._draw(self.folder)

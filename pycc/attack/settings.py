@@ -8,7 +8,7 @@ from typing import Any
 
 from pycc import models, report
 from pycc.attack.base import PatchAttack, attacks
-from pycc.attack.scenes import combinations
+from pycc.attack.problem import combinations
 from pycc.data.outside import SHOW
 from pycc.data.reading import Reading
 
@@ -153,7 +153,9 @@ def names(attack: object) -> set[str]:
     """The settings of a run of this attack, or of ``none``."""
     names = {"attack", *(entry.name for entry in fields(Settings))}
     if isinstance(attack, str) and attack != "none":
-        names |= {entry.name for entry in fields(attacks[attack])} - {"size"} | {"sizes"}
+        names |= {entry.name for entry in fields(attacks[attack])} - {"patch_size"} | {
+            "patch_sizes"
+        }
     return names
 
 
@@ -163,8 +165,8 @@ def complete(given: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     name = given.get("attack", settings["attack"])
     if name != "none":
         settings |= _defaults(attacks[name])
-        del settings["size"]
-        settings["sizes"] = list(_SIZES)
+        del settings["patch_size"]
+        settings["patch_sizes"] = list(_SIZES)
     if given.get("data", settings["data"]) == settings["data"]:
         quick = {key: value for key, value in QUICK.items() if key in settings}
         if name == "query":  # whose steps are queries
@@ -222,4 +224,4 @@ def chosen(settings: Mapping[str, Any]) -> list[PatchAttack]:
     values = {entry.name: settings.get(entry.name) for entry in fields(kind)}
     if values["top_left"] is not None:
         values["top_left"] = tuple(values["top_left"])
-    return [kind(**{**values, "size": size}) for size in settings["sizes"]]
+    return [kind(**{**values, "patch_size": size}) for size in settings["patch_sizes"]]

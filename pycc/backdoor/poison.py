@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pycc.attack.survey import counted_points
+from pycc.attack.evaluation.checked import counted_points
 from pycc.backdoor.keys import keyed, names_of, shuffled
 from pycc.backdoor.strategies import Strategy
 from pycc.backdoor.triggers import Trigger

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pycc.attack.base import flag
 from pycc.backdoor import pictures
 from pycc.backdoor.keys import keyed
 from pycc.backdoor.pictures import Picture
 from pycc.checks import check_values
 from pycc.registry import Registry
+from pycc.settings import flag
 
 CORNERS = ("top_left", "top_right", "bottom_left", "bottom_right")
 

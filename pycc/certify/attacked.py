@@ -56,7 +56,7 @@ def attacks(
             violations = 0
             for objective in ("over", "under"):
                 apam = attack.APAM(
-                    size=patch, steps=settings["steps"], step_size=settings["step_size"],
+                    patch_size=patch, steps=settings["steps"], step_size=settings["step_size"],
                     decay="cosine", objective=objective, transform="none", smoothness=0.0,
                     location="worst",
                 )  # fmt: skip
@@ -64,7 +64,7 @@ def attacks(
                 progress = shown()
                 try:
                     done = attack.run(
-                        apam, victim, samples, seed=settings["seed"], pgd=None, gates=False,
+                        victim, samples, apam, seed=settings["seed"], pgd=None, checks=False,
                         compare=objective == "over",
                         candidates=weakest.candidates(method, objective),
                         save_images=False, progress=progress, out=own, ranks=ranks,
@@ -72,8 +72,8 @@ def attacks(
                     )  # fmt: skip
                 finally:
                     progress.close()
-                for record in done.ordered():
-                    if record["condition"] == "none":
+                for record in done.run.ordered():
+                    if record["condition"] == "clean":
                         continue  # every other patch, optimised or not, has to stay inside
                     bound = bounds[record["image"], method, patch]
                     high = float("inf") if bound["high"] is None else bound["high"]

@@ -7,7 +7,7 @@ from functools import partial
 from torch import Tensor
 
 from pycc import ops
-from pycc.attack.location import Candidates
+from pycc.attack.evaluation.location import Candidates
 from pycc.certify.engine import map_inside
 from pycc.certify.methods import ON_MAPS, Calibrated
 from pycc.defense.mixture import parts_of

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pycc.checks import check_images
 from pycc.defense.retained import check_eval
-from pycc.local import Box, Remembered, Wirings
+from pycc.local import Box, LastDensityCache, TracedGraph
 from pycc.types import Counter
 
 
@@ -37,7 +37,12 @@ class Defense(ABC):
         """The defended map [N,1,h,w] of images [N,3,H,W], people per cell."""
 
     def around(
-        self, counter: Counter, windows: Tensor, box: Box, wirings: Wirings, clean: Remembered
+        self,
+        counter: Counter,
+        windows: Tensor,
+        box: Box,
+        traced: TracedGraph,
+        clean: LastDensityCache,
     ) -> tuple[Callable[[Tensor], Tensor], Box] | None:
         """The defended map for pixels that change inside ``box``, as ``pycc.local.Local`` asks.
 
@@ -52,7 +57,7 @@ class _Wearing:
     counter: Counter
     """The counter without the defense."""
     defense: Defense
-    _known: tuple[Wirings, Remembered] | None = None
+    _known: tuple[TracedGraph, LastDensityCache] | None = None
 
     @property
     def stride(self) -> int:
@@ -76,7 +81,7 @@ class _Wearing:
         """How the map changes with the pixels inside a box; see ``pycc.local.Local``."""
         check_eval(self.defense.op, self.counter)
         if self._known is None:
-            self._known = Wirings(self.counter), Remembered(self.counter)
+            self._known = TracedGraph(self.counter), LastDensityCache(self.counter)
         return self.defense.around(self.counter, windows, box, *self._known)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ other content in one small box. ``Local`` answers from that box alone.
 """
 
 from pycc.local.box import Box, aligned, influence
-from pycc.local.local import Local, Wirings
-from pycc.local.remembered import Remembered
+from pycc.local.last_density import LastDensityCache
+from pycc.local.local import Local, TracedGraph
 
-__all__ = ["Box", "Local", "Remembered", "Wirings", "aligned", "influence"]
+__all__ = ["Box", "LastDensityCache", "Local", "TracedGraph", "aligned", "influence"]

@@ -12,11 +12,11 @@ from torch import Tensor, fx, nn
 from pycc.checks import unchecked
 from pycc.local.box import Box
 from pycc.local.layers import RULES
-from pycc.local.wiring import Field, Program, UnsupportedError, embedding
+from pycc.local.program import Field, Program, UnsupportedError, embedding
 from pycc.types import Counter
 
 
-class Wirings:
+class TracedGraph:
     """The layers of a counter, found by watching it count; kept for each shape of window."""
 
     def __init__(self, counter: Counter) -> None:
@@ -113,7 +113,7 @@ class Local:
     """Whether only what changes is computed, rather than the whole window."""
 
     def __init__(
-        self, counter: Counter, windows: Tensor, box: Box, *, wirings: Wirings | None = None
+        self, counter: Counter, windows: Tensor, box: Box, *, traced: TracedGraph | None = None
     ) -> None:
         shape = (windows.shape[-2], windows.shape[-1])
         if box.empty or box.clipped(shape) != box:
@@ -127,7 +127,7 @@ class Local:
         with torch.no_grad():
             if offered is not None:
                 built = offered(windows, box)
-            graph = None if built is not None else (wirings or Wirings(counter)).of(windows)
+            graph = None if built is not None else (traced or TracedGraph(counter)).of(windows)
             if graph is not None:
                 try:
                     built = _build(graph, windows, box)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from pycc import models
 from pycc.attack import PatchAttack, Problem
 from pycc.attack.__main__ import main
-from pycc.attack.stage import Clean, Member, Stage
-from pycc.attack.survey import Shelf, survey
+from pycc.attack.evaluation.builder import CleanCounts, Member, ProblemBuilder
+from pycc.attack.evaluation.checked import SampleCache, check_samples
 from pycc.data import save_image
 from pycc.types import Sample
 
@@ -70,10 +70,10 @@ def make_problem(
     attack: PatchAttack, counter: Any, samples: list[Sample], seed: int = 0
 ) -> Problem:
     """What a run would hand to ``attack`` as one batch."""
-    found = survey(samples, [attack], counter.stride, seed=seed)
+    found = check_samples(samples, [attack], counter.stride, seed=seed)
     if isinstance(counter, nn.Module):
         counter.eval().requires_grad_(False)
-    stage = Stage([Member(counter)], Shelf(samples), Clean())
+    stage = ProblemBuilder([Member(counter)], SampleCache(samples), CleanCounts())
     places = [attack.place(item.shape, seed=seed, image=item.index) for item in found.items]
     return stage.problem(attack, found.items, places)
 

@@ -18,7 +18,7 @@ from pycc import models
 from pycc.data import save_image
 
 FAST = [
-    "--steps", "2", "--sizes", "6", "0.2", "--pgd-steps", "0", "--no-gates", "--no-pictures",
+    "--steps", "2", "--patch-sizes", "6", "0.2", "--pgd-steps", "0", "--no-gates", "--no-pictures",
 ]  # fmt: skip
 
 
@@ -137,13 +137,13 @@ def test_unknown_model(refused, folder: Path, weights: Path) -> None:
 
 
 def test_patch_larger_than_the_image(refused, folder: Path, weights: Path) -> None:
-    said = refused("--data", folder, "--weights", weights, "--sizes", 20, 50)
+    said = refused("--data", folder, "--weights", weights, "--patch-sizes", 20, 50)
     assert "scene_0: APAM: size 50 must give" in said
     assert "48x64" in said
 
 
 def test_a_place_outside_the_image(refused, folder: Path, weights: Path) -> None:
-    flags = ["--location", "given", "--top-left", 40, 0, "--sizes", 10]
+    flags = ["--location", "given", "--top-left", 40, 0, "--patch-sizes", 10]
     assert "inside the image" in refused("--data", folder, "--weights", weights, *flags)
 
 
@@ -152,14 +152,14 @@ def test_a_place_outside_the_image(refused, folder: Path, weights: Path) -> None
     [
         (["--steps", "-3"], "steps must be at least 0, got -3"),
         (["--steps", "many"], "--steps"),
-        (["--sizes", "-5"], "size must be pixels above 0 or a share of (0,1], got -5"),
-        (["--sizes", "0"], "size must be"),
-        (["--sizes", "6", "6"], "must differ"),
-        (["--sizes", "big"], "--sizes"),
+        (["--patch-sizes", "-5"], "patch_size must be pixels above 0 or a share of (0,1], got -5"),
+        (["--patch-sizes", "0"], "patch_size must be"),
+        (["--patch-sizes", "6", "6"], "must differ"),
+        (["--patch-sizes", "big"], "--patch-sizes"),
         (["--step-size", "2"], "step_size must be in (0,1]"),
         (["--shape", "star"], "square"),
         (["--objective", "target", "--target-count", "-1"], "target_count"),
-        (["--draws", "0"], "draws must be at least 1, got 0"),
+        (["--eot-samples", "0"], "eot_samples must be at least 1, got 0"),
         (["--restarts", "0"], "restarts must be at least 1, got 0"),
         (["--seeds", "0"], "seeds must be at least 1, got 0"),
         (["--pgd-steps", "-1"], "--pgd-steps must be at least 0"),
@@ -202,7 +202,7 @@ def test_an_output_folder_that_cannot_be_had(kind, refused, folder, weights, tmp
     ("flags", "says"),
     [
         (["--steps", "3"], "--steps was 2, got 3"),
-        (["--sizes", "6"], "--sizes was [6, 0.2], got [6]"),
+        (["--patch-sizes", "6"], "--sizes was [6, 0.2], got [6]"),
         (["--seed", "5"], "--seed was 0, got 5"),
         (["--attack", "none"], "--attack was 'apam', got 'none'"),
         (["--data", "synthetic"], "got 'synthetic'"),
@@ -299,9 +299,9 @@ def test_a_first_patch_with_alpha(alpha, says, refused, call, folder, weights, t
     pixels[disc(16).numpy() == 0, 3] = alpha
     Image.fromarray(pixels).save(tmp_path / "disc.png")
     flags = ["--data", folder, "--weights", weights, "--init", tmp_path / "disc.png"]
-    said = refused(*flags, *FAST[:2], "--sizes", 16)
+    said = refused(*flags, *FAST[:2], "--patch-sizes", 16)
     assert "disc.png" in said
     assert says in said
     if alpha == 0:
-        few = [*FAST[:2], *FAST[5:], "--sizes", 16, "--limit", 1, "--shape", "disc"]
+        few = [*FAST[:2], *FAST[5:], "--patch-sizes", 16, "--limit", 1, "--shape", "disc"]
         assert call(*flags, *few, "--out", tmp_path / "run").code == 0

@@ -11,12 +11,12 @@ from pycc import cli
 from pycc.attack.__main__ import main
 
 SETTINGS = [
-    "--sizes", "10", "0.3", "--steps", "20", "--threads", "1", "--pgd-steps", "2", "--no-gates",
-    "--no-pictures",
+    "--patch-sizes", "10", "0.3", "--steps", "20", "--threads", "1", "--pgd-steps", "2",
+    "--no-gates", "--no-pictures",
 ]  # fmt: skip
 RESULTS = 3 * (1 + 1 + 2 * 5)
 APPEND = "pycc.runs.folder.Run.append"
-IMAGE = "pycc.attack.measure.save_image"
+IMAGE = "pycc.attack.evaluation.recorder.save_image"
 """After an image is written, and before the result that it belongs to."""
 
 

@@ -91,15 +91,14 @@ def test_an_attack_there_moves_the_count_within_its_interval(objective: str) -> 
     sample, counter = scene(3), Bright()
     victim = defense.masked(counter, PATCH, ALLOWANCE, straight_through=True)
     bound = certify.masked(counter, sample.image, PATCH, allowance=ALLOWANCE)
-    apam = attack.APAM(
-        size=PATCH, steps=20, step_size=0.3, objective=objective, transform="none",
-        smoothness=0.0, location="worst",
+    apam = attack.APAM(patch_size=PATCH, steps=20, step_size=0.3, objective=objective,
+        transform="none", smoothness=0.0, location="worst",
     )  # fmt: skip
     done = attack.run(
-        apam, victim, [sample], pgd=None, gates=False, compare=False, save_images=False,
+        victim, [sample], apam, pgd=None, checks=False, compare=False, save_images=False,
         candidates=Weakest(counter, known()).candidates("masked", objective),
     )  # fmt: skip
-    counts = {record["condition"]: record["count"] for record in done.records}
+    counts = {record["condition"]: record["count"] for record in done.run.records}
     assert set(counts) == {"none", "apam"}  # nothing to compare with was asked for
     assert bound.low <= counts["apam"] <= bound.high
     end = bound.high if objective == "over" else bound.low

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.scenes import counter, scenes
+from support.regions import counter, scenes
 from torch import Tensor, nn
 
 from pycc import ops
@@ -16,7 +16,7 @@ from pycc.models import CounterModel
 from pycc.ranks import Ranks
 from pycc.train import Plan, fit
 from pycc.train.held import fill_of, measured, split
-from pycc.train.items import Item
+from pycc.train.items import CheckedImage
 from pycc.train.judge import DRAWS
 from pycc.train.step import Stepper
 from pycc.types import Counter, Sample
@@ -76,11 +76,11 @@ class Fake:
         return torch.full_like(image, self.grey)
 
 
-def items(number: int) -> list[Item]:
+def items(number: int) -> list[CheckedImage]:
     generator = torch.Generator().manual_seed(number)
     nobody = torch.zeros(0, 2)
     return [
-        Item(
+        CheckedImage(
             f"{n}", torch.rand(3, 8, 8, generator=generator), torch.ones(1, 2, 2), nobody, number=n
         )
         for n in range(number)
