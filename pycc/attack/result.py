@@ -30,7 +30,7 @@ class AttackResult:
     images: Tensor | list[Tensor]
     """[N,3,H,W]: the attacked images, multiples of 1/255 in [0,1]."""
     patches: Tensor | list[Tensor]
-    """[N,3,p,p]: the patches, multiples of 1/255 in [0,1]; square, the shape is not cut out."""
+    """[N,3,p,p]: the patches, multiples of 1/255 in [0,1], white outside their shape."""
     places: Tensor
     """[N,2] int64 (y, x): the top left pixel of each patch."""
     clean_counts: Tensor
@@ -131,7 +131,7 @@ class AttackRun:
 
     @property
     def patches(self) -> dict[str, Tensor]:
-        """The optimised patches [3,p,p], multiples of 1/255, by the ``file`` of their rows."""
+        """The optimised patches [3,p,p], multiples of 1/255, white outside their shape, by ``file``."""
         return {
             row.file: self._patch(row.file)
             for row in self.rows

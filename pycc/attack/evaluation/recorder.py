@@ -53,7 +53,8 @@ class ResultRecorder:
     def __init__(self, samples: SampleCache, run: Run) -> None:
         self._samples, self._run = samples, run
         self.patches: dict[str, Tensor] = {}
-        """The optimised patches [3,p,p] by the stem of their files, for a run without a folder."""
+        """The optimised patches [3,p,p], white outside their shape, by the stem of their files; for a
+        run without a folder."""
 
     def knows(self, case: Case, victim: Member) -> bool:
         """Whether there is a result already."""
@@ -132,7 +133,9 @@ class ResultRecorder:
         """Keep the patch as PNG, transparent outside its shape, or in memory without a folder."""
         file = self._run.file("patches", f"{name}.png")
         if file is None:
-            self.patches[name] = quantize(patch)
+            self.patches[name] = torch.where(
+                mask.bool(), quantize(patch), 1.0
+            )  # as a reader has it
             return
         planes = torch.cat([quantize(patch), mask[None]]) * 255.0
         pixels = planes.round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()

@@ -168,7 +168,7 @@ def test_a_run_has_it_once_an_image_beside_all_patches(tiny, sample) -> None:
         image = attacked(PGD(8 / 255, 3), counter, each)
         assert record["count"] == pytest.approx(count(counter, image), rel=1e-6)
     without = run(tiny(), samples, attacks, pgd=None, checks=False)
-    assert "pgd" not in {r["condition"] for r in without.records}
+    assert "pgd" not in {r["condition"] for r in without.run.records}
 
 
 @pytest.mark.parametrize(
