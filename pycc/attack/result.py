@@ -131,7 +131,7 @@ class AttackRun:
 
     @property
     def patches(self) -> dict[str, Tensor]:
-        """The optimised patches [3,p,p], multiples of 1/255, white outside their shape, by ``file``."""
+        """The optimised patches [3,p,p], multiples of 1/255, white outside their shape."""
         return {
             row.file: self._patch(row.file)
             for row in self.rows

@@ -53,8 +53,8 @@ class ResultRecorder:
     def __init__(self, samples: SampleCache, run: Run) -> None:
         self._samples, self._run = samples, run
         self.patches: dict[str, Tensor] = {}
-        """The optimised patches [3,p,p], white outside their shape, by the stem of their files; for a
-        run without a folder."""
+        """The optimised patches [3,p,p], white outside their shape, by the stem of their files;
+        for a run without a folder."""
 
     def knows(self, case: Case, victim: Member) -> bool:
         """Whether there is a result already."""
