@@ -93,7 +93,7 @@ def test_rounding_in_memory_gives_the_same_numbers(tmp_path: Path, samples, tiny
         run(tiny(), samples, ATTACKS, out=tmp_path / "bare", save_images=False),
         run(tiny(), samples, ATTACKS),
     ]
-    assert runs[0].records == runs[1].records == runs[2].records
+    assert runs[0].run.records == runs[1].run.records == runs[2].run.records
     assert not (tmp_path / "bare" / "images").exists()
 
 
