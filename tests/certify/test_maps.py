@@ -101,7 +101,7 @@ def test_an_attack_on_the_defended_counter_stays_inside(objective: str) -> None:
             patch_size=6, steps=15, step_size=0.3, objective=objective, transform="none"
         )
         run = attack.run(defended, [sample], apam, pgd=None, checks=False)
-        counts = {record["condition"]: record["count"] for record in run.records}
+        counts = {record["condition"]: record["count"] for record in run.run.records}
         assert counts["none"] == pytest.approx(interval.count, abs=1e-3)
         assert all(count in interval for count in counts.values()), (interval, counts)
         lead = counts["apam"] - counts["noise"]
@@ -245,7 +245,7 @@ def test_straight_through_an_attack_beats_every_flat_patch(objective: str) -> No
         transform="none", smoothness=0.0, location="given", top_left=(40, 50),
     )  # fmt: skip
     run = attack.run(victim, [sample], apam, pgd=None, checks=False)
-    counts = {r["condition"]: r["count"] for r in run.records}
+    counts = {r["condition"]: r["count"] for r in run.run.records}
     flat = [counts[name] for name in ("grey", "black", "noise")]
     if objective == "over":
         assert counts["apam"] >= max(flat) - 1e-3

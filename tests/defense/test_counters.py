@@ -117,10 +117,12 @@ def test_attacks_run_on_it(name: str) -> None:
     inner = Tiny(None) if name in ("blocked", "banded median") else Tiny()
     counter = DEFENSES[name](inner)
     run = attack.run(counter, [scene()], apam, pgd=None, checks=False, save_images=False)
-    counts = {record["condition"]: record["count"] for record in run.records}
+    counts = {record["condition"]: record["count"] for record in run.run.records}
     assert counts["apam"] > counts["none"]
     assert counts["apam"] >= counts["grey"]
-    (zero,) = [record["zero_gradient"] for record in run.records if record["condition"] == "apam"]
+    (zero,) = [
+        record["zero_gradient"] for record in run.run.records if record["condition"] == "apam"
+    ]
     assert zero < 1
 
 

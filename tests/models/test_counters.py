@@ -235,9 +235,9 @@ def test_a_patch_can_be_attacked(counter: CounterModel) -> None:
         parameter.data.mul_(0.5)
     apam = attack.APAM(patch_size=24, steps=3, objective="over", transform="none")
     run = attack.run(counter, [sample], apam, pgd=None, checks=False)
-    (record,) = [r for r in run.records if r["condition"] == "apam"]
+    (record,) = [r for r in run.run.records if r["condition"] == "apam"]
     assert record["zero_gradient"] < 0.5
-    assert record["count"] != run.records[0]["count"]
+    assert record["count"] != run.run.records[0]["count"]
 
 
 @torch.no_grad()
