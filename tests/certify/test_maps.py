@@ -102,7 +102,7 @@ def test_an_attack_on_the_defended_counter_stays_inside(objective: str) -> None:
         )
         run = attack.run(defended, [sample], apam, pgd=None, checks=False)
         counts = {record["condition"]: record["count"] for record in run.run.records}
-        assert counts["none"] == pytest.approx(interval.count, abs=1e-3)
+        assert counts["clean"] == pytest.approx(interval.count, abs=1e-3)
         assert all(count in interval for count in counts.values()), (interval, counts)
         lead = counts["apam"] - counts["noise"]
         assert lead >= -1e-3 if objective == "over" else lead <= 1e-3

@@ -103,4 +103,4 @@ def test_an_attack_there_moves_the_count_within_its_interval(objective: str) -> 
     assert bound.low <= counts["apam"] <= bound.high
     end = bound.high if objective == "over" else bound.low
     # Cells at a window's rim see little of the patch: not all of the way.
-    assert (counts["apam"] - counts["none"]) / (end - counts["none"]) > 0.1
+    assert (counts["apam"] - counts["clean"]) / (end - counts["clean"]) > 0.1

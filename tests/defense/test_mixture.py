@@ -97,7 +97,7 @@ def test_an_attack_on_all_parts_stays_inside_the_sum_of_their_intervals(objectiv
     apam = attack.APAM(patch_size=10, steps=8, step_size=0.3, objective=objective, transform="none")
     run = attack.run(counter, [sample], apam, pgd=None, checks=False)
     counts = {record["condition"]: record["count"] for record in run.run.records}
-    assert counts["none"] == pytest.approx(interval.count, abs=1e-3)
+    assert counts["clean"] == pytest.approx(interval.count, abs=1e-3)
     assert all(count in interval for count in counts.values()), (interval, counts)
     lead = counts["apam"] - counts["noise"]
     assert lead > 0.5 if objective == "over" else lead < 0
