@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pycc import data, models
-from pycc.local import Box, Local, Wirings, aligned, influence, thin
+from pycc.local import Box, Local, TracedGraph, aligned, influence, thin
 from pycc.random import Stream
 from pycc.types import Counter
 
@@ -82,7 +82,7 @@ class Scene:
         network: Callable[[Tensor], Tensor] = self.counter
         if way in WAYS[2:]:
             images = images.expand(rows, -1, -1, -1).contiguous()
-            network = Local(self.counter, images, inner, wirings=Wirings(self.counter))
+            network = Local(self.counter, images, inner, traced=TracedGraph(self.counter))
             if not network.follows_layers:
                 raise SystemExit("Local does not follow the layers")
             images = images[..., *inner.slices].contiguous()

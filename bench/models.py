@@ -26,8 +26,8 @@ import torch
 from timer import RESULTS, commit, machine
 
 from pycc import attack, data, models
-from pycc.attack.stage import Clean, Member, Stage
-from pycc.attack.survey import Shelf, survey
+from pycc.attack.evaluation.builder import CleanCounts, Member, ProblemBuilder
+from pycc.attack.evaluation.checked import SampleCache, check_samples
 from pycc.models.base import CounterModel
 from pycc.types import Sample
 
@@ -108,10 +108,12 @@ def measure(name: str, options: dict[str, object], sample: Sample) -> Result:
     counter = models.create(name, **options)
     draw(counter)
     counter.eval().requires_grad_(False)
-    apam = attack.APAM(size=SIDE, steps=STEPS, objective="over", step_size=0.1, transform="none")
-    found = survey([sample], [apam], counter.stride, seed=0)
-    member, shelf, clean = Member(counter), Shelf([sample]), Clean()
-    stage = Stage([member], shelf, clean)
+    apam = attack.APAM(
+        patch_size=SIDE, steps=STEPS, objective="over", step_size=0.1, transform="none"
+    )
+    found = check_samples([sample], [apam], counter.stride, seed=0)
+    member, shelf, clean = Member(counter), SampleCache([sample]), CleanCounts()
+    stage = ProblemBuilder([member], shelf, clean)
     (item,) = found.items
     before = restart_peak()
     problem = stage.problem(apam, [item], [apam.place(item.shape, seed=0, image=0)])
@@ -124,7 +126,7 @@ def measure(name: str, options: dict[str, object], sample: Sample) -> Result:
     count, _ = clean(member, item, shelf)
     parameters = sum(parameter.numel() for parameter in counter.net.parameters())
     return Result(
-        name, options, parameters, problem.scenes[0].local.follows_layers,
+        name, options, parameters, problem.regions[0].local.follows_layers,
         statistics.median(gaps), (peak - before) / 1024, count, count + added, done.zero[0],
     )  # fmt: skip
 

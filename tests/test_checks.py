@@ -127,7 +127,7 @@ def test_a_sample_names_itself() -> None:
 @pytest.mark.parametrize(
     "run",
     [
-        lambda one, out: attack.run([], Tiny(), one, gates=False),
+        lambda one, out: attack.run(Tiny(), one, [], checks=False),
         lambda one, out: train.fit(models.create("mcnn"), one, out=out),
     ],
     ids=["attack", "train"],
@@ -158,7 +158,7 @@ def test_augmented_images_may_leave_the_range() -> None:
 @pytest.mark.parametrize(
     "take",
     [
-        lambda samples, out: attack.run([], Tiny(), samples, gates=False, out=out),
+        lambda samples, out: attack.run(Tiny(), samples, [], checks=False, out=out),
         lambda samples, out: train.fit(models.create("mcnn"), samples, out=out),
     ],
     ids=["attack", "train"],

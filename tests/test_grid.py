@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pycc import attack, grid, models
-from pycc.attack.survey import counted_points
+from pycc.attack.evaluation.checked import counted_points
 from pycc.backdoor.evaluation.gradcam import gradcam
 from pycc.certify.maps import certified_map
 from pycc.counters import count_of
@@ -61,8 +61,8 @@ def trained_on(one: Sample) -> float:
 
 
 def attacked(one: Sample) -> float:
-    done = attack.run([], Ones(), [one], gates=False, pgd=None, compare=False)
-    return float(done.records[0]["count"])
+    done = attack.run(Ones(), [one], [], checks=False, pgd=None, compare=False)
+    return float(done.run.records[0]["count"])
 
 
 COUNTS: dict[str, Callable[[Sample], float]] = {

@@ -1,36 +1,40 @@
 """Attacks on a count: adversarial patches, optimised against any counter.
 
-``APAM`` and its siblings are dataclasses whose fields are the command's flags; ``run`` applies
-them to a counter and samples and measures what they do, beside patches that nobody optimised;
-``transfer`` tries patches made on one counter on others.
+An attack such as ``APAM`` is a dataclass whose fields are the command's flags. Called on images it
+returns attacked images, patches and counts; ``run`` applies attacks to a data set and measures them
+beside baselines that are not optimised; ``transfer`` tries patches made on one counter on others.
+A new attack is a subclass of ``PatchAttack``, registered in ``attacks``.
 """
 
-from pycc.attack.apam import APAM
-from pycc.attack.base import Found, PatchAttack, attacks
+from pycc.attack.base import PatchAttack, attacks
 from pycc.attack.engine import run, transfer
-from pycc.attack.inner import InnerAttack
+from pycc.attack.methods import APAM, PGD, InnerAttack, Query, Universal
 from pycc.attack.objective import objectives
 from pycc.attack.optimiser import optimisers
 from pycc.attack.patch import Place
-from pycc.attack.pgd import PGD
-from pycc.attack.query import Query
-from pycc.attack.scenes import Problem, Scenes, combinations
+from pycc.attack.problem import AttackedRegion, Problem, combinations
+from pycc.attack.result import AttackResult, AttackRow, AttackRun
+from pycc.attack.tracker import BestTracker, OptimisedPatches, look_at
 from pycc.attack.transform import transforms
-from pycc.attack.universal import Universal
 
 __all__ = [
     "APAM",
     "PGD",
-    "Found",
+    "AttackResult",
+    "AttackRow",
+    "AttackRun",
+    "AttackedRegion",
+    "BestTracker",
     "InnerAttack",
+    "OptimisedPatches",
     "PatchAttack",
     "Place",
     "Problem",
     "Query",
-    "Scenes",
     "Universal",
     "attacks",
     "combinations",
+    "look_at",
     "objectives",
     "optimisers",
     "run",

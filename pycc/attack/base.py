@@ -1,12 +1,12 @@
-"""What every patch attack on a count shares: its fields, its place, what it works on and finds."""
+"""What every patch attack on a count shares: its settings, its place, and its overridable steps."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, ClassVar
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 import torch
@@ -16,87 +16,92 @@ from torch.nn import functional
 from pycc.attack import patch as patches
 from pycc.attack.objective import Aim, objectives
 from pycc.attack.patch import Place
-from pycc.attack.scenes import Problem, laid
-from pycc.data import load_image, load_opacity, quantize
+from pycc.attack.problem import Problem, pasted
+from pycc.attack.tracker import LOOKS, OptimisedPatches
+from pycc.data import load_image, load_opacity
 from pycc.local import Box
 from pycc.registry import Registry
 from pycc.runs import fingerprint
+from pycc.settings import flag
+from pycc.types import Counter
+
+if TYPE_CHECKING:
+    from pycc.attack.result import AttackResult
 
 LOCATIONS = ("centre", "random", "given", "worst", "moving")
-
-
-def flag(default: Any, help: str, **metadata: Any) -> Any:
-    """A field whose command-line help stands beside it."""
-    return field(default=default, metadata={"help": help, **metadata})
-
-
-@dataclass(frozen=True, eq=False)
-class Found:
-    """Patches that an attack has found, one for each scene, and how it got there."""
-
-    patch: Tensor
-    """[N,3,p,p], multiples of 1/255 in [0,1]: the best that was seen."""
-    path: tuple[tuple[float, ...], ...]
-    """N times the objective's loss of the patch that was best so far, at evenly spaced steps from
-    the first on; one restart after the other, each by itself. The best is chosen by the loss with
-    its penalty, which is no part of these: they measure what the counter makes of the patch."""
-    unrounded: Tensor | None
-    """[N], people that the patches add to the count before they are rounded to 8 bits; None where
-    that depends on the image."""
-    zero: tuple[float, ...] = ()
-    """N times the share of patch pixels where the objective's first gradient is exactly 0; ()
-    without gradient."""
+TRIAL = 0.1
+"""Share of the steps that a trial of a place takes."""
 
 
 @dataclass(frozen=True)
 class PatchAttack(ABC):
-    """What all patch attacks have in common; the fields are the command's flags.
+    """A patch attack on a count: a dataclass whose fields are the command's flags.
+
+    Calling it optimises a patch for each image and returns tensors; ``pycc.attack.run`` applies
+    attacks to a data set and measures them beside baselines. A new attack is a subclass with a
+    ``name`` and ``optimise``, registered in ``attacks``; the other methods have defaults that fit
+    an attack which optimises one patch per image from one start. The engine asks these methods and
+    never tests the class.
 
     Raises ValueError for a field out of range.
     """
 
     name: ClassVar[str]
-    follows_gradient: ClassVar[bool] = False
+    """The name in ``attacks``, and the condition of its results."""
+    uses_gradient: ClassVar[bool] = False
     """Whether it needs the counter's gradient."""
-    per_image: ClassVar[bool] = True
-    """Whether ``optimise`` makes what is judged: a patch for each image."""
+    is_universal: ClassVar[bool] = False
+    """Whether one patch serves all images; it is then made by ``train`` on training images."""
 
-    size: int | float = flag(
-        0.08,
-        "side of the patch: pixels, or with a point a share of the image's width",
-        many=True,
+    patch_size: int | float = flag(
+        0.08, "side of the patch: pixels, or with a point a share of the image's width"
     )
-    shape: str = flag("square", "the patch's shape", choices=patches.shapes.names())
-    steps: int = flag(100, "steps an image (and restart)")
-    objective: str = flag("density", "what the attacker wants", choices=objectives.names())
+    shape: str = flag("square", "the patch's shape", choices=patches.shapes.names, advanced=True)
+    steps: int = flag(100, "steps per image (and restart)")
+    objective: str = flag("density", "what the attacker wants", choices=objectives.names)
     factor: float = flag(
-        10.0, "objectives density and target: what is wanted is this times the truth"
+        10.0, "objectives density and target: the wanted count is this times the truth"
     )
     target_count: float | None = flag(
-        None, "objective target: the count that is wanted (default: factor times the heads)"
+        None, "objective target: the wanted count (default: factor times the heads)"
     )
     location: str = flag(
         "centre",
-        "where the patch goes; random: a place an image; worst: where the count is most sensitive; "
-        "moving: optimised for a new random place each step, judged at random",
+        "place of the patch; random: drawn for each image; worst: where the count is most "
+        "sensitive; moving: optimised for a new random place at each step, measured at one",
         choices=LOCATIONS,
     )
     top_left: tuple[int, int] | None = flag(
-        None, "location given: the patch's first row and column", metavar=("Y", "X")
+        None,
+        "location given: the patch's first row and column",
+        metavar=("Y", "X"),
+        advanced=True,
     )
-    init: str = flag("noise", "first patch: noise, or an image file", metavar="noise|FILE")
-    beta: float = flag(1.0, "resolution of the first noise as a share of the side; below 1: smooth")
+    init: str = flag(
+        "noise",
+        "first patch: noise, or an image file",
+        metavar="noise|FILE",
+        names=lambda: ("noise",),
+        advanced=True,
+    )
+    beta: float = flag(
+        1.0,
+        "resolution of the first noise as a share of the side; below 1: smooth",
+        advanced=True,
+    )
 
     def __post_init__(self) -> None:
-        if isinstance(self.size, np.integer):
-            object.__setattr__(self, "size", int(self.size))
-        fits = isinstance(self.size, int) or self.size <= 1
-        self.check("size", self.size > 0 and fits, "pixels above 0 or a share of (0,1]")
+        if isinstance(self.patch_size, np.integer):
+            object.__setattr__(self, "patch_size", int(self.patch_size))
+        fits = isinstance(self.patch_size, int) or self.patch_size <= 1
+        expected = "pixels above 0 or a share of (0,1]"
+        self.check("patch_size", self.patch_size > 0 and fits, expected)
         self.check("steps", self.steps >= 0, "at least 0")
         self.check("factor", abs(self.factor) <= 1e6, "within ±1e6")
         self.check("beta", 0 < self.beta <= 1, "in (0,1]")
         for entry in fields(self):
             choices = entry.metadata.get("choices")
+            choices = choices() if callable(choices) else choices
             if choices is not None:
                 value = getattr(self, entry.name)
                 self.check(entry.name, value in choices, f"one of {', '.join(choices)}")
@@ -104,6 +109,8 @@ class PatchAttack(ABC):
         if wanted is not None:
             self.check("target_count", 0 <= wanted < math.inf, "at least 0 and finite")
             self.check("target_count", self.objective == "target", "none without objective target")
+        if self.is_universal:
+            self.check("location", self.location != "worst", "a place that needs no search")
         self.check(
             "top_left",
             (self.top_left is not None) == (self.location == "given"),
@@ -130,16 +137,16 @@ class PatchAttack(ABC):
 
     def side(self, shape: tuple[int, int]) -> int:
         """The patch's side in pixels in an image of ``shape`` (H, W); ValueError if too large."""
-        side = patches.side_in_pixels(self.size, shape[1])
+        side = patches.side_in_pixels(self.patch_size, shape[1])
         if not 1 <= side <= min(shape):
             raise ValueError(
-                f"{type(self).__name__}: size {self.size} must give a patch of 1 pixel or more "
-                f"that fits the image, got {side} pixels for {shape[0]}x{shape[1]}"
+                f"{type(self).__name__}: patch_size {self.patch_size} must give a patch of "
+                f"1 pixel or more that fits the image, got {side} pixels for {shape[0]}x{shape[1]}"
             )
         return side
 
     def place(self, shape: tuple[int, int], *, seed: int, image: int) -> Place:
-        """Where the patch is judged in image number ``image`` of ``shape`` (H, W).
+        """Where the patch is measured in image number ``image`` of ``shape`` (H, W).
 
         For location ``worst`` the centre: the search needs a counter. ValueError if the patch does
         not fit.
@@ -163,7 +170,7 @@ class PatchAttack(ABC):
         return patches.shapes[self.shape](side)
 
     def check_side(self, side: int) -> None:
-        """ValueError where a patch of this side has no shape, or no picture to start from."""
+        """ValueError if a patch of this side has no shape, or no picture to start from."""
         mask = self.mask(side)
         there = None if self.init == "noise" else load_opacity(self.init)
         if there is not None:
@@ -197,80 +204,169 @@ class PatchAttack(ABC):
             drawn = [scaled[0].clamp(0.0, 1.0)] * len(images)
         return torch.stack(drawn)
 
-    @abstractmethod
-    def optimise(self, problem: Problem, *, seed: int, step_done: Callable[[int], None]) -> Found:
-        """Patches for the scenes of a problem.
+    def __call__(
+        self,
+        counter: Counter,
+        images: Tensor | Sequence[Tensor],
+        *,
+        points: Sequence[Tensor] | None = None,
+        seed: int = 0,
+    ) -> AttackResult:
+        """Optimise a patch for each image and count the images without and with it.
 
-        Calls ``step_done(steps so far)`` after each step. ValueError where the loss is not finite:
-        the counter returned nonsense.
+        The same computation as ``pycc.attack.run``, with the same bits, in memory. A universal
+        attack makes one patch for all the images.
+
+        Args:
+            counter: the counter to attack; a module is put in eval mode and frozen meanwhile.
+            images: [N,3,H,W], RGB in [0,1], or a sequence of [3,H,W] of any sizes.
+            points: N head annotations [M,2] (x, y) in pixels; needed only for the objectives that
+                are about heads: ``density``, ``pap``, and ``target`` without ``target_count``.
+            seed: key of all randomness.
+
+        Raises:
+            ValueError: for images that are not [N,3,H,W] in [0,1], a patch that does not fit, and
+                an objective about heads without points.
+
+        >>> import torch
+        >>> from pycc import models
+        >>> counter = models.load("mcnn-synthetic")
+        >>> from pycc.attack import APAM
+        >>> attack = APAM(patch_size=16, steps=2, objective="over")
+        >>> result = attack(counter, torch.rand(1, 3, 64, 64))
+        >>> result.images.shape, result.places.tolist()
+        (torch.Size([1, 3, 64, 64]), [[24, 24]])
+        """
+        from pycc.attack.call import attack_images  # which imports this module
+
+        return attack_images(self, counter, images, points=points, seed=seed)
+
+    # The steps of an attack
+
+    @abstractmethod
+    def optimise(
+        self, problem: Problem, *, seed: int, step_done: Callable[[int], None]
+    ) -> OptimisedPatches:
+        """Patches for the images of a problem.
+
+        Calls ``step_done(steps so far)`` after each step. ValueError if the loss is not finite: the
+        counter's map is unusable.
         """
 
-    def judge(self, problem: Problem, patch: Tensor, mask: Tensor) -> Tensor:
-        """[N]: the objective's losses of patches [N,3,p,p] as they lie, without transform."""
-        return problem.loss(lambda one: laid(one, patch, mask), self.objective, self.aim)
+    def train(
+        self,
+        problems: Sequence[Callable[[], Problem]],
+        *,
+        seed: int,
+        step_done: Callable[[int], None],
+    ) -> OptimisedPatches:
+        """One patch [1,3,p,p] for the images of all problems: a universal attack overrides it."""
+        raise NotImplementedError(f"{type(self).__name__}: a universal attack must define train")
+
+    def objective_loss(self, problem: Problem, patch: Tensor, mask: Tensor) -> Tensor:
+        """[N]: the objective's losses of patches [N,3,p,p], untransformed."""
+        return problem.loss(lambda region: pasted(region, patch, mask), self.objective, self.aim)
 
     def penalty(self, problem: Problem, patch: Tensor, mask: Tensor) -> Tensor:
         """[N]: what the loss of patches [N,3,p,p] holds beside the objective, on its scale."""
         return patch.new_zeros(len(patch))
 
+    def loss(
+        self, problem: Problem, patch: Tensor, seed: int, step: int = 0, restart: int = 0
+    ) -> Tensor:
+        """[N]: the loss of patches [N,3,p,p] that a step descends."""
+        mask = self.mask(problem.side).to(problem.like)
+        return self.objective_loss(problem, patch, mask) + self.penalty(problem, patch, mask)
+
+    def gradient(
+        self, problem: Problem, patch: Tensor, seed: int, step: int = 0, restart: int = 0
+    ) -> Tensor:
+        """Gradient [N,3,p,p] of each image's loss by its own patch."""
+        patch = patch.detach().requires_grad_()
+        loss = self.loss(problem, patch, seed, step, restart)
+        (gradient,) = torch.autograd.grad(loss.sum(), patch)
+        return gradient
+
+    def step_gradient(
+        self, problem: Problem, patch: Tensor, seed: int, step: int = 0, restart: int = 0
+    ) -> Tensor:
+        """The gradient [N,3,p,p] of a step, with the patches at the places of that step."""
+        parts = self.problems_at(problem, seed, step)
+        rows = torch.split(patch, [len(part) for part in parts])
+        return torch.cat([
+            self.gradient(part, own, seed, step, restart)
+            for part, own in zip(parts, rows, strict=True)
+        ])  # fmt: skip
+
+    def problems_at(self, problem: Problem, seed: int, step: int) -> list[Problem]:
+        """The problems of a step: with location ``moving``, the patch elsewhere each time."""
+        if self.location != "moving":
+            return [problem]
+        assert problem.moved is not None
+        return problem.moved([
+            Place(
+                problem.side,
+                patches.anywhere(
+                    shape, problem.side, seed=seed, image=image, purpose="moving", step=step
+                ),
+            )
+            for image, shape in zip(problem.index, problem.shapes, strict=True)
+        ])  # fmt: skip
+
+    def zero_share(self, gradient: Tensor) -> list[float]:
+        """N times the share of the patch's pixels whose gradient is exactly 0 in all channels."""
+        mask = self.mask(gradient.shape[-1]).to(gradient.device).bool()
+        zero = (gradient == 0).all(1)[:, mask]
+        return zero.double().mean(1).tolist()
+
+    # Variants of the same attack, for the checks and the search for a place
+
+    @property
+    def per_image(self) -> PatchAttack | None:
+        """The same attack with a patch for each image; None if there is no such variant."""
+        return None if self.is_universal else self
+
+    @property
+    def unpenalised(self) -> Self:
+        """The same attack without penalty: its gradient is that of the objective."""
+        return self
+
     @property
     def plain(self) -> PatchAttack:
-        """The same attack on the objective of the patch as it lies, with nothing else to heed."""
+        """The same attack without penalty and without transform."""
         return self
+
+    @property
+    def differentiable(self) -> PatchAttack:
+        """The same attack with ``gradient`` the exact derivative of ``loss``."""
+        return self
+
+    @property
+    def single_start(self) -> PatchAttack:
+        """The same attack with its first start alone."""
+        return self
+
+    @property
+    def trial(self) -> PatchAttack:
+        """The same attack with a tenth of the steps, to try a place."""
+        return replace(self, steps=max(1, round(TRIAL * self.steps)), location="centre")
+
+    # Costs
+
+    @property
+    def restarts(self) -> int:
+        """Optimisations from different first patches."""
+        return 1
 
     @property
     def rounds(self) -> int:
         """Steps of all restarts."""
-        return self.steps
+        return self.restarts * self.steps
 
     @property
-    def work(self) -> float:
-        """Forward and backward passes over the patch's surroundings, an image."""
-        return self.steps
-
-
-class Best:
-    """The best patches so far, judged as they will be: in 8 bits and without transform."""
-
-    def __init__(self, attack: PatchAttack, problem: Problem) -> None:
-        self._attack, self._problem = attack, problem
-        self._mask = attack.mask(problem.side).to(problem.like)
-        self.loss = torch.full((len(problem),), torch.inf, device=problem.like.device)
-        self._patch = problem.like.new_zeros(len(problem), 3, problem.side, problem.side)
-        self._path: list[Tensor] = []  # objectives of the best of this optimisation
-        self.begin()
-
-    def begin(self) -> None:
-        """A new optimisation begins, from another first patch."""
-        self._own = torch.full_like(self.loss, torch.inf)
-        self._objective = self._own
-
-    def look(self, patch: Tensor) -> Tensor:
-        """Judge patches [N,3,p,p], keep those that are better; returns their losses [N]."""
-        rounded = quantize(patch).to(patch)
-        with torch.no_grad():
-            objective = self._attack.judge(self._problem, rounded, self._mask)
-            loss = objective + self._attack.penalty(self._problem, rounded, self._mask)
-        if not torch.isfinite(loss).all():
-            kind = type(self._attack).__name__
-            raise ValueError(f"{kind}: the loss must be finite, got {loss.tolist()}")
-        better = loss < self.loss
-        self.loss = torch.where(better, loss, self.loss)
-        self._objective = torch.where(loss < self._own, objective, self._objective)
-        self._own = torch.minimum(loss, self._own)
-        self._patch = torch.where(better[:, None, None, None], patch, self._patch)
-        return loss
-
-    def note(self) -> None:
-        """Remember how good the best of this optimisation are now."""
-        self._path.append(self._objective)
-
-    def found(self, zero: Sequence[float] = ()) -> Found:
-        """What was best."""
-        with torch.no_grad():
-            added = self._problem.added(self._patch, self._mask)
-        path = torch.stack(self._path, dim=1).double().tolist()
-        return Found(quantize(self._patch), tuple(tuple(row) for row in path), added, tuple(zero))
+    def cost(self) -> float:
+        """Forward and backward passes over the patch's surroundings, per image."""
+        return self.restarts * (self.steps + (LOOKS + 1) / 3)
 
 
 attacks: Registry[type[PatchAttack]] = Registry("attack")

@@ -1,125 +1,161 @@
-"""The entry: check everything, open the run folder, work, judge, sum up."""
+"""The entry: check everything, open the run folder, measure, sum up."""
 
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
-from typing import Any
-
-from torch import nn
+from typing import Any, TypedDict, Unpack
 
 from pycc.attack.base import PatchAttack
-from pycc.attack.controls import CONTROLS
-from pycc.attack.gates import FROM_RESULTS, Gate, Results, judged, not_applicable
-from pycc.attack.location import Candidates
-from pycc.attack.measure import KEY
-from pycc.attack.pgd import PGD
-from pycc.attack.plan import Source, everyone
-from pycc.attack.probes import PROBES
-from pycc.attack.scenes import combinations
-from pycc.attack.stage import Member
-from pycc.attack.survey import Shelf, Survey, survey
-from pycc.attack.universal import Universal
-from pycc.attack.work import Progress, Work
+from pycc.attack.evaluation.all_checks import run_checks
+from pycc.attack.evaluation.baselines import baselines
+from pycc.attack.evaluation.builder import Member
+from pycc.attack.evaluation.checked import SampleCache, check_samples, held_out
+from pycc.attack.evaluation.checks import Check
+from pycc.attack.evaluation.jobs import EvaluationJobs
+from pycc.attack.evaluation.location import Candidates
+from pycc.attack.evaluation.plan import Surrogates, all_members
+from pycc.attack.evaluation.recorder import KEY
+from pycc.attack.methods.pgd import PGD
+from pycc.attack.problem import combinations
+from pycc.attack.result import AttackRun
 from pycc.counters import frozen, identity
 from pycc.ranks import Ranks, exact
 from pycc.report import summarise
-from pycc.runs import Run, open_or_resume, sharded, write_json
-from pycc.types import Counter, Sample
+from pycc.runs import open_or_resume, sharded, write_json
+from pycc.types import Counter, Progress, Sample
 
-GATES = "gates.json"
+CHECKS = "checks.json"
 _VICTIM = "victim"
-"""What the manifest calls a counter without a name."""
+"""The manifest's name of a counter without a name."""
+
+
+class RunOptions(TypedDict, total=False):
+    """The options that ``run`` and ``transfer`` share; ``run`` describes them."""
+
+    seed: int
+    seeds: int
+    combine: str
+    train: Sequence[Sample] | None
+    compare: bool
+    candidates: Candidates | None
+    checks: bool
+    out: str | os.PathLike[str] | None
+    resume: bool
+    machine: Collection[str]
+    save_images: bool
+    save_maps: bool
+    progress: Progress | None
+    settings: Mapping[str, Any] | None
+    command: Sequence[str]
+    ranks: Ranks
 
 
 def run(
-    attack: PatchAttack | Sequence[PatchAttack],
     counter: Counter,
     samples: Sequence[Sample],
+    attacks: PatchAttack | Sequence[PatchAttack],
     *,
-    seed: int = 0,
-    seeds: int = 1,
-    substitutes: Mapping[str, Counter] | None = None,
-    combine: str = "mean",
-    train: Sequence[Sample] | None = None,
+    surrogates: Mapping[str, Counter] | None = None,
     pgd: PGD | None = PGD(),  # noqa: B008  (frozen)
-    compare: bool = True,
-    candidates: Candidates | None = None,
-    gates: bool = True,
-    out: str | os.PathLike[str] | None = None,
-    resume: bool = False,
-    save_images: bool = True,
-    save_maps: bool = False,
-    progress: Progress | None = None,
-    settings: Mapping[str, Any] | None = None,
-    command: Sequence[str] = (),
-    ranks: Ranks = Ranks(),
-) -> Run:
-    """Attack a counter on every sample, beside the baselines, and measure the counts.
+    **options: Unpack[RunOptions],
+) -> AttackRun:
+    """Attack a counter on every sample, beside baselines, and measure the counts.
 
-    ``attack`` is one attack, several (of different sizes), or none at all (the clean counts
-    alone). Each patch is compared with grey, black, uniform noise and a crowd from another image,
-    of the same shape and place (``compare`` False: without these), and with ``pgd`` on all pixels
-    (None: without it). Location ``worst`` is searched for among ``candidates`` (y, x) of a sample
-    and a patch's side, where they are given. Every count is one of the full image after rounding to
-    8 bits; attacked images are written as PNG and counted as read back (``save_images`` False
-    rounds in memory, which gives the same numbers).
+    Each optimised patch is compared with grey, black, uniform noise and a crowd from another image,
+    of the same shape and place, and with PGD on all pixels. Every count is one of the full image
+    after rounding to 8 bits; attacked images are written as PNG and counted as read back. Under
+    torchrun every process calls this with its ``ranks`` and measures its share; the rows are those
+    of one process, and the first writes the summary. Counters that are modules are put in eval mode
+    and frozen meanwhile.
 
-    ``seeds`` repeats the attack from as many seeds, ``seed`` the first. With ``substitutes``
-    (counters by name) patches are also made on these, together as ``combine`` says (``mean`` or
-    ``worst``), and tried on ``counter`` (black-box, arXiv 2104.10868, eq. 9). ``train`` are the
-    images of a universal attack.
+    Args:
+        counter: the victim.
+        samples: the images; without annotation, errors are unknown.
+        attacks: one attack, several (of different sizes), or none (the clean counts alone).
+        surrogates: counters by name; patches are also made on these, together, and tried on
+            ``counter`` (black-box, arXiv 2104.10868, eq. 9).
+        pgd: the reference on all pixels; None: without it.
+        seed: key of all randomness; by default 0.
+        seeds: repeats the attack from so many seeds, ``seed`` the first; by default 1.
+        combine: the loss over several surrogates, ``mean`` (default) or ``worst``.
+        train: the images that a universal attack is made on; those among the samples are left out.
+        compare: False: without baselines.
+        candidates: for location ``worst``: the places (y, x) to try, from a sample and a patch's
+            side, in place of the search.
+        checks: False: without the sanity checks (``pycc.attack.evaluation.checks``).
+        out: the run folder, new or empty; None (default) keeps the results in memory.
+        resume: continues the run in ``out``.
+        machine: names of settings that no result depends on; a resumed run may change them.
+        save_images: False: attacked images are rounded in memory, which gives the same numbers.
+        save_maps: also keeps the density maps, which pictures need.
+        progress: called with megapixels.
+        settings: for the manifest, such as a command's ``flags``.
+        command: arguments of the command line, for the manifest.
+        ranks: the processes.
 
-    ``gates`` also judges the run by ``pycc.attack.gates``; the outcomes are in
-    ``summary["gates"]``. ``out`` is the run folder (new or empty), or None to keep the results in
-    memory; ``resume`` continues the run in ``out``. ``save_maps`` also keeps the density maps that
-    pictures need. ``command`` (arguments) and ``settings`` (its ``flags``, say) are for the
-    manifest. Under torchrun every process calls this with its ``ranks`` and takes its turns; the
-    results are those of one process, and the first writes the summary. Counters that are modules
-    are put in eval mode and frozen meanwhile. The result holds ``records`` and ``summary``.
+    Raises:
+        ValueError: for bad input, before anything is written; for a resumed run whose settings,
+            data or weights are not those of its manifest; for a counter whose maps are not finite
+            or do not match its stride.
 
-    ValueError for bad input, before anything is written; for a resumed run whose settings, data or
-    weights are not those of its manifest; and for a counter whose maps are not finite or do not
-    match its stride.
+    >>> from pycc import data, models
+    >>> from pycc.attack import APAM
+    >>> samples = data.open("synthetic", split="test", limit=1)
+    >>> counter = models.load("mcnn-synthetic")
+    >>> attack = APAM(patch_size=16, steps=1, objective="over")
+    >>> done = run(counter, samples, attack, pgd=None, compare=False, checks=False)
+    >>> [row.condition for row in done.rows], len(done.patches), len(done.images(0))
+    (['clean', 'apam'], 1, 2)
     """
     victim = Member(counter)
-    sources = [Source(None, (victim,), (victim,))]
-    if substitutes:
-        own = identity(counter)
-        _check_names(substitutes)
-        for label, other in substitutes.items():
-            if other is counter or identity(other) == own:
+    made_on = [Surrogates(None, (victim,), (victim,))]
+    if surrogates:
+        before = identity(counter)
+        _check_names(surrogates)
+        for label, other in surrogates.items():
+            if other is counter or identity(other) == before:
                 raise ValueError(
-                    f"attack: substitutes must not hold the victim itself, got it as {label!r}"
+                    f"attack: surrogates must not hold the victim itself, got it as {label!r}"
                 )
-        members = tuple(Member(other, label) for label, other in substitutes.items())
-        sources.append(Source("+".join(substitutes), members, (victim,)))
-    return _run(
-        attack, sources, samples, seed=seed, seeds=seeds, combine=combine, train=train, pgd=pgd,
-        compare=compare, candidates=candidates, gates=gates, out=out, resume=resume,
-        save_images=save_images, save_maps=save_maps, progress=progress, settings=settings,
-        command=command, ranks=ranks,
-    )  # fmt: skip
+        members = tuple(Member(other, label) for label, other in surrogates.items())
+        made_on.append(Surrogates("+".join(surrogates), members, (victim,)))
+    return execute(made_on, samples, attacks, pgd=pgd, **options)
 
 
 def transfer(
-    attack: PatchAttack | Sequence[PatchAttack],
     counters: Mapping[str, Counter],
     samples: Sequence[Sample],
+    attacks: PatchAttack | Sequence[PatchAttack],
     *,
-    combine: str = "mean",
-    **options: Any,
-) -> Run:
+    pgd: PGD | None = None,
+    **options: Unpack[RunOptions],
+) -> AttackRun:
     """The transfer matrix: patches made on each counter, and tried on every one.
 
     From three counters on, each is also attacked by patches made on all the others together
     (leave-one-out ensembles, weighted as ``combine`` says). Options are those of ``run``.
 
-    ValueError for fewer than two counters or two of the same weights, and as ``run``.
+    Args:
+        counters: two or more by name, of different weights.
+        samples: the images.
+        attacks: one attack or several.
+        pgd: the reference on all pixels; None (default): without it.
+
+    Raises:
+        ValueError: for fewer than two counters or two of the same weights, and as ``run``.
+
+    >>> from pycc import data, models
+    >>> from pycc.attack import APAM
+    >>> counters = {"a": models.load("mcnn-synthetic"), "b": models.create("mcnn").eval()}
+    >>> samples = data.open("synthetic", split="test", limit=1)
+    >>> attack = APAM(patch_size=16, steps=1, objective="over")
+    >>> done = transfer(counters, samples, attack, compare=False, checks=False)
+    >>> [(row.surrogates, row.victim) for row in done.rows if row.condition == "apam"]
+    [('a', 'a'), ('b', 'a'), ('a', 'b'), ('b', 'b')]
     """
     if len(counters) < 2:
         raise ValueError(f"transfer: expected two counters or more, got {list(counters)}")
@@ -131,49 +167,56 @@ def transfer(
                 f"transfer: counters must differ, got the same weights as {before!r} and {label!r}"
             )
     members = tuple(Member(counter, label) for label, counter in counters.items())
-    sources = [Source(member.label, (member,), members) for member in members]
+    made_on = [Surrogates(member.label, (member,), members) for member in members]
     if len(members) > 2:
         for left_out in members:
             others = tuple(member for member in members if member is not left_out)
-            sources.append(Source("+".join(str(m.label) for m in others), others, (left_out,)))
-    return _run(attack, sources, samples, combine=combine, **options)
+            made_on.append(Surrogates("+".join(str(m.label) for m in others), others, (left_out,)))
+    return execute(made_on, samples, attacks, pgd=pgd, **options)
 
 
-def _run(
-    attack: PatchAttack | Sequence[PatchAttack],
-    sources: Sequence[Source],
+def execute(
+    surrogates: Sequence[Surrogates],
     samples: Sequence[Sample],
+    attacks: PatchAttack | Sequence[PatchAttack],
     *,
     seed: int = 0,
     seeds: int = 1,
     combine: str = "mean",
     train: Sequence[Sample] | None = None,
+    unseen: bool = True,
     pgd: PGD | None = None,
     compare: bool = True,
     candidates: Candidates | None = None,
-    gates: bool = True,
+    checks: bool = True,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    machine: Collection[str] = (),
     save_images: bool = True,
     save_maps: bool = False,
     progress: Progress | None = None,
     settings: Mapping[str, Any] | None = None,
     command: Sequence[str] = (),
     ranks: Ranks = Ranks(),
-) -> Run:
-    chosen = tuple(attack) if isinstance(attack, Sequence) else (attack,)
+) -> AttackRun:
+    """The run of ``run`` and ``transfer``; ``unseen`` leaves test images out of ``train``."""
+    chosen = tuple(attacks) if isinstance(attacks, Sequence) else (attacks,)
     _check(chosen, seeds, combine, train)
-    members = everyone(sources)
+    members = all_members(surrogates)
     stride = max(member.counter.stride for member in members)
-    found = survey(samples, chosen, stride, seed=seed)
-    learned = None
+    checked = check_samples(samples, chosen, stride, seed=seed)
+    training = None
     if train is not None:
-        learned = _apart(survey(train, chosen, stride, seed=seed), found)
-        _check_sides(chosen, [item.shape for item in (*found.items, *learned.items)])
-    weights = {m.label or _VICTIM: identity(m.counter) for m in members}
-    fingerprints: dict[str, Any] = {"data": found.fingerprint, "weights": weights}
-    if learned is not None:
-        fingerprints["train"] = learned.fingerprint
+        training = check_samples(train, chosen, stride, seed=seed)
+        training = held_out(training, checked) if unseen else training
+        _check_sides(chosen, [item.shape for item in (*checked.items, *training.items)])
+    weights = {member: identity(member.counter) for member in members}
+    fingerprints: dict[str, Any] = {
+        "data": checked.fingerprint,
+        "weights": {member.label or _VICTIM: value for member, value in weights.items()},
+    }
+    if training is not None:
+        fingerprints["train"] = training.fingerprint
     if resume and out is None:
         raise ValueError("attack: resume needs the run folder as out")
     opened = partial(
@@ -195,22 +238,24 @@ def _run(
         },
         fingerprints=fingerprints,
         key=KEY,
+        machine=machine,
         resume=resume,
     )
+    outcomes: list[Check] = []
     with sharded(opened, out, ranks, KEY) as shards:
         log = shards.mine
         with ExitStack() as stack:
             for member in members:
                 stack.enter_context(frozen(member.counter))
             stack.enter_context(exact())
-            work = Work(
+            jobs = EvaluationJobs(
                 chosen,
-                sources,
-                Shelf(samples),
-                found,
+                surrogates,
+                SampleCache(samples),
+                checked,
                 range(seed, seed + seeds),
                 log,
-                train=None if train is None or learned is None else (Shelf(train), learned),
+                train=None if train is None or training is None else (SampleCache(train), training),
                 combine=combine,
                 pgd=pgd,
                 compare=compare,
@@ -218,14 +263,19 @@ def _run(
                 progress=progress,
                 ranks=ranks,
             )
-            work.do()
+            jobs.do()
             shards.merge()
             if shards.main is not None:
                 log = shards.main
-                log.finish(summarise(work.ordered(log.records)))
-                if gates and chosen:
-                    log.finish({**log.summary, "gates": _judge(work, log, weights)})
-    return log
+                log.finish(summarise(jobs.ordered(log.records)))
+                if checks and chosen:
+                    outcomes = run_checks(jobs, weights)
+                    values = [outcome.json() for outcome in outcomes]
+                    log.finish({**log.summary, "checks": values})
+                    if (file := log.file(CHECKS)) is not None:
+                        write_json(file, {"checks": values})
+    rows = jobs.ordered(log.records)
+    return AttackRun(log, rows, samples, chosen, outcomes, jobs.recorder.patches)
 
 
 def _check_names(counters: Mapping[str, Counter]) -> None:
@@ -237,71 +287,32 @@ def _check_names(counters: Mapping[str, Counter]) -> None:
 
 
 def _check(
-    chosen: Sequence[PatchAttack], seeds: int, combine: str, train: Sequence[Sample] | None
+    attacks: Sequence[PatchAttack], seeds: int, combine: str, train: Sequence[Sample] | None
 ) -> None:
-    labels = [(a.name, a.size) for a in chosen]
+    labels = [(a.name, a.patch_size) for a in attacks]
     if len(set(labels)) < len(labels):
-        raise ValueError(f"attack: attacks must differ in name or size, got {labels}")
-    if len({(a.objective, a.aim) for a in chosen}) > 1:
+        raise ValueError(f"attack: attacks must differ in name or patch_size, got {labels}")
+    if len({(a.objective, a.aim) for a in attacks}) > 1:
         raise ValueError("attack: attacks of one run must have one objective")
     if seeds < 1:
         raise ValueError(f"attack: seeds must be at least 1, got {seeds}")
     combinations[combine]
-    universal = [a for a in chosen if isinstance(a, Universal)]
+    for attack in attacks:
+        if attack.name in (*baselines.names(), "clean", "pgd"):
+            raise ValueError(f"attack: an attack must not be named {attack.name!r}, a condition")
+    universal = [a for a in attacks if a.is_universal]
     if universal and train is None:
         raise ValueError("attack: a universal attack needs training images, got none")
     if train is not None and not universal:
         raise ValueError("attack: training images are for a universal attack, got another")
 
 
-def _check_sides(chosen: Sequence[PatchAttack], shapes: Sequence[tuple[int, int]]) -> None:
-    for attack in (a for a in chosen if isinstance(a, Universal)):
+def _check_sides(attacks: Sequence[PatchAttack], shapes: Sequence[tuple[int, int]]) -> None:
+    for attack in (a for a in attacks if a.is_universal):
         sides = {attack.side(shape) for shape in shapes}
         if len(sides) > 1:
             raise ValueError(
-                f"attack: a universal patch needs one size in pixels, got size {attack.size}, "
-                f"which gives {min(sides)} to {max(sides)} pixels in these images"
+                f"attack: a universal patch needs one size in pixels, got patch_size "
+                f"{attack.patch_size}, which gives {min(sides)} to {max(sides)} pixels in "
+                "these images"
             )
-
-
-def _apart(train: Survey, test: Survey) -> Survey:
-    """The training images that are no test images; a warning names each that is left out."""
-    tested = {item.content: item.name for item in test.items}
-    kept = tuple(item for item in train.items if item.content not in tested)
-    if not kept:
-        raise ValueError("attack: expected training images, got none that is no test image")
-    for item in train.items:
-        if item.content in tested:
-            warnings.warn(
-                f"training image {item.name} is test image {tested[item.content]}: left out",
-                stacklevel=2,
-            )
-    return Survey(kept, train.fingerprint)
-
-
-def _judge(work: Work, log: Run, weights: Mapping[str, str]) -> list[dict[str, str]]:
-    """The outcomes of all gates, in the run's folder and as JSON values."""
-    results = Results(work.ordered(log.records), work.attacks)
-    gates: list[Gate] = [gate(results) for gate in FROM_RESULTS]
-    gates += [probe(work, results) for probe in (*PROBES, *CONTROLS)]
-    modules = [m for m in work.members if isinstance(m.counter, nn.Module)]
-    gates.append(_unchanged(modules, weights))
-    outcomes = [gate.json() for gate in gates]
-    file = log.file(GATES)
-    if file is not None:
-        write_json(file, {"gates": outcomes})
-    return outcomes
-
-
-def _unchanged(members: Sequence[Member], weights: Mapping[str, str]) -> Gate:
-    """9: the weights are those of before, and every part of the counters is in eval mode."""
-    name = "the counter stays as it was"
-    if not members:
-        return not_applicable(name, "counters that are no modules")
-    same = all(identity(m.counter) == weights[m.label or _VICTIM] for m in members)
-    parts = [
-        part for m in members if isinstance(m.counter, nn.Module) for part in m.counter.modules()
-    ]
-    still = not any(part.training for part in parts)
-    figure = f"weights {'unchanged' if same else 'changed'}, {'eval' if still else 'train'} mode"
-    return judged(name, same and still, figure)

@@ -1,4 +1,4 @@
-"""What an attacker wants of the counter: losses to be minimised over the patch.
+"""What an attacker wants of the counter: losses that a patch minimises.
 
 Each is the full image's loss up to a constant, computed from the cells that the patch can change.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 from pycc.registry import Registry
 
 if TYPE_CHECKING:
-    from pycc.attack.scenes import Scenes
+    from pycc.attack.problem import AttackedRegion
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Aim:
 
 
 class Objective(Protocol):
-    """A loss for each scene."""
+    """A loss for each image."""
 
-    def __call__(self, change: Tensor, scenes: Scenes, aim: Aim, /) -> Tensor:
+    def __call__(self, change: Tensor, region: AttackedRegion, aim: Aim, /) -> Tensor:
         """[N,D] from ``change`` [N,D,1,hc,wc]: attacked minus clean map, people per cell."""
 
 
@@ -53,8 +53,8 @@ def needs_heads(objective: str, aim: Aim) -> bool:
     return objective in DENSITY or (objective == "target" and aim.target_count is None)
 
 
-def harm(objective: str, aim: Aim, *, count: float, clean: float, truth: float) -> float:
-    """How far, in people, an attack has come: 0 for the clean count, the more the better for it.
+def attack_gain(objective: str, aim: Aim, *, count: float, clean: float, truth: float) -> float:
+    """People that an attack has moved a count towards its goal: 0 for the clean count.
 
     ``truth`` may be NaN where the objective needs no heads.
     """
@@ -64,66 +64,66 @@ def harm(objective: str, aim: Aim, *, count: float, clean: float, truth: float) 
     return clean - count if objective == "under" else count - clean
 
 
-def room(objective: str, aim: Aim, *, clean: float, truth: float) -> bool:
-    """Whether ``harm`` can be above 0: not where the clean count is already what is wanted."""
+def can_gain(objective: str, aim: Aim, *, clean: float, truth: float) -> bool:
+    """Whether ``attack_gain`` can be above 0: not if the clean count is already the wanted one."""
     if objective in ("target", "density"):
         return clean != float(aim.wanted(torch.tensor(truth, dtype=torch.float64)))
     return objective != "under" or clean > 0
 
 
-def gained(change: Tensor, scenes: Scenes) -> Tensor:
+def gained(change: Tensor, region: AttackedRegion) -> Tensor:
     """[N,D]: people that the patch adds to the count, inside the region of interest."""
-    return (scenes.weight[:, None] * change).sum((2, 3, 4))
+    return (region.weight[:, None] * change).sum((2, 3, 4))
 
 
 @objectives.register("density")
-def density(change: Tensor, scenes: Scenes, aim: Aim) -> Tensor:
+def density(change: Tensor, region: AttackedRegion, aim: Aim) -> Tensor:
     """APAM's J (arXiv 2104.10868, eq. 7): mean squared error against l* = t·l over all cells.
 
     The mean, not half of it. With a = clean − t·l and the change d, the change of a cell's squared
     error is d·(d + 2a); the clean image's loss, a constant, is left out.
     """
-    target = (scenes.local.clean - aim.factor * scenes.density)[:, None]
-    change_of_squares = scenes.weight[:, None] * change * (change + 2 * target)
-    return change_of_squares.sum((2, 3, 4)) / scenes.cells[:, None]
+    target = (region.local.clean - aim.factor * region.density)[:, None]
+    change_of_squares = region.weight[:, None] * change * (change + 2 * target)
+    return change_of_squares.sum((2, 3, 4)) / region.cells[:, None]
 
 
 @objectives.register("over")
-def over(change: Tensor, scenes: Scenes, aim: Aim) -> Tensor:
+def over(change: Tensor, region: AttackedRegion, aim: Aim) -> Tensor:
     """Count as many people as possible: minus the count."""
-    return -gained(change, scenes)
+    return -gained(change, region)
 
 
 @objectives.register("under")
-def under(change: Tensor, scenes: Scenes, aim: Aim) -> Tensor:
+def under(change: Tensor, region: AttackedRegion, aim: Aim) -> Tensor:
     """Count as few people as possible: the count."""
-    return gained(change, scenes)
+    return gained(change, region)
 
 
 @objectives.register("target")
-def target(change: Tensor, scenes: Scenes, aim: Aim) -> Tensor:
+def target(change: Tensor, region: AttackedRegion, aim: Aim) -> Tensor:
     """Count c* people: (count − c*)² / (2·|clean − c*|), whose slope is near 1 at first.
 
     The divisor, a constant, brings the loss of each image to people: images of small and large
     crowds then count alike where several share a patch.
     """
-    far = scenes.count - aim.wanted(scenes.truth)
+    far = region.count - aim.wanted(region.truth)
     scale = 2 * far.abs().clamp(min=1.0)
-    return torch.square(far[:, None] + gained(change, scenes)) / scale[:, None]
+    return torch.square(far[:, None] + gained(change, region)) / scale[:, None]
 
 
 @objectives.register("pap")
-def pap(change: Tensor, scenes: Scenes, aim: Aim) -> Tensor:
+def pap(change: Tensor, region: AttackedRegion, aim: Aim) -> Tensor:
     """PAP's weighting: −Σ σ(l − out)·out, the weights σ(…) held fixed in the gradient.
 
     Cells that count fewer people than there are weigh more: the patch spreads what it adds. The
     Grad-CAM term of the published objective, which needs the inside of one network, is left out.
     """
-    clean = scenes.local.clean[:, None]
+    clean = region.local.clean[:, None]
 
     def spread(out: Tensor) -> Tensor:
-        share = torch.sigmoid(scenes.density[:, None] - out).detach()
-        return (scenes.weight[:, None] * share * out).sum((2, 3, 4))
+        share = torch.sigmoid(region.density[:, None] - out).detach()
+        return (region.weight[:, None] * share * out).sum((2, 3, 4))
 
     # Less what the clean image has, so that losses of different places can be compared.
     return spread(clean) - spread(clean + change)

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pycc import ops
-from pycc.attack.scenes import Scenes
+from pycc.attack.problem import AttackedRegion
 from pycc.random import Stream
 from pycc.registry import Registry
 
@@ -34,9 +34,9 @@ class Transform(Protocol):
         """Pixels by which the transformed patch may stick out of its place on each side."""
 
     def paste(
-        self, scenes: Scenes, patch: Tensor, mask: Tensor, drawn: Drawn, sampling: str
+        self, region: AttackedRegion, patch: Tensor, mask: Tensor, drawn: Drawn, sampling: str
     ) -> Tensor:
-        """The boxes [R,3,h,w] of the scenes with the transformed patches.
+        """The boxes [R,3,h,w] of the region with the transformed patches.
 
         ``patch`` [N,3,p,p], ``mask`` [p,p] of 0 and 1; with R = N·D, row n·D + d is image n.
         """
@@ -45,9 +45,11 @@ class Transform(Protocol):
 transforms: Registry[Transform] = Registry("transform")
 
 
-def draw(images: Sequence[int], *, seed: int, step: int, draws: int, restart: int = 0) -> Drawn:
-    """The random numbers of a step, [len(images)·draws, 16]."""
-    keys = [(image, restart * draws + d) for image in images for d in range(draws)]
+def draw(
+    images: Sequence[int], *, seed: int, step: int, eot_samples: int, restart: int = 0
+) -> Drawn:
+    """The random numbers of a step, [len(images)·eot_samples, 16]."""
+    keys = [(image, restart * eot_samples + d) for image in images for d in range(eot_samples)]
     rows = [
         Stream(seed, "transform", image=image, step=step, draw=d).uniform(-1, 1, 16)
         for image, d in keys
@@ -55,9 +57,9 @@ def draw(images: Sequence[int], *, seed: int, step: int, draws: int, restart: in
     return np.stack(rows)
 
 
-def _rows(scenes: Scenes, patch: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor, Tensor]:
+def _rows(region: AttackedRegion, patch: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor, Tensor]:
     """Boxes, places and patches, a row for each draw of each image."""
-    each = scenes.pixels, scenes.top_left, patch
+    each = region.pixels, region.top_left, patch
     draws = len(drawn) // len(patch)
     pixels, top_left, patch = (x.repeat_interleave(draws, 0) if draws > 1 else x for x in each)
     return pixels, top_left, patch
@@ -70,9 +72,9 @@ class _Nothing:
         return 0
 
     def paste(
-        self, scenes: Scenes, patch: Tensor, mask: Tensor, drawn: Drawn, sampling: str
+        self, region: AttackedRegion, patch: Tensor, mask: Tensor, drawn: Drawn, sampling: str
     ) -> Tensor:
-        pixels, top_left, patch = _rows(scenes, patch, drawn)
+        pixels, top_left, patch = _rows(region, patch, drawn)
         return ops.paste_patch(pixels, patch, top_left=top_left, mask=mask, sampling=sampling)
 
 
@@ -89,9 +91,9 @@ class _Affine:
         return math.ceil(half - 0.5 * (side - 1))
 
     def paste(
-        self, scenes: Scenes, patch: Tensor, mask: Tensor, drawn: Drawn, sampling: str
+        self, region: AttackedRegion, patch: Tensor, mask: Tensor, drawn: Drawn, sampling: str
     ) -> Tensor:
-        pixels, top_left, patch = _rows(scenes, patch, drawn)
+        pixels, top_left, patch = _rows(region, patch, drawn)
         angle, zoom, brightness = torch.from_numpy(drawn[:, :3]).float().unbind(1)
         zoom = 1.0 + self.zoom * zoom
         return ops.paste_patch(
@@ -134,14 +136,14 @@ class _Physical:
         return math.ceil(wide * (math.cos(angle) + math.sin(angle)) - 0.5 * (side - 1))
 
     def paste(
-        self, scenes: Scenes, patch: Tensor, mask: Tensor, drawn: Drawn, sampling: str
+        self, region: AttackedRegion, patch: Tensor, mask: Tensor, drawn: Drawn, sampling: str
     ) -> Tensor:
-        pixels, top_left, patch = _rows(scenes, patch, drawn)
+        pixels, top_left, patch = _rows(region, patch, drawn)
         seen = self._camera(patch, drawn)
         side, (height, width) = patch.shape[-1], pixels.shape[-2:]
         # Where each pixel of the box looks in the patch, whose pixels lie at whole numbers. Places
         # are relative to the patch's first pixel, never beyond the horizon as the box's may be.
-        back = torch.from_numpy(_homography(self._corners(side, drawn), side)).to(pixels.device)
+        back = torch.from_numpy(homography(self.corners(side, drawn), side)).to(pixels.device)
         y, x = (
             torch.arange(size, dtype=torch.float64, device=pixels.device) - top_left[:, axis, None]
             for axis, size in enumerate((height, width))
@@ -164,7 +166,7 @@ class _Physical:
         contrast = _column(1 + self.contrast * drawn[:, 0], patch)
         bright = _column(self.brightness * drawn[:, 1], patch)
         seen = ((patch - 0.5) * contrast + 0.5 + bright).clamp(0.0, 1.0)
-        seen = _blurred(seen, self.blur * (drawn[:, 2] + 1) / 2)
+        seen = blur(seen, self.blur * (drawn[:, 2] + 1) / 2)
         grains = np.stack([
             Stream(int.from_bytes(row[3:4].tobytes()), "noise").normal(tuple(patch.shape[1:]))
             for row in drawn
@@ -174,10 +176,10 @@ class _Physical:
         low, high = self.quality
         qualities = (low + (high - low) * (drawn[:, 5] + 1) / 2).round().astype(int)
         with torch.no_grad():
-            lost = _jpeg(seen, qualities.tolist()) - seen
+            lost = jpeg(seen, qualities.tolist()) - seen
         return seen + lost
 
-    def _corners(self, side: int, drawn: Drawn) -> NDArray[np.float64]:
+    def corners(self, side: int, drawn: Drawn) -> NDArray[np.float64]:
         """[R,4,2] (y, x): where the corners go, relative to the patch's first pixel."""
         square = np.array([[-1, -1], [-1, 1], [1, 1], [1, -1]]) * 0.5
         shifted = square + self.perspective * drawn[:, 6:14].reshape(-1, 4, 2)
@@ -194,7 +196,7 @@ def _column(values: NDArray[np.float64], like: Tensor) -> Tensor:
     return torch.from_numpy(values).to(like)[:, None, None, None]
 
 
-def _homography(corners: NDArray[np.float64], side: int) -> NDArray[np.float64]:
+def homography(corners: NDArray[np.float64], side: int) -> NDArray[np.float64]:
     """[R,3,3]: from places (y, x, 1) in the image to those in the patch, for its corners [R,4,2].
 
     Places are relative to one that the patch covers or nearly so: the third number it gives is 1
@@ -215,7 +217,7 @@ def _homography(corners: NDArray[np.float64], side: int) -> NDArray[np.float64]:
     return np.concatenate([solved, np.ones((rows, 1))], axis=1).reshape(rows, 3, 3)
 
 
-def _blurred(patch: Tensor, sigma: NDArray[np.float64], radius: int = 3) -> Tensor:
+def blur(patch: Tensor, sigma: NDArray[np.float64], radius: int = 3) -> Tensor:
     """Patches [R,3,p,p], each blurred by a Gaussian of its own; the rim repeats outwards."""
     at = np.arange(-radius, radius + 1)
     weights = np.exp(-0.5 * (at[None] / np.maximum(sigma, 1e-3)[:, None]) ** 2)
@@ -230,7 +232,7 @@ def _blurred(patch: Tensor, sigma: NDArray[np.float64], radius: int = 3) -> Tens
     return flat.reshape(patch.shape)
 
 
-def _jpeg(patch: Tensor, qualities: Sequence[int]) -> Tensor:
+def jpeg(patch: Tensor, qualities: Sequence[int]) -> Tensor:
     """Patches [R,3,p,p] as a JPEG file keeps them."""
     levels = (patch * 255.0).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     kept = []

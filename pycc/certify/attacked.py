@@ -68,14 +68,14 @@ def attacked_rows(
                 name = f"{method.name}-{patch_size}-{objective}"
                 out = log.file("attacks", name)
                 done = attack.run(
-                    replace(template, size=patch_size, objective=objective), victim, samples,
-                    seed=seed, pgd=None, gates=False, compare=objective == "over",
+                    victim, samples, replace(template, patch_size=patch_size, objective=objective),
+                    seed=seed, pgd=None, checks=False, compare=objective == "over",
                     candidates=weakest.candidates(method, objective), save_images=False,
                     progress=_share(progress, len(samples), f"attacking {name}"), out=out,
                     ranks=ranks, resume=out is not None and (out / MANIFEST).exists(),
                 )  # fmt: skip
-                for record in done.ordered():
-                    if record["condition"] == "none":
+                for record in done.run.ordered():
+                    if record["condition"] == "clean":
                         continue  # every other patch, optimised or not, has to stay inside
                     image, count = record["image"], record["count"]
                     bound = intervals[image, method.name, patch_size]

@@ -7,7 +7,7 @@ from functools import partial
 
 from torch import Tensor
 
-from pycc.attack.location import Candidates
+from pycc.attack.evaluation.location import Candidates
 from pycc.certify.calibration import Calibration
 from pycc.certify.maps import Objective, certified_map, shape_of
 from pycc.certify.methods.base import Certificate

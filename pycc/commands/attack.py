@@ -10,10 +10,8 @@ from typing import Any
 
 import torch
 
-from pycc import data, defense, report
-from pycc.attack.base import attacks
-from pycc.attack.engine import run as run_attack
-from pycc.attack.engine import transfer as run_transfer
+from pycc import attack, data, defense, report
+from pycc.attack import AttackRun, attacks
 from pycc.commands.attack_physical import MODES, ModeFlags
 from pycc.commands.attack_settings import (
     APAM,
@@ -29,7 +27,6 @@ from pycc.commands.base import DONE, FAILED, Context, RunCommand, argument
 from pycc.commands.machine import set_threads
 from pycc.commands.progress import say
 from pycc.registry import nearest
-from pycc.runs import Run
 from pycc.settings import Flag, flags_of, values_of
 from pycc.types import Counter
 
@@ -141,27 +138,27 @@ class Attack(RunCommand[AttackSettings]):
         counters = _Counters(settings, context.device)
         stored: dict[str, Any] = {"flags": values_of(settings)}
         if settings.black_box.transfer:
-            work: Callable[..., Run] = partial(
-                run_transfer, counters=counters.named(settings.black_box.transfer)
+            work: Callable[..., AttackRun] = partial(
+                attack.transfer, counters.named(settings.black_box.transfer)
             )
         else:
             fill = counters.fill()
             if fill is not None:
                 stored["fill"] = fill
             work = partial(
-                run_attack,
-                counter=counters.victim(fill),
-                substitutes=counters.named(settings.black_box.surrogates),
+                attack.run,
+                counters.victim(fill),
+                surrogates=counters.named(settings.black_box.surrogates),
             )
         samples, wanted = settings.samples(), settings.patches.attacks()
-        universal = any(not attack.per_image for attack in wanted)
+        universal = any(method.is_universal for method in wanted)
         train = settings.samples(train=True) if universal else None
         if context.ranks.first and wanted and not context.resume:
             _note_pictures(settings, context)
         with context.progress("megapixels") as progress:
-            run = work(
+            done = work(
+                samples,
                 wanted,
-                samples=samples,
                 train=train,
                 seed=settings.machine.seed,
                 seeds=settings.evaluation.seeds,
@@ -176,7 +173,7 @@ class Attack(RunCommand[AttackSettings]):
                 settings=stored,
                 command=context.command,
             )
-        return _report(settings, context, run, samples) if context.ranks.first else DONE
+        return _report(settings, context, done, samples) if context.ranks.first else DONE
 
 
 @dataclass(frozen=True)
@@ -217,14 +214,16 @@ class _Counters:
         )  # fmt: skip
 
 
-def _report(settings: AttackSettings, context: Context, run: Run, samples: data.Dataset) -> int:
+def _report(
+    settings: AttackSettings, context: Context, done: AttackRun, samples: data.Dataset
+) -> int:
     """Print the results, draw the pictures; the exit code."""
     if settings.attack != CLEAN:
         print(preset_text(settings))
-    print(report.table(run.summary, published=_published(settings, samples)))
-    outcomes = run.summary.get("gates", [])
+    print(report.table(done.summary, published=_published(settings, samples)))
+    outcomes = done.summary.get("checks", [])
     if outcomes:
-        print(report.gates_table(outcomes))
+        print(report.checks_table(outcomes))
     print(f"run folder: {context.run_folder}", flush=True)
     if settings.output.pictures:
         with context.progress("pictures") as progress:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
-from pycc.attack.photo import photo_table, photographed
-from pycc.attack.printing import print_kit
+from pycc.attack.physical.photo import photo_table, photographed
+from pycc.attack.physical.printing import print_kit
 from pycc.commands.base import DONE, Command, Context, folder_by_time
 from pycc.commands.flags import CounterFlags, DeviceFlags
 from pycc.data.reading import Reading

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field, fields, make_dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pycc import data, models
 from pycc.attack.base import PatchAttack, attacks
-from pycc.attack.pgd import PGD
-from pycc.attack.scenes import combinations
+from pycc.attack.methods.pgd import PGD
+from pycc.attack.problem import combinations
 from pycc.commands.flags import CounterFlags, DataFlags, MachineFlags
 from pycc.data.dataset import builtin as builtin_data
 from pycc.settings import flag, group, values_of
@@ -50,38 +49,6 @@ def methods() -> list[str]:
     return [*attacks.names(), CLEAN]
 
 
-_RENAMED = {"size": "patch_size", "draws": "eot_samples"}
-"""Flags of another name than the field of the attack."""
-_NAMES = {"init": lambda: ("noise",)}
-"""Built-in names that may stand in the place of a path."""
-_ADVANCED = frozenset(
-    {"shape", "top_left", "init", "beta", "optimiser", "momentum", "smoothness", "restarts",
-     "eot_samples", "sampling"}
-)  # fmt: skip
-"""Flags that few people need."""
-
-
-def method_settings(kind: type[PatchAttack]) -> type[Any]:
-    """The fields of an attack as a settings dataclass."""
-    hints = typing.get_type_hints(kind)
-    made = [
-        (
-            _RENAMED.get(entry.name, entry.name),
-            hints[entry.name],
-            field(
-                default=entry.default,
-                metadata={
-                    **entry.metadata,
-                    "names": _NAMES.get(entry.name),
-                    "advanced": _RENAMED.get(entry.name, entry.name) in _ADVANCED,
-                },
-            ),
-        )
-        for entry in fields(kind)
-    ]
-    return make_dataclass(kind.__name__, made, namespace={"kind": kind}, frozen=True)
-
-
 @dataclass(frozen=True)
 class NoPatches:
     """The choice to count images without attack."""
@@ -101,23 +68,18 @@ class Patches(NoPatches):
         "image's width",
         metavar="SIZE",
     )
-    method: Any = group(method_settings(attacks[APAM]), "attack method")
+    method: PatchAttack = group(attacks[APAM], "attack method")
 
     def attacks(self) -> list[PatchAttack]:
         """One attack for each size; ValueError for a field out of range."""
-        kind: type[PatchAttack] = self.method.kind
-        values = {
-            entry.name: getattr(self.method, _RENAMED.get(entry.name, entry.name))
-            for entry in fields(kind)
-        }
-        return [kind(**{**values, "size": size}) for size in self.patch_size]
+        return [replace(self.method, patch_size=size) for size in self.patch_size]
 
 
 def variants(attack: str) -> dict[str, type[Any]]:
     """The dataclasses of the groups that ``--attack`` chooses."""
     if attack == CLEAN:
         return {"patches": NoPatches}
-    return {"patches": Patches, "method": method_settings(attacks[attack])}
+    return {"patches": Patches, "method": attacks[attack]}
 
 
 @dataclass(frozen=True)
@@ -248,7 +210,7 @@ def preset_values(chosen: Mapping[str, Any], names: Collection[str]) -> dict[str
     unknown_heads = chosen.get("unannotated") and chosen.get("target_count") is None
     if values.get("objective") == "target" and unknown_heads:
         values["objective"] = "over"
-    if attack != CLEAN and not attacks[attack].follows_gradient:
+    if attack != CLEAN and not attacks[attack].uses_gradient:
         values.pop("steps", None)
     if attack == CLEAN:  # nothing is attacked, so there is nothing to look at unless requested
         values |= {"pictures": False, "save_images": bool(chosen.get("pictures"))}

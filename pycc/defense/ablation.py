@@ -23,7 +23,7 @@ from pycc.defense.ablated_maps import (
 )
 from pycc.defense.base import Defended, DefendedModule, Defense, check_finite, defended
 from pycc.defense.retained import check_fill, check_whole
-from pycc.local import Box, Local, Remembered, Wirings, aligned, influence
+from pycc.local import Box, LastDensityCache, Local, TracedGraph, aligned, influence
 from pycc.types import Counter
 
 COMBINES = ("mean", "median")
@@ -64,7 +64,12 @@ class Ablated(Defense):
         return torch.cat([combined(counter, image) for image in images])
 
     def around(
-        self, counter: Counter, windows: Tensor, box: Box, wirings: Wirings, clean: Remembered
+        self,
+        counter: Counter,
+        windows: Tensor,
+        box: Box,
+        traced: TracedGraph,
+        clean: LastDensityCache,
     ) -> tuple[Callable[[Tensor], Tensor], Box] | None:
         """Evaluate draws that keep pixels of the box in a window around it; all others are fixed.
 
@@ -92,7 +97,7 @@ class Ablated(Defense):
         def ablate(draws: Tensor) -> Tensor:
             return torch.where(draws[:, None], part, colour).flatten(0, 1)
 
-        local = Local(counter, ablate(kept[touched]), inner, wirings=wirings)
+        local = Local(counter, ablate(kept[touched]), inner, traced=traced)
         if not local.follows_layers:
             return None  # cells at the window's border would differ from those of the image
         cells, kept_pixels = local.cells, kept[touched][..., *inner.slices]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pycc.checks import check_images
 from pycc.defense.retained import check_eval
-from pycc.local import Box, Remembered, Wirings
+from pycc.local import Box, LastDensityCache, TracedGraph
 from pycc.types import Counter
 
 
@@ -56,7 +56,12 @@ class Defense(ABC):
         """Compute the defended map [N,1,h,w] of images [N,3,H,W], people per cell."""
 
     def around(
-        self, counter: Counter, windows: Tensor, box: Box, wirings: Wirings, clean: Remembered
+        self,
+        counter: Counter,
+        windows: Tensor,
+        box: Box,
+        traced: TracedGraph,
+        clean: LastDensityCache,
     ) -> tuple[Callable[[Tensor], Tensor], Box] | None:
         """Return the defended map as a function of the pixels in ``box``, and the cells it covers.
 
@@ -72,7 +77,7 @@ class _DefendedCounter:
     counter: Counter
     """The counter without the defense."""
     defense: Defense
-    _known: tuple[Wirings, Remembered] | None = None
+    _known: tuple[TracedGraph, LastDensityCache] | None = None
 
     @property
     def stride(self) -> int:
@@ -96,7 +101,7 @@ class _DefendedCounter:
         """Return the map as a function of the pixels inside a box; see ``pycc.local.Local``."""
         check_eval(self.defense.op, self.counter)
         if self._known is None:
-            self._known = Wirings(self.counter), Remembered(self.counter)
+            self._known = TracedGraph(self.counter), LastDensityCache(self.counter)
         return self.defense.around(self.counter, windows, box, *self._known)
 
     def forward(self, images: Tensor) -> Tensor:

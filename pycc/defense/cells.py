@@ -16,7 +16,7 @@ from pycc.defense.capping import BLOCK, Caps, capped_maps
 from pycc.defense.masking import masked_maps
 from pycc.defense.retained import check_whole
 from pycc.defense.windows import window_of
-from pycc.local import Box, Local, Remembered, Wirings, aligned, influence
+from pycc.local import Box, LastDensityCache, Local, TracedGraph, aligned, influence
 from pycc.types import Counter
 
 
@@ -32,7 +32,12 @@ class OnMap(Defense):
         return self.after(counter, counter(images), (images.shape[2], images.shape[3]))
 
     def around(
-        self, counter: Counter, windows: Tensor, box: Box, wirings: Wirings, clean: Remembered
+        self,
+        counter: Counter,
+        windows: Tensor,
+        box: Box,
+        traced: TracedGraph,
+        clean: LastDensityCache,
     ) -> tuple[Callable[[Tensor], Tensor], Box] | None:
         """Evaluate the counter only around the change, and defend the updated map."""
         shape, stride = (windows.shape[2], windows.shape[3]), counter.stride
@@ -41,7 +46,7 @@ class OnMap(Defense):
             receptive_field=counter.receptive_field,
         )  # fmt: skip
         inner = box.moved(-seen.top, -seen.left)
-        local = Local(counter, windows[..., *seen.slices].contiguous(), inner, wirings=wirings)
+        local = Local(counter, windows[..., *seen.slices].contiguous(), inner, traced=traced)
         clean_maps = clean(windows)
         place = local.cells.moved(seen.top // stride, seen.left // stride)
 
@@ -76,7 +81,12 @@ class Clipped(OnMap):
         return capped_maps(density[:, 0], self.caps)[:, None]
 
     def around(
-        self, counter: Counter, windows: Tensor, box: Box, wirings: Wirings, clean: Remembered
+        self,
+        counter: Counter,
+        windows: Tensor,
+        box: Box,
+        traced: TracedGraph,
+        clean: LastDensityCache,
     ) -> tuple[Callable[[Tensor], Tensor], Box] | None:
         """Return None if the window can be counted alone, or if every cell sees the full image.
 
@@ -84,7 +94,7 @@ class Clipped(OnMap):
         """
         if self.caps.anywhere or counter.receptive_field is None:
             return None
-        return super().around(counter, windows, box, wirings, clean)
+        return super().around(counter, windows, box, traced, clean)
 
 
 def clipped(

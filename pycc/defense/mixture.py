@@ -9,7 +9,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from pycc.checks import check_images
-from pycc.local import Box, Local, Remembered
+from pycc.local import Box, LastDensityCache, Local
 from pycc.types import Counter
 
 
@@ -38,7 +38,7 @@ class Mixture(nn.Module):
             raise ValueError(f"mixed: shares must be above 0, got {shares}")
         self.shares = tuple(float(share) for share in shares)
         self.counters = tuple(counters)
-        self._clean = tuple(Remembered(counter) for counter in counters)
+        self._clean = tuple(LastDensityCache(counter) for counter in counters)
         self.parts = nn.ModuleList(c for c in counters if isinstance(c, nn.Module))
         self.training = self.parts.training = any(part.training for part in self.parts)
 

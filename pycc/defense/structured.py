@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from pycc import ops
 from pycc.defense.retained import Bands, Batch, Blocks
-from pycc.local import Box, Local, Wirings, aligned, influence
+from pycc.local import Box, Local, TracedGraph, aligned, influence
 from pycc.types import Counter
 
 
@@ -117,7 +117,7 @@ class _EmptyImage:
     """An image of one colour, and the maps of parts of another image inserted into it."""
 
     def __init__(self, counter: Counter, image: Tensor, colour: Tensor) -> None:
-        self._counter, self._wirings = counter, Wirings(counter)
+        self._counter, self._traced = counter, TracedGraph(counter)
         self._colour = colour.to(image)[:, None, None]
         with torch.no_grad():
             self._map = counter(self._colour.expand_as(image)[None].contiguous())
@@ -130,7 +130,7 @@ class _EmptyImage:
             self._locals = []
             for sides, box in kinds:
                 empty = self._colour.expand(3, *sides)[None].contiguous()
-                self._locals.append(Local(self._counter, empty, box, wirings=self._wirings))
+                self._locals.append(Local(self._counter, empty, box, traced=self._traced))
             self._kinds = kinds
         return self._locals
 

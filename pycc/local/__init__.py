@@ -5,7 +5,7 @@ different content in one small box. ``Local`` computes the changed cells from th
 """
 
 from pycc.local.box import Box, aligned, influence
-from pycc.local.local import Local, Wirings
-from pycc.local.remembered import Remembered
+from pycc.local.last_density import LastDensityCache
+from pycc.local.local import Local, TracedGraph
 
-__all__ = ["Box", "Local", "Remembered", "Wirings", "aligned", "influence"]
+__all__ = ["Box", "LastDensityCache", "Local", "TracedGraph", "aligned", "influence"]

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from pycc.local import thin
 from pycc.local.box import Box
-from pycc.local.wiring import Field, Program, UnsupportedError, embedding
+from pycc.local.program import Field, Program, UnsupportedError, embedding
 
 aten = torch.ops.aten
 

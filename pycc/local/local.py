@@ -12,11 +12,11 @@ from torch import Tensor, fx, nn
 from pycc.checks import unchecked
 from pycc.local.box import Box
 from pycc.local.layers import RULES
-from pycc.local.wiring import Field, Program, UnsupportedError, embedding
+from pycc.local.program import Field, Program, UnsupportedError, embedding
 from pycc.types import Counter
 
 
-class Wirings:
+class TracedGraph:
     """The graph of a counter's layers, traced on a window and kept per shape, dtype and device.
 
     A counter that is not an ``nn.Module``, that cannot be traced, that has a layer without a rule
@@ -25,8 +25,8 @@ class Wirings:
 
     Example:
         >>> import torch
-        >>> from pycc.local import Wirings
-        >>> graph = Wirings(torch.nn.Conv2d(3, 1, 3, padding=1)).of(torch.rand(1, 3, 8, 8))
+        >>> from pycc.local import TracedGraph
+        >>> graph = TracedGraph(torch.nn.Conv2d(3, 1, 3, padding=1)).of(torch.rand(1, 3, 8, 8))
         >>> [node.op for node in graph.graph.nodes if node.op == "call_function"]
         ['call_function']
     """
@@ -140,7 +140,7 @@ class Local:
     """Whether only the changed part of each layer is computed, rather than the full window."""
 
     def __init__(
-        self, counter: Counter, windows: Tensor, box: Box, *, wirings: Wirings | None = None
+        self, counter: Counter, windows: Tensor, box: Box, *, traced: TracedGraph | None = None
     ) -> None:
         shape = (windows.shape[-2], windows.shape[-1])
         if box.empty or box.clipped(shape) != box:
@@ -154,7 +154,7 @@ class Local:
         with torch.no_grad():
             if offered is not None:
                 built = offered(windows, box)
-            graph = None if built is not None else (wirings or Wirings(counter)).of(windows)
+            graph = None if built is not None else (traced or TracedGraph(counter)).of(windows)
             if graph is not None:
                 try:
                     built = _build(graph, windows, box)

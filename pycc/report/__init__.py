@@ -2,6 +2,6 @@
 
 from pycc.report.pictures import draw, missing_library
 from pycc.report.published import APAM_TABLE_1
-from pycc.report.summary import gates_table, summarise, table
+from pycc.report.summary import checks_table, summarise, table
 
-__all__ = ["APAM_TABLE_1", "draw", "gates_table", "missing_library", "summarise", "table"]
+__all__ = ["APAM_TABLE_1", "checks_table", "draw", "missing_library", "summarise", "table"]

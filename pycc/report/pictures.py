@@ -123,10 +123,10 @@ def _draw(panels: list[dict[str, Any]], path: Path) -> None:
 
 
 def _title(panel: dict[str, Any], clean: dict[str, Any]) -> str:
-    if panel["condition"] == "none":
+    if panel["condition"] == "clean":
         return f"clean: counted {panel['count']:,.1f}"
     share = ""
-    if clean["condition"] == "none" and clean["count"] > 0:
+    if clean["condition"] == "clean" and clean["count"] > 0:
         share = f" ({100 * (panel['count'] / clean['count'] - 1):+,.0f} %)"
     name = panel["condition"].upper()
     return f"{name}, {panel['side']} pixels: counted {panel['count']:,.1f}{share}"

@@ -12,11 +12,11 @@ from pycc.runs import Record
 
 Row = dict[str, Any]
 
-_KEY = ("victim", "size", "source", "condition")
+_KEY = ("victim", "patch_size", "surrogates", "condition")
 
 
 def summarise(records: Sequence[Record]) -> dict[str, Any]:
-    """One row for each condition, size, source and victim over the images that have a result.
+    """One row for each condition, patch size, surrogates and victim.
 
     Order of rows: victim by victim no patch and PGD, then size by size (in the order in which they
     were asked for) the baselines and the attacks. Errors are in people, shares in per cent; with
@@ -29,29 +29,33 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for record in sorted(records, key=lambda r: (int(r["index"]), r.get("seed", 0))):
         groups.setdefault(tuple(record.get(name) for name in _KEY), []).append(record)
-    victims, sizes, sources, conditions = (
+    victims, sizes, surrogates, conditions = (
         list(dict.fromkeys(record.get(name) for record in records)) for name in _KEY
     )
     sizes = [None, *(size for size in sizes if size is not None)]
-    # What nobody optimised comes first, in the order in which it was measured.
-    sources.sort(key=lambda source: source is not None)
-    fixed = [c for c in conditions if not any("path" in r for r in records if r["condition"] == c)]
+    # Baselines come first, in the order in which they were measured.
+    surrogates.sort(key=lambda label: label is not None)
+    fixed = [
+        c
+        for c in conditions
+        if not any("loss_history" in r for r in records if r["condition"] == c)
+    ]
     conditions = fixed + [c for c in conditions if c not in fixed]
     rows: list[Row] = []
     for victim in victims:
-        clean = {r["index"]: r["count"] for r in groups.get((victim, None, None, "none"), [])}
+        clean = {r["index"]: r["count"] for r in groups.get((victim, None, None, "clean"), [])}
         for size in sizes:
             noise = groups.get((victim, size, None, "noise"))
             level = None if noise is None else _row(noise, clean)["mae"]
             for condition in conditions:
-                for source in sources:
-                    group = groups.get((victim, size, source, condition))
+                for label in surrogates:
+                    group = groups.get((victim, size, label, condition))
                     if group:
                         row = _row(group, clean)
                         mae = row["mae"]
                         row["gain_over_noise"] = None if None in (mae, level) else mae - level
                         rows.append(row)
-    images = len({r["index"] for r in records if r["condition"] == "none"})
+    images = len({r["index"] for r in records if r["condition"] == "clean"})
     return {"images": images, "rows": rows}
 
 
@@ -133,14 +137,14 @@ def table(
     ``published`` holds MAE and RMSE by size in pixels (0: no patch) to stand beside the attacks.
     """
     rows = summary["rows"]
-    several = [name for name in ("victim", "source") if any(r[name] is not None for r in rows)]
-    head = ["patch", "size", *several, *(title for title, _, _ in _COLUMNS)]
+    several = [name for name in ("victim", "surrogates") if any(r[name] is not None for r in rows)]
+    head = ["patch", "patch size", *several, *(title for title, _, _ in _COLUMNS)]
     head.insert(head.index("MAE") + 1, "95 %")
     if published:
         head += ["published MAE", "RMSE"]
     lines = [head]
     for row in rows:
-        size = "" if row["size"] is None else str(row["size"])
+        size = "" if row["patch_size"] is None else str(row["patch_size"])
         names = [str(row[name] or "") for name in several]
         line = [row["condition"], size, *names, *(_cell(row, *c[1:]) for c in _COLUMNS)]
         ends = _cell(row, "mae_low", 1), _cell(row, "mae_high", 1)
@@ -160,7 +164,7 @@ def table(
     if any(row["mae"] is None for row in rows):
         text.append("images without annotation: errors against their heads are unknown")
     for row in rows:
-        if row["condition"] == "none" and "mae_by_group" in row:
+        if row["condition"] == "clean" and "mae_by_group" in row:
             found = ", ".join(f"{name} {mae:,.1f}" for name, mae in row["mae_by_group"].items())
             by = " ".join(str(row[name]) for name in several if row[name] is not None)
             text.append(
@@ -194,17 +198,17 @@ def aligned(lines: Sequence[Sequence[str]], left: int) -> list[str]:
 
 
 def _beside(row: Row, published: Mapping[int, tuple[float, float]]) -> list[str]:
-    size = 0 if row["condition"] == "none" else row["size"]
-    optimised = row["condition"] == "none" or row.get("source") is None
+    size = 0 if row["condition"] == "clean" else row["patch_size"]
+    optimised = row["condition"] == "clean" or row.get("surrogates") is None
     fixed = row["condition"] in ("grey", "black", "noise", "crowd", "pgd")
     found = published.get(size) if optimised and not fixed and isinstance(size, int) else None
     return ["", ""] if found is None else [f"{value:,.1f}" for value in found]
 
 
-def gates_table(outcomes: Sequence[Mapping[str, str]]) -> str:
-    """The gates of a run as aligned text: verdict, name, figure."""
-    lines = [[gate["verdict"], gate["name"], gate["figure"]] for gate in outcomes]
-    return "\n".join(aligned([["gate", "", "found"], *lines], 3))
+def checks_table(outcomes: Sequence[Mapping[str, str]]) -> str:
+    """The checks of a run as aligned text: verdict, name, figure."""
+    lines = [[check["verdict"], check["name"], check["figure"]] for check in outcomes]
+    return "\n".join(aligned([["check", "", "figure"], *lines], 3))
 
 
 def _cell(row: Row, field: str, digits: int) -> str:

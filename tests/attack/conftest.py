@@ -11,8 +11,7 @@ from support.crowds import make_sample
 from torch import Tensor, nn
 
 from pycc.attack import PatchAttack, Problem
-from pycc.attack.stage import Clean, Member, Stage
-from pycc.attack.survey import Shelf, survey
+from pycc.attack.evaluation.builder import Member
 from pycc.types import Sample
 
 FIELD = 20
@@ -53,10 +52,10 @@ def make_problem(
     attack: PatchAttack, counter: Any, samples: list[Sample], seed: int = 0
 ) -> Problem:
     """What a run would hand to ``attack`` as one batch."""
-    found = survey(samples, [attack], counter.stride, seed=seed)
+    found = check_samples(samples, [attack], counter.stride, seed=seed)
     if isinstance(counter, nn.Module):
         counter.eval().requires_grad_(False)
-    stage = Stage([Member(counter)], Shelf(samples), Clean())
+    stage = ProblemBuilder([Member(counter)], SampleCache(samples), CleanCounts())
     places = [attack.place(item.shape, seed=seed, image=item.index) for item in found.items]
     return stage.problem(attack, found.items, places)
 

@@ -13,20 +13,20 @@ from torch import Tensor
 
 from pycc import attack, metrics, ops
 from pycc.attack import APAM, PGD
-from pycc.attack.cells import cell_density
-from pycc.attack.survey import counted_points
+from pycc.attack.evaluation.cells import cell_density
+from pycc.attack.evaluation.checked import counted_points
 from pycc.data import load_image, quantize
 from pycc.grid import cell_weight
 from pycc.runs import RESULTS, SUMMARY, Run
 from pycc.types import Sample
 
-ATTACKS = [APAM(size=6, steps=2), APAM(size=0.2, steps=2, shape="disc")]
+ATTACKS = [APAM(patch_size=6, steps=2), APAM(patch_size=0.2, steps=2, shape="disc")]
 BASELINES = ("grey", "black", "noise", "crowd")
 
 
-def run(*arguments: Any, **options: Any) -> Run:
+def run(*arguments: Any, **options: Any) -> attack.AttackRun:
     """``attack.run`` without what is tested elsewhere."""
-    return attack.run(*arguments, **{"gates": False, "pgd": PGD(steps=1), **options})
+    return attack.run(*arguments, **{"checks": False, "pgd": PGD(steps=1), **options})
 
 
 @pytest.fixture
@@ -36,24 +36,24 @@ def samples(sample) -> list[Sample]:
 
 
 def test_every_condition_of_every_image_is_measured(samples, tiny) -> None:
-    done = run(ATTACKS, tiny(), samples)
-    found = [(r["index"], r["condition"], r["size"]) for r in done.records]
-    wanted = [(i, c, None) for i in range(3) for c in ("none", "pgd")]
+    done = run(tiny(), samples, ATTACKS)
+    found = [(r["index"], r["condition"], r["patch_size"]) for r in done.run.records]
+    wanted = [(i, c, None) for i in range(3) for c in ("clean", "pgd")]
     wanted += [(i, c, s) for i in range(3) for c in (*BASELINES, "apam") for s in (6, 0.2)]
     assert sorted(found, key=str) == sorted(wanted, key=str)
     assert [row["condition"] for row in done.summary["rows"]] == [
-        "none", "pgd", *BASELINES, "apam", *BASELINES, "apam",
+        "clean", "pgd", *BASELINES, "apam", *BASELINES, "apam",
     ]  # fmt: skip
     assert done.summary["images"] == 3
 
 
 def test_counts_are_those_of_the_stored_images(tmp_path: Path, samples, tiny) -> None:
     counter = tiny()
-    done = run(ATTACKS, counter, samples, out=tmp_path / "run")
+    done = run(counter, samples, ATTACKS, out=tmp_path / "run")
     counter.eval()
     checked = 0
-    for record in done.records:
-        if record["condition"] not in ("none", "apam"):
+    for record in done.run.records:
+        if record["condition"] not in ("clean", "apam"):
             continue
         image = load_image(tmp_path / "run" / "images" / f"{record['file']}.png")
         with torch.no_grad():
@@ -67,8 +67,8 @@ def test_counts_are_those_of_the_stored_images(tmp_path: Path, samples, tiny) ->
 def test_an_attacked_image_differs_from_the_clean_one_inside_the_patch_only(
     tmp_path: Path, samples, tiny
 ) -> None:
-    done = run(ATTACKS, tiny(), samples, out=tmp_path / "run")
-    for record in done.records:
+    done = run(tiny(), samples, ATTACKS, out=tmp_path / "run")
+    for record in done.run.records:
         if record["condition"] != "apam":
             continue
         clean = samples[record["index"]].image
@@ -89,23 +89,23 @@ def test_an_attacked_image_differs_from_the_clean_one_inside_the_patch_only(
 
 def test_rounding_in_memory_gives_the_same_numbers(tmp_path: Path, samples, tiny) -> None:
     runs = [
-        run(ATTACKS, tiny(), samples, out=tmp_path / "files"),
-        run(ATTACKS, tiny(), samples, out=tmp_path / "bare", save_images=False),
-        run(ATTACKS, tiny(), samples),
+        run(tiny(), samples, ATTACKS, out=tmp_path / "files"),
+        run(tiny(), samples, ATTACKS, out=tmp_path / "bare", save_images=False),
+        run(tiny(), samples, ATTACKS),
     ]
-    assert runs[0].records == runs[1].records == runs[2].records
+    assert runs[0].run.records == runs[1].run.records == runs[2].run.records
     assert not (tmp_path / "bare" / "images").exists()
 
 
 def test_the_summary_is_what_the_measures_say(samples, tiny) -> None:
-    done = run(ATTACKS, tiny(), samples)
-    clean = [r["count"] for r in done.records if r["condition"] == "none"]
+    done = run(tiny(), samples, ATTACKS)
+    clean = [r["count"] for r in done.run.records if r["condition"] == "clean"]
     for row in done.summary["rows"]:
         group = sorted(
             (
                 r
-                for r in done.records
-                if (r["condition"], r["size"]) == (row["condition"], row["size"])
+                for r in done.run.records
+                if (r["condition"], r["patch_size"]) == (row["condition"], row["patch_size"])
             ),
             key=lambda r: r["index"],
         )
@@ -119,21 +119,21 @@ def test_the_summary_is_what_the_measures_say(samples, tiny) -> None:
 
 
 def test_an_optimised_patch_beats_noise(samples, tiny) -> None:
-    strong = APAM(size=24, steps=15, step_size=16 / 255, objective="over", smoothness=0.0)
-    rows = run(strong, tiny(), samples).summary["rows"]
+    strong = APAM(patch_size=24, steps=15, step_size=16 / 255, objective="over", smoothness=0.0)
+    rows = run(tiny(), samples, strong).summary["rows"]
     count = {row["condition"]: row["mean_count"] for row in rows}
-    assert count["apam"] > 1.1 * max(count[name] for name in (*BASELINES, "none"))
+    assert count["apam"] > 1.1 * max(count[name] for name in (*BASELINES, "clean"))
 
 
 def test_no_attack_counts_only(samples, tiny) -> None:
-    done = run((), tiny(), samples)
-    assert [row["condition"] for row in done.summary["rows"]] == ["none"]
-    assert len(done.records) == 3
+    done = run(tiny(), samples, ())
+    assert [row["condition"] for row in done.summary["rows"]] == ["clean"]
+    assert len(done.run.records) == 3
 
 
 def test_cells_outside_the_region_do_not_count(sample, tiny) -> None:
     whole, part = sample(0), sample(0, region=True)
-    counted = run((), tiny(), [part]).records[0]
+    counted = run(tiny(), [part], ()).run.records[0]
     counter = tiny().eval()
     with torch.no_grad():
         density = counter(whole.image[None])[0, 0].double()
@@ -148,11 +148,13 @@ def test_cells_outside_the_region_do_not_count(sample, tiny) -> None:
 
 
 def test_a_patch_outside_the_region_changes_no_loss(sample, tiny, problem) -> None:
-    attack_ = APAM(size=6, location="given", top_left=(0, 0), transform="none", smoothness=0.0)
+    attack_ = APAM(
+        patch_size=6, location="given", top_left=(0, 0), transform="none", smoothness=0.0
+    )
     made = problem(attack_, tiny(), [sample(0, region=True)])
     found = attack_.optimise(made, seed=0, step_done=lambda _: None)
-    assert torch.equal(found.patch, quantize(attack_.start(made.index, 6, 0)))
-    assert found.zero == (1.0,)
+    assert torch.equal(found.patches, quantize(attack_.start(made.index, 6, 0)))
+    assert found.zero_gradient == (1.0,)
 
 
 def test_cell_weight_of_an_incomplete_last_cell() -> None:
@@ -175,8 +177,8 @@ def test_density_keeps_every_head_whatever_the_map_keeps(cells, sample) -> None:
 
 
 def test_an_image_without_heads(tiny, sample) -> None:
-    done = run(APAM(size=6, steps=2), tiny(), [sample(heads=0)])
-    assert {r["truth"] for r in done.records} == {0}
+    done = run(tiny(), [sample(heads=0)], APAM(patch_size=6, steps=2))
+    assert {r["truth"] for r in done.run.records} == {0}
 
 
 def test_points_outside_are_dropped_with_a_warning(tiny, sample) -> None:
@@ -192,7 +194,7 @@ def test_the_counter_is_left_as_it_was(samples, tiny) -> None:
     counter.net[0].eval()
     counter.net[3].weight.requires_grad_(False)
     before = {name: value.clone() for name, value in counter.state_dict().items()}
-    run(ATTACKS[0], counter, samples)
+    run(counter, samples, ATTACKS[0])
     assert counter.training
     assert counter.net[6].training
     assert not counter.net[0].training
@@ -212,7 +214,7 @@ def test_a_counter_need_not_be_a_module(samples, tiny) -> None:
         def __call__(self, images: Tensor) -> Tensor:
             return self.inner(images)
 
-    plain, module = (run(ATTACKS, made, samples).records for made in (Plain(), tiny()))
+    plain, module = (run(made, samples, ATTACKS).run.records for made in (Plain(), tiny()))
     for one, other in zip(plain, module, strict=True):
         # The sums of a window and of its changed part are rounded differently.
         assert one["count"] == pytest.approx(other["count"], rel=1e-3)
@@ -233,16 +235,16 @@ def test_a_defended_counter_is_attacked_like_any_other(samples, tiny) -> None:
             cells: Tensor = self.inner(ablated)
             return cells.unflatten(0, (len(images), 4)).mean(1)
 
-    strong = APAM(size=24, steps=15, step_size=0.1, objective="over", smoothness=0.0)
-    rows = run(strong, Ablated(), samples[:2]).summary["rows"]
+    strong = APAM(patch_size=24, steps=15, step_size=0.1, objective="over", smoothness=0.0)
+    rows = run(Ablated(), samples[:2], strong).summary["rows"]
     count = {row["condition"]: row["mean_count"] for row in rows}
-    assert count["apam"] > 1.01 * max(count[name] for name in (*BASELINES, "none"))
+    assert count["apam"] > 1.01 * max(count[name] for name in (*BASELINES, "clean"))
 
 
 def test_threads_and_order_of_sizes_do_not_change_patches(samples, tiny) -> None:
     # One objective for all, so that PGD has the same; the first attack is what it stands beside.
-    forth = run(ATTACKS, tiny(), samples).records
-    back = run(ATTACKS[::-1], tiny(), samples).records
+    forth = run(tiny(), samples, ATTACKS).run.records
+    back = run(tiny(), samples, ATTACKS[::-1]).run.records
     assert sorted(map(str, forth)) == sorted(map(str, back))
 
 
@@ -254,7 +256,7 @@ def test_a_run_stopped_at_any_result_resumes_to_the_same_bytes(
     tmp_path: Path, samples, tiny, monkeypatch
 ) -> None:
     whole = tmp_path / "whole"
-    run(ATTACKS, tiny(), samples, out=whole, gates=False)
+    run(tiny(), samples, ATTACKS, out=whole, checks=False)
     lines = len((whole / RESULTS).read_bytes().splitlines())
     append = Run.append
     for last in range(lines):
@@ -268,11 +270,11 @@ def test_a_run_stopped_at_any_result_resumes_to_the_same_bytes(
         with monkeypatch.context() as patched:
             patched.setattr(Run, "append", stop)
             with pytest.raises(Killed):
-                run(ATTACKS, tiny(), samples, out=folder, gates=False)
+                run(tiny(), samples, ATTACKS, out=folder, checks=False)
         assert not (folder / SUMMARY).exists()
         with (folder / RESULTS).open("ab") as file:
             file.write(b'{"condition": "apam", "cou')
-        run(ATTACKS, tiny(), samples, out=folder, resume=True, gates=False)
+        run(tiny(), samples, ATTACKS, out=folder, resume=True, checks=False)
         for name in (RESULTS, SUMMARY):
             assert (folder / name).read_bytes() == (whole / name).read_bytes()
     for file in sorted((whole / "images").iterdir()):
@@ -280,10 +282,10 @@ def test_a_run_stopped_at_any_result_resumes_to_the_same_bytes(
 
 
 def test_a_finished_run_resumes_without_work(tmp_path: Path, samples, tiny) -> None:
-    first = run(ATTACKS, tiny(), samples, out=tmp_path / "run")
+    first = run(tiny(), samples, ATTACKS, out=tmp_path / "run")
     told: list[float] = []
     again = run(
-        ATTACKS, tiny(), samples, out=tmp_path / "run", resume=True,
+        tiny(), samples, ATTACKS, out=tmp_path / "run", resume=True,
         progress=lambda done, total, label: told.append(total),
     )  # fmt: skip
     assert told == []
@@ -294,7 +296,7 @@ def test_a_finished_run_resumes_without_work(tmp_path: Path, samples, tiny) -> N
 def test_a_resumed_run_refuses_other_settings_data_and_weights(
     change: str, tmp_path: Path, samples, tiny
 ) -> None:
-    run(ATTACKS[0], tiny(), samples, out=tmp_path / "run")
+    run(tiny(), samples, ATTACKS[0], out=tmp_path / "run")
     before = (tmp_path / "run" / RESULTS).read_bytes()
     chosen, counter, options = ATTACKS[0], tiny(), {}
     if change == "data":
@@ -306,23 +308,23 @@ def test_a_resumed_run_refuses_other_settings_data_and_weights(
     if change == "save_images":
         options = {"save_images": False}
     if change == "attacks.0.steps":
-        chosen = APAM(size=6, steps=3)
+        chosen = APAM(patch_size=6, steps=3)
     with pytest.raises(
         ValueError,
         match=rf"keeps its settings, data and weights; .*(settings|fingerprints)\.{change}",
     ):
-        run(chosen, counter, samples, out=tmp_path / "run", resume=True, **options)
+        run(counter, samples, chosen, out=tmp_path / "run", resume=True, **options)
     assert (tmp_path / "run" / RESULTS).read_bytes() == before
 
 
 def test_resume_needs_a_folder(samples, tiny) -> None:
     with pytest.raises(ValueError, match="resume needs the run folder"):
-        run(ATTACKS, tiny(), samples, resume=True)
+        run(tiny(), samples, ATTACKS, resume=True)
 
 
 def test_progress_reaches_its_total(samples, tiny) -> None:
     told: list[tuple[float, float, str]] = []
-    run(ATTACKS, tiny(), samples, progress=lambda *state: told.append(state))
+    run(tiny(), samples, ATTACKS, progress=lambda *state: told.append(state))
     done = [state[0] for state in told]
     assert done == sorted(done)
     assert done[-1] == pytest.approx(told[-1][1])
@@ -340,38 +342,38 @@ def test_bad_input_leaves_nothing_behind(tmp_path: Path, samples, sample, tiny) 
         "x: roi must be": [Sample("x", image, points, torch.ones(3, 3, dtype=torch.bool))],
     }
     for says, broken in bad.items():
-        chosen = APAM(size=70) if "size 70" in says else ATTACKS[0]
+        chosen = APAM(patch_size=70) if "size 70" in says else ATTACKS[0]
         usable = [sample(0, shape=(80, 80)), *broken[1:]] if "size 70" in says else broken
         with pytest.raises(ValueError, match=says):
-            run(chosen, tiny(), usable, out=tmp_path / "run")
+            run(tiny(), usable, chosen, out=tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
 
 def test_two_attacks_of_one_size_are_refused(samples, tiny) -> None:
     with pytest.raises(ValueError, match="must differ in name or size"):
-        run([ATTACKS[0], APAM(size=6, steps=9)], tiny(), samples)
+        run(tiny(), samples, [ATTACKS[0], APAM(patch_size=6, steps=9)])
 
 
 def test_a_counter_that_contradicts_its_stride_is_told(samples, tiny) -> None:
     counter = tiny()
     counter.stride = 3
     with pytest.raises(ValueError, match="scene 0: a map of stride 3 must have 21 cells"):
-        run(ATTACKS[0], counter, samples)
+        run(counter, samples, ATTACKS[0])
 
 
 def test_a_counter_of_nonsense_is_told(samples, tiny) -> None:
     counter = tiny()
     counter.net[7].bias.data.fill_(float("nan"))
     with pytest.raises(ValueError, match="scene 0: the counter's map must be finite"):
-        run(ATTACKS[0], counter, samples)
+        run(counter, samples, ATTACKS[0])
 
 
 def test_the_manifest_says_what_was_done(tmp_path: Path, samples, tiny) -> None:
-    run(ATTACKS, tiny(), samples, seed=3, out=tmp_path / "run", command=["x"])
+    run(tiny(), samples, ATTACKS, seed=3, out=tmp_path / "run", command=["x"])
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["settings"]["seed"] == 3
     assert manifest["command"] == ["x"]
-    assert [a["size"] for a in manifest["settings"]["attacks"]] == [6, 0.2]
+    assert [a["patch_size"] for a in manifest["settings"]["attacks"]] == [6, 0.2]
     assert set(manifest["fingerprints"]) == {"data", "weights"}
     assert manifest["environment"]["ops"]["running"] in ("compiled", "reference")
 
@@ -379,14 +381,14 @@ def test_the_manifest_says_what_was_done(tmp_path: Path, samples, tiny) -> None:
 def test_no_warning_escapes(samples, tiny) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        run(ATTACKS, tiny(), samples)
+        run(tiny(), samples, ATTACKS)
 
 
 def test_baselines_stand_where_the_patches_do(samples, tiny) -> None:
-    moved = APAM(size=6, steps=1, location="random")
-    done = run(moved, tiny(), samples, seeds=2)
+    moved = APAM(patch_size=6, steps=1, location="random")
+    done = run(tiny(), samples, moved, seeds=2)
     places: dict[tuple[int, int], set[tuple[int, ...]]] = {}
-    for r in done.records:
+    for r in done.run.records:
         if "top_left" in r:
             places.setdefault((r["index"], r["seed"]), set()).add(tuple(r["top_left"]))
     assert all(len(found) == 1 for found in places.values())

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pycc.attack import APAM, Problem, objectives
-from pycc.attack.cells import cell_density
-from pycc.attack.objective import Aim, harm, room
-from pycc.attack.scenes import laid
+from pycc.attack.evaluation.cells import cell_density
+from pycc.attack.objective import Aim, attack_gain, can_gain
+from pycc.attack.problem import pasted
 from pycc.data import quantize
 from pycc.grid import cell_weight
 from pycc.types import Sample
@@ -83,29 +83,29 @@ def loud(counter: Any) -> Any:
         ("target", {"factor": 3.0}),
     ],
 )
-@pytest.mark.parametrize("region", [False, True])
+@pytest.mark.parametrize("with_roi", [False, True])
 def test_the_loss_is_that_of_the_full_maps(
-    objective: str, wanted: dict[str, float], region: bool, tiny: Callable[..., Any],
+    objective: str, wanted: dict[str, float], with_roi: bool, tiny: Callable[..., Any],
     sample: Callable[..., Sample], problem: Callable[..., Problem],
 ) -> None:  # fmt: skip
     """Differences of losses, since a constant is left out; the box cuts out a part of the map."""
     counter = loud(tiny())
-    samples = [sample(0, region=region), sample(1, region=region)]
-    attack = APAM(size=14, shape="disc", objective=objective, **wanted)
+    samples = [sample(0, region=with_roi), sample(1, region=with_roi)]
+    attack = APAM(patch_size=14, shape="disc", objective=objective, **wanted)
     made = problem(attack, counter, samples)
     mask = attack.mask(14)
     one, other = (attack.start(made.index, 14, seed) for seed in (1, 2))
     pair = torch.stack([one, other], 1).flatten(0, 1)  # two draws of each image
-    (scenes,) = made.scenes
-    both = [scenes.change(laid(scenes, patch, mask)) for patch in (one, other)]
+    (region,) = made.regions
+    both = [region.change(pasted(region, patch, mask)) for patch in (one, other)]
     assert both[0].shape[-1] < 80 // 4
-    losses = objectives[objective](torch.cat(both, 1), scenes, attack.aim)
+    losses = objectives[objective](torch.cat(both, 1), region, attack.aim)
     assert losses.shape == (2, 2)
     for row, each in enumerate(samples):
         clean = whole_map(counter, quantize(each.image))
         truth = cell_density(each, clean.shape, 4).double().numpy()
         weight = cell_weight(each.roi, clean.shape, 4).double().numpy()
-        heads = int(scenes.truth[row])
+        heads = int(region.truth[row])
         expected = [
             written_out(objective, attack.aim, whole_map(counter, attacked(each, attack, patch)),
                         clean, truth, weight, heads)
@@ -113,13 +113,13 @@ def test_the_loss_is_that_of_the_full_maps(
         ]  # fmt: skip
         without = written_out(objective, attack.aim, clean, clean, truth, weight, heads)
         assert abs(expected[0] - without) > 1e-4
-        nothing = objectives[objective](torch.zeros_like(both[0]), scenes, attack.aim)[row, 0]
+        nothing = objectives[objective](torch.zeros_like(both[0]), region, attack.aim)[row, 0]
         found = losses[row].double().numpy() - float(nothing)
         assert found == pytest.approx(np.array(expected) - without, rel=2e-4, abs=2e-5)
 
 
-def scenes_of(cells: int, images: int = 2, *, seed: int = 0, dtype: Any = torch.float64) -> Any:
-    """Scenes of random numbers, as far as objectives read them."""
+def region_of(cells: int, images: int = 2, *, seed: int = 0, dtype: Any = torch.float64) -> Any:
+    """AttackedRegion of random numbers, as far as objectives read them."""
     generator = torch.Generator().manual_seed(seed)
 
     def rand(*shape: int) -> Tensor:
@@ -140,26 +140,26 @@ def scenes_of(cells: int, images: int = 2, *, seed: int = 0, dtype: Any = torch.
     st.sampled_from(list(AIMS)),
 )  # fmt: skip
 def test_without_change_nothing_is_lost(seed, factor, target_count, objective) -> None:
-    scenes, aim = scenes_of(3, seed=seed), Aim(factor, target_count)
+    region, aim = region_of(3, seed=seed), Aim(factor, target_count)
     change = torch.zeros(2, 2, 1, 3, 3, dtype=torch.float64)
-    losses = objectives[objective](change, scenes, aim)
+    losses = objectives[objective](change, region, aim)
     assert losses.shape == (2, 2)
     if objective != "target":
         assert torch.all(losses == 0)
         return
     for row in range(2):
         wanted = factor * (3 + row) if target_count is None else target_count
-        far = abs(float(scenes.count[row]) - wanted)
+        far = abs(float(region.count[row]) - wanted)
         expected = far**2 / (2 * far) if far >= 1 else far**2 / 2
         assert losses[row].tolist() == pytest.approx([expected] * 2)
 
 
 @pytest.mark.parametrize("objective", ["density", "over", "under", "target"])
 def test_what_lies_outside_the_region_does_not_matter(objective: str) -> None:
-    scenes, aim = scenes_of(3), Aim(10.0, None)
-    scenes.weight[:, :, 0] = 0.0
+    region, aim = region_of(3), Aim(10.0, None)
+    region.weight[:, :, 0] = 0.0
     change = torch.rand(2, 1, 1, 3, 3, dtype=torch.float64, requires_grad=True)
-    loss = objectives[objective](change, scenes, aim).sum()
+    loss = objectives[objective](change, region, aim).sum()
     (gradient,) = torch.autograd.grad(loss, change)
     assert torch.all(gradient[..., 0, :] == 0)
     assert torch.all(gradient[..., 1:, :] != 0)
@@ -168,37 +168,37 @@ def test_what_lies_outside_the_region_does_not_matter(objective: str) -> None:
 @pytest.mark.parametrize("objective", list(AIMS))
 def test_gradients_by_finite_differences(objective: str) -> None:
     """Of all but ``pap``, whose weights are held fixed."""
-    scenes, aim = scenes_of(2), Aim(10.0, None)
+    region, aim = region_of(2), Aim(10.0, None)
     change = torch.rand(2, 2, 1, 2, 2, dtype=torch.float64, requires_grad=True)
 
     def loss(moved: Tensor) -> Tensor:
-        return objectives[objective](moved, scenes, aim)
+        return objectives[objective](moved, region, aim)
 
     if objective != "pap":
         assert torch.autograd.gradcheck(loss, (change,))
         return
     (gradient,) = torch.autograd.grad(loss(change).sum(), change)
-    out = scenes.local.clean[:, None] + change.detach()
-    fixed = sigmoid((scenes.density[:, None] - out).numpy())
-    assert np.allclose(gradient.numpy(), -scenes.weight[:, None].numpy() * fixed)
+    out = region.local.clean[:, None] + change.detach()
+    fixed = sigmoid((region.density[:, None] - out).numpy())
+    assert np.allclose(gradient.numpy(), -region.weight[:, None].numpy() * fixed)
 
 
 def test_the_slope_of_a_target_is_near_one_at_first() -> None:
     """Images of small and large crowds then weigh alike; too many people push down, too few up."""
-    scenes = scenes_of(2)
+    region = region_of(2)
     for wanted, sign in ((0.0, 1.0), (1000.0, -1.0)):
         change = torch.zeros(2, 1, 1, 2, 2, dtype=torch.float64, requires_grad=True)
-        loss = objectives["target"](change, scenes, Aim(10.0, wanted)).sum()
+        loss = objectives["target"](change, region, Aim(10.0, wanted)).sum()
         (gradient,) = torch.autograd.grad(loss, change)
-        assert torch.allclose(gradient, sign * scenes.weight[:, None])
+        assert torch.allclose(gradient, sign * region.weight[:, None])
 
 
 @given(st.floats(0.1, 1e4), st.floats(0, 1e4), st.floats(0, 1e4))
 def test_a_target_loss_falls_exactly_where_the_count_comes_nearer(clean, wanted, count) -> None:
-    scenes = scenes_of(1, images=1)
-    scenes.weight[:], scenes.count[:] = 1.0, clean
+    region = region_of(1, images=1)
+    region.weight[:], region.count[:] = 1.0, clean
     change = torch.tensor([0.0, count - clean], dtype=torch.float64).view(1, 2, 1, 1, 1)
-    losses = objectives["target"](change, scenes, Aim(10.0, wanted))[0]
+    losses = objectives["target"](change, region, Aim(10.0, wanted))[0]
     nearer = abs(count - wanted) - abs(clean - wanted)
     if abs(nearer) > 1e-6:
         assert bool(losses[1] < losses[0]) == (nearer < 0)
@@ -230,18 +230,20 @@ def test_a_target_loss_falls_exactly_where_the_count_comes_nearer(clean, wanted,
 )
 def test_harm_by_hand(objective: str, aim: Aim, count: float, expected: float) -> None:
     """Of a clean count of 100 where 90 people are annotated."""
-    assert harm(objective, aim, count=count, clean=100.0, truth=90.0) == pytest.approx(expected)
-    assert harm(objective, aim, count=100.0, clean=100.0, truth=90.0) == 0
+    assert attack_gain(objective, aim, count=count, clean=100.0, truth=90.0) == pytest.approx(
+        expected
+    )
+    assert attack_gain(objective, aim, count=100.0, clean=100.0, truth=90.0) == 0
 
 
 @pytest.mark.parametrize("objective", ["over", "under", "target"])
 @given(count=st.floats(0, 500), clean=st.floats(0, 500))
 def test_harm_and_loss_agree_in_sign(objective: str, count: float, clean: float) -> None:
-    scenes, aim = scenes_of(1, images=1), Aim(10.0, 120.0 if objective == "target" else None)
-    scenes.weight[:], scenes.count[:] = 1.0, clean
+    region, aim = region_of(1, images=1), Aim(10.0, 120.0 if objective == "target" else None)
+    region.weight[:], region.count[:] = 1.0, clean
     change = torch.tensor([0.0, count - clean], dtype=torch.float64).view(1, 2, 1, 1, 1)
-    losses = objectives[objective](change, scenes, aim)[0]
-    done = harm(objective, aim, count=count, clean=clean, truth=12.0)
+    losses = objectives[objective](change, region, aim)[0]
+    done = attack_gain(objective, aim, count=count, clean=clean, truth=12.0)
     if abs(done) > 1e-6:
         assert bool(losses[1] < losses[0]) == (done > 0)
 
@@ -263,11 +265,11 @@ def test_harm_and_loss_agree_in_sign(objective: str, count: float, clean: float)
 def test_there_is_no_room_where_the_clean_count_is_what_is_wanted(
     objective: str, aim: Aim, clean: float, expected: bool
 ) -> None:
-    assert room(objective, aim, clean=clean, truth=9.0) == expected
+    assert can_gain(objective, aim, clean=clean, truth=9.0) == expected
     if not expected:
         assert (
             max(
-                harm(objective, aim, count=count, clean=clean, truth=9.0)
+                attack_gain(objective, aim, count=count, clean=clean, truth=9.0)
                 for count in (0.0, clean, clean + 5.0)
             )
             <= 0.0

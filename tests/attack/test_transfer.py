@@ -9,13 +9,13 @@ import torch
 
 from pycc import attack
 from pycc.attack import APAM
-from pycc.attack.gates import Results
+from pycc.attack.evaluation.checks import Results
 from pycc.report import table
 from pycc.runs import RESULTS, SUMMARY
 
 CHOSEN = [
     APAM(
-        size=16, steps=20, step_size=0.25, decay="cosine", objective="over", transform="none",
+        patch_size=16, steps=20, step_size=0.25, decay="cosine", objective="over", transform="none",
         smoothness=0.0,
     )
 ]  # fmt: skip
@@ -41,63 +41,63 @@ def samples(sample):
 
 
 def rows(done) -> dict[tuple, dict]:
-    return {(r["victim"], r["source"], r["condition"]): r for r in done.summary["rows"]}
+    return {(r["victim"], r["surrogates"], r["condition"]): r for r in done.summary["rows"]}
 
 
 def test_the_matrix_has_every_source_on_every_victim(counters, samples, tmp_path: Path) -> None:
-    done = attack.transfer(CHOSEN, counters, samples, out=tmp_path / "run", gates=False)
+    done = attack.transfer(counters, samples, CHOSEN, out=tmp_path / "run", checks=False)
     found = {(v, s) for v, s, condition in rows(done) if condition == "apam"}
     singles = {(v, s) for v in "abc" for s in "abc"}
     assert found == singles | {("a", "b+c"), ("b", "a+c"), ("c", "a+b")}
     for victim in "abc":
         conditions = {c for v, s, c in rows(done) if v == victim and s is None}
-        assert conditions == {"none", "grey", "black", "noise", "crowd"}
+        assert conditions == {"clean", "grey", "black", "noise", "crowd"}
     text = table(done.summary)
-    assert text.splitlines()[0].split()[:4] == ["patch", "size", "victim", "source"]
+    assert text.splitlines()[0].split()[:4] == ["patch", "patch_size", "victim", "source"]
     images = {file.name for file in (tmp_path / "run" / "images").iterdir()}
     assert "0000-scene_0.apam-16-from-b_c.png" in images
     assert len(images) == 2 * (1 + 6)
 
 
 def test_counts_are_those_of_each_victim(counters, samples) -> None:
-    done = attack.transfer(CHOSEN, counters, samples, gates=False)
-    alone = attack.run(CHOSEN, counters["b"], samples, gates=False, pgd=None)
-    own = [r["count"] for r in alone.records if r["condition"] == "apam"]
+    done = attack.transfer(counters, samples, CHOSEN, checks=False)
+    alone = attack.run(counters["b"], samples, CHOSEN, checks=False, pgd=None)
+    own = [r["count"] for r in alone.run.records if r["condition"] == "apam"]
     found = [
         r["count"]
-        for r in done.records
-        if (r["condition"], r["victim"], r["source"]) == ("apam", "b", "b")
+        for r in done.run.records
+        if (r["condition"], r["victim"], r["surrogates"]) == ("apam", "b", "b")
     ]
     assert found == own
-    clean = {r["victim"]: r["count"] for r in done.records if r["condition"] == "none"}
+    clean = {r["victim"]: r["count"] for r in done.run.records if r["condition"] == "clean"}
     assert len(set(clean.values())) == 3
 
 
 def test_white_box_is_strongest_and_the_gate_says_so(counters, samples) -> None:
-    done = attack.transfer(CHOSEN, counters, samples)
-    by_name = {gate["name"]: gate for gate in done.summary["gates"]}
+    done = attack.transfer(counters, samples, CHOSEN)
+    by_name = {gate["name"]: gate for gate in done.summary["checks"]}
     assert by_name["white-box beats transfer"]["verdict"] == "pass"
-    results = Results(done.records, CHOSEN)
+    results = Results(done.run.records, CHOSEN)
     for victim in "abc":
         own = results.of(CHOSEN[0], victim, victim)
-        for source in set(results.sources) - {victim}:
+        for source in set(results.surrogates) - {victim}:
             theirs = results.of(CHOSEN[0], victim, source)
             assert all(theirs[index] < own[index] for index in theirs)
 
 
 def test_two_counters_have_no_ensembles(counters, samples) -> None:
     two = {name: counters[name] for name in "ab"}
-    done = attack.transfer(CHOSEN, two, samples, gates=False)
+    done = attack.transfer(two, samples, CHOSEN, checks=False)
     assert {s for _, s, c in rows(done) if c == "apam"} == {"a", "b"}
 
 
 def test_substitutes_stand_beside_the_white_box(counters, samples) -> None:
     others = {name: counters[name] for name in "bc"}
     done = attack.run(
-        CHOSEN, counters["a"], samples, substitutes=others, combine="worst", pgd=None, gates=False
+        counters["a"], samples, CHOSEN, surrogates=others, combine="worst", pgd=None, checks=False
     )
     assert {(v, s) for v, s, c in rows(done) if c == "apam"} == {(None, None), (None, "b+c")}
-    matrix = attack.transfer(CHOSEN, counters, samples, combine="worst", gates=False)
+    matrix = attack.transfer(counters, samples, CHOSEN, combine="worst", checks=False)
     assert rows(done)[None, "b+c", "apam"]["mae"] == rows(matrix)["a", "b+c", "apam"]["mae"]
     assert rows(done)[None, None, "apam"]["mae"] == rows(matrix)["a", "a", "apam"]["mae"]
 
@@ -107,14 +107,14 @@ def test_a_victim_inside_its_own_ensemble_is_refused(counters, samples, tiny, tm
     twin.load_state_dict(counters["a"].state_dict())
     for others in ({"b": counters["b"], "me": counters["a"]}, {"me": twin}):
         with pytest.raises(ValueError, match="victim itself, got it as 'me'"):
-            attack.run(CHOSEN, counters["a"], samples, substitutes=others, out=tmp_path / "run")
+            attack.run(counters["a"], samples, CHOSEN, surrogates=others, out=tmp_path / "run")
     with pytest.raises(ValueError, match="same weights as 'a' and 'z'"):
-        attack.transfer(CHOSEN, {**counters, "z": twin}, samples, out=tmp_path / "run")
+        attack.transfer({**counters, "z": twin}, samples, CHOSEN, out=tmp_path / "run")
     for name in ("a+b", "victim"):
         with pytest.raises(ValueError, match=r"must hold no \+ and not be 'victim'"):
-            attack.transfer(CHOSEN, {**counters, name: tiny()}, samples, out=tmp_path / "run")
+            attack.transfer({**counters, name: tiny()}, samples, CHOSEN, out=tmp_path / "run")
     with pytest.raises(ValueError, match="two counters or more"):
-        attack.transfer(CHOSEN, {"a": twin}, samples, out=tmp_path / "run")
+        attack.transfer({"a": twin}, samples, CHOSEN, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -125,7 +125,7 @@ def test_a_stopped_matrix_resumes_to_the_same_bytes(
     from pycc.runs import Run
 
     whole = tmp_path / "whole"
-    attack.transfer(CHOSEN, counters, samples, out=whole)
+    attack.transfer(counters, samples, CHOSEN, out=whole)
     lines = len((whole / RESULTS).read_bytes().splitlines())
     append = Run.append
     for last in (3, 7, 15, lines - 1):
@@ -139,20 +139,20 @@ def test_a_stopped_matrix_resumes_to_the_same_bytes(
         with monkeypatch.context() as patched:
             patched.setattr(Run, "append", stop)
             with pytest.raises(KeyboardInterrupt):
-                attack.transfer(CHOSEN, counters, samples, out=folder)
-        attack.transfer(CHOSEN, counters, samples, out=folder, resume=True)
+                attack.transfer(counters, samples, CHOSEN, out=folder)
+        attack.transfer(counters, samples, CHOSEN, out=folder, resume=True)
         assert (folder / SUMMARY).read_bytes() == (whole / SUMMARY).read_bytes()
 
 
 def test_several_seeds(counters, samples) -> None:
-    done = attack.run(CHOSEN, counters["a"], samples, seeds=3, seed=5, pgd=None)
+    done = attack.run(counters["a"], samples, CHOSEN, seeds=3, seed=5, pgd=None)
     (row,) = [r for r in done.summary["rows"] if r["condition"] == "apam"]
     assert row["seeds"] == 3
     assert len(set(row["mae_by_seed"])) == 3
     assert row["mae"] == pytest.approx(sum(row["mae_by_seed"]) / 3)
     for seed, mae in zip((5, 6, 7), row["mae_by_seed"], strict=True):
-        alone = attack.run(CHOSEN, counters["a"], samples, seed=seed, pgd=None, gates=False)
+        alone = attack.run(counters["a"], samples, CHOSEN, seed=seed, pgd=None, checks=False)
         (one,) = [r for r in alone.summary["rows"] if r["condition"] == "apam"]
         assert one["mae"] == mae
-    outcome = {gate["name"]: gate["verdict"] for gate in done.summary["gates"]}
+    outcome = {gate["name"]: gate["verdict"] for gate in done.summary["checks"]}
     assert outcome["three seeds or more"] == "pass"

@@ -17,7 +17,7 @@ from torch import Tensor
 from pycc import ops
 from pycc.attack import APAM, transforms
 from pycc.attack.patch import disc, noise
-from pycc.attack.transform import _blurred, _homography, _jpeg, draw
+from pycc.attack.transform import blur, draw, homography, jpeg
 from pycc.data import quantize
 
 NEUTRAL = np.zeros((1, 16))
@@ -27,7 +27,7 @@ KINDS = [("published", "single"), ("published", "nested"), ("physical", "single"
 
 
 def boxes(side: int, room: int, count: int = 1, more: tuple[int, int] = (0, 0)) -> Any:
-    """As much of ``Scenes`` as pasting needs: pixels that no patch of [0,1] can imitate."""
+    """As much of ``AttackedRegion`` as pasting needs: pixels that no patch of [0,1] can imitate."""
     shape = side + 2 * room + more[0], side + 2 * room + more[1]
     corner = torch.tensor([[room + more[0], room + more[1]]] * count)
     return SimpleNamespace(pixels=torch.full((count, 3, *shape), 7.0), top_left=corner)
@@ -43,24 +43,24 @@ def pasted(kind: str, scenes: Any, patch: Tensor, drawn: np.ndarray, **options: 
 
 
 def test_draws_depend_on_their_key_alone() -> None:
-    known = {"seed": 3, "step": 4, "draws": 2}
+    known = {"seed": 3, "step": 4, "eot_samples": 2}
     together = draw([5, 0, 9], **known)
     assert together.shape == (6, 16)
     for row, image in enumerate([5, 0, 9]):
         assert np.array_equal(together[2 * row : 2 * row + 2], draw([image], **known))
     again = [
-        {"seed": 4, "step": 4, "draws": 2},
-        {"seed": 3, "step": 5, "draws": 2},
-        {"seed": 3, "step": 4, "draws": 2, "restart": 1},
+        {"seed": 4, "step": 4, "eot_samples": 2},
+        {"seed": 3, "step": 5, "eot_samples": 2},
+        {"seed": 3, "step": 4, "eot_samples": 2, "restart": 1},
     ]
     rows = np.concatenate([together, *(draw([5, 0, 9], **other) for other in again)])
     assert len(np.unique(rows)) == rows.size
     # More draws add to those that fewer give.
-    assert np.array_equal(draw([5], seed=3, step=4, draws=7)[:2], together[:2])
+    assert np.array_equal(draw([5], seed=3, step=4, eot_samples=7)[:2], together[:2])
 
 
 def test_draws_fill_their_range() -> None:
-    rows = draw(range(500), seed=0, step=0, draws=2)
+    rows = draw(range(500), seed=0, step=0, eot_samples=2)
     assert rows.min() >= -1
     assert rows.max() < 1
     assert np.all(rows.min(0) < -0.98)
@@ -92,8 +92,8 @@ def test_the_physical_ranges() -> None:
         for name, places in (("angle", [14]), ("zoom", [15]), ("corners", range(6, 14))):
             drawn = np.zeros((1, 16))
             drawn[0, list(places)] = sign
-            ends[name, sign] = PHYSICAL._corners(side, drawn)[0] - centre
-    flat = PHYSICAL._corners(side, np.zeros((1, 16)))[0] - centre
+            ends[name, sign] = PHYSICAL.corners(side, drawn)[0] - centre
+    flat = PHYSICAL.corners(side, np.zeros((1, 16)))[0] - centre
     assert flat.tolist() == [[-10, -10], [-10, 10], [10, 10], [10, -10]]
     for sign in (-1, 1):
         assert ends["zoom", sign] == pytest.approx(flat * (1 + sign * 0.1))
@@ -141,7 +141,7 @@ def test_pixels_outside_the_warped_mask_keep_their_bits(kind, sampling, shape) -
     """Two patches tell what is covered: there both show, elsewhere the picture's bits."""
     side, room = 16, 12
     mask = APAM(shape=shape).mask(side)
-    drawn = draw([0, 1, 2], seed=1, step=0, draws=1)
+    drawn = draw([0, 1, 2], seed=1, step=0, eot_samples=1)
     scenes = boxes(side, room, 3)
     scenes.pixels = torch.rand(scenes.pixels.shape, generator=torch.Generator().manual_seed(0))
     made = [
@@ -163,7 +163,7 @@ def test_none_is_plain_pasting_for_several_draws_too() -> None:
     patch = torch.cat([picture(5, 1), picture(5, 2)])
     scenes = boxes(5, 4, 2)
     scenes.top_left = torch.tensor([[0, 3], [4, 1]])
-    made = pasted("none", scenes, patch, draw([0, 1], seed=0, step=0, draws=3))
+    made = pasted("none", scenes, patch, draw([0, 1], seed=0, step=0, eot_samples=3))
     assert len(made) == 6
     for row in range(6):
         y, x = scenes.top_left[row // 3].tolist()
@@ -175,7 +175,7 @@ def test_none_is_plain_pasting_for_several_draws_too() -> None:
 @pytest.mark.parametrize("kind", ["published", "physical"])
 def test_rows_of_several_draws_belong_to_their_image(kind: str) -> None:
     patch = torch.cat([picture(7, 1), picture(7, 2)])
-    both, drawn = boxes(7, 6, 2), draw([3, 8], seed=0, step=2, draws=3)
+    both, drawn = boxes(7, 6, 2), draw([3, 8], seed=0, step=2, eot_samples=3)
     together = pasted(kind, both, patch, drawn)
     for row in range(6):
         alone = pasted(kind, boxes(7, 6), patch[row // 3][None], drawn[row : row + 1])
@@ -202,10 +202,10 @@ def test_the_neutral_physical_transform_is_the_patch_up_to_jpeg() -> None:
 @given(st.integers(0, 2**32), st.integers(1, 40))
 @settings(max_examples=40)
 def test_homographies_bring_the_corners_home(seed: int, side: int) -> None:
-    drawn = draw([0, 1], seed=seed, step=0, draws=1)
-    corners = PHYSICAL._corners(side, drawn)
+    drawn = draw([0, 1], seed=seed, step=0, eot_samples=1)
+    corners = PHYSICAL.corners(side, drawn)
     wanted = np.array([[0, 0], [0, 1], [1, 1], [1, 0]]) * side - 0.5
-    for matrix, four in zip(_homography(corners, side), corners, strict=True):
+    for matrix, four in zip(homography(corners, side), corners, strict=True):
         found = np.concatenate([four, np.ones((4, 1))], 1) @ matrix.T
         assert found[:, :2] / found[:, 2:] == pytest.approx(wanted, abs=1e-6 * side)
         assert np.all(found[:, 2] > 0)
@@ -217,7 +217,7 @@ def test_the_physical_patch_does_not_depend_on_where_its_box_begins(side: int) -
 
     There lie the places that a perspective sends to infinity.
     """
-    patch, drawn = picture(side), draw(range(40), seed=0, step=0, draws=1)
+    patch, drawn = picture(side), draw(range(40), seed=0, step=0, eot_samples=1)
     patch = patch.expand(40, -1, -1, -1)
     near = pasted("physical", boxes(side, 3, 40), patch, drawn)
     for more in ((31, 29), (3 * side, 0), (0, 200)):
@@ -231,7 +231,7 @@ def test_the_physical_patch_does_not_depend_on_where_its_box_begins(side: int) -
 @settings(max_examples=25)
 def test_blur_is_the_truncated_gaussian(sigma: float, seed: int) -> None:
     values = torch.cat([picture(12, seed), picture(12, seed + 1)]).double()
-    blurred = _blurred(values, np.array([sigma, 0.0]))
+    blurred = blur(values, np.array([sigma, 0.0]))
     assert torch.equal(blurred[1], values[1])  # each row has its own width
     expected = [
         gaussian_filter(channel, max(sigma, 1e-3), mode="nearest", radius=3)
@@ -243,10 +243,10 @@ def test_blur_is_the_truncated_gaussian(sigma: float, seed: int) -> None:
 def test_blur_keeps_constants_and_mass() -> None:
     sigma = np.array([0.3, 1.0])
     flat = torch.full((2, 3, 9, 9), 0.3, dtype=torch.float64)
-    assert torch.allclose(_blurred(flat, sigma), flat, atol=1e-15)
+    assert torch.allclose(blur(flat, sigma), flat, atol=1e-15)
     spot = torch.zeros(2, 3, 9, 9, dtype=torch.float64)
     spot[..., 4, 4] = 1.0
-    blurred = _blurred(spot, sigma)
+    blurred = blur(spot, sigma)
     assert torch.allclose(blurred.sum((2, 3)), torch.ones(2, 3, dtype=torch.float64))
     assert torch.equal(blurred, blurred.flip(2))
     spread = blurred[1, 0, 4, 4] / blurred[1, 0, 4, 5]
@@ -256,7 +256,9 @@ def test_blur_keeps_constants_and_mass() -> None:
 @pytest.mark.parametrize(("kind", "sampling"), KINDS)
 def test_the_gradient_reaches_every_pixel_of_the_patch(kind: str, sampling: str) -> None:
     patch = (0.3 + 0.4 * picture(11)).requires_grad_()
-    made = pasted(kind, boxes(11, 8), patch, draw([0], seed=0, step=0, draws=4), sampling=sampling)
+    made = pasted(
+        kind, boxes(11, 8), patch, draw([0], seed=0, step=0, eot_samples=4), sampling=sampling
+    )
     weights = 1 + torch.rand(made.shape, generator=torch.Generator().manual_seed(1))
     (gradient,) = torch.autograd.grad((weights * made).sum(), patch)
     assert torch.all(gradient > 0)
@@ -267,9 +269,9 @@ def test_jpeg_passes_the_gradient_straight_through(monkeypatch: pytest.MonkeyPat
     seen, gradients = [], []
     for quality in (-1.0, 1.0, None):
         if quality is None:
-            monkeypatch.setattr("pycc.attack.transform._jpeg", lambda patch, _: patch)
+            monkeypatch.setattr("pycc.attack.transform.jpeg", lambda patch, _: patch)
         patch = (0.3 + 0.4 * picture(16)).requires_grad_()
-        drawn = draw([0], seed=0, step=0, draws=1)
+        drawn = draw([0], seed=0, step=0, eot_samples=1)
         drawn[0, 5] = quality or 0.0
         made = pasted("physical", boxes(16, 8), patch, drawn)
         weights = torch.rand(made.shape, generator=torch.Generator().manual_seed(1))
@@ -282,18 +284,20 @@ def test_jpeg_passes_the_gradient_straight_through(monkeypatch: pytest.MonkeyPat
 
 def test_jpeg_is_worse_for_a_lower_quality() -> None:
     patch = picture(32)[:, :1].expand(2, 3, -1, -1)
-    lost = (_jpeg(patch, [50, 95]) - patch).square().mean((1, 2, 3))
+    lost = (jpeg(patch, [50, 95]) - patch).square().mean((1, 2, 3))
     assert lost[0] > 1.5 * lost[1] > 0
 
 
 def test_a_physical_attack_beats_noise(tiny, sample, problem) -> None:
-    attack = APAM(size=24, steps=25, step_size=0.1, decay="cosine", objective="over",
-                  transform="physical", draws=2, smoothness=0.0)  # fmt: skip
+    attack = APAM(patch_size=24, steps=25, step_size=0.1, decay="cosine", objective="over",
+                  transform="physical", eot_samples=2, smoothness=0.0)  # fmt: skip
     made = problem(attack, tiny(), [sample(), sample(1)])
     mask = attack.mask(24)
-    found = attack.optimise(made, seed=0, step_done=lambda _: None).patch
+    found = attack.optimise(made, seed=0, step_done=lambda _: None).patches
     rivals = attack.start(made.index, 24, 7)
-    drawn = draw(made.index, seed=99, step=0, draws=8)
-    gained = [attack.loss(made, patch, drawn) for patch in (found, rivals)]
+    drawn = draw(made.index, seed=99, step=0, eot_samples=8)
+    gained = [attack.transformed_loss(made, patch, drawn) for patch in (found, rivals)]
     assert torch.all(gained[0] < gained[1] - 1)
-    assert torch.all(attack.judge(made, found, mask) < attack.judge(made, rivals, mask) - 1)
+    assert torch.all(
+        attack.objective_loss(made, found, mask) < attack.objective_loss(made, rivals, mask) - 1
+    )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pycc import attack
-from pycc.attack.cells import cell_density
-from pycc.attack.survey import survey
+from pycc.attack.evaluation.cells import cell_density
+from pycc.attack.evaluation.checked import check_samples
 from pycc.data.dataset import Dataset
 from pycc.types import Sample
 
@@ -18,18 +18,18 @@ def bare(sample: Sample) -> Sample:
 def test_all_or_none(sample) -> None:
     mixed = [sample(0), bare(sample(1)), sample(2)]
     with pytest.raises(ValueError, match="scene 1: not annotated, but other images are"):
-        survey(mixed, [], 4, seed=0)
-    found = survey([bare(one) for one in mixed[::2]], [], 4, seed=0)
+        check_samples(mixed, [], 4, seed=0)
+    found = check_samples([bare(one) for one in mixed[::2]], [], 4, seed=0)
     assert [item.truth for item in found.items] == [None, None]
-    assert found.fingerprint != survey(mixed[::2], [], 4, seed=0).fingerprint
+    assert found.fingerprint != check_samples(mixed[::2], [], 4, seed=0).fingerprint
 
 
 def test_patches_are_those_of_annotated_images(tiny, sample) -> None:
     """What objective over does to an image does not depend on what is known of it."""
-    chosen = attack.APAM(size=9, steps=5, objective="over", location="worst")
+    chosen = attack.APAM(patch_size=9, steps=5, objective="over", location="worst")
     samples = [sample(index, region=True) for index in range(2)]
     counts = [
-        [record["count"] for record in attack.run(chosen, tiny(), data, pgd=None).records
+        [record["count"] for record in attack.run(tiny(), data, chosen, pgd=None).run.records
          if record["condition"] != "crowd"]
         for data in (samples, [bare(one) for one in samples])
     ]  # fmt: skip
@@ -37,12 +37,12 @@ def test_patches_are_those_of_annotated_images(tiny, sample) -> None:
 
 
 def test_a_universal_patch(tiny, sample) -> None:
-    chosen = attack.Universal(size=9, steps=2, objective="under")
+    chosen = attack.Universal(patch_size=9, steps=2, objective="under")
     train = [bare(sample(index)) for index in (2, 3)]
-    done = attack.run(chosen, tiny(), [bare(sample(0))], train=train, pgd=None, gates=False)
+    done = attack.run(tiny(), [bare(sample(0))], chosen, train=train, pgd=None, checks=False)
     assert [row["mae"] for row in done.summary["rows"]] == [None] * 5
     with pytest.raises(ValueError, match="not annotated, and objective density is about"):
-        attack.run(attack.Universal(size=9), tiny(), [sample(0)], train=train)
+        attack.run(tiny(), [sample(0)], attack.Universal(patch_size=9), train=train)
 
 
 def test_there_is_no_true_density(sample) -> None:
@@ -50,7 +50,7 @@ def test_there_is_no_true_density(sample) -> None:
         cell_density(bare(sample()), (16, 20), 4)
 
 
-class Scenes(Dataset):
+class AttackedRegion(Dataset):
     """Samples in memory, of two scenes."""
 
     name, groups = "scenes", ("S1", "S2", "S1")
@@ -64,8 +64,8 @@ class Scenes(Dataset):
 
 def test_errors_by_scene(tiny, sample) -> None:
     samples = [sample(index, heads=20 * index + 5) for index in range(3)]
-    done = attack.run([], tiny(), Scenes(samples))
-    errors = [abs(record["count"] - record["truth"]) for record in done.records]
+    done = attack.run(tiny(), AttackedRegion(samples), [])
+    errors = [abs(record["count"] - record["truth"]) for record in done.run.records]
     (row,) = done.summary["rows"]
     assert row["mae_by_group"] == {
         "S1": pytest.approx((errors[0] + errors[2]) / 2),
@@ -73,7 +73,9 @@ def test_errors_by_scene(tiny, sample) -> None:
     }
     assert row["mae_over_groups"] == pytest.approx(sum(row["mae_by_group"].values()) / 2)
     assert row["mae_over_groups"] != pytest.approx(row["mae"])
-    (plain,) = attack.run([], tiny(), samples).summary["rows"]
+    (plain,) = attack.run(tiny(), samples, []).summary["rows"]
     assert plain == {name: row[name] for name in row if "group" not in name}
-    (unknown,) = attack.run([], tiny(), Scenes([bare(one) for one in samples])).summary["rows"]
+    (unknown,) = attack.run(tiny(), AttackedRegion([bare(one) for one in samples]), []).summary[
+        "rows"
+    ]
     assert "mae_by_group" not in unknown

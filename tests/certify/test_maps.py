@@ -105,10 +105,12 @@ def test_an_attack_on_the_defended_counter_stays_inside(objective: str) -> None:
             ),
         ),
     ):
-        apam = attack.APAM(size=6, steps=15, step_size=0.3, objective=objective, transform="none")
-        run = attack.run(apam, defended, [sample], pgd=None, gates=False)
-        counts = {record["condition"]: record["count"] for record in run.records}
-        assert counts["none"] == pytest.approx(interval.count, abs=1e-3)
+        apam = attack.APAM(
+            patch_size=6, steps=15, step_size=0.3, objective=objective, transform="none"
+        )
+        run = attack.run(defended, [sample], apam, pgd=None, checks=False)
+        counts = {record["condition"]: record["count"] for record in run.run.records}
+        assert counts["clean"] == pytest.approx(interval.count, abs=1e-3)
         assert all(count in interval for count in counts.values()), (interval, counts)
         lead = counts["apam"] - counts["noise"]
         assert lead >= -1e-3 if objective == "over" else lead <= 1e-3
@@ -247,12 +249,11 @@ def test_straight_through_an_attack_beats_every_flat_patch(objective: str) -> No
     with torch.no_grad():
         plain = defense.masked(counter, 20, 6.0)(image[None])
         torch.testing.assert_close(victim(image[None]), plain, rtol=1e-5, atol=1e-7)
-    apam = attack.APAM(
-        size=20, steps=30, step_size=0.25, decay="cosine", objective=objective, transform="none",
-        smoothness=0.0, location="given", top_left=(40, 50),
+    apam = attack.APAM(patch_size=20, steps=30, step_size=0.25, decay="cosine", objective=objective,
+        transform="none", smoothness=0.0, location="given", top_left=(40, 50),
     )  # fmt: skip
-    run = attack.run(apam, victim, [sample], pgd=None, gates=False)
-    counts = {r["condition"]: r["count"] for r in run.records}
+    run = attack.run(victim, [sample], apam, pgd=None, checks=False)
+    counts = {r["condition"]: r["count"] for r in run.run.records}
     flat = [counts[name] for name in ("grey", "black", "noise")]
     if objective == "over":
         assert counts["apam"] >= max(flat) - 1e-3

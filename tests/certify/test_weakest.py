@@ -94,20 +94,20 @@ def test_a_mixture_has_places_of_each_part() -> None:
 def test_an_attack_there_moves_the_count_within_its_interval(objective: str) -> None:
     sample, counter = scene(3), Bright()
     victim = defense.masked(counter, PATCH, ALLOWANCE, straight_through=True)
-    bound = certify.masked(counter, sample.image, patch_size=PATCH, allowance=ALLOWANCE)
+    bound = certify.masked(counter, sample.image, patch_patch_size=PATCH, allowance=ALLOWANCE)
     apam = attack.APAM(
-        size=PATCH, steps=20, step_size=0.3, objective=objective, transform="none",
+        patch_size=PATCH, steps=20, step_size=0.3, objective=objective, transform="none",
         smoothness=0.0, location="worst",
     )  # fmt: skip
     done = attack.run(
-        apam, victim, [sample], pgd=None, gates=False, compare=False, save_images=False,
+        victim, [sample], apam, pgd=None, checks=False, compare=False, save_images=False,
         candidates=WeakestPlaces(counter, calibration()).candidates(
             certificates["masked"](), objective
         ),
     )  # fmt: skip
-    counts = {record["condition"]: record["count"] for record in done.records}
-    assert set(counts) == {"none", "apam"}  # nothing to compare with was asked for
+    counts = {record["condition"]: record["count"] for record in done.run.records}
+    assert set(counts) == {"clean", "apam"}  # nothing to compare with was asked for
     assert bound.low <= counts["apam"] <= bound.high
     end = bound.high if objective == "over" else bound.low
     # Cells at a window's rim see little of the patch: not all of the way.
-    assert (counts["apam"] - counts["none"]) / (end - counts["none"]) > 0.1
+    assert (counts["apam"] - counts["clean"]) / (end - counts["clean"]) > 0.1

@@ -111,24 +111,26 @@ def test_bad_images(name: str) -> None:
 def test_attacks_run_on_it(name: str) -> None:
     """The gradient reaches the patch, and the count rises above the clean one and grey's."""
     apam = attack.APAM(
-        size=10, steps=4, objective="over", transform="none", step_size=0.1, smoothness=0.0
+        patch_size=10, steps=4, objective="over", transform="none", step_size=0.1, smoothness=0.0
     )
     # Looking up layers again and again takes longer than counting so few pixels without them.
     inner = Tiny(None) if name in ("blocked", "banded median") else Tiny()
     counter = DEFENSES[name](inner)
-    run = attack.run(apam, counter, [scene()], pgd=None, gates=False, save_images=False)
-    counts = {record["condition"]: record["count"] for record in run.records}
-    assert counts["apam"] > counts["none"]
+    run = attack.run(counter, [scene()], apam, pgd=None, checks=False, save_images=False)
+    counts = {record["condition"]: record["count"] for record in run.run.records}
+    assert counts["apam"] > counts["clean"]
     assert counts["apam"] >= counts["grey"]
-    (zero,) = [record["zero"] for record in run.records if record["condition"] == "apam"]
+    (zero,) = [
+        record["zero_gradient"] for record in run.run.records if record["condition"] == "apam"
+    ]
     assert zero < 1
 
 
 def test_gates_agree_on_a_defended_counter() -> None:
     """Among them that the gradient agrees with finite differences in float64."""
-    apam = attack.APAM(size=10, steps=3, objective="over", transform="none", smoothness=0.0)
+    apam = attack.APAM(patch_size=10, steps=3, objective="over", transform="none", smoothness=0.0)
     counter = defense.ablated(defense.clipped(Tiny(), 0.5), 600, draws=3, fill=0.5)
-    run = attack.run(apam, counter, [scene()], pgd=None, save_images=False)
-    verdicts = {gate["name"]: gate["verdict"] for gate in run.summary["gates"]}
+    run = attack.run(counter, [scene()], apam, pgd=None, save_images=False)
+    verdicts = {gate["name"]: gate["verdict"] for gate in run.summary["checks"]}
     assert verdicts["gradient agrees with finite differences"] == "pass"
     assert verdicts["the counter stays as it was"] == "pass"

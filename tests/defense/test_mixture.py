@@ -94,10 +94,10 @@ def test_an_attack_on_all_parts_stays_inside_the_sum_of_their_intervals(objectiv
     ]
     interval = certify.mixed(parts, [0.4, 0.6])
     assert interval.width == pytest.approx(0.4 * parts[0].width + 0.6 * parts[1].width)
-    apam = attack.APAM(size=10, steps=8, step_size=0.3, objective=objective, transform="none")
-    run = attack.run(apam, counter, [sample], pgd=None, gates=False)
-    counts = {record["condition"]: record["count"] for record in run.records}
-    assert counts["none"] == pytest.approx(interval.count, abs=1e-3)
+    apam = attack.APAM(patch_size=10, steps=8, step_size=0.3, objective=objective, transform="none")
+    run = attack.run(counter, [sample], apam, pgd=None, checks=False)
+    counts = {record["condition"]: record["count"] for record in run.run.records}
+    assert counts["clean"] == pytest.approx(interval.count, abs=1e-3)
     assert all(count in interval for count in counts.values()), (interval, counts)
     lead = counts["apam"] - counts["noise"]
     assert lead > 0.5 if objective == "over" else lead < 0

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pycc.local import Box, Local, Wirings, aligned, influence
+from pycc.local import Box, Local, TracedGraph, aligned, influence
 from pycc.types import Counter
 
 SHAPE = (161, 203)
@@ -273,15 +273,15 @@ def test_forward_mode_is_refused() -> None:
 
 
 def test_weights_changed_in_place_are_honoured(counter: Counter) -> None:
-    wirings = Wirings(counter)
+    traced = TracedGraph(counter)
     images, box = image((41, 53)), Box(8, 12, 21, 30)
     pixels = image(box.shape)
-    before = Local(counter, images, box, wirings=wirings)(pixels)
+    before = Local(counter, images, box, traced=traced)(pixels)
     with torch.no_grad():
         for tensor in (*counter.parameters(), *counter.buffers()):
             if tensor.is_floating_point():
                 tensor.mul_(1.25)
-    local = Local(counter, images, box, wirings=wirings)
+    local = Local(counter, images, box, traced=traced)
     after = counter(attacked(images, box, pixels))[..., *local.cells.slices]
     assert local.follows_layers
     close(local(pixels), after)
@@ -289,9 +289,9 @@ def test_weights_changed_in_place_are_honoured(counter: Counter) -> None:
 
 
 def test_windows_of_several_shapes_share_wirings(counter: Counter) -> None:
-    wirings = Wirings(counter)
-    assert wirings.of(image((41, 53))) is wirings.of(image((41, 53), rows=4))
-    assert wirings.of(image((41, 53))) is not wirings.of(image((40, 53)))
+    traced = TracedGraph(counter)
+    assert traced.of(image((41, 53))) is traced.of(image((41, 53), rows=4))
+    assert traced.of(image((41, 53))) is not traced.of(image((40, 53)))
 
 
 def test_the_windows_and_the_pixels_stay_as_they_are(counter: Counter) -> None:

@@ -11,9 +11,9 @@ from support import narrow
 from torch import nn
 
 from pycc import attack, models, ops
+from pycc.attack.evaluation.builder import CleanCounts, Member, ProblemBuilder
+from pycc.attack.evaluation.checked import SampleCache, check_samples
 from pycc.attack.patch import Place
-from pycc.attack.stage import Clean, Member, Stage
-from pycc.attack.survey import Shelf, survey
 from pycc.data import quantize
 from pycc.data.density import recipes, rules
 from pycc.models.base import MODELS, CounterModel
@@ -233,11 +233,11 @@ def test_a_patch_can_be_attacked(counter: CounterModel) -> None:
     narrow.positive(counter)
     for parameter in counter.parameters():
         parameter.data.mul_(0.5)
-    apam = attack.APAM(size=24, steps=3, objective="over", transform="none")
-    run = attack.run(apam, counter, [sample], pgd=None, gates=False)
-    (record,) = [r for r in run.records if r["condition"] == "apam"]
-    assert record["zero"] < 0.5
-    assert record["count"] != run.records[0]["count"]
+    apam = attack.APAM(patch_size=24, steps=3, objective="over", transform="none")
+    run = attack.run(counter, [sample], apam, pgd=None, checks=False)
+    (record,) = [r for r in run.run.records if r["condition"] == "apam"]
+    assert record["zero_gradient"] < 0.5
+    assert record["count"] != run.run.records[0]["count"]
 
 
 @torch.no_grad()
@@ -252,14 +252,14 @@ def test_a_window_tells_what_the_full_image_does(
     image = torch.rand(3, *shape, generator=generator)
     patch = torch.rand(1, 3, side, side, generator=generator)
     sample = Sample("one", image, torch.zeros(0, 2, dtype=torch.float64))
-    apam = attack.APAM(size=side, transform="none", objective="over")
-    (item,) = survey([sample], [apam], counter.stride, seed=0).items
+    apam = attack.APAM(patch_size=side, transform="none", objective="over")
+    (item,) = check_samples([sample], [apam], counter.stride, seed=0).items
     image, patch = quantize(image).double(), quantize(patch).double()
     pasted = image.clone()
     pasted[:, place[0] : place[0] + side, place[1] : place[1] + side] = patch[0]
     expected = float(counter(pasted[None]).sum() - counter(image[None]).sum())
     with ops.reference():  # in double precision
-        stage = Stage([Member(counter)], Shelf([sample]), Clean())
+        stage = ProblemBuilder([Member(counter)], SampleCache([sample]), CleanCounts())
         problem = stage.problem(apam, [item], [Place(side, place)])
         found = float(problem.added(patch, apam.mask(side).double())[0])
     assert expected != 0

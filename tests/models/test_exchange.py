@@ -43,12 +43,12 @@ def test_the_file_counts_as_the_counter_does(exported: Path) -> None:
 def test_counts_alone_are_enough_for_a_query_attack(exported: Path) -> None:
     counter = models.load(exported, stride=4)
     sample = Sample("one", IMAGES[0], torch.tensor([[40.0, 30.0]], dtype=torch.float64))
-    query = attack.attacks["query"](size=16, steps=30, objective="over")
-    run = attack.run(query, counter, [sample], pgd=None, gates=False)
-    counts = {record["condition"]: record["count"] for record in run.records}
+    query = attack.attacks["query"](patch_size=16, steps=30, objective="over")
+    run = attack.run(counter, [sample], query, pgd=None, checks=False)
+    counts = {record["condition"]: record["count"] for record in run.run.records}
     assert counts["query"] > counts["grey"]
     with pytest.raises(ValueError, match="gives no gradient"):
-        attack.run(attack.APAM(size=16, steps=2), counter, [sample], pgd=None, gates=False)
+        attack.run(counter, [sample], attack.APAM(patch_size=16, steps=2), pgd=None, checks=False)
 
 
 def test_torchscript(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.scenes import counter, scenes
+from support.regions import counter, scenes
 from torch import Tensor, nn
 
 from pycc import ops
@@ -15,7 +15,6 @@ from pycc.models import CounterModel
 from pycc.ranks import Ranks
 from pycc.train import BestErrors, TrainConfig, fit
 from pycc.train.held import fill_of, measured, split
-from pycc.train.items import Item
 from pycc.train.step import Stepper
 from pycc.train.validation import DRAWS
 from pycc.types import Counter, Sample

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pycc.attack.survey import counted_points
+from pycc.attack.evaluation.checked import counted_points
 from pycc.backdoor.poisoning.keys import keyed, names_of, shuffled
 from pycc.backdoor.poisoning.strategies import Strategy
 from pycc.backdoor.poisoning.triggers import Trigger

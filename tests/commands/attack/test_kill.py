@@ -16,7 +16,7 @@ SETTINGS = [
 ]  # fmt: skip
 RESULTS = 3 * (1 + 1 + 2 * 5)
 APPEND = "pycc.runs.folder.Run.append"
-IMAGE = "pycc.attack.measure.save_image"
+IMAGE = "pycc.attack.evaluation.recorder.save_image"
 """After an image is written, and before the result that it belongs to."""
 
 

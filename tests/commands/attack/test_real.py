@@ -25,14 +25,14 @@ def test_a_patch_on_shanghaitech(shared: Path, tmp_path: Path) -> None:
         "--out", str(out),
     ])  # fmt: skip
     summary = json.loads((out / "summary.json").read_text())
-    failed = {gate["name"] for gate in summary["gates"] if gate["verdict"] == "fail"}
+    failed = {gate["name"] for gate in summary["checks"] if gate["verdict"] == "fail"}
     # So few steps have not converged, and the run may say so.
     assert failed <= {"twice the steps bring little"}
     assert code == (1 if failed else 0)
     rows = summary["rows"]
-    found = {(row["condition"], row["size"]): row for row in rows}
+    found = {(row["condition"], row["patch_size"]): row for row in rows}
     assert found["apam", 20]["gain_over_noise"] > 60
     assert found["apam", 81]["gain_over_noise"] > 3000
-    assert found["apam", 81]["mae"] > found["apam", 20]["mae"] > found["none", None]["mae"]
+    assert found["apam", 81]["mae"] > found["apam", 20]["mae"] > found["clean", None]["mae"]
     # Untrained patches of one seventieth of the image hardly move the count.
-    assert abs(found["noise", 81]["mean_count"] / found["none", None]["mean_count"] - 1) < 0.05
+    assert abs(found["noise", 81]["mean_count"] / found["clean", None]["mean_count"] - 1) < 0.05

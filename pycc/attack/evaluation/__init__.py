@@ -1,0 +1,1 @@
+"""The evaluation of attacks: jobs, problems, places, baselines, results and sanity checks."""

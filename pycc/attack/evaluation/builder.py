@@ -1,0 +1,213 @@
+"""Build the problems that attacks work on, from images and places."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from pycc.attack.evaluation.cells import cell_density
+from pycc.attack.evaluation.checked import CheckedImage, SampleCache
+from pycc.attack.objective import DENSITY
+from pycc.attack.patch import Place
+from pycc.attack.problem import AttackedRegion, Problem
+from pycc.checks import naming
+from pycc.counters import like_of
+from pycc.data import quantize
+from pycc.grid import cell_weight
+from pycc.local import Box, Local, TracedGraph, aligned, influence
+from pycc.types import Counter
+
+if TYPE_CHECKING:
+    from pycc.attack.base import PatchAttack
+
+_KEPT = 128
+"""The number of true densities that are kept, the last used ones."""
+
+
+class Member:
+    """A counter of a run: victim, surrogate, or both."""
+
+    def __init__(self, counter: Counter, label: str | None = None) -> None:
+        self.counter = counter
+        self.label = label
+        """Its name in a run of several counters."""
+        self.traced = TracedGraph(counter)
+        self.like = like_of(counter)
+        """A tensor of the counter's device and type."""
+
+    def map(self, image: Tensor, name: str) -> Tensor:
+        """The map [1,1,h,w] of a full image [3,H,W], checked."""
+        with torch.no_grad(), naming(name, image.shape):
+            cells = self.counter(image.to(self.like)[None])
+        if not torch.isfinite(cells).all():
+            raise ValueError(f"{name}: the counter's map must be finite, got NaN or infinity")
+        stride = self.counter.stride
+        for pixels, found in zip(image.shape[1:], cells.shape[2:], strict=True):
+            if not pixels // stride <= found <= -(-pixels // stride):
+                raise ValueError(
+                    f"{name}: a map of stride {stride} must have {pixels // stride} cells "
+                    f"for {pixels} pixels, got {list(cells.shape)}"
+                )
+        return cells
+
+    def boxes(self, extent: Box, shape: tuple[int, int]) -> tuple[Box, Box]:
+        """The window of an image that an extent needs, and the box inside it that may change."""
+        stride = self.counter.stride
+        changed = aligned(extent, shape, stride)
+        field = self.counter.receptive_field
+        window = influence(changed, shape, stride=stride, receptive_field=field)
+        return window, changed.moved(-window.top, -window.left)
+
+
+class CleanCounts:
+    """The counts of clean images by each counter, each computed once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str | None, str], tuple[float, tuple[int, int]]] = {}
+
+    def remember(self, label: str | None, name: str, count: float, cells: tuple[int, int]) -> None:
+        """Keep a count that is known already."""
+        self._known[label, name] = count, cells
+
+    def __call__(
+        self, member: Member, item: CheckedImage, samples: SampleCache
+    ) -> tuple[float, tuple[int, int]]:
+        """The count of the full image and its number of cells (h, w)."""
+        key = member.label, item.name
+        if key not in self._known:
+            sample = samples[item.index]
+            cells = member.map(quantize(sample.image), item.name)
+            weight = cell_weight(sample.roi, cells.shape[-2:], member.counter.stride)
+            count = float((cells.double().cpu() * weight.double()).sum())
+            self.remember(member.label, item.name, count, (cells.shape[-2], cells.shape[-1]))
+        return self._known[key]
+
+
+class ProblemBuilder:
+    """Build the problems of attacks on the samples of one data set, for a set of counters."""
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        samples: SampleCache,
+        clean: CleanCounts,
+        *,
+        combine: str = "mean",
+    ) -> None:
+        self.members, self.samples, self.combine = tuple(members), samples, combine
+        self._clean = clean
+        self._densities: dict[tuple[int, int], Tensor] = {}
+
+    def kind(self, attack: PatchAttack, item: CheckedImage, place: Place) -> tuple[object, ...]:
+        """What images must have in common to be one problem."""
+        boxes = [member.boxes(attack.extent(place), item.shape) for member in self.members]
+        return place.side, *((window.shape, inner) for window, inner in boxes)
+
+    def pixels(self, attack: PatchAttack, item: CheckedImage, place: Place) -> int:
+        """Pixels of the windows that a step computes."""
+        windows = (m.boxes(attack.extent(place), item.shape)[0].shape for m in self.members)
+        return sum(height * width for height, width in windows)
+
+    def problem(
+        self, attack: PatchAttack, items: Sequence[CheckedImage], places: Sequence[Place]
+    ) -> Problem:
+        """The problem of images that are of one kind."""
+        extents = [attack.extent(place) for place in places]
+        regions = [self._region(attack, m, items, places, extents) for m in self.members]
+        return Problem(
+            regions,
+            tuple(item.index for item in items),
+            places[0].side,
+            combine=self.combine,
+            moved=partial(self.moved, attack, items),
+            shapes=[item.shape for item in items],
+        )
+
+    def moved(
+        self, attack: PatchAttack, items: Sequence[CheckedImage], places: Sequence[Place]
+    ) -> list[Problem]:
+        """The problems of images at places of any kind: one, or one each if kinds differ."""
+        kinds = {self.kind(attack, i, p) for i, p in zip(items, places, strict=True)}
+        if len(kinds) == 1:
+            return [self.problem(attack, items, places)]
+        return [self.problem(attack, [i], [p]) for i, p in zip(items, places, strict=True)]
+
+    def full_image(self, attack: PatchAttack, item: CheckedImage) -> Problem:
+        """The problem in which all pixels of an image may change."""
+        height, width = item.shape
+        everything, place = Box(0, 0, height, width), Place(1, (0, 0))
+        regions = [self._region(attack, m, [item], [place], [everything]) for m in self.members]
+        return Problem(regions, (item.index,), 1, combine=self.combine)
+
+    def _region(
+        self,
+        attack: PatchAttack,
+        member: Member,
+        items: Sequence[CheckedImage],
+        places: Sequence[Place],
+        extents: Sequence[Box],
+    ) -> AttackedRegion:
+        boxes = [member.boxes(e, i.shape) for e, i in zip(extents, items, strict=True)]
+        inner = boxes[0][1]
+        samples = [self.samples[item.index] for item in items]
+        windows = torch.stack(
+            [
+                quantize(sample.image[:, *window.slices]).to(member.like)
+                for sample, (window, _) in zip(samples, boxes, strict=True)
+            ]
+        )
+        local = Local(member.counter, windows, inner, traced=member.traced)
+        stride = member.counter.stride
+        known = [self._clean(member, item, self.samples) for item in items]
+        density, weight, cells = [], [], []
+        for item, sample, (window, _), (_, shape) in zip(items, samples, boxes, known, strict=True):
+            part = local.cells.moved(window.top // stride, window.left // stride)
+            if part.clipped(shape) != part:
+                raise ValueError(
+                    f"attack: a counter of stride {stride} must give the same cells for a window "
+                    f"as for the image, got {part} of {shape[0]}x{shape[1]}"
+                )
+            full = cell_weight(sample.roi, shape, stride)
+            weight.append(full[None, *part.slices])
+            if attack.objective in DENSITY:
+                density.append(self._density(item, shape, stride)[None, *part.slices])
+            # An image whose region of interest is empty has no loss, rather than one of 0 / 0.
+            cells.append(full.sum().clamp(min=1.0))
+        weights = torch.stack(weight)
+        truth = torch.tensor([item.heads for item in items], dtype=torch.float64)
+        corners = [
+            (
+                place.top_left[0] - window.top - inner.top,
+                place.top_left[1] - window.left - inner.left,
+            )
+            for place, (window, _) in zip(places, boxes, strict=True)
+        ]
+
+        def put(tensor: Tensor) -> Tensor:
+            return tensor.to(member.like)
+
+        return AttackedRegion(
+            local=local,
+            pixels=windows[..., *inner.slices].contiguous(),
+            top_left=torch.tensor(corners).to(member.like.device),
+            density=put(torch.stack(density) if density else torch.zeros_like(weights)),
+            weight=put(weights),
+            cells=put(torch.stack(cells)),
+            count=put(torch.tensor([count for count, _ in known], dtype=torch.float64)),
+            truth=put(truth),
+        )
+
+    def _density(self, item: CheckedImage, cells: tuple[int, int], stride: int) -> Tensor:
+        """The true density of a full image, kept because several attacks and steps need it."""
+        key = item.index, stride
+        density = self._densities.pop(key, None)
+        if density is None:
+            density = cell_density(self.samples[item.index], cells, stride)
+        self._densities[key] = density
+        if len(self._densities) > _KEPT:
+            del self._densities[next(iter(self._densities))]
+        return density

@@ -1,0 +1,131 @@
+"""Sanity checks of an attack run: their outcome, and the results that they look at.
+
+A check is a fact that holds for a sound attack, whatever the counter. ``result_checks`` are
+functions of a run's results; ``trial_checks`` and ``counter_checks`` try something on
+a few images. A check passes, fails or does not apply, and always states its figure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from pycc.attack.base import PatchAttack
+from pycc.attack.objective import attack_gain, can_gain
+from pycc.runs import Record
+
+TOLERANCE = 0.02
+"""Relative, by which a mean may fall short of one that it should reach."""
+NOTHING = "; a white-box attack has gained nothing"
+"""What a figure ends with if a comparison is one of nothing with nothing."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """The outcome of one check."""
+
+    name: str
+    verdict: str
+    """``pass``, ``fail`` or ``not applicable``."""
+    figure: str
+    """The measured figure, and its bound."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it speaks against the run."""
+        return self.verdict == "fail"
+
+    def json(self) -> dict[str, str]:
+        """For the run folder."""
+        return asdict(self)
+
+
+def decided(name: str, passed: bool, figure: str) -> Check:
+    """A check that applies."""
+    return Check(name, "pass" if passed else "fail", figure)
+
+
+def not_applicable(name: str, why: str) -> Check:
+    """A check that does not."""
+    return Check(name, "not applicable", why)
+
+
+def no_less(name: str, means: Sequence[tuple[float, float]], figure: str) -> Check:
+    """A check on pairs of mean attack gains: each first is above 0 and reaches its second."""
+    fine = all(own >= other - TOLERANCE * abs(other) for own, other in means)
+    gains = all(own > 0 for own, _ in means)
+    return decided(name, fine and gains, f"{figure}{'' if gains else NOTHING}")
+
+
+class Results:
+    """The results of a run by what they measure, as attack gain: people moved towards the goal.
+
+    Patches that reach no cell of the region of interest cannot gain, and neither can a patch on an
+    image whose clean count is the wanted one, such as 0 for the objective ``under``: both are left
+    out.
+    """
+
+    def __init__(self, records: Iterable[Record], attacks: Sequence[PatchAttack]) -> None:
+        self.attacks = tuple(attacks)
+        self.records = list(records)
+        self.clean = {
+            (r["victim"], r["index"]): r["count"] for r in self.records if r["condition"] == "clean"
+        }
+        self.victims = list(dict.fromkeys(r["victim"] for r in self.records))
+        names = [attack.name for attack in attacks]
+        self.reached = [
+            r for r in self.records if r["condition"] in names and r.get("reach", 1.0) > 0
+        ]
+        self.attacked = [r for r in self.reached if self.can_gain(r)]
+        self.surrogates = list(dict.fromkeys(r["surrogates"] for r in self.reached))
+
+    def attack_gain(self, record: Record, count: float | None = None) -> float:
+        """Of one result; with ``count`` of another count of the same image."""
+        attack = self.attacks[0]
+        return attack_gain(
+            attack.objective,
+            attack.aim,
+            count=record["count"] if count is None else count,
+            clean=self.clean[record["victim"], record["index"]],
+            truth=math.nan if record["truth"] is None else record["truth"],
+        )
+
+    def can_gain(self, record: Record) -> bool:
+        """Whether a patch could gain on the image of this result."""
+        attack = self.attacks[0]
+        return can_gain(
+            attack.objective,
+            attack.aim,
+            clean=self.clean[record["victim"], record["index"]],
+            truth=math.nan if record["truth"] is None else record["truth"],
+        )
+
+    def rows(self, attack: PatchAttack, surrogates: Any, *, can_gain: bool = True) -> list[Record]:
+        """Results of an attack's patches from these surrogates; ``can_gain`` False: all of them."""
+        wanted = attack.name, attack.patch_size, surrogates
+        known = self.attacked if can_gain else self.reached
+        return [r for r in known if (r["condition"], r["patch_size"], r["surrogates"]) == wanted]
+
+    def by_image(
+        self, condition: str, patch_size: Any, victim: Any, surrogates: Any
+    ) -> dict[int, float]:
+        """Attack gain of one row of the table on each of its images, the mean over seeds."""
+        wanted = condition, patch_size, victim, surrogates
+        gains: dict[int, list[float]] = {}
+        known = self.attacked if condition in {a.name for a in self.attacks} else self.records
+        for r in known:
+            if (r["condition"], r["patch_size"], r["victim"], r["surrogates"]) == wanted:
+                gains.setdefault(r["index"], []).append(self.attack_gain(r))
+        return {index: float(np.mean(values)) for index, values in gains.items()}
+
+    def of(self, attack: PatchAttack, victim: Any, surrogates: Any) -> dict[int, float]:
+        """Attack gain of an attack on each image."""
+        return self.by_image(attack.name, attack.patch_size, victim, surrogates)
+
+    def white_box(self, victim: Any) -> Any:
+        """The label of the victim itself among the surrogates."""
+        return None if None in self.surrogates else victim

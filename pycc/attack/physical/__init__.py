@@ -1,0 +1,1 @@
+"""Attacks in the physical world: printed patches and photographs."""

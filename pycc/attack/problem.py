@@ -1,0 +1,134 @@
+"""The problem of an attack: the part of each image that its patch can change, for each counter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pycc import ops
+from pycc.attack.objective import Aim, gained, objectives
+from pycc.attack.patch import Place
+from pycc.local import Local
+from pycc.registry import Registry
+
+combinations: Registry[Callable[[Tensor], Tensor]] = Registry("combination")
+"""Losses [M,N,D] of M counters -> [N,D]."""
+
+
+@combinations.register("mean")
+def _mean(losses: Tensor) -> Tensor:
+    """APAM's black-box loss (arXiv 2104.10868, eq. 9): the mean over the counters."""
+    return losses.mean(0)
+
+
+@combinations.register("worst")
+def _worst(losses: Tensor) -> Tensor:
+    """The loss of the counter that withstands best: the patch must move all of them."""
+    return losses.amax(0)
+
+
+class NoGradientError(ValueError):
+    """A gradient is needed of a counter that has none."""
+
+
+@dataclass(frozen=True, eq=False)
+class AttackedRegion:
+    """The parts of N images that a patch can change, and one counter's map of them."""
+
+    local: Local
+    """The counter's map of the cells that the patch can change, [N·D,1,hc,wc]."""
+    pixels: Tensor
+    """[N,3,h,w], RGB in [0,1]: the box of each clean image that the patch may change."""
+    top_left: Tensor
+    """[N,2] int64 (y, x): where the patch lies in its box."""
+    density: Tensor
+    """[N,1,hc,wc], people per cell: the ground truth, from the full image."""
+    weight: Tensor
+    """[N,1,hc,wc] in [0,1]: how much of a cell lies in the region of interest."""
+    cells: Tensor
+    """[N]: the sum of the weights over the full image (its number of cells without a region)."""
+    count: Tensor
+    """[N], people: the counter's count of the clean full image."""
+    truth: Tensor
+    """[N], people: the annotated heads."""
+
+    def change(self, attacked: Tensor) -> Tensor:
+        """[N,D,1,hc,wc]: the change of the map with boxes [N·D,3,h,w]."""
+        cells = self.local(attacked)
+        shape = len(self.pixels), -1, *cells.shape[1:]
+        return cells.reshape(shape) - self.local.clean[:, None]
+
+
+class Problem:
+    """The attacked regions of the same N images for each of M counters, attacked together."""
+
+    def __init__(
+        self,
+        regions: Sequence[AttackedRegion],
+        index: tuple[int, ...],
+        side: int,
+        *,
+        combine: str = "mean",
+        moved: Callable[[Sequence[Place]], list[Problem]] | None = None,
+        shapes: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        self.regions = tuple(regions)
+        self.index = index
+        """The images' positions in the data set: the keys of their randomness."""
+        self.side = side
+        """Pixels of the patch's side."""
+        self.shapes = tuple(shapes)
+        """(H, W) of the images."""
+        self.moved = moved
+        """The same images with the patch elsewhere, as one problem or several."""
+        self._combine = combine
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the device and element type that patches should have."""
+        return self.regions[0].pixels
+
+    def loss(self, paste: Callable[[AttackedRegion], Tensor], objective: str, aim: Aim) -> Tensor:
+        """[N] from what ``paste`` makes of the boxes of each counter's region, [N·D,3,h,w].
+
+        NoGradientError if the pixels need a gradient and the counter has none.
+        """
+        loss = objectives[objective]
+        losses = torch.stack(
+            [loss(_changed(region, paste(region)), region, aim) for region in self.regions]
+        )
+        return combinations[self._combine](losses).mean(1)
+
+    def reach(self) -> list[float]:
+        """N times the cells of the region of interest that a patch can change."""
+        return self.regions[0].weight.sum((1, 2, 3)).tolist()
+
+    def added(self, patch: Tensor, mask: Tensor) -> Tensor:
+        """[N]: people that patches [N,3,p,p] add to the (first) counter's count."""
+        region = self.regions[0]
+        return gained(region.change(pasted(region, patch, mask)), region)[:, 0]
+
+
+def _changed(region: AttackedRegion, pixels: Tensor) -> Tensor:
+    cells = region.change(pixels)
+    if pixels.requires_grad and not cells.requires_grad:
+        raise NoGradientError(
+            "attack: the counter gives no gradient; ask it by query, or transfer patches to it"
+        )
+    return cells
+
+
+def pasted(region: AttackedRegion, patch: Tensor, mask: Tensor) -> Tensor:
+    """The boxes with the patches, untransformed."""
+    return ops.paste_patch(region.pixels, patch, top_left=region.top_left, mask=mask)
+
+
+def replaced(image: Tensor, _: AttackedRegion) -> Tensor:
+    """The boxes are the image itself: the ``paste`` of a problem in which all pixels may change."""
+    return image
