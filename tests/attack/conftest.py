@@ -11,7 +11,8 @@ from support.crowds import make_sample
 from torch import Tensor, nn
 
 from pycc.attack import PatchAttack, Problem
-from pycc.attack.evaluation.builder import Member
+from pycc.attack.evaluation.builder import CleanCounts, Member, ProblemBuilder
+from pycc.attack.evaluation.checked import SampleCache, check_samples
 from pycc.types import Sample
 
 FIELD = 20

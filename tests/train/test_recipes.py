@@ -15,6 +15,7 @@ from pycc.models import CounterModel
 from pycc.ranks import Ranks
 from pycc.train import BestErrors, TrainConfig, fit
 from pycc.train.held import fill_of, measured, split
+from pycc.train.items import Item
 from pycc.train.step import Stepper
 from pycc.train.validation import DRAWS
 from pycc.types import Counter, Sample
