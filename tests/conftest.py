@@ -17,7 +17,6 @@ from hypothesis import HealthCheck, settings
 from numpy.lib.npyio import NpzFile
 
 import pycc.ops
-from pycc.cli import Progress
 from pycc.commands.progress import TerminalProgress
 
 # A loaded machine is no failure, and a failure should come again.
@@ -51,7 +50,6 @@ def fixture() -> Callable[[str], NpzFile]:
 def no_progress_by_the_clock() -> Iterator[None]:
     """Time stands still for the progress of commands: what they print is then theirs alone."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Progress, "clock", staticmethod(lambda: 0.0))
         patch.setattr(TerminalProgress, "clock", staticmethod(lambda: 0.0))
         yield
 

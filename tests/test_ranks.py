@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,11 +19,11 @@ from pycc.data import save_image
 from pycc.ranks import Ranks, own_device, ranks
 from pycc.runs import Run, sharded
 
-FLAGS = ["--limit", "3", "--threads", "1", "--no-pictures"]
-ATTACK = [*FLAGS, "--sizes", "20", "40", "--steps", "3", "--seeds", "2", "--no-save-images",
-          "--pgd-steps", "2", "--no-gates"]  # fmt: skip
-CERTIFY = ["--max-images", "3", "--threads", "1", "--no-pictures", "--calibration-max-images", "2",
-           "--patch-size", "40", "--method", "masked", "additive",
+FLAGS = ["--max-images", "3", "--threads", "1", "--no-pictures"]
+ATTACK = [*FLAGS, "--preset", "paper", "--patch-size", "20", "40", "--steps", "3", "--seeds", "2",
+          "--no-save-images", "--pgd-steps", "2", "--no-checks"]  # fmt: skip
+CERTIFY = [*FLAGS, "--calibration-max-images", "2", "--patch-size", "40",
+           "--method", "masked", "additive",
            "--attack", "--steps", "2"]  # fmt: skip
 
 
@@ -99,11 +100,43 @@ def test_more_processes_than_images(
 ) -> None:
     """The last one finds nothing to do and waits for the others."""
     one, three = tmp_path / "one", tmp_path / "three"
-    few = [*flags, "--data", str(scenes), "--limit", "1"]
+    few = [*flags, "--data", str(scenes), "--max-images", "1"]
     alone = command(module, *few, "--out", str(one))
     many = command(module, *few, "--out", str(three), processes=3)
     assert many.returncode == alone.returncode == 0, many.stderr
     assert (three / "summary.json").read_bytes() == (one / "summary.json").read_bytes()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("module", "flags"), [("attack", ATTACK), ("certify", CERTIFY)])
+def test_two_nodes_that_share_a_folder_find_what_one_finds(
+    tmp_path: Path, scenes: Path, module: str, flags: list[str]
+) -> None:
+    """Two launchers, as on two machines, that meet on the loopback address."""
+    flags = [*flags, "--data", str(scenes)]
+    one, two = tmp_path / "one", tmp_path / "two"
+    alone = command(module, *flags, "--out", str(one))
+    port = free_port()
+    nodes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--node-rank",
+             str(rank), "--master-addr", "127.0.0.1", "--master-port", str(port),
+             "--nproc-per-node", "1", "-m", f"pycc.{module}", *flags, "--out", str(two)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    ended = [node.communicate(timeout=HANG) for node in nodes]
+    assert [node.returncode for node in nodes] == [alone.returncode] * 2, ended
+    assert (two / "summary.json").read_bytes() == (one / "summary.json").read_bytes()
+    assert results(two) == results(one)
+    assert [out.count("run folder: ") for out, _ in ended] == [1, 0]
 
 
 @pytest.mark.long
