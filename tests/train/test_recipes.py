@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.regions import counter, scenes
+from support.scenes import counter, scenes
 from torch import Tensor, nn
 
 from pycc import ops

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pycc.attack import printing
+from pycc.attack.physical import printing
 from pycc.attack.physical.printing import Kit, print_kit
 from pycc.data import load_image
 
