@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Generic, TypeVar
 
@@ -52,6 +53,23 @@ class Registry(Generic[T]):
             return entry
 
         return add
+
+    @contextmanager
+    def registered(self, name: str, entry: T) -> Iterator[None]:
+        """Register an entry within a ``with`` block; ValueError if the name is taken.
+
+        >>> colours: Registry[str] = Registry("colour")
+        >>> with colours.registered("red", "#f00"):
+        ...     colours.names()
+        ['red']
+        >>> colours.names()
+        []
+        """
+        self.register(name)(entry)
+        try:
+            yield
+        finally:
+            del self._entries[name]
 
     def names(self) -> list[str]:
         """Return all names, in the order of registration."""

@@ -130,7 +130,7 @@ class Candidate(NamedTuple):
             return [self]
         parts = [
             Candidate(self.place, {prefix + k: v for k, v in part.items()}, prefix, self.state)
-            for prefix, part in _parts(self.tensors, name)
+            for prefix, part in state_parts(self.tensors, name)
         ]
         return parts or [self]
 
@@ -414,7 +414,7 @@ def _nearest(levels: Sequence[Mapping[str, Tensor]]) -> tuple[int, Match]:
     return most.index(max(most)), Match.SHARED if max(most) else Match.NOTHING
 
 
-def _parts(
+def state_parts(
     state: Mapping[str, Tensor], name: str | None, prefix: str = ""
 ) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Yield the shortest prefixes under which most keys of a family lie, and their content.
@@ -432,7 +432,7 @@ def _parts(
         if match and _has_most(levels[depth], name):
             yield head, group
         elif head.count(".") < _MOST_PREFIXES:
-            yield from _parts(group, name, head)
+            yield from state_parts(group, name, head)
 
 
 def _has_most(state: Mapping[str, Tensor], name: str | None) -> bool:

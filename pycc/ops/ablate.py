@@ -401,7 +401,7 @@ def ablation_indices_reference(
     where = _check.device("ablation_indices", device)
     words = partial(_next_words, Stream(seed, _PURPOSE, image=image, draw=draw), [])
     drops = k > size // 2
-    chosen = _first_distinct(words, size, size - k if drops else k)
+    chosen = first_distinct(words, size, size - k if drops else k)
     if drops:
         chosen = np.setdiff1d(np.arange(size), chosen, assume_unique=True)
     return torch.from_numpy(chosen).to(where)
@@ -415,7 +415,7 @@ def _next_words(stream: Stream, left_over: list[int], count: int) -> NDArray[np.
     return words[:count]
 
 
-def _first_distinct(
+def first_distinct(
     words: Callable[[int], NDArray[Any]], size: int, count: int, bits: int = 32
 ) -> NDArray[np.int64]:
     """Return the first ``count`` distinct integers of {0, …, size-1} of a stream of words, sorted.
@@ -424,11 +424,11 @@ def _first_distinct(
     """
     chosen = np.empty(0, np.int64)
     while len(chosen) < count:
-        chosen = np.union1d(chosen, _bounded(words(count - len(chosen)), size, bits))
+        chosen = np.union1d(chosen, bounded_words(words(count - len(chosen)), size, bits))
     return chosen
 
 
-def _bounded(words: NDArray[Any], size: int, bits: int = 32) -> NDArray[np.int64]:
+def bounded_words(words: NDArray[Any], size: int, bits: int = 32) -> NDArray[np.int64]:
     """Map words of ``bits`` random bits to integers of {0, …, size-1}, without bias.
 
     Lemire, "Fast random integer generation in an interval" (2019): a word is rejected if the lower

@@ -301,9 +301,10 @@ def _twin(
     return _domain_kept(op, torch.where(valid, result, math.nan), sizes)
 
 
-def _largest(
+def largest_count(
     log_probability: _Log, d: int | Tensor, k: int | Tensor, probability: float | Tensor
 ) -> Tensor:
+    """Compute ``largest_untouched`` with this function for the probability: kernel or twin."""
     op = "largest_untouched"
     (population, drawn), _ = _checked(op, d=d, k=k)
     bad = (population < 0) | (population > MAX_POPULATION) | (drawn < 0) | (drawn > population)
@@ -401,7 +402,7 @@ def largest_untouched(d: int | Tensor, k: int | Tensor, probability: float | Ten
         >>> [bool(ops.log_probability_untouched(1000, m, 10).exp() >= 0.5) for m in (n, n + 1)]
         [True, False]
     """
-    return _largest(log_probability_untouched, d, k, probability)
+    return largest_count(log_probability_untouched, d, k, probability)
 
 
 def largest_untouched_reference(
@@ -414,4 +415,4 @@ def largest_untouched_reference(
         >>> int(ops.largest_untouched_reference(10, 1, 0.5))  # (10 - n) / 10 >= 0.5
         5
     """
-    return _largest(log_probability_untouched_reference, d, k, probability)
+    return largest_count(log_probability_untouched_reference, d, k, probability)

@@ -80,16 +80,16 @@ class Small(CounterModel):
 
 
 def test_the_nearest_model_is_the_one_that_is_complained_about(
-    counter: CounterModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused
+    counter: CounterModel, tmp_path: Path, refused
 ) -> None:
-    monkeypatch.setitem(MODELS._entries, "small", Small)
     path = tmp_path / "w.pth"
     torch.save({"weight": torch.zeros(1, 1, 1, 1), "beta": torch.zeros(1)}, path)
     message = (
         r"does not fit small .*missing bias; unexpected beta; wrong shape weight \[1, 1, 1, 1\]"
     )
-    refused(path, message)
-    refused(path, message, name="small")
+    with MODELS.registered("small", Small):
+        refused(path, message)
+        refused(path, message, name="small")
     refused(path, "does not fit mcnn .* and 23 more; unexpected weight, beta", name="mcnn")
     # Without the first convolutions nothing is recognised, yet MCNN is by far the nearest.
     part = {key: value for key, value in counter.net.state_dict().items() if ".0.c" not in key}

@@ -20,7 +20,7 @@ from support.states import State, other_than, prefixed
 from pycc import models
 from pycc.models.base import CounterModel
 from pycc.models.weights import read_weights
-from pycc.models.wrappers import _parts
+from pycc.models.wrappers import state_parts
 
 
 def as_averaged(counter: CounterModel) -> State:
@@ -153,7 +153,7 @@ def test_no_part_of_a_family_is_another(name: str) -> None:
     with torch.device("meta"):
         state = models.create(name).net.state_dict()
     del state[next(iter(state))]  # so that it is not recognised by its first key
-    assert list(_parts(state, None)) == []
+    assert list(state_parts(state, None)) == []
 
 
 def test_a_part_that_begins_like_a_counter(tmp_path: Path, refused) -> None:

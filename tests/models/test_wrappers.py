@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -214,8 +214,15 @@ class _Wrapped(CounterModel):
         return {} if "model.net.weight" in state else None
 
 
-def test_prefixes_of_a_familys_own_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(MODELS._entries, "wrapped", _Wrapped)
+@pytest.fixture
+def wrapped() -> Iterator[None]:
+    """A family whose keys begin like a wrapper."""
+    with MODELS.registered("wrapped", _Wrapped):
+        yield
+
+
+@pytest.mark.usefixtures("wrapped")
+def test_prefixes_of_a_familys_own_are_kept() -> None:
     own = {"model.net.weight": torch.zeros(1, 3, 1, 1), "model.net.bias": torch.zeros(1)}
     for prefix, removed in (("", set()), ("module.", {"module."}), ("model.", {"model."})):
         found = unprefixed(prefixed(prefix, own))

@@ -20,7 +20,7 @@ from pycc.ops import (
     ablation_indices,
     ablation_indices_reference,
 )
-from pycc.ops.ablate import UNITS, _bounded, _first_distinct
+from pycc.ops.ablate import UNITS, bounded_words, first_distinct
 from pycc.random import Stream
 
 
@@ -162,7 +162,7 @@ def test_every_part_of_the_key_matters() -> None:
 def test_bounded_integers_are_each_given_by_as_many_words() -> None:
     words = np.arange(2**12)
     for size in range(1, 200):
-        counts = np.bincount(_bounded(words, size, bits=12), minlength=size)
+        counts = np.bincount(bounded_words(words, size, bits=12), minlength=size)
         assert (counts == 2**12 // size).all()
 
 
@@ -181,7 +181,7 @@ def test_by_enumeration_every_set_is_as_likely(size: int, k: int) -> None:
             return np.array(taken)
 
         try:
-            chosen = _first_distinct(words, size, k, bits=3)
+            chosen = first_distinct(words, size, k, bits=3)
         except IndexError:  # the sequence is too short to complete a set
             continue
         weight[tuple(chosen.tolist())] += 1

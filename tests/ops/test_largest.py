@@ -23,7 +23,7 @@ from pycc.ops import (
     largest_untouched_reference,
     log_probability_untouched,
 )
-from pycc.ops.log_probability import MAX_POPULATION, _largest
+from pycc.ops.log_probability import MAX_POPULATION, largest_count
 
 LARGEST = [largest_untouched, largest_untouched_reference]
 IMAGE = 3 * 1024 * 700
@@ -91,7 +91,7 @@ def test_a_logarithm_may_err_by_a_few_units_in_its_last_place(side, monkeypatch)
     for d, k in ((12, 5), (30, 11), (40, 20)):
         wanted = near([ratio(d, n, k) for n in range(1, d - k + 1)])
         p = torch.tensor(wanted, dtype=torch.float64)
-        got = _largest(tight, torch.tensor([d]), k, p).tolist()
+        got = largest_count(tight, torch.tensor([d]), k, p).tolist()
         assert got == [largest(d, k, each) for each in wanted]
 
 

@@ -6,10 +6,9 @@ As a program it is ``pycc ARGV`` that knows this counter: for processes of torch
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -47,12 +46,9 @@ class Small(CounterModel):
         )  # fmt: skip
 
 
-@contextmanager
-def registered() -> Iterator[None]:
-    """While it lasts, ``--model small`` is a counter; other tests list those of the package."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(MODELS._entries, NAME, Small)
-        yield
+def registered() -> AbstractContextManager[None]:
+    """``--model small`` within a ``with`` block; other tests list the counters of the package."""
+    return MODELS.registered(NAME, Small)
 
 
 if __name__ == "__main__":
