@@ -12,5 +12,5 @@ network = nn.Sequential(  # in place of your own
 counter = models.wrap(network, preprocess=lambda images: images, scale=0.05, stride=4)
 images = data.open("synthetic", split="test", limit=1)[0].image[None]  # [1,3,H,W] in [0,1]
 
-result = attack.APAM(patch_size=40, objective="over", steps=20, step_size=0.25)(counter, images)
-print(f"clean {result.clean_counts[0]:.1f}, attacked {result.attacked_counts[0]:.1f} people")
+result = attack.APAM(patch_size=160, objective="over", steps=20, step_size=0.25)(counter, images)
+print(f"clean {result.clean_counts[0]:.2f}, attacked {result.attacked_counts[0]:.2f} people")

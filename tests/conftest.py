@@ -32,6 +32,15 @@ _TESTS = Path(__file__).resolve().parent
 _SHARED = Path(os.environ.get("PYCC_SHARED", _TESTS.parents[1] / "shared"))
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out tests that take minutes or gigabytes, unless -m names their marker."""
+    left_out = [name for name in ("long", "large") if name not in config.option.markexpr]
+    skipped = [item for item in items if any(map(item.get_closest_marker, left_out))]
+    if skipped:
+        config.hook.pytest_deselected(items=skipped)
+        items[:] = [item for item in items if item not in {*skipped}]
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with real pictures and public weights beside the repository."""
