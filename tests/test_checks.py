@@ -95,10 +95,10 @@ ENTRIES: dict[str, Callable[[Tensor], object]] = {
     "certify.two_mask": lambda x: certify.two_mask(
         Tiny().eval(), x, patch_size=4, masks=4, fill=0.5
     ),
-    "defense.masked": defended(lambda c: defense.masked(c, 4, 1.0)),
+    "defense.masked": defended(lambda c: defense.masked(c, patch_size=4, allowance=1.0)),
     "defense.clipped": defended(lambda c: defense.clipped(c, 1.0)),
     "defense.tiled": defended(lambda c: defense.tiled(c, 8)),
-    "defense.two_mask": defended(lambda c: defense.two_mask(c, 4, masks=4, fill=0.5)),
+    "defense.two_mask": defended(lambda c: defense.two_mask(c, patch_size=4, masks=4, fill=0.5)),
     "defense.ablated": defended(lambda c: defense.ablated(c, 9, draws=2, fill=0.5)),
     "defense.banded": defended(lambda c: defense.banded(c, 4, draws=2, fill=0.5)),
     "defense.blocked": defended(lambda c: defense.blocked(c, 4, draws=2, fill=0.5)),

@@ -37,7 +37,7 @@ from torch import Tensor
 from pycc.certify._check import whole
 from pycc.ops import ablate, log_probability_inside, log_probability_untouched, topk_overlap
 
-PATCHES = (20, 40, 81, 163)
+PATCH_SIZES = (20, 40, 81, 163)
 ENTRIES = 3 * 1024 * 700
 RETAINED = 45
 """The sizes of Table 3: sides of the patches, d (an image of 1024 x 700 in colour) and k."""
@@ -78,14 +78,18 @@ def expected_overlap(d: int, n: int, k: int) -> float:
 class Row:
     """One column of the paper's Table 3."""
 
-    patch: int
+    patch_size: int
     """Side of the patch, pixels."""
     untouched: float
     inside: float
 
 
 def table_3(
-    patches: Sequence[int] = PATCHES, *, d: int = ENTRIES, k: int = RETAINED, channels: int = 3
+    patch_sizes: Sequence[int] = PATCH_SIZES,
+    *,
+    d: int = ENTRIES,
+    k: int = RETAINED,
+    channels: int = 3,
 ) -> list[Row]:
     """Table 3 of the paper: both probabilities for square patches of n = channels * p^2 entries.
 
@@ -94,9 +98,10 @@ def table_3(
     outside [0, d].
     """
     rows = []
-    for patch in patches:
-        n = whole("table_3", "channels", channels, 1) * whole("table_3", "patch", patch, 1) ** 2
-        rows.append(Row(patch, probability_untouched(d, n, k), probability_inside(d, n, k)))
+    for patch_size in patch_sizes:
+        side = whole("table_3", "patch_size", patch_size, 1)
+        n = whole("table_3", "channels", channels, 1) * side**2
+        rows.append(Row(patch_size, probability_untouched(d, n, k), probability_inside(d, n, k)))
     return rows
 
 
@@ -131,11 +136,11 @@ def counterexample(*, draws: int = 1000, seed: int = 0) -> Counterexample:
     grows tenfold where it sees the patch has R = K in every draw too: the overlap is perfect, and
     the count ten times too high. ValueError for fewer than one draw.
     """
-    side, patch, k = 16, 4, 8
-    d, n = 3 * side * side, 3 * patch * patch
+    side, patch_size, k = 16, 4, 8
+    d, n = 3 * side * side, 3 * patch_size * patch_size
     clean = torch.full((1, 3, side, side), 0.5)
     attacked = clean.clone()
-    attacked[:, :, 6 : 6 + patch, 6 : 6 + patch] = 1.0
+    attacked[:, :, 6 : 6 + patch_size, 6 : 6 + patch_size] = 1.0
     whole("counterexample", "draws", draws, 1)
     ablated = [
         ablate(image, k, seed=seed, fill=0.0, draws=draws, unit="element")

@@ -75,7 +75,7 @@ def fixed_of(
     seed: int,
 ) -> Interval:
     """``fixed_ablations`` of the counts of an image of ``shape`` (H, W) that are known."""
-    hits = most_touched(kind, shape, patch_size, draws=draws, seed=seed)
+    hits = most_touched(kind, shape, patch_size=patch_size, draws=draws, seed=seed)
     interval = fixed_ablations_bounds(people_of(counts), hits, patches=patches, median="lower")
     return widened(interval)
 

@@ -33,7 +33,7 @@ def masked(counter: Counter, image: Tensor, *, patch_size: int, allowance: float
     ``image`` [3,H,W] RGB in [0,1]; ``patch_size`` the side in pixels of a square patch, at any
     place, of any content; ``allowance`` people, fixed beforehand on training data
     (``allowance_of``). The defended counter is
-    ``pycc.defense.masked(counter, patch_size, allowance)``.
+    ``pycc.defense.masked`` with the same.
 
     Let the patch reach cells of the window W*, and let these hold a in place of S_{W*}. Above: the
     fullest window holds a at least, so the masked count is S - S_{W*} + min(a, allowance) at most.
@@ -153,8 +153,8 @@ class Masked(Certificate):
         counters, shares = parts_of(counter)
         victims = [
             defense.masked(
-                part, patch_size, calibration.value(_KIND, patch_size, number),
-                straight_through=True,
+                part, patch_size=patch_size,
+                allowance=calibration.value(_KIND, patch_size, number), straight_through=True,
             )
             for number, part in enumerate(counters)
         ]  # fmt: skip

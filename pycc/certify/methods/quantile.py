@@ -91,7 +91,7 @@ def quantile_of(
         kind.width if isinstance(kind, Bands) else None,
         kind.side if isinstance(kind, Blocks) else None,
     )
-    touched = exposure(shape, patch_size, k=k, band=band, block=block, patches=patches)
+    touched = exposure(shape, patch_size=patch_size, k=k, band=band, block=block, patches=patches)
     interval = quantile_bounds(people_of(counts), touched, q=q, alpha=alpha, images=images)
     return widened(interval)
 
