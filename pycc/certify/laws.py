@@ -54,6 +54,11 @@ def exposure(
         TypeError: a size that is no whole number.
 
     Source: Levine and Feizi, AAAI 2020 (pixels) and NeurIPS 2020 (bands and blocks).
+
+    Example:
+        >>> from pycc.certify import exposure
+        >>> exposure((8, 32), patch_size=5, band=4)  # 5 + 4 - 1 of 32 places
+        0.25
     """
     op = "exposure"
     given = {"k": k, "band": band, "block": block}

@@ -48,6 +48,10 @@ def probability_untouched(d: int, n: int, k: int) -> float:
 
     The paper's upper "Pr", to a relative 1e-12. 0 where it is impossible, and where it is below the
     least float64. ValueError unless 0 <= n <= d and 0 <= k <= d.
+
+    >>> from pycc.certify import probability_untouched
+    >>> round(probability_untouched(d=4, n=1, k=2), 12)  # of 6 pairs, 3 miss it
+    0.5
     """
     return math.exp(float(log_probability_untouched(d, n, k)))
 
@@ -56,6 +60,10 @@ def probability_inside(d: int, n: int, k: int) -> float:
     """C(n,k) / C(d,k): k of d entries, drawn without replacement, all lie among n given ones.
 
     The paper's lower "Pr"; accuracy and errors as for :func:`probability_untouched`.
+
+    >>> from pycc.certify import probability_inside
+    >>> round(probability_inside(d=4, n=3, k=2), 12)  # of 6 pairs, 3 lie inside
+    0.5
     """
     return math.exp(float(log_probability_inside(d, n, k)))
 
@@ -135,6 +143,11 @@ def counterexample(*, draws: int = 1000, seed: int = 0) -> Counterexample:
     bound 0.59, and Pr(R = i) = 0 for all other i is less than the lower bound. A counter whose map
     grows tenfold where it sees the patch has R = K in every draw too: the overlap is perfect, and
     the count ten times too high. ValueError for fewer than one draw.
+
+    >>> from pycc.certify import counterexample
+    >>> result = counterexample(draws=50)
+    >>> result.full > result.upper, result.rarest < result.lower
+    (True, True)
     """
     side, patch_size, k = 16, 4, 8
     d, n = 3 * side * side, 3 * patch_size * patch_size

@@ -92,6 +92,17 @@ class Certificate(ABC):
 
     A subclass is registered by ``certificates.register(name)``; the command, the data-set run and
     its attacks know it from then on.
+
+    >>> from dataclasses import dataclass
+    >>> from pycc.certify import Certificate, Interval
+    >>> @dataclass(frozen=True)
+    ... class Trivial(Certificate):
+    ...     name = "trivial"
+    ...
+    ...     def interval(self, counter, image, patch_size, calibration):
+    ...         return Interval(0.0, float("inf"), self.name, deterministic=True, vacuous=True)
+    >>> Trivial().needs_images, Trivial().settings()
+    (False, {'name': 'trivial'})
     """
 
     name: ClassVar[str]

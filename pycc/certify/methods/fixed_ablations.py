@@ -86,6 +86,10 @@ class FixedAblations(Certificate):
     """The median of the counts of ``ablation_samples`` fixed images that show ``k`` pixels each.
 
     The ablations are keyed by the run's seed and the same for every image; holds always.
+
+    >>> from pycc.certify import FixedAblations
+    >>> FixedAblations(k=100).settings()
+    {'name': 'fixed-ablations', 'k': 100, 'ablation_samples': 1000}
     """
 
     name = "fixed-ablations"

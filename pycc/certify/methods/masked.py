@@ -79,6 +79,11 @@ class Masked(Certificate):
     """The masked count; of an ensemble each counter is masked by itself.
 
     ``allowance`` is in people; None: calibrated for each patch size and counter.
+
+    >>> from pycc.certify import Masked
+    >>> method = Masked(allowance=2.0)
+    >>> method.needs_images, method.settings()
+    (False, {'name': 'masked', 'allowance': 2.0})
     """
 
     name = "masked"

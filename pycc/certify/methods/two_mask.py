@@ -61,7 +61,12 @@ def two_mask(
 @certificates.register("two-mask")
 @dataclass(frozen=True)
 class TwoMask(Certificate):
-    """The least over masks m of the largest count over masks m' with both hidden; any counter."""
+    """The least over masks m of the largest count over masks m' with both hidden; any counter.
+
+    >>> from pycc.certify import TwoMask
+    >>> TwoMask(masks=9).needs_images, TwoMask.from_map
+    (True, False)
+    """
 
     name = "two-mask"
     needs_fill = True
