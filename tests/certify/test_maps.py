@@ -264,10 +264,10 @@ def test_straight_through_an_attack_beats_every_flat_patch(objective: str) -> No
 
 
 def test_alpha_is_shared_by_images_and_patch_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    requested = []
 
     def spied(counts, shape, patch_size, kind, *, alpha, images):
-        asked.append((alpha, images))
+        requested.append((alpha, images))
         return Interval(0.0, 1.0, "quantile", False)
 
     module = importlib.import_module("pycc.certify.methods.quantile")
@@ -277,7 +277,7 @@ def test_alpha_is_shared_by_images_and_patch_sizes(monkeypatch: pytest.MonkeyPat
         method=certify.Quantile(k=20, ablation_samples=4, alpha=0.1), patch_sizes=[2, 3, 5],
         calibration=certify.Calibration(fill=(0.5, 0.5, 0.5)),
     )  # fmt: skip
-    assert asked == [(0.1, 4 * 3)] * (4 * 3)
+    assert requested == [(0.1, 4 * 3)] * (4 * 3)
 
 
 def test_room_for_the_last_bits() -> None:
@@ -297,13 +297,16 @@ def test_room_for_the_last_bits() -> None:
         ),
         (
             lambda c, i: certify.masked(c, i, patch_size=0, allowance=1.0),
-            "whole number of pixels from 1 on",
+            "patch_size must be a whole number of pixels, at least 1, got 0",
         ),
         (
             lambda c, i: certify.masked(c, i, patch_size=3, allowance=-1.0),
             "allowance must be people from 0",
         ),
-        (lambda c, i: certify.additive(c, i, patch_size=3, caps=0.0), "must be people above 0"),
+        (
+            lambda c, i: certify.additive(c, i, patch_size=3, caps=0.0),
+            "must be a number of people above 0, or None, got 0.0",
+        ),
         (lambda c, i: certify.additive(c, i, patch_size=3), "needs caps of cells or of blocks"),
         (
             lambda c, i: certify.additive(c, i, patch_size=3, caps=torch.ones(9, 9)),

@@ -133,7 +133,7 @@ def test_attacked_counts_are_held_against_their_intervals(
 def test_a_given_allowance_needs_no_calibration_images(
     small: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """A folder without splits is whichever is asked for: its images are not left out of any."""
+    """A folder without splits serves as each split: its images are not left out of any."""
     flags = [*small[:2], "--weights", "mcnn-synthetic", "--patch-size", "24", "--no-pictures"]
     code, text, err = run(capsys, *flags, "--allowance", "10", "--out", str(tmp_path / "given"))
     assert (code, err) == (0, "")

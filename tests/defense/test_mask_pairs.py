@@ -60,12 +60,17 @@ def test_every_pair(shape: tuple[int, int], patch: int, masks: Any, counter: Cou
 def test_sums_of_changes_are_exact() -> None:
     """In float64 to its own rounding, where most pairs are sums."""
     counter, image = Tiny().double(), pictures((64, 66), dtype=torch.float64)[0]
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     found = two_mask_table(
-        counter, image, patch_size=3, masks=36, fill=FILL, progress=lambda *n: told.append(n[:2])
+        counter,
+        image,
+        patch_size=3,
+        masks=36,
+        fill=FILL,
+        progress=lambda *n: reported.append(n[:2]),
     )
-    assert told[0][0] > 300
-    assert told[-1] == (666, 666)
+    assert reported[0][0] > 300
+    assert reported[-1] == (666, 666)
     wanted = brute_force(counter, image, 3, 36)
     assert float((found - wanted).abs().max()) < 1e-12 * float(wanted.max())
 

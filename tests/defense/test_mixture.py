@@ -59,7 +59,7 @@ def test_another_stride_is_refused() -> None:
 
 @pytest.mark.parametrize("box", [Box(0, 0, 8, 12), Box(40, 52, 61, 70), Box(83, 110, 95, 125)])
 def test_a_change_in_a_box_is_the_full_images(box: Box) -> None:
-    """Of parts with and without masks, and of one that is asked about windows."""
+    """Of parts with and without masks, evaluated in windows."""
     plain = models.load("mcnn-synthetic")
     parts = [
         defense.masked(plain, patch_size=12, allowance=1.5),

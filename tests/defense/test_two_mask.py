@@ -36,7 +36,7 @@ class Crowd:
 
 
 class CrowdOfAll(Crowd):
-    """The same without a bound that it tells of, and something that depends on everything."""
+    """The same without a declared field, times a factor that depends on every pixel."""
 
     receptive_field = None  # type: ignore[assignment]
 
