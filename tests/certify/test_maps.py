@@ -301,7 +301,7 @@ def test_room_for_the_last_bits() -> None:
         ),
         (
             lambda c, i: certify.masked(c, i, patch_size=3, allowance=-1.0),
-            "allowance must be people from 0",
+            "allowance must be a number of people, at least 0, got -1.0",
         ),
         (
             lambda c, i: certify.additive(c, i, patch_size=3, caps=0.0),

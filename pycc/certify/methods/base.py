@@ -190,7 +190,9 @@ class Certificate(ABC):
         if value is None or (0 <= value < float("inf") and (value > 0 or not positive)):
             return
         expected = "above 0" if positive else "at least 0"
-        raise ValueError(f"{self.name}: {name} must be people {expected}, finite, got {value}")
+        raise ValueError(
+            f"{self.name}: {name} must be a finite number of people {expected}, got {value}"
+        )
 
     def settings(self) -> dict[str, object]:
         """Its name and all settings, as JSON values."""

@@ -57,7 +57,9 @@ def masked(counter: Counter, image: Tensor, *, patch_size: int, allowance: float
 def masked_of(cells: Tensor, window: tuple[int, int], allowance: float) -> Interval:
     """``masked`` of a known density map [1,h,w], for a window of cells (height, width)."""
     if not isinstance(allowance, int | float) or not 0 <= allowance < float("inf"):
-        raise ValueError(f"certify: allowance must be people from 0 on, got {allowance!r}")
+        raise ValueError(
+            f"certify: allowance must be a number of people, at least 0, got {allowance!r}"
+        )
     bounds = masked_bounds(cells, window, allowance)
     count = float(masked_maps(cells, window, allowance).double().sum())
     room = rounding_room(float(cells.double().sum()))
