@@ -59,9 +59,10 @@ def _masked(cells: Tensor, window: tuple[int, int]) -> Tensor:
 def _pairs(subject: str, image: Tensor, counter: models.CounterModel) -> Row:
     """Count every pair of masks: local evaluation against whole images."""
     start = time.perf_counter()
-    counts = two_mask_table(counter, image, PATCH, masks=MASKS, fill=FILL)
+    counts = two_mask_table(counter, image, patch_size=PATCH, masks=MASKS, fill=FILL)
     local = time.perf_counter() - start
-    boxes, colour = mask_boxes(SHAPE, PATCH, MASKS), torch.full((3,), FILL)
+    boxes = mask_boxes(SHAPE, patch_size=PATCH, masks=MASKS)
+    colour = torch.full((3,), FILL)
     tried = [(m, n) for m in range(0, MASKS, 7) for n in range(m, MASKS, 9)]
     start = time.perf_counter()
     full = [

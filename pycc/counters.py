@@ -138,7 +138,13 @@ def count_of(counter: Counter, sample: Sample) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Count:
-    """The count of one image."""
+    """The count of one image.
+
+    >>> import torch
+    >>> result = Count("street", count=41.5, truth=40, density=torch.ones(1, 1), seconds=0.1)
+    >>> result.count - result.truth
+    1.5
+    """
 
     name: str
     """The sample's name, or ``image N`` for a tensor, from 0 on."""

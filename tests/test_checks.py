@@ -95,10 +95,10 @@ ENTRIES: dict[str, Callable[[Tensor], object]] = {
     "certify.two_mask": lambda x: certify.two_mask(
         Tiny().eval(), x, patch_size=4, masks=4, fill=0.5
     ),
-    "defense.masked": defended(lambda c: defense.masked(c, 4, 1.0)),
+    "defense.masked": defended(lambda c: defense.masked(c, patch_size=4, allowance=1.0)),
     "defense.clipped": defended(lambda c: defense.clipped(c, 1.0)),
     "defense.tiled": defended(lambda c: defense.tiled(c, 8)),
-    "defense.two_mask": defended(lambda c: defense.two_mask(c, 4, masks=4, fill=0.5)),
+    "defense.two_mask": defended(lambda c: defense.two_mask(c, patch_size=4, masks=4, fill=0.5)),
     "defense.ablated": defended(lambda c: defense.ablated(c, 9, draws=2, fill=0.5)),
     "defense.banded": defended(lambda c: defense.banded(c, 4, draws=2, fill=0.5)),
     "defense.blocked": defended(lambda c: defense.blocked(c, 4, draws=2, fill=0.5)),
@@ -133,7 +133,7 @@ def test_a_sample_names_itself() -> None:
     ids=["attack", "train"],
 )
 def test_a_data_set_of_another_range_is_refused(run, tmp_path: Path) -> None:
-    """A user's own sequence makes its samples when they are asked for."""
+    """A user's own sequence makes its samples when they are requested."""
 
     class Levels(data.Dataset):
         name, names = "levels", ["a", "b"]
@@ -164,7 +164,7 @@ def test_augmented_images_may_leave_the_range() -> None:
     ids=["attack", "train"],
 )
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"image": torch.rand(3, 16, 20) * 255}, "street: image must hold RGB values"),
         ({"image": torch.rand(3, 16, 20).double()}, r"street: image must be \[3,H,W\] float32"),
@@ -175,12 +175,12 @@ def test_augmented_images_may_leave_the_range() -> None:
     ],
 )
 def test_samples_are_checked_whoever_made_them(
-    take: Callable[..., object], change: dict[str, Tensor], says: str, tmp_path: Path
+    take: Callable[..., object], change: dict[str, Tensor], message: str, tmp_path: Path
 ) -> None:
     """Also those that are no ``Sample``, or whose tensors were changed since."""
     fields = {"name": "street", "image": image(), "points": torch.rand(4, 2).double() * 9,
               "roi": None, "annotated": True, "count": 4, **change}  # fmt: skip
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=message):
         take([SimpleNamespace(**fields)], tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -124,7 +124,7 @@ def test_without_a_region_all_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("roi", "cells", "stride", "says"),
+    ("roi", "cells", "stride", "message"),
     [
         (torch.ones(8, 40, dtype=torch.bool), (2, 3), 4, "8x40 pixels does not fit a map of 2x3"),
         (torch.ones(8, 8, dtype=torch.bool), (2, 2), 8, "does not fit a map of 2x2 cells of 8"),
@@ -133,8 +133,8 @@ def test_without_a_region_all_counts() -> None:
         (torch.ones(1, 8, 8, dtype=torch.bool), (2, 2), 4, r"must be \[H,W\] bool, got \[1, 8, 8"),
     ],
 )
-def test_bad_regions(roi: Tensor, cells: tuple[int, int], stride: int, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_bad_regions(roi: Tensor, cells: tuple[int, int], stride: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         cell_weight(roi, cells, stride)
 
 

@@ -24,7 +24,13 @@ _FLAT = 1.002
 
 @dataclass(frozen=True)
 class CalibratedNumber:
-    """A number that a certificate needs, fixed on images other than the certified ones."""
+    """A number that a certificate needs, fixed on images other than the certified ones.
+
+    >>> from pycc.certify import CalibratedNumber
+    >>> number = CalibratedNumber("allowance", 4.0, "street, train", images=40, patch_size=20)
+    >>> number.value, number.json()["source"]
+    (4.0, 'street, train')
+    """
 
     kind: str
     """``allowance``, ``cap`` or ``block cap``."""
@@ -115,6 +121,12 @@ def allowance_of(
     scale. The error is flat around its least; of the allowances within 0.2 % of it the
     largest is taken, which masks least of a clean count. ValueError for no images or lists of
     different lengths.
+
+    >>> import torch
+    >>> from pycc.certify import allowance_of
+    >>> maps = [torch.ones(4, 4), 2 * torch.ones(4, 4)]
+    >>> allowance_of(maps, truths=[16.0, 32.0], windows=[(2, 2), (2, 2)])
+    8.0
     """
     if not maps or not len(maps) == len(truths) == len(windows):
         raise ValueError(
@@ -138,6 +150,12 @@ def cap_of(maps: Sequence[Tensor], *, block: int = 1, share: float = 0.9999) -> 
 
     Of the maps [h,w] the blocks with anyone in them are looked at, cells for ``block`` 1.
     ValueError for none of them, or a share outside (0, 1].
+
+    >>> import torch
+    >>> from pycc.certify import cap_of
+    >>> cells = torch.arange(16.0).reshape(4, 4) / 16
+    >>> cap_of([cells], share=1.0), cap_of([cells], block=2, share=1.0)
+    (0.9375, 3.125)
     """
     if not 0 < share <= 1:
         raise ValueError(f"certify: share must lie in (0, 1], got {share}")

@@ -37,6 +37,10 @@ def conformal_margin(residuals: ArrayLike, epsilon: float) -> float:
     of 99 the 90th. Infinite where the rank is n + 1: fewer than 1 / epsilon - 1 residuals show
     nothing. ValueError for residuals that are negative, not finite or missing, and for ``epsilon``
     outside (0, 1).
+
+    >>> from pycc.certify import conformal_margin
+    >>> conformal_margin([1.0, 4.0, 2.0, 3.0], epsilon=0.2)
+    4.0
     """
     found = np.sort(counts_of("conformal_margin", residuals, "residuals"))
     inside("conformal_margin", "epsilon", epsilon)
@@ -82,6 +86,13 @@ def conformal(
 
     Raises:
         ValueError: a method that is refused; a negative quantile; no confidence that is left.
+
+    Example:
+        >>> from pycc.certify import Interval, conformal
+        >>> interval = Interval(10.0, 20.0, "additive", deterministic=True)
+        >>> people = conformal(interval, quantile=4.0, epsilon=0.2)
+        >>> people.low, people.high, people.confidence
+        (6.0, 24.0, 0.8)
     """
     op = "conformal"
     inside(op, "epsilon", epsilon)

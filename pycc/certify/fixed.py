@@ -46,6 +46,12 @@ def fixed_ablations_bounds(
     Raises:
         ValueError: a bad argument, such as more hits than masks.
         TypeError: hits or patches that are no whole number.
+
+    Example:
+        >>> from pycc.certify import fixed_ablations_bounds
+        >>> interval = fixed_ablations_bounds([1, 2, 3, 4, 5, 6, 7], hits=2)
+        >>> interval.low, interval.count, interval.high
+        (2.0, 4.0, 6.0)
     """
     op = "fixed_ablations_bounds"
     ordered = np.sort(counts_of(op, counts))

@@ -11,8 +11,8 @@ from pycc.ops import log_probability_untouched
 
 def exposure(
     size: int | tuple[int, int],
-    patch: int,
     *,
+    patch_size: int,
     k: int | None = None,
     band: int | None = None,
     block: int | None = None,
@@ -38,7 +38,7 @@ def exposure(
 
     Args:
         size: (H, W); or, where that is all that matters, an int: H * W for ``k``, W for ``band``.
-        patch: p, the side of the square patch in pixels.
+        patch_size: p, the side of the square patch in pixels.
         k: kept pixels, or entries, 0 to all of them.
         band: b, 1 to W.
         block: b, 1 to the smaller side.
@@ -54,18 +54,23 @@ def exposure(
         TypeError: a size that is no whole number.
 
     Source: Levine and Feizi, AAAI 2020 (pixels) and NeurIPS 2020 (bands and blocks).
+
+    Example:
+        >>> from pycc.certify import exposure
+        >>> exposure((8, 32), patch_size=5, band=4)  # 5 + 4 - 1 of 32 places
+        0.25
     """
     op = "exposure"
     given = {"k": k, "band": band, "block": block}
     named = [name for name, value in given.items() if value is not None]
     if len(named) != 1:
         raise ValueError(f"{op}: give exactly one of k, band and block, got {named or 'none'}")
-    told = tuple(size) if isinstance(size, tuple | list) else (size,)
+    sizes = tuple(size) if isinstance(size, tuple | list) else (size,)
     both = isinstance(size, tuple | list)
-    if both and len(told) != 2:
+    if both and len(sizes) != 2:
         raise ValueError(f"{op}: size must be (H, W) or a number, got {size!r}")
-    sides = [whole(op, "size", one, 1) for one in told]
-    side, count = whole(op, "patch", patch, 1), whole(op, "patches", patches, 1)
+    sides = [whole(op, "size", length, 1) for length in sizes]
+    side, count = whole(op, "patch_size", patch_size, 1), whole(op, "patches", patches, 1)
     if k is not None:
         return _pixels(op, sides, side, k, count, whole(op, "channels", channels, 1))
     if channels != 1:
@@ -84,21 +89,25 @@ def exposure(
     return _rounded_up(min(Fraction(count * touched, places), Fraction(1)))
 
 
-def _pixels(op: str, sides: list[int], patch: int, k: int, patches: int, channels: int) -> float:
+def _pixels(
+    op: str, sides: list[int], patch_size: int, k: int, patches: int, channels: int
+) -> float:
     pixels = math.prod(sides)
     longest = min(sides) if len(sides) == 2 else math.isqrt(pixels)
-    _fits(op, patch, longest, tuple(sides))
+    _fits(op, patch_size, longest, tuple(sides))
     entries = channels * pixels
     kept = whole(op, "k", k, 0, entries)
-    hidden = channels * min(patches * patch * patch, pixels)
+    hidden = channels * min(patches * patch_size * patch_size, pixels)
     missed = float(log_probability_untouched(entries, hidden, kept, rounding="down"))
     # expm1 is right to one unit in the last place: two more are on the safe side.
     return min(1.0, -math.expm1(missed) * (1.0 + 2.0**-51))
 
 
-def _fits(op: str, patch: int, longest: int, size: object) -> None:
-    if patch > longest:
-        raise ValueError(f"{op}: patch must fit into the image of {size}, got {patch} pixels")
+def _fits(op: str, patch_size: int, longest: int, size: object) -> None:
+    if patch_size > longest:
+        raise ValueError(
+            f"{op}: patch_size must fit into the image of {size}, got {patch_size} pixels"
+        )
 
 
 def _rounded_up(value: Fraction) -> float:

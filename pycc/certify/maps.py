@@ -54,6 +54,12 @@ def check_field(counter: Counter, image: Tensor, patch_size: int) -> None:
     A patch of the opposite colours is laid into the middle of ``image`` [3,H,W] and cells outside
     its window are compared: whole-image statistics, resizing or compression inside a counter move
     all of them. A check on one image, no proof.
+
+    >>> import torch
+    >>> from pycc.certify import check_field
+    >>> from pycc import models
+    >>> counter = models.load("mcnn-synthetic")
+    >>> check_field(counter, torch.rand(3, 96, 128), patch_size=20)  # passes
     """
     before = map_of(counter, image)
     height, width = shape_of(image)
@@ -89,6 +95,13 @@ def mixed(intervals: Sequence[Interval], shares: Sequence[float]) -> Interval:
     Holds where all of them hold: one patch does to each counter what it does to it. Deterministic
     intervals give a deterministic one; errors of others add up. One interval of share 1 is
     returned as it is. ValueError for none, or shares of another number or not above 0.
+
+    >>> from pycc.certify import Interval, mixed
+    >>> first = Interval(low=10.0, high=20.0, method="masked", deterministic=True, count=15.0)
+    >>> second = Interval(low=20.0, high=24.0, method="masked", deterministic=True, count=21.0)
+    >>> mixture = mixed([first, second], [0.5, 0.5])
+    >>> mixture.low, mixture.count, mixture.high
+    (15.0, 18.0, 22.0)
     """
     if not intervals or len(intervals) != len(shares) or not all(s > 0 for s in shares):
         raise ValueError(
@@ -118,6 +131,12 @@ def slack_map(cells: Tensor, window: tuple[int, int], caps: Caps | None = None) 
     """[h,w]: for each cell, people in the fullest window around it: where a patch would hurt.
 
     With ``caps`` it is the most that the sum of capped cells can lose or gain in one of them.
+
+    >>> import torch
+    >>> from pycc.certify import slack_map
+    >>> cells = torch.tensor([[[0.0, 0.0, 1.0], [0.0, 0.0, 2.0]]])
+    >>> slack_map(cells, (2, 1)).tolist()
+    [[0.0, 0.0, 3.0], [0.0, 0.0, 3.0]]
     """
     sums = window_sums(cells, window)
     if caps is not None:

@@ -52,6 +52,12 @@ def mean_bounds(
 
     Raises:
         ValueError: a bad argument; a count above ``cap``.
+
+    Example:
+        >>> from pycc.certify import mean_bounds
+        >>> interval = mean_bounds([5.0] * 1000, exposure=0.1, cap=10.0)
+        >>> round(interval.low, 3), interval.count, round(interval.high, 3)
+        (4.192, 5.0, 5.808)
     """
     op = "mean_bounds"
     drawn = np.sort(counts_of(op, counts))

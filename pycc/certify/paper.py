@@ -37,7 +37,7 @@ from torch import Tensor
 from pycc.certify._check import whole
 from pycc.ops import ablate, log_probability_inside, log_probability_untouched, topk_overlap
 
-PATCHES = (20, 40, 81, 163)
+PATCH_SIZES = (20, 40, 81, 163)
 ENTRIES = 3 * 1024 * 700
 RETAINED = 45
 """The sizes of Table 3: sides of the patches, d (an image of 1024 x 700 in colour) and k."""
@@ -48,6 +48,10 @@ def probability_untouched(d: int, n: int, k: int) -> float:
 
     The paper's upper "Pr", to a relative 1e-12. 0 where it is impossible, and where it is below the
     least float64. ValueError unless 0 <= n <= d and 0 <= k <= d.
+
+    >>> from pycc.certify import probability_untouched
+    >>> round(probability_untouched(d=4, n=1, k=2), 12)  # of 6 pairs, 3 miss it
+    0.5
     """
     return math.exp(float(log_probability_untouched(d, n, k)))
 
@@ -56,6 +60,10 @@ def probability_inside(d: int, n: int, k: int) -> float:
     """C(n,k) / C(d,k): k of d entries, drawn without replacement, all lie among n given ones.
 
     The paper's lower "Pr"; accuracy and errors as for :func:`probability_untouched`.
+
+    >>> from pycc.certify import probability_inside
+    >>> round(probability_inside(d=4, n=3, k=2), 12)  # of 6 pairs, 3 lie inside
+    0.5
     """
     return math.exp(float(log_probability_inside(d, n, k)))
 
@@ -78,14 +86,18 @@ def expected_overlap(d: int, n: int, k: int) -> float:
 class Row:
     """One column of the paper's Table 3."""
 
-    patch: int
+    patch_size: int
     """Side of the patch, pixels."""
     untouched: float
     inside: float
 
 
 def table_3(
-    patches: Sequence[int] = PATCHES, *, d: int = ENTRIES, k: int = RETAINED, channels: int = 3
+    patch_sizes: Sequence[int] = PATCH_SIZES,
+    *,
+    d: int = ENTRIES,
+    k: int = RETAINED,
+    channels: int = 3,
 ) -> list[Row]:
     """Table 3 of the paper: both probabilities for square patches of n = channels * p^2 entries.
 
@@ -94,9 +106,10 @@ def table_3(
     outside [0, d].
     """
     rows = []
-    for patch in patches:
-        n = whole("table_3", "channels", channels, 1) * whole("table_3", "patch", patch, 1) ** 2
-        rows.append(Row(patch, probability_untouched(d, n, k), probability_inside(d, n, k)))
+    for patch_size in patch_sizes:
+        side = whole("table_3", "patch_size", patch_size, 1)
+        n = whole("table_3", "channels", channels, 1) * side**2
+        rows.append(Row(patch_size, probability_untouched(d, n, k), probability_inside(d, n, k)))
     return rows
 
 
@@ -130,12 +143,17 @@ def counterexample(*, draws: int = 1000, seed: int = 0) -> Counterexample:
     bound 0.59, and Pr(R = i) = 0 for all other i is less than the lower bound. A counter whose map
     grows tenfold where it sees the patch has R = K in every draw too: the overlap is perfect, and
     the count ten times too high. ValueError for fewer than one draw.
+
+    >>> from pycc.certify import counterexample
+    >>> result = counterexample(draws=50)
+    >>> result.full > result.upper, result.rarest < result.lower
+    (True, True)
     """
-    side, patch, k = 16, 4, 8
-    d, n = 3 * side * side, 3 * patch * patch
+    side, patch_size, k = 16, 4, 8
+    d, n = 3 * side * side, 3 * patch_size * patch_size
     clean = torch.full((1, 3, side, side), 0.5)
     attacked = clean.clone()
-    attacked[:, :, 6 : 6 + patch, 6 : 6 + patch] = 1.0
+    attacked[:, :, 6 : 6 + patch_size, 6 : 6 + patch_size] = 1.0
     whole("counterexample", "draws", draws, 1)
     ablated = [
         ablate(image, k, seed=seed, fill=0.0, draws=draws, unit="element")

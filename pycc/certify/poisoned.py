@@ -58,6 +58,13 @@ def partitions(samples: Sequence[Sample], parts: int, *, seed: int) -> list[list
     The part of an image is a keyed hash of its pixels, so parts differ in size as chance has it and
     may be empty. Each is in the order of the hashes of pixels, then of heads: names and the order
     of ``samples`` do not matter. ValueError or TypeError for fewer parts than one.
+
+    >>> from pycc.certify import partitions
+    >>> from pycc import data
+    >>> scenes = data.open("synthetic", split="train", shape=(64, 64), limit=6)
+    >>> parts = partitions(scenes, 3, seed=0)
+    >>> sorted(index for part in parts for index in part)
+    [0, 1, 2, 3, 4, 5]
     """
     number = whole("partitions", "parts", parts, 1)
     cut: list[list[tuple[bytes, bytes, int]]] = [[] for _ in range(number)]
@@ -90,6 +97,12 @@ def partition_median(counts: ArrayLike, *, poisoned: int) -> Interval:
     Raises:
         ValueError: no counts, counts that are negative or not finite, a negative ``poisoned``.
         TypeError: ``poisoned`` is no whole number.
+
+    Example:
+        >>> from pycc.certify import partition_median
+        >>> interval = partition_median([10, 12, 13, 15, 40], poisoned=1)
+        >>> interval.low, interval.count, interval.high
+        (12.0, 13.0, 15.0)
     """
     op = "partition_median"
     found = counts_of(op, counts)
@@ -104,7 +117,12 @@ def partition_median(counts: ArrayLike, *, poisoned: int) -> Interval:
 
 
 def most_poisoned(parts: int) -> int:
-    """The largest number of poisoned images for which a median of S parts says anything."""
+    """The largest number of poisoned images for which a median of S parts says anything.
+
+    >>> from pycc.certify import most_poisoned
+    >>> most_poisoned(5), most_poisoned(6)
+    (2, 2)
+    """
     return math.ceil(whole("most_poisoned", "parts", parts, 1) / 2) - 1
 
 

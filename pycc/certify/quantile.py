@@ -79,6 +79,12 @@ def quantile_bounds(
 
     Raises:
         ValueError: a bad argument.
+
+    Example:
+        >>> from pycc.certify import quantile_bounds
+        >>> interval = quantile_bounds(range(1000), exposure=0.1)
+        >>> interval.low, interval.count, interval.high, interval.confidence
+        (348.0, 499.0, 651.0, 0.999)
     """
     drawn = counts_of("quantile_bounds", counts)
     inside("quantile_bounds", "q", q)
@@ -109,6 +115,11 @@ def estimate_interval(
     ``draws`` is m, from 1 on; the other arguments, the result and its abstentions are those of
     :func:`quantile_bounds`, with method ``quantile-estimate`` and confidence 1 - alpha - beta.
     The prediction may be any value between the lower and upper empirical quantile.
+
+    >>> from pycc.certify import estimate_interval
+    >>> interval = estimate_interval(range(1000), exposure=0.1, draws=1000)
+    >>> interval.low, interval.count, interval.high, interval.confidence
+    (289.0, 499.0, 710.0, 0.998)
     """
     op = "estimate_interval"
     drawn = counts_of(op, counts)

@@ -19,6 +19,11 @@ class CertifyRow:
     """One method and patch size over all images; errors in people.
 
     Errors are None if images are not annotated, the certified one also if an interval is unbounded.
+
+    >>> from pycc.certify import CertifyRow
+    >>> row = CertifyRow("masked", 20, 10, 3.0, 12.5, 18.0, 0, 0.0, {})
+    >>> row.certified_mae - row.clean_mae
+    9.5
     """
 
     method: str
@@ -41,7 +46,12 @@ class CertifyRow:
 
 @dataclass(frozen=True)
 class AttackedRow:
-    """One method and patch size, attacked; errors in people."""
+    """One method and patch size, attacked; errors in people.
+
+    >>> from pycc.certify import AttackedRow
+    >>> AttackedRow("masked", 20, attacked_mae=4.5, violations=0, images=10).violations
+    0
+    """
 
     method: str
     patch_size: int
@@ -54,7 +64,13 @@ class AttackedRow:
 
 @dataclass(frozen=True)
 class CertifySummary:
-    """What a run found: a function of its records, so that a resumed run has the same."""
+    """What a run found: a function of its records, so that a resumed run has the same.
+
+    >>> from pycc.certify import CertifySummary
+    >>> summary = CertifySummary(images=10, undefended_mae=2.5, rows=())
+    >>> summary.json()["undefended_mae"]
+    2.5
+    """
 
     images: int
     undefended_mae: float | None
@@ -77,7 +93,18 @@ class CertifySummary:
 
 @dataclass(frozen=True)
 class CertifyRun:
-    """The result of ``certify.run``."""
+    """The result of ``certify.run``.
+
+    >>> from pycc import certify, data, models
+    >>> scenes = data.open("synthetic", shape=(96, 128), limit=1)
+    >>> method = certify.Masked(allowance=2.0)
+    >>> options = {"method": method, "patch_sizes": [20]}
+    >>> counter = models.load("mcnn-synthetic")
+    >>> calibration = certify.calibrate(counter, [], **options)
+    >>> result = certify.run(counter, scenes, calibration=calibration, **options)
+    >>> [row.images for row in result.rows], result.violated, len(result.records)
+    ([1], False, 2)
+    """
 
     summary: CertifySummary
     records: tuple[Record, ...]

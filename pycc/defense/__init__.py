@@ -1,7 +1,7 @@
 """Defenses against patches: each wraps a counter and returns a counter that a patch changes less.
 
 A defended counter is a ``Counter`` again, so that every attack runs on every defense, and defenses
-nest: ``masked(clipped(counter), patch=81, allowance=12.0)``.
+nest: ``masked(clipped(counter), patch_size=81, allowance=12.0)``.
 """
 
 from pycc.defense.ablation import ablated, banded, blocked

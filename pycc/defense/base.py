@@ -152,7 +152,7 @@ class DefendedModule(_DefendedCounter, nn.Module):
         >>> from pycc import defense, models
         >>> pool = torch.nn.AvgPool2d(8).eval()  # one person per white cell
         >>> counter = models.wrap(pool, preprocess=lambda x: x[:, :1], stride=8, receptive_field=8)
-        >>> defended = defense.masked(counter, 8, 1.0)
+        >>> defended = defense.masked(counter, patch_size=8, allowance=1.0)
         >>> isinstance(defended, defense.DefendedModule), defended.stride, defended.training
         (True, 8, False)
     """

@@ -138,13 +138,13 @@ def clipped(
 class Masked(OnMap):
     """Reduction of the fullest window that a patch can touch to an allowance."""
 
-    patch: int
+    patch_size: int
     allowance: float
     straight_through: bool = False
     op: ClassVar[str] = "masked"
 
     def __post_init__(self) -> None:
-        check_whole(self.op, "patch", self.patch, 1)
+        check_whole(self.op, "patch_size", self.patch_size, 1)
         if not (math.isfinite(self.allowance) and self.allowance >= 0):
             raise ValueError(f"masked: allowance must be at least 0, got {self.allowance}")
 
@@ -158,10 +158,10 @@ class Masked(OnMap):
 
     def after(self, counter: Counter, density: Tensor, shape: tuple[int, int]) -> Tensor:
         """Compute the map, with its fullest window reduced to the allowance."""
-        if self.patch > min(shape):
+        if self.patch_size > min(shape):
             raise ValueError(
-                f"masked: patch must fit into the image of {shape[0]}x{shape[1]}, "
-                f"got {self.patch} pixels"
+                f"masked: patch_size must fit into the image of {shape[0]}x{shape[1]}, "
+                f"got {self.patch_size} pixels"
             )
         maps = density[:, 0]
         least = float(maps.detach().min())
@@ -170,7 +170,7 @@ class Masked(OnMap):
                 f"masked: cells must not be negative, got {least:.3g}; count with "
                 "pycc.defense.clipped(counter)"
             )
-        window = window_of(counter, self.patch, shape, (maps.shape[1], maps.shape[2]))
+        window = window_of(counter, self.patch_size, shape, (maps.shape[1], maps.shape[2]))
         reduced = masked_maps(maps, window, self.allowance)[:, None]
         if self.straight_through:
             return density + (reduced - density).detach()
@@ -178,18 +178,18 @@ class Masked(OnMap):
 
 
 def masked(
-    counter: Counter, patch: int, allowance: float, *, straight_through: bool = False
+    counter: Counter, *, patch_size: int, allowance: float, straight_through: bool = False
 ) -> Defended | DefendedModule:
     """Defend a counter by masking: reduce the fullest window of its map to an allowance.
 
-    The window has the size of what a patch of ``patch`` pixels can touch. The count is
+    The window has the size of what a patch of ``patch_size`` pixels can touch. The count is
     S - max(0, max_W S_W - allowance), where S is the sum of all cells and S_W that of a window W;
     the cells of the first fullest window are scaled. ``pycc.certify.masked`` certifies these
     counts. The receptive field is None.
 
     Args:
         counter: a counter with a bounded receptive field, in eval mode when it is called.
-        patch: side of the patch, in pixels.
+        patch_size: side of the patch, in pixels.
         allowance: people that the window keeps, at least 0, fixed on training data. With 0 the
             window is removed, and a patch in it gets no gradient.
         straight_through: whether the gradient is that of the counter without the mask, for attacks
@@ -209,8 +209,8 @@ def masked(
         >>> from pycc import defense, models
         >>> pool = torch.nn.AvgPool2d(8).eval()  # one person per white cell
         >>> counter = models.wrap(pool, preprocess=lambda x: x[:, :1], stride=8, receptive_field=8)
-        >>> masked = defense.masked(counter, patch=8, allowance=1.0)  # windows of 2 x 2 cells
-        >>> float(masked(torch.ones(1, 3, 32, 32)).sum())  # 16 - (4 - 1)
+        >>> masked = defense.masked(counter, patch_size=8, allowance=1.0)
+        >>> float(masked(torch.ones(1, 3, 32, 32)).sum())  # windows of 2 x 2 cells: 16 - (4 - 1)
         13.0
     """
-    return defended(counter, Masked(patch, float(allowance), straight_through))
+    return defended(counter, Masked(patch_size, float(allowance), straight_through))

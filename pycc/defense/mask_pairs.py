@@ -34,7 +34,9 @@ def check_masks(masks: int | tuple[int, int]) -> tuple[int, int]:
     return side, side
 
 
-def mask_boxes(shape: tuple[int, int], patch: int, masks: int | tuple[int, int] = 36) -> list[Box]:
+def mask_boxes(
+    shape: tuple[int, int], *, patch_size: int, masks: int | tuple[int, int] = 36
+) -> list[Box]:
     """Compute boxes of masks such that one hides the patch completely, wherever it lies.
 
     With m masks along an axis of n pixels and a patch of p pixels, masks begin every
@@ -44,7 +46,7 @@ def mask_boxes(shape: tuple[int, int], patch: int, masks: int | tuple[int, int] 
 
     Args:
         shape: (H, W) of the image, in pixels.
-        patch: side of the patch, in pixels.
+        patch_size: side of the patch, in pixels.
         masks: number of masks, a square number, or (rows, columns).
 
     Raises:
@@ -52,25 +54,27 @@ def mask_boxes(shape: tuple[int, int], patch: int, masks: int | tuple[int, int] 
 
     Example:
         >>> from pycc.defense.mask_pairs import mask_boxes
-        >>> [box.slices[1] for box in mask_boxes((8, 16), 8, (1, 3))]
+        >>> [box.slices[1] for box in mask_boxes((8, 16), patch_size=8, masks=(1, 3))]
         [slice(0, 10, None), slice(3, 13, None), slice(6, 16, None)]
     """
-    check_whole(_OP, "patch", patch, 1)
-    if patch > min(shape):
+    check_whole(_OP, "patch_size", patch_size, 1)
+    if patch_size > min(shape):
         raise ValueError(
-            f"{_OP}: patch must fit into the image of {shape[0]}x{shape[1]}, got {patch} pixels"
+            f"{_OP}: patch_size must fit into the image of {shape[0]}x{shape[1]}, "
+            f"got {patch_size} pixels"
         )
     rows, columns = (
-        _spans(size, patch, number) for size, number in zip(shape, check_masks(masks), strict=True)
+        _spans(size, patch_size, number)
+        for size, number in zip(shape, check_masks(masks), strict=True)
     )
     return [Box(top, left, bottom, right) for top, bottom in rows for left, right in columns]
 
 
-def _spans(size: int, patch: int, masks: int) -> list[tuple[int, int]]:
+def _spans(size: int, patch_size: int, masks: int) -> list[tuple[int, int]]:
     """Return the first pixel and the one after the last of each mask along one axis."""
-    places = size - patch + 1
+    places = size - patch_size + 1
     step = -(-places // masks)
-    return [(start, min(start + patch + step - 1, size)) for start in range(0, places, step)]
+    return [(start, min(start + patch_size + step - 1, size)) for start in range(0, places, step)]
 
 
 def hidden(image: Tensor, boxes: Sequence[Box], colour: Tensor) -> Tensor:
@@ -84,8 +88,8 @@ def hidden(image: Tensor, boxes: Sequence[Box], colour: Tensor) -> Tensor:
 def two_mask_table(
     counter: Counter,
     image: Tensor,
-    patch: int,
     *,
+    patch_size: int,
     masks: int | tuple[int, int] = 36,
     fill: float | Sequence[float],
     budget: int = BUDGET,
@@ -101,7 +105,7 @@ def two_mask_table(
     Args:
         counter: in eval mode, on the device of the image.
         image: [3,H,W], RGB in [0,1].
-        patch: side of the patch in pixels, at most the image's.
+        patch_size: side of the patch in pixels, at most the image's.
         masks: number of masks, see :func:`mask_boxes`.
         fill: the masks' colour, one number or three (RGB) in [0,1].
         budget: number of pixels that are counted at once, which bounds the memory.
@@ -120,14 +124,15 @@ def two_mask_table(
         >>> from pycc.defense.mask_pairs import two_mask_table
         >>> pool = torch.nn.AvgPool2d(8).eval()  # one person per white cell
         >>> counter = models.wrap(pool, preprocess=lambda x: x[:, :1], stride=8, receptive_field=8)
-        >>> two_mask_table(counter, torch.ones(3, 8, 24), 8, masks=(1, 3), fill=0.0).tolist()
+        >>> image = torch.ones(3, 8, 24)
+        >>> two_mask_table(counter, image, patch_size=8, masks=(1, 3), fill=0.0).tolist()
         [[1.375, 0.625, 0.0], [0.625, 1.375, 0.75], [0.0, 0.75, 1.5]]
     """
     check_image(_OP, image)
     check_eval(_OP, counter)
     check_whole(_OP, "budget", budget, 1)
     colour = torch.tensor(check_fill(_OP, fill), device=image.device)
-    boxes = mask_boxes((image.shape[1], image.shape[2]), patch, masks)
+    boxes = mask_boxes((image.shape[1], image.shape[2]), patch_size=patch_size, masks=masks)
     with torch.no_grad():
         table = _Table(counter, image, boxes, colour, budget)
         return table.filled(progress)

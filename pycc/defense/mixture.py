@@ -120,7 +120,7 @@ def parts_of(counter: Counter) -> tuple[tuple[Counter, ...], tuple[float, ...]]:
 def mixed(counters: Sequence[Counter], shares: Sequence[float] | None = None) -> Mixture:
     """Combine counters into one whose map is the sum of their maps, each times its share.
 
-    ``mixed([masked(first, 81, 40.0), masked(second, 81, 20.0)])`` masks the fullest window of each
+    ``mixed([masked(first, patch_size=81, allowance=40.0), ...])`` masks the fullest window of each
     counter separately; ``pycc.certify.mixed`` adds their intervals. A second counter with a smaller
     receptive field narrows the interval of the first, and the errors of two different counters
     partly cancel.

@@ -183,14 +183,14 @@ def corners(
 
 
 def most_touched(
-    kind: Kind, shape: tuple[int, int], patch: int, *, draws: int | None, seed: int
+    kind: Kind, shape: tuple[int, int], *, patch_size: int, draws: int | None, seed: int
 ) -> int:
     """Compute the largest number of draws whose retained part one square patch can touch: exact.
 
     Args:
         kind: the retained part; not :class:`Elements`.
         shape: (H, W) of the image, in pixels.
-        patch: side of the patch, in pixels.
+        patch_size: side of the patch, in pixels.
         draws: the first ``draws`` draws of ``seed``; None takes every place of a band or block
             once.
         seed: any 64-bit integer.
@@ -201,7 +201,7 @@ def most_touched(
 
     Example:
         >>> from pycc.defense.retained import Bands, most_touched
-        >>> most_touched(Bands(4), (32, 32), 8, draws=None, seed=0)  # 4 + 8 - 1 places
+        >>> most_touched(Bands(4), (32, 32), patch_size=8, draws=None, seed=0)  # 4 + 8 - 1
         11
     """
     if isinstance(kind, Elements):
@@ -211,19 +211,19 @@ def most_touched(
             raise ValueError(f"{kind.op}: draws must be a number where pixels are kept, got None")
         size = shape[0] * shape[1]
         kept = [ops.ablation_indices(size, kind.k, seed=seed, draw=n) for n in range(draws)]
-        return int(ops.mask_hits(torch.stack(kept), shape, patch)[0])
+        return int(ops.mask_hits(torch.stack(kept), shape, patch_size)[0])
     high, wide = kind.window(shape)
     if draws is None:
         places = (kind.positions(shape) // shape[1], shape[1])
-        met = [min(n, side + patch - 1) for n, side in zip(places, (high, wide), strict=True)]
+        met = [min(n, side + patch_size - 1) for n, side in zip(places, (high, wide), strict=True)]
         return met[0] * met[1] if places[0] > 1 else met[1]
     top, left = torch.tensor(corners(kind, shape, draws=draws, first_draw=0, seed=seed)).T
     columns = (left[:, None] + torch.arange(wide)) % shape[1]
     if isinstance(kind, Bands):  # as high as the image: one row is enough
-        return int(ops.mask_hits(columns, (1, shape[1]), (1, patch))[0])
+        return int(ops.mask_hits(columns, (1, shape[1]), (1, patch_size))[0])
     rows = (top[:, None] + torch.arange(high)) % shape[0]
     pixels = rows[:, :, None] * shape[1] + columns[:, None]
-    return int(ops.mask_hits(pixels.flatten(1), shape, patch)[0])
+    return int(ops.mask_hits(pixels.flatten(1), shape, patch_size)[0])
 
 
 @dataclass(frozen=True, eq=False)

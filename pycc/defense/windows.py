@@ -41,8 +41,8 @@ def window_of(
     check_patch(patch_size, shape)
     if counter.receptive_field is None:
         raise ValueError(
-            "certify: a counter without a bounded receptive field has no window that contains what "
-            "a patch can change; count isolated tiles (pycc.defense.tiled)"
+            "certify: the counter must have a bounded receptive field, got none: no window "
+            "contains what a patch can change; count isolated tiles (pycc.defense.tiled)"
         )
     side = reached_window(patch_size, counter.stride, counter.receptive_field)
     return min(side, cells[0]), min(side, cells[1])
@@ -52,11 +52,11 @@ def check_patch(patch_size: int, shape: tuple[int, int]) -> None:
     """Raise ValueError unless a square patch of this side fits into an image (H, W)."""
     if isinstance(patch_size, bool) or not isinstance(patch_size, int) or patch_size < 1:
         raise ValueError(
-            f"certify: patch_size must be a whole number of pixels from 1 on, got {patch_size!r}"
+            f"certify: patch_size must be a whole number of pixels, at least 1, got {patch_size!r}"
         )
     if patch_size > min(shape):
         raise ValueError(
-            f"certify: the patch must fit into the image of {shape[0]}x{shape[1]}, "
+            f"certify: patch_size must fit into the image of {shape[0]}x{shape[1]}, "
             f"got {patch_size} pixels"
         )
 

@@ -117,6 +117,13 @@ def replicated(opened: Callable[[], Run], ranks: Ranks, key: Sequence[str]) -> R
     """The run that ``opened`` creates or resumes, for processes that all append every result.
 
     The first process has the run itself; the others have a copy in memory with what is known.
+
+    >>> from pycc.ranks import Ranks
+    >>> from pycc.runs import Run, replicated
+    >>> run = replicated(lambda: Run.create(None, {"kind": "example"}), Ranks(), ("index",))
+    >>> run.append({"index": 0})
+    >>> len(run.records)
+    1
     """
     run = opened() if ranks.first else None
     manifest, records = ranks.agreed(({}, []) if run is None else (run.manifest, run.records))

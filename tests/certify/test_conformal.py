@@ -24,7 +24,7 @@ def additive(count: float, reach: float = REACH) -> Interval:
 
 
 def scenes(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """People, and what a counter says that errs more where there are more."""
+    """People, and the prediction of a counter that errs more where there are more."""
     people = rng.gamma(2.0, 150.0, shape).round()
     return people, np.maximum(0.0, people * rng.normal(1.0, 0.2, shape) + rng.normal(5, 9, shape))
 

@@ -33,7 +33,7 @@ def test_no_patch_leaves_any_interval(seed: int) -> None:
     kept = {"patch_size": patch, "patches": patches, **fixed}
     cases = [
         (certify.masked(counter, image, patch_size=patch, allowance=allowance),
-         defense.masked(counter, patch, allowance), 1),
+         defense.masked(counter, patch_size=patch, allowance=allowance), 1),
         (certify.additive(counter, image, patch_size=patch, caps=cap, patches=patches),
          defense.clipped(counter, cap), patches),
         (certify.additive(counter, image, patch_size=patch, caps=each, block_cap=block_cap,
@@ -42,7 +42,7 @@ def test_no_patch_leaves_any_interval(seed: int) -> None:
         (certify.additive(counter, image, patch_size=patch, block_cap=block_cap, block=side),
          defense.clipped(counter, block_cap=block_cap, block=side), 1),
         (certify.two_mask(counter, image, patch_size=patch, masks=masks, fill=0.4),
-         defense.two_mask(counter, patch, masks=masks, fill=0.4), 1),
+         defense.two_mask(counter, patch_size=patch, masks=masks, fill=0.4), 1),
         (certify.fixed_ablations(counter, image, k=k, **kept),
          defense.ablated(counter, k, combine="median", **fixed), patches),
         (certify.fixed_ablations(counter, image, band=width, **kept),
@@ -106,6 +106,6 @@ def test_the_bound_of_two_masks_is_reached() -> None:
     interval = certify.two_mask(counter, image, patch_size=5, masks=9, fill=1.0)
     attacked = image.clone()
     attacked[:, 1:6, 1:6] = 1.0
-    count = float(defense.two_mask(counter, 5, masks=9, fill=1.0)(attacked[None]).sum())
+    count = float(defense.two_mask(counter, patch_size=5, masks=9, fill=1.0)(attacked[None]).sum())
     assert count == pytest.approx(interval.high, abs=0.05)
     assert interval.count <= interval.high

@@ -148,7 +148,7 @@ def test_what_one_patch_can_touch_is_counted_place_by_place(kind: Kind, patch: i
         for y in range(shape[0] - patch + 1)
         for x in range(shape[1] - patch + 1)
     ]
-    assert most_touched(kind, shape, patch, draws=draws, seed=5) == max(hits)
+    assert most_touched(kind, shape, patch_size=patch, draws=draws, seed=5) == max(hits)
 
 
 @pytest.mark.parametrize("patch", [1, 3, 8])
@@ -160,14 +160,14 @@ def test_of_all_places_the_overlaps_are_counted(patch: int) -> None:
             torch.ones(1, 3, *shape), torch.tensor(places), kind.window(shape), fill=0.0
         )
         most = int((shown[:, 0, :patch, :patch] > 0).flatten(1).any(1).sum())  # all are alike
-        assert most_touched(kind, shape, patch, draws=None, seed=0) == most
+        assert most_touched(kind, shape, patch_size=patch, draws=None, seed=0) == most
 
 
 def test_draws_that_cannot_be_counted_are_refused() -> None:
     with pytest.raises(ValueError, match="draws must be a number where pixels are kept, got None"):
-        most_touched(Pixels(3), (8, 13), 3, draws=None, seed=0)
+        most_touched(Pixels(3), (8, 13), patch_size=3, draws=None, seed=0)
     with pytest.raises(ValueError, match="entries of channels"):
-        most_touched(Elements(3), (8, 13), 3, draws=5, seed=0)
+        most_touched(Elements(3), (8, 13), patch_size=3, draws=5, seed=0)
 
 
 def test_an_image_is_certified_by_the_draws_that_its_counter_takes() -> None:

@@ -17,13 +17,13 @@ from pycc.ops import reference
 def test_of_pixels_it_is_a_proven_upper_bound(patch: int, k: int, patches: int) -> None:
     exact = 1 - ratio(768 * 1024, patches * patch * patch, k)
     for size in ((768, 1024), 768 * 1024):
-        found = Fraction(exposure(size, patch, k=k, patches=patches))
+        found = Fraction(exposure(size, patch_size=patch, k=k, patches=patches))
         assert exact <= found <= exact * (1 + Fraction(1, 10**11))
 
 
 def test_of_array_entries_a_patch_holds_one_a_channel() -> None:
     exact = 1 - ratio(3 * 700 * 1024, 3 * 400, 45)
-    found = exposure((700, 1024), 20, k=45, channels=3)
+    found = exposure((700, 1024), patch_size=20, k=45, channels=3)
     assert exact <= Fraction(found)
     assert found == pytest.approx(1 - 0.975194, abs=1e-6)  # Table 3 of the paper
 
@@ -38,39 +38,46 @@ def test_of_bands_and_blocks_it_is_the_share_of_places_that_touch(wrap: bool) ->
     for (h, w), p, b in itertools.product([(6, 9), (7, 7), (9, 5)], (1, 2, 5), (1, 2, 4, 5)):
         most = [max(touched(side, p, b, at) for at in range(side - p + 1)) for side in (h, w)]
         places = [side if wrap else side - b + 1 for side in (h, w)]
-        band, exact = Fraction(exposure((h, w), p, band=b, wrap=wrap)), Fraction(most[1], places[1])
+        band, exact = (
+            Fraction(exposure((h, w), patch_size=p, band=b, wrap=wrap)),
+            Fraction(most[1], places[1]),
+        )
         assert exact <= band <= exact * (1 + Fraction(1, 10**15))
-        block = Fraction(exposure((h, w), p, block=b, wrap=wrap))
+        block = Fraction(exposure((h, w), patch_size=p, block=b, wrap=wrap))
         exact = Fraction(most[0] * most[1], places[0] * places[1])
         assert exact <= block <= exact * (1 + Fraction(1, 10**15))
 
 
 def test_the_formulas_of_the_field() -> None:
-    assert exposure((768, 1024), 81, band=20) == (81 + 19) / 1024
-    assert exposure(1024, 81, band=20) == (81 + 19) / 1024
-    assert exposure((768, 1024), 81, band=20, patches=2) == 200 / 1024
-    assert exposure((768, 1024), 81, band=20, wrap=False) == pytest.approx(100 / 1005, rel=1e-15)
-    assert exposure((768, 1024), 81, block=60) == pytest.approx(140**2 / (768 * 1024), rel=1e-15)
-    assert exposure((768, 1024), 700, band=500, patches=2) == 1.0
+    assert exposure((768, 1024), patch_size=81, band=20) == (81 + 19) / 1024
+    assert exposure(1024, patch_size=81, band=20) == (81 + 19) / 1024
+    assert exposure((768, 1024), patch_size=81, band=20, patches=2) == 200 / 1024
+    assert exposure((768, 1024), patch_size=81, band=20, wrap=False) == pytest.approx(
+        100 / 1005, rel=1e-15
+    )
+    assert exposure((768, 1024), patch_size=81, block=60) == pytest.approx(
+        140**2 / (768 * 1024), rel=1e-15
+    )
+    assert exposure((768, 1024), patch_size=700, band=500, patches=2) == 1.0
 
 
 def test_it_rises_with_what_is_kept_and_with_the_patch() -> None:
-    by_k = [exposure((64, 64), 8, k=k) for k in range(0, 4097, 64)]
+    by_k = [exposure((64, 64), patch_size=8, k=k) for k in range(0, 4097, 64)]
     assert by_k == sorted(by_k)
     assert by_k[0] == 0.0
     assert by_k[-1] == 1.0
     for kind in ({"k": 45}, {"band": 7}, {"block": 7}):
-        by_patch = [exposure((64, 64), p, **kind) for p in range(1, 65)]
+        by_patch = [exposure((64, 64), patch_size=p, **kind) for p in range(1, 65)]
         assert by_patch == sorted(by_patch)
-        by_patches = [exposure((64, 64), 8, patches=j, **kind) for j in range(1, 80)]
+        by_patches = [exposure((64, 64), patch_size=8, patches=j, **kind) for j in range(1, 80)]
         assert by_patches == sorted(by_patches)
         assert by_patches[-1] == 1.0
 
 
 def test_the_twins_give_the_same() -> None:
     with reference():
-        twin = exposure((768, 1024), 81, k=45)
-    assert twin == exposure((768, 1024), 81, k=45)
+        twin = exposure((768, 1024), patch_size=81, k=45)
+    assert twin == exposure((768, 1024), patch_size=81, k=45)
 
 
 @pytest.mark.parametrize(
@@ -83,20 +90,20 @@ def test_the_twins_give_the_same() -> None:
         ({"band": 0}, "band must be"),
         ({"band": 9}, r"band must be a whole number within \[1, 8\]"),
         ({"block": 9}, "block must be"),
-        ({"k": 4, "patch": 9}, "patch must fit into the image"),
-        ({"band": 4, "patch": 9}, "patch must fit into the image"),
-        ({"k": 4, "patch": 0}, "patch must be a whole number from 1 on"),
+        ({"k": 4, "patch": 9}, "patch_size must fit into the image"),
+        ({"band": 4, "patch": 9}, "patch_size must fit into the image"),
+        ({"k": 4, "patch": 0}, "patch_size must be a whole number from 1 on"),
         ({"k": 4, "patches": 0}, "patches must be"),
         ({"band": 4, "channels": 3}, "channels is for k only"),
         ({"block": 4, "size": 64}, "size must be"),
         ({"k": 4, "size": (8, 8, 3)}, "size must be"),
-        ({"k": 4, "size": 64, "patch": 9}, "patch must fit into the image"),
+        ({"k": 4, "size": 64, "patch": 9}, "patch_size must fit into the image"),
     ],
 )
 def test_bad_input(arguments: dict, message: str) -> None:
     size, patch = arguments.pop("size", (8, 8)), arguments.pop("patch", 2)
     with pytest.raises(ValueError, match=message):
-        exposure(size, patch, **arguments)
+        exposure(size, patch_size=patch, **arguments)
 
 
 def test_what_a_sample_misses() -> None:
@@ -111,4 +118,4 @@ def test_what_a_sample_misses() -> None:
 def test_bad_types() -> None:
     for arguments in ({"k": 4.5}, {"band": True}, {"k": 4, "patches": 1.0}):
         with pytest.raises(TypeError, match="must be a whole number"):
-            exposure((8, 8), 2, **arguments)
+            exposure((8, 8), patch_size=2, **arguments)

@@ -86,7 +86,7 @@ def test_an_attack_on_the_defended_counter_stays_inside(objective: str) -> None:
     sample = Sample("one", image, torch.tensor([[12.0, 12.0]], dtype=torch.float64))
     for defended, interval in (
         (
-            defense.masked(counter, 6, 1.0),
+            defense.masked(counter, patch_size=6, allowance=1.0),
             certify.masked(counter, image, patch_size=6, allowance=1.0),
         ),
         (defense.clipped(counter, 0.4), certify.additive(counter, image, patch_size=6, caps=0.4)),
@@ -95,7 +95,7 @@ def test_an_attack_on_the_defended_counter_stays_inside(objective: str) -> None:
             certify.additive(counter, image, patch_size=6, caps=0.4, block_cap=1.5, block=3),
         ),
         (
-            defense.two_mask(counter, 6, masks=9, fill=0.5),
+            defense.two_mask(counter, patch_size=6, masks=9, fill=0.5),
             certify.two_mask(counter, image, patch_size=6, masks=9, fill=0.5),
         ),
         (
@@ -245,9 +245,9 @@ def test_straight_through_an_attack_beats_every_flat_patch(objective: str) -> No
     counter = models.load("mcnn-synthetic")
     image = quantize(data.open("synthetic", shape=(96, 128))[0].image)
     sample = Sample("one", image, torch.tensor([[12.0, 12.0]], dtype=torch.float64))
-    victim = defense.masked(counter, 20, 6.0, straight_through=True)
+    victim = defense.masked(counter, patch_size=20, allowance=6.0, straight_through=True)
     with torch.no_grad():
-        plain = defense.masked(counter, 20, 6.0)(image[None])
+        plain = defense.masked(counter, patch_size=20, allowance=6.0)(image[None])
         torch.testing.assert_close(victim(image[None]), plain, rtol=1e-5, atol=1e-7)
     apam = attack.APAM(patch_size=20, steps=30, step_size=0.25, decay="cosine", objective=objective,
         transform="none", smoothness=0.0, location="given", top_left=(40, 50),
@@ -264,10 +264,10 @@ def test_straight_through_an_attack_beats_every_flat_patch(objective: str) -> No
 
 
 def test_alpha_is_shared_by_images_and_patch_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    requested = []
 
     def spied(counts, shape, patch_size, kind, *, alpha, images):
-        asked.append((alpha, images))
+        requested.append((alpha, images))
         return Interval(0.0, 1.0, "quantile", False)
 
     module = importlib.import_module("pycc.certify.methods.quantile")
@@ -277,7 +277,7 @@ def test_alpha_is_shared_by_images_and_patch_sizes(monkeypatch: pytest.MonkeyPat
         method=certify.Quantile(k=20, ablation_samples=4, alpha=0.1), patch_sizes=[2, 3, 5],
         calibration=certify.Calibration(fill=(0.5, 0.5, 0.5)),
     )  # fmt: skip
-    assert asked == [(0.1, 4 * 3)] * (4 * 3)
+    assert requested == [(0.1, 4 * 3)] * (4 * 3)
 
 
 def test_room_for_the_last_bits() -> None:
@@ -297,13 +297,16 @@ def test_room_for_the_last_bits() -> None:
         ),
         (
             lambda c, i: certify.masked(c, i, patch_size=0, allowance=1.0),
-            "whole number of pixels from 1 on",
+            "patch_size must be a whole number of pixels, at least 1, got 0",
         ),
         (
             lambda c, i: certify.masked(c, i, patch_size=3, allowance=-1.0),
-            "allowance must be people from 0",
+            "allowance must be a number of people, at least 0, got -1.0",
         ),
-        (lambda c, i: certify.additive(c, i, patch_size=3, caps=0.0), "must be people above 0"),
+        (
+            lambda c, i: certify.additive(c, i, patch_size=3, caps=0.0),
+            "must be a number of people above 0, or None, got 0.0",
+        ),
         (lambda c, i: certify.additive(c, i, patch_size=3), "needs caps of cells or of blocks"),
         (
             lambda c, i: certify.additive(c, i, patch_size=3, caps=torch.ones(9, 9)),

@@ -9,7 +9,7 @@ import torch
 
 from pycc.certify.paper import (
     ENTRIES,
-    PATCHES,
+    PATCH_SIZES,
     RETAINED,
     counterexample,
     expected_overlap,
@@ -40,14 +40,14 @@ def cut_off(value: float) -> str:
 def test_table_3_to_every_published_digit() -> None:
     assert ENTRIES == 3 * 1024 * 700
     rows = table_3()
-    assert tuple(row.patch for row in rows) == PATCHES
+    assert tuple(row.patch_size for row in rows) == PATCH_SIZES
     assert tuple(f"{row.untouched:.4f}" for row in rows) == UNTOUCHED
     assert tuple(cut_off(row.inside) for row in rows) == INSIDE
 
 
-@pytest.mark.parametrize("row", table_3(), ids=lambda row: str(row.patch))
+@pytest.mark.parametrize("row", table_3(), ids=lambda row: str(row.patch_size))
 def test_table_3_against_exact_integers(row) -> None:
-    untouched, inside = exactly(row.patch)
+    untouched, inside = exactly(row.patch_size)
     assert abs(Fraction(row.untouched) / untouched - 1) < Fraction(1, 10**12)
     assert abs(Fraction(row.inside) / inside - 1) < Fraction(1, 10**12)
 
@@ -71,8 +71,11 @@ def test_small_probabilities_exactly() -> None:
 
 
 def test_the_bound_on_the_expected_overlap_is_never_too_large_and_monotone() -> None:
-    for patch in PATCHES:
-        bound, (exact, _) = expected_overlap(ENTRIES, 3 * patch**2, RETAINED), exactly(patch)
+    for patch_size in PATCH_SIZES:
+        bound, (exact, _) = (
+            expected_overlap(ENTRIES, 3 * patch_size**2, RETAINED),
+            exactly(patch_size),
+        )
         assert exact * (1 - Fraction(1, 10**11)) <= Fraction(bound) <= exact
     by_n = [expected_overlap(1000, n, 20) for n in range(0, 1001, 50)]
     by_k = [expected_overlap(1000, 100, k) for k in range(0, 1001, 50)]
@@ -128,7 +131,7 @@ def test_bad_sizes(sizes: tuple[int, int, int]) -> None:
 def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match="0 <= n <= d"):
         table_3((900,))  # more entries than the image has
-    with pytest.raises(ValueError, match="patch must be a whole number from 1 on"):
+    with pytest.raises(ValueError, match="patch_size must be a whole number from 1 on"):
         table_3((0,))
     with pytest.raises(ValueError, match="0 <= k <= d"):
         table_3(k=ENTRIES + 1)
@@ -137,5 +140,5 @@ def test_bad_arguments() -> None:
 
 
 def test_the_published_area_shares_are_of_another_size() -> None:
-    shares = np.array(PATCHES) ** 2 / (1024 * 700) * 100
+    shares = np.array(PATCH_SIZES) ** 2 / (1024 * 700) * 100
     assert shares == pytest.approx([0.056, 0.223, 0.915, 3.707], abs=6e-4)

@@ -100,7 +100,7 @@ def lower_quantile(ordered: np.ndarray, q: float) -> float:
 
 
 def test_a_counter_under_attack_whose_law_is_enumerated(toy: Toy) -> None:
-    moved = exposure((toy.side, toy.side), toy.patch, k=toy.k)
+    moved = exposure((toy.side, toy.side), patch_size=toy.patch, k=toy.k)
     assert moved == pytest.approx(toy.hit.mean(), rel=1e-12)
     attacked = [lower_quantile(toy.law(content), 0.5) for content in (0.0, 1e6)]
     trials, rng = 4000, np.random.default_rng(1)
@@ -112,7 +112,7 @@ def test_a_counter_under_attack_whose_law_is_enumerated(toy: Toy) -> None:
 
 def test_draws_with_replacement_are_of_another_law(toy: Toy) -> None:
     """Fewer pixels are shown: of the counter without replacement such draws say nothing."""
-    moved, trials, rng = exposure((5, 5), 1, k=8), 1000, np.random.default_rng(2)
+    moved, trials, rng = exposure((5, 5), patch_size=1, k=8), 1000, np.random.default_rng(2)
     truth = lower_quantile(toy.law(1e6), 0.5)
     kept = rng.integers(0, 25, (trials, 1000, toy.k))
     seen = np.zeros((trials, 1000, 25), bool)
@@ -125,7 +125,7 @@ def test_draws_with_replacement_are_of_another_law(toy: Toy) -> None:
 def test_pixels_drawn_for_each_channel_break_the_delta_of_pixels() -> None:
     """k of each channel's pixels show the patch about three times as often as k pixels."""
     d, k, trials, rng = 400, 20, 2000, np.random.default_rng(3)
-    moved = exposure((20, 20), 2, k=k)
+    moved = exposure((20, 20), patch_size=2, k=k)
     once = 1 - moved
     really = 1 - once**3
     assert really > 2 * moved
@@ -134,7 +134,7 @@ def test_pixels_drawn_for_each_channel_break_the_delta_of_pixels() -> None:
     hits = sum(high in quantile_bounds(drawn, moved, alpha=ALPHA) for drawn in draws)
     assert below(hits, trials, 1 - ALPHA)
     # The same number of array entries, drawn together, does obey a bound: that of entries.
-    entries = exposure((20, 20), 2, k=3 * k, channels=3)
+    entries = exposure((20, 20), patch_size=2, k=3 * k, channels=3)
     assert entries > 1 - Fraction(math.comb(3 * d - 12, 3 * k), math.comb(3 * d, 3 * k))
     assert entries == pytest.approx(really, abs=0.01)
     hits = sum(high in quantile_bounds(drawn, entries, alpha=ALPHA) for drawn in draws)

@@ -52,7 +52,7 @@ def test_no_patch_leaves_the_interval(seed: int) -> None:
     )
     regional = Regional(counter, weight)
     victims = {
-        "two-mask": defense.two_mask(regional, PATCH, masks=4, fill=0.4),
+        "two-mask": defense.two_mask(regional, patch_size=PATCH, masks=4, fill=0.4),
         "fixed-ablations": defense.ablated(
             regional, 3, draws=5, fill=0.4, combine="median", seed=0
         ),

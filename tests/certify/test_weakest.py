@@ -93,8 +93,8 @@ def test_a_mixture_has_places_of_each_part() -> None:
 @pytest.mark.parametrize("objective", ["over", "under"])
 def test_an_attack_there_moves_the_count_within_its_interval(objective: str) -> None:
     sample, counter = scene(3), Bright()
-    victim = defense.masked(counter, PATCH, ALLOWANCE, straight_through=True)
-    bound = certify.masked(counter, sample.image, patch_patch_size=PATCH, allowance=ALLOWANCE)
+    victim = defense.masked(counter, patch_size=PATCH, allowance=ALLOWANCE, straight_through=True)
+    bound = certify.masked(counter, sample.image, patch_size=PATCH, allowance=ALLOWANCE)
     apam = attack.APAM(
         patch_size=PATCH, steps=20, step_size=0.3, objective=objective, transform="none",
         smoothness=0.0, location="worst",

@@ -133,7 +133,7 @@ def test_attacked_counts_are_held_against_their_intervals(
 def test_a_given_allowance_needs_no_calibration_images(
     small: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """A folder without splits is whichever is asked for: its images are not left out of any."""
+    """A folder without splits serves as each split: its images are not left out of any."""
     flags = [*small[:2], "--weights", "mcnn-synthetic", "--patch-size", "24", "--no-pictures"]
     code, text, err = run(capsys, *flags, "--allowance", "10", "--out", str(tmp_path / "given"))
     assert (code, err) == (0, "")
@@ -192,8 +192,14 @@ def test_pictures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         (["--resume", "nowhere"], "nowhere"),
         (["--patch-size", "0"], "--patch-size must be at least 1 pixel, got 0"),
         (["--masks", "5"], "masks"),
-        (["--allowance", "nan"], "masked: allowance must be people at least 0, finite, got nan"),
-        (["--block-cap", "-3"], "additive: block_cap must be people above 0, finite, got -3"),
+        (
+            ["--allowance", "nan"],
+            "masked: allowance must be a finite number of people at least 0, got nan",
+        ),
+        (
+            ["--block-cap", "-3"],
+            "additive: block_cap must be a finite number of people above 0, got -3",
+        ),
         (["--step-size", "nan"], "--step-size must lie in (0,1], got nan"),
         (["--threads", "0"], "--threads must be within [1, "),
         (["--calibration-data", "/nowhere"], "/nowhere"),

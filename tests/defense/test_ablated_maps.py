@@ -28,9 +28,9 @@ SHAPE = (37, 53)
 
 
 def counts(kind: Kind, counter: Counter | None = None, **options: Any) -> torch.Tensor:
-    asked: dict[str, Any] = {"draws": 8, "seed": 4, "fill": FILL, **options}
+    arguments: dict[str, Any] = {"draws": 8, "seed": 4, "fill": FILL, **options}
     image = pictures(SHAPE)[0]
-    return ablated_counts(counter or Tiny(), image, kind, **asked)
+    return ablated_counts(counter or Tiny(), image, kind, **arguments)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -110,9 +110,9 @@ def test_places_are_uniform() -> None:
 
 
 def test_progress() -> None:
-    told: list[tuple[int, int]] = []
-    counts(Bands(5), budget=1, progress=lambda done, total, _: told.append((done, total)))
-    assert told == [(done, 8) for done in range(1, 9)]
+    reported: list[tuple[int, int]] = []
+    counts(Bands(5), budget=1, progress=lambda done, total, _: reported.append((done, total)))
+    assert reported == [(done, 8) for done in range(1, 9)]
 
 
 BAD: dict[str, tuple[Kind, dict[str, Any], str]] = {

@@ -21,8 +21,8 @@ SHAPE = (20, 44)
 
 def make(name: str, counter: Counter | None = None, **options: Any) -> Any:
     size = {"ablated": 60, "banded": 4, "blocked": 6}[name]
-    asked: dict[str, Any] = {"draws": 10, "fill": FILL, "seed": 2, **options}
-    return getattr(defense, name)(counter or Tiny(), size, **asked)
+    arguments: dict[str, Any] = {"draws": 10, "fill": FILL, "seed": 2, **options}
+    return getattr(defense, name)(counter or Tiny(), size, **arguments)
 
 
 def by_hand(name: str, counter: Counter, image: Tensor, draws: int, unit: str = "pixel") -> Tensor:

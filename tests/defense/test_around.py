@@ -15,7 +15,7 @@ from pycc.local import Box, Local
 def test_it_is_the_full_image(kind: str, box: Box, draws: int) -> None:
     counter = models.load("mcnn-synthetic")
     if kind == "masked":
-        counter = defense.masked(defense.clipped(counter), 12, 1.5)
+        counter = defense.masked(defense.clipped(counter), patch_size=12, allowance=1.5)
     elif kind == "cells":
         caps = torch.rand(23, 31, generator=torch.Generator().manual_seed(2)) * 0.1 + 1e-3
         counter = defense.clipped(counter, caps)
@@ -87,14 +87,16 @@ def test_what_no_draw_shows_changes_nothing() -> None:
 
 
 def test_a_counter_that_knows_nothing_is_asked_anew() -> None:
-    counter = defense.two_mask(models.load("mcnn-synthetic"), 12, masks=4, fill=0.5)
+    counter = defense.two_mask(models.load("mcnn-synthetic"), patch_size=12, masks=4, fill=0.5)
     assert counter.around(torch.rand(1, 3, 64, 64), Box(0, 0, 8, 8)) is None
 
 
 @pytest.mark.parametrize("colour", [0.0, 1.0])
 def test_rounding_makes_no_cell_negative(colour: float) -> None:
     """A flat patch empties cells: what is left of them after a sum of changes is not below 0."""
-    counter = defense.masked(defense.clipped(models.load("mcnn-synthetic")), 12, 1.5)
+    counter = defense.masked(
+        defense.clipped(models.load("mcnn-synthetic")), patch_size=12, allowance=1.5
+    )
     box = Box(30, 40, 50, 60)
     for seed in range(3):
         image = data.open("synthetic", shape=(96, 128), seed=seed)[0].image[None]

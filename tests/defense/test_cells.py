@@ -105,7 +105,7 @@ def test_masked_sum(shape: tuple[int, int], allowance: float) -> None:
     images = pictures(shape, 3)
     with torch.no_grad():
         maps = Tiny()(images).double()
-        found = masked(Tiny(), 5, allowance)(images).double()
+        found = masked(Tiny(), patch_size=5, allowance=allowance)(images).double()
     fullest = torch.tensor(
         [
             max(
@@ -125,12 +125,14 @@ def test_masked_sum(shape: tuple[int, int], allowance: float) -> None:
 
 def test_masked_gradient() -> None:
     image = pictures((14, 16), dtype=torch.float64).requires_grad_()
-    assert torch.autograd.gradcheck(masked(Tiny().double(), 3, 0.2), image, fast_mode=True)
+    assert torch.autograd.gradcheck(
+        masked(Tiny().double(), patch_size=3, allowance=0.2), image, fast_mode=True
+    )
     assert torch.autograd.gradcheck(clipped(Signed().double(), 0.1), image, fast_mode=True)
 
 
 def test_masked_geometry() -> None:
-    counter = masked(clipped(Signed()), 5, 1.0)
+    counter = masked(clipped(Signed()), patch_size=5, allowance=1.0)
     assert counter.stride == 2
     assert counter.receptive_field is None
     assert float(counter(pictures()).detach().min()) >= 0
@@ -146,7 +148,7 @@ class Unwatched(Tiny):
 @pytest.mark.parametrize("inner", [Tiny, Unwatched])
 def test_masked_in_an_attack(inner: type[Tiny]) -> None:
     """The map after a change of one box is that of the whole changed image."""
-    counter, box = masked(inner().double(), 6, 5.0), Box(30, 31, 36, 38)
+    counter, box = masked(inner().double(), patch_size=6, allowance=5.0), Box(30, 31, 36, 38)
     images = pictures((64, 66), 2, dtype=torch.float64)
     pixels = pictures((6, 7), 4, dtype=torch.float64, seed=4)
     changed = images.repeat_interleave(2, 0)
@@ -162,9 +164,9 @@ def test_masked_on_tiles() -> None:
     image = pictures((24, 24))
     with torch.no_grad():
         tiles = tiled(Tiny(), 8)(image)[0, 0]
-        found = masked(tiled(Whole(), 8), 9, 0.0)
+        found = masked(tiled(Whole(), 8), patch_size=9, allowance=0.0)
         assert found.stride == 8
-        count = float(masked(tiled(Tiny(), 8), 9, 0.0)(image).sum())
+        count = float(masked(tiled(Tiny(), 8), patch_size=9, allowance=0.0)(image).sum())
     windows = [float(tiles[y : y + 2, x : x + 2].sum()) for y in (0, 1) for x in (0, 1)]
     assert count == pytest.approx(float(tiles.sum()) - max(windows), rel=1e-6)
 
@@ -178,14 +180,14 @@ class Broken(Tiny):
 
 def test_masked_refuses() -> None:
     with pytest.raises(ValueError, match="masked: counter must have a bounded receptive field"):
-        masked(Whole(), 5, 1.0)
+        masked(Whole(), patch_size=5, allowance=1.0)
     with pytest.raises(ValueError, match=r"masked: allowance must be at least 0, got -0\.1"):
-        masked(Tiny(), 5, -0.1)
-    with pytest.raises(ValueError, match="masked: patch must be at least 1, got 0"):
-        masked(Tiny(), 0, 1.0)
+        masked(Tiny(), patch_size=5, allowance=-0.1)
+    with pytest.raises(ValueError, match="masked: patch_size must be at least 1, got 0"):
+        masked(Tiny(), patch_size=0, allowance=1.0)
     with pytest.raises(ValueError, match="masked: cells must not be negative, got -"):
-        masked(Signed(), 5, 1.0)(pictures())
+        masked(Signed(), patch_size=5, allowance=1.0)(pictures())
     with pytest.raises(ValueError, match="masked: cells must not be negative, got nan"):
-        masked(Broken(), 5, 1.0)(pictures())
-    with pytest.raises(ValueError, match="masked: patch must fit into the image of 20x24, got 21"):
-        masked(Plain(), 21, 1.0)(pictures())
+        masked(Broken(), patch_size=5, allowance=1.0)(pictures())
+    with pytest.raises(ValueError, match=r"masked: patch_size must fit .* 20x24, got 21"):
+        masked(Plain(), patch_size=21, allowance=1.0)(pictures())

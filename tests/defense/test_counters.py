@@ -24,9 +24,9 @@ DEFENSES: dict[str, Callable[[Any], Any]] = {
     "blocked": lambda c: defense.blocked(c, 20, draws=3, fill=0.5),
     "clipped": lambda c: defense.clipped(c, 0.4),
     "tiled": lambda c: defense.tiled(c, 8),
-    "masked": lambda c: defense.masked(c, 6, 40.0),
-    "masked clipped": lambda c: defense.masked(defense.clipped(c), 6, 40.0),
-    "two_mask": lambda c: defense.two_mask(c, 4, masks=4, fill=0.5),
+    "masked": lambda c: defense.masked(c, patch_size=6, allowance=40.0),
+    "masked clipped": lambda c: defense.masked(defense.clipped(c), patch_size=6, allowance=40.0),
+    "two_mask": lambda c: defense.two_mask(c, patch_size=4, masks=4, fill=0.5),
     "tiled, ablated": lambda c: defense.ablated(defense.tiled(c, 8), 500, draws=3, fill=0.5),
 }
 every = pytest.mark.parametrize("name", DEFENSES)
@@ -75,7 +75,7 @@ def test_float64(name: str) -> None:
 def test_identities_tell_settings_apart() -> None:
     counter = Tiny()
     made = [make(counter) for make in DEFENSES.values()]
-    made += [defense.masked(counter, 6, 41.0), defense.clipped(counter, 0.5)]
+    made += [defense.masked(counter, patch_size=6, allowance=41.0), defense.clipped(counter, 0.5)]
     made += [defense.tiled(counter, 16), defense.ablated(counter, 400, draws=4, fill=0.4)]
     assert len({identity(one) for one in [counter, *made]}) == len(made) + 1
     again = DEFENSES["masked"](Tiny())

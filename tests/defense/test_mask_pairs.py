@@ -18,7 +18,7 @@ FILL = (0.5, 0.25, 0.125)
 
 
 def brute_force(counter: Counter, image: torch.Tensor, patch: int, masks: Any) -> torch.Tensor:
-    boxes = mask_boxes((image.shape[1], image.shape[2]), patch, masks)
+    boxes = mask_boxes((image.shape[1], image.shape[2]), patch_size=patch, masks=masks)
     table = torch.zeros(len(boxes), len(boxes), dtype=torch.float64)
     with torch.no_grad():
         for i, one in enumerate(boxes):
@@ -49,7 +49,9 @@ def test_every_pair(shape: tuple[int, int], patch: int, masks: Any, counter: Cou
     image = pictures(shape)[0]
     wanted = brute_force(counter, image, patch, masks)
     for budget in (1, 1 << 21):
-        found = two_mask_table(counter, image, patch, masks=masks, fill=FILL, budget=budget)
+        found = two_mask_table(
+            counter, image, patch_size=patch, masks=masks, fill=FILL, budget=budget
+        )
         torch.testing.assert_close(found, wanted, rtol=1e-6, atol=0)
     assert torch.equal(found, found.T)
     assert wanted.unique().numel() == len(wanted) * (len(wanted) + 1) // 2
@@ -58,19 +60,24 @@ def test_every_pair(shape: tuple[int, int], patch: int, masks: Any, counter: Cou
 def test_sums_of_changes_are_exact() -> None:
     """In float64 to its own rounding, where most pairs are sums."""
     counter, image = Tiny().double(), pictures((64, 66), dtype=torch.float64)[0]
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     found = two_mask_table(
-        counter, image, 3, masks=36, fill=FILL, progress=lambda *n: told.append(n[:2])
+        counter,
+        image,
+        patch_size=3,
+        masks=36,
+        fill=FILL,
+        progress=lambda *n: reported.append(n[:2]),
     )
-    assert told[0][0] > 300
-    assert told[-1] == (666, 666)
+    assert reported[0][0] > 300
+    assert reported[-1] == (666, 666)
     wanted = brute_force(counter, image, 3, 36)
     assert float((found - wanted).abs().max()) < 1e-12 * float(wanted.max())
 
 
 def test_a_smaller_field_would_be_wrong() -> None:
     counter, image = Tiny(receptive_field=2), pictures((64, 66))[0]
-    found = two_mask_table(counter, image, 3, masks=36, fill=FILL)
+    found = two_mask_table(counter, image, patch_size=3, masks=36, fill=FILL)
     wanted = brute_force(counter, image, 3, 36)
     assert float((found - wanted).abs().max()) > 1e-5 * float(wanted.max())
 
@@ -84,7 +91,7 @@ def test_less_is_looked_at_than_whole_images() -> None:
             seen += images.numel() // 3
             return super().__call__(images)
 
-    two_mask_table(Counting(), pictures((128, 160))[0], 9, masks=36, fill=FILL)
+    two_mask_table(Counting(), pictures((128, 160))[0], patch_size=9, masks=36, fill=FILL)
     assert seen * 5 < 666 * 128 * 160
 
 
@@ -93,7 +100,7 @@ def test_less_is_looked_at_than_whole_images() -> None:
 def test_some_mask_hides_every_place(height: int, width: int, patch: int, data: Any) -> None:
     patch = min(patch, height, width)
     rows, columns = data.draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))
-    boxes = mask_boxes((height, width), patch, (rows, columns))
+    boxes = mask_boxes((height, width), patch_size=patch, masks=(rows, columns))
     assert 1 <= len(boxes) <= rows * columns
     assert all(box.clipped((height, width)) == box and not box.empty for box in boxes)
     for y in range(height - patch + 1):
@@ -104,7 +111,7 @@ def test_some_mask_hides_every_place(height: int, width: int, patch: int, data: 
 
 def test_masks_are_as_the_rule_says() -> None:
     """ceil(688 / 6) = 115 and 81 + 114 = 195 down; ceil(944 / 6) = 158 and 238 across."""
-    boxes = mask_boxes((768, 1024), 81)
+    boxes = mask_boxes((768, 1024), patch_size=81)
     assert len(boxes) == 36
     assert [(box.top, box.bottom) for box in boxes[::6]] == [
         (0, 195), (115, 310), (230, 425), (345, 540), (460, 655), (575, 768),
@@ -114,7 +121,7 @@ def test_masks_are_as_the_rule_says() -> None:
 
 def test_hidden_keeps_the_rest() -> None:
     image = pictures()[0]
-    box = mask_boxes((20, 24), 5, 4)[3]
+    box = mask_boxes((20, 24), patch_size=5, masks=4)[3]
     covered = hidden(image, [box], torch.tensor(FILL))
     assert torch.equal(covered[:, *box.slices].flatten(1).amax(1), torch.tensor(FILL))
     covered[:, *box.slices] = image[:, *box.slices]
@@ -122,8 +129,11 @@ def test_hidden_keeps_the_rest() -> None:
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "patch": ({"patch": 21}, "two_mask: patch must fit into the image of 20x24, got 21 pixels"),
-    "no patch": ({"patch": 0}, "two_mask: patch must be at least 1, got 0"),
+    "patch": (
+        {"patch_size": 21},
+        "two_mask: patch_size must fit into the image of 20x24, got 21 pixels",
+    ),
+    "no patch": ({"patch_size": 0}, "two_mask: patch_size must be at least 1, got 0"),
     "not square": ({"masks": 35}, "two_mask: masks must be a square number or"),
     "none": ({"masks": (0, 3)}, "two_mask: masks must be at least 1, got 0"),
     "colour": ({"fill": -0.1}, "two_mask: fill must be"),
@@ -136,7 +146,12 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input(case: str) -> None:
     options, message = BAD[case]
-    asked: dict[str, Any] = {"counter": Tiny(), "image": pictures()[0], "patch": 5, "fill": 0.5}
+    arguments: dict[str, Any] = {
+        "counter": Tiny(),
+        "image": pictures()[0],
+        "patch_size": 5,
+        "fill": 0.5,
+    }
     with pytest.raises(ValueError, match=message) as error:
-        two_mask_table(**{**asked, **options})
+        two_mask_table(**{**arguments, **options})
     assert "\n" not in str(error.value)

@@ -59,9 +59,13 @@ def test_another_stride_is_refused() -> None:
 
 @pytest.mark.parametrize("box", [Box(0, 0, 8, 12), Box(40, 52, 61, 70), Box(83, 110, 95, 125)])
 def test_a_change_in_a_box_is_the_full_images(box: Box) -> None:
-    """Of parts with and without masks, and of one that is asked about windows."""
+    """Of parts with and without masks, evaluated in windows."""
     plain = models.load("mcnn-synthetic")
-    parts = [defense.masked(plain, 12, 1.5), plain, defense.clipped(plain, 0.02)]
+    parts = [
+        defense.masked(plain, patch_size=12, allowance=1.5),
+        plain,
+        defense.clipped(plain, 0.02),
+    ]
     counter = defense.mixed(parts, [0.5, 0.3, 0.4])
     generator = torch.Generator().manual_seed(1)
     images = torch.rand(2, 3, 95, 125, generator=generator)
@@ -86,7 +90,11 @@ def test_an_attack_on_all_parts_stays_inside_the_sum_of_their_intervals(objectiv
     image = quantize(data.open("synthetic", shape=(96, 128))[0].image)
     sample = Sample("one", image, torch.tensor([[12.0, 12.0]], dtype=torch.float64))
     counter = defense.mixed(
-        [defense.masked(wide, 10, 40.0), defense.masked(other, 10, 20.0)], [0.4, 0.6]
+        [
+            defense.masked(wide, patch_size=10, allowance=40.0),
+            defense.masked(other, patch_size=10, allowance=20.0),
+        ],
+        [0.4, 0.6],
     )
     parts = [
         certify.masked(one, image, patch_size=10, allowance=allowance)

@@ -16,9 +16,9 @@ from pycc.types import Counter
 def test_count_is_min_of_max(counter: Counter) -> None:
     images = pictures((28, 33), 3)
     with torch.no_grad():
-        found = two_mask(counter, 5, masks=(3, 2), fill=0.5)(images)
+        found = two_mask(counter, patch_size=5, masks=(3, 2), fill=0.5)(images)
     for image, cells in zip(images, found, strict=True):
-        table = two_mask_table(counter, image, 5, masks=(3, 2), fill=0.5)
+        table = two_mask_table(counter, image, patch_size=5, masks=(3, 2), fill=0.5)
         count = float(cells.double().sum())
         assert count == pytest.approx(float(table.max(1).values.min()), rel=1e-6)
         assert float(table.min()) < count < float(table.max())
@@ -36,7 +36,7 @@ class Crowd:
 
 
 class CrowdOfAll(Crowd):
-    """The same without a bound that it tells of, and something that depends on everything."""
+    """The same without a declared field, times a factor that depends on every pixel."""
 
     receptive_field = None  # type: ignore[assignment]
 
@@ -49,11 +49,11 @@ def test_no_patch_leaves_the_clean_table(counter: Counter, trials: int) -> None:
     """C4: min A <= count <= max A for every patch; the numbers are whole, nothing is rounded."""
     generator = torch.Generator().manual_seed(8)
     shape, patch = (14, 17), 5
-    defended = two_mask(counter, patch, masks=4, fill=0.5)
+    defended = two_mask(counter, patch_size=patch, masks=4, fill=0.5)
     moved = 0
     for _ in range(trials // 100):
         image = torch.rand(3, *shape, generator=generator, dtype=torch.float64)
-        table = two_mask_table(counter, image, patch, masks=4, fill=0.5)
+        table = two_mask_table(counter, image, patch_size=patch, masks=4, fill=0.5)
         low, high = float(table.min()), float(table.max())
         attacked = image.repeat(100, 1, 1, 1)
         for one in attacked:
@@ -71,25 +71,25 @@ def test_no_patch_leaves_the_clean_table(counter: Counter, trials: int) -> None:
 def test_the_promise_needs_masks_as_large_as_the_patch() -> None:
     """The test above would fail if it could: a larger patch does leave the table."""
     image = torch.full((1, 3, 14, 17), 0.5, dtype=torch.float64)
-    table = two_mask_table(Crowd(), image[0], 3, masks=4, fill=0.5)
+    table = two_mask_table(Crowd(), image[0], patch_size=3, masks=4, fill=0.5)
     image[..., 1:13, 1:16] = 1.0
-    count = float(two_mask(Crowd(), 3, masks=4, fill=0.5)(image).sum())
+    count = float(two_mask(Crowd(), patch_size=3, masks=4, fill=0.5)(image).sum())
     assert count > float(table.max())
 
 
 def test_gradient_goes_through_the_masks_that_attain_it() -> None:
     image = pictures((14, 17), dtype=torch.float64).requires_grad_()
-    counter = two_mask(Tiny().double(), 3, masks=4, fill=0.5)
+    counter = two_mask(Tiny().double(), patch_size=3, masks=4, fill=0.5)
     assert torch.autograd.gradcheck(counter, image, fast_mode=True)
     (slope,) = torch.autograd.grad(counter(image).sum(), image)
     still = (slope == 0).all(1)[0]
-    boxes = mask_boxes((14, 17), 3, 4)
+    boxes = mask_boxes((14, 17), patch_size=3, masks=4)
     assert any(bool(still[box.slices].all()) for box in boxes)
     assert not bool(still.all())
 
 
 def test_geometry_and_nesting() -> None:
-    counter = two_mask(clipped(Tiny(), 0.1), 5, masks=4, fill=0.5)
+    counter = two_mask(clipped(Tiny(), 0.1), patch_size=5, masks=4, fill=0.5)
     assert counter.stride == 2
     assert counter.receptive_field is None
     assert float(counter(pictures()).detach().max()) <= 0.1
@@ -97,12 +97,12 @@ def test_geometry_and_nesting() -> None:
 
 def test_two_mask_refuses() -> None:
     with pytest.raises(ValueError, match="two_mask: masks must be a square number or"):
-        two_mask(Tiny(), 5, masks=12, fill=0.5)
+        two_mask(Tiny(), patch_size=5, masks=12, fill=0.5)
     with pytest.raises(ValueError, match="two_mask: fill must be a number or three"):
-        two_mask(Tiny(), 5, fill=255)
-    with pytest.raises(ValueError, match="two_mask: patch must be at least 1, got 0"):
-        two_mask(Tiny(), 0, fill=0.5)
-    with pytest.raises(ValueError, match="two_mask: patch must fit into the image of 20x24, got 2"):
-        two_mask(Tiny(), 21, fill=0.5)(pictures())
+        two_mask(Tiny(), patch_size=5, fill=255)
+    with pytest.raises(ValueError, match="two_mask: patch_size must be at least 1, got 0"):
+        two_mask(Tiny(), patch_size=0, fill=0.5)
+    with pytest.raises(ValueError, match="two_mask: patch_size must fit into the image of 20x24"):
+        two_mask(Tiny(), patch_size=21, fill=0.5)(pictures())
     with pytest.raises(ValueError, match=r"two_mask: images must hold .* got NaN or infinity"):
-        two_mask(Tiny(), 5, fill=0.5)(pictures() / 0)
+        two_mask(Tiny(), patch_size=5, fill=0.5)(pictures() / 0)

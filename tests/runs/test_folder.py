@@ -235,7 +235,7 @@ def test_a_run_is_opened_and_resumed_by_one_function(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "says"),
+    ("changed", "message"),
     [
         ({"fingerprints": {"data": "c", "weights": "b"}}, "fingerprints.data was 'a', is 'c'"),
         ({"fingerprints": {"weights": "b"}}, "fingerprints.data was 'a', is None"),
@@ -245,10 +245,10 @@ def test_a_run_is_opened_and_resumed_by_one_function(tmp_path: Path) -> None:
     ],
 )
 def test_a_run_of_something_else_is_not_resumed(
-    changed: dict[str, object], says: str, tmp_path: Path
+    changed: dict[str, object], message: str, tmp_path: Path
 ) -> None:
     runs.open_or_resume(tmp_path / "run", **MADE).close()
-    with pytest.raises(ValueError, match=says) as refused:
+    with pytest.raises(ValueError, match=message) as refused:
         runs.open_or_resume(tmp_path / "run", **{**MADE, **changed})
     assert "\n" not in str(refused.value)
     runs.open_or_resume(tmp_path / "run", **MADE).close()  # the refusal holds no lock

@@ -1,28 +1,28 @@
-"""Every command that resumes a run refuses data that changed, and says what changed."""
+"""Every command that resumes a run refuses data that changed, and names what changed."""
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from pycc import commands, data
+from pycc import data
+from pycc.commands import main
 from pycc.data.dataset import data_fingerprint
 from pycc.types import Sample
 
 MCNN = ["--weights", "mcnn-synthetic", "--threads", "1", "--no-pictures"]
 QUICK = ["--epochs", "1", "--crop", "64x64", "--lr", "1e-6"]
 COMMANDS = {
-    "attack": ["--data", "own", "--sizes", "8", "--steps", "1", "--pgd-steps", "0", "--no-gates"],
+    "attack": ["--data", "own", "--patch-size", "8", "--steps", "1", "--pgd-steps", "0",
+               "--no-checks"],
     "attack, universal": [
-        "--attack", "universal", "--data", "own", "--sizes", "8", "--steps", "1",
-        "--pgd-steps", "0", "--no-gates",
+        "--attack", "universal", "--data", "own", "--patch-size", "8", "--steps", "1",
+        "--pgd-steps", "0", "--no-checks",
     ],
     "certify": ["--data", "own", "--patch-size", "8", "--allowance", "5"],
     "certify, calibrated": ["--data", "own", "--calibration-data", "other", "--patch-size", "8"],
@@ -87,27 +87,24 @@ def test_a_run_whose_data_changed_is_refused(
         (tmp_path / "train").rename(tmp_path / "own" / "train")
         (tmp_path / "other").rename(tmp_path / "own" / "test")
     command, *steps = name.split(",")[0].split()
-    main = importlib.import_module(f"pycc.{command}.__main__").main
-    if main is commands.main:
-        main = partial(main, command)
     weights = MCNN if "train" not in steps and "defend" not in steps else MCNN[:-1]
-    assert main([*steps, *COMMANDS[name], *weights, "--out", "run"]) in (0, 1)
+    assert main(command, [*steps, *COMMANDS[name], *weights, "--out", "run"]) in (0, 1)
     capsys.readouterr()
     folders = FOLDERS.get(name, ("own",))
     files = [file for folder in folders for file in sorted((tmp_path / folder).rglob("*.png"))]
     assert len(files) == 3 * len(folders) or name == "attack, universal"
     for image in files:
         known = {file: file.read_bytes() for file in (image, image.with_suffix(".json"))}
-        for says, edit in EDITS.items():
+        for message, edit in EDITS.items():
             edit(image)
-            assert main([*steps, "--resume", "run"]) == 2, (image, says)
+            assert main(command, [*steps, "--resume", "run"]) == 2, (image, message)
             errors = [e for e in capsys.readouterr().err.splitlines() if e.startswith("error: ")]
             assert len(errors) == 1
-            assert says in errors[0]
-            assert not any(other in errors[0] for other in EDITS if other != says)
+            assert message in errors[0]
+            assert not any(other in errors[0] for other in EDITS if other != message)
             for file, content in known.items():
                 file.write_bytes(content)
-    assert main([*steps, "--resume", "run"]) in (0, 1)
+    assert main(command, [*steps, "--resume", "run"]) in (0, 1)
 
 
 def test_a_fingerprint_tells_what_changed() -> None:

@@ -87,6 +87,11 @@ class Additive(Certificate):
     """The sum of capped cells and blocks of 8 x 8 cells.
 
     ``cap`` and ``block_cap`` are in people; None: calibrated.
+
+    >>> from pycc.certify import Additive
+    >>> method = Additive(cap=0.5)
+    >>> method.name, method.uncalibrated
+    ('additive', ('block_cap',))
     """
 
     name = "additive"

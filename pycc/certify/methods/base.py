@@ -92,6 +92,17 @@ class Certificate(ABC):
 
     A subclass is registered by ``certificates.register(name)``; the command, the data-set run and
     its attacks know it from then on.
+
+    >>> from dataclasses import dataclass
+    >>> from pycc.certify import Certificate, Interval
+    >>> @dataclass(frozen=True)
+    ... class Trivial(Certificate):
+    ...     name = "trivial"
+    ...
+    ...     def interval(self, counter, image, patch_size, calibration):
+    ...         return Interval(0.0, float("inf"), self.name, deterministic=True, vacuous=True)
+    >>> Trivial().needs_images, Trivial().settings()
+    (False, {'name': 'trivial'})
     """
 
     name: ClassVar[str]
@@ -179,7 +190,9 @@ class Certificate(ABC):
         if value is None or (0 <= value < float("inf") and (value > 0 or not positive)):
             return
         expected = "above 0" if positive else "at least 0"
-        raise ValueError(f"{self.name}: {name} must be people {expected}, finite, got {value}")
+        raise ValueError(
+            f"{self.name}: {name} must be a finite number of people {expected}, got {value}"
+        )
 
     def settings(self) -> dict[str, object]:
         """Its name and all settings, as JSON values."""

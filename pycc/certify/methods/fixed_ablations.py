@@ -75,7 +75,7 @@ def fixed_of(
     seed: int,
 ) -> Interval:
     """``fixed_ablations`` of the counts of an image of ``shape`` (H, W) that are known."""
-    hits = most_touched(kind, shape, patch_size, draws=draws, seed=seed)
+    hits = most_touched(kind, shape, patch_size=patch_size, draws=draws, seed=seed)
     interval = fixed_ablations_bounds(people_of(counts), hits, patches=patches, median="lower")
     return widened(interval)
 
@@ -86,6 +86,10 @@ class FixedAblations(Certificate):
     """The median of the counts of ``ablation_samples`` fixed images that show ``k`` pixels each.
 
     The ablations are keyed by the run's seed and the same for every image; holds always.
+
+    >>> from pycc.certify import FixedAblations
+    >>> FixedAblations(k=100).settings()
+    {'name': 'fixed-ablations', 'k': 100, 'ablation_samples': 1000}
     """
 
     name = "fixed-ablations"

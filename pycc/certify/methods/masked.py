@@ -33,7 +33,7 @@ def masked(counter: Counter, image: Tensor, *, patch_size: int, allowance: float
     ``image`` [3,H,W] RGB in [0,1]; ``patch_size`` the side in pixels of a square patch, at any
     place, of any content; ``allowance`` people, fixed beforehand on training data
     (``allowance_of``). The defended counter is
-    ``pycc.defense.masked(counter, patch_size, allowance)``.
+    ``pycc.defense.masked`` with the same.
 
     Let the patch reach cells of the window W*, and let these hold a in place of S_{W*}. Above: the
     fullest window holds a at least, so the masked count is S - S_{W*} + min(a, allowance) at most.
@@ -57,7 +57,9 @@ def masked(counter: Counter, image: Tensor, *, patch_size: int, allowance: float
 def masked_of(cells: Tensor, window: tuple[int, int], allowance: float) -> Interval:
     """``masked`` of a known density map [1,h,w], for a window of cells (height, width)."""
     if not isinstance(allowance, int | float) or not 0 <= allowance < float("inf"):
-        raise ValueError(f"certify: allowance must be people from 0 on, got {allowance!r}")
+        raise ValueError(
+            f"certify: allowance must be a number of people, at least 0, got {allowance!r}"
+        )
     bounds = masked_bounds(cells, window, allowance)
     count = float(masked_maps(cells, window, allowance).double().sum())
     room = rounding_room(float(cells.double().sum()))
@@ -79,6 +81,11 @@ class Masked(Certificate):
     """The masked count; of an ensemble each counter is masked by itself.
 
     ``allowance`` is in people; None: calibrated for each patch size and counter.
+
+    >>> from pycc.certify import Masked
+    >>> method = Masked(allowance=2.0)
+    >>> method.needs_images, method.settings()
+    (False, {'name': 'masked', 'allowance': 2.0})
     """
 
     name = "masked"
@@ -153,8 +160,8 @@ class Masked(Certificate):
         counters, shares = parts_of(counter)
         victims = [
             defense.masked(
-                part, patch_size, calibration.value(_KIND, patch_size, number),
-                straight_through=True,
+                part, patch_size=patch_size,
+                allowance=calibration.value(_KIND, patch_size, number), straight_through=True,
             )
             for number, part in enumerate(counters)
         ]  # fmt: skip

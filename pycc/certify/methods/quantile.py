@@ -91,7 +91,7 @@ def quantile_of(
         kind.width if isinstance(kind, Bands) else None,
         kind.side if isinstance(kind, Blocks) else None,
     )
-    touched = exposure(shape, patch_size, k=k, band=band, block=block, patches=patches)
+    touched = exposure(shape, patch_size=patch_size, k=k, band=band, block=block, patches=patches)
     interval = quantile_bounds(people_of(counts), touched, q=q, alpha=alpha, images=images)
     return widened(interval)
 
@@ -103,6 +103,10 @@ class Quantile(Certificate):
 
     Holds for all images and patch sizes of a run together with probability 1 - ``alpha`` over its
     ``ablation_samples`` draws per image, which are keyed by the run's seed and the image's number.
+
+    >>> from pycc.certify import Quantile
+    >>> Quantile(alpha=0.01).settings()
+    {'name': 'quantile', 'k': 45, 'ablation_samples': 1000, 'alpha': 0.01}
     """
 
     name = "quantile"

@@ -44,7 +44,9 @@ def two_mask(
     True
     """
     check_eval(counter)
-    table = two_mask_table(counter, image, patch_size, masks=masks, fill=fill, progress=progress)
+    table = two_mask_table(
+        counter, image, patch_size=patch_size, masks=masks, fill=fill, progress=progress
+    )
     people_of(table)
     interval = Interval(
         low=float(table.min()),
@@ -59,7 +61,12 @@ def two_mask(
 @certificates.register("two-mask")
 @dataclass(frozen=True)
 class TwoMask(Certificate):
-    """The least over masks m of the largest count over masks m' with both hidden; any counter."""
+    """The least over masks m of the largest count over masks m' with both hidden; any counter.
+
+    >>> from pycc.certify import TwoMask
+    >>> TwoMask(masks=9).needs_images, TwoMask.from_map
+    (True, False)
+    """
 
     name = "two-mask"
     needs_fill = True
@@ -82,5 +89,9 @@ class TwoMask(Certificate):
     ) -> Counter:
         """``pycc.defense.two_mask``, with the gradient of the counter without masks."""
         return defense.two_mask(
-            counter, patch_size, masks=self.masks, fill=calibration.colour, straight_through=True
+            counter,
+            patch_size=patch_size,
+            masks=self.masks,
+            fill=calibration.colour,
+            straight_through=True,
         )
