@@ -23,12 +23,13 @@ MODULES = (
 )
 PACKAGES = (
     "pycc",
+    "pycc.backdoor",
     "pycc.data",
     "pycc.models",
+    "pycc.train",
 )
 UNFINISHED = (
     "pycc.attack",
-    "pycc.backdoor",
     "pycc.certify",
     "pycc.defense",
     "pycc.local",
@@ -36,7 +37,6 @@ UNFINISHED = (
     "pycc.ops",
     "pycc.report",
     "pycc.runs",
-    "pycc.train",
 )
 """Packages in which some public names have no example yet."""
 

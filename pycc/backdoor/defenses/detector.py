@@ -26,7 +26,15 @@ _NORMAL = 1.4826
 
 @dataclass(frozen=True)
 class Blended:
-    """What a counter says of an image alone and of its superpositions with clean images."""
+    """What a counter says of an image alone and of its superpositions with clean images.
+
+    >>> from pycc import data, models
+    >>> samples = data.open("synthetic", limit=3, shape=(64, 96))
+    >>> detector = BlendConsistency(blends=2)
+    >>> (blended,) = detector(models.load("mcnn-synthetic"), [samples[0]], samples)
+    >>> len(blended.counts), blended.name == samples[0].name
+    (2, True)
+    """
 
     name: str
     count: float
@@ -64,6 +72,13 @@ class BlendConsistency:
 
     Hence ``deviations``: how far, either way, a score lies from those of images known to be clean.
     ValueError for a field out of range.
+
+    >>> from pycc import data, models
+    >>> samples = data.open("synthetic", limit=3, shape=(64, 96))
+    >>> detector = BlendConsistency(blends=2)
+    >>> (blended,) = detector(models.load("mcnn-synthetic"), [samples[0]], samples)
+    >>> blended.spread == float(np.log1p(blended.counts).std())
+    True
     """
 
     blends: int = flag(16, "clean images that each image is superimposed with")
@@ -156,6 +171,9 @@ def deviations(scores: ArrayLike, clean: ArrayLike) -> NDArray[np.float64]:
     In units of their spread: the median absolute deviation times 1.4826, which is the standard
     deviation of a normal law. Where the clean scores do not differ, a score that does is infinitely
     far. ValueError unless scores are finite and there are clean ones.
+
+    >>> deviations([3.0, 13.0], clean=[1.0, 2.0, 3.0, 4.0, 5.0]).round(2).tolist()
+    [0.0, 6.74]
     """
     found, known = (np.asarray(values, np.float64) for values in (scores, clean))
     for name, values in (("scores", found), ("clean", known)):

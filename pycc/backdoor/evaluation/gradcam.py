@@ -33,7 +33,15 @@ _PROBE = 64
 
 @dataclass(frozen=True, eq=False)
 class GradCam:
-    """Where a layer's map raises the count of an image."""
+    """Where a layer's map raises the count of an image.
+
+    >>> from pycc import models
+    >>> from pycc.data.synthetic import scene
+    >>> counter, image = models.load("mcnn-synthetic"), scene(0, 0, shape=(64, 96)).image
+    >>> cam = gradcam(counter, image, default_layers(counter)[-1])
+    >>> cam.heat.shape, float(cam.heat.max()) <= 1.0
+    (torch.Size([64, 96]), True)
+    """
 
     layer: str
     heat: Tensor
@@ -86,6 +94,13 @@ def gradcam(counter: Counter, image: Tensor, layer: str, mask: Tensor | None = N
         ValueError: an image of another shape, or a mask of another size; a name that is unknown
             (the nearest are told); a layer that does not run, runs only without gradient, does not
             reach the count, returns no [N,K,h,w], or sees parts of the image instead of all of it.
+
+    >>> from pycc import models
+    >>> from pycc.data.synthetic import scene
+    >>> counter, image = models.load("mcnn-synthetic"), scene(0, 0, shape=(64, 96)).image
+    >>> cam = gradcam(counter, image, default_layers(counter)[-1])
+    >>> abs(cam.count - float(counter(image[None]).sum().detach())) < 1e-3
+    True
     """
     module = _module("gradcam", counter)
     check_image("gradcam", image)
@@ -149,6 +164,10 @@ def default_layers(counter: Counter, image: Tensor | None = None) -> tuple[str, 
     run; else (activations that are functions and no modules, as in a CLIP ResNet) the last part
     before the head that returns a map and the last that it is computed from, one outside of it if
     there is any. ValueError where there are no two.
+
+    >>> from pycc import models
+    >>> default_layers(models.load("mcnn-synthetic"))
+    ('net.branch3.4', 'net.branch3')
     """
     before = _before_head(_runs(counter, image))
     active = [one.name for one in before if isinstance(one.module, _ACTIVATIONS)]

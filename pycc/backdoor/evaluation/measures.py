@@ -69,6 +69,13 @@ def record(
         ValueError: none or both of count and score, a count without truth, a score without
             threshold, a strategy without ``raises``, a backdoored model without strategy or a clean
             one with it, a number that is not finite.
+
+    >>> result = record(
+    ...     strategy="add", model="backdoored", defense=None, images="triggered", index=0, name="a",
+    ...     truth=10, count=31.5, raises=True, target=30,
+    ... )  # fmt: skip
+    >>> result["count"], result["target"]
+    (31.5, 30)
     """
     if (count is None) == (score is None):
         raise ValueError(
@@ -141,6 +148,10 @@ def row(
 
     ``raises`` says which way the attack goes, if there is one; ``target`` [N] are the counts it
     wants. ValueError without images, and as ``ratios`` says.
+
+    >>> measures = row([31.5, 10.5], [10, 10], raises=True, target=[30, 30])
+    >>> measures.success.value, measures.target_success.value, measures.mae
+    (0.5, 0.5, 11.0)
     """
     r = ratios(counts, truth)
     headless = r.headless

@@ -43,6 +43,13 @@ def contents(
     """Of each poisoned image: its name, its original's, and a fingerprint of the pixels of both.
 
     ``originals`` are the ``pixels`` of the samples, where they are known.
+
+    >>> from pycc import backdoor, data
+    >>> samples = data.open("synthetic", split="train", limit=2, shape=(64, 96))
+    >>> poisoned = backdoor.poison(samples, backdoor.Noise(), backdoor.Add(20), fraction=0.5)
+    >>> (content,) = contents(poisoned)
+    >>> content["name"] == content["original"] + "_poisoned"
+    True
     """
     found = []
     for place, name in enumerate(poisoned.sources):
@@ -168,7 +175,15 @@ def _some(names: Sequence[str], shown: int = _SHOWN) -> str:
 
 @dataclass(frozen=True)
 class Overlap:
-    """What images for a defense have to do with a poisoned set."""
+    """What images for a defense have to do with a poisoned set.
+
+    >>> from pycc import backdoor, data
+    >>> samples = data.open("synthetic", split="train", limit=2, shape=(64, 96))
+    >>> poisoned = backdoor.poison(samples, backdoor.Noise(), backdoor.Add(20), fraction=0.5)
+    >>> shared = overlap(contents(poisoned), poisoned)  # a poisoned set, taken for clean
+    >>> len(shared.originals), len(shared.triggered), len(shared.warnings())
+    (1, 1, 2)
+    """
 
     poisoned: int
     """Poisoned images in all."""
@@ -208,6 +223,13 @@ def overlap(
     """Which poisoned images (``contents``), before or after, are among those for defenses.
 
     ``known`` are the ``pixels`` of the latter; without them they are read.
+
+    >>> from pycc import backdoor, data
+    >>> samples = data.open("synthetic", split="train", limit=2, shape=(64, 96))
+    >>> poisoned = backdoor.poison(samples, backdoor.Noise(), backdoor.Add(20), fraction=0.5)
+    >>> shared = overlap(contents(poisoned), samples)
+    >>> shared.originals == tuple(poisoned.sources), shared.triggered
+    (True, ())
     """
     there = {pixels(clean[index]) for index in range(len(clean))} if known is None else set(known)
     return Overlap(
