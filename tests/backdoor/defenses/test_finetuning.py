@@ -193,14 +193,17 @@ def test_a_defense_that_trains_has_all_that_a_training_of_the_same_recipe_has() 
 
     But for the two of which a defense has a default of its own.
     """
-    there = {one.name: one for one in fields(FineTuning)}
-    of_other_recipes = {"recipe", "k", "unit", "fill", "warmup", "decline", "patch", "patch_steps",
-                        "patch_step_size"}  # fmt: skip
-    asked = {one.name: one for one in fields(TrainConfig) if one.name not in of_other_recipes}
-    assert set(asked) == set(there) == {one.name for one in fields(TrainingSettings)}
-    for name, one in there.items():
+    of_other_recipes = {"recipe", "k", "unit", "fill", "warmup", "decline", "patch_size",
+                        "patch_steps", "patch_step_size"}  # fmt: skip
+    defense, training, config = (
+        {field.name: field for field in fields(settings)}
+        for settings in (FineTuning, TrainingSettings, TrainConfig)
+    )
+    assert of_other_recipes <= set(config)
+    assert set(config) - of_other_recipes == set(defense) == set(training)
+    for name, field in defense.items():
         if name not in ("epochs", "validation_share"):
-            assert one.metadata["help"] == asked[name].metadata["help"]
+            assert field.metadata["help"] == config[name].metadata["help"]
     plan = FineTuning(clip=0.5, accumulate=2, amp=True, workers=3, ema=0.9).plan()
     assert (plan.clip, plan.accumulate, plan.amp, plan.workers, plan.ema) == (0.5, 2, True, 3, 0.9)
 
