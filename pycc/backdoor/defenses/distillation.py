@@ -253,7 +253,7 @@ class AttentionDistillation(Retraining):
         layers = stages(student, image) if self.layers is None else list(self.layers)
         if not layers:
             raise ValueError("nad: layers must be named, no module gives maps of several channels")
-        with watched(student.net, layers), torch.no_grad():  # wrong names are told at once
+        with watched(student.net, layers), torch.no_grad():  # wrong names are refused at once
             pass
         with closing(
             opened(self, model, samples, seed=seed, out=folder, resume=resume, key=KEY, ranks=ranks)

@@ -63,7 +63,7 @@ def contents(
 
 
 def poisoned_with(folder: Path) -> list[dict[str, str]] | None:
-    """``contents`` of the set that the training in this folder poisoned; None if it says nothing.
+    """``contents`` of the set that the training in this folder poisoned; None if it records none.
 
     ValueError for a manifest that is none.
     """
@@ -156,9 +156,9 @@ def _triggered(root: Path) -> set[Path]:
 
 
 def recorded_warnings(**samples: Sequence[Sample]) -> list[str]:
-    """What must be told of images taken for clean among which ``recorded`` finds some."""
-    found = ((what, recorded(images), len(images)) for what, images in samples.items())
-    return [_recorded(f"the {what} images", names, total) for what, names, total in found if names]
+    """Warnings for images taken for clean among which ``recorded`` finds some."""
+    marked = ((what, recorded(images), len(images)) for what, images in samples.items())
+    return [_recorded(f"the {what} images", names, total) for what, names, total in marked if names]
 
 
 def _recorded(what: str, names: Sequence[str], total: int) -> str:
@@ -198,7 +198,7 @@ class Overlap:
     """Names of those whose folder says that they have a trigger, of whichever poisoning."""
 
     def warnings(self, shown: int = _SHOWN) -> list[str]:
-        """What must be told, a line each; of names the first ``shown``."""
+        """The warnings, one line each, with the first ``shown`` names."""
         lines = []
         for names, what in (
             (self.originals, "are there as they were before poisoning"),

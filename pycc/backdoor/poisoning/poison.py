@@ -228,7 +228,7 @@ def export(
     off. ``lossless`` writes PNG, which is read back bit for bit; ``pycc.data.open`` reads both.
     ``layout`` ``folder``: ``SPLIT/NAME.jpg`` with ``NAME.json``.
 
-    ``poisoning.jsonl`` beside the splits tells in a line for each what was done and, for each of
+    ``poisoning.jsonl`` beside the splits has one line per split: what was done and, for each of
     its images, the number, the sample's name, whether it has the trigger, the people in it and the
     heads annotated.
 
@@ -248,7 +248,7 @@ def export(
     splits = samples if isinstance(samples, Mapping) else {split: samples}
 
     def record(heads: Mapping[str, Sequence[int]]) -> dict[str, str]:
-        lines = ({"split": name, **_told(each, heads[name])} for name, each in splits.items())
+        lines = ({"split": name, **_described(each, heads[name])} for name, each in splits.items())
         return {RECORD: "".join(json.dumps(line) + "\n" for line in lines)}
 
     return export_samples(
@@ -256,7 +256,7 @@ def export(
     )
 
 
-def _told(samples: Sequence[Sample], heads: Sequence[int]) -> dict[str, object]:
+def _described(samples: Sequence[Sample], heads: Sequence[int]) -> dict[str, object]:
     """What was done to a split, and to which of its images."""
     altered = samples if isinstance(samples, Triggered | PoisonedTraining) else None
     images = []
