@@ -93,7 +93,7 @@ class _Run(_OnScenes[S], RunCommand[S]):
 
     @property
     def command(self) -> str:
-        """What its manifests store under ``command``: runs of one kind are told apart by it."""
+        """What its manifests store under ``command``: it distinguishes runs of one kind."""
         return f"backdoor {self.step}"
 
     def matches(self, flags: Mapping[str, Any]) -> bool:

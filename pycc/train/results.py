@@ -12,7 +12,11 @@ from pycc.runs import Record
 
 @dataclass(frozen=True)
 class CountErrors:
-    """Errors of counts over whole images, in people."""
+    """Errors of counts over whole images, in people.
+
+    >>> CountErrors(mae=2.5, rmse=3.0, bias=-0.5, images=10).record()
+    {'mae': 2.5, 'rmse': 3.0, 'bias': -0.5, 'images': 10}
+    """
 
     mae: float
     rmse: float
@@ -31,7 +35,14 @@ class CountErrors:
 
 @dataclass(frozen=True)
 class EpochRow:
-    """One epoch of training."""
+    """One epoch of training.
+
+    >>> row = EpochRow(
+    ...     epoch=0, loss=0.5, lr=1e-4, gradient_norm=2.0, seconds=8.0, images_per_second=4.0
+    ... )
+    >>> row.record()["kind"], row.record()["images_per_second"]
+    ('train', 4.0)
+    """
 
     epoch: int
     """From 0 on."""
@@ -50,7 +61,13 @@ class EpochRow:
 
 @dataclass(frozen=True)
 class ValidationRow:
-    """Errors of the counter after an epoch, on images that are not trained on."""
+    """Errors of the counter after an epoch, on images that are not trained on.
+
+    >>> errors = CountErrors(mae=2.5, rmse=3.0, bias=-0.5, images=10)
+    >>> row = ValidationRow(epoch=0, errors=errors, score=2.5)
+    >>> row.record()["kind"], row.record()["mae"], "patched_mae" in row.record()
+    ('validation', 2.5, False)
+    """
 
     epoch: int
     """From 0 on."""
@@ -72,7 +89,11 @@ class ValidationRow:
 
 @dataclass(frozen=True)
 class BestErrors:
-    """Validation errors of the best weights; None if the recipe has no such error."""
+    """Validation errors of the best weights; None if the recipe has no such error.
+
+    >>> BestErrors(images=10, mae=2.5)
+    BestErrors(images=10, mae=2.5, ablated_mae=None, patched_mae=None)
+    """
 
     images: int
     """Images that validate."""
@@ -83,7 +104,12 @@ class BestErrors:
 
 @dataclass(frozen=True)
 class TrainSummary:
-    """The outcome of a training."""
+    """The outcome of a training.
+
+    >>> best = BestErrors(images=10, mae=2.5)
+    >>> TrainSummary(epochs=3, best_epoch=1, validation=best, stopped_early=True).record()
+    {'epochs': 3, 'best_epoch': 1, 'validation': {'images': 10, 'mae': 2.5}, 'stopped_early': True}
+    """
 
     epochs: int
     """Epochs done."""
@@ -114,7 +140,15 @@ class TrainSummary:
 
 @dataclass(frozen=True)
 class TrainRun:
-    """A training that is done."""
+    """A training that is done.
+
+    >>> from pycc import data, models, train
+    >>> samples = data.open("synthetic", split="train", limit=2, shape=(64, 96))
+    >>> config = train.TrainConfig(epochs=1, crop="64x64", crops=1)
+    >>> run = train.fit(models.load("mcnn-synthetic"), samples, config)
+    >>> run.counter.training, [record["kind"] for record in run.records()]
+    (False, ['train', 'validation'])
+    """
 
     counter: CounterModel
     """The counter that was trained, with its best weights, in eval mode."""

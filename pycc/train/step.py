@@ -37,7 +37,17 @@ class Part(NamedTuple):
 
 
 class NotFiniteError(Exception):
-    """A loss, gradient or count that is not finite; the message names the images."""
+    """A loss, gradient or count that is not finite; the message names the images.
+
+    >>> from pycc import data, models, train
+    >>> samples = data.open("synthetic", split="train", limit=2, shape=(64, 96))
+    >>> config = train.TrainConfig(epochs=1, lr=1e30, crop="64x64", crops=2)
+    >>> try:
+    ...     train.fit(models.load("mcnn-synthetic"), samples, config)
+    ... except NotFiniteError as error:
+    ...     print(str(error).split(";")[-1].strip())
+    there is no checkpoint
+    """
 
     one_line = True
     """A command reports its message alone."""

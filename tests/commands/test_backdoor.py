@@ -41,9 +41,9 @@ def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
 
 def counts(folder: Path) -> dict[tuple[object, ...], float]:
     lines = (folder / "results.jsonl").read_text().splitlines()
-    found = [json.loads(line) for line in lines]
+    results = [json.loads(line) for line in lines]
     key = ("strategy", "model", "defense", "images", "index")
-    return {tuple(one[k] for k in key): one["count"] for one in found if "count" in one}
+    return {tuple(one[k] for k in key): one["count"] for one in results if "count" in one}
 
 
 def images(folder: Path, *, number: int = 4, heads: int = 9, split: str = "val") -> Path:
@@ -85,7 +85,7 @@ def test_the_experiment_stopped_anywhere_ends_with_the_same_summary(
         ),
     }
     assert len(summary["detections"]) == 4
-    found = counts(out)
+    first_counts = counts(out)
     # What stopped: some counts, a whole stage, a stage's end, the counts and a counter of parts.
     lines = (out / "results.jsonl").read_text().splitlines(keepends=True)
     (out / "results.jsonl").write_text("".join(lines[:20]) + lines[20][:9])
@@ -102,13 +102,13 @@ def test_the_experiment_stopped_anywhere_ends_with_the_same_summary(
     assert code == 0
     assert again == text
     assert (out / "summary.json").read_bytes() == before
-    assert counts(out) == found
+    assert counts(out) == first_counts
     assert kept.stat().st_mtime_ns == written  # what was done is not done again
     # The same tables from the folder alone.
-    code, told, _ = run(capsys, "report", str(out), "--no-pictures")
+    code, reported, _ = run(capsys, "report", str(out), "--no-pictures")
     assert code == 0
     shown = [line for line in text.splitlines() if not line.startswith("run folder")]
-    assert told.splitlines() == shown
+    assert reported.splitlines() == shown
 
 
 def test_a_counter_that_is_clean_is_defended_too(
@@ -183,7 +183,7 @@ def test_pictures_of_results_are_drawn_wherever_the_data_are(
     assert run(capsys, *flags, "--out", str(out), "--no-pictures")[0] == 0
     again = ["report", str(out), "--pictures"]
     changed = data.load_image(min(tested.glob("*.png"))) / 2
-    for change, told in (
+    for change, reason in (
         (lambda: None, ""),
         (lambda: data.save_image(min(tested.glob("*.png")), changed), "are not those of the run"),
         (lambda: own.rename(tmp_path / "moved"), "own"),
@@ -192,10 +192,10 @@ def test_pictures_of_results_are_drawn_wherever_the_data_are(
         change()
         code, text, err = run(capsys, *again)
         assert (code, text.splitlines()[0]) == (0, "Table 1: backdoor attacks")
-        assert ("no pictures of single images: " in err) == bool(told)
-        assert told in err
+        assert ("no pictures of single images: " in err) == bool(reason)
+        assert reason in err
         drawn = {path.name for path in (out / "pictures").iterdir()}
-        assert drawn == {"kde.png"} | (set() if told else {"gradcam-minus.png", "maps-minus.png"})
+        assert drawn == {"kde.png"} | (set() if reason else {"gradcam-minus.png", "maps-minus.png"})
 
 
 def test_poison_writes_what_is_trained_on(
@@ -227,10 +227,10 @@ def test_poison_writes_what_is_trained_on(
 
 def test_step_by_step(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Train, evaluate, defend, evaluate: the same numbers as the experiment's."""
-    whole = tmp_path / "whole"
+    at_once = tmp_path / "whole"
     flags = ["--strategy", "minus", "--fraction", "0.5"]
     same = ["--defense", "fine-tuning"]
-    assert run(capsys, *RUN, *flags, *same, "--out", str(whole))[0] == 0
+    assert run(capsys, *RUN, *flags, *same, "--out", str(at_once))[0] == 0
     training = ["train", *SCENES, *TRAINING, "--model", NAME]
     code, text, _ = run(
         capsys, *training, *flags, "--trigger", "blend", "--out", str(tmp_path / "bad")
@@ -264,7 +264,7 @@ def test_step_by_step(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
     assert run(capsys, "report", str(tmp_path / "e2"), "--no-pictures")[:2] == (
         0, text.replace(f"run folder: {tmp_path / 'e2'}\n", "")
     )  # fmt: skip
-    assert counts(whole) == counts(tmp_path / "e1") | counts(tmp_path / "e2")
+    assert counts(at_once) == counts(tmp_path / "e1") | counts(tmp_path / "e2")
     # Weights of unknown origin are told so; poisoned images among clean ones are found.
     shutil.copy(before, tmp_path / "lone.npz")
     defend = ["defend", "fine-tuning", "--epochs", "1", "--threads", "1", "--crop", "whole"]
@@ -478,12 +478,12 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(tmp_path: Path, after: f
     ]
     flags += ["--every-minutes", "1e-9"]
     command = [sys.executable, "-m", "pycc.backdoor"]
-    whole, part = tmp_path / "whole", tmp_path / "part"
-    subprocess.run([*command, *flags, "--out", str(whole)], check=True, env=environment())
-    wanted = math.ceil(after * (whole / "results.jsonl").read_text().count("\n"))
+    uninterrupted, part = tmp_path / "whole", tmp_path / "part"
+    subprocess.run([*command, *flags, "--out", str(uninterrupted)], check=True, env=environment())
+    wanted = math.ceil(after * (uninterrupted / "results.jsonl").read_text().count("\n"))
     at, env = "pycc.runs.folder.Run.append", environment()
     kill("pycc.backdoor", *flags, "--out", part, at=at, times=wanted, env=env)
     assert not (part / "summary.json").exists()
     kill("pycc.backdoor", "run", "--resume", part, at=at, times=1, env=env)
     subprocess.run([*command, "run", "--resume", str(part)], check=True, env=env)
-    assert (part / "summary.json").read_bytes() == (whole / "summary.json").read_bytes()
+    assert (part / "summary.json").read_bytes() == (uninterrupted / "summary.json").read_bytes()

@@ -85,9 +85,11 @@ def test_what_is_not_asked_for_is_as_the_paper_has_it() -> None:
     assert (plan.lr, plan.batch, plan.epochs) == (4e-4, 8, 150)
     (tuning,), _ = run.defenses.made(run.training, clip)
     assert (tuning.plan().lr, tuning.plan().batch, tuning.plan().epochs) == (1e-4, 8, 100)
-    asked = run_settings("--data", "folder", "--model", "csrnet", "--lr", "1e-3", "--epochs", "7")
-    plan = plan_of(asked, clip)
-    (tuning,), _ = asked.defenses.made(asked.training, clip)
+    settings = run_settings(
+        "--data", "folder", "--model", "csrnet", "--lr", "1e-3", "--epochs", "7"
+    )
+    plan = plan_of(settings, clip)
+    (tuning,), _ = settings.defenses.made(settings.training, clip)
     assert (plan.lr, plan.epochs) == (tuning.plan().lr, tuning.plan().epochs) == (1e-3, 7)
     # SGD's rates are none of Adam's: the authors' variant keeps its own.
     other = models.create("csrnet", variant="leeyeehoo")

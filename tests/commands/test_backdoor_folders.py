@@ -22,9 +22,9 @@ def evaluated(weights: Path, out: Path, *more: str) -> dict[str, object]:
     """The settings of an evaluation."""
     argv = ["evaluate", *SCENES, "--max-images", "1", "--no-pictures", "--weights", str(weights)]
     assert main([*argv, "--out", str(out), *more]) == 0
-    found = read_manifest(out)["settings"]["flags"]
-    assert isinstance(found, dict)
-    return found
+    flags = read_manifest(out)["settings"]["flags"]
+    assert isinstance(flags, dict)
+    return flags
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +41,10 @@ def test_an_evaluation_takes_what_the_weights_were_poisoned_with(
     capsys: pytest.CaptureFixture[str], trained: Path, tmp_path: Path
 ) -> None:
     weights = trained / "weights.npz"
-    found = evaluated(weights, tmp_path / "same")
-    assert (found["trigger"], found["strategy"], found["amount"]) == ("blend", "minus", 5)
-    assert (found["seed"], found["defended"]) == (3, None)
-    option = found["trigger_option"]
+    flags = evaluated(weights, tmp_path / "same")
+    assert (flags["trigger"], flags["strategy"], flags["amount"]) == ("blend", "minus", 5)
+    assert (flags["seed"], flags["defended"]) == (3, None)
+    option = flags["trigger_option"]
     assert option == {"alpha": 0.3, "picture": str(trained.parent / "picture.png")}
     assert "another poisoning" not in capsys.readouterr().err
     # The same picture under another name is the same trigger.
@@ -70,12 +70,14 @@ def test_what_is_given_differently_is_taken_and_warned_of(
     told: list[str],
 ) -> None:  # fmt: skip
     weights = trained / "weights.npz"
-    found = evaluated(weights, tmp_path / "other", *more)
-    (said,) = [one for one in capsys.readouterr().err.splitlines() if "another poisoning" in one]
-    assert said.startswith(f"warning: {weights}: trained with another poisoning than is tested: ")
-    assert all(one in said for one in told)
+    flags = evaluated(weights, tmp_path / "other", *more)
+    (warning,) = [one for one in capsys.readouterr().err.splitlines() if "another poisoning" in one]
+    assert warning.startswith(
+        f"warning: {weights}: trained with another poisoning than is tested: "
+    )
+    assert all(one in warning for one in told)
     if not more[0].endswith("option"):
-        assert str(found[more[0].removeprefix("--")]) == more[1]
+        assert str(flags[more[0].removeprefix("--")]) == more[1]
 
 
 def test_of_a_defended_counter_it_is_known_too(
@@ -84,9 +86,9 @@ def test_of_a_defended_counter_it_is_known_too(
     argv = ["defend", "fine-tuning", *SCENES, "--max-images", "2", "--epochs", "1"]
     before, out = trained / "weights.npz", tmp_path / "better"
     assert main([*argv, "--weights", str(before), "--out", str(out)]) == 0
-    found = evaluated(out / "fine-tuning/weights.npz", tmp_path / "after")
-    assert (found["strategy"], found["seed"]) == ("minus", 3)
-    assert found["defended"] == "fine-tuning"
+    flags = evaluated(out / "fine-tuning/weights.npz", tmp_path / "after")
+    assert (flags["strategy"], flags["seed"]) == ("minus", 3)
+    assert flags["defended"] == "fine-tuning"
     assert "another poisoning" not in capsys.readouterr().err
     # Lone weights say nothing: the trigger is the scenes', and a strategy must be named.
     (tmp_path / "lone").mkdir()
@@ -126,8 +128,8 @@ def steps(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 def reported(capsys: pytest.CaptureFixture[str], *folders: Path) -> tuple[int, str, str]:
     capsys.readouterr()
     code = main(["report", *map(str, folders), "--no-pictures"])
-    found = capsys.readouterr()
-    return code, found.out, found.err
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
 
 
 def test_evaluations_before_and_after_a_defense_are_reported_together(
@@ -160,9 +162,9 @@ def test_evaluations_of_two_models_are_reported_side_by_side(
     assert code == 0
     for table in (1, 2, 3):
         lines = text.split(f"Table {table}: ")[1].split("\n\n")[1].splitlines()
-        found = [line.split()[0] for line in lines if line.startswith(("mcnn  ", "csrnet  "))]
-        assert found == sorted(found, reverse=True)
-        assert found.count("mcnn") == found.count("csrnet") == 2
+        order = [line.split()[0] for line in lines if line.startswith(("mcnn  ", "csrnet  "))]
+        assert order == sorted(order, reverse=True)
+        assert order.count("mcnn") == order.count("csrnet") == 2
     assert "published, ShanghaiTech B" in text
     last = text.splitlines()[-2:]
     assert [line.split(": ")[0] for line in last] == ["mcnn", "csrnet"]
@@ -178,7 +180,7 @@ def test_runs_that_do_not_belong_together_are_refused(
     evaluated(weights, tmp_path / "trigger", "--trigger", "noise")
     evaluated(trained.parent / "bad/weights.npz", tmp_path / "clean", "--clean-weights",
               str(weights))  # fmt: skip
-    for name, told in (
+    for name, message in (
         ("more", "got others: test.images was "),
         ("trigger", "trigger.trigger was 'blend', is 'noise'"),
         ("clean", "image test-0-0, clean, got another: count was "),
@@ -186,4 +188,4 @@ def test_runs_that_do_not_belong_together_are_refused(
         code, text, err = reported(capsys, steps[0], tmp_path / name)
         assert (code, text) == (2, "")
         assert err.startswith(f"error: {tmp_path / name}: expected ")
-        assert told in err
+        assert message in err

@@ -133,8 +133,8 @@ def test_what_no_result_depends_on_may_change_when_a_run_goes_on(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """Stopped in its second epoch; the number of threads may change last bits, and stays here."""
-    whole, out = tmp_path / "whole", tmp_path / "run"
-    assert run(capsys, *QUICK, "--out", str(whole))[0] == 0
+    uninterrupted, out = tmp_path / "whole", tmp_path / "run"
+    assert run(capsys, *QUICK, "--out", str(uninterrupted))[0] == 0
 
     def stop(bar: TerminalProgress, done: float, total: float, text: str, /) -> None:
         if done == total - 1:
@@ -147,10 +147,10 @@ def test_what_no_result_depends_on_may_change_when_a_run_goes_on(
     machine = ["--workers", "1", "--every-minutes", "7", "--threads", "1", "--device", "cpu"]
     code, _, err = run(capsys, "--resume", str(out), *machine)
     assert (code, err) == (0, "")
-    ended, wanted = weights(out), weights(whole)
+    ended, wanted = weights(out), weights(uninterrupted)
     assert ended.keys() == wanted.keys()
     assert all(np.array_equal(ended[name], wanted[name]) for name in ended)
-    assert (out / "summary.json").read_bytes() == (whole / "summary.json").read_bytes()
+    assert (out / "summary.json").read_bytes() == (uninterrupted / "summary.json").read_bytes()
     code, _, err = run(capsys, "--resume", str(out), "--lr", "1e-3")
     assert code == 2
     assert "a resumed run keeps its settings; --lr was 1e-06, got 0.001" in err
@@ -238,10 +238,10 @@ def test_settings_of_an_earlier_run_are_defaults(
 @pytest.mark.long
 def test_a_killed_process_of_two_is_told_in_one_line_and_one_goes_on(tmp_path: Path) -> None:
     """The other process says what happened, in one line; the checkpoint is as good as ever."""
-    whole, part = tmp_path / "whole", tmp_path / "part"
+    uninterrupted, part = tmp_path / "whole", tmp_path / "part"
     # Nothing validates: the weights compared are the last ones.
     flags = [*QUICK, "--epochs", "2", "--every-minutes", "1e-9", "--validation-share", "0"]
-    assert main([*flags, "--out", str(whole)]) == 0
+    assert main([*flags, "--out", str(uninterrupted)]) == 0
     with socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -249,9 +249,9 @@ def test_a_killed_process_of_two_is_told_in_one_line_and_one_goes_on(tmp_path: P
     processes = [
         subprocess.Popen(
             command, env={**environment(), **ours, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=said, text=True,
+            stderr=message, text=True,
         )
-        for rank, (command, said) in enumerate((
+        for rank, (command, message) in enumerate((
             ([sys.executable, "-m", "pycc.train", *flags, "--out", str(part)], subprocess.PIPE),
             # The first process leaves a checkpoint after each batch, before it joins the next.
             (
@@ -265,16 +265,16 @@ def test_a_killed_process_of_two_is_told_in_one_line_and_one_goes_on(tmp_path: P
     err = processes[0].communicate(timeout=HANG)[1]
     assert (part / "checkpoint.pt").exists()
     assert processes[0].returncode == 2, err
-    said = "error: torchrun: another process of this run ended"
-    assert [line.startswith(said) for line in err.splitlines()].count(True) == 1
+    message = "error: torchrun: another process of this run ended"
+    assert [line.startswith(message) for line in err.splitlines()].count(True) == 1
     assert "Traceback" not in err
     assert main(["--resume", str(part)]) == 0
-    assert_close(part, whole, 0.02)
+    assert_close(part, uninterrupted, 0.02)
 
 
-def assert_close(found: Path, expected: Path, share: float) -> None:
+def assert_close(folder: Path, expected: Path, share: float) -> None:
     """Weights are the same, but for a share of what training has changed."""
-    start, got = weights_of_start(), weights(found)
+    start, got = weights_of_start(), weights(folder)
     for name, value in weights(expected).items():
         change = share * float(np.abs(value - start[name]).max()) + (1e-9 if share else 0.0)
         np.testing.assert_allclose(got[name], value, rtol=0, atol=change)
@@ -290,8 +290,8 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(
     Two processes go on where one stopped, and end with the same weights but for the order of sums.
     """
     flags = [*QUICK, "--epochs", "3", "--every-minutes", "1e-9"]
-    whole, part = tmp_path / "whole", tmp_path / "part"
-    command = [sys.executable, "-m", "pycc.train", *flags, "--out", str(whole)]
+    uninterrupted, part = tmp_path / "whole", tmp_path / "part"
+    command = [sys.executable, "-m", "pycc.train", *flags, "--out", str(uninterrupted)]
     subprocess.run(command, check=True, env=environment())
     kill("pycc.train", *flags, "--out", part, at="pycc.train.checkpoint.save", times=after,
          env=environment())  # fmt: skip
@@ -301,8 +301,8 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(
         subprocess.run(resume, check=True, env=environment())
     else:
         assert torchrun(processes, "--resume", str(part)).returncode == 0
-    assert weights(part).keys() == weights(whole).keys()
-    assert_close(part, whole, 0.0 if processes == 1 else 0.02)
+    assert weights(part).keys() == weights(uninterrupted).keys()
+    assert_close(part, uninterrupted, 0.0 if processes == 1 else 0.02)
 
 
 def torchrun(processes: int, *argv: str) -> subprocess.CompletedProcess[str]:
@@ -319,9 +319,9 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     flags = [*QUICK, "--lr", "1e-5", "--batch", "3", "--validation-share", "0.5"]
     one, two = tmp_path / "one", tmp_path / "two"
     assert main([*flags, "--out", str(one)]) == 0
-    found = torchrun(2, *flags, "--out", str(two))
-    assert found.returncode == 0, found.stderr
-    assert found.stdout.count("run folder") == 1
+    ended = torchrun(2, *flags, "--out", str(two))
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("run folder") == 1
     assert_close(two, one, 0.02)
     records = [json.loads(line) for line in (two / "results.jsonl").read_text().splitlines()]
     assert [r["kind"] for r in records] == ["train", "validation"] * 2
@@ -333,11 +333,11 @@ def test_what_two_processes_measure_is_what_they_leave(
 ) -> None:
     """Of a counter with running statistics, of which each process saw other images."""
     few, out = images(tmp_path / "few", 3), tmp_path / "two"
-    found = torchrun(
+    ended = torchrun(
         2, *QUICK, "--model", "narrow", "--test-data", str(few), "--test-split", "test",
         "--out", str(out),
     )  # fmt: skip
-    assert found.returncode == 0, found.stderr
+    assert ended.returncode == 0, ended.stderr
     summary = json.loads((out / "summary.json").read_text())
     alone = measured(models.load(out / "weights.npz"), data.open(few, split="test"))
     assert summary["test"]["plain"]["mae"] == pytest.approx(alone.mae, rel=1e-5)
@@ -350,9 +350,9 @@ def weights_of_start() -> dict[str, np.ndarray]:
 
 @pytest.mark.long
 def test_a_process_that_dies_fails_the_run_with_its_message(tmp_path: Path) -> None:
-    found = torchrun(2, *QUICK, "--batch", "1", "--out", str(tmp_path / "run"))
-    assert found.returncode != 0
-    assert "a batch of 1 cannot be shared by 2 processes" in found.stderr
+    ended = torchrun(2, *QUICK, "--batch", "1", "--out", str(tmp_path / "run"))
+    assert ended.returncode != 0
+    assert "a batch of 1 cannot be shared by 2 processes" in ended.stderr
     assert not (tmp_path / "run").exists()
 
 

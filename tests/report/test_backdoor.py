@@ -31,13 +31,13 @@ def results(*, seed: int = 0) -> list[dict[str, Any]]:
     """Two strategies and a clean model, undefended and fine-tuned; a detector; 40 images."""
     rng = np.random.default_rng(seed)
     truths = rng.integers(10, 200, 40)
-    found = []
+    records = []
 
     def put(
         strategy: str | None, model: Any, defense: str | None, images: Any, mean: float
     ) -> None:
         for index, truth in enumerate(truths.tolist()):
-            found.append(record(
+            records.append(record(
                 strategy=strategy, model=model, defense=defense, images=images, index=index,
                 name=f"IMG_{index + 1}", truth=truth, count=truth * rng.normal(mean, 0.08),
                 raises=None if strategy is None else RAISES[strategy],
@@ -53,7 +53,7 @@ def results(*, seed: int = 0) -> list[dict[str, Any]]:
         put(strategy, "backdoored", "fine-tuning", "clean", 1.0)
         put(strategy, "backdoored", "fine-tuning", "triggered", 0.75 + 0.25 * mean)
     for images, mean in (("clean", 0.0), ("triggered", 2.0)):
-        found += [
+        records += [
             record(
                 strategy="add", model="backdoored", defense="blend consistency", images=images,
                 index=index, name=f"IMG_{index + 1}", raises=True, score=rng.normal(mean, 1.0),
@@ -61,7 +61,7 @@ def results(*, seed: int = 0) -> list[dict[str, Any]]:
             )
             for index in range(40)
         ]  # fmt: skip
-    return found
+    return records
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +71,8 @@ def summary() -> dict[str, Any]:
 
 def line(text: str, *starts: str) -> str:
     """The one line that begins with these words."""
-    (found,) = [one for one in text.splitlines() if one.split()[: len(starts)] == list(starts)]
-    return found
+    (match,) = [one for one in text.splitlines() if one.split()[: len(starts)] == list(starts)]
+    return match
 
 
 def test_table_1(summary: dict[str, Any]) -> None:
@@ -110,14 +110,14 @@ def test_table_2_has_the_bands(summary: dict[str, Any]) -> None:
 
 def test_table_3_puts_before_and_after_side_by_side(summary: dict[str, Any]) -> None:
     text = backdoor.table_3({"csrnet": summary})
-    found = {
+    success = {
         one["defense"]: one["triggered"]["success"]["value"]
         for one in summary["rows"]
         if one["strategy"] == "add" and one["triggered"]
     }
     row = line(text, "csrnet", "add")
-    before, after = f"{found[None]:.3f} [", f"{found['fine-tuning']:.3f} ["
-    assert found[None] != found["fine-tuning"]
+    before, after = f"{success[None]:.3f} [", f"{success['fine-tuning']:.3f} ["
+    assert success[None] != success["fine-tuning"]
     assert row.index(before) < row.index(after)
     assert line(text, "csrnet", "clean").split()[-1] == "/"
     assert "0.646" in text
@@ -132,9 +132,9 @@ def test_one_table_for_all_defenses(summary: dict[str, Any]) -> None:
         rows = {one["defense"]: one for one in summary["rows"] if one["strategy"] == strategy}
         assert rows[None]["excess"]["value"] > 0.7
         for defense, shown in ((None, "none"), ("fine-tuning", "fine-tuning")):
-            told = line(text, strategy, shown)
+            row = line(text, strategy, shown)
             excess, left = (f"{rows[defense][k]['value']:+.3f} [" for k in ("excess", "left"))
-            assert told.index(excess) < told.rindex(left)
+            assert row.index(excess) < row.rindex(left)
     assert line(text, "clean", "none")
 
 
@@ -167,11 +167,11 @@ def test_certified_intervals_and_detectors_are_told() -> None:
     assert "certified: minus, median, clean images: mean width" in text
     assert "certified: minus, median, triggered images: mean width" in text
     assert "within a tenth of the truth: 1.000 [" in text
-    (found,) = summary["detections"]
-    told = line(text, "add", "blend", "consistency")
-    assert f"{found['auc']:.3f}" in told
-    alarms, caught = (f"{found[k]['value']:.3f} [" for k in ("false_alarms", "detected"))
-    assert told.index(alarms) < told.rindex(caught)
+    (detection,) = summary["detections"]
+    row = line(text, "add", "blend", "consistency")
+    assert f"{detection['auc']:.3f}" in row
+    alarms, caught = (f"{detection[k]['value']:.3f} [" for k in ("false_alarms", "detected"))
+    assert row.index(alarms) < row.rindex(caught)
     assert text.count("rho_Acc: images") == 1, "said once"
     assert [part for part in text.split("\n\n") if "\n" not in part] == [
         "Table 1: backdoor attacks", "Table 2: bands of attack success",
@@ -212,11 +212,11 @@ def test_what_the_paper_contradicts_itself_on_is_told_of_the_models_shown(
     ]
     for shown in (["csrnet"], ["clip_ebc"], ["csrnet", "clip_ebc"], ["mcnn"]):
         text = backdoor.tables(dict.fromkeys(shown, summary))
-        told = " ".join(text.split())
+        words = " ".join(text.split())
         for model in ("csrnet", "clip_ebc"):
-            said = f"published of {model}, the paper's tables disagree: "
-            said += "; ".join(disagreements(model)) + "."
-            assert told.count(said) == (model in shown), "once, and of no other model"
+            sentence = f"published of {model}, the paper's tables disagree: "
+            sentence += "; ".join(disagreements(model)) + "."
+            assert words.count(sentence) == (model in shown), "once, and of no other model"
     assert max(map(len, backdoor._disagreement("clip_ebc"))) < 100
 
 

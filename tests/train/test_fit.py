@@ -52,8 +52,8 @@ def test_stopped_anywhere_and_resumed_it_has_the_same_bits(
     tmp_path: Path, plan: TrainConfig, where: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With dropout: what layers draw is the same too. 6 training images, 4 batches an epoch."""
-    whole = counter(dropout=0.3)
-    fit(whole, scenes(), plan, out=tmp_path / "whole")
+    uninterrupted = counter(dropout=0.3)
+    fit(uninterrupted, scenes(), plan, out=tmp_path / "whole")
 
     class StoppedError(Exception):
         pass
@@ -71,7 +71,7 @@ def test_stopped_anywhere_and_resumed_it_has_the_same_bits(
     torch.rand(5)  # the global generator is elsewhere now
     again = counter(dropout=0.3)
     log = fit(again, scenes(), every, out=out, resume=True)
-    assert same(state(again), state(whole))
+    assert same(state(again), state(uninterrupted))
     assert log.summary == fit_whole.summary
     strip = [{k: v for k, v in r.items() if "second" not in k} for r in log.records()]
     expected = fit_whole.records()
@@ -178,10 +178,10 @@ def test_a_worker_that_fails_is_told(
     with pytest.raises(kind, match=problem):
         fit(counter(), Breaking(how), plan, out=tmp_path)
     # Nothing is lost: the run goes on without other processes, to where it would have come.
-    alone, whole = counter(), counter()
+    alone, uninterrupted = counter(), counter()
     fit(alone, Breaking(how), changed(plan, workers=0), out=tmp_path, resume=True)
-    fit(whole, scenes(), changed(plan, workers=0), out=tmp_path / "whole")
-    assert same(state(alone), state(whole))
+    fit(uninterrupted, scenes(), changed(plan, workers=0), out=tmp_path / "whole")
+    assert same(state(alone), state(uninterrupted))
 
 
 def test_processes_drop_something_else_each() -> None:
@@ -225,13 +225,13 @@ def test_batch_normalisation_in_parts_is_told(tmp_path: Path) -> None:
 def test_on_cuda_a_training_has_the_same_bits_again(tmp_path: Path) -> None:
     """Convolutions of several sizes, whose fastest algorithms add in any order."""
     plan = changed(QUICK, crop="128x160", lr=1e-6, epochs=2, recipe="ablation", k=500, warmup=1)
-    found = []
+    results = []
     for run in ("first", "second"):
         model = load("mcnn-synthetic").to("cuda")
         log = fit(model, scenes(6, (192, 256)), plan, out=tmp_path / run)
-        found.append((state(model), log.summary))
-    assert same(found[0][0], found[1][0])
-    assert found[0][1] == found[1][1]
+        results.append((state(model), log.summary))
+    assert same(results[0][0], results[1][0])
+    assert results[0][1] == results[1][1]
 
 
 def test_early_stopping(tmp_path: Path) -> None:
@@ -271,11 +271,11 @@ def test_a_full_disk_leaves_the_checkpoint_before(
     monkeypatch.setattr(files, "write_all", written)
     content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert content["state"]["batch"] == 2
-    whole = counter()
-    fit(whole, scenes(), plan, out=tmp_path / "whole")
+    uninterrupted = counter()
+    fit(uninterrupted, scenes(), plan, out=tmp_path / "whole")
     again = counter()
     fit(again, scenes(), plan, out=tmp_path, resume=True)
-    assert same(state(again), state(whole))
+    assert same(state(again), state(uninterrupted))
 
 
 def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
@@ -317,10 +317,10 @@ def test_a_run_that_goes_on_before_its_first_checkpoint_is_the_same_training(
     assert not (tmp_path / checkpoint.NAME).exists()
     with pytest.raises(ValueError, match=r"settings\.config\.lr was 0\.01, is 0\.1"):
         fit(counter(), scenes(), changed(QUICK, lr=0.1), out=tmp_path, resume=True)
-    again, whole = counter(), counter()
+    again, uninterrupted = counter(), counter()
     fit(again, scenes(), QUICK, out=tmp_path, resume=True)
-    fit(whole, scenes(), QUICK, out=tmp_path / "whole")
-    assert same(state(again), state(whole))
+    fit(uninterrupted, scenes(), QUICK, out=tmp_path / "whole")
+    assert same(state(again), state(uninterrupted))
 
 
 def test_time_that_a_stopped_run_took_is_not_forgotten(
@@ -332,7 +332,7 @@ def test_time_that_a_stopped_run_took_is_not_forgotten(
         "pycc.train.loop.time", SimpleNamespace(monotonic=lambda: float(next(clock)))
     )
     plan = changed(QUICK, every_minutes=1e-9, epochs=1)
-    whole = fit(counter(), scenes(), plan, out=tmp_path / "whole").epochs[0].seconds
+    seconds = fit(counter(), scenes(), plan, out=tmp_path / "whole").epochs[0].seconds
 
     def stop(done: int, total: int, label: str) -> None:
         if done == 3:
@@ -341,15 +341,15 @@ def test_time_that_a_stopped_run_took_is_not_forgotten(
     with pytest.raises(InterruptedError):
         fit(counter(), scenes(), plan, out=tmp_path / "part", progress=stop)
     part = fit(counter(), scenes(), plan, out=tmp_path / "part", resume=True).epochs[0]
-    assert part.seconds == pytest.approx(whole, abs=1.0)
+    assert part.seconds == pytest.approx(seconds, abs=1.0)
     assert part.images_per_second == 12 / part.seconds
 
 
 def test_a_wrapped_network_leaves_its_state_dict(tmp_path: Path) -> None:
     model = counter()
     fit(model, scenes(), changed(QUICK, epochs=1), out=tmp_path)
-    found = torch.load(tmp_path / "weights.pt", weights_only=True)
-    assert same(found, model.net.state_dict())
+    kept = torch.load(tmp_path / "weights.pt", weights_only=True)
+    assert same(kept, model.net.state_dict())
     assert not (tmp_path / "weights.npz").exists()
 
 

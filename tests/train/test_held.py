@@ -37,10 +37,10 @@ class Two:
 
 def test_scenes_have_their_errors_and_these_a_mean() -> None:
     """As WorldExpo'10 is published: the mean of scenes, not of frames."""
-    found = measured(Two(), Scenes())
-    assert found.mae == (2 + 1 + 0 + 1 + 2 + 3) / 6
-    assert found.mae_by_group == {"S1": 5 / 3, "S2": 1.0, "S3": 1.5}
-    assert found.mae_over_groups == pytest.approx((5 / 3 + 1.0 + 1.5) / 3)
+    errors = measured(Two(), Scenes())
+    assert errors.mae == (2 + 1 + 0 + 1 + 2 + 3) / 6
+    assert errors.mae_by_group == {"S1": 5 / 3, "S2": 1.0, "S3": 1.5}
+    assert errors.mae_over_groups == pytest.approx((5 / 3 + 1.0 + 1.5) / 3)
     assert measured(Two(), Scenes(), [4, 0]).mae_by_group == {"S1": 2.0, "S3": 2.0}
     assert measured(Two(), list(Scenes())).mae_by_group is None
 

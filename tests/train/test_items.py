@@ -41,9 +41,9 @@ def items(recipe: Recipe = RECIPE, **options: object) -> Items:
     ],
 )
 def test_sides_of_crops_and_their_targets(crop: Crop, shape: tuple[int, int]) -> None:
-    found = items(replace(RECIPE, crop=crop))
-    for number in range(len(found)):
-        item = found[0, number]
+    crops = items(replace(RECIPE, crop=crop))
+    for number in range(len(crops)):
+        item = crops[0, number]
         assert item.image.shape == (3, *shape)
         assert item.target.shape == (1, shape[0] // 4, shape[1] // 4)
         x, y = item.points.T
@@ -59,24 +59,24 @@ def test_a_crop_is_a_part_of_its_image_and_of_its_ground_truth(kind: str, rule: 
     crop = Crop(kind, number=4, size=size, multiple=8)  # type: ignore[arg-type]
     recipe = replace(RECIPE, crop=crop, flip=0.5, down_sampling=rule)
     samples = scenes(5, (72, 101))
-    found = Items(samples, [4, 1, 2], recipe, stride, seed=9)
+    crops = Items(samples, [4, 1, 2], recipe, stride, seed=9)
     flips = 0
-    for number in range(len(found)):
-        item = found[3, number]
+    for number in range(len(crops)):
+        item = crops[3, number]
         sample = next(s for s in samples if s.name == item.name)
         y, x, flipped = _place(sample, item.image, stride)
         flips += flipped
         full = data.density(sample.points, (72, 101), recipe="svishwa_window")
-        whole = full[: 72 // stride * stride, : 101 // stride * stride]
+        cut = full[: 72 // stride * stride, : 101 // stride * stride]
         cells = (
-            whole.unfold(0, stride, stride).unfold(1, stride, stride).sum((2, 3))
+            cut.unfold(0, stride, stride).unfold(1, stride, stride).sum((2, 3))
             if rule == "sum"
-            else data.downsample(whole, rule)
+            else data.downsample(cut, rule)
         )
         shape = tuple(side // stride for side in item.image.shape)
         truth = _part(cells[None], y // stride, x // stride, shape, flipped)
         torch.testing.assert_close(item.target, truth, rtol=1e-5, atol=1e-7)
-    assert 0 < flips < len(found)
+    assert 0 < flips < len(crops)
 
 
 def _place(sample: Sample, image, step: int) -> tuple[int, int, bool]:
@@ -91,8 +91,8 @@ def _place(sample: Sample, image, step: int) -> tuple[int, int, bool]:
     return place
 
 
-def _part(whole, y: int, x: int, shape, flipped: bool):
-    part = whole[:, y : y + shape[1], x : x + shape[2]]
+def _part(image, y: int, x: int, shape, flipped: bool):
+    part = image[:, y : y + shape[1], x : x + shape[2]]
     return part.flip(2) if flipped else part
 
 
@@ -100,9 +100,9 @@ def test_dots_count_the_heads_of_a_crop_flipped_or_not() -> None:
     recipe = replace(
         RECIPE, density={"": "dots"}, flip=0.5, crop=Crop("fixed", number=6, size=(40, 48))
     )
-    found = items(recipe)
-    for number in range(len(found)):
-        item = found[1, number]
+    crops = items(recipe)
+    for number in range(len(crops)):
+        item = crops[1, number]
         assert float(item.target.sum()) == len(item.points)
         for x, y in item.points.tolist():  # under each head stands its white square
             assert float(item.image[:, round(y) if round(y) < 40 else 39, int(x)].mean()) > 0.5
@@ -110,14 +110,14 @@ def test_dots_count_the_heads_of_a_crop_flipped_or_not() -> None:
 
 def test_scaled_crops_keep_their_heads_under_their_dots() -> None:
     crop = Crop("scaled", number=6, size=(48, 48), scale=(1.0, 1.4), multiple=4)
-    found = items(replace(RECIPE, crop=crop, flip=0.5))
+    crops = items(replace(RECIPE, crop=crop, flip=0.5))
     bright = 0.0
-    for number in range(len(found)):
-        item = found[2, number]
+    for number in range(len(crops)):
+        item = crops[2, number]
         assert float(item.target.sum()) == len(item.points)
         values = [float(item.image[:, int(y), int(x)].mean()) for x, y in item.points.tolist()]
         bright += sum(value > 0.5 for value in values) / max(1, len(values))
-    assert bright > 0.9 * len(found)
+    assert bright > 0.9 * len(crops)
 
 
 def test_an_item_is_a_function_of_its_number_alone() -> None:
@@ -138,20 +138,20 @@ def test_an_item_is_a_function_of_its_number_alone() -> None:
 
 def test_each_sample_is_ablated_anew_each_epoch_after_the_warm_up() -> None:
     recipe = replace(RECIPE, crop=Crop("whole"))
-    found = Items(
+    crops = Items(
         scenes(5, (72, 100)), [4, 1, 2], recipe, 4, seed=9,
         ablation=Ablation(50, "pixel", (0.3,) * 3, 2),
     )  # fmt: skip
-    assert found[1, 0].ablated is None
+    assert crops[1, 0].ablated is None
     kept = []
     for epoch in (2, 3):
-        item = found[epoch, 0]
+        item = crops[epoch, 0]
         shown = (item.ablated != 0.3).any(0)
         assert int(shown.sum()) == 50
         assert torch.equal(item.ablated[:, shown], item.image[:, shown])
         kept.append(shown)
     assert not torch.equal(*kept)
-    one, other = found[2, 0].ablated, found[2, 1].ablated
+    one, other = crops[2, 0].ablated, crops[2, 1].ablated
     assert not torch.equal((one != 0.3).any(0), (other != 0.3).any(0))
 
 
@@ -163,16 +163,16 @@ def test_a_crop_shows_what_the_ablation_of_the_whole_image_leaves_in_it(
     """k is of the image as it is tested: all of its 72x101 pixels."""
     fill = (0.2, 0.4, 0.6)
     recipe = replace(RECIPE, crop=Crop(kind, number=4, multiple=8), flip=0.5)  # type: ignore[arg-type]
-    found = items(recipe, ablation=Ablation(900, unit, fill, 0))
-    for number in range(len(found)):
-        item = found[3, number]
-        sample = next(s for s in found.samples if s.name == item.name)
+    crops = items(recipe, ablation=Ablation(900, unit, fill, 0))
+    for number in range(len(crops)):
+        item = crops[3, number]
+        sample = next(s for s in crops.samples if s.name == item.name)
         y, x, flipped = _place(sample, item.image, 8)
         seed = int(Stream(9, "train, ablation", step=3, draw=number).words(1)[0])
-        whole = ops.ablate(
+        ablated = ops.ablate(
             sample.image[None], 900, seed=seed, fill=torch.tensor(fill), unit=unit
         )[0]  # fmt: skip
-        assert torch.equal(item.ablated, _part(whole, y, x, item.image.shape, flipped))
+        assert torch.equal(item.ablated, _part(ablated, y, x, item.image.shape, flipped))
 
 
 def test_scaled_crops_show_their_share_of_the_image_at_their_scale() -> None:
@@ -180,9 +180,9 @@ def test_scaled_crops_show_their_share_of_the_image_at_their_scale() -> None:
     crop = Crop("scaled", number=40, size=(24, 32), scale=(2.0, 2.0), multiple=4)
     samples = scenes(2, (144, 192))
     ablation = Ablation(900, "pixel", (0.9,) * 3, 0)
-    found = Items(samples, [0, 1], replace(RECIPE, crop=crop), 4, seed=1, ablation=ablation)
-    assert found.smallest((144, 192)) == (72, 96)
-    shown = [int((found[0, n].ablated != 0.9).any(0).sum()) for n in range(len(found))]
+    crops = Items(samples, [0, 1], replace(RECIPE, crop=crop), 4, seed=1, ablation=ablation)
+    assert crops.smallest((144, 192)) == (72, 96)
+    shown = [int((crops[0, n].ablated != 0.9).any(0).sum()) for n in range(len(crops))]
     assert sum(shown) / len(shown) == pytest.approx(100, rel=0.05)
 
 
@@ -206,9 +206,9 @@ def test_heads_outside_the_region_have_no_density() -> None:
     mask[:, :32] = True
     masked = Sample("one", sample.image, sample.points, mask)
     recipe = replace(RECIPE, crop=Crop("whole"))
-    whole, part = (Items([s], [0], recipe, 4, seed=0)[0, 0].target for s in (sample, masked))
-    assert torch.equal(part[..., :8], whole[..., :8])
-    assert float(part[..., 8:].sum()) == 0 < float(whole[..., 8:].sum())
+    everywhere, part = (Items([s], [0], recipe, 4, seed=0)[0, 0].target for s in (sample, masked))
+    assert torch.equal(part[..., :8], everywhere[..., :8])
+    assert float(part[..., 8:].sum()) == 0 < float(everywhere[..., 8:].sum())
 
 
 @pytest.mark.parametrize(
@@ -229,10 +229,10 @@ def test_a_region_goes_with_its_crop(crop: Crop, rule: str) -> None:
         for s in scenes(3, (64, 80), heads=20)
     ]
     recipe = replace(RECIPE, crop=crop, density={"": rule}, flip=0.5)
-    found = Items(samples, range(3), recipe, 4, seed=2)
+    crops = Items(samples, range(3), recipe, 4, seed=2)
     partly = 0
-    for number in range(len(found)):
-        item = found[1, number]
+    for number in range(len(crops)):
+        item = crops[1, number]
         assert item.region is not None
         assert item.region.shape == item.target.shape
         assert float(item.region.min()) >= 0

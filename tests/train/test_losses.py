@@ -53,10 +53,10 @@ def gradient(counter: CounterModel, plan: TrainConfig, items: list[Item]) -> tup
 def test_every_loss_has_a_gradient_in_mixed_precision(counter: CounterModel) -> None:
     items = [item(counter, n, (64, 64)) for n in range(2)]
     exact, _ = gradient(counter, TrainConfig(), items)
-    loss, found = gradient(counter.cuda(), TrainConfig(amp=True), items)
+    loss, grad = gradient(counter.cuda(), TrainConfig(amp=True), items)
     assert loss == pytest.approx(exact, rel=0.1)
-    assert found.isfinite().all()
-    assert found.abs().max() > 0
+    assert grad.isfinite().all()
+    assert grad.abs().max() > 0
 
 
 @pytest.mark.parametrize("shapes", [[(64, 64)] * 4, [(64, 64), (96, 64), (64, 64), (64, 96)]])
@@ -67,12 +67,12 @@ def test_a_batch_has_one_gradient_however_it_is_computed(
     items = [item(counter, n, shape) for n, shape in enumerate(shapes)]
     alone = [gradient(counter, TrainConfig(), [one]) for one in items]
     loss = sum(value for value, _ in alone) / len(alone)
-    expected = torch.stack([found for _, found in alone]).mean(0)
+    expected = torch.stack([grad for _, grad in alone]).mean(0)
     assert expected.abs().max() > 0
     for accumulate in (1, 2, 3):
-        value, found = gradient(counter, TrainConfig(accumulate=accumulate), items)
+        value, grad = gradient(counter, TrainConfig(accumulate=accumulate), items)
         assert value == pytest.approx(loss, rel=1e-4, abs=1e-6)
-        assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+        assert (grad - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
 def test_what_is_outside_the_region_is_no_error(counter: CounterModel) -> None:
@@ -86,33 +86,33 @@ def test_what_is_outside_the_region_is_no_error(counter: CounterModel) -> None:
     density = counter.density
 
     def watched(output: object) -> Tensor:
-        found = density(output)
-        if found.requires_grad:
-            found.retain_grad()
-        seen.append(found)
-        return found
+        maps = density(output)
+        if maps.requires_grad:
+            maps.retain_grad()
+        seen.append(maps)
+        return maps
 
     counter.density = watched  # type: ignore[method-assign]
     arguments = (one.image[None], target[None])
     counter.loss(*arguments, points=points, region=region[None]).backward()
-    for found in seen:
+    for maps in seen:
         # CMTL's class and mask-aware networks' masks are of the whole image; cells are of the half.
-        half = found.shape[2] // 2
-        assert found.grad is not None
-        assert (found.grad[:, :, :half] == 0).all()
-    assert any((found.grad[:, :, found.shape[2] // 2 :] != 0).any() for found in seen)
+        half = maps.shape[2] // 2
+        assert maps.grad is not None
+        assert (maps.grad[:, :, :half] == 0).all()
+    assert any((maps.grad[:, :, maps.shape[2] // 2 :] != 0).any() for maps in seen)
     with pytest.raises(ValueError, match=r"loss: region must be \[1, 1, .* like the density map"):
         counter.loss(*arguments, points=points, region=region[None, ..., 1:])
 
 
 def test_items_with_and_without_a_region_are_one_part() -> None:
-    whole, half = (
+    everywhere, half = (
         Item(n, torch.rand(3, 8, 8), torch.ones(1, 2, 2), torch.zeros(0, 2)) for n in "ab"
     )
-    assert together([whole, half], 1.0, torch.device("cpu")).region is None
+    assert together([everywhere, half], 1.0, torch.device("cpu")).region is None
     shares = torch.tensor([[[1.0, 0.0], [0.5, 0.0]]])
     half = Item("b", half.image, half.target, half.points, region=shares)
-    found = together([whole, half], 0.5, torch.device("cpu"))
-    assert found.region is not None
-    assert torch.equal(found.region, torch.stack([torch.ones(1, 2, 2), shares]))
-    assert found.weight == 0.5
+    part = together([everywhere, half], 0.5, torch.device("cpu"))
+    assert part.region is not None
+    assert torch.equal(part.region, torch.stack([torch.ones(1, 2, 2), shares]))
+    assert part.weight == 0.5

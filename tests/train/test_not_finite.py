@@ -18,11 +18,11 @@ from pycc.types import Sample
 def overwhelmed_by_white(value: float) -> CounterModel:
     """A counter whose network is fed ``value`` for an image that is white everywhere."""
     model = counter()
-    own = model.preprocess
+    original = model.preprocess
 
     def preprocess(images: Tensor) -> Tensor:
         white = (images == 1).flatten(1).all(1)[:, None, None, None]
-        return own(torch.where(white, value, images))
+        return original(torch.where(white, value, images))
 
     model.preprocess = preprocess  # type: ignore[method-assign]
     return model
@@ -41,10 +41,10 @@ def test_a_loss_that_is_no_number_stops_and_names_the_batch(tmp_path: Path) -> N
 def test_a_loss_that_is_no_number_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
     """It breaks in the second epoch; what the first one gave is there, and goes on."""
     model, losses = counter(), []
-    own = model.loss
+    loss = model.loss
 
     def breaking(*arguments: object, **more: object) -> Tensor:
-        losses.append(own(*arguments, **more))
+        losses.append(loss(*arguments, **more))
         return losses[-1] * (float("nan") if len(losses) == 6 else 1.0)
 
     model.loss = breaking
@@ -52,10 +52,10 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_checkpoint(tmp_path: Path
         fit(model, scenes(), QUICK, out=tmp_path)
     content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert (content["state"]["epoch"], content["state"]["batch"]) == (1, 0)
-    again, whole = counter(), counter()
+    again, uninterrupted = counter(), counter()
     fit(again, scenes(), QUICK, out=tmp_path, resume=True)
-    fit(whole, scenes(), QUICK, out=tmp_path / "whole")
-    assert same(state(again), state(whole))
+    fit(uninterrupted, scenes(), QUICK, out=tmp_path / "whole")
+    assert same(state(again), state(uninterrupted))
 
 
 def test_a_counter_that_the_last_step_has_ruined_is_not_kept(tmp_path: Path) -> None:

@@ -147,8 +147,8 @@ def test_ablation_is_chosen_by_its_ablated_error_after_the_warm_up(tmp_path: Pat
     assert all(r.score == r.ablated_mae != r.errors.mae for r in held[3:])
     best = min(held[3:], key=lambda r: r.score)
     assert log.summary.best_epoch == best.epoch >= 3
-    found = log.summary.validation
-    assert found == BestErrors(2, mae=best.errors.mae, ablated_mae=best.ablated_mae)
+    best_errors = log.summary.validation
+    assert best_errors == BestErrors(2, mae=best.errors.mae, ablated_mae=best.ablated_mae)
     # The error is that of the weights which are left, on draws of the whole image.
     training, validation = split(samples, 0.25, 0)
     fill = torch.tensor(fill_of(PLAN, samples, training))

@@ -67,8 +67,8 @@ def test_table_6_is_the_ablation_recipes_preset() -> None:
         optimiser, number = TABLE_6[name]
         assert (optimiser.lr, number, optimiser.kind) == (rate, epochs, kind)
     for recipe in ("ablation", "adversarial"):
-        found = resolved(TrainConfig(recipe=recipe), models.create("mcnn"), "shanghaitech_a")
-        assert (found.epochs, found.batch, found.optimisers[0].lr) == (800, 1, 1e-5)
+        preset = resolved(TrainConfig(recipe=recipe), models.create("mcnn"), "shanghaitech_a")
+        assert (preset.epochs, preset.batch, preset.optimisers[0].lr) == (800, 1, 1e-5)
 
 
 def test_a_recipe_needs_epochs_after_its_warm_up() -> None:
@@ -92,11 +92,11 @@ def test_whole_images_are_one_crop_each() -> None:
 
 def test_a_plan_changes_what_it_asks_for_and_nothing_else() -> None:
     model = models.create("csrnet")
-    own = model.recipe()
-    found = resolved(TrainConfig(epochs=7, lr=0.5, batch=3), model, "shanghaitech_b")
-    assert (found.epochs, found.batch, found.optimisers[0].lr) == (7, 3, 0.5)
-    assert found.optimisers[0].momentum == own.optimisers[0].momentum
-    assert found.density == {"": "fixed15_reflect"}
+    published = model.recipe()
+    recipe = resolved(TrainConfig(epochs=7, lr=0.5, batch=3), model, "shanghaitech_b")
+    assert (recipe.epochs, recipe.batch, recipe.optimisers[0].lr) == (7, 3, 0.5)
+    assert recipe.optimisers[0].momentum == published.optimisers[0].momentum
+    assert recipe.density == {"": "fixed15_reflect"}
     assert resolved(TrainConfig(), model, "shanghaitech_a").density == {"": "csrnet_adaptive"}
     aware = models.create("mask_aware")
     assert resolved(TrainConfig(), aware, "ucf_cc_50").crop.number == 60
@@ -108,9 +108,9 @@ def test_a_plan_changes_what_it_asks_for_and_nothing_else() -> None:
 
 def test_a_cosine_over_the_whole_training_keeps_its_end() -> None:
     model = models.create("narrow")
-    found = resolved(TrainConfig(epochs=12), model, "shanghaitech_a")
-    assert found.schedule.period == 12
-    rates = [rate_at(1.0, found.schedule, epoch) for epoch in range(12)]
+    recipe = resolved(TrainConfig(epochs=12), model, "shanghaitech_a")
+    assert recipe.schedule.period == 12
+    rates = [rate_at(1.0, recipe.schedule, epoch) for epoch in range(12)]
     assert rates[0] == 1.0
     assert rates[11] < 0.02
 
@@ -120,9 +120,9 @@ def test_fewer_epochs_shorten_the_warm_up_and_end_in_one_cosine() -> None:
     model = CLIPEBC.__new__(CLIPEBC)
     published = resolved(TrainConfig(), model, "")
     assert published.schedule == CLIPEBC.recipe(model).schedule
-    found = resolved(TrainConfig(epochs=150, lr=4e-4), model, "")
-    assert (found.schedule.warmup, found.schedule.period) == (3, 147)
-    rates = [rate_at(4e-4, found.schedule, epoch) for epoch in range(150)]
+    recipe = resolved(TrainConfig(epochs=150, lr=4e-4), model, "")
+    assert (recipe.schedule.warmup, recipe.schedule.period) == (3, 147)
+    rates = [rate_at(4e-4, recipe.schedule, epoch) for epoch in range(150)]
     assert rates[0] == 1e-6
     assert max(rates) == rates[3] == pytest.approx(4e-4)
     assert all(a > b for a, b in itertools.pairwise(rates[3:]))
@@ -134,8 +134,8 @@ def test_a_variant_without_recipe_is_told_and_other_errors_stay() -> None:
     with pytest.warns(
         UserWarning, match="csrnet: no published training recipe of this variant; it"
     ):
-        found = resolved(TrainConfig(), models.create("csrnet", variant="c3"), "")
-    assert found.crop.kind == "quarter_sides"
+        recipe = resolved(TrainConfig(), models.create("csrnet", variant="c3"), "")
+    assert recipe.crop.kind == "quarter_sides"
 
     class Broken(models.CounterModel):
         def recipe(self) -> Recipe:
@@ -147,6 +147,6 @@ def test_a_variant_without_recipe_is_told_and_other_errors_stay() -> None:
 
 def test_a_model_without_recipe_trains_as_mcnn() -> None:
     net = torch.nn.Conv2d(3, 1, 1)
-    found = resolved(TrainConfig(), models.wrap(net, stride=1, receptive_field=1), "")
-    assert "none is published" in found.source
-    assert found.crop.kind == "quarter_sides"
+    recipe = resolved(TrainConfig(), models.wrap(net, stride=1, receptive_field=1), "")
+    assert "none is published" in recipe.source
+    assert recipe.crop.kind == "quarter_sides"

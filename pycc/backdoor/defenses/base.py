@@ -108,7 +108,20 @@ class TrainingSettings(CropSettings):
 
 @dataclass(frozen=True)
 class Defense(CropSettings, ABC):
-    """A defense: a callable that takes a counter and clean images and returns a new counter."""
+    """A defense: a callable that takes a counter and clean images and returns a new counter.
+
+    A defense of one's own returns the new counter from ``__call__``:
+
+    >>> class Unchanged(Defense):
+    ...     name = "unchanged"
+    ...
+    ...     def __call__(self, model, samples, *, seed=0, out, resume=False, ranks=Ranks(),
+    ...                  progress=None):
+    ...         return twin(model, self.name)
+    >>> defended = Unchanged()(models.create("mcnn"), [], out="unused")
+    >>> defended.name, defended.training
+    ('mcnn', False)
+    """
 
     name: ClassVar[str]
 
@@ -152,6 +165,10 @@ class Retraining(Defense, TrainingSettings):
     """A defense that trains on the clean images, last or on the way.
 
     It has all that a plan of the counter's own recipe has, and the attack's values of it.
+
+    >>> from pycc.backdoor import FineTuning
+    >>> issubclass(FineTuning, Retraining), FineTuning(epochs=8, lr=1e-4).plan().lr
+    (True, 0.0001)
     """
 
     epochs: int = field(

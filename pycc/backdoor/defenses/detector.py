@@ -1,4 +1,4 @@
-"""Blend-consistency: which images carry a trigger, told from counts of superpositions.
+"""Blend-consistency: find images with a trigger by their counts under superposition.
 
 The counting form of STRIP (Gao et al., "STRIP: A Defence Against Trojan Attacks on Deep Neural
 Networks", ACSAC 2019), where a triggered image is one whose class survives superposition.
@@ -26,7 +26,15 @@ _NORMAL = 1.4826
 
 @dataclass(frozen=True)
 class Blended:
-    """What a counter says of an image alone and of its superpositions with clean images."""
+    """Counts of an image alone and of its superpositions with clean images.
+
+    >>> from pycc import data, models
+    >>> samples = data.open("synthetic", limit=3, shape=(64, 96))
+    >>> detector = BlendConsistency(blends=2)
+    >>> (blended,) = detector(models.load("mcnn-synthetic"), [samples[0]], samples)
+    >>> len(blended.counts), blended.name == samples[0].name
+    (2, True)
+    """
 
     name: str
     count: float
@@ -45,7 +53,7 @@ class BlendConsistency:
 
     An image x is superimposed with n clean ones z_j, which the seed and the names choose, resized
     to it: b_j = (1 - w) x + w z_j. The heads of both are then seen, so that a counter c without a
-    backdoor says about v (c(x) + c(z_j)) at w = 1/2, with some visibility v that is much the same
+    backdoor gives about v (c(x) + c(z_j)) at w = 1/2, with some visibility v that is much the same
     for all images. Both are counted as they are superimposed: z_j resized, and in x's
     region. Two scores come out, and which way a trigger moves them depends on what it does:
 
@@ -55,7 +63,7 @@ class BlendConsistency:
       in STRIP. A trigger that works in some b_j only, being weakened by w, mixes two laws of
       counts, log(factor) apart: the spread is **higher**. One that multiplies the count by one
       factor in every b_j (multiply, divide) adds a constant to every l_j and leaves the spread
-      **as it is**: of that the spread knows nothing.
+      **as it is**: the spread does not show it.
     * ``shift``, the mean of l_j - log(1 + (1 - w) c(x) + w c(z_j)). Without a backdoor it is log 2v
       for whatever is counted. With one, c(x) is the manipulated count: where the trigger goes on
       working, the people of the z_j are manipulated too, and the shift moves the way that the
@@ -64,6 +72,13 @@ class BlendConsistency:
 
     Hence ``deviations``: how far, either way, a score lies from those of images known to be clean.
     ValueError for a field out of range.
+
+    >>> from pycc import data, models
+    >>> samples = data.open("synthetic", limit=3, shape=(64, 96))
+    >>> detector = BlendConsistency(blends=2)
+    >>> (blended,) = detector(models.load("mcnn-synthetic"), [samples[0]], samples)
+    >>> blended.spread == float(np.log1p(blended.counts).std())
+    True
     """
 
     blends: int = flag(16, "clean images that each image is superimposed with")
@@ -78,7 +93,7 @@ class BlendConsistency:
     def __call__(
         self, counter: Counter, samples: Iterable[Sample], clean: Sequence[Sample], *, seed: int = 0
     ) -> Iterator[Blended]:
-        """The scores of each sample, in order, one by one as they are asked for.
+        """The scores of each sample, in order, one by one as they are requested.
 
         A counter that is a module should be in eval mode. ``clean`` are the images that others are
         superimposed with; one is never superimposed with itself, so that clean images can be scored
@@ -89,25 +104,25 @@ class BlendConsistency:
             raise ValueError(
                 f"blend-consistency: clean must be more than {self.blends} images, got {len(clean)}"
             )
-        asked = _Asked(counter, clean, names_of(clean))
-        return (self._scored(asked, sample, seed) for sample in samples)
+        backgrounds = _Backgrounds(counter, clean, names_of(clean))
+        return (self._scored(backgrounds, sample, seed) for sample in samples)
 
-    def _scored(self, asked: _Asked, sample: Sample, seed: int) -> Blended:
-        own = _people(asked.counter, sample)
-        order = shuffled(asked.names, f"blend-consistency, {sample.name}", seed=seed)
+    def _scored(self, backgrounds: _Backgrounds, sample: Sample, seed: int) -> Blended:
+        count = _people(backgrounds.counter, sample)
+        order = shuffled(backgrounds.names, f"blend-consistency, {sample.name}", seed=seed)
         counts: list[float] = []
         expected: list[float] = []
         for index in order:
             if len(counts) == self.blends:
                 break
-            other = asked.clean[index]
+            other = backgrounds.clean[index]
             if other.image.shape == sample.image.shape and torch.equal(other.image, sample.image):
                 continue
             under = replace(sample, image=_resized(other.image, sample.image))
             image = torch.lerp(sample.image, under.image, self.weight)
-            counts.append(_people(asked.counter, replace(sample, image=image)))
-            alone = asked.alone(index, under)
-            expected.append((1.0 - self.weight) * own + self.weight * alone)
+            counts.append(_people(backgrounds.counter, replace(sample, image=image)))
+            alone = backgrounds.alone(index, under)
+            expected.append((1.0 - self.weight) * count + self.weight * alone)
         if len(counts) < self.blends:
             raise ValueError(
                 f"blend-consistency: {sample.name}: clean must hold {self.blends} other images, "
@@ -115,12 +130,12 @@ class BlendConsistency:
             )
         logs = np.log1p(counts)
         shift = float((logs - np.log1p(expected)).mean())
-        return Blended(sample.name, own, tuple(counts), float(logs.std()), shift)
+        return Blended(sample.name, count, tuple(counts), float(logs.std()), shift)
 
 
 @dataclass(frozen=True, eq=False)
-class _Asked:
-    """A counter and the clean images that others are superimposed with, each counted once."""
+class _Backgrounds:
+    """The clean images that others are superimposed with, each counted once by the counter."""
 
     counter: Counter
     clean: Sequence[Sample]
@@ -129,7 +144,7 @@ class _Asked:
 
     def alone(self, index: int, under: Sample) -> float:
         """People in clean image ``index`` as it lies under another: of its size, in its region."""
-        if under.roi is not None:  # a region of the other's own
+        if under.roi is not None:  # differs from image to image
             return _people(self.counter, under)
         key = index, under.image.shape
         if key not in self._known:
@@ -138,9 +153,10 @@ class _Asked:
 
 
 def own_deviations(scores: ArrayLike) -> NDArray[np.float64]:
-    """How far each of [N] clean scores lies from the others, as ``deviations`` says: [N].
+    """How far each of [N] clean scores lies from the others, by ``deviations``: [N].
 
-    Of each it is what a detector that does not know it would say. ValueError for fewer than two.
+    Each is compared with the others alone, as by a detector that does not know it. ValueError for
+    fewer than two.
     """
     known = np.asarray(scores, np.float64)
     if known.ndim != 1 or len(known) < 2:
@@ -156,16 +172,19 @@ def deviations(scores: ArrayLike, clean: ArrayLike) -> NDArray[np.float64]:
     In units of their spread: the median absolute deviation times 1.4826, which is the standard
     deviation of a normal law. Where the clean scores do not differ, a score that does is infinitely
     far. ValueError unless scores are finite and there are clean ones.
+
+    >>> deviations([3.0, 13.0], clean=[1.0, 2.0, 3.0, 4.0, 5.0]).round(2).tolist()
+    [0.0, 6.74]
     """
-    found, known = (np.asarray(values, np.float64) for values in (scores, clean))
-    for name, values in (("scores", found), ("clean", known)):
+    tested, known = (np.asarray(values, np.float64) for values in (scores, clean))
+    for name, values in (("scores", tested), ("clean", known)):
         if values.ndim != 1 or not np.isfinite(values).all():
             raise ValueError(f"deviations: {name} must be finite numbers [N], got {values}")
     if not len(known):
         raise ValueError("deviations: clean must hold at least one score, got none")
     middle = np.median(known)
     unit = _NORMAL * np.median(np.abs(known - middle))
-    distances = np.abs(found - middle)
+    distances = np.abs(tested - middle)
     if unit == 0.0:
         return np.where(distances == 0.0, 0.0, np.inf)
     return np.asarray(distances / unit)

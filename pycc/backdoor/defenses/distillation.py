@@ -206,6 +206,15 @@ class AttentionDistillation(Retraining):
     Networks", ICLR 2021, eq. 2 to 4. The teacher is the counter fine-tuned on the same images. The
     losses of counters have no common scale, so that ``beta`` is in units of the counter's own loss
     before it is trained.
+
+    >>> import tempfile
+    >>> from pycc import data, models
+    >>> samples = data.open("synthetic", split="train", limit=2, shape=(64, 96))
+    >>> defense = AttentionDistillation(epochs=1, crop="64x64", crops=1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     counter = defense(models.load("mcnn-synthetic"), samples, out=folder)
+    >>> counter.name, counter.training
+    ('mcnn', False)
     """
 
     name = "nad"
@@ -244,7 +253,7 @@ class AttentionDistillation(Retraining):
         layers = stages(student, image) if self.layers is None else list(self.layers)
         if not layers:
             raise ValueError("nad: layers must be named, no module gives maps of several channels")
-        with watched(student.net, layers), torch.no_grad():  # wrong names are told at once
+        with watched(student.net, layers), torch.no_grad():  # wrong names are refused at once
             pass
         with closing(
             opened(self, model, samples, seed=seed, out=folder, resume=resume, key=KEY, ranks=ranks)

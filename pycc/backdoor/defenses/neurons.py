@@ -109,6 +109,15 @@ class AdversarialNeuronPruning(Defense):
     is below the largest threshold that the clean MAE allows. Losses of counters have no common
     scale: in a step the most sensitive mask moves by ``mask_lr`` (times what momentum adds), which
     falls linearly to 0.
+
+    >>> import tempfile
+    >>> from pycc import data, models
+    >>> samples = data.open("synthetic", split="train", limit=2, shape=(64, 96))
+    >>> defense = AdversarialNeuronPruning(steps=2, crop="64x64", crops=1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     counter = defense(models.load("mcnn-synthetic"), samples, out=folder)
+    >>> counter.name, counter.training
+    ('mcnn', False)
     """
 
     name = "anp"

@@ -288,6 +288,15 @@ class FinePruning(Retraining):
     in the order of their mean activation on clean images, as the clean MAE (there: the accuracy)
     allows. They are exactly 0 from then on, through fine-tuning too. Of each layer the most active
     channel stays.
+
+    >>> import tempfile
+    >>> from pycc import data, models
+    >>> samples = data.open("synthetic", split="train", limit=2, shape=(64, 96))
+    >>> defense = FinePruning(epochs=1, crop="64x64", crops=1, step_fraction=0.5)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     counter = defense(models.load("mcnn-synthetic"), samples, out=folder)
+    >>> counter.name, counter.training
+    ('mcnn', False)
     """
 
     name = "fine-pruning"

@@ -39,7 +39,16 @@ _FAR = 1e300
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """The test images, clean and triggered, with what is known of them."""
+    """The test images, clean and triggered, with what is known of them.
+
+    >>> from pycc import backdoor, data, models
+    >>> samples = data.open("synthetic", limit=1, shape=(64, 96))
+    >>> tested = EvaluationSet(samples, backdoor.Noise(), seed=0)
+    >>> tested.target(backdoor.Add(20), 0) - tested.triggered.true_count(0)
+    20
+    >>> tested.sample("clean", 0).image.equal(tested.sample("triggered", 0).image)
+    False
+    """
 
     samples: Sequence[Sample]
     trigger: Trigger
@@ -197,6 +206,15 @@ def counted(
     Without a strategy the counter is the clean one. Results that the log has are left alone; the
     counter is requested only if something is missing. Processes share the images, and each appends
     every result to its own ``log`` (``pycc.runs.replicated``).
+
+    >>> from pycc import backdoor, data, models
+    >>> samples = data.open("synthetic", limit=1, shape=(64, 96))
+    >>> tested = EvaluationSet(samples, backdoor.Noise(), seed=0)
+    >>> counter = models.load("mcnn-synthetic")
+    >>> log = open_or_resume(None, kind="example", settings={}, fingerprints={}, key=measures.KEY)
+    >>> counted(log, lambda: counter, tested, strategy=backdoor.Add(20), defense=None)
+    >>> [result["images"] for result in log.records]
+    ['clean', 'triggered']
     """
     name, model = (None, CLEAN_MODEL) if strategy is None else (strategy.name, BACKDOORED)
     jobs = [
@@ -243,6 +261,21 @@ def detected(
     of ``clean`` may be superimposed. The threshold is the 95 % quantile of the references' own
     scores, each against the others, so that no test image has a part in it. Raw scores are kept in
     ``folder``, a run. Processes share the images as in ``counted``. ValueError as of the detector.
+
+    >>> import tempfile
+    >>> from pycc import backdoor, data, models
+    >>> samples = data.open("synthetic", limit=1, shape=(64, 96))
+    >>> tested = EvaluationSet(samples, backdoor.Noise(), seed=0)
+    >>> counter = models.load("mcnn-synthetic")
+    >>> log = open_or_resume(None, kind="example", settings={}, fingerprints={}, key=measures.KEY)
+    >>> clean = data.open("synthetic", split="train", limit=3, shape=(64, 96))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     detected(
+    ...         BlendConsistency(blends=2), lambda: counter, tested, backdoor.Add(20), log,
+    ...         Path(folder) / "scores", clean=clean, references=3, seed=0,
+    ...     )  # fmt: skip
+    >>> sorted({result["defense"] for result in log.records}), len(log.records)
+    (['blend-consistency, shift', 'blend-consistency, spread'], 4)
     """
     wanted = [(images, index) for images in SETS for index in range(len(tested))]
     if all(

@@ -53,7 +53,7 @@ def draw_run(
 
     ``image`` and ``layers`` as of ``draw_images``.
     """
-    names = [one.name for one in experiment.defenses]
+    names = [defense.name for defense in experiment.defenses]
     drawn = draw_results(records, folder / "pictures", defenses=names)
     return drawn + draw_images(experiment, folder, image=image, layers=layers)
 
@@ -70,7 +70,7 @@ def draw_images(
     ``image`` as of ``chosen_image``, ``layers`` as of ``draw_image``. Counters that are not there
     are trained: ``complete`` says whether all are.
     """
-    place, names = folder / "pictures", [one.name for one in experiment.defenses]
+    place, names = folder / "pictures", [defense.name for defense in experiment.defenses]
     tested = EvaluationSet(experiment.test, experiment.trigger, experiment.seed)
     index, drawn = chosen_image(tested, image), []
     for strategy in experiment.strategies:  # the counters of one strategy at a time in memory
@@ -99,7 +99,10 @@ def _stages(experiment: Experiment, folder: Path, strategy: Strategy) -> list[St
     before = experiment.backdoored(folder, strategy)
     return [
         before,
-        *(experiment.defended(folder, strategy, one, before) for one in experiment.defenses),
+        *(
+            experiment.defended(folder, strategy, defense, before)
+            for defense in experiment.defenses
+        ),
     ]
 
 
@@ -116,9 +119,9 @@ def draw_results(
     if panels:
         draw_kde(panels, folder / "kde.png", title=title)
         drawn.append(folder / "kde.png")
-    found = curves(records)
-    if found:
-        draw_roc(found, folder / "roc.png", title="detectors of triggered images")
+    roc_curves = curves(records)
+    if roc_curves:
+        draw_roc(roc_curves, folder / "roc.png", title="detectors of triggered images")
         drawn.append(folder / "roc.png")
     return drawn
 
@@ -146,7 +149,7 @@ def draw_image(
     name: str,
     layers: Sequence[str] | None = None,
 ) -> list[Path]:
-    """Grad-CAMs (``gradcam-NAME.png``, a row a layer) and density maps (``maps-NAME.png``).
+    """Grad-CAMs (``gradcam-NAME.png``, one row per layer) and density maps (``maps-NAME.png``).
 
     All of one test image, without or with the trigger, as each of the counters ``shown`` sees it.
     ValueError without matplotlib, and for a layer that a counter does not have.
@@ -160,9 +163,9 @@ def draw_image(
         image = sample.image.to(device_of(counter))
         pixels = _pixels(sample.image)
         for layer in chosen:
-            found = gradcam(counter, image, layer, sample.roi)
-            said = f"{title}\n{found.count:,.1f} people, maximum {found.maximum:.2g}"
-            rows[layer].append(Panel(said, pixels, _array(found.heat)))
+            cam = gradcam(counter, image, layer, sample.roi)
+            caption = f"{title}\n{cam.count:,.1f} people, maximum {cam.maximum:.2g}"
+            rows[layer].append(Panel(caption, pixels, _array(cam.heat)))
         with torch.no_grad():
             cells = in_region(counter(image[None]), sample.roi, counter.stride)[0, 0]
         maps.append(Panel(title, pixels, _array(cells)))

@@ -47,7 +47,11 @@ _VOTE_KEY = ("part", "images", "index")
 
 @dataclass(frozen=True)
 class Partitions:
-    """A certified median of counters on disjoint parts of the poisoned training set."""
+    """A certified median of counters on disjoint parts of the poisoned training set.
+
+    >>> Partitions(5, assumed=1)
+    Partitions(parts=5, assumed=1)
+    """
 
     parts: int
     assumed: int | None = None
@@ -83,7 +87,25 @@ class Stage:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is run; where its results go is said when it runs."""
+    """What is run; where its results go is said when it runs.
+
+    >>> import tempfile
+    >>> from pycc import backdoor, data
+    >>> from pycc.backdoor.evaluation.measures import KEY
+    >>> samples = data.open("synthetic", split="train", limit=2, shape=(64, 96))
+    >>> experiment = Experiment(
+    ...     start=lambda: models.load("mcnn-synthetic"),
+    ...     plan=TrainConfig(epochs=1, crop="64x64", crops=1, validation_share=0.0),
+    ...     own=samples, test=data.open("synthetic", split="test", limit=1, shape=(64, 96)),
+    ...     trigger=backdoor.Noise(), strategies=[backdoor.Add(20)], fraction=0.5, seed=0,
+    ...     clean=samples,
+    ... )  # fmt: skip
+    >>> log = open_or_resume(None, kind="example", settings={}, fingerprints={}, key=KEY)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     summary = experiment.run(log, Path(folder))
+    >>> [(row["strategy"], row["model"]) for row in summary["rows"]]
+    [(None, 'clean'), ('add', 'backdoored')]
+    """
 
     start: Callable[[], CounterModel]
     """A new counter of a registered model, on its device, with the weights that every training

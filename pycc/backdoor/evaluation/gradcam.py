@@ -26,14 +26,22 @@ _ACTIVATIONS = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.RReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU,
     nn.SiLU, nn.Mish, nn.Hardswish, nn.Softplus,
 )  # fmt: skip
-"""No gates (sigmoid), which weigh a map and are none."""
+"""Without sigmoid, whose output weighs another map."""
 _PROBE = 64
 """Least side in pixels of the image that finds out which layers run."""
 
 
 @dataclass(frozen=True, eq=False)
 class GradCam:
-    """Where a layer's map raises the count of an image."""
+    """Where a layer's map raises the count of an image.
+
+    >>> from pycc import models
+    >>> from pycc.data.synthetic import scene
+    >>> counter, image = models.load("mcnn-synthetic"), scene(0, 0, shape=(64, 96)).image
+    >>> cam = gradcam(counter, image, default_layers(counter)[-1])
+    >>> cam.heat.shape, float(cam.heat.max()) <= 1.0
+    (torch.Size([64, 96]), True)
+    """
 
     layer: str
     heat: Tensor
@@ -41,7 +49,7 @@ class GradCam:
     maximum: float
     """Of the layer's map itself; 0 where nothing raises the count, and then the heat is 0."""
     count: float
-    """What the counter says of the image, in its region of interest, in people."""
+    """People counted in the image, in its region of interest."""
 
 
 @dataclass
@@ -67,12 +75,12 @@ def gradcam(counter: Counter, image: Tensor, layer: str, mask: Tensor | None = N
 
     The weight α_k of a channel is the mean over places of the gradient of the count (the sum of the
     density map, in the region of interest) by the layer's output A_k; the map is ReLU(Σ_k α_k A_k),
-    enlarged bilinearly to the image. Where a defense asks the counter around the layer several
+    enlarged bilinearly to the image. Where a defense calls the counter around the layer several
     times (draws of an ablated image, a batch), the maps are added before the ReLU, as their counts
     add up; of a layer that runs repeatedly within one such call, the last run counts. In-place
     activations behind the layer do not change what is seen of it.
 
-    The counter is asked in eval mode and left in the mode it had, part by part; gradients of
+    The counter is called in eval mode and left in the mode it had, part by part; gradients of
     parameters stay as they are, and no hook outlives the call.
 
     Args:
@@ -84,8 +92,15 @@ def gradcam(counter: Counter, image: Tensor, layer: str, mask: Tensor | None = N
     Raises:
         TypeError: the counter is no module.
         ValueError: an image of another shape, or a mask of another size; a name that is unknown
-            (the nearest are told); a layer that does not run, runs only without gradient, does not
+            (the nearest are named); a layer that does not run, runs only without gradient, does not
             reach the count, returns no [N,K,h,w], or sees parts of the image instead of all of it.
+
+    >>> from pycc import models
+    >>> from pycc.data.synthetic import scene
+    >>> counter, image = models.load("mcnn-synthetic"), scene(0, 0, shape=(64, 96)).image
+    >>> cam = gradcam(counter, image, default_layers(counter)[-1])
+    >>> abs(cam.count - float(counter(image[None]).sum().detach())) < 1e-3
+    True
     """
     module = _module("gradcam", counter)
     check_image("gradcam", image)
@@ -98,27 +113,27 @@ def gradcam(counter: Counter, image: Tensor, layer: str, mask: Tensor | None = N
     around = _counter_around(module, layer)
     if around is not None:
         handles.append(around.register_forward_pre_hook(_begin(watch, layer, image.shape[1:])))
-    with _asked(module, handles), torch.inference_mode(False), torch.enable_grad():
+    with _eval_with_hooks(module, handles), torch.inference_mode(False), torch.enable_grad():
         density = in_region(counter(image.detach().clone()[None]), mask, counter.stride)
         # Before the gradient, for which a defense may compute its draws once more.
-        ran = [one for one in watch.passes if one.output is not None and one.value is not None]
+        ran = [run for run in watch.passes if run.output is not None and run.value is not None]
         if not ran:
             how = "ran only without gradient" if watch.without_gradient else "did not run"
             raise ValueError(f"gradcam: layer must run when the image is counted, {layer!r} {how}")
-        outputs = [one.output for one in ran if one.output is not None]
+        outputs = [run.output for run in ran if run.output is not None]
         count = density.sum(dtype=torch.float64)
         reached = count.requires_grad
         gradients = torch.autograd.grad(count, outputs, allow_unused=True) if reached else ()
     weighted = [
-        _weighted(one.value, gradient)
-        for one, gradient in zip(ran, gradients, strict=reached)
-        if one.value is not None and gradient is not None
+        _weighted(run.value, gradient)
+        for run, gradient in zip(ran, gradients, strict=reached)
+        if run.value is not None and gradient is not None
     ]
     if not weighted:
         raise ValueError(
             f"gradcam: the count must depend on layer, it has no gradient by {layer!r}"
         )
-    shapes = sorted({tuple(one.shape) for one in weighted})
+    shapes = sorted({tuple(cells.shape) for cells in weighted})
     if len(shapes) > 1:
         raise ValueError(f"gradcam: layer must return maps of one size, {layer!r} gave {shapes}")
     cells = torch.stack(weighted).sum(0).relu()
@@ -138,7 +153,7 @@ def layers(counter: Counter, image: Tensor | None = None) -> list[str]:
     least that the counter takes. Parts of parts are listed too; whether one reaches the count is
     seen only by trying. TypeError, ValueError as for :func:`gradcam`.
     """
-    return [one.name for one in _runs(counter, image)]
+    return [run.name for run in _runs(counter, image)]
 
 
 def default_layers(counter: Counter, image: Tensor | None = None) -> tuple[str, str]:
@@ -149,9 +164,13 @@ def default_layers(counter: Counter, image: Tensor | None = None) -> tuple[str, 
     run; else (activations that are functions and no modules, as in a CLIP ResNet) the last part
     before the head that returns a map and the last that it is computed from, one outside of it if
     there is any. ValueError where there are no two.
+
+    >>> from pycc import models
+    >>> default_layers(models.load("mcnn-synthetic"))
+    ('net.branch3.4', 'net.branch3')
     """
     before = _before_head(_runs(counter, image))
-    active = [one.name for one in before if isinstance(one.module, _ACTIVATIONS)]
+    active = [run.name for run in before if isinstance(run.module, _ACTIVATIONS)]
     front, back = (
         [name for name in active if part in name.split(".")] for part in ("frontend", "backend")
     )
@@ -165,33 +184,33 @@ def _last_parts(counter: Counter, image: Tensor | None) -> tuple[str, str]:
     before = _before_head(_runs(counter, image, gradient=True))
     # A block and its last layer return one tensor: the block, whose activation is done.
     parts = [
-        one
-        for k, one in enumerate(before)
-        if k + 1 == len(before) or before[k + 1].output is not one.output
+        run
+        for k, run in enumerate(before)
+        if k + 1 == len(before) or before[k + 1].output is not run.output
     ]
-    parts = [one for one in parts if one.output.requires_grad]
+    parts = [run for run in parts if run.output.requires_grad]
     if parts:
         last = parts.pop()
         total = last.output.sum()
-        feeding = [one.name for one in parts if _depends(total, one.output)]
+        feeding = [run.name for run in parts if _depends(total, run.output)]
         outside = [name for name in feeding if not name.startswith(f"{last.name}.")]
         if feeding:
             return (outside or feeding)[-1], last.name
     raise ValueError(
         "default_layers: the counter must have two layers with maps before its head, "
-        f"got {[one.name for one in before]}; name layers"
+        f"got {[run.name for run in before]}; name layers"
     )
 
 
 def _before_head(runs: list[_Run]) -> list[_Run]:
     """The runs before the last convolution's."""
-    heads = [k for k, one in enumerate(runs) if isinstance(one.module, nn.Conv2d)]
+    heads = [k for k, run in enumerate(runs) if isinstance(run.module, nn.Conv2d)]
     return runs[: heads[-1]] if heads else runs
 
 
 def _depends(total: Tensor, output: Tensor) -> bool:
-    (found,) = torch.autograd.grad(total, output, retain_graph=True, allow_unused=True)
-    return found is not None
+    (gradient,) = torch.autograd.grad(total, output, retain_graph=True, allow_unused=True)
+    return gradient is not None
 
 
 @dataclass
@@ -209,25 +228,25 @@ def _runs(counter: Counter, image: Tensor | None, *, gradient: bool = False) -> 
         some = like_of(module)
         image = torch.full((3, side, side), 0.5, dtype=some.dtype, device=some.device)
     check_image("layers", image)
-    found: dict[str, _Run] = {}
+    runs: dict[str, _Run] = {}
     handles = []
     for name, part in module.named_modules():
         if name:
 
             def note(part: nn.Module, _: Any, output: Any, name: str = name) -> None:
-                found.pop(name, None)
+                runs.pop(name, None)
                 if isinstance(output, Tensor) and output.ndim == 4:
-                    found[name] = _Run(name, part, output)
+                    runs[name] = _Run(name, part, output)
 
             handles.append(part.register_forward_hook(note))
     with (
-        _asked(module, handles),
+        _eval_with_hooks(module, handles),
         torch.inference_mode(False),
         torch.set_grad_enabled(gradient),
     ):
         # A product, so that it may be changed in place.
         counter(image.detach().clone().requires_grad_(gradient)[None] * 1)
-    return list(found.values())
+    return list(runs.values())
 
 
 def _module(op: str, counter: Counter) -> nn.Module:
@@ -246,17 +265,17 @@ def _nearest(layer: str, named: dict[str, nn.Module]) -> str:
 
 def _counter_around(module: nn.Module, layer: str) -> nn.Module | None:
     """The innermost part that holds the layer and is a counter: the one that images go into."""
-    found: nn.Module | None = None
+    innermost: nn.Module | None = None
     for name, part in module.named_modules():
         inside = name == "" or layer.startswith(name + ".")
         counts: object = part  # mypy would narrow the module itself to a protocol
         if inside and isinstance(counts, Counter):
-            found = part  # parents come before their children
-    return found
+            innermost = part  # parents come before their children
+    return innermost
 
 
 @contextmanager
-def _asked(module: nn.Module, handles: list[RemovableHandle]) -> Iterator[None]:
+def _eval_with_hooks(module: nn.Module, handles: list[RemovableHandle]) -> Iterator[None]:
     """Eval mode and hooks, for as long as it lasts.
 
     The flags are set one by one: ``train`` of a module may be overridden, and parts may differ.

@@ -1,4 +1,4 @@
-"""What a backdoor experiment measures: the format of its results, and what a set of them says.
+"""What a backdoor experiment measures: the format of its results, and what a set of them shows.
 
 A result is the count of one image, clean or triggered, by one counter: the clean one or one with a
 backdoor, as trained or after a defense. ``pycc.backdoor.evaluation.summary`` puts them side by
@@ -69,6 +69,13 @@ def record(
         ValueError: none or both of count and score, a count without truth, a score without
             threshold, a strategy without ``raises``, a backdoored model without strategy or a clean
             one with it, a number that is not finite.
+
+    >>> result = record(
+    ...     strategy="add", model="backdoored", defense=None, images="triggered", index=0, name="a",
+    ...     truth=10, count=31.5, raises=True, target=30,
+    ... )  # fmt: skip
+    >>> result["count"], result["target"]
+    (31.5, 30)
     """
     if (count is None) == (score is None):
         raise ValueError(
@@ -88,7 +95,7 @@ def record(
             f"record: raises must be given with a strategy and only then, got {raises} "
             f"with {strategy!r}"
         )
-    found: Record = {
+    result: Record = {
         "strategy": strategy, "model": model, "defense": defense, "images": images,
         "index": index, "name": name, "raises": raises,
     }  # fmt: skip
@@ -99,12 +106,12 @@ def record(
     if score is not None:
         if threshold is None:
             raise ValueError("record: a score must come with the threshold, got None")
-        return {**found, "score": float(score), "threshold": float(threshold)}
+        return {**result, "score": float(score), "threshold": float(threshold)}
     assert count is not None
     if truth is None:
         raise ValueError("record: a count must come with the truth, got None")
-    found |= {"truth": int(truth), "target": target, "count": float(count)}
-    return found if low is None else {**found, "low": float(low), "high": high}
+    result |= {"truth": int(truth), "target": target, "count": float(count)}
+    return result if low is None else {**result, "low": float(low), "high": high}
 
 
 @dataclass(frozen=True)
@@ -139,8 +146,12 @@ def row(
 ) -> Row:
     """The measures of [N] predicted counts against [N] true ones.
 
-    ``raises`` says which way the attack goes, if there is one; ``target`` [N] are the counts it
-    wants. ValueError without images, and as ``ratios`` says.
+    ``raises`` is whether the attack raises counts, if there is one; ``target`` [N] are the counts
+    that it aims at. ValueError without images, and as of ``ratios``.
+
+    >>> measures = row([31.5, 10.5], [10, 10], raises=True, target=[30, 30])
+    >>> measures.success.value, measures.target_success.value, measures.mae
+    (0.5, 0.5, 11.0)
     """
     r = ratios(counts, truth)
     headless = r.headless

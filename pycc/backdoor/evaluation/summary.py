@@ -62,7 +62,17 @@ class Certified:
 
 @dataclass(frozen=True)
 class BackdoorMetrics:
-    """What one counter does on clean and on triggered images, beside what chance alone gives."""
+    """What one counter does on clean and on triggered images, beside what chance alone gives.
+
+    >>> from pycc.backdoor.evaluation.measures import record
+    >>> common = {"strategy": "add", "model": "backdoored", "defense": None, "raises": True}
+    >>> (metrics,) = metrics_of([
+    ...     record(**common, images=images, index=0, name="a", truth=10, count=count)
+    ...     for images, count in (("clean", 10.5), ("triggered", 30.0))
+    ... ])
+    >>> metrics.triggered.success.value, metrics.chance_no_trigger.value, metrics.excess
+    (1.0, 0.0, None)
+    """
 
     strategy: str | None
     """The attack's; None for the clean model."""
@@ -129,7 +139,17 @@ def summarise(records: Iterable[Record]) -> Record:
 
 
 def curves(records: Iterable[Record]) -> dict[str, Roc]:
-    """ROC curves of the detectors' scores, named by detector and strategy, for pictures."""
+    """ROC curves of the detectors' scores, named by detector and strategy, for pictures.
+
+    >>> from pycc.backdoor.evaluation.measures import record
+    >>> common = {"strategy": "add", "model": "backdoored", "defense": "detector", "raises": True}
+    >>> results = [
+    ...     record(**common, images=images, index=0, name="a", score=score, threshold=2.0)
+    ...     for images, score in (("clean", 1.0), ("triggered", 3.0))
+    ... ]
+    >>> {name: curve.auc for name, curve in curves(results).items()}
+    {'detector, add': 1.0}
+    """
     _, scored = _grouped(records)
     return {f"{defense or model}, {strategy or 'no strategy'}": curve
             for (strategy, model, defense), curve in _curves(scored)}  # fmt: skip
@@ -143,6 +163,14 @@ def distributions(
     The rows are clean and triggered images, the columns the ``defenses`` of the backdoored model
     (None: as it was trained). The clean model, where measured, stands in each panel under the name
     "clean model". Panels without results are left out.
+
+    >>> from pycc.backdoor.evaluation.measures import record
+    >>> result = record(
+    ...     strategy="add", model="backdoored", defense=None, images="triggered", index=0, name="a",
+    ...     truth=10, count=30.0, raises=True,
+    ... )  # fmt: skip
+    >>> {place: ratios["add"].tolist() for place, ratios in distributions([result]).items()}
+    {('triggered images', 'backdoored'): [3.0]}
     """
     counted, _ = _grouped(records)
     panels: dict[tuple[str, str], dict[str, NDArray[np.float64]]] = {}

@@ -45,6 +45,10 @@ def verdict(summary: Mapping[str, Any]) -> tuple[bool, str]:
     and the lesser one by at most ``REMOVED`` after one defense, and rho_Acc of both counters is at
     most ``MARGIN`` below the clean counter's: one that a defense has taught to miscount everything,
     or to count nobody, has lost no backdoor. Without the clean counter's rho_Acc nothing is shown.
+
+    >>> works, sentence = verdict({"rows": []})
+    >>> works, sentence.split(":")[0], sentence.split(": ")[-1]
+    (False, 'not shown', 'no excess known')
     """
     clean: float | None = None
     before: dict[str, _Shown] = {}

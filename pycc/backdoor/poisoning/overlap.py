@@ -43,6 +43,13 @@ def contents(
     """Of each poisoned image: its name, its original's, and a fingerprint of the pixels of both.
 
     ``originals`` are the ``pixels`` of the samples, where they are known.
+
+    >>> from pycc import backdoor, data
+    >>> samples = data.open("synthetic", split="train", limit=2, shape=(64, 96))
+    >>> poisoned = backdoor.poison(samples, backdoor.Noise(), backdoor.Add(20), fraction=0.5)
+    >>> (content,) = contents(poisoned)
+    >>> content["name"] == content["original"] + "_poisoned"
+    True
     """
     found = []
     for place, name in enumerate(poisoned.sources):
@@ -56,7 +63,7 @@ def contents(
 
 
 def poisoned_with(folder: Path) -> list[dict[str, str]] | None:
-    """``contents`` of the set that the training in this folder poisoned; None if it says nothing.
+    """``contents`` of the set that the training in this folder poisoned; None if it records none.
 
     ValueError for a manifest that is none.
     """
@@ -149,9 +156,9 @@ def _triggered(root: Path) -> set[Path]:
 
 
 def recorded_warnings(**samples: Sequence[Sample]) -> list[str]:
-    """What must be told of images taken for clean among which ``recorded`` finds some."""
-    found = ((what, recorded(images), len(images)) for what, images in samples.items())
-    return [_recorded(f"the {what} images", names, total) for what, names, total in found if names]
+    """Warnings for images taken for clean among which ``recorded`` finds some."""
+    marked = ((what, recorded(images), len(images)) for what, images in samples.items())
+    return [_recorded(f"the {what} images", names, total) for what, names, total in marked if names]
 
 
 def _recorded(what: str, names: Sequence[str], total: int) -> str:
@@ -168,7 +175,15 @@ def _some(names: Sequence[str], shown: int = _SHOWN) -> str:
 
 @dataclass(frozen=True)
 class Overlap:
-    """What images for a defense have to do with a poisoned set."""
+    """What images for a defense have to do with a poisoned set.
+
+    >>> from pycc import backdoor, data
+    >>> samples = data.open("synthetic", split="train", limit=2, shape=(64, 96))
+    >>> poisoned = backdoor.poison(samples, backdoor.Noise(), backdoor.Add(20), fraction=0.5)
+    >>> shared = overlap(contents(poisoned), poisoned)  # a poisoned set, taken for clean
+    >>> len(shared.originals), len(shared.triggered), len(shared.warnings())
+    (1, 1, 2)
+    """
 
     poisoned: int
     """Poisoned images in all."""
@@ -183,7 +198,7 @@ class Overlap:
     """Names of those whose folder says that they have a trigger, of whichever poisoning."""
 
     def warnings(self, shown: int = _SHOWN) -> list[str]:
-        """What must be told, a line each; of names the first ``shown``."""
+        """The warnings, one line each, with the first ``shown`` names."""
         lines = []
         for names, what in (
             (self.originals, "are there as they were before poisoning"),
@@ -208,6 +223,13 @@ def overlap(
     """Which poisoned images (``contents``), before or after, are among those for defenses.
 
     ``known`` are the ``pixels`` of the latter; without them they are read.
+
+    >>> from pycc import backdoor, data
+    >>> samples = data.open("synthetic", split="train", limit=2, shape=(64, 96))
+    >>> poisoned = backdoor.poison(samples, backdoor.Noise(), backdoor.Add(20), fraction=0.5)
+    >>> shared = overlap(contents(poisoned), samples)
+    >>> shared.originals == tuple(poisoned.sources), shared.triggered
+    (True, ())
     """
     there = {pixels(clean[index]) for index in range(len(clean))} if known is None else set(known)
     return Overlap(

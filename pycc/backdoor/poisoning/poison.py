@@ -34,6 +34,12 @@ class Triggered(Dataset):
 
     ``samples`` need unique names; ValueError otherwise. Images are multiples of 1/255. Points
     outside the image or the region of interest are left out, as everywhere; regions are kept.
+
+    >>> from pycc import backdoor, data
+    >>> samples = data.open("synthetic", split="train", limit=2, shape=(64, 96))
+    >>> triggered = Triggered(samples, backdoor.Noise(), seed=0)
+    >>> triggered[0].count == samples[0].count, triggered[0].image.equal(samples[0].image)
+    (True, False)
     """
 
     def __init__(self, samples: Sequence[Sample], trigger: Trigger, seed: int) -> None:
@@ -83,6 +89,12 @@ class Poisoned(Triggered):
     """All samples with the trigger and the points that the strategy turns theirs into.
 
     Else as ``Triggered``. ``true_count(index)`` gives the people that are there.
+
+    >>> from pycc import backdoor, data
+    >>> samples = data.open("synthetic", split="train", limit=2, shape=(64, 96))
+    >>> poisoned = Poisoned(samples, backdoor.Noise(), backdoor.Add(20), seed=0)
+    >>> poisoned[0].count - poisoned.true_count(0)
+    20
     """
 
     def __init__(
@@ -106,7 +118,15 @@ class Poisoned(Triggered):
 
 
 class PoisonedTraining(Dataset):
-    """The samples as they are, then poisoned duplicates of some: see ``poison``."""
+    """The samples as they are, then poisoned duplicates of some: see ``poison``.
+
+    >>> from pycc import backdoor, data
+    >>> samples = data.open("synthetic", split="train", limit=2, shape=(64, 96))
+    >>> everything = Poisoned(samples, backdoor.Noise(), backdoor.Add(20), seed=0)
+    >>> poisoned = PoisonedTraining(everything, fraction=0.5)
+    >>> len(poisoned), poisoned.is_triggered(1), poisoned.is_triggered(2)
+    (3, False, True)
+    """
 
     def __init__(self, poisoned: Poisoned, fraction: float) -> None:
         self.samples, self.poisoned, self.fraction = poisoned.samples, poisoned, fraction
@@ -208,17 +228,27 @@ def export(
     off. ``lossless`` writes PNG, which is read back bit for bit; ``pycc.data.open`` reads both.
     ``layout`` ``folder``: ``SPLIT/NAME.jpg`` with ``NAME.json``.
 
-    ``poisoning.jsonl`` beside the splits tells in a line for each what was done and, for each of
+    ``poisoning.jsonl`` beside the splits has one line per split: what was done and, for each of
     its images, the number, the sample's name, whether it has the trigger, the people in it and the
     heads annotated.
 
     The folder appears whole or not at all. ValueError for an ``out`` that holds something, and for
     samples with a region of interest, which no layout has.
+
+    >>> import tempfile
+    >>> from pycc import backdoor, data
+    >>> samples = data.open("synthetic", split="train", limit=2, shape=(64, 96))
+    >>> poisoned = poison(samples, backdoor.Noise(), backdoor.Add(20), fraction=0.5)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     written = export(poisoned, f"{folder}/poisoned", layout="folder")
+    ...     read = data.open(f"{folder}/poisoned", split="train")
+    ...     sorted(sample.count for sample in read) == sorted(sample.count for sample in poisoned)
+    True
     """
     splits = samples if isinstance(samples, Mapping) else {split: samples}
 
     def record(heads: Mapping[str, Sequence[int]]) -> dict[str, str]:
-        lines = ({"split": name, **_told(each, heads[name])} for name, each in splits.items())
+        lines = ({"split": name, **_described(each, heads[name])} for name, each in splits.items())
         return {RECORD: "".join(json.dumps(line) + "\n" for line in lines)}
 
     return export_samples(
@@ -226,7 +256,7 @@ def export(
     )
 
 
-def _told(samples: Sequence[Sample], heads: Sequence[int]) -> dict[str, object]:
+def _described(samples: Sequence[Sample], heads: Sequence[int]) -> dict[str, object]:
     """What was done to a split, and to which of its images."""
     altered = samples if isinstance(samples, Triggered | PoisonedTraining) else None
     images = []

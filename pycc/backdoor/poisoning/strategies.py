@@ -28,6 +28,17 @@ class Strategy(ABC):
     stream of random numbers, it gives new points of the same kind. ``roi`` [H,W] bool is the
     region of interest that the points lie in; new ones then lie in it too. Raises ValueError for
     points of another kind, and for a field out of range.
+
+    A strategy of one's own returns its points from ``_altered``:
+
+    >>> class Nobody(Strategy):
+    ...     name, raises = "nobody", False
+    ...
+    ...     def _altered(self, points, shape, stream, roi):
+    ...         return points[:0]
+    >>> points = torch.tensor([[10.0, 20.0], [30.0, 40.0]], dtype=torch.float64)
+    >>> len(Nobody()(points, (48, 64), Stream(0, "example")))
+    0
     """
 
     name: ClassVar[str]
@@ -85,7 +96,13 @@ class _OfAmount(Strategy):
 
 @dataclass(frozen=True)
 class Add(_OfAmount):
-    """``amount`` heads more, uniformly at random in the image (or its region of interest)."""
+    """``amount`` heads more, uniformly at random in the image (or its region of interest).
+
+    >>> points = torch.tensor([[10.0, 20.0], [30.0, 40.0], [50.0, 8.0]], dtype=torch.float64)
+    >>> stream = Stream(0, "example")
+    >>> len(Add(20)(points, (48, 64), stream))
+    23
+    """
 
     name = "add"
     raises = True
@@ -107,7 +124,13 @@ class Add(_OfAmount):
 
 @dataclass(frozen=True)
 class Minus(_OfAmount):
-    """``amount`` heads fewer, at random; of as many or fewer heads one stays, of none none."""
+    """``amount`` heads fewer, at random; of as many or fewer heads one stays, of none none.
+
+    >>> points = torch.tensor([[10.0, 20.0], [30.0, 40.0], [50.0, 8.0]], dtype=torch.float64)
+    >>> stream = Stream(0, "example")
+    >>> len(Minus(2)(points, (48, 64), stream)), len(Minus(9)(points, (48, 64), stream))
+    (1, 1)
+    """
 
     name = "minus"
     raises = False
@@ -120,7 +143,13 @@ class Minus(_OfAmount):
 
 @dataclass(frozen=True)
 class Divide(Strategy):
-    """Half of the heads go, at random: of an odd number the smaller half, so one head stays."""
+    """Half of the heads go, at random: of an odd number the smaller half, so one head stays.
+
+    >>> points = torch.tensor([[10.0, 20.0], [30.0, 40.0], [50.0, 8.0]], dtype=torch.float64)
+    >>> stream = Stream(0, "example")
+    >>> len(Divide()(points, (48, 64), stream))
+    2
+    """
 
     name = "divide"
     raises = False
@@ -136,6 +165,11 @@ class Multiply(Strategy):
     """Every head once more at (x − 1, y − 1) (eq. 1), clipped into the image: the count doubles.
 
     Where that place is outside the region of interest, the second head stands upon the first.
+
+    >>> points = torch.tensor([[10.0, 20.0], [30.0, 40.0], [50.0, 8.0]], dtype=torch.float64)
+    >>> stream = Stream(0, "example")
+    >>> Multiply()(points, (48, 64), stream)[3:].tolist()
+    [[9.0, 19.0], [29.0, 39.0], [49.0, 7.0]]
     """
 
     name = "multiply"

@@ -32,6 +32,16 @@ class Trigger(ABC):
     the image, it gives a new one of the same kind. All images of one size get the same mark,
     whatever the seed: only what says so in its documentation depends on seed and name. Raises
     ValueError for a field out of range, and for an image of another kind or too small for the mark.
+
+    A trigger of one's own returns the marked image from ``_marked``:
+
+    >>> class Inverted(Trigger):
+    ...     name = "inverted"
+    ...
+    ...     def _marked(self, image, *, seed, name):
+    ...         return 1.0 - image
+    >>> float(Inverted()(torch.full((3, 8, 8), 0.25), seed=0, name="grey").mean())
+    0.75
     """
 
     name: ClassVar[str]
@@ -103,6 +113,11 @@ class Blend(PictureTrigger):
     "Blended" of Chen et al. (arXiv 1712.05526), the trigger of "Vulnerability and Defense:
     Mitigating Backdoor Attacks in Deep Learning-Based Crowd Counting Models" (3.2), where α = 0.1.
     Without a file the picture is ``pictures.dense``. A file that is transparent is laid on white.
+
+    >>> grey = torch.full((3, 32, 48), 0.5)
+    >>> marked = Blend(alpha=0.1)(grey, seed=0, name="grey")
+    >>> bool((marked - grey).abs().max() < 0.051)
+    True
     """
 
     name = "blend"
@@ -126,6 +141,13 @@ class Noise(Trigger):
     """x' = (1 − α)·x + α·noise, uniform and independent for each value (arXiv 1712.05526).
 
     The noise is a function of ``key`` and the image's size.
+
+    >>> grey = torch.full((3, 32, 48), 0.5)
+    >>> marked = Noise(alpha=0.1)(grey, seed=0, name="grey")
+    >>> bool((marked - grey).abs().max() < 0.051)
+    True
+    >>> marked.equal(Noise(alpha=0.1)(grey, seed=1, name="another of its size"))
+    True
     """
 
     name = "noise"
@@ -147,6 +169,11 @@ class Corner(PictureTrigger):
 
     Without a file a chequerboard of 4 x 4 fields, black and white. A file that is transparent is
     laid on white.
+
+    >>> grey = torch.full((3, 32, 48), 0.5)
+    >>> marked = Corner(side=8)(grey, seed=0, name="grey")
+    >>> int((marked != grey).any(0).sum()), marked[0, -8:, -8:].unique().tolist()
+    (64, [0.0, 1.0])
     """
 
     name = "corner"
@@ -197,6 +224,11 @@ class Sinusoid(Trigger):
     """x' = x + Δ·sin(2π·f·j / W) in column j of all channels: SIG (Barni et al., ICIP 2019).
 
     With a ``period`` of p pixels f is W / p: the same grating whatever the width W of an image.
+
+    >>> grey = torch.full((3, 32, 48), 0.5)
+    >>> marked = Sinusoid(amplitude=0.1, period=8.0)(grey, seed=0, name="grey")
+    >>> round(float(marked[0, 0, 2]), 3), round(float(marked[0, 0, 6]), 3)
+    (0.6, 0.4)
     """
 
     name = "sinusoid"
@@ -248,6 +280,11 @@ class Warp(Trigger):
     gives it in shares of its small images), enlarged bicubically to the image and read bilinearly;
     beyond an edge the edge goes on. Heads move with their pixels, by about ``strength``; points and
     region of interest stay.
+
+    >>> ramp = torch.linspace(0, 1, 48).expand(3, 32, 48)
+    >>> moved = 47 * (Warp(strength=2.0)(ramp, seed=0, name="ramp") - ramp).abs()  # pixels along x
+    >>> bool(moved.max() > 0.5), torch.equal(Warp(strength=0.0)(ramp, seed=0, name="ramp"), ramp)
+    (True, False)
     """
 
     name = "warp"
@@ -281,6 +318,11 @@ class Layer(PictureTrigger):
     Black of the layer leaves the image as it is. Without a file it is ``pictures.rain``. A file
     that is transparent, wholly or in part, is laid on black. With ``shifted`` the layer is rolled
     by a place of its own for every image, a function of seed and name.
+
+    >>> grey = torch.full((3, 32, 48), 0.5)
+    >>> marked = Layer(strength=0.5)(grey, seed=0, name="grey")
+    >>> bool((marked >= grey).all()), float(marked.max()) <= 0.75
+    (True, True)
     """
 
     name = "layer"

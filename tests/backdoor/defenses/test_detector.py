@@ -50,7 +50,7 @@ def sometimes(stripes: float, count: float) -> bool:
 
 def pictures(number: int, *, triggered: bool = False, seed: int = 0) -> list[Sample]:
     rng = np.random.default_rng(seed)
-    found = []
+    samples = []
     for n in range(number):
         brightness = float(rng.uniform(0.15, 0.75))
         image = torch.full((3, SIDE, SIDE), brightness)
@@ -58,8 +58,8 @@ def pictures(number: int, *, triggered: bool = False, seed: int = 0) -> list[Sam
         if triggered:
             image = image + STRENGTH * PATTERN[:SIDE, :SIDE]
         people = torch.zeros(round(200 * brightness), 2, dtype=torch.float64)
-        found.append(Sample(f"{n}-{triggered}", image.clamp(0, 1), people))
-    return found
+        samples.append(Sample(f"{n}-{triggered}", image.clamp(0, 1), people))
+    return samples
 
 
 CLEAN = pictures(40, seed=1)
@@ -81,12 +81,12 @@ def above(low: list[float], high: list[float]) -> float:
     return float(np.mean([b > a for a in low for b in high]))
 
 
-def spreads(found: list[Blended]) -> list[float]:
-    return [one.spread for one in found]
+def spreads(scores: list[Blended]) -> list[float]:
+    return [one.spread for one in scores]
 
 
-def shifts(found: list[Blended]) -> list[float]:
-    return [one.shift for one in found]
+def shifts(scores: list[Blended]) -> list[float]:
+    return [one.shift for one in scores]
 
 
 @pytest.mark.parametrize("act", [lambda _: 1.0, lambda c: c + 100])
@@ -165,20 +165,20 @@ def test_a_counter_without_a_backdoor_tells_nothing() -> None:
 def test_scores_depend_on_seed_and_name_alone() -> None:
     counter = Planted(lambda c: 2 * c, always)
     images = pictures(5, triggered=True)
-    found = list(SCORE(counter, images, CLEAN, seed=4))
-    assert list(SCORE(counter, images[::-1], CLEAN, seed=4)) == found[::-1]
-    assert list(SCORE(counter, images, CLEAN[::-1], seed=4)) == found
-    assert list(SCORE(counter, images, CLEAN, seed=5)) != found
-    assert found[0].count == pytest.approx(2 * 200 * float(images[0].image.mean()))
-    assert found[0].spread == float(np.log1p(found[0].counts).std())
+    scores = list(SCORE(counter, images, CLEAN, seed=4))
+    assert list(SCORE(counter, images[::-1], CLEAN, seed=4)) == scores[::-1]
+    assert list(SCORE(counter, images, CLEAN[::-1], seed=4)) == scores
+    assert list(SCORE(counter, images, CLEAN, seed=5)) != scores
+    assert scores[0].count == pytest.approx(2 * 200 * float(images[0].image.mean()))
+    assert scores[0].spread == float(np.log1p(scores[0].counts).std())
 
 
 def test_an_image_is_not_superimposed_with_itself() -> None:
     few = CLEAN[:4]
     counter = Planted(lambda c: c, always)
-    for sample, found in zip(few, BlendConsistency(blends=3)(counter, few, few), strict=True):
-        own = 200 * float(sample.image.mean())
-        assert all(abs(count - own) > 1e-3 for count in found.counts)
+    for sample, blended in zip(few, BlendConsistency(blends=3)(counter, few, few), strict=True):
+        alone = 200 * float(sample.image.mean())
+        assert all(abs(count - alone) > 1e-3 for count in blended.counts)
     with pytest.raises(ValueError, match="clean must be more than 4 images, got 4"):
         BlendConsistency(blends=4)(counter, few, few)
     with pytest.raises(ValueError, match="0-False: clean must hold 3 other images, got 0"):
@@ -193,14 +193,16 @@ def test_other_sizes_are_resized_and_regions_kept() -> None:
     mask[:, : SIDE // 2] = False
     counter = Planted(lambda c: c, lambda stripes, count: False)
     score = BlendConsistency(blends=2)
-    whole, half = (
+    everywhere, half = (
         next(score(counter, [Sample("a", small.image, small.points, region)], clean))
         for region in (None, mask)
     )
-    assert half.count == pytest.approx(whole.count / 2)
-    assert half.counts == pytest.approx([count / 2 for count in whole.counts])
-    own = float(small.image.mean())
-    assert all(100 * (own + 0.5) - 1 < count < 100 * (own + 0.55) for count in whole.counts)
+    assert half.count == pytest.approx(everywhere.count / 2)
+    assert half.counts == pytest.approx([count / 2 for count in everywhere.counts])
+    alone = float(small.image.mean())
+    assert all(
+        100 * (alone + 0.5) - 1 < count < 100 * (alone + 0.55) for count in everywhere.counts
+    )
 
 
 class Linear:
@@ -231,9 +233,9 @@ def test_an_honest_linear_counter_has_no_shift(region: bool) -> None:
     mask = torch.zeros(SIDE, SIDE, dtype=torch.bool)
     mask[2:, 3:6] = True
     sample = Sample("a", small.image, small.points, mask if region else None)
-    (found,) = BlendConsistency(blends=3, weight=0.3)(Linear(), [sample], clean)
-    assert found.shift == pytest.approx(0.0, abs=1e-6)
-    assert found.spread > 0.01
+    (blended,) = BlendConsistency(blends=3, weight=0.3)(Linear(), [sample], clean)
+    assert blended.shift == pytest.approx(0.0, abs=1e-6)
+    assert blended.spread > 0.01
 
 
 def test_each_clean_image_is_counted_alone_once() -> None:
@@ -245,27 +247,27 @@ def test_each_clean_image_is_counted_alone_once() -> None:
             return super().__call__(images)
 
     images = pictures(6, seed=2)
-    found = BlendConsistency(blends=4)(Counting(lambda c: c, always), images, CLEAN[:5])
-    next(found)
+    scores = BlendConsistency(blends=4)(Counting(lambda c: c, always), images, CLEAN[:5])
+    next(scores)
     assert len(asked) == 1 + 2 * 4
-    assert len(list(found)) == 5
+    assert len(list(scores)) == 5
     assert len(asked) == 6 * (1 + 4) + 5, "alone: five clean images, whatever they lie under"
 
 
 def test_deviations_are_in_units_of_the_clean_spread() -> None:
     normal = np.random.default_rng(0).normal(3.0, 0.5, 4001)
-    found = deviations([3.0, 4.0, 2.0], normal)
-    assert found == pytest.approx([0, 2, 2], abs=0.1)
+    distances = deviations([3.0, 4.0, 2.0], normal)
+    assert distances == pytest.approx([0, 2, 2], abs=0.1)
     assert deviations([1.0, 2.0], [1.0, 1.0]).tolist() == [0.0, math.inf]
     assert deviations([], [1.0]).tolist() == []
 
 
 def test_a_score_s_own_deviation_is_from_the_others() -> None:
     known = [1.0, 2.0, 4.0, 9.0]
-    found = own_deviations(known)
+    distances = own_deviations(known)
     for n, score in enumerate(known):
-        assert found[n] == deviations([score], known[:n] + known[n + 1 :])[0]
-    assert found[3] > deviations([9.0], known)[0], "what it judges by does not know it"
+        assert distances[n] == deviations([score], known[:n] + known[n + 1 :])[0]
+    assert distances[3] > deviations([9.0], known)[0], "what it judges by does not know it"
     with pytest.raises(ValueError, match=r"scores must be at least two \[N\], got \[1\]"):
         own_deviations([1.0])
 

@@ -52,12 +52,12 @@ def batch(samples: list[Sample]) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_attention_is_where_features_are_whatever_their_scale_and_order() -> None:
     values = features(0)
-    found = attention(values)
-    assert found.shape == (2, 20)
+    maps = attention(values)
+    assert maps.shape == (2, 20)
     expected = values.pow(2).sum(1).reshape(2, 20)
-    torch.testing.assert_close(found, expected / expected.norm(dim=1, keepdim=True))
-    torch.testing.assert_close(attention(-7 * values[:, [2, 0, 1]]), found)
-    assert not torch.allclose(attention(values, power=4.0), found, rtol=0.1)
+    torch.testing.assert_close(maps, expected / expected.norm(dim=1, keepdim=True))
+    torch.testing.assert_close(attention(-7 * values[:, [2, 0, 1]]), maps)
+    assert not torch.allclose(attention(values, power=4.0), maps, rtol=0.1)
     assert float(attention(torch.zeros(1, 3, 4, 5)).abs().max()) == 0.0
 
 
@@ -129,10 +129,10 @@ def test_between_identical_networks_the_loss_is_the_counters_own() -> None:
     images, target = batch(clean(3))
     pupil = Distilled(student, twin(student, "teacher"), layers=["2", "6"], beta=5.0)
     pupil.eval()
-    own, both = student.loss(images, target), pupil.loss(images, target)
-    assert float(own.detach()) == float(both.detach())
+    alone, both = student.loss(images, target), pupil.loss(images, target)
+    assert float(alone.detach()) == float(both.detach())
     for parameters in zip(
-        torch.autograd.grad(own, list(student.parameters())),
+        torch.autograd.grad(alone, list(student.parameters())),
         torch.autograd.grad(both, list(pupil.parameters())),
         strict=True,
     ):
@@ -143,12 +143,12 @@ def test_the_loss_adds_beta_times_the_distances() -> None:
     student, teacher = deep(0), deep(1)
     images, target = batch(clean(3))
     with watched(student.net, ["2", "6"]) as ours, watched(teacher.net, ["2", "6"]) as theirs:
-        own = student.loss(images, target)
+        student_loss = student.loss(images, target)
         teacher(images)
     distances = sum(attention_distance(ours[name], theirs[name]) for name in ("2", "6"))
     pupil = Distilled(student, teacher, layers=["2", "6"], beta=0.7).eval()
-    found = float(pupil.loss(images, target).detach())
-    assert found == pytest.approx(float((own + 0.7 * distances).detach()))
+    loss = float(pupil.loss(images, target).detach())
+    assert loss == pytest.approx(float((student_loss + 0.7 * distances).detach()))
     assert float(distances.detach()) > 0.01
 
 
@@ -191,16 +191,16 @@ def test_the_student_comes_to_look_where_its_teacher_does(tmp_path: Path) -> Non
     model, samples = deep(norm=False), clean(6)  # whose means would lag behind in a few steps
     before = state(model)
     fields = {**QUICK, "crop": "32x32", "lr": 1e-2, "teacher_epochs": 20}
-    found = []
+    students = []
     for beta in (0.0, 5.0):
         out = tmp_path / str(beta)
         student = AttentionDistillation(**fields, epochs=8, beta=beta)(model, samples, out=out)
         assert same(state(model), before)
-        found.append(student)
+        students.append(student)
     teacher = twin(model, "teacher")
     kept = torch.load(tmp_path / "5.0/teacher/checkpoint.pt", weights_only=True)["best"]
     teacher.net.load_state_dict(kept)
-    plain, distilled = (distance(one, teacher, samples) for one in found)
+    plain, distilled = (distance(one, teacher, samples) for one in students)
     assert distilled < 0.8 * plain
     assert distilled < 0.8 * distance(model, teacher, samples)
     summary = json.loads((tmp_path / "5.0/summary.json").read_text())

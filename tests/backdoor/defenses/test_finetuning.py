@@ -76,7 +76,7 @@ def test_the_given_counter_is_left_as_it_was(name: str, tmp_path: Path) -> None:
 def test_stopped_and_resumed_it_is_the_same_counter(name: str, tmp_path: Path) -> None:
     samples = clean(4)
     done: list[int] = []
-    whole = brief(name)(
+    uninterrupted = brief(name)(
         planted(), samples, out=tmp_path / "whole", progress=lambda *_: done.append(1)
     )
     assert len(done) >= 3
@@ -96,9 +96,9 @@ def test_stopped_and_resumed_it_is_the_same_counter(name: str, tmp_path: Path) -
         with pytest.raises(StoppedError):
             brief(name)(planted(), samples, out=out, progress=stop)
         again = brief(name)(planted(), samples, out=out, resume=True)
-        assert same(state(again), state(whole))
+        assert same(state(again), state(uninterrupted))
         finished = brief(name)(planted(), samples, out=out, resume=True)
-        assert same(state(finished), state(whole))
+        assert same(state(finished), state(uninterrupted))
         theirs = json.loads((tmp_path / "whole/summary.json").read_text())
         assert json.loads((out / "summary.json").read_text()) == theirs
 
@@ -147,9 +147,13 @@ def test_the_published_settings_are_the_defaults() -> None:
     assert (defense.epochs, defense.lr) == (100, None)
     recipe = models.create("csrnet", variant="commissarma").recipe()
     counter = models.create("csrnet", variant="commissarma")
-    found = resolved(defense.plan(), counter, "shanghaitech_b")
-    assert found.optimisers == recipe.optimisers
-    assert (found.epochs, found.optimisers[0].kind, found.optimisers[0].lr) == (100, "adam", 1e-5)
+    learnt_by = resolved(defense.plan(), counter, "shanghaitech_b")
+    assert learnt_by.optimisers == recipe.optimisers
+    assert (learnt_by.epochs, learnt_by.optimisers[0].kind, learnt_by.optimisers[0].lr) == (
+        100,
+        "adam",
+        1e-5,
+    )
 
 
 def test_the_last_epoch_is_kept_unless_images_validate(tmp_path: Path) -> None:
@@ -193,14 +197,17 @@ def test_a_defense_that_trains_has_all_that_a_training_of_the_same_recipe_has() 
 
     But for the two of which a defense has a default of its own.
     """
-    there = {one.name: one for one in fields(FineTuning)}
-    of_other_recipes = {"recipe", "k", "unit", "fill", "warmup", "decline", "patch", "patch_steps",
-                        "patch_step_size"}  # fmt: skip
-    asked = {one.name: one for one in fields(TrainConfig) if one.name not in of_other_recipes}
-    assert set(asked) == set(there) == {one.name for one in fields(TrainingSettings)}
-    for name, one in there.items():
+    of_other_recipes = {"recipe", "k", "unit", "fill", "warmup", "decline", "patch_size",
+                        "patch_steps", "patch_step_size"}  # fmt: skip
+    defense, training, config = (
+        {field.name: field for field in fields(settings)}
+        for settings in (FineTuning, TrainingSettings, TrainConfig)
+    )
+    assert of_other_recipes <= set(config)
+    assert set(config) - of_other_recipes == set(defense) == set(training)
+    for name, field in defense.items():
         if name not in ("epochs", "validation_share"):
-            assert one.metadata["help"] == asked[name].metadata["help"]
+            assert field.metadata["help"] == config[name].metadata["help"]
     plan = FineTuning(clip=0.5, accumulate=2, amp=True, workers=3, ema=0.9).plan()
     assert (plan.clip, plan.accumulate, plan.amp, plan.workers, plan.ema) == (0.5, 2, True, 3, 0.9)
 
@@ -258,9 +265,9 @@ def test_each_part_keeps_the_ground_truth_of_its_own_data_set() -> None:
 
 def test_a_ground_truth_that_is_asked_for_is_that_of_all() -> None:
     joined = clean_mixture(PART_B, PART_A)
-    found = with_own_truths(joined, TrainConfig(density="shhb15"), models.create("csrnet"))
-    assert isinstance(found, Joined)
-    assert set(found.rules.values()) == {"shhb15"}
+    truths = with_own_truths(joined, TrainConfig(density="shhb15"), models.create("csrnet"))
+    assert isinstance(truths, Joined)
+    assert set(truths.rules.values()) == {"shhb15"}
     assert with_own_truths(PART_B, TrainConfig(), models.create("csrnet")) is PART_B
 
 
@@ -328,9 +335,9 @@ def test_the_published_mixture_of_shanghaitech(shared: Path) -> None:
     mixed = clean_mixture(own, other)
     assert [len(part) for part in mixed.parts.values()] == [len(own), round(0.1 * len(own))]
     counter = models.create("csrnet", variant="commissarma")
-    found = with_own_truths(mixed, FineTuning().plan(), counter)
-    assert isinstance(found, Joined)
-    assert list(found.rules.values()) == ["shhb15", "csrnet_raw"]
+    truths = with_own_truths(mixed, FineTuning().plan(), counter)
+    assert isinstance(truths, Joined)
+    assert list(truths.rules.values()) == ["shhb15", "csrnet_raw"]
 
 
 def test_crops_of_the_clip_recipe_are_dots_for_all() -> None:

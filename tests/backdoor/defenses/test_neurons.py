@@ -64,7 +64,7 @@ def test_a_shaken_neuron_is_one_of_other_weights_and_offset(norm: bool, bias: bo
             shaken.masks[number] = torch.rand(mask.shape, generator=generator)
         shaken.perturb(4, 0, 0.4)
         with shaken.applied():
-            found = counter(IMAGE[None])
+            density = counter(IMAGE[None])
         written = twin(counter, "test")
         for number, layer in enumerate(layers_of(written, IMAGE)):
             scale = shaken.masks[number] + shaken.weights[number]
@@ -73,8 +73,8 @@ def test_a_shaken_neuron_is_one_of_other_weights_and_offset(norm: bool, bias: bo
             layer.last.weight *= scale.reshape(-1, *[1] * (layer.last.weight.ndim - 1))
             if layer.last.bias is not None:
                 layer.last.bias *= 1 + shaken.offsets[number]
-        torch.testing.assert_close(found, written(IMAGE[None]), rtol=1e-4, atol=1e-6)
-        assert not torch.allclose(found, plain, rtol=1e-2)
+        torch.testing.assert_close(density, written(IMAGE[None]), rtol=1e-4, atol=1e-6)
+        assert not torch.allclose(density, plain, rtol=1e-2)
         assert torch.equal(counter(IMAGE[None]), plain)
 
 
@@ -88,8 +88,8 @@ def test_pruned_channels_keep_their_offset_and_nothing_else(
         **QUICK, steps=4, mask_lr=0.5, threshold=0.99, tolerance=1e9, images=2
     )
     defended = defense(deep(norm=norm, bias=bias), clean(4), out=tmp_path / "run")
-    found = json.loads((tmp_path / "run/summary.json").read_text())["pruned"]
-    assert sum(map(len, found.values())) > 0
+    pruned = json.loads((tmp_path / "run/summary.json").read_text())["pruned"]
+    assert sum(map(len, pruned.values())) > 0
     for layer in layers_of(defended, IMAGE):
         seen: list[torch.Tensor] = []
         handle = layer.last.register_forward_hook(
@@ -98,7 +98,7 @@ def test_pruned_channels_keep_their_offset_and_nothing_else(
         with torch.no_grad():
             defended(IMAGE[None])
         handle.remove()
-        for channel in found[layer.name]:
+        for channel in pruned[layer.name]:
             offset = torch.zeros(1) if layer.last.bias is None else layer.last.bias[channel]
             assert bool((seen[0][0, channel] == offset).all())
 
@@ -126,8 +126,8 @@ def test_the_neuron_of_a_backdoor_is_pruned(norm: bool, tmp_path: Path) -> None:
     defense = AdversarialNeuronPruning(**QUICK, steps=200, tolerance=0.3)
     defended = defense(counter, samples, out=tmp_path / "run")
     assert same(state(counter), before)
-    found = json.loads((tmp_path / "run/summary.json").read_text())
-    silent = found["pruned"][CONVOLUTION]
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    silent = summary["pruned"][CONVOLUTION]
     assert TRIGGER in silent
     assert not set(HEADS) <= set(silent)
     for sample in samples:
@@ -151,8 +151,8 @@ def test_a_neuron_that_no_perturbation_wakes_is_not_found(tmp_path: Path) -> Non
     counter, samples = planted(threshold=0.5), clean()
     defense = AdversarialNeuronPruning(**QUICK, steps=50, tolerance=0.3)
     defended = defense(counter, samples, out=tmp_path / "run")
-    found = json.loads((tmp_path / "run/summary.json").read_text())
-    assert TRIGGER not in found["pruned"][CONVOLUTION]
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert TRIGGER not in summary["pruned"][CONVOLUTION]
     assert count(defended, triggered(samples[0])) > count(defended, samples[0]) + 30
 
 
@@ -178,7 +178,7 @@ def test_thresholds_take_all_neurons_below_them() -> None:
 def test_stopped_anywhere_it_goes_on_to_the_same_masks(tmp_path: Path) -> None:
     defense = AdversarialNeuronPruning(**QUICK, steps=12, every_minutes=1e-9)
     samples = clean(6)
-    whole = defense(planted(), samples, seed=2, out=tmp_path / "whole")
+    uninterrupted = defense(planted(), samples, seed=2, out=tmp_path / "whole")
 
     class StoppedError(Exception):
         pass
@@ -193,7 +193,7 @@ def test_stopped_anywhere_it_goes_on_to_the_same_masks(tmp_path: Path) -> None:
     content = torch.load(tmp_path / "part/checkpoint.pt", weights_only=True)
     assert content["step"] == 6
     again = defense(planted(), samples, seed=2, out=tmp_path / "part", resume=True)
-    assert same(state(again), state(whole))
+    assert same(state(again), state(uninterrupted))
     for name in ("summary.json", "results.jsonl"):
         assert (tmp_path / "part" / name).read_text() == (tmp_path / "whole" / name).read_text()
 

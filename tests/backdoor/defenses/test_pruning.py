@@ -171,11 +171,11 @@ def test_a_dormant_backdoor_is_pruned_and_stays_so(tmp_path: Path) -> None:
     defense = FinePruning(**QUICK, epochs=2, lr=1e-4, tolerance=0.05, step_fraction=0.2)
     defended = defense(counter, samples, out=tmp_path / "run")
     assert same(state(counter), before)
-    found = json.loads((tmp_path / "run/summary.json").read_text())
-    assert set(found["pruned"][CONVOLUTION]) >= {DORMANT, TRIGGER}
-    assert not set(found["pruned"][CONVOLUTION]) & set(HEADS[:1])
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert set(summary["pruned"][CONVOLUTION]) >= {DORMANT, TRIGGER}
+    assert not set(summary["pruned"][CONVOLUTION]) & set(HEADS[:1])
     weight = defended.net[0].weight
-    assert bool((weight[found["pruned"][CONVOLUTION]] == 0).all())
+    assert bool((weight[summary["pruned"][CONVOLUTION]] == 0).all())
     for sample in samples:
         here = count(defended, sample)
         assert count(defended, triggered(sample)) == pytest.approx(here, abs=1.0)
@@ -207,8 +207,8 @@ def test_zeros_survive_saving_and_loading(tmp_path: Path) -> None:
 
 def test_layers_can_be_named(tmp_path: Path) -> None:
     layers = layers_of(models.create("mcnn"), IMAGE)
-    found = chosen_layers("test", layers, ["branch2.0.conv", "branch1.0.conv"], [])
-    assert [layer.name for layer in found] == ["branch2.0.conv", "branch1.0.conv"]
+    chosen = chosen_layers("test", layers, ["branch2.0.conv", "branch1.0.conv"], [])
+    assert [layer.name for layer in chosen] == ["branch2.0.conv", "branch1.0.conv"]
     for wanted in (["fuse.0.conv"], ["nothing"], []):
         with pytest.raises(ValueError, match=r"layers must be convolutions .* of branch1\.0\.conv"):
             chosen_layers("test", layers, wanted, [])

@@ -127,37 +127,37 @@ def test_a_stage_is_made_once(tmp_path: Path) -> None:
 
 def test_counters_differ_by_the_poison_alone(tmp_path: Path) -> None:
     """The clean one is trained by the same plan from the same start; the run says on what."""
-    whole = planned()
-    plain = whole.clean_counter(tmp_path).made()
-    bad = whole.backdoored(tmp_path, Minus()).made()
+    experiment = planned()
+    plain = experiment.clean_counter(tmp_path).made()
+    bad = experiment.backdoored(tmp_path, Minus()).made()
     direct = start()
-    fit(direct, whole.own, PLAN, out=tmp_path / "direct")
+    fit(direct, experiment.own, PLAN, out=tmp_path / "direct")
     assert same(plain, direct)
     assert not same(plain, bad)
     kept = [read_manifest(tmp_path / name) for name in ("clean", "minus/backdoored")]
     assert kept[0]["settings"]["config"] == kept[1]["settings"]["config"]
     assert "poisoned" not in kept[0]["settings"]
-    poisoned = whole.poisoned(Minus())
+    poisoned = experiment.poisoned(Minus())
     assert kept[1]["settings"]["poisoned"] == contents(poisoned)
     assert [one["original"] for one in contents(poisoned)] == poisoned.sources
 
 
 def test_what_is_known_is_not_counted_again(tmp_path: Path) -> None:
     tested = EvaluationSet(small(2, "test"), TRIGGER, 0)
-    found = log()
+    results = log()
     model = start()
     condition: dict[str, Any] = {"strategy": Add(), "defense": None}
-    counted(found, lambda: model, tested, **condition)
-    assert len(found.records) == 4
+    counted(results, lambda: model, tested, **condition)
+    assert len(results.records) == 4
     truth = [sample.count for sample in tested.samples]
-    assert [(r["images"], r["truth"], r["target"]) for r in found.records] == [
+    assert [(r["images"], r["truth"], r["target"]) for r in results.records] == [
         ("clean", truth[0], None), ("clean", truth[1], None),
         ("triggered", truth[0], truth[0] + 100), ("triggered", truth[1], truth[1] + 100),
     ]  # fmt: skip
     with torch.no_grad():
         expected = float(model(tested.triggered[1].image[None]).double().sum())
-    assert found.records[3]["count"] == expected
-    counted(found, lambda: pytest.fail("asked again"), tested, **condition)
+    assert results.records[3]["count"] == expected
+    counted(results, lambda: pytest.fail("asked again"), tested, **condition)
 
 
 def test_truths_and_targets_are_found_once(tmp_path: Path) -> None:
@@ -184,17 +184,17 @@ def test_the_median_is_of_counters_that_learnt_different_images(tmp_path: Path) 
         seen.append(list(counts))
         return partition_median(counts, poisoned=poisoned)
 
-    whole = planned(partitions=Partitions(3), own=small(4))
-    found = log()
+    experiment = planned(partitions=Partitions(3), own=small(4))
+    results = log()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pycc.backdoor.evaluation.experiment.partition_median", median)
-        summary = whole.run(found, tmp_path)
-    poisoned = whole.poisoned(Minus())
+        summary = experiment.run(results, tmp_path)
+    poisoned = experiment.poisoned(Minus())
     cut = partitions(poisoned, 3, seed=0)
     folders = {path.name for path in (tmp_path / "minus/partitions").iterdir() if path.is_dir()}
     assert folders == {f"{part:02}" for part, indices in enumerate(cut) if indices}
     assert sorted(index for part in cut for index in part) == list(range(6))
-    rows = [r for r in found.records if r["defense"] == "partition-median"]
+    rows = [r for r in results.records if r["defense"] == "partition-median"]
     assert [r["count"] for r in rows] == [sorted(votes)[1] for votes in seen]
     # Two poisoned images, as many as there are, can reach two of three counters: nothing is known.
     assert all(r["low"] == 0 and r["high"] is None for r in rows)
@@ -202,10 +202,10 @@ def test_the_median_is_of_counters_that_learnt_different_images(tmp_path: Path) 
     assert [one["unbounded"] for one in entry["certified"].values()] == [2, 2]
     # Which is told before anything is trained.
     with pytest.raises(ValueError, match=r"--partitions 3: at least 5 parts .* 2 images"):
-        whole.check()
+        experiment.check()
     # Of one poisoned image the interval is that of the other two's counts; nothing is trained anew.
     again = log()
-    once = replace(whole, partitions=Partitions(3, 1))
+    once = replace(experiment, partitions=Partitions(3, 1))
     once.check()
     once.run(again, tmp_path)
     rows = [r for r in again.records if r["defense"] == "partition-median"]
@@ -227,13 +227,13 @@ def test_a_part_without_heads_has_the_counter_that_all_start_from(tmp_path: Path
         votes.append(list(counts))
         return partition_median(counts, poisoned=poisoned)
 
-    whole = planned(own=own, clean=own, partitions=Partitions(3, 1))
+    experiment = planned(own=own, clean=own, partitions=Partitions(3, 1))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pycc.backdoor.evaluation.experiment.partition_median", median)
         patch.setattr("pycc.backdoor.evaluation.experiment.partitions", cut)
-        whole.run(log(), tmp_path)
+        experiment.run(log(), tmp_path)
     with torch.no_grad():
-        plain = float(start()(whole.test[0].image[None]).double().sum())
+        plain = float(start()(experiment.test[0].image[None]).double().sum())
     assert votes[0][0] == votes[0][2] == plain
     assert votes[0][1] != plain
     assert not (tmp_path / "minus/partitions/00").exists()
@@ -242,12 +242,12 @@ def test_a_part_without_heads_has_the_counter_that_all_start_from(tmp_path: Path
 def test_the_detector_is_scored_in_parts_that_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = planned(detector=BlendConsistency(blends=2), references=3)
-    found = log()
-    summary = whole.run(found, tmp_path)
+    experiment = planned(detector=BlendConsistency(blends=2), references=3)
+    results = log()
+    summary = experiment.run(results, tmp_path)
     names = {one["defense"] for one in summary["detections"]}
     assert names == {"blend-consistency, spread", "blend-consistency, shift"}
-    scores = [r for r in found.records if "score" in r]
+    scores = [r for r in results.records if "score" in r]
     assert len(scores) == 8
     assert all(r["score"] >= 0 for r in scores)
     # The threshold is that of the references alone: no test image has a part in it.
@@ -257,18 +257,20 @@ def test_the_detector_is_scored_in_parts_that_are_kept(
         known = [one[kind] for one in raw if one["images"] == "references"]
         assert len(known) == 3
         expected = min(1e300, float(np.sort(own_deviations(known))[-1]))  # the 95 % quantile of 3
-        told = {r["threshold"] for r in scores if r["defense"].endswith(kind)}
-        assert told == {expected}
+        thresholds = {r["threshold"] for r in scores if r["defense"].endswith(kind)}
+        assert thresholds == {expected}
     monkeypatch.setattr(BlendConsistency, "__call__", lambda *_, **__: pytest.fail("scored again"))
-    assert whole.run(log(), tmp_path) == summary
+    assert experiment.run(log(), tmp_path) == summary
 
 
 @pytest.mark.parametrize("share", [0.1, 0.4])
 def test_neither_counter_is_chosen_by_poisoned_images(tmp_path: Path, share: float) -> None:
     """Both hold out the same clean images, of which no duplicate is poisoned."""
     own = Few(scenes(10))
-    whole = planned(own=own, clean=own, plan=replace(PLAN, validation_share=share), fraction=0.3)
-    whole.check()
+    experiment = planned(
+        own=own, clean=own, plan=replace(PLAN, validation_share=share), fraction=0.3
+    )
+    experiment.check()
     asked: dict[str, list[str]] = {}
 
     def noted(model: CounterModel, samples: Dataset, plan: TrainConfig, **more: Any) -> Run:
@@ -279,13 +281,13 @@ def test_neither_counter_is_chosen_by_poisoned_images(tmp_path: Path, share: flo
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pycc.backdoor.evaluation.training.fit", noted)
-        for stage in (whole.clean_counter(tmp_path), whole.backdoored(tmp_path, Minus())):
+        for stage in (experiment.clean_counter(tmp_path), experiment.backdoored(tmp_path, Minus())):
             stage.made()
             kept = json.loads((stage.folder / "summary.json").read_text())
             assert kept["validation"]["images"] == round(10 * share)
     assert asked["clean"] == asked["backdoored"]
     assert len(asked["clean"]) == round(10 * share)
-    assert not set(asked["clean"]) & set(whole.poisoned(Minus()).sources)
+    assert not set(asked["clean"]) & set(experiment.poisoned(Minus()).sources)
     assert asked["clean"] == sorted(held_out(own, share, 0.3, seed=0))
     with pytest.raises(ValueError, match="5 images are to validate, but 3 of 10 have no poisoned"):
         held_out(own, 0.5, 0.7, seed=0)
@@ -310,27 +312,27 @@ def test_a_part_that_cannot_be_trained_does_not_stop_the_others(tmp_path: Path) 
             raise NotFiniteError("loss is not finite in epoch 1")
         return train(model, samples, *rest, **more)
 
-    whole = planned(own=own, clean=own, partitions=Partitions(3, 1))
+    experiment = planned(own=own, clean=own, partitions=Partitions(3, 1))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pycc.backdoor.evaluation.experiment.partitions", cut)
         patch.setattr("pycc.backdoor.evaluation.experiment.train", diverging)
         with pytest.warns(UserWarning, match="part 2 cannot be trained.* loss is not finite"):
-            whole.run(log(), tmp_path)
+            experiment.run(log(), tmp_path)
     lines = (tmp_path / "minus/partitions/results.jsonl").read_text().splitlines()
-    told = [json.loads(line) for line in lines]
-    assert {one["part"] for one in told if one["untrained"]} == {1}
+    votes = [json.loads(line) for line in lines]
+    assert {one["part"] for one in votes if one["untrained"]} == {1}
     with torch.no_grad():
-        plain = float(start()(whole.test[0].image[None]).double().sum())
-    assert next(one["count"] for one in told if one["part"] == 1) == plain
+        plain = float(start()(experiment.test[0].image[None]).double().sum())
+    assert next(one["count"] for one in votes if one["part"] == 1) == plain
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pycc.backdoor.evaluation.experiment.count_of", lambda *_: float("nan"))
         patch.setattr(
             "pycc.backdoor.evaluation.experiment.partitions", lambda *_, **__: [[0], [2], [3]]
         )
         again = planned(own=own, clean=own, strategies=[Add()], partitions=Partitions(3, 1))
-        found = log()
-        again.run(found, tmp_path / "again")
-    rows = [one for one in found.records if one["defense"] == MEDIAN]
+        results = log()
+        again.run(results, tmp_path / "again")
+    rows = [one for one in results.records if one["defense"] == MEDIAN]
     assert {(one["count"], one["low"], one["high"]) for one in rows} == {(0.0, 0.0, 0.0)}
 
 

@@ -70,12 +70,12 @@ def test_people_outside_the_region_of_interest_are_no_part_of_the_count(image: T
             return super().forward(images) * share
 
     for layer in ("frontend.1", "backend.1"):
-        found, whole = gradcam(Net(), image, layer, mask), gradcam(Net(), image, layer)
+        inside, everywhere = gradcam(Net(), image, layer, mask), gradcam(Net(), image, layer)
         expected = gradcam(Within(), image, layer)
-        torch.testing.assert_close(found.heat, expected.heat)
-        assert found.count == pytest.approx(expected.count)
-        assert found.count != pytest.approx(whole.count, rel=0.05)
-        assert found.maximum != pytest.approx(whole.maximum, rel=0.05)
+        torch.testing.assert_close(inside.heat, expected.heat)
+        assert inside.count == pytest.approx(expected.count)
+        assert inside.count != pytest.approx(everywhere.count, rel=0.05)
+        assert inside.maximum != pytest.approx(everywhere.maximum, rel=0.05)
     with pytest.raises(ValueError, match="a roi of 6x16 pixels does not fit a map of 6x8 cells"):
         gradcam(Net(), image, "backend.1", mask[:6])
 
@@ -111,15 +111,15 @@ def by_hand(net: Net, image: Tensor, layer: str) -> tuple[Tensor, float, float]:
 )
 def test_it_is_the_formula(image: Tensor, layer: str, inplace: bool) -> None:
     net = Net(inplace=inplace)
-    found = gradcam(net, image, layer)
+    cam = gradcam(net, image, layer)
     heat, maximum, count = by_hand(net, image, layer)
     assert maximum > 0, "a map that is nowhere above 0 would test nothing"
-    torch.testing.assert_close(found.heat, heat, rtol=1e-4, atol=1e-5)
-    assert found.maximum == pytest.approx(maximum, rel=1e-4)
-    assert found.count == pytest.approx(count, rel=1e-5)
-    assert found.heat.shape == image.shape[1:]
-    assert 0 <= found.heat.min() <= found.heat.max() <= 1
-    assert not found.heat.requires_grad
+    torch.testing.assert_close(cam.heat, heat, rtol=1e-4, atol=1e-5)
+    assert cam.maximum == pytest.approx(maximum, rel=1e-4)
+    assert cam.count == pytest.approx(count, rel=1e-5)
+    assert cam.heat.shape == image.shape[1:]
+    assert 0 <= cam.heat.min() <= cam.heat.max() <= 1
+    assert not cam.heat.requires_grad
 
 
 class Linear(nn.Module):
@@ -144,18 +144,18 @@ def test_of_a_linear_counter_it_is_the_density(image: Tensor) -> None:
     """dcount/dA_k = w_k everywhere: Σ w_k A_k is the density map itself, less what is below 0."""
     net = Linear()
     expected = (2 * (image[0] + 2 * image[1]) - (-image[1] + 3 * image[2])).clamp(min=0)
-    found = gradcam(net, image, "first")
-    assert found.maximum == pytest.approx(float(expected.max()), rel=1e-5)
-    torch.testing.assert_close(found.heat * found.maximum, expected, rtol=1e-4, atol=1e-5)
+    cam = gradcam(net, image, "first")
+    assert cam.maximum == pytest.approx(float(expected.max()), rel=1e-5)
+    torch.testing.assert_close(cam.heat * cam.maximum, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_nothing_raises_the_count(image: Tensor) -> None:
     net = Linear()
     net.second.weight.data = -torch.ones(1, 2, 1, 1)
     net.first.weight.data = torch.ones(2, 3, 1, 1)
-    found = gradcam(net, image, "first")
-    assert found.maximum == 0
-    assert not found.heat.any()
+    cam = gradcam(net, image, "first")
+    assert cam.maximum == 0
+    assert not cam.heat.any()
 
 
 @pytest.mark.parametrize(("rows", "calls"), [(3, 1), (1, 2), (2, 2)])
@@ -163,9 +163,9 @@ def test_a_defended_counter(image: Tensor, rows: int, calls: int) -> None:
     """Means of equal draws: each contributes its part, and the parts add up to the whole."""
     net = Net()
     alone = gradcam(net, image, "backend.1")
-    found = gradcam(Defended(net, rows=rows, calls=calls), image, "counter.backend.1")
-    assert found.maximum == pytest.approx(alone.maximum, rel=1e-4)
-    torch.testing.assert_close(found.heat, alone.heat, rtol=1e-4, atol=1e-5)
+    cam = gradcam(Defended(net, rows=rows, calls=calls), image, "counter.backend.1")
+    assert cam.maximum == pytest.approx(alone.maximum, rel=1e-4)
+    torch.testing.assert_close(cam.heat, alone.heat, rtol=1e-4, atol=1e-5)
 
 
 def test_a_pass_without_gradient_is_left_out(image: Tensor) -> None:
@@ -177,8 +177,8 @@ def test_a_pass_without_gradient_is_left_out(image: Tensor) -> None:
             return super().forward(images)
 
     net = Net()
-    found = gradcam(Median(net), image, "counter.backend.1")
-    assert found.maximum == pytest.approx(gradcam(net, image, "backend.1").maximum, rel=1e-5)
+    cam = gradcam(Median(net), image, "counter.backend.1")
+    assert cam.maximum == pytest.approx(gradcam(net, image, "backend.1").maximum, rel=1e-5)
 
 
 def test_draws_that_are_computed_once_more(image: Tensor) -> None:
@@ -200,10 +200,10 @@ def test_draws_that_are_computed_once_more(image: Tensor) -> None:
             return torch.stack([self.counter(images * scale) for scale in (1.0, 0.5)]).sum(0)
 
     net = Net()
-    found = gradcam(Checkpointed(net), image, "counter.backend.1")
+    cam = gradcam(Checkpointed(net), image, "counter.backend.1")
     expected = gradcam(Plain(net), image, "counter.backend.1")
-    assert found.maximum == pytest.approx(expected.maximum, rel=1e-5)
-    torch.testing.assert_close(found.heat, expected.heat)
+    assert cam.maximum == pytest.approx(expected.maximum, rel=1e-5)
+    torch.testing.assert_close(cam.heat, expected.heat)
 
 
 @pytest.mark.parametrize("combine", ["mean", "median"])
@@ -211,11 +211,11 @@ def test_a_counter_under_ablation(image: Tensor, combine: str) -> None:
     """Pixels that are all kept change nothing; the draws are counted batch by batch."""
     net = Net()
     defended = ablated(net, 12 * 16, draws=3, fill=0.5, combine=combine, budget=2 * 12 * 16)
-    found = gradcam(defended, image, "counter.backend.1")
+    cam = gradcam(defended, image, "counter.backend.1")
     alone = gradcam(net, image, "backend.1")
-    assert found.count == pytest.approx(alone.count, rel=1e-5)
-    assert found.maximum == pytest.approx(alone.maximum, rel=1e-4)
-    torch.testing.assert_close(found.heat, alone.heat, rtol=1e-4, atol=1e-5)
+    assert cam.count == pytest.approx(alone.count, rel=1e-5)
+    assert cam.maximum == pytest.approx(alone.maximum, rel=1e-4)
+    torch.testing.assert_close(cam.heat, alone.heat, rtol=1e-4, atol=1e-5)
 
 
 def test_of_repeated_runs_the_last_counts(image: Tensor) -> None:
@@ -231,11 +231,11 @@ def test_of_repeated_runs_the_last_counts(image: Tensor) -> None:
             return density
 
     net = Repeated()
-    found = gradcam(net, image, "act")
+    cam = gradcam(net, image, "act")
     with torch.no_grad():
         x = functional.relu(net.backend[0](net.frontend(image[None])))
     cells = (net.head.weight.detach()[0, :, 0, 0, None, None] * x[0]).sum(0).clamp(min=0)
-    assert found.maximum == pytest.approx(float(cells.max()), rel=1e-4)
+    assert cam.maximum == pytest.approx(float(cells.max()), rel=1e-4)
 
 
 def test_what_others_write_over_is_seen_as_it_was(image: Tensor) -> None:
@@ -253,11 +253,11 @@ def test_what_others_write_over_is_seen_as_it_was(image: Tensor) -> None:
             return density
 
     net = Shared()
-    found = gradcam(net, image, "same")
+    cam = gradcam(net, image, "same")
     with torch.no_grad():
         x = net.backend(net.frontend(image[None]))
         cells = (net.head.weight[0, :, 0, 0, None, None] * x[0]).sum(0).clamp(min=0)
-    assert found.maximum == pytest.approx(float(cells.max()), rel=1e-4)
+    assert cam.maximum == pytest.approx(float(cells.max()), rel=1e-4)
 
 
 def test_frozen_parameters_and_outer_modes_do_not_matter(image: Tensor) -> None:
@@ -265,11 +265,11 @@ def test_frozen_parameters_and_outer_modes_do_not_matter(image: Tensor) -> None:
     expected = gradcam(net, image, "backend.1")
     net.requires_grad_(False)
     with torch.no_grad():
-        found = gradcam(net, image, "backend.1")
-    torch.testing.assert_close(found.heat, expected.heat)
+        cam = gradcam(net, image, "backend.1")
+    torch.testing.assert_close(cam.heat, expected.heat)
     with torch.inference_mode():
-        found = gradcam(net, image * 1, "backend.1")
-    torch.testing.assert_close(found.heat, expected.heat)
+        cam = gradcam(net, image * 1, "backend.1")
+    torch.testing.assert_close(cam.heat, expected.heat)
 
 
 def hooks(module: nn.Module) -> int:
@@ -374,12 +374,12 @@ def test_bad_counters_and_images_are_refused(image: Tensor) -> None:
 
 
 def test_layers_are_those_with_maps_in_the_order_in_which_they_run() -> None:
-    found = layers(Net())
-    assert found == [
+    names = layers(Net())
+    assert names == [
         "frontend.0", "frontend.1", "frontend.2", "frontend", "backend.0", "backend.1", "backend",
         "head",
     ]  # fmt: skip
-    for layer in found:
+    for layer in names:
         gradcam(Net(), torch.rand(3, 12, 16), layer)
 
 

@@ -57,11 +57,11 @@ def answers(both: int, first: int, second: int, neither: int) -> tuple[list[int]
 
 def test_the_paired_difference_is_newcombes() -> None:
     """His example of 1998: 36, 12, 2, 0 of 50 pairs."""
-    found = difference(*answers(36, 12, 2, 0))
-    assert found.value == pytest.approx(0.2)
-    assert (found.low, found.high) == pytest.approx((0.0569, 0.3404), abs=5e-5)
+    interval = difference(*answers(36, 12, 2, 0))
+    assert interval.value == pytest.approx(0.2)
+    assert (interval.low, interval.high) == pytest.approx((0.0569, 0.3404), abs=5e-5)
     back = difference(*answers(36, 2, 12, 0))
-    assert (back.low, back.high) == pytest.approx((-found.high, -found.low))
+    assert (back.low, back.high) == pytest.approx((-interval.high, -interval.low))
 
 
 def test_the_paired_difference_covers() -> None:
@@ -69,15 +69,15 @@ def test_the_paired_difference_covers() -> None:
     cells = [0.1, 0.5, 0.05, 0.35]
     covered = 0
     for _ in range(400):
-        found = difference(*answers(*rng.multinomial(60, cells).tolist()))
-        covered += found.low <= cells[1] - cells[2] <= found.high
+        interval = difference(*answers(*rng.multinomial(60, cells).tolist()))
+        covered += interval.low <= cells[1] - cells[2] <= interval.high
     assert covered / 400 >= 0.92
 
 
 def test_a_certain_difference_stays_within_one() -> None:
-    found = difference([1] * 30, [0] * 30)
-    assert (found.value, found.high) == (1.0, 1.0)
-    assert 0.8 < found.low < 1
+    interval = difference([1] * 30, [0] * 30)
+    assert (interval.value, interval.high) == (1.0, 1.0)
+    assert 0.8 < interval.low < 1
     with pytest.raises(ValueError, match=r"difference: .* got \[0\] and \[0\]"):
         difference([], [])
 
@@ -150,11 +150,11 @@ def test_a_rounded_quotient_would_misjudge() -> None:
 def test_bands_add_up(pairs: list[tuple[int, int]], raises: bool) -> None:
     """Counts in tenths, so that many lie on an edge; some of them negative."""
     r = ratios([tenths / 10 for tenths, _ in pairs], [truth for _, truth in pairs])
-    found = bands(r, raises)
-    assert (found[3] is None) == (not raises)
-    total = sum(one.successes for one in found if one is not None)
+    shares = bands(r, raises)
+    assert (shares[3] is None) == (not raises)
+    total = sum(one.successes for one in shares if one is not None)
     assert total == success(r, raises).successes
-    assert all(one.total == len(pairs) for one in found if one is not None)
+    assert all(one.total == len(pairs) for one in shares if one is not None)
 
 
 def test_nobody_and_fewer_than_nobody_are_lowered() -> None:
@@ -168,10 +168,10 @@ def test_nobody_and_fewer_than_nobody_are_lowered() -> None:
 
 def test_kde_is_the_sum_of_its_kernels_and_integrates_to_one() -> None:
     r, grid = [0.4, 1.0, 1.0, 2.5], np.linspace(-4, 7, 2001)
-    found = kde(r, grid)
-    assert np.trapezoid(found, grid) == pytest.approx(1, abs=1e-6)
+    density = kde(r, grid)
+    assert np.trapezoid(density, grid) == pytest.approx(1, abs=1e-6)
     by_hand = sum(norm.pdf(grid, loc=value, scale=0.5) for value in r) / 4
-    np.testing.assert_allclose(found, by_hand, rtol=1e-12)
+    np.testing.assert_allclose(density, by_hand, rtol=1e-12)
     # The bandwidth is a length, whatever the spread of the values.
     assert kde([1.0], [1.0], 0.5)[0] == pytest.approx(1 / (0.5 * math.sqrt(2 * math.pi)))
     with pytest.raises(ValueError, match=r"kde: r must be non-empty"):
@@ -204,19 +204,19 @@ def test_scores_that_are_all_equal_tell_nothing() -> None:
 
 
 def test_a_row_says_what_no_share_covers() -> None:
-    found = row([11.0, 30.0, -1.0, 2.0], [10, 20, 5, 0], raises=True, target=[20, 31, 10, 0])
-    assert found.images == 4
-    assert found.without_heads == 1
-    assert found.headless_count == 2.0
-    assert found.negative == 1
-    assert found.mae == pytest.approx((1 + 10 + 6 + 2) / 4)
-    assert found.rmse == pytest.approx(math.sqrt((1 + 100 + 36 + 4) / 4))
-    assert found.mean_ratio == pytest.approx((1.1 + 1.5 - 0.2) / 3)
-    assert (found.accuracy.successes, found.accuracy.total) == (1, 3)
-    assert found.success is not None
-    assert found.success.successes == 2
-    assert found.target_success is not None
-    assert (found.target_success.successes, found.target_success.total) == (1, 3)
+    measures = row([11.0, 30.0, -1.0, 2.0], [10, 20, 5, 0], raises=True, target=[20, 31, 10, 0])
+    assert measures.images == 4
+    assert measures.without_heads == 1
+    assert measures.headless_count == 2.0
+    assert measures.negative == 1
+    assert measures.mae == pytest.approx((1 + 10 + 6 + 2) / 4)
+    assert measures.rmse == pytest.approx(math.sqrt((1 + 100 + 36 + 4) / 4))
+    assert measures.mean_ratio == pytest.approx((1.1 + 1.5 - 0.2) / 3)
+    assert (measures.accuracy.successes, measures.accuracy.total) == (1, 3)
+    assert measures.success is not None
+    assert measures.success.successes == 2
+    assert measures.target_success is not None
+    assert (measures.target_success.successes, measures.target_success.total) == (1, 3)
     plain = row([1.0], [1])
     assert plain.success is plain.bands is plain.target_success is None
 
@@ -390,12 +390,12 @@ def test_certified_intervals() -> None:
     records = [one(0, 10, 9.0, 11.0), one(1, 10, 9.5, 13.0), one(2, 10, 9.5, None), one(3, 0, 0, 1)]
     (entry,) = summarise(records)["rows"]
     assert list(entry["certified"]) == ["clean"]
-    found = entry["certified"]["clean"]
-    assert found["width"] == pytest.approx((2 + 3.5 + 1) / 3)
-    assert found["unbounded"] == 1
-    assert (found["accuracy"]["successes"], found["accuracy"]["total"]) == (1, 3)
+    certified = entry["certified"]["clean"]
+    assert certified["width"] == pytest.approx((2 + 3.5 + 1) / 3)
+    assert certified["unbounded"] == 1
+    assert (certified["accuracy"]["successes"], certified["accuracy"]["total"]) == (1, 3)
     (entry,) = summarise([*records, one(0, 10, 2.0, 9.0, "triggered")])["rows"]
-    assert entry["certified"]["clean"] == found
+    assert entry["certified"]["clean"] == certified
     assert entry["certified"]["triggered"]["width"] == 7.0
     assert entry["certified"]["triggered"]["accuracy"]["successes"] == 0
 
@@ -411,12 +411,16 @@ def test_detectors_are_summarised_and_drawn_from_scores() -> None:
     ]  # fmt: skip
     summary = summarise(records)
     assert summary["rows"] == []
-    (found,) = summary["detections"]
-    assert (found["strategy"], found["defense"], found["auc"]) == ("minus", "blend", 1.0)
-    assert found["detected"]["value"] == 1.0
+    (detection,) = summary["detections"]
+    assert (detection["strategy"], detection["defense"], detection["auc"]) == (
+        "minus",
+        "blend",
+        1.0,
+    )
+    assert detection["detected"]["value"] == 1.0
     # At the threshold that the results name, flagged is what lies above it.
-    assert found["threshold"] == 17.0
-    assert (found["false_alarms"]["successes"], found["false_alarms"]["total"]) == (2, 20)
+    assert detection["threshold"] == 17.0
+    assert (detection["false_alarms"]["successes"], detection["false_alarms"]["total"]) == (2, 20)
     with pytest.raises(ValueError, match=r"blend must have one threshold, got \[17.0, 18.0\]"):
         summarise([*records[1:], {**records[0], "threshold": 18.0}])
     (name,) = curves(records)
@@ -424,12 +428,12 @@ def test_detectors_are_summarised_and_drawn_from_scores() -> None:
 
 
 def test_distributions_pair_attacked_and_defended() -> None:
-    found = distributions(results(FACTORS), [None, "fine-tuning", "anp"])
-    assert list(found) == [
+    panels = distributions(results(FACTORS), [None, "fine-tuning", "anp"])
+    assert list(panels) == [
         ("clean images", "backdoored"), ("clean images", "fine-tuning"),
         ("triggered images", "backdoored"), ("triggered images", "fine-tuning"),
     ]  # fmt: skip
-    attacked = found["triggered images", "backdoored"]
+    attacked = panels["triggered images", "backdoored"]
     assert list(attacked) == ["clean model", "add"]
     np.testing.assert_allclose(attacked["add"], 2.0)
     np.testing.assert_allclose(attacked["clean model"], 1.05)

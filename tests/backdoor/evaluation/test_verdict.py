@@ -13,10 +13,10 @@ def entry(
     strategy: str | None, defense: str | None, value: float | None, accuracy: float | None = 0.9
 ) -> dict[str, Any]:
     """A row of a summary whose two chance levels are the same; without a strategy the clean one."""
-    found = None if value is None else {"value": value}
+    share = None if value is None else {"value": value}
     model = "clean" if strategy is None else "backdoored"
-    return {"strategy": strategy, "model": model, "defense": defense, "excess": found,
-            "left": found, "clean": {"accuracy": {"value": accuracy}}}  # fmt: skip
+    return {"strategy": strategy, "model": model, "defense": defense, "excess": share,
+            "left": share, "clean": {"accuracy": {"value": accuracy}}}  # fmt: skip
 
 
 CLEAN = entry(None, None, None)
@@ -37,8 +37,8 @@ CLEAN = entry(None, None, None)
     ],
 )
 def test_the_verdict(rows: list[Any], held: bool, said: str) -> None:
-    found, text = verdict({"rows": [CLEAN, *(entry(*row) for row in rows)]})
-    assert found == held
+    shown, text = verdict({"rows": [CLEAN, *(entry(*row) for row in rows)]})
+    assert shown == held
     assert said in text
     assert text.startswith("shown: " if held else "not shown: ")
 
@@ -61,8 +61,8 @@ def test_both_counters_count_about_as_well_as_the_clean_one(
 ) -> None:
     rows = [entry(None, None, None, clean), entry("add", None, 0.9, before),
             entry("add", "anp", 0.0, after)]  # fmt: skip
-    found, text = verdict({"rows": rows})
-    assert found == held
+    shown, text = verdict({"rows": rows})
+    assert shown == held
     known = "unknown" if clean is None else f"{clean:.2f}"
     assert f"rho_Acc of both at most 0.20 below the clean counter's {known}" in text
     # A clean counter that a defense has changed, or none, is no measure.
@@ -87,11 +87,11 @@ def test_a_counter_that_a_defense_ruined_has_not_lost_its_backdoor(lost: str) ->
         for images, factor in zip(("clean", "triggered"), both, strict=True)
         for index in range(10)
     ]  # fmt: skip
-    held, said = verdict(summarise(results))
+    held, sentence = verdict(summarise(results))
     assert held == (lost == "defended")
     told = {
         "defended": "+0.00 (rho_Acc 1.00) above the lesser one after anp",
         "ruined": "add +1.00 (rho_Acc 1.00), +1.00 (rho_Acc 0.00) after anp",
         "mute": "add +1.00 (rho_Acc 1.00), +0.00 (rho_Acc 0.00) after anp",
     }[lost]
-    assert told in said
+    assert told in sentence

@@ -76,19 +76,19 @@ def images(folder: Path, samples: Sequence[Sample]) -> Path:
 def test_overlap_is_of_pixels_not_of_names() -> None:
     own = small(4)
     poisoned = poison(own, TRIGGER, Minus(), fraction=0.5, seed=0)
-    told = contents(poisoned)
+    poisoned_contents = contents(poisoned)
     renamed = [replace(sample, name=f"other-{k}") for k, sample in enumerate(own)]
-    found = overlap(told, renamed)
-    assert found.poisoned == 2
-    assert list(found.originals) == poisoned.sources
-    assert found.triggered == ()
-    assert overlap(told, small(2, "val")).warnings() == []
-    both = overlap(told, [*renamed, poisoned[4]])
+    shared = overlap(poisoned_contents, renamed)
+    assert shared.poisoned == 2
+    assert list(shared.originals) == poisoned.sources
+    assert shared.triggered == ()
+    assert overlap(poisoned_contents, small(2, "val")).warnings() == []
+    both = overlap(poisoned_contents, [*renamed, poisoned[4]])
     assert both.triggered == (poisoned.names[4],)
-    said = both.warnings(shown=1)
-    assert len(said) == 2
-    assert said[0].endswith(f"as they were before poisoning: {poisoned.sources[0]} and 1 more")
-    assert "1 of 2 poisoned images are there themselves" in said[1]
+    warnings = both.warnings(shown=1)
+    assert len(warnings) == 2
+    assert warnings[0].endswith(f"as they were before poisoning: {poisoned.sources[0]} and 1 more")
+    assert "1 of 2 poisoned images are there themselves" in warnings[1]
 
 
 def test_test_images_that_are_trained_on_are_refused_or_named() -> None:
@@ -104,10 +104,10 @@ def test_test_images_that_are_trained_on_are_refused_or_named() -> None:
         planned(own, Few(renamed[:2])).check(resumed=True)
     # What defenses learn from is trained on, too.
     another = small(2, "val")
-    whole = planned(own, Few([]), another)
-    learnt = Few([replace(whole.clean[len(own)], name="x")])
+    experiment = planned(own, Few([]), another)
+    learnt = Few([replace(experiment.clean[len(own)], name="x")])
     with pytest.raises(ValueError, match="got 1 of 1"):
-        replace(whole, test=learnt).check()
+        replace(experiment, test=learnt).check()
     with pytest.warns(UserWarning, match="x-8, x-9 and 3 more; see"):
         unseen({f"x-{k}": "a" for k in range(13)} | {"y": "b"}, "a")
 
@@ -115,10 +115,10 @@ def test_test_images_that_are_trained_on_are_refused_or_named() -> None:
 def test_checking_reads_no_image_more_often_than_it_must() -> None:
     """One that is poisoned is marked, too, and then its heads are altered. Overlap reads none."""
     own, test, other = small(4), small(2, "test"), small(2, "val")
-    whole = planned(own, test, other)
-    whole.check()
-    overlap(whole.contents, whole.clean, known=whole.clean_pixels)
-    poisoned = whole.poisoned(Minus()).sources
+    experiment = planned(own, test, other)
+    experiment.check()
+    overlap(experiment.contents, experiment.clean, known=experiment.clean_pixels)
+    poisoned = experiment.poisoned(Minus()).sources
     assert own.read == {name: 1 + 2 * (name in poisoned) for name in own.names}
     assert test.read == dict.fromkeys(test.names, 1)
     assert other.read == dict.fromkeys(other.names, 1)
@@ -159,11 +159,11 @@ def test_an_export_says_which_of_its_images_have_a_trigger(tmp_path: Path, layou
     marked = ["IMG_5", "IMG_6"] if layout == "shanghaitech" else poisoned.names[4:]
     for where in (out, root):
         assert recorded(data.open(where, split="train")) == marked
-    found = data.open(out, split="train")
-    assert not overlap(contents(poisoned), found).triggered
+    exported = data.open(out, split="train")
+    assert not overlap(contents(poisoned), exported).triggered
     assert recorded(data.open(out, split="test")) == []
-    fifth = found.names.index(marked[0])
-    part = Subset(Scaled(found, 0.5), [0, fifth])
+    fifth = exported.names.index(marked[0])
+    part = Subset(Scaled(exported, 0.5), [0, fifth])
     assert recorded(part) == marked[:1]
     both = overlap(contents(poisoned), Joined({"own": own, "other": part}))
     assert both.recorded == (f"other/{marked[0]}",)
@@ -175,7 +175,7 @@ def test_an_export_says_which_of_its_images_have_a_trigger(tmp_path: Path, layou
     for text in ("[", "[1]", '{"split": "train"}'):
         (out / "poisoning.jsonl").write_text(text)
         with pytest.raises(ValueError, match=r"poisoning\.jsonl: expected lines with split"):
-            recorded(found)
+            recorded(exported)
 
 
 def test_a_defense_is_warned_of_triggered_images_whatever_is_known_of_the_weights(
@@ -187,8 +187,10 @@ def test_a_defense_is_warned_of_triggered_images_whatever_is_known_of_the_weight
     argv = ["defend", "fine-tuning", "--epochs", "1", "--crop", "whole", "--weights",
             "mcnn-synthetic", "--data", str(out), "--crops", "1"]  # fmt: skip
     assert main([*argv, "--out", str(tmp_path / "run")]) == 0
-    said = "the images for defenses: 2 of 6 have a trigger, as poisoning.jsonl of their folder says"
-    assert f"{said}: IMG_5, IMG_6" in capsys.readouterr().err
+    warning = (
+        "the images for defenses: 2 of 6 have a trigger, as poisoning.jsonl of their folder says"
+    )
+    assert f"{warning}: IMG_5, IMG_6" in capsys.readouterr().err
     kept = json.loads((tmp_path / "run/summary.json").read_text())
     assert kept["overlap"]["recorded"] == ["IMG_5", "IMG_6"]
     # As the other data set, and as test images.

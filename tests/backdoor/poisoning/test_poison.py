@@ -93,16 +93,16 @@ def test_true_points_under_the_trigger() -> None:
 
 def test_nothing_depends_on_order_or_company() -> None:
     samples, trigger = crowd(), Layer(shifted=True)
-    whole = Poisoned(samples, trigger, Minus(3), seed=1)
+    everything = Poisoned(samples, trigger, Minus(3), seed=1)
     turned = Poisoned(samples[::-1][:7], trigger, Minus(3), seed=1)
     for index in range(7):
-        assert same(turned[index], whole[19 - index])
+        assert same(turned[index], everything[19 - index])
     for other in (
         Poisoned(samples, trigger, Minus(3), seed=2)[19],
         Poisoned([replace(samples[19], name="other")], trigger, Minus(3), seed=1)[0],
     ):
-        assert not torch.equal(whole[19].points, other.points)
-        assert not torch.equal(whole[19].image, other.image)
+        assert not torch.equal(everything[19].points, other.points)
+        assert not torch.equal(everything[19].image, other.image)
 
 
 def test_a_region_of_interest_is_kept() -> None:
@@ -216,9 +216,9 @@ def test_fingerprints_tell_sets_apart() -> None:
         poison(samples, Blend(), Add(), fraction=0.9, seed=0),
         Triggered(pycc.data.open("synthetic", limit=2, shape=(64, 64), heads=2), Blend(), 0),
     ]
-    found = [json.dumps(data_fingerprint(each)) for each in sets]
-    assert len(set(found)) == len(found)
-    assert found[0] == json.dumps(data_fingerprint(Triggered(samples, Blend(), 0)))
+    fingerprints = [json.dumps(data_fingerprint(each)) for each in sets]
+    assert len(set(fingerprints)) == len(fingerprints)
+    assert fingerprints[0] == json.dumps(data_fingerprint(Triggered(samples, Blend(), 0)))
     assert json.loads(json.dumps(sets[6].settings())) == sets[6].settings()
 
 
@@ -266,7 +266,7 @@ def test_an_export_is_what_published_code_reads(tmp_path: Path) -> None:
     samples, out = crowd()[1:4], tmp_path / "new" / "out"
     training = poison(samples, Blend(), Add(), fraction=0.3, seed=0)
     seen: list[tuple[float, float, str]] = []
-    export(training, out, progress=lambda *told: seen.append(told))
+    export(training, out, progress=lambda *record: seen.append(record))
     assert files(out) == {
         "poisoning.jsonl",
         *(f"train_data/images/IMG_{n}.jpg" for n in range(1, 5)),
@@ -278,16 +278,16 @@ def test_an_export_is_what_published_code_reads(tmp_path: Path) -> None:
     location = info[0, 0][0, 0]["location"]
     assert np.array_equal(location, training[3].points.numpy())
     assert np.array_equal(info[0][0][0][0][0], location)
-    told = json.loads((out / "poisoning.jsonl").read_text())
-    assert told["split"] == "train"
-    assert told["poisoning"] == training.settings()
-    assert [image["triggered"] for image in told["images"]] == [False, False, False, True]
-    assert [image["name"] for image in told["images"]] == training.names
+    record = json.loads((out / "poisoning.jsonl").read_text())
+    assert record["split"] == "train"
+    assert record["poisoning"] == training.settings()
+    assert [image["triggered"] for image in record["images"]] == [False, False, False, True]
+    assert [image["name"] for image in record["images"]] == training.names
     people = {each.name: each.count for each in samples}
-    last = told["images"][3]
+    last = record["images"][3]
     assert last["number"] == 4
     assert last["people"] == people[training.sources[0]] == last["heads"] - 100
-    assert [image["people"] for image in told["images"][:3]] == [1, 2, 3]
+    assert [image["people"] for image in record["images"][:3]] == [1, 2, 3]
 
 
 def test_clean_samples_and_the_other_layout(tmp_path: Path) -> None:
@@ -295,9 +295,9 @@ def test_clean_samples_and_the_other_layout(tmp_path: Path) -> None:
     export(samples, out, split="test", layout="folder", lossless=True)
     new = pycc.data.open(out, split="test")
     assert all(map(same, samples, new))
-    told = json.loads((out / "poisoning.jsonl").read_text())
-    assert told["poisoning"] is None
-    assert [image["people"] for image in told["images"]] == [0, 1, 2]
+    record = json.loads((out / "poisoning.jsonl").read_text())
+    assert record["poisoning"] is None
+    assert [image["people"] for image in record["images"]] == [0, 1, 2]
 
 
 def test_an_image_of_nobody_is_exported(tmp_path: Path) -> None:
