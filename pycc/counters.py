@@ -138,7 +138,12 @@ def count_of(counter: Counter, sample: Sample) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Count:
-    """The count of one image."""
+    """The count of one image.
+
+    >>> counted = Count("street", 2.0, 3, torch.full((4, 6), 2 / 24), seconds=0.1)
+    >>> counted.count - counted.truth
+    -1.0
+    """
 
     name: str
     """The sample's name, or ``image N`` for a tensor, from 0 on."""

@@ -23,18 +23,18 @@ MODULES = (
 )
 PACKAGES = (
     "pycc",
-    "pycc.data",
-    "pycc.models",
-)
-UNFINISHED = (
     "pycc.attack",
-    "pycc.backdoor",
-    "pycc.certify",
+    "pycc.data",
     "pycc.defense",
     "pycc.local",
     "pycc.metrics",
+    "pycc.models",
     "pycc.ops",
     "pycc.report",
+)
+UNFINISHED = (
+    "pycc.backdoor",
+    "pycc.certify",
     "pycc.runs",
     "pycc.train",
 )
