@@ -138,9 +138,7 @@ def _list() -> int:
 def _show(name: str, options: Options) -> int:
     known = [*models.names(), *models.builtin()]
     if name not in known:
-        raise ValueError(
-            f"unknown model {name!r}; known: {', '.join(known)}{nearest(name, known)}"
-        )
+        raise ValueError(f"unknown model {name!r}; known: {', '.join(known)}{nearest(name, known)}")
     counter = models.load(name) if name in models.builtin() else _meta(name, options)
     model = MODELS[counter.name]
     print(inspect.cleandoc(model.__doc__ or ""))

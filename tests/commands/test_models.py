@@ -82,7 +82,7 @@ def test_check_finds_a_wrong_convention(capsys: pytest.CaptureFixture[str], tmp_
         (["show", "mcnn", "--option", "depth=3"], "unknown option 'depth'"),
         (["show", "csrnet", "--option", "variant=x"], "variant must be 'leeyeehoo' or"),
         (["check", "none.pth"], "/none.pth; built-in weights: mcnn-synthetic\n"),
-        (["check", "mcnn-syntetic"], "mcnn-syntetic does not exist; did you mean 'mcnn-synthetic'?"),
+        (["check", "mcnn-syntetic"], "does not exist; did you mean 'mcnn-synthetic'?"),
         (["show", "mcnn-syntetic"], "; did you mean 'mcnn-synthetic'?"),
         (["check", "mcnn-synthetic", "--model", "csrnet"], "is of model 'mcnn', not 'csrnet'"),
         (["export", "mcnn-synthetic", "x.pt"], "must end in .onnx"),
