@@ -68,7 +68,8 @@ def compare(images: Tensor, k: int, most: float | None) -> list[Row]:
         return ablate_reference(images, k, seed=0, fill=FILL)
 
     idioms = {name: partial(idiom, images, k) for name, idiom in IDIOMS.items()}
-    for way in (fresh, into, *idioms.values()):
+    ways: list[Callable[[], Tensor]] = [fresh, into, *idioms.values()]
+    for way in ways:
         check_kept(way(), images, k)
     if not torch.equal(into(), twin()):
         raise SystemExit("ablate and its twin disagree")

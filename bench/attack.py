@@ -93,9 +93,8 @@ class Scene:
         def run() -> tuple[Tensor, Tensor]:
             patch = self.patch.expand(rows, -1, -1, -1).clone().requires_grad_()
             loss = network(self.paste(images, patch, moved)).sum((1, 2, 3)) - clean
-            loss.sum().backward()
-            assert patch.grad is not None
-            return loss.detach(), patch.grad
+            (grad,) = torch.autograd.grad(loss.sum(), patch)
+            return loss.detach(), grad
 
         return run
 
@@ -108,15 +107,15 @@ def convolutions(scene: Scene) -> Callable[[], None]:
     calls: list[tuple[Tensor, Tensor, Tensor | None]] = []
     usual = functional.conv2d
 
-    def noted(x: Tensor, weight: Tensor, bias: Tensor | None, **options: object) -> Tensor:
+    def noted(x: Tensor, weight: Tensor, bias: Tensor | None, **options: Any) -> Tensor:
         calls.append((x.detach().requires_grad_(), weight, bias))
-        return usual(x, weight, bias, **options)  # type: ignore[arg-type]
+        return usual(x, weight, bias, **options)
 
-    functional.conv2d = noted
+    vars(functional)["conv2d"] = noted
     try:
         local(images[..., *inner.slices])
     finally:
-        functional.conv2d = usual
+        vars(functional)["conv2d"] = usual
     networks = [
         thin.convolution(weight, bias)
         if weight.shape[1] <= thin.MOST_CHANNELS
@@ -173,7 +172,7 @@ def memory(job: tuple[int, str]) -> int:
     side, way = job
     scene = Scene.make(side)
     small = scene.image[..., :96, :96].contiguous().requires_grad_()
-    scene.counter(small).sum().backward()
+    torch.autograd.grad(scene.counter(small).sum(), small)
     Local(scene.counter, small.detach(), Box(40, 40, 48, 48))(small.detach()[..., 40:48, 40:48])
     before = peak()
     scene.step(way)()
@@ -211,8 +210,8 @@ def main() -> None:
         memories = held(pool, sides)
     print(table(rows))
     print("\n| memory of a step | way | MB per image | whole image : this |\n|---|---|---|---|")
-    for row in memories:
-        print("| {subject} | {way} | {0:.1f} | {ratio:.1f} |".format(row["bytes"] / 1e6, **row))
+    for entry in memories:
+        print("| {subject} | {way} | {0:.1f} | {ratio:.1f} |".format(entry["bytes"] / 1e6, **entry))
     compare("attack-cpu", rows)
     for row in rows:
         if not row.met:

@@ -15,14 +15,14 @@ from torch import Tensor
 def neighbour_widths(points: np.ndarray) -> np.ndarray:
     """Compute geometry-adaptive widths with scipy's k-d tree: 0.1 x the sum of three distances."""
     distances, _ = cKDTree(points).query(points, k=4)
-    return 0.1 * distances[:, 1:].sum(1)
+    return np.asarray(0.1 * distances[:, 1:].sum(1))
 
 
 def published_head(point: np.ndarray, sigma: float, shape: tuple[int, int]) -> np.ndarray:
     """Draw one head as in the published code: filter a full image with a single dot."""
     dot = np.zeros(shape, dtype=np.float32)
     dot[int(point[1]), int(point[0])] = 1.0
-    return gaussian_filter(dot, sigma, mode="constant")
+    return np.asarray(gaussian_filter(dot, sigma, mode="constant"))
 
 
 def windowed(points: np.ndarray, sigmas: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

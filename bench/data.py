@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,8 +27,7 @@ def scenes(shape: tuple[int, int], heads: int) -> Row:
     indices = range(8)
     scene(0, 0, shape=shape, heads=heads)
     total = sum(
-        seconds(lambda index=index: scene(0, index, shape=shape, heads=heads), budget=0.3)
-        for index in indices
+        seconds(partial(scene, 0, index, shape=shape, heads=heads), budget=0.3) for index in indices
     )
     per_megapixel = total / len(indices) / megapixels
     subject = f"scene {shape[0]}x{shape[1]}, {heads} heads, per megapixel"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from timer import Row, check, seconds
 
@@ -22,7 +24,7 @@ def rows() -> list[Row]:
     forward, backward, results = [], [], []
     for op in (deform_conv, deform_conv_reference):
         with torch.no_grad():
-            forward.append(seconds(lambda op=op: op(*leaves)))
+            forward.append(seconds(partial(op, *leaves)))
         out = op(*leaves)
 
         def pull(out: torch.Tensor = out) -> tuple[torch.Tensor, ...]:

@@ -42,7 +42,7 @@ def adaptive(count: int, target: float) -> list[Row]:
     check(kernel(), twin(), 1e-6)
     sample = np.linspace(0, count - 1, 12).astype(int)
     widths = baselines.neighbour_widths(array)
-    alone = sum(baselines.published_head(array[i], widths[i], SHAPE) for i in sample)
+    alone = np.sum([baselines.published_head(array[i], widths[i], SHAPE) for i in sample], axis=0)
     check(density_map(points[sample], torch.from_numpy(widths[sample]), SHAPE), alone, 1e-5)
 
     def published() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from timer import Row, seconds
 from torch import Tensor
@@ -106,8 +108,8 @@ def backward(count: int, windows: int, window: tuple[int, int]) -> list[Row]:
         Stream(0, "grad").uniform(size=(count * windows, 3, *SHAPE))
     ).float()
 
-    def pull(op: object) -> tuple[object, float]:
-        kept = op(images, top_left, window, fill=FILL)  # type: ignore[operator]
+    def pull(op: Callable[..., Tensor]) -> tuple[Tensor, float]:
+        kept = op(images, top_left, window, fill=FILL)
 
         def back() -> Tensor:
             (grad,) = torch.autograd.grad(kept, images, upstream, retain_graph=True)

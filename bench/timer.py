@@ -24,7 +24,11 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 def seconds(work: Callable[[], object], *, budget: float = 1.0, most: int = 200) -> float:
     """Return the median wall time of a call, over as many calls as fit the budget (at least 3)."""
-    synchronise = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+
+    def synchronise() -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
     times: list[float] = []
     work()
     while len(times) < 3 or (sum(times) < budget and len(times) < most):

@@ -63,7 +63,8 @@ def rows() -> list[Row]:
     def bare(item: Item) -> None:
         optimisers[1].zero_grad(set_to_none=True)
         models_of[1].train()
-        models_of[1].loss(item.image[None], item.target[None]).backward()
+        loss = models_of[1].loss(item.image[None], item.target[None])
+        loss.backward()  # type: ignore[no-untyped-call]
         optimisers[1].step()
 
     for number, (key, item) in enumerate(zip(keys, ready, strict=True)):

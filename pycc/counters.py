@@ -140,10 +140,9 @@ def count_of(counter: Counter, sample: Sample) -> float:
 class Count:
     """The count of one image.
 
-    >>> import torch
-    >>> result = Count("street", count=41.5, truth=40, density=torch.ones(1, 1), seconds=0.1)
-    >>> result.count - result.truth
-    1.5
+    >>> counted = Count("street", 2.0, 3, torch.full((4, 6), 2 / 24), seconds=0.1)
+    >>> counted.count - counted.truth
+    -1.0
     """
 
     name: str

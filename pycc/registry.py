@@ -25,7 +25,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 class Registry(Generic[T]):
-    """A mapping from plic names to things of one kind, filled by a decorator.
+    """A mapping from names to things of one kind, filled by a decorator.
 
     Looking up an unknown name raises ValueError with the known names.
 

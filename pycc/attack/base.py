@@ -44,6 +44,19 @@ class PatchAttack(ABC):
     never tests the class.
 
     Raises ValueError for a field out of range.
+
+    >>> class Grey(PatchAttack):
+    ...     name = "grey patch"
+    ...     def optimise(self, problem, *, seed, step_done):
+    ...         patches = torch.full((len(problem), 3, problem.side, problem.side), 128 / 255)
+    ...         losses = tuple((loss,) * 21 for loss in self.objective_loss(
+    ...             problem, patches, self.mask(problem.side)).tolist())
+    ...         return OptimisedPatches(patches, losses, None)
+    >>> from pycc import models
+    >>> attack, counter = Grey(patch_size=16, objective="over"), models.load("mcnn-synthetic")
+    >>> result = attack(counter, torch.rand(1, 3, 64, 64))
+    >>> list(result.patches.shape), round(255 * float(result.patches.max()))
+    ([1, 3, 16, 16], 128)
     """
 
     name: ClassVar[str]

@@ -16,7 +16,11 @@ from pycc.registry import Registry
 
 @dataclass(frozen=True)
 class Place:
-    """A square patch in an image."""
+    """A square patch in an image.
+
+    >>> Place(side=16, top_left=(8, 24))
+    Place(side=16, top_left=(8, 24))
+    """
 
     side: int
     """Pixels."""

@@ -36,7 +36,19 @@ class NoGradientError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class AttackedRegion:
-    """The parts of N images that a patch can change, and one counter's map of them."""
+    """The parts of N images that a patch can change, and one counter's map of them.
+
+    >>> from pycc.local import Box
+    >>> counter = torch.nn.Conv2d(3, 1, 1).eval().requires_grad_(False)
+    >>> image, ones = torch.rand(1, 3, 8, 8), torch.ones(1, 1, 8, 8)
+    >>> local = Local(counter, image, Box(0, 0, 8, 8))
+    >>> number = torch.tensor([64.0])
+    >>> region = AttackedRegion(
+    ...     local, image, torch.zeros(1, 2, dtype=torch.int64), ones, ones, number, number, number
+    ... )
+    >>> list(region.change(torch.rand(1, 3, 8, 8)).shape)
+    [1, 1, 1, 8, 8]
+    """
 
     local: Local
     """The counter's map of the cells that the patch can change, [N·D,1,hc,wc]."""
@@ -63,7 +75,21 @@ class AttackedRegion:
 
 
 class Problem:
-    """The attacked regions of the same N images for each of M counters, attacked together."""
+    """The attacked regions of the same N images for each of M counters, attacked together.
+
+    >>> from pycc.local import Box
+    >>> counter = torch.nn.Conv2d(3, 1, 1).eval().requires_grad_(False)
+    >>> image, ones = torch.zeros(1, 3, 8, 8), torch.ones(1, 1, 8, 8)
+    >>> local = Local(counter, image, Box(0, 0, 8, 8))
+    >>> number = torch.tensor([64.0])
+    >>> region = AttackedRegion(
+    ...     local, image, torch.zeros(1, 2, dtype=torch.int64), ones, ones, number, number, number
+    ... )
+    >>> problem = Problem([region], index=(0,), side=4)
+    >>> added = problem.added(torch.ones(1, 3, 4, 4), torch.ones(4, 4))  # 16 pixels turn white
+    >>> torch.allclose(added, 16 * counter.weight.sum(), atol=1e-4)
+    True
+    """
 
     def __init__(
         self,

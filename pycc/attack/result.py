@@ -25,6 +25,13 @@ class AttackResult:
     """The result of calling an attack on N images.
 
     ``images`` and ``patches`` are lists of tensors if their sizes differ.
+
+    >>> from pycc import models
+    >>> from pycc.attack import APAM
+    >>> attack = APAM(patch_size=16, steps=1, objective="over")
+    >>> result = attack(models.load("mcnn-synthetic"), torch.rand(2, 3, 64, 64))
+    >>> result.places.tolist(), list(result.loss_history.shape)
+    ([[24, 24], [24, 24]], [2, 21])
     """
 
     images: Tensor | list[Tensor]
@@ -44,7 +51,15 @@ class AttackResult:
 
 @dataclass(frozen=True)
 class AttackRow:
-    """The count of one image under one condition: one line of ``results.jsonl``."""
+    """The count of one image under one condition: one line of ``results.jsonl``.
+
+    >>> record = {"index": 0, "image": "street", "condition": "clean", "patch_size": None,
+    ...           "surrogates": None, "victim": None, "seed": 0, "height": 64, "width": 96,
+    ...           "truth": 3, "count": 3.5, "area": 0.0, "cells": [16, 24]}
+    >>> row = AttackRow.of(record)
+    >>> row.condition, row.cells, row.top_left
+    ('clean', (16, 24), None)
+    """
 
     index: int
     """The image's position in the samples."""
@@ -99,6 +114,15 @@ class AttackRun:
 
     With a run folder, patches are read from it; without one, they are kept in memory. Attacked
     images are made anew from the samples and the patches.
+
+    >>> from pycc import data, models
+    >>> from pycc.attack import APAM, run
+    >>> samples = data.open("synthetic", split="test", limit=1)
+    >>> attack = APAM(patch_size=16, steps=1, objective="over")
+    >>> counter = models.load("mcnn-synthetic")
+    >>> done = run(counter, samples, attack, pgd=None, compare=False, checks=False)
+    >>> sorted(done.patches) == [row.file for row in done.rows if row.condition == "apam"]
+    True
     """
 
     def __init__(

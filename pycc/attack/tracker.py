@@ -30,7 +30,12 @@ def look_at(steps: int) -> Sequence[int]:
 
 @dataclass(frozen=True, eq=False)
 class OptimisedPatches:
-    """The patches that an attack has optimised, one for each image, and their history."""
+    """The patches that an attack has optimised, one for each image, and their history.
+
+    >>> patches = OptimisedPatches(torch.ones(1, 3, 8, 8), ((2.0, 1.5),), torch.tensor([3.0]))
+    >>> patches.loss_history[0][-1], patches.zero_gradient
+    (1.5, ())
+    """
 
     patches: Tensor
     """[N,3,p,p], multiples of 1/255 in [0,1]: the best of all steps and restarts."""
@@ -47,7 +52,25 @@ class OptimisedPatches:
 
 
 class BestTracker:
-    """The best patches so far, evaluated as they will be measured: in 8 bits, untransformed."""
+    """The best patches so far, evaluated as they will be measured: in 8 bits, untransformed.
+
+    An attack on people that are not there, by a counter that counts bright pixels:
+
+    >>> from pycc.attack import APAM, AttackedRegion
+    >>> from pycc.local import Box, Local
+    >>> counter = torch.nn.Conv2d(3, 1, 1, bias=False).eval().requires_grad_(False)
+    >>> _ = counter.weight.fill_(1.0)
+    >>> image, ones = torch.zeros(1, 3, 8, 8), torch.ones(1, 1, 8, 8)
+    >>> local, number = Local(counter, image, Box(0, 0, 8, 8)), torch.ones(1)
+    >>> place = torch.zeros(1, 2, dtype=torch.int64)
+    >>> region = AttackedRegion(local, image, place, 0 * ones, ones, 64 * number, number, number)
+    >>> tracker = BestTracker(APAM(patch_size=4, objective="over"), Problem([region], (0,), 4))
+    >>> for level in (0.2, 1.0, 0.4):
+    ...     _ = tracker.look(torch.full((1, 3, 4, 4), level))
+    ...     tracker.note()
+    >>> tracker.result().unrounded  # of the best, 3 * 16 white values
+    tensor([48.])
+    """
 
     def __init__(self, attack: PatchAttack, problem: Problem) -> None:
         self._attack, self._problem = attack, problem

@@ -6,6 +6,8 @@ import csv
 import json
 import re
 import sys
+import warnings
+from collections import Counter as Tally
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,10 +20,10 @@ from pycc.commands.flags import CounterFlags, DeviceFlags
 from pycc.commands.memory import pixels_within
 from pycc.commands.progress import say
 from pycc.data import open as open_data
-from pycc.data.dataset import Dataset, OnError
+from pycc.data.dataset import Dataset, OnError, Pair, PairedFiles
 from pycc.data.dataset import builtin as builtin_data
 from pycc.data.folder import has_annotations, read_points, splits_of
-from pycc.data.images import read_image
+from pycc.data.pictures import some
 from pycc.data.reading import Reading
 from pycc.data.worldexpo import polygon
 from pycc.grid import heads_in
@@ -74,6 +76,9 @@ class Row:
     """What is printed for one image."""
 
     path: str
+    """Absolute path, or the name of a built-in data set."""
+    split: str | None
+    """The part of the data set; None for an image, and for a folder without parts."""
     image: str
     count: float
     truth: int | None
@@ -118,16 +123,21 @@ class CountCommand(Command[CountSettings]):
         vertices = None if settings.images.roi is None else _polygon(Path(settings.images.roi))
         sources = [source for path in settings.path for source in _sources(path, settings.images)]
         jobs = [(source, n) for source in sources for n in range(len(source.samples))]
-        overlays = None if settings.overlay is None else Path(settings.overlay)
-        if overlays is not None:
-            overlays.mkdir(parents=True, exist_ok=True)
+        if not jobs:
+            raise ValueError(f"{', '.join(settings.path)}: no image can be read")
+        if context.ranks.first:
+            _warn_of_repeated(sources)
+        overlays: list[Path | None] = [None] * len(jobs)
+        if settings.overlay is not None:
+            overlays = [*_overlays(Path(settings.overlay), jobs)]
         rows: list[Row] = []
         with context.progress("images") as progress:
-            for done, (source, index) in enumerate(mine := context.ranks.share(jobs)):
-                sample = _inside(source.samples[index], vertices)
+            mine = context.ranks.share([*zip(jobs, overlays, strict=True)])
+            for done, ((source, index), overlay) in enumerate(mine):
+                sample = _chosen(source.samples[index], vertices, settings.images.unannotated)
                 if progress is not None:
                     progress(done, len(mine), f"counting {sample.name}")
-                rows.append(_row(counter, source, sample, settings, overlays))
+                rows.append(_row(counter, source, sample, settings, overlay))
         rows = context.ranks.gathered(rows)
         if context.ranks.first:
             _print(rows, settings)
@@ -139,48 +149,79 @@ command = CountCommand()
 
 @dataclass(frozen=True)
 class _Source:
-    """The samples of one path."""
+    """The samples of one path, or of one split of it."""
 
     path: str
-    samples: Sequence[Sample]
+    split: str | None
+    samples: Dataset
 
+    @property
+    def files(self) -> list[Path]:
+        """The image files; none for scenes that are drawn."""
+        pairs = self.samples.pairs if isinstance(self.samples, PairedFiles) else []
+        return [pair.image for pair in pairs]
 
-class _Picture(Sequence[Sample]):
-    """One image file as a sequence of one sample."""
-
-    def __init__(self, path: Path, reading: Reading) -> None:
-        self._path, self._reading = path, reading
-
-    def __len__(self) -> int:
-        return 1
-
-    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
-        return Sample(self._path.name, read_image(self._path, self._reading), None)
+    def stem(self, index: int) -> str:
+        """A file name for a picture of a sample, without suffix; two samples may have the same."""
+        if Path(self.path).is_file():
+            return Path(self.path).stem
+        folder = Path(self.path).resolve().name
+        words = (folder, self.split or "", self.samples.names[index])
+        return "-".join(re.findall(r"[\w.]+", " ".join(words)))
 
 
 def _sources(path: str, flags: ImageFlags) -> Iterator[_Source]:
     """The samples of a path: one image, or each split of a folder."""
-    if path not in builtin_data.names() and Path(path).is_file():
-        yield _Source(path, _Picture(Path(path), flags))
-        return
     built_in = path in builtin_data.names()
+    if not built_in and Path(path).is_file():
+        pair = Pair(Path(path).name, Path(path))
+        picture = PairedFiles(path, [pair], read_points, reading=flags)
+        yield _Source(path, None, picture.usable(1) if flags.on_error == "skip" else picture)
+        return
     if flags.split is not None:
         splits: Sequence[str] = (flags.split,)
     else:
         splits = ("test",) if built_in else splits_of(Path(path))
     for split in splits:
         annotated = built_in or (not flags.unannotated and has_annotations(Path(path), split))
-        yield _Source(f"{path}, {split}" if len(splits) > 1 else path, _opened(
-            path, split, annotated, flags
-        ))  # fmt: skip
+        samples = open_data(
+            path, split=split, on_error=flags.on_error, limit=flags.max_images,
+            annotated=annotated, bit_depth=flags.bit_depth,
+            max_image_pixels=flags.max_image_pixels,
+        )  # fmt: skip
+        yield _Source(path, split if len(splits) > 1 else None, samples)
 
 
-def _opened(path: str, split: str, annotated: bool, flags: ImageFlags) -> Dataset:
-    return open_data(
-        path, split=split, on_error=flags.on_error,
-        limit=flags.max_images, annotated=annotated, bit_depth=flags.bit_depth,
-        max_image_pixels=flags.max_image_pixels,
-    )  # fmt: skip
+def _warn_of_repeated(sources: Sequence[_Source]) -> None:
+    """Warn of images that several paths name: each of them is counted, and the totals add them."""
+    named = Tally(file.resolve() for source in sources for file in source.files)
+    repeated = [file.name for file, times in named.items() if times > 1]
+    if repeated:
+        warnings.warn(
+            f"counted each time that it is named: {some(repeated)}; totals contain it as often",
+            stacklevel=2,
+        )
+
+
+def _overlays(folder: Path, jobs: Sequence[tuple[_Source, int]]) -> Iterator[Path]:
+    """Make the folder; yield the file of each picture. Equal names get numbers from 2 on."""
+    read = {file.resolve().parent for source, _ in jobs for file in source.files}
+    if folder.resolve() in read:
+        raise ValueError(
+            f"--overlay {folder}: expected a folder without the images that are counted, so that "
+            "none is overwritten or counted as one of them next time"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--overlay {folder}: expected a folder, got a file")
+    folder.mkdir(parents=True, exist_ok=True)
+    taken: Tally[str] = Tally()
+    for source, index in jobs:
+        stem = name = source.stem(index)
+        while taken[name.casefold()]:  # some file systems do not tell upper from lower case
+            taken[stem.casefold()] += 1
+            name = f"{stem}-{taken[stem.casefold()]}"
+        taken[name.casefold()] += 1
+        yield folder / f"{name}.png"
 
 
 def _polygon(file: Path) -> torch.Tensor:
@@ -190,8 +231,10 @@ def _polygon(file: Path) -> torch.Tensor:
     return torch.from_numpy(vertices)
 
 
-def _inside(sample: Sample, vertices: torch.Tensor | None) -> Sample:
+def _chosen(sample: Sample, vertices: torch.Tensor | None, unannotated: bool) -> Sample:
     """The sample with a polygon as its region of interest, inside the one that it has."""
+    if unannotated:
+        sample = replace(sample, points=None)
     if vertices is None:
         return sample
     height, width = sample.image.shape[1:]
@@ -206,19 +249,18 @@ def _inside(sample: Sample, vertices: torch.Tensor | None) -> Sample:
 
 def _row(
     counter: Counter, source: _Source, sample: Sample, settings: CountSettings,
-    overlays: Path | None,
+    overlay: Path | None,
 ) -> Row:  # fmt: skip
     limit = None
     if settings.max_memory is not None:
         limit = pixels_within(settings.max_memory, counter, sample)
-    (found,) = counters.count(counter, [sample], max_pixels=limit)
-    if overlays is not None:
-        name = "-".join(re.findall(r"[\w.]+", f"{Path(source.path).name} {Path(sample.name).stem}"))
-        draw_overlay(overlays / f"{name}.png", sample.image, found.density, counter.stride)
+    (counted,) = counters.count(counter, [sample], max_pixels=limit)
+    if overlay is not None:
+        draw_overlay(overlay, sample.image, counted.density, counter.stride)
     pixels = sample.image[0].numel() if sample.roi is None else int(sample.roi.sum())
     return Row(
-        source.path, sample.name, found.count, found.truth, 1e6 * found.count / pixels,
-        found.seconds,
+        source.path, source.split, sample.name, counted.count, counted.truth,
+        1e6 * counted.count / pixels, counted.seconds,
     )  # fmt: skip
 
 
@@ -248,11 +290,12 @@ def _print(rows: Sequence[Row], settings: CountSettings) -> None:
         return
     width = max([len("image"), *(len(row.image) for row in rows)])
     print(f"{'image':{width}}  {'count':>10}  {'truth':>8}  {'people/MP':>10}  {'seconds':>8}")
-    path = None
-    for row in rows:
-        if row.path != path and len({row.path for row in rows}) > 1:
-            print(f"{row.path}:")
-        path = row.path
+    titles = [row.path if row.split is None else f"{row.path}, {row.split}" for row in rows]
+    before = None
+    for row, title in zip(rows, titles, strict=True):
+        if title != before and len({*titles}) > 1:
+            print(f"{title}:")
+        before = title
         truth = "-" if row.truth is None else f"{row.truth:,}"
         print(
             f"{row.image:{width}}  {row.count:10,.1f}  {truth:>8}  "

@@ -14,6 +14,7 @@ from pycc.commands.base import DONE, FAILED, Command, CommandGroup, Context, Ent
 from pycc.models.base import MODELS, CounterModel
 from pycc.models.probe import HEADS, ask
 from pycc.models.recipe import Recipe
+from pycc.registry import nearest
 from pycc.settings import Options, flag
 
 
@@ -135,6 +136,9 @@ def _list() -> int:
 
 
 def _show(name: str, options: Options) -> int:
+    known = [*models.names(), *models.builtin()]
+    if name not in known:
+        raise ValueError(f"unknown model {name!r}; known: {', '.join(known)}{nearest(name, known)}")
     counter = models.load(name) if name in models.builtin() else _meta(name, options)
     model = MODELS[counter.name]
     print(inspect.cleandoc(model.__doc__ or ""))

@@ -21,7 +21,7 @@ from pycc.data.images import image_size, read_image
 from pycc.data.pictures import listing as listing
 from pycc.data.reading import USUAL, Reading, memory_errors
 from pycc.grid import heads_in
-from pycc.registry import Registry
+from pycc.registry import Registry, nearest
 from pycc.runs import fingerprint
 from pycc.types import Sample
 
@@ -307,7 +307,9 @@ class PairedFiles(Dataset):
 def check_split(root: Path, split: str, known: Sequence[str]) -> None:
     """Check that a folder has the split; ValueError that lists its splits otherwise."""
     if split not in known:
-        raise ValueError(f"{root}: has splits {', '.join(known)}, got {split!r}")
+        raise ValueError(
+            f"{root}: has splits {', '.join(known)}, got {split!r}{nearest(split, known)}"
+        )
 
 
 def fail(problem: str) -> None:

@@ -30,6 +30,7 @@ from pycc.data.missing import Places
 from pycc.data.origin import origin
 from pycc.data.pictures import is_picture, pictures, some
 from pycc.data.reading import USUAL, Reading
+from pycc.registry import nearest
 
 _POINT_SUFFIXES = (".csv", ".json")
 _IMAGES, _POINTS, _JSONS = "images", "points", "jsons"
@@ -56,21 +57,26 @@ class Folder:
             raise ValueError(f"{root}: {_data_sets(root) or nothing}")
         return tuple(names)
 
+    def folder_of(self, root: Path, split: str) -> Path:
+        """Return the folder of a split; ValueError that lists the splits for an unknown one."""
+        if _holds_files(root):
+            return root
+        splits = self.splits(root)
+        if split not in splits:
+            others = _data_sets(root)
+            raise ValueError(
+                f"{root}: has splits {', '.join(splits)}, got {split!r}{nearest(split, splits)}"
+                + (f"; {others}" if others else "")
+            )
+        return root / split
+
     def open(
         self, root: Path, *, split: str, refuse: Refuse, annotated: bool = True
     ) -> PairedFiles:
         """Pair up all images of the folder, in numeric order; ValueError naming a missing file."""
         root = root.resolve()
-        folder, name = root, root.name
-        if not _holds_files(root):
-            splits = self.splits(root)
-            if split not in splits:
-                others = _data_sets(root)
-                raise ValueError(
-                    f"{root}: has splits {', '.join(splits)}, got {split!r}"
-                    + (f"; {others}" if others else "")
-                )
-            folder, name = root / split, f"{root.name}/{split}"
+        folder = self.folder_of(root, split)
+        name = root.name if folder == root else f"{root.name}/{split}"
         where = _images_of(folder)
         images = by_name(pictures(where))
         _warn_of_folders(where)
@@ -159,8 +165,11 @@ def layout_of(root: Path) -> tuple[str, Layout]:
     ValueError if the folder does not exist or is empty.
     """
     if not root.exists():
-        names = ", ".join(builtin.names())
-        raise ValueError(f"{root}: no such folder; built-in data sets: {names}")
+        names = builtin.names()
+        raise ValueError(
+            f"{root}: no such folder; built-in data sets: {', '.join(names)}"
+            f"{nearest(str(root), names)}"
+        )
     if not listing(root):
         raise ValueError(f"{root}: the folder is empty")
     name = _recognised(root)
@@ -178,10 +187,9 @@ def has_annotations(root: Path, split: str) -> bool:
     A folder of images in no published layout has them if any CSV or JSON file lies where its points
     would. ValueError as of ``layout_of``.
     """
-    name, layout = layout_of(root)
-    if name == "folder":
-        folder = root if _holds_files(root) else root / split
-        return any(map(_point_files, _places(folder)))
+    layout = layout_of(root)[1]
+    if isinstance(layout, Folder):
+        return any(map(_point_files, _places(layout.folder_of(root, split))))
     try:
         layout.open(root, split=split, refuse=skip)
     except NotAnnotatedError:

@@ -32,6 +32,7 @@ from pycc.models.base import MODELS, CounterModel
 from pycc.models.foreign import CUT_OFF, content_of
 from pycc.models.python2 import translated
 from pycc.models.wrappers import Leaf, unfit
+from pycc.registry import nearest
 from pycc.runs import write_atomic
 
 _FORMATS = {
@@ -109,8 +110,10 @@ def read_weights(path: Path, *, name: str | None = None) -> Stored:
     integers.
     """
     if not path.exists():
-        names = ", ".join(builtin())
-        raise FileNotFoundError(f"weights: no such file: {path} (built-in weights: {names})")
+        raise FileNotFoundError(
+            f"weights: no such file: {path}; built-in weights: {', '.join(builtin())}"
+            f"{nearest(str(path), builtin())}"
+        )
     if not path.is_file():
         raise ValueError(f"weights: {path} is not a file")
     suffix = path.suffix.lower()

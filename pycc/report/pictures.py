@@ -19,7 +19,13 @@ _MOST_COLUMNS = 5
 
 
 def missing_library() -> str | None:
-    """How to install what pictures need, or None where it is there."""
+    """How to install what pictures need; None if it is installed.
+
+    >>> from unittest import mock
+    >>> with mock.patch("pycc.report.pictures.find_spec", return_value=None):
+    ...     missing_library()
+    "pictures need matplotlib: pip install 'pycc[plot]'"
+    """
     if find_spec("matplotlib") is None:
         return "pictures need matplotlib: pip install 'pycc[plot]'"
     return None
@@ -34,6 +40,18 @@ def draw(
     counts in the titles; of more than four sizes the largest patches. Pictures that exist are kept
     unless ``redo``. Needs the saved images and maps; an image without them is left out.
     ``drawn(done, total)`` is called after each. ValueError without matplotlib.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from pycc import attack, data, models
+    >>> samples = data.open("synthetic", split="test", shape=(64, 96), heads=5, limit=1)
+    >>> counter, apam = models.load("mcnn-synthetic"), attack.APAM(patch_size=16, steps=1)
+    >>> with TemporaryDirectory() as folder:
+    ...     run = attack.run(
+    ...         counter, samples, apam, pgd=None, compare=False, checks=False, out=folder,
+    ...         save_maps=True,
+    ...     )
+    ...     [path.name for path in draw(folder)]
+    ['0000-test-0-0.png']
     """
     reason = missing_library()
     if reason is not None:

@@ -25,6 +25,13 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
     place. Values that are undefined are None, errors against the heads of images without annotation
     among them. Rows of images that come in groups hold ``mae_by_group`` and the groups' mean,
     ``mae_over_groups``.
+
+    >>> common = {"index": 0, "truth": 100, "surrogates": None, "victim": None}
+    >>> clean = {**common, "condition": "clean", "patch_size": None, "count": 90.0, "area": 0.0}
+    >>> noise = {**common, "condition": "noise", "patch_size": 20, "count": 95.0, "area": 0.01}
+    >>> rows = summarise([clean, noise])["rows"]
+    >>> [(row["condition"], row["mae"]) for row in rows]
+    [('clean', 10.0), ('noise', 5.0)]
     """
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for record in sorted(records, key=lambda r: (int(r["index"]), r.get("seed", 0))):
@@ -135,6 +142,11 @@ def table(
     """The rows of a summary as aligned text, with what needs saying about them below.
 
     ``published`` holds MAE and RMSE by size in pixels (0: no patch) to stand beside the attacks.
+
+    >>> clean = {"index": 0, "truth": 100, "count": 90.0, "area": 0.0, "condition": "clean",
+    ...          "patch_size": None, "surrogates": None, "victim": None}
+    >>> table(summarise([clean])).splitlines()[2].split()
+    ['clean', '10.0', '10.0…10.0', '10.0', '-10.0', '90.0', '0.0', '-', '0.000']
     """
     rows = summary["rows"]
     several = [name for name in ("victim", "surrogates") if any(r[name] is not None for r in rows)]
@@ -206,7 +218,14 @@ def _beside(row: Row, published: Mapping[int, tuple[float, float]]) -> list[str]
 
 
 def checks_table(outcomes: Sequence[Mapping[str, str]]) -> str:
-    """The checks of a run as aligned text: verdict, name, figure."""
+    """The checks of a run as aligned text: verdict, name, figure.
+
+    >>> check = {"verdict": "pass", "name": "gradient", "figure": "error 1e-6"}
+    >>> print(checks_table([check]))
+    check            figure
+    -----------------------
+    pass   gradient  error 1e-6
+    """
     lines = [[check["verdict"], check["name"], check["figure"]] for check in outcomes]
     return "\n".join(aligned([["check", "", "figure"], *lines], 3))
 

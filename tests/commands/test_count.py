@@ -80,12 +80,16 @@ def test_images_without_annotation(capsys, tmp_path: Path, crowd: Path) -> None:
     picture(tmp_path / "photos" / "y.png")
     _, out, err = run(capsys, tmp_path / "photos", alone, crowd / "test", "--csv")
     rows = rows_of(out)
-    assert err == ""
+    assert "counted each time that it is named: x.png; totals contain it as often" in err
+    assert err.count("\n") == 1
     assert [row["truth"] for row in rows] == ["", "", "", "3", "1"]
     assert rows[0]["count"] == rows[2]["count"]
     _, out, _ = run(capsys, crowd, "--split", "test", "--unannotated", "--csv")
     assert [row["truth"] for row in rows_of(out)] == ["", ""]
-    _, out, _ = run(capsys, tmp_path / "photos")
+    _, out, _ = run(capsys, "synthetic", "--max-images", "1", "--unannotated", "--csv")
+    assert [row["truth"] for row in rows_of(out)] == [""]
+    _, out, err = run(capsys, tmp_path / "photos")
+    assert err == ""
     assert "MAE" not in out
 
 
@@ -113,11 +117,49 @@ def test_overlays(capsys, tmp_path: Path, crowd: Path) -> None:
         assert shown.size == (52, 40)
 
 
+def test_overlays_of_equal_names_are_kept_apart(
+    capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["one/x.png", "two/x.png", "two/X-2.png", "photos/img.1.png", "photos/img.2.png"]
+    for name in names:
+        picture(tmp_path / name)
+    monkeypatch.chdir(tmp_path / "photos")
+    paths = [tmp_path / name for name in names[:3]]
+    code, out, _ = run(capsys, *paths, ".", "--overlay", tmp_path / "overlays", "--csv")
+    assert code == 0
+    assert {row["path"] for row in rows_of(out)[-2:]} == {str(tmp_path / "photos")}
+    files = sorted(file.name for file in (tmp_path / "overlays").iterdir())
+    assert files == ["X-2-2.png", "photos-img.1.png", "photos-img.2.png", "x-2.png", "x.png"]
+
+
+def test_overlays_never_lie_beside_the_images(capsys, tmp_path: Path) -> None:
+    alone = picture(tmp_path / "photos" / "x.png")
+    before = alone.read_bytes()
+    code, _, err = run(capsys, alone, "--overlay", tmp_path / "photos")
+    assert code == 2
+    assert "expected a folder without the images that are counted" in err
+    assert [*(tmp_path / "photos").iterdir()] == [alone]
+    assert alone.read_bytes() == before
+
+
+def test_broken_images(capsys, tmp_path: Path) -> None:
+    intact, broken = picture(tmp_path / "x.png"), tmp_path / "y.png"
+    broken.write_bytes(intact.read_bytes()[:200])
+    assert run(capsys, intact, broken)[0] == 2
+    code, out, err = run(capsys, intact, broken, "--on-error", "skip", "--csv")
+    assert (code, [row["image"] for row in rows_of(out)]) == (0, ["x.png"])
+    assert "skipped: " in err
+    code, _, err = run(capsys, broken, "--on-error", "skip")
+    assert code == 2
+    assert "y.png: no image can be read" in err
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
         ([], "the following arguments are required: PATH"),
         (["nowhere"], "nowhere: no such folder"),
+        (["sythetic"], "sythetic does not exist; did you mean 'synthetic'?"),
         (["CROWD", "--csv", "--json"], "--csv: expected no --json beside it"),
         (["CROWD", "--max-memory", "0"], "--max-memory must be above 0 GB, got 0"),
         (["CROWD", "--max-memory", "1e-6"], "a: --max-memory 1e-06: reading the image alone takes"),

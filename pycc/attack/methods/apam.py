@@ -45,6 +45,12 @@ class APAM(PatchAttack):
     count as far as possible, use the objectives ``over``, ``under`` and ``target``.
 
     Raises ValueError for a field out of range.
+
+    >>> from pycc import models
+    >>> attack = APAM(patch_size=16, steps=1, objective="over")
+    >>> result = attack(models.load("mcnn-synthetic"), torch.rand(1, 3, 64, 64))
+    >>> list(result.images.shape), list(result.patches.shape)
+    ([1, 3, 64, 64], [1, 3, 16, 16])
     """
 
     name = "apam"

@@ -21,6 +21,13 @@ class InnerAttack:
     is the inner loop of adversarial training (arXiv 2104.10868, eq. 18; Madry et al., ICLR 2018);
     attacks that measure a counter are ``pycc.attack.APAM`` and take far more steps. ValueError for
     a field out of range.
+
+    >>> from pycc import models
+    >>> counter = models.load("mcnn-synthetic")
+    >>> image, target = torch.rand(3, 64, 64), torch.zeros(1, 16, 16)
+    >>> attacked = InnerAttack(size=16, steps=1)(counter, image, target, 0)
+    >>> int((attacked != image).any(0).sum()) <= 16 * 16
+    True
     """
 
     size: int = 81

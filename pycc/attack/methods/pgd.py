@@ -25,6 +25,10 @@ class PGD:
     with the objective of the patch attack beside which it stands. The best iterate is kept, and
     rounded to 8 bits towards the clean image, which stays if that undoes the gain. With ε = 1 the
     image is free: a patch as large as the image.
+
+    >>> reference = PGD(epsilon=8 / 255, steps=5)
+    >>> round(255 * reference.rate(0), 6), reference.rate(5)
+    (8.0, 0.0)
     """
 
     epsilon: float = 4 / 255

@@ -30,6 +30,12 @@ class Query(PatchAttack):
     shrinks in steps. The first patch is vertical stripes of random corners of the colour cube, or
     a picture. A check on white-box strength: an attack with gradients that does not do better has
     a broken gradient. ``steps`` are queries of the counter per image.
+
+    >>> from pycc import models
+    >>> attack = Query(patch_size=16, steps=5, objective="over")
+    >>> result = attack(models.load("mcnn-synthetic"), torch.rand(1, 3, 64, 64))
+    >>> list(result.patches.shape), len(result.clean_counts)
+    ([1, 3, 16, 16], 1)
     """
 
     name = "query"

@@ -29,6 +29,15 @@ class Universal(APAM):
     on the test images, which play no part in the choice. ``steps`` counts batches. The size must
     be the same in pixels in all images, and the place cannot be ``worst``: where one image is
     weakest says nothing of the others.
+
+    >>> from pycc import data, models
+    >>> from pycc.attack import run
+    >>> test, train = (data.open("synthetic", split=s, limit=1) for s in ("test", "train"))
+    >>> attack = Universal(patch_size=16, steps=1, objective="over")
+    >>> counter = models.load("mcnn-synthetic")
+    >>> done = run(counter, test, attack, train=train, pgd=None, compare=False, checks=False)
+    >>> [row.condition for row in done.rows]
+    ['clean', 'universal']
     """
 
     name = "universal"
