@@ -6,6 +6,7 @@ one answer for modules, defended counters and plain callables.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pycc.checks import naming
+from pycc.checks import check_image, naming
 from pycc.grid import in_region
 from pycc.local.box import Box, influence
 from pycc.random import Stream
@@ -172,8 +173,9 @@ def count(
             overlapping tiles, which give the map of the whole image (``tiled_density``).
 
     Raises:
-        ValueError: an image of another shape or outside [0,1]; with ``max_pixels``, a counter
-            without a bounded receptive field for a larger image, or tiles that are too small.
+        ValueError: an image of another shape or outside [0,1]; a map that is not finite;
+            with ``max_pixels``, a counter without a bounded receptive field for a larger image, or
+            tiles that are too small.
 
     >>> from pycc import data, models
     >>> scene = data.open("synthetic", split="test")[0]
@@ -190,12 +192,15 @@ def counts(
     """The counts of ``count``, each as soon as it is known."""
     for sample in _samples(images):
         with frozen(counter), torch.no_grad(), naming(sample.name, sample.image.shape):
+            check_image("count", sample.image)
             began = time.perf_counter()
             image = sample.image[None].to(like_of(counter))
             density = tiled_density(counter, image, max_pixels)
             inside = in_region(density, sample.roi, counter.stride)[0, 0]
             people = float(inside.double().sum())
             seconds = time.perf_counter() - began
+            if not math.isfinite(people):
+                raise ValueError(f"count: the counter's map must be finite, its sum is {people}")
         truth = sample.count if sample.annotated else None
         yield Count(sample.name, people, truth, inside.float().cpu(), seconds)
 

@@ -91,3 +91,18 @@ def test_count_of_tensors_and_samples() -> None:
         pycc.count(counter, images[0, 0])
     with pytest.raises(ValueError, match="must hold RGB values"):
         pycc.count(counter, 255 * images)
+
+
+def test_a_count_that_is_not_finite_is_an_error() -> None:
+    layer = torch.nn.Conv2d(3, 1, 1)
+    layer.stride, layer.receptive_field = 1, 1
+    torch.nn.init.constant_(layer.weight, torch.inf)
+    with pytest.raises(ValueError, match="count: the counter's map must be finite, its sum is"):
+        pycc.count(layer, torch.rand(1, 3, 8, 8))
+
+
+def test_images_of_another_shape_are_an_error() -> None:
+    layer = torch.nn.Conv2d(4, 1, 1)
+    layer.stride, layer.receptive_field = 1, 1
+    with pytest.raises(ValueError, match=r"count: image must be \[3,H,W\]"):
+        pycc.count(layer, torch.rand(1, 4, 8, 8))
