@@ -111,19 +111,19 @@ def measure(name: str, options: dict[str, object], sample: Sample) -> Result:
     apam = attack.APAM(
         patch_size=SIDE, steps=STEPS, objective="over", step_size=0.1, transform="none"
     )
-    found = check_samples([sample], [apam], counter.stride, seed=0)
-    member, shelf, clean = Member(counter), SampleCache([sample]), CleanCounts()
-    stage = ProblemBuilder([member], shelf, clean)
-    (item,) = found.items
+    checked = check_samples([sample], [apam], counter.stride, seed=0)
+    member, cache, clean = Member(counter), SampleCache([sample]), CleanCounts()
+    builder = ProblemBuilder([member], cache, clean)
+    (item,) = checked.items
     before = restart_peak()
-    problem = stage.problem(apam, [item], [apam.place(item.shape, seed=0, image=0)])
+    problem = builder.problem(apam, [item], [apam.place(item.shape, seed=0, image=0)])
     moments = [time.perf_counter()]
     done = apam.optimise(problem, seed=0, step_done=lambda _: moments.append(time.perf_counter()))
     peak = status("VmHWM")
     gaps = [after - start for start, after in pairwise(moments[1:])]
     mask = apam.mask(problem.side)
     added = float(problem.added(done.patch, mask)[0])
-    count, _ = clean(member, item, shelf)
+    count, _ = clean(member, item, cache)
     parameters = sum(parameter.numel() for parameter in counter.net.parameters())
     return Result(
         name, options, parameters, problem.regions[0].local.follows_layers,

@@ -63,7 +63,7 @@ CASES: dict[str, tuple[Callable[[Results], Check], list[dict], str]] = {
         area,
         [
             record("apam", 6, 20.0), record("clean", None, 10.0, victim="b"),
-            record("apam", 6, 20.0, victim="b", source="b"),
+            record("apam", 6, 20.0, victim="b", surrogates="b"),
         ],
         "not applicable",
     ),
@@ -241,7 +241,7 @@ WITHOUT_GRADIENT = {
 
 @pytest.mark.parametrize("objective", ["over", "under", "density", "target"])
 @pytest.mark.parametrize("kind", [silenced, stepwise])
-def test_a_counter_without_gradient_is_told(kind: Any, objective: str, tiny, sample) -> None:
+def test_a_counter_without_gradient_is_reported(kind: Any, objective: str, tiny, sample) -> None:
     """Though the penalty on the patch's roughness, which is on by default, has a gradient."""
     strong = {"steps": 20, "step_size": 0.25, "decay": "cosine"}
     chosen = [APAM(patch_size=size, objective=objective, **strong) for size in (8, 16)]
@@ -261,7 +261,7 @@ def test_a_counter_without_gradient_is_told(kind: Any, objective: str, tiny, sam
     assert figures["gradient reaches the patch"].startswith("100.0% of the pixels have none")
     assert "exactly 0" in figures["gradient agrees with finite differences"]
     assert (
-        ", attack_gain 0.0, which must be above 0"
+        ", attack gain 0.0, which must be above 0"
         in figures["an image-sized patch reaches the target"]
     )
 
@@ -321,13 +321,13 @@ class Stepped(nn.Module):
         return cells
 
 
-def test_a_misleading_gradient_is_told(tiny, sample) -> None:
+def test_a_misleading_gradient_is_reported(tiny, sample) -> None:
     chosen = APAM(patch_size=12, objective="over", **{**STRONG, "steps": 4})
     done = attack.run(Stepped(tiny()), [sample(0)], chosen, pgd=None)
     assert outcome(done)["gradient agrees with finite differences"] == "fail"
 
 
-def test_a_gradient_that_is_missing_is_told(tiny, sample) -> None:
+def test_a_gradient_that_is_missing_is_reported(tiny, sample) -> None:
     class Half(nn.Module):
         """Lets the gradient through to the right quarter of the image only."""
 
@@ -361,10 +361,10 @@ class Lazy(APAM):
         for step in range(self.steps):
             best.note()
             step_done(step + 1)
-        return best.found()
+        return best.result()
 
 
-def test_an_attack_that_does_nothing_is_told(tiny, sample) -> None:
+def test_an_attack_that_does_nothing_is_reported(tiny, sample) -> None:
     chosen = Lazy(patch_size=12, objective="over", steps=20, transform="none", smoothness=0.0)
     found = outcome(attack.run(tiny(), [sample(0), sample(1), sample(2)], chosen, pgd=None))
     assert found["beats patches that nobody optimised"] == "fail"
@@ -378,7 +378,7 @@ def test_an_attack_that_stops_early_has_not_converged(tiny, sample) -> None:
     assert found["twice the steps bring little"] == "fail"
 
 
-def test_a_counter_that_changes_meanwhile_is_told(tiny, sample) -> None:
+def test_a_counter_that_changes_meanwhile_is_reported(tiny, sample) -> None:
     class Drifting(tiny):  # type: ignore[misc]
         def forward(self, images: Tensor) -> Tensor:
             with torch.no_grad():
@@ -430,7 +430,7 @@ def test_a_counter_that_cannot_be_had_in_float64_ends_no_run(tiny, sample) -> No
     assert outcome(done)["gradient agrees with finite differences"] == "not applicable"
 
 
-def test_a_part_in_train_mode_is_told(tiny, sample) -> None:
+def test_a_part_in_train_mode_is_reported(tiny, sample) -> None:
     class Restless(tiny):  # type: ignore[misc]
         def forward(self, images: Tensor) -> Tensor:
             self.net[6].p = 0.0  # so that train mode changes nothing else
