@@ -73,7 +73,7 @@ def test_counts_are_those_of_each_victim(counters, samples) -> None:
     assert len(set(clean.values())) == 3
 
 
-def test_white_box_is_strongest_and_the_gate_says_so(counters, samples) -> None:
+def test_white_box_is_strongest_and_the_check_says_so(counters, samples) -> None:
     done = attack.transfer(counters, samples, CHOSEN)
     by_name = {check["name"]: check for check in done.summary["checks"]}
     assert by_name["white-box beats transfer"]["verdict"] == "pass"

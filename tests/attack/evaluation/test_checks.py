@@ -25,7 +25,7 @@ from pycc.attack.evaluation.result_checks import (
     seeds,
 )
 from pycc.attack.problem import Problem
-from pycc.attack.tracker import BestTracker, OptimisedPatches
+from pycc.attack.tracker import BestTracker, OptimisedPatches, look_at
 
 SIZES = (6, 12)
 ATTACKS = [APAM(patch_size=size, objective="over") for size in SIZES]
@@ -358,8 +358,9 @@ class Lazy(APAM):
     ) -> OptimisedPatches:
         best = BestTracker(self, problem)
         best.look(torch.full((len(problem), 3, problem.side, problem.side), 0.5))
-        for step in range(self.steps):
+        for _ in look_at(self.steps):
             best.note()
+        for step in range(self.steps):
             step_done(step + 1)
         return best.result()
 

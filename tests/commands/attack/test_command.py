@@ -50,7 +50,7 @@ def test_a_run(call, folder: Path, weights: Path, tmp_path: Path) -> None:
     names = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
     stems = [f"000{i}-scene_{i}" for i in range(3)]
     attacked = {f"{s}.apam-{size}" for s in stems for size in ("6", "0.2")}
-    clean = {f"{s}.none" for s in stems}
+    clean = {f"{s}.clean" for s in stems}
     assert names == (
         {"manifest.json", "results.jsonl", "summary.json", "checks.json"}
         | {f"patches/{name}.png" for name in attacked}
@@ -233,7 +233,7 @@ def test_every_field_of_the_attack_is_a_flag(call, folder: Path, weights: Path, 
             "decay": "cosine", "momentum": 0.5, "smoothness": 0.0, "objective": "target",
             "target_count": 12.0, "location": "given", "top_left": [3, 4], "transform": "none",
             "sampling": "nested", "beta": 0.5, "factor": 5.0, "init": "noise",
-            "optimiser": "adam", "restarts": 2, "draws": 3,
+            "optimiser": "adam", "restarts": 2, "eot_samples": 3,
         }
     ]  # fmt: skip
     assert (manifest["settings"]["seed"], manifest["settings"]["seeds"]) == (7, 2)
