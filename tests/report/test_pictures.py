@@ -27,7 +27,8 @@ def folder(tmp_path: Path) -> Path:
             place = {} if size is None else {"top_left": [3, 4], "side": size}
             run.append({
                 "index": index, "condition": condition, "patch_size": size, "file": file,
-                "image": "a", "count": 3.0, "truth": 5, "width": 56, "height": 40, "area": (size or 0) / 100,
+                "image": "a", "count": 3.0, "truth": 5, "width": 56, "height": 40,
+                "area": (size or 0) / 100,
                 **place,
             })  # fmt: skip
             if index == 0:

@@ -133,7 +133,7 @@ def test_photos_of_twelve_bits(tmp_path: Path) -> None:
     bright = photographed(Reds(), *folders, bit_depth=12)
     assert dark.records[0]["clean"] == pytest.approx(60 * 2048 / 65535)
     assert bright.records[0]["clean"] == pytest.approx(60 * 2048 / 4095)
-    prints = [done.run.manifest["fingerprints"]["data"] for done in (dark, bright)]
+    prints = [done.manifest["fingerprints"]["data"] for done in (dark, bright)]
     assert prints[0] != prints[1]
     with pytest.raises(ValueError, match=r"a/1\.png: .* at most 95 pixels, got 12 x 8"):
         photographed(Reds(), *folders, max_image_pixels=95)
