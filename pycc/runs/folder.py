@@ -22,7 +22,7 @@ Record = dict[str, Any]
 """One result: a JSON object, a line of ``results.jsonl``."""
 
 RESULTS, SUMMARY = "results.jsonl", "summary.json"
-KEY = ("index", "condition", "size")
+KEY = ("index", "condition", "patch_size")
 
 
 class Run:

@@ -53,12 +53,12 @@ def make_problem(
     attack: PatchAttack, counter: Any, samples: list[Sample], seed: int = 0
 ) -> Problem:
     """What a run would hand to ``attack`` as one batch."""
-    found = check_samples(samples, [attack], counter.stride, seed=seed)
+    checked = check_samples(samples, [attack], counter.stride, seed=seed)
     if isinstance(counter, nn.Module):
         counter.eval().requires_grad_(False)
-    stage = ProblemBuilder([Member(counter)], SampleCache(samples), CleanCounts())
-    places = [attack.place(item.shape, seed=seed, image=item.index) for item in found.items]
-    return stage.problem(attack, found.items, places)
+    builder = ProblemBuilder([Member(counter)], SampleCache(samples), CleanCounts())
+    places = [attack.place(item.shape, seed=seed, image=item.index) for item in checked.items]
+    return builder.problem(attack, checked.items, places)
 
 
 @pytest.fixture(autouse=True)

@@ -336,7 +336,7 @@ def test_bad_input_leaves_nothing_behind(tmp_path: Path, samples, sample, tiny) 
     bad = {
         "at least one sample": [],
         "unique, got 'scene 0' twice": [samples[0], samples[0]],
-        "scene 7: APAM: size 70 must give": [samples[0], sample(7)],
+        "scene 7: APAM: patch_size 70 must give": [samples[0], sample(7)],
         r"x: image must be \[3,H,W\]": [Sample("x", image[:1], points)],
         "x: points must be": [Sample("x", image, points * float("nan"))],
         "x: roi must be": [Sample("x", image, points, torch.ones(3, 3, dtype=torch.bool))],
@@ -350,7 +350,7 @@ def test_bad_input_leaves_nothing_behind(tmp_path: Path, samples, sample, tiny) 
 
 
 def test_two_attacks_of_one_size_are_refused(samples, tiny) -> None:
-    with pytest.raises(ValueError, match="must differ in name or size"):
+    with pytest.raises(ValueError, match="must differ in name or patch_size"):
         run(tiny(), samples, [ATTACKS[0], APAM(patch_size=6, steps=9)])
 
 

@@ -228,7 +228,7 @@ def test_a_target_loss_falls_exactly_where_the_count_comes_nearer(clean, wanted,
         ("target", Aim(0.5, None), 45.0, 55.0),  # wants half of 90
     ],
 )
-def test_harm_by_hand(objective: str, aim: Aim, count: float, expected: float) -> None:
+def test_attack_gain_by_hand(objective: str, aim: Aim, count: float, expected: float) -> None:
     """Of a clean count of 100 where 90 people are annotated."""
     assert attack_gain(objective, aim, count=count, clean=100.0, truth=90.0) == pytest.approx(
         expected
@@ -238,7 +238,7 @@ def test_harm_by_hand(objective: str, aim: Aim, count: float, expected: float) -
 
 @pytest.mark.parametrize("objective", ["over", "under", "target"])
 @given(count=st.floats(0, 500), clean=st.floats(0, 500))
-def test_harm_and_loss_agree_in_sign(objective: str, count: float, clean: float) -> None:
+def test_attack_gain_and_loss_agree_in_sign(objective: str, count: float, clean: float) -> None:
     region, aim = region_of(1, images=1), Aim(10.0, 120.0 if objective == "target" else None)
     region.weight[:], region.count[:] = 1.0, clean
     change = torch.tensor([0.0, count - clean], dtype=torch.float64).view(1, 2, 1, 1, 1)

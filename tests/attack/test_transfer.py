@@ -44,7 +44,7 @@ def rows(done) -> dict[tuple, dict]:
     return {(r["victim"], r["surrogates"], r["condition"]): r for r in done.summary["rows"]}
 
 
-def test_the_matrix_has_every_source_on_every_victim(counters, samples, tmp_path: Path) -> None:
+def test_the_matrix_has_all_surrogates_on_every_victim(counters, samples, tmp_path: Path) -> None:
     done = attack.transfer(counters, samples, CHOSEN, out=tmp_path / "run", checks=False)
     found = {(v, s) for v, s, condition in rows(done) if condition == "apam"}
     singles = {(v, s) for v in "abc" for s in "abc"}
@@ -53,7 +53,7 @@ def test_the_matrix_has_every_source_on_every_victim(counters, samples, tmp_path
         conditions = {c for v, s, c in rows(done) if v == victim and s is None}
         assert conditions == {"clean", "grey", "black", "noise", "crowd"}
     text = table(done.summary)
-    assert text.splitlines()[0].split()[:4] == ["patch", "patch_size", "victim", "source"]
+    assert text.splitlines()[0].split()[:5] == ["patch", "patch", "size", "victim", "surrogates"]
     images = {file.name for file in (tmp_path / "run" / "images").iterdir()}
     assert "0000-scene_0.apam-16-from-b_c.png" in images
     assert len(images) == 2 * (1 + 6)
@@ -73,15 +73,15 @@ def test_counts_are_those_of_each_victim(counters, samples) -> None:
     assert len(set(clean.values())) == 3
 
 
-def test_white_box_is_strongest_and_the_gate_says_so(counters, samples) -> None:
+def test_white_box_is_strongest_and_the_check_says_so(counters, samples) -> None:
     done = attack.transfer(counters, samples, CHOSEN)
-    by_name = {gate["name"]: gate for gate in done.summary["checks"]}
+    by_name = {check["name"]: check for check in done.summary["checks"]}
     assert by_name["white-box beats transfer"]["verdict"] == "pass"
     results = Results(done.run.records, CHOSEN)
     for victim in "abc":
         own = results.of(CHOSEN[0], victim, victim)
-        for source in set(results.surrogates) - {victim}:
-            theirs = results.of(CHOSEN[0], victim, source)
+        for made_on in set(results.surrogates) - {victim}:
+            theirs = results.of(CHOSEN[0], victim, made_on)
             assert all(theirs[index] < own[index] for index in theirs)
 
 
@@ -91,7 +91,7 @@ def test_two_counters_have_no_ensembles(counters, samples) -> None:
     assert {s for _, s, c in rows(done) if c == "apam"} == {"a", "b"}
 
 
-def test_substitutes_stand_beside_the_white_box(counters, samples) -> None:
+def test_surrogates_stand_beside_the_white_box(counters, samples) -> None:
     others = {name: counters[name] for name in "bc"}
     done = attack.run(
         counters["a"], samples, CHOSEN, surrogates=others, combine="worst", pgd=None, checks=False
@@ -154,5 +154,5 @@ def test_several_seeds(counters, samples) -> None:
         alone = attack.run(counters["a"], samples, CHOSEN, seed=seed, pgd=None, checks=False)
         (one,) = [r for r in alone.summary["rows"] if r["condition"] == "apam"]
         assert one["mae"] == mae
-    outcome = {gate["name"]: gate["verdict"] for gate in done.summary["checks"]}
+    outcome = {check["name"]: check["verdict"] for check in done.summary["checks"]}
     assert outcome["three seeds or more"] == "pass"

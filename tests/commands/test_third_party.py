@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from support.crowds import make_sample
-from support.third_party import small_dots, write_heads_in_text
+from support.third_party import registered, small_dots, write_heads_in_text
 
 from pycc import models
 from pycc.attack.base import LOCATIONS
 from pycc.commands import main
+
+
+@pytest.fixture(autouse=True)
+def known() -> Iterator[None]:
+    """The attack, the model and the layout are registered."""
+    with registered():
+        yield
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from pycc import report
+from pycc.attack.evaluation.recorder import KEY
 from pycc.data import save_image
 from pycc.runs import Run
 
@@ -15,9 +16,9 @@ from pycc.runs import Run
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A run of two images and six sizes, the second image without stored maps."""
-    run = Run.create(tmp_path / "run", {})
+    run = Run.create(tmp_path / "run", {}, key=KEY)
     for index in (0, 1):
-        conditions = [("none", None), *(("apam", size) for size in (4, 6, 8, 10, 12, 14))]
+        conditions = [("clean", None), *(("apam", size) for size in (4, 6, 8, 10, 12, 14))]
         for condition, size in conditions:
             file = f"000{index}-a.{condition}" + ("" if size is None else f"-{size}")
             image = run.file("images", f"{file}.png")
@@ -25,8 +26,9 @@ def folder(tmp_path: Path) -> Path:
             save_image(image, torch.rand(3, 40, 56))
             place = {} if size is None else {"top_left": [3, 4], "side": size}
             run.append({
-                "index": index, "condition": condition, "size": size, "file": file, "image": "a",
-                "count": 3.0, "truth": 5, "width": 56, "height": 40, "area": (size or 0) / 100,
+                "index": index, "condition": condition, "patch_size": size, "file": file,
+                "image": "a", "count": 3.0, "truth": 5, "width": 56, "height": 40,
+                "area": (size or 0) / 100,
                 **place,
             })  # fmt: skip
             if index == 0:
@@ -37,11 +39,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_a_picture_for_each_image_that_was_kept(folder: Path) -> None:
-    told: list[tuple[int, int]] = []
-    (path,) = report.draw(folder, drawn=lambda *state: told.append(state))
+def test_one_picture_per_image_with_stored_maps(folder: Path) -> None:
+    reported: list[tuple[int, int]] = []
+    (path,) = report.draw(folder, drawn=lambda *state: reported.append(state))
     assert path == folder / "pictures" / "0000-a.png"
-    assert told == [(1, 2), (2, 2)]
+    assert reported == [(1, 2), (2, 2)]
     with Image.open(path) as picture:
         width, height = picture.size
     # Five columns (the clean image and the four largest patches) of two rows.
@@ -49,7 +51,7 @@ def test_a_picture_for_each_image_that_was_kept(folder: Path) -> None:
     assert height > 2 * 250
 
 
-def test_pictures_that_exist_are_kept_unless_asked(folder: Path) -> None:
+def test_existing_pictures_are_kept_unless_redo(folder: Path) -> None:
     (path,) = report.draw(folder)
     path.write_bytes(b"mine")
     report.draw(folder)

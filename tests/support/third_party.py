@@ -1,12 +1,13 @@
 """An attack, a model and a data set layout as a user adds them, outside the package.
 
-Importing this module registers the attack and the model as ``sign`` and ``dots``, and the layout as
-``heads_in_text``.
+Within ``registered`` they are known as ``sign``, ``dots`` and ``heads_in_text``; a package of a user
+would decorate them instead (``attacks.register("sign")``), as ``examples/add_attack.py`` does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,6 @@ from pycc.settings import flag
 from pycc.types import Sample
 
 
-@attacks.register("sign")
 @dataclass(frozen=True)
 class SignDescent(PatchAttack):
     """Plain sign descent on the objective, from one start."""
@@ -52,7 +52,6 @@ class SignDescent(PatchAttack):
         return best.result(zero)
 
 
-@MODELS.register("dots")
 class Dots(CounterModel):
     """Two convolutions and a pooling: stride 2, a receptive field of 8 pixels."""
 
@@ -101,7 +100,15 @@ def read_heads(path: Path) -> NDArray[np.float64]:
     return np.array(rows, dtype=np.float64).reshape(-1, 2)
 
 
-formats.register("heads_in_text")(HeadsInText())
+@contextmanager
+def registered() -> Iterator[None]:
+    """Register the attack, the model and the layout within a ``with`` block."""
+    with (
+        attacks.registered("sign", SignDescent),
+        MODELS.registered("dots", Dots),
+        formats.registered("heads_in_text", HeadsInText()),
+    ):
+        yield
 
 
 def write_heads_in_text(root: Path, samples: list[Sample]) -> Path:

@@ -64,7 +64,7 @@ def area(results: Results) -> Check:
 
 def beats_baselines(results: Results) -> Check:
     """3: the optimised patch gains more than each baseline, size by size."""
-    name = "beats patches that nobody optimised"
+    name = "beats baseline patches"
     lead, where, tried = np.inf, "", set()
     for attack in results.attacks:
         for victim in results.victims:

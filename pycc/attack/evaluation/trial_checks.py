@@ -264,7 +264,8 @@ def attacked(
 ) -> list[tuple[CheckedImage, Record]]:
     """The images of ``items`` that a patch can gain on, with the results of the first seed.
 
-    On the first victim, of the first source. ``can_gain`` False: all of which it can change a cell.
+    On the first victim, by patches made on the first surrogates. ``can_gain`` False: all images
+    of which a patch can change a cell.
     """
     victim, seed = jobs.victims[0].label, jobs.seeds[0]
     found = {

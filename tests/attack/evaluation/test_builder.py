@@ -46,11 +46,11 @@ def full_image_loss(
 ) -> Tensor:
     """The loss as its definition has it, on the full image."""
     image = sample.image[None].double()
-    stage = ProblemBuilder([Member(counter)], SampleCache([sample]), CleanCounts())
+    builder = ProblemBuilder([Member(counter)], SampleCache([sample]), CleanCounts())
     (item,) = check_samples([sample], [], counter.stride, seed=0).items
     # Only what ``paste`` asks of scenes: boxes (here the full image) and places.
     scenes = replace(
-        stage.full_image(attack, item).regions[0],
+        builder.full_image(attack, item).regions[0],
         pixels=image,
         top_left=torch.tensor([place.top_left]),
     )
@@ -146,11 +146,11 @@ def test_images_of_different_sizes_form_one_batch(tiny, sample, problem) -> None
         counter = tiny().double()
         together = problem(attack, counter, images)
         patches = attack.optimise(together, seed=0, step_done=lambda _: None).patches
-        stage = ProblemBuilder([Member(counter)], SampleCache(images), CleanCounts())
+        builder = ProblemBuilder([Member(counter)], SampleCache(images), CleanCounts())
         for item in check_samples(images, [attack], 4, seed=0).items:
             place = attack.place(item.shape, seed=0, image=item.index)
             alone = attack.optimise(
-                stage.problem(attack, [item], [place]), seed=0, step_done=lambda _: None
+                builder.problem(attack, [item], [place]), seed=0, step_done=lambda _: None
             )
             assert torch.equal(alone.patches[0], patches[item.index])
 
@@ -166,7 +166,7 @@ def test_a_moving_place_has_the_images_gradient_each_step(tiny, sample, problem)
         made = problem(attack, counter, [image])
         patch = attack.start([0], 9, 0).double()
         for step in range(12):
-            (part,) = attack.there(made, 0, step)
+            (part,) = attack.problems_at(made, 0, step)
             local = attack.gradient(part, patch, 0, step)
             whole = patch.clone().requires_grad_()
             place = anywhere((101, 139), 9, seed=0, image=0, purpose="moving", step=step)

@@ -51,16 +51,16 @@ def run(*arguments: Any, **options: Any) -> attack.AttackRun:
 def staged(counters: list[nn.Module], samples: list[Sample]) -> tuple[ProblemBuilder, Any]:
     for counter in counters:
         counter.eval().requires_grad_(False)
-    stage = ProblemBuilder(
+    builder = ProblemBuilder(
         [Member(c, str(n)) for n, c in enumerate(counters)], SampleCache(samples), CleanCounts()
     )
-    return stage, check_samples(samples, [WORST], counters[0].stride, seed=0).items
+    return builder, check_samples(samples, [WORST], counters[0].stride, seed=0).items
 
 
 def worst(chosen: APAM, counters: nn.Module | list[nn.Module], sample: Sample) -> Place:
     counters = counters if isinstance(counters, list) else [counters]
-    stage, (item,) = staged(counters, [sample])
-    place = worst_place(chosen, stage, item, seed=0)
+    builder, (item,) = staged(counters, [sample])
+    place = worst_place(chosen, builder, item, seed=0)
     again = worst_place(chosen, staged(counters, [sample])[0], item, seed=0)
     assert place == again
     (y, x), (height, width) = place.top_left, item.shape
@@ -127,13 +127,13 @@ def test_a_trial_there_is_no_worse_than_at_the_centre(objective: str, tiny, samp
     chosen = replace(WORST, patch_size=12, objective=objective)
     short = replace(chosen, steps=2, location="centre")
     for number in range(2):
-        stage, (item,) = staged([tiny()], [sample(number)])
+        builder, (item,) = staged([tiny()], [sample(number)])
         places = [
-            worst_place(chosen, stage, item, seed=0),
+            worst_place(chosen, builder, item, seed=0),
             short.place(item.shape, seed=0, image=0),
         ]
         losses = [
-            short.optimise(stage.problem(short, [item], [at]), seed=0, step_done=lambda _: None)
+            short.optimise(builder.problem(short, [item], [at]), seed=0, step_done=lambda _: None)
             for at in places
         ]
         assert losses[0].loss_history[0][-1] <= losses[1].loss_history[0][-1]
@@ -145,16 +145,16 @@ def test_counters_of_an_ensemble_weigh_alike(sample) -> None:
         *[(2, 10 * n, 8, 1000.0) for n in range(8)], *[(12, 10 * n, 8, 1e3) for n in (0, 1)]
     )
     quiet = gains((40, 60, 8, 0.01))
-    stage, (item,) = staged([loud, quiet], [sample()])
+    builder, (item,) = staged([loud, quiet], [sample()])
     tried: list[Place] = []
-    problem = stage.problem
+    problem = builder.problem
 
     def watch(chosen: APAM, items: Any, places: list[Place]) -> Any:
         tried.extend(places)
         return problem(chosen, items, places)
 
-    stage.problem = watch  # type: ignore[method-assign]
-    worst_place(WORST, stage, item, seed=0)
+    builder.problem = watch  # type: ignore[method-assign]
+    worst_place(WORST, builder, item, seed=0)
     assert tried[0].top_left == (40, 60)
     assert len(tried) == len(set(tried)) == CANDIDATES + 1
     assert tried[-1].top_left == (28, 36)
@@ -174,8 +174,8 @@ def samples(sample) -> list[Sample]:
 def test_a_run_puts_all_patches_of_an_image_there(tiny, samples) -> None:
     counter = tiny()
     done = run(counter, samples, WORST)
-    stage, items = staged([counter], samples)
-    wanted = [list(worst_place(WORST, stage, item, seed=0).top_left) for item in items]
+    builder, items = staged([counter], samples)
+    wanted = [list(worst_place(WORST, builder, item, seed=0).top_left) for item in items]
     assert wanted != [[(i.shape[0] - 8) // 2, (i.shape[1] - 8) // 2] for i in items]
     places = {
         (r["index"], r["condition"]): r["top_left"]
@@ -230,17 +230,17 @@ def test_a_resumed_run_has_the_same_bytes(tmp_path: Path, tiny, samples) -> None
 def test_candidates_take_the_place_of_the_gradients(sample) -> None:
     counter = gains((4, 4, 8, 1.0), (40, 10, 8, 0.5))
     counter.eval().requires_grad_(False)
-    stage, (item,) = staged([counter], [sample()])
+    builder, (item,) = staged([counter], [sample()])
     asked: list[int] = []
 
     def candidates(one: Sample, side: int) -> list[tuple[int, int]]:
         asked.append(side)
         return [(40, 10), (0, 70), (40, 10)]
 
-    place = worst_place(WORST, stage, item, seed=0, candidates=candidates)
+    place = worst_place(WORST, builder, item, seed=0, candidates=candidates)
     assert place == Place(8, (40, 10))
     assert asked == [8]
-    none = worst_place(WORST, stage, item, seed=0, candidates=lambda one, side: [])
+    none = worst_place(WORST, builder, item, seed=0, candidates=lambda one, side: [])
     assert none == WORST.place(item.shape, seed=0, image=item.index)
 
 

@@ -216,7 +216,7 @@ def test_it_beats_noise_on_scenes_it_has_not_seen(tiny, sample, train) -> None:
 
 
 def test_what_fits_one_image_serves_it_better_than_what_serves_all(tiny, sample, train) -> None:
-    options = {**QUICK, "steps": 20, "smoothness": 0.0, "transform": "clean"}
+    options = {**QUICK, "steps": 20, "smoothness": 0.0, "transform": "none"}
     one, all_of_them = APAM(**options), Universal(**options)
     problem = problem_of(one, tiny(), train, [0, 1, 2, 3])
     own = one.optimise(problem, seed=0, step_done=lambda _: None)

@@ -55,13 +55,13 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 def test_error_rates_by_hand(folders: tuple[Path, Path]) -> None:
     """6 cells of 10 · red / 255: 12 -> 48, 24 -> 12, 0 -> 12."""
     done = photographed(Reds(), *folders)
-    assert [r["image"] for r in done.run.records] == ["IMG_2", "IMG_10", "dark"], "2 before 10"
-    assert [r["index"] for r in done.run.records] == [0, 1, 2]
-    assert {(r["condition"], r["patch_size"]) for r in done.run.records} == {("photo", None)}
-    assert [r["clean"] for r in done.run.records] == pytest.approx([12, 24, 0])
-    assert [r["count"] for r in done.run.records] == pytest.approx([48, 12, 12])
-    assert [r["error_rate"] for r in done.run.records[:2]] == pytest.approx([300, 50])
-    assert done.run.records[2]["error_rate"] is None
+    assert [r["image"] for r in done.records] == ["IMG_2", "IMG_10", "dark"], "2 before 10"
+    assert [r["index"] for r in done.records] == [0, 1, 2]
+    assert {(r["condition"], r["patch_size"]) for r in done.records} == {("photo", None)}
+    assert [r["clean"] for r in done.records] == pytest.approx([12, 24, 0])
+    assert [r["count"] for r in done.records] == pytest.approx([48, 12, 12])
+    assert [r["error_rate"] for r in done.records[:2]] == pytest.approx([300, 50])
+    assert done.records[2]["error_rate"] is None
     assert done.summary == {
         "images": 3,
         "mean_clean": pytest.approx(12),
@@ -73,8 +73,8 @@ def test_error_rates_by_hand(folders: tuple[Path, Path]) -> None:
 
 def test_a_negative_clean_count_has_a_positive_error_rate(folders: tuple[Path, Path]) -> None:
     done = photographed(Reds(-10.0), *folders)
-    assert [r["clean"] for r in done.run.records[:2]] == pytest.approx([-12, -24])
-    assert [r["error_rate"] for r in done.run.records[:2]] == pytest.approx([300, 50])
+    assert [r["clean"] for r in done.records[:2]] == pytest.approx([-12, -24])
+    assert [r["error_rate"] for r in done.records[:2]] == pytest.approx([300, 50])
 
 
 def test_undefined_on_all_photos(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_undefined_on_all_photos(tmp_path: Path) -> None:
     done = photographed(Reds(), tmp_path / "a", tmp_path / "b")
     assert done.summary["error_rate"] is None
     assert done.summary["error_rate_undefined"] == 1
-    table = photo_table(done.summary, done.run.records)
+    table = photo_table(done.summary, done.records)
     assert "undefined on 1 photo: the clean prediction is 0" in table
     assert "nan" not in table
     assert "inf" not in table
@@ -98,7 +98,7 @@ def test_pairs_across_suffixes_and_sizes(tmp_path: Path) -> None:
     counter = Reds()
     done = photographed(counter, tmp_path / "a", tmp_path / "b")
     assert [shape for _, _, shape in counter.seen] == [(1, 3, 16, 8), (1, 3, 8, 12)]
-    (record,) = done.run.records
+    (record,) = done.records
     red = float(load_image(tmp_path / "a" / "x.JPG")[0].mean())
     assert record["clean"] == pytest.approx(80 * red)
     assert record["count"] == pytest.approx(24)
@@ -117,8 +117,8 @@ def test_every_picture_is_a_photo_and_the_rest_is_named(tmp_path: Path) -> None:
     ) as warned:
         done = photographed(Reds(), clean, attacked)
     assert len(warned) == 1
-    assert [record["image"] for record in done.run.records] == ["1", "2", "3", "4", "5"]
-    assert [record["error_rate"] for record in done.run.records] == [0.0] * 5
+    assert [record["image"] for record in done.records] == ["1", "2", "3", "4", "5"]
+    assert [record["error_rate"] for record in done.records] == [0.0] * 5
 
 
 def test_photos_of_twelve_bits(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_photos_of_twelve_bits(tmp_path: Path) -> None:
     bright = photographed(Reds(), *folders, bit_depth=12)
     assert dark.records[0]["clean"] == pytest.approx(60 * 2048 / 65535)
     assert bright.records[0]["clean"] == pytest.approx(60 * 2048 / 4095)
-    prints = [done.run.manifest["fingerprints"]["data"] for done in (dark, bright)]
+    prints = [done.manifest["fingerprints"]["data"] for done in (dark, bright)]
     assert prints[0] != prints[1]
     with pytest.raises(ValueError, match=r"a/1\.png: .* at most 95 pixels, got 12 x 8"):
         photographed(Reds(), *folders, max_image_pixels=95)
@@ -159,7 +159,7 @@ def test_the_run_folder(folders: tuple[Path, Path], tmp_path: Path) -> None:
         command=["--photo"],
     )
     lines = (out / "results.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == done.run.records
+    assert [json.loads(line) for line in lines] == done.records
     assert '"error_rate": null' in lines[2]
     assert json.loads((out / "summary.json").read_text()) == done.summary
     manifest = json.loads((out / "manifest.json").read_text())
@@ -180,7 +180,7 @@ def test_the_fingerprints_tell_photos_and_weights(folders: tuple[Path, Path]) ->
 
 def test_the_table(folders: tuple[Path, Path]) -> None:
     done = photographed(Reds(), *folders)
-    assert photo_table(done.summary, done.run.records[::-1]).splitlines() == [
+    assert photo_table(done.summary, done.records[::-1]).splitlines() == [
         "photo   clean count  attacked count  error rate %",
         "-------------------------------------------------",
         "IMG_2          12.0            48.0         300.0",

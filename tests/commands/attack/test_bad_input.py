@@ -33,14 +33,14 @@ def test_data_that_is_a_file(refused, weights: Path) -> None:
 
 def test_image_without_annotation(refused, folder: Path, weights: Path) -> None:
     (folder / "scene_1.csv").unlink()
-    said = refused("--data", folder, "--weights", weights)
-    assert "scene_1.png: image without annotation" in said
+    message = refused("--data", folder, "--weights", weights)
+    assert "scene_1.png: image without annotation" in message
 
 
 def test_annotation_without_image(refused, folder: Path, weights: Path) -> None:
     (folder / "scene_1.png").unlink()
-    said = refused("--data", folder, "--weights", weights)
-    assert "scene_1.csv: annotation without image" in said
+    message = refused("--data", folder, "--weights", weights)
+    assert "scene_1.csv: annotation without image" in message
 
 
 def shanghaitech(root: Path, annotation: dict[str, Any], *, cut: bool = False) -> Path:
@@ -81,9 +81,9 @@ def test_mat_without_points(refused, weights: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("text", "says"), [("3,nan", "finite"), ("3,4\nabc,5", "abc")])
 def test_csv_with_nan_or_text(text: str, says: str, refused, folder, weights) -> None:
     (folder / "scene_2.csv").write_text(text)
-    said = refused("--data", folder, "--weights", weights, *FAST)
-    assert "scene_2.csv" in said
-    assert says in said
+    message = refused("--data", folder, "--weights", weights, *FAST)
+    assert "scene_2.csv" in message
+    assert says in message
 
 
 def test_weights_of_another_architecture(refused, folder: Path, tmp_path: Path) -> None:
@@ -91,12 +91,12 @@ def test_weights_of_another_architecture(refused, folder: Path, tmp_path: Path) 
     state = dict(models.create("mcnn").net.state_dict())
     state["frontend.0.weight"] = state.pop("branch1.0.conv.weight")
     torch.save(state, file)
-    said = refused("--data", folder, "--model", "mcnn", "--weights", file)
-    assert "other.pth" in said
-    assert "missing" in said
-    assert "branch1.0.conv.weight" in said
-    assert "unexpected" in said
-    assert "frontend.0.weight" in said
+    message = refused("--data", folder, "--model", "mcnn", "--weights", file)
+    assert "other.pth" in message
+    assert "missing" in message
+    assert "branch1.0.conv.weight" in message
+    assert "unexpected" in message
+    assert "frontend.0.weight" in message
 
 
 class Bomb:
@@ -125,21 +125,21 @@ def test_h5_weights_without_h5py(refused, folder, tmp_path, monkeypatch) -> None
 
 
 def test_missing_weights(refused, folder: Path, tmp_path: Path) -> None:
-    said = refused("--data", folder, "--weights", tmp_path / "none.pth")
-    assert "none.pth" in said
+    message = refused("--data", folder, "--weights", tmp_path / "none.pth")
+    assert "none.pth" in message
     assert "--weights FILE" in refused("--data", folder, "--model", "mcnn")
 
 
 def test_unknown_model(refused, folder: Path, weights: Path) -> None:
-    said = refused("--data", folder, "--weights", weights, "--model", "crowdnet")
-    assert "crowdnet" in said
-    assert all(name in said for name in models.names())
+    message = refused("--data", folder, "--weights", weights, "--model", "crowdnet")
+    assert "crowdnet" in message
+    assert all(name in message for name in models.names())
 
 
 def test_patch_larger_than_the_image(refused, folder: Path, weights: Path) -> None:
-    said = refused("--data", folder, "--weights", weights, "--patch-size", 20, 50)
-    assert "scene_0: APAM: size 50 must give" in said
-    assert "48x64" in said
+    message = refused("--data", folder, "--weights", weights, "--patch-size", 20, 50)
+    assert "scene_0: APAM: patch_size 50 must give" in message
+    assert "48x64" in message
 
 
 def test_a_place_outside_the_image(refused, folder: Path, weights: Path) -> None:
@@ -152,14 +152,14 @@ def test_a_place_outside_the_image(refused, folder: Path, weights: Path) -> None
     [
         (["--steps", "-3"], "steps must be at least 0, got -3"),
         (["--steps", "many"], "--steps"),
-        (["--patch-size", "-5"], "size must be pixels above 0 or a share of (0,1], got -5"),
-        (["--patch-size", "0"], "size must be"),
+        (["--patch-size", "-5"], "patch_size must be pixels above 0 or a share of (0,1], got -5"),
+        (["--patch-size", "0"], "patch_size must be"),
         (["--patch-size", "6", "6"], "must differ"),
         (["--patch-size", "big"], "--patch-size"),
         (["--step-size", "2"], "step_size must be in (0,1]"),
         (["--shape", "star"], "square"),
         (["--objective", "target", "--target-count", "-1"], "target_count"),
-        (["--eot-samples", "0"], "draws must be at least 1, got 0"),
+        (["--eot-samples", "0"], "eot_samples must be at least 1, got 0"),
         (["--restarts", "0"], "restarts must be at least 1, got 0"),
         (["--seeds", "0"], "seeds must be at least 1, got 0"),
         (["--pgd-steps", "-1"], "--pgd-steps must be at least 0"),
@@ -194,8 +194,8 @@ def test_an_output_folder_that_cannot_be_had(kind, refused, folder, weights, tmp
         "is a file": tmp_path / "file",
         "holds files": folder,
     }[kind]
-    said = refused("--data", folder, "--weights", weights, "--out", out, *FAST)
-    assert str(out) in said
+    message = refused("--data", folder, "--weights", weights, "--out", out, *FAST)
+    assert str(out) in message
 
 
 @pytest.mark.parametrize(
@@ -301,9 +301,9 @@ def test_a_first_patch_with_alpha(alpha, says, refused, call, folder, weights, t
     pixels[disc(16).numpy() == 0, 3] = alpha
     Image.fromarray(pixels).save(tmp_path / "disc.png")
     flags = ["--data", folder, "--weights", weights, "--init", tmp_path / "disc.png"]
-    said = refused(*flags, *FAST[:2], "--patch-size", 16)
-    assert "disc.png" in said
-    assert says in said
+    message = refused(*flags, *FAST[:2], "--patch-size", 16)
+    assert "disc.png" in message
+    assert says in message
     if alpha == 0:
         few = [*FAST[:2], *FAST[5:], "--patch-size", 16, "--max-images", 1, "--shape", "disc"]
         assert call(*flags, *few, "--out", tmp_path / "run").code == 0

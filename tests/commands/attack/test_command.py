@@ -36,23 +36,23 @@ def test_a_run(call, folder: Path, weights: Path, tmp_path: Path) -> None:
         "--transform none; given otherwise: --steps 2"
     )
     del lines[0]
-    assert lines[0].split()[:5] == ["patch", "size", "MAE", "95", "%"]
+    assert lines[0].split()[:5] == ["patch", "patch", "size", "MAE", "95"]
     baselines = ["grey", "black", "noise", "crowd"]
     assert [line.split()[0] for line in lines[2:13]] == [
-        "none", *baselines, "apam", *baselines, "apam",
+        "clean", *baselines, "apam", *baselines, "apam",
     ]  # fmt: skip
     assert lines[-1] == f"run folder: {out}"
     summary = json.loads((out / "summary.json").read_text())
-    assert [row["size"] for row in summary["rows"]] == [None, *[6] * 5, *[0.2] * 5]
-    verdicts = {gate["name"]: gate["verdict"] for gate in summary["gates"]}
+    assert [row["patch_size"] for row in summary["rows"]] == [None, *[6] * 5, *[0.2] * 5]
+    verdicts = {check["name"]: check["verdict"] for check in summary["checks"]}
     assert verdicts["loss on a plateau"] == "fail", "two steps do not converge"
     assert any(line.startswith("fail") for line in lines)
     names = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
     stems = [f"000{i}-scene_{i}" for i in range(3)]
     attacked = {f"{s}.apam-{size}" for s in stems for size in ("6", "0.2")}
-    clean = {f"{s}.none" for s in stems}
+    clean = {f"{s}.clean" for s in stems}
     assert names == (
-        {"manifest.json", "results.jsonl", "summary.json", "gates.json"}
+        {"manifest.json", "results.jsonl", "summary.json", "checks.json"}
         | {f"patches/{name}.png" for name in attacked}
         | {f"images/{name}.png" for name in attacked | clean}
         | {f"maps/{name}.npz" for name in attacked | clean}
@@ -124,7 +124,7 @@ def test_without_attack(call, folder: Path, weights: Path, tmp_path: Path) -> No
     out = tmp_path / "run"
     done = call("--attack", "clean", "--data", folder, "--weights", weights, "--out", out)
     assert done.code == 0
-    assert [line.split()[0] for line in done.out.splitlines()[2:-2]] == ["none"]
+    assert [line.split()[0] for line in done.out.splitlines()[2:-2]] == ["clean"]
     assert sorted(p.name for p in out.iterdir()) == [
         "manifest.json", "results.jsonl", "summary.json",
     ]  # fmt: skip
@@ -194,9 +194,9 @@ def test_the_counter_of_ablated_images_is_attacked(call, folder, weights, tmp_pa
     counter = defense.ablated(models.load(weights), 900, draws=3, fill=fill, unit="element")
     with torch.no_grad():
         wanted = float(counter(samples[0].image[None]).sum())
-    found = {(line["condition"], line["size"]): line["count"] for line in lines}
-    assert found["none", None] == pytest.approx(wanted, rel=1e-5)
-    assert found["apam", 0.2] > found["none", None]
+    found = {(line["condition"], line["patch_size"]): line["count"] for line in lines}
+    assert found["clean", None] == pytest.approx(wanted, rel=1e-5)
+    assert found["apam", 0.2] > found["clean", None]
     assert json.loads((out / "manifest.json").read_text())["settings"]["fill"] == pytest.approx(
         fill
     )
@@ -229,11 +229,11 @@ def test_every_field_of_the_attack_is_a_flag(call, folder: Path, weights: Path, 
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["settings"]["attacks"] == [
         {
-            "name": "apam", "size": 8, "shape": "disc", "steps": 3, "step_size": 0.1,
+            "name": "apam", "patch_size": 8, "shape": "disc", "steps": 3, "step_size": 0.1,
             "decay": "cosine", "momentum": 0.5, "smoothness": 0.0, "objective": "target",
             "target_count": 12.0, "location": "given", "top_left": [3, 4], "transform": "none",
             "sampling": "nested", "beta": 0.5, "factor": 5.0, "init": "noise",
-            "optimiser": "adam", "restarts": 2, "draws": 3,
+            "optimiser": "adam", "restarts": 2, "eot_samples": 3,
         }
     ]  # fmt: skip
     assert (manifest["settings"]["seed"], manifest["settings"]["seeds"]) == (7, 2)

@@ -79,7 +79,7 @@ def test_black_box(call, refused, folder, weights, other, tmp_path: Path) -> Non
     done = call(*flags, "--surrogates", other, "--combine", "worst", "--out", out)
     assert done.code == 0
     _, head, *lines = done.out.splitlines()
-    assert head.split()[:3] == ["patch", "size", "source"]
+    assert head.split()[:4] == ["patch", "patch", "size", "surrogates"]
     attacked = [line.split()[:3] for line in lines if line.startswith("apam")]
     assert [line[2] for line in attacked][1] == "other"
     assert "victim itself, got it as 'lively'" in refused(*flags, "--surrogates", other, weights)

@@ -137,7 +137,10 @@ def test_like(call, folder: Path, weights: Path, tmp_path: Path) -> None:
         (["--data", "synthetc"], "did you mean 'synthetic'?"),
         (["--preset", "strng"], "did you mean 'strong'?"),
         (["--init", "nosie"], "did you mean 'noise'?"),
-        (["--attack", "clean", "--steps", "3"], "--steps: expected --attack apam or universal or"),
+        (
+            ["--attack", "clean", "--steps", "3"],
+            "--steps: expected --attack apam or query or universal",
+        ),
         (["--attack", "query", "--decay", "none"], "got --attack query"),
         (["--photo", "a", "b", "--steps", "3"], "--photo: expected no --steps beside it"),
         (["--print", "a", "--photo", "b", "c"], "--print: expected no --photo beside it"),

@@ -29,7 +29,7 @@ def test_counting(call, folder: Path, weights: Path, tmp_path: Path, refused) ->
     for name in ("images", "mean_count", "error_rate", "area", "seeds"):
         assert row[name] == before[name], "the counts are those of the same images"
     line = done.out.splitlines()[2].split()
-    assert line[:5] == ["none", "-", "-", "-", "-"]
+    assert line[:5] == ["clean", "-", "-", "-", "-"]
     assert "images without annotation: errors against their heads are unknown" in done.out
     assert "images without annotation" not in known.out
     # It has to be said: a missing annotation is an error otherwise.
@@ -41,7 +41,7 @@ def test_counting(call, folder: Path, weights: Path, tmp_path: Path, refused) ->
 
 
 @pytest.mark.parametrize("wanted", [["over"], ["under"], ["target", "--target-count", "3"]])
-def test_attacks_with_gates_and_a_resumed_run(
+def test_attacks_with_checks_and_a_resumed_run(
     wanted, call, pictures: Path, weights: Path, tmp_path: Path
 ) -> None:
     flags = ["--data", pictures, "--weights", weights, "--unannotated", "--objective", *wanted]
@@ -51,12 +51,12 @@ def test_attacks_with_gates_and_a_resumed_run(
     before = (tmp_path / "run/summary.json").read_bytes()
     summary = json.loads(before)
     assert [row["condition"] for row in summary["rows"]] == [
-        "none", "pgd", "grey", "black", "noise", "crowd", "apam",
+        "clean", "pgd", "grey", "black", "noise", "crowd", "apam",
     ]  # fmt: skip
     for row in summary["rows"]:
         assert {name: row[name] for name in UNKNOWN} == dict.fromkeys(UNKNOWN)
         assert row["error_rate"] >= 0
-    verdicts = {gate["name"]: gate["verdict"] for gate in summary["gates"]}
+    verdicts = {check["name"]: check["verdict"] for check in summary["checks"]}
     assert verdicts["gradient agrees with finite differences"] == "pass"
     assert verdicts["finds a planted weakness"] in ("pass", "fail")  # of four steps
     assert (tmp_path / "run/pictures/0000-scene_0.png").exists()
