@@ -122,11 +122,7 @@ def measure(name: str, options: dict[str, object], sample: Sample) -> Result:
     peak = status("VmHWM")
     gaps = [after - start for start, after in pairwise(moments[1:])]
     mask = apam.mask(problem.side)
-<<<<<<< HEAD
     added = float(problem.added(done.patches, mask)[0])
-=======
-    added = float(problem.added(done.patch, mask)[0])
->>>>>>> h-fixattack
     count, _ = clean(member, item, cache)
     parameters = sum(parameter.numel() for parameter in counter.net.parameters())
     return Result(

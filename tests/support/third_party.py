@@ -1,6 +1,6 @@
 """An attack, a model and a data set layout as a user adds them, outside the package.
 
-Within ``registered`` they are known as ``sign``, ``dots`` and ``heads_in_text``; a package of a user
+Within ``registered`` they are known as ``sign``, ``dots`` and ``heads_in_text``. A user's package
 would decorate them instead (``attacks.register("sign")``), as ``examples/add_attack.py`` does.
 """
 
