@@ -132,7 +132,7 @@ def count_of(counter: Counter, sample: Sample) -> float:
     >>> from pycc import data, models
     >>> sample = data.open("synthetic", split="test", shape=(96, 128), heads=20)[0]
     >>> round(count_of(models.load("mcnn-synthetic"), sample))
-    23
+    22
     """
     return float(density_in_roi(counter, sample).double().sum())
 

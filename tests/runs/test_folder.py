@@ -11,8 +11,8 @@ from pycc import runs
 from pycc.runs import Run
 
 
-def record(index: int, condition: str = "none", size: float | None = None, **more) -> dict:
-    return {"index": index, "condition": condition, "size": size, **more}
+def record(index: int, condition: str = "clean", patch_size: float | None = None, **more) -> dict:
+    return {"index": index, "condition": condition, "patch_size": patch_size, **more}
 
 
 def started(path: Path, count: int = 3) -> Run:
@@ -38,9 +38,9 @@ def test_a_known_result_is_not_written_twice(tmp_path: Path) -> None:
     run.append(record(1, count=5.0))
     run.append(record(1, "apam", 0.02))
     assert [r["index"] for r in run.records] == [0, 1, 2, 1]
-    assert run.has(index=1, condition="apam", size=0.02)
-    assert not run.has(index=1, condition="apam", size=0.04)
-    assert run.has(index=2, condition="none")
+    assert run.has(index=1, condition="apam", patch_size=0.02)
+    assert not run.has(index=1, condition="apam", patch_size=0.04)
+    assert run.has(index=2, condition="clean")
     run.close()
 
 
