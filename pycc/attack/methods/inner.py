@@ -17,28 +17,28 @@ class InnerAttack:
     """A square patch at a random place that raises the squared error of the density map.
 
     From uniform noise ``steps`` sign steps of ``step_size`` are taken; the gradient is that of the
-    full image, computed in the window that the patch can reach. The side is ``size`` pixels. This
-    is the inner loop of adversarial training (arXiv 2104.10868, eq. 18; Madry et al., ICLR 2018);
-    attacks that measure a counter are ``pycc.attack.APAM`` and take far more steps. ValueError for
-    a field out of range.
+    full image, computed in the window that the patch can reach. The side is ``patch_size``
+    pixels. This is the inner loop of adversarial training (arXiv 2104.10868, eq. 18; Madry et al.,
+    ICLR 2018); attacks that measure a counter are ``pycc.attack.APAM`` and take far more steps.
+    ValueError for a field out of range.
 
     >>> from pycc import models
     >>> counter = models.load("mcnn-synthetic")
     >>> image, target = torch.rand(3, 64, 64), torch.zeros(1, 16, 16)
-    >>> attacked = InnerAttack(size=16, steps=1)(counter, image, target, 0)
+    >>> attacked = InnerAttack(patch_size=16, steps=1)(counter, image, target, 0)
     >>> int((attacked != image).any(0).sum()) <= 16 * 16
     True
     """
 
-    size: int = 81
+    patch_size: int = 81
     steps: int = 5
     step_size: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.size < 1 or self.steps < 0 or not 0 < self.step_size <= 1:
+        if self.patch_size < 1 or self.steps < 0 or not 0 < self.step_size <= 1:
             raise ValueError(
-                "attack: an inner attack needs a size of at least 1, steps of at least 0 and a "
-                f"step_size in (0,1], got {self.size}, {self.steps} and {self.step_size}"
+                "attack: an inner attack needs a patch_size of at least 1, steps of at least 0 and "
+                f"a step_size in (0,1], got {self.patch_size}, {self.steps} and {self.step_size}"
             )
 
     def __call__(
@@ -57,7 +57,7 @@ class InnerAttack:
         parameters. ValueError for an image that the patch does not fit into.
         """
         height, width = image.shape[1:]
-        side = self.size
+        side = self.patch_size
         if side > min(height, width):
             raise ValueError(
                 f"attack: a patch of {side} pixels needs an image of {side}x{side}, got "

@@ -76,7 +76,7 @@ def test_errors_outside_the_region_attract_no_patch() -> None:
     assert torch.equal(attack(counter, image, nobody, 1, region=nobody), noise)
 
 
-@pytest.mark.parametrize("fields", [{"size": 0}, {"steps": -1}, {"step_size": 0.0}])
+@pytest.mark.parametrize("fields", [{"patch_size": 0}, {"steps": -1}, {"step_size": 0.0}])
 def test_bad_fields(fields: dict) -> None:
-    with pytest.raises(ValueError, match="an inner attack needs a size of at least 1"):
+    with pytest.raises(ValueError, match="an inner attack needs a patch_size of at least 1"):
         InnerAttack(**fields)
