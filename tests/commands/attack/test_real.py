@@ -21,7 +21,7 @@ def test_a_patch_on_shanghaitech(shared: Path, tmp_path: Path) -> None:
         "--data", str(data), "--split", "test", "--max-images", "1", "--model", "mcnn",
         "--weights", str(weights / "mcnn_shtechA_660.h5"), "--patch-size", "20", "81",
         "--preset", "paper", "--steps", "60", "--step-size", "0.25", "--decay", "cosine",
-        "--objective", "over", "--transform", "clean", "--pgd-steps", "2", "--no-pictures",
+        "--objective", "over", "--transform", "none", "--pgd-steps", "2", "--no-pictures",
         "--out", str(out),
     ])  # fmt: skip
     summary = json.loads((out / "summary.json").read_text())
