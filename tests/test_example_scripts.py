@@ -1,4 +1,4 @@
-"""Every script in examples/ runs as it stands and prints what it is about."""
+"""Every script in examples/ runs unchanged and prints its result."""
 
 from __future__ import annotations
 

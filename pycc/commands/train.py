@@ -119,7 +119,7 @@ class Train(RunCommand[TrainSettings]):
         """Few images and epochs for the built-in scenes."""
         if given.get("data", "synthetic") != "synthetic":
             return {}
-        # A crop that was asked for has a number of its own.
+        # A crop that was given has a number of its own.
         return {
             name: value for name, value in QUICK.items() if name != "crops" or "crop" not in given
         }

@@ -61,7 +61,7 @@ def test_defenses_take_what_is_the_attacks() -> None:
 
 
 class _CLIP(CounterModel):
-    """What is asked of CLIP-EBC here: its name, and that it is trained with Adam."""
+    """The properties of CLIP-EBC that matter here: its name, and that Adam trains it."""
 
     name = "clip_ebc"
 

@@ -345,7 +345,7 @@ NAMES_OF_TRAINING = (
 def test_names_of_optimizers_are_whole_words(
     counter: CounterModel, tmp_path: Path, name: str
 ) -> None:
-    """Moments under the keys of the weights are told from them by their name alone."""
+    """Moments under the keys of the weights differ from them by their name alone."""
     state = counter.net.state_dict()
     torch.save({"a": state, name: {"moments": other_than(state)}}, tmp_path / "w.pth")
     assert read_weights(tmp_path / "w.pth").place == "a"

@@ -76,7 +76,7 @@ class Posing(Tensor):
 
 
 class PosingMode(TorchFunctionMode):
-    """Makes all tensors pose, also those that are asked for on CUDA."""
+    """Replaces all tensors, also those requested on CUDA."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         def on_cpu(value: object) -> object:

@@ -133,7 +133,7 @@ def whole_image(jobs: EvaluationJobs, results: Results) -> Check:
     figure += "" if gains else ", which must be above 0"
     if attack.objective in ("target", "density"):
         wanted = float(attack.aim.wanted(torch.tensor(item.heads)))
-        # A mean of squares over cells is not a count: it is asked to come near.
+        # A mean of squares over cells is not a count: it only has to come near the target.
         share = 0.05 if attack.objective == "target" else 0.25
         fine = abs(attacked_count - wanted) <= share * abs(clean - wanted) + 0.5
         figure = f"{figure}; {wanted:,.1f} within {share:.0%} of the way"
