@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -111,9 +112,9 @@ class _Run(_OnScenes[S], RunCommand[S]):
         except NotFiniteError as error:
             raise ValueError(str(error)) from None
 
+    @abstractmethod
     def work(self, settings: S, context: Context) -> int:
         """Do the work; returns the exit code."""
-        raise NotImplementedError
 
 
 class Experimenting(_Run[RunSettings]):
