@@ -30,7 +30,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "smoothness": 0.0, "transform": "none",
     },
     "quick": {
-        "max_images": FEW_IMAGES, "objective": "over", "steps": 120, "step_size": 64 / 255,
+        "max_images": FEW_IMAGES, "objective": "over", "steps": 200, "step_size": 64 / 255,
         "decay": "cosine", "pgd_steps": 4,
     },
 }  # fmt: skip

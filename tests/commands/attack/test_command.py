@@ -264,7 +264,7 @@ def test_help_shows_what_most_people_need(call) -> None:
     [
         ([], 240, "target"),
         (["--preset", "paper"], 100, "density"),
-        (["--preset=quick"], 120, "over"),
+        (["--preset=quick"], 200, "over"),
         (["--attack", "query"], 1000, "target"),
     ],
 )

@@ -43,7 +43,7 @@ STRONG = PAPER | {
     "transform": "none",
 }  # fmt: skip
 QUICK = PAPER | {
-    "objective": "over", "steps": 120, "step_size": 64 / 255, "decay": "cosine", "pgd_steps": 4,
+    "objective": "over", "steps": 200, "step_size": 64 / 255, "decay": "cosine", "pgd_steps": 4,
     "max_images": 4,
 }  # fmt: skip
 
@@ -90,7 +90,7 @@ def test_the_line_that_states_the_preset() -> None:
         "preset strong: --objective target"
     )
     assert preset_text(settings_of("--preset", "quick", "--max-images", "2")) == (
-        "preset quick: --objective over --steps 120 --step-size 0.251 --decay cosine "
+        "preset quick: --objective over --steps 200 --step-size 0.251 --decay cosine "
         "--pgd-steps 4; given otherwise: --max-images 2"
     )
 
