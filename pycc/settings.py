@@ -127,11 +127,11 @@ class Flag:
         None, an optional value that was not given, is always allowed.
         """
         values = value if isinstance(value, list | tuple) else [] if value is None else [value]
-        for one in values:
-            if self.choices is not None and one not in self.choices:
+        for item in values:
+            if self.choices is not None and item not in self.choices:
                 raise ValueError(
-                    f"{self.shown}: expected one of {', '.join(self.choices)}, got {one!r}"
-                    f"{nearest(str(one), self.choices)}"
+                    f"{self.shown}: expected one of {', '.join(self.choices)}, got {item!r}"
+                    f"{nearest(str(item), self.choices)}"
                 )
         return value
 

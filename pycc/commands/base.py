@@ -56,13 +56,13 @@ class Context:
     device: torch.device = torch.device("cpu")
     """This process's device."""
     folder: Path | None = None
-    """The run folder; None for a command without one."""
+    """The run folder; None for a command without entry."""
     resume: bool = False
     """Whether to continue the run in that folder."""
 
     @property
     def run_folder(self) -> Path:
-        """The run folder of a command that has one."""
+        """The run folder of a command that has entry."""
         assert self.folder is not None
         return self.folder
 
@@ -186,10 +186,10 @@ class Command(Entry, Generic[S]):
         names = frozenset(given)
         chosen = {**earlier, **given}
         values = {**self.presets(chosen), **chosen}
-        for one in flags_of(self.settings, variants):
-            if one.default is MISSING and one.name not in values:
-                raise ValueError(f"{one.shown} is needed")
-            one.checked(values.get(one.name, one.default)) if one.name in values else None
+        for entry in flags_of(self.settings, variants):
+            if entry.default is MISSING and entry.name not in values:
+                raise ValueError(f"{entry.shown} is needed")
+            entry.checked(values.get(entry.name, entry.default)) if entry.name in values else None
         return self.check(build(self.settings, values, variants), names), names
 
     def start(self, settings: S, context: Context) -> int:

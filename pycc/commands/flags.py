@@ -114,7 +114,7 @@ def pair(text: str) -> tuple[str, Any]:
 class Parser(argparse.ArgumentParser):
     """A parser that raises ValueError for bad usage and answers mistyped flags.
 
-    Flags that are not given leave no value behind, so that they can be told from defaults.
+    Flags that are not given leave no value behind, so that they differ from defaults.
     """
 
     def __init__(
@@ -129,11 +129,11 @@ class Parser(argparse.ArgumentParser):
             prog=prog, description=description, epilog=epilog, argument_default=argparse.SUPPRESS,
             allow_abbrev=False, add_help=False,
         )  # fmt: skip
-        self.flags = {one.name: one for one in flags}
+        self.flags = {entry.name: entry for entry in flags}
         self._elsewhere = elsewhere or {}
         self._groups: dict[str, argparse._ArgumentGroup] = {}
-        for one in flags:
-            self._add(one)
+        for entry in flags:
+            self._add(entry)
         common = self.add_argument_group("help")
         common.add_argument(HELP, action="store_true", help="show the flags that most people need")
         common.add_argument(HELP_ALL, action="store_true", help="show every flag")
@@ -162,41 +162,41 @@ class Parser(argparse.ArgumentParser):
             values.pop(name[2:].replace("-", "_"), None)
         return {name: self._value(self.flags[name], value) for name, value in values.items()}
 
-    def _value(self, one: Flag, value: Any) -> Any:
-        if typing.get_origin(one.annotation) is dict:
+    def _value(self, entry: Flag, value: Any) -> Any:
+        if typing.get_origin(entry.annotation) is dict:
             return dict(value)
-        value = one.checked(value)
-        if one.names is None:
+        value = entry.checked(value)
+        if entry.names is None:
             return value
-        known = one.names()
+        known = entry.names()
 
-        def whole(path: str) -> str:
+        def full_path(path: str) -> str:
             if path in known:
                 return path
             close = nearest(path, known)
             if close and not Path(path).exists():
-                raise ValueError(f"{one.shown}: {path} does not exist{close}")
+                raise ValueError(f"{entry.shown}: {path} does not exist{close}")
             return str(Path(path).absolute())
 
-        return [whole(path) for path in value] if isinstance(value, list) else whole(value)
+        return [full_path(path) for path in value] if isinstance(value, list) else full_path(value)
 
-    def _add(self, one: Flag) -> None:
-        title = one.title or "options"
+    def _add(self, entry: Flag) -> None:
+        title = entry.title or "options"
         if title not in self._groups:
             self._groups[title] = self.add_argument_group(title)
-        options = _conversion(one.annotation)
-        if one.metavar is not None:
-            options["metavar"] = one.metavar
-        elif one.choices is not None:
-            options["metavar"] = "{" + ",".join(one.choices) + "}"
-        names = [one.name] if one.positional else [one.shown]
-        if one.positional and "metavar" not in options:
-            options["metavar"] = one.name.upper()
-        about = _help(one).replace("%", "%%")
-        if one.annotation is bool and one.default is not True:  # help need not show --no-X
+        options = _conversion(entry.annotation)
+        if entry.metavar is not None:
+            options["metavar"] = entry.metavar
+        elif entry.choices is not None:
+            options["metavar"] = "{" + ",".join(entry.choices) + "}"
+        names = [entry.name] if entry.positional else [entry.shown]
+        if entry.positional and "metavar" not in options:
+            options["metavar"] = entry.name.upper()
+        about = _help(entry).replace("%", "%%")
+        if entry.annotation is bool and entry.default is not True:  # help need not show --no-X
             self._groups[title].add_argument(*names, help=about, action="store_true")
             self._groups[title].add_argument(
-                f"--no-{one.shown[2:]}", dest=one.name, help=argparse.SUPPRESS,
+                f"--no-{entry.shown[2:]}", dest=entry.name, help=argparse.SUPPRESS,
                 action="store_false",
             )  # fmt: skip
             return
@@ -206,19 +206,19 @@ class Parser(argparse.ArgumentParser):
         """The help text: of every flag, or of those that most people need."""
         for group in self._action_groups:
             for action in group._group_actions:
-                one = self.flags.get(action.dest)
-                if one is not None and one.advanced and not everything:
+                entry = self.flags.get(action.dest)
+                if entry is not None and entry.advanced and not everything:
                     action.help = argparse.SUPPRESS
         return self.format_help()
 
 
-def _help(one: Flag) -> str:
-    empty = one.default in (None, MISSING, (), "") or one.default == [] or one.default == {}
-    if empty or isinstance(one.default, bool) or "default:" in one.help:
-        return one.help
-    default = one.default
+def _help(entry: Flag) -> str:
+    empty = entry.default in (None, MISSING, (), "") or entry.default == [] or entry.default == {}
+    if empty or isinstance(entry.default, bool) or "default:" in entry.help:
+        return entry.help
+    default = entry.default
     shown = " ".join(map(_shown, default)) if isinstance(default, list | tuple) else _shown(default)
-    return f"{one.help} (default: {shown})"
+    return f"{entry.help} (default: {shown})"
 
 
 def _shown(value: Any) -> str:

@@ -58,10 +58,10 @@ def bytes_per_pixel(counter: Counter) -> float:
     image = torch.full((1, 3, side, side), 0.5).to(like_of(counter))
     with frozen(counter), torch.no_grad(), _Held() as held:
         counter(image)
-    found = WORKSPACE * float(held.most) / side**2
+    needed = WORKSPACE * float(held.most) / side**2
     if isinstance(counter, nn.Module):
-        _known[counter] = found
-    return found
+        _known[counter] = needed
+    return needed
 
 
 def pixels_within(gigabytes: float, counter: Counter, sample: Sample) -> int:

@@ -130,7 +130,7 @@ class Run:
         self._keys.add(self._identity(record))
         self.records.append(record)
 
-    def tell(self, records: Iterable[Mapping[str, Any]]) -> None:
+    def include(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Add results that another process has written; nothing is written to this folder."""
         for record in records:
             if self._identity(record) not in self._keys:

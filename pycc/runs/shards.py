@@ -49,10 +49,10 @@ class Shards:
         self.ranks.wait()
         if self.main is not None:
             _absorb(self.main, self.folder)
-            self.mine.tell(self.main.records)
+            self.mine.include(self.main.records)
         self.ranks.wait()
         if self.main is None:
-            self.mine.tell(_known(self.folder))
+            self.mine.include(_known(self.folder))
 
 
 @contextmanager
@@ -103,7 +103,7 @@ def sharded(
         ranks.wait()
         known = _known(folder) if main is None else main.records
         mine = Run.create(folder / _FOLDER / str(ranks.rank), read_manifest(folder), key=key)
-        mine.tell(known)
+        mine.include(known)
         mine.files = folder
         ranks.wait()
         yield Shards(ranks, main, mine, folder)
@@ -129,7 +129,7 @@ def replicated(opened: Callable[[], Run], ranks: Ranks, key: Sequence[str]) -> R
     manifest, records = ranks.agreed(({}, []) if run is None else (run.manifest, run.records))
     if run is None:
         run = Run(None, manifest, key)
-        run.tell(records)
+        run.include(records)
     return run
 
 

@@ -241,7 +241,7 @@ class _Training:
             fingerprints=prints, key=KEY, machine=machine, resume=resume and first,
         )  # fmt: skip
         if resume and not first and self.folder is not None:
-            log.tell(runs.read_records(self.folder))
+            log.include(runs.read_records(self.folder))
         return log
 
     def _stale(self) -> bool:

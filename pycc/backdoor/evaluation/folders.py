@@ -79,7 +79,7 @@ class StoredRun:
         if command not in ("run", "evaluate"):
             raise ValueError(f"{folder}: expected a run or an evaluation, got {command}")
         log = Run(None, manifest, measures.KEY)
-        log.tell(runs.read_records(folder))
+        log.include(runs.read_records(folder))
         if not log.records:
             raise ValueError(f"{folder}: expected results, got none")
         return cls(folder, manifest, flags, command, log.records)
