@@ -180,8 +180,8 @@ def test_results_have_an_order_of_their_keys() -> None:
         {"index": 2, "size": 20, "name": "a"},
     ]
     for run, some in zip(runs, (records, records[::-1]), strict=True):
-        run.tell(some)
-        run.tell(some)  # known already
+        run.include(some)
+        run.include(some)  # known already
     assert runs[0].ordered() == runs[1].ordered()
     assert [r["index"] for r in runs[0].ordered()] == [0, 0, 1, 2, 10]
 

@@ -114,7 +114,7 @@ def pair(text: str) -> tuple[str, Any]:
 class Parser(argparse.ArgumentParser):
     """A parser that raises ValueError for bad usage and answers mistyped flags.
 
-    Flags that are not given leave no value behind, so that they differ from defaults.
+    Flags that are not given leave no value behind: a given value differs from a default.
     """
 
     def __init__(
