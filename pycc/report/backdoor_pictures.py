@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -207,15 +207,15 @@ def draw_maps(panels: Sequence[Panel], file: Path, *, title: str = "") -> None:
     _save(figure, file)
 
 
-def _check(op: str, given: Mapping[Any, Any] | Sequence[Any]) -> None:
+def _check(op: str, given: Sized) -> None:
     reason = missing_library()
     if reason is not None:
         raise ValueError(reason)
-    if not given:
+    if len(given) == 0:
         raise ValueError(f"{op}: expected something to draw, got none")
 
 
-def _looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _looks(names: Sequence[str]) -> dict[str, dict[str, str]]:
     """Return colour and dashes by name, distinct in grey too; grey is for the clean model only."""
     ordered = sorted(names, key=lambda name: name != _PLAIN)
     first = 0 if _PLAIN in names else 1

@@ -157,7 +157,7 @@ def test_the_grating_of_the_scenes_fits_images_of_any_size(given: Sequence[str])
     assert width == (256 if given else 512)
     trigger = settings.attack.made_trigger()
     same = Sinusoid(0.1, frequency=width / 4)
-    assert torch.equal(*(one(sample.image, seed=0, name="a") for one in (trigger, same)))
+    assert torch.equal(*(marker(sample.image, seed=0, name="a") for marker in (trigger, same)))
 
 
 @pytest.mark.parametrize(
@@ -204,8 +204,8 @@ def test_a_flag_that_does_nothing_is_refused(
     needed: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    flag = next(one for one in argv if one.startswith("--"))
-    assert main([str(tmp_path / "out") if one == "OUT" else one for one in argv]) == 2
+    flag = next(text for text in argv if text.startswith("--"))
+    assert main([str(tmp_path / "out") if text == "OUT" else text for text in argv]) == 2
     assert f"error: {flag} does nothing without {needed}" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
