@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from pycc import models
-from pycc.backdoor.defenses.base import Defense, TrainingSettings, defenses
+from pycc.backdoor.defenses.base import Defense, Retraining, TrainingSettings, defenses
 from pycc.backdoor.defenses.detector import BlendConsistency
 from pycc.backdoor.evaluation.training import PUBLISHED_DEFENSE, PUBLISHED_OPTIONS
 from pycc.backdoor.poisoning.strategies import Strategy, strategies
@@ -191,6 +191,9 @@ class DefenseFlags:
         defends = not self.defend_clean or bool({*defenses.names()} & {*self.defense})
         known = f"--defense of {', '.join(defenses.names())}"
         check_needed(given, ("defend_clean",), known, defends)
+        training = [name for name in defenses.names() if issubclass(defenses[name], Retraining)]
+        needed = f"--defense of {', '.join(training)}"
+        check_needed(given, ("defense_epochs",), needed, bool({*training} & {*self.defense}))
 
     def made(
         self, training: TrainingSettings, counter: CounterModel

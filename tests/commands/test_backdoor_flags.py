@@ -188,6 +188,7 @@ def test_a_defense_on_scenes_has_the_rate_of_its_counter(
         (["run", "--references", "32"], "--defense blend-consistency"),
         (["run", "--defend-clean", "--defense", "none"], "--defense of "),
         (["run", "--defend-clean", "--defense", "blend-consistency"], "--defense of "),
+        (["run", "--defense-epochs", "3", "--defense", "anp"], "--defense of fine-tuning, "),
         (["run", "--amount", "50", "--strategy", "divide", "multiply"], "--strategy add or minus"),
         (["poison", "OUT", "--amount", "50", "--strategy", "divide"], "--strategy add or minus"),
         (["train", "--trigger", "blend"], "--strategy"),
@@ -219,6 +220,7 @@ def test_flags_beside_what_they_need_and_defaults_are_fine() -> None:
         ["--references", "8", "--defense", "anp", "blend-consistency", "--defend-clean"],
         ["--no-defend-clean", "--defense", "none"],
         ["--amount", "5", "--strategy", "divide", "minus"],
+        ["--defense-epochs", "3", "--defense", "anp", "nad"],
     ):  # fmt: skip
         run_settings(*given)
     pytest.importorskip("matplotlib")
