@@ -115,7 +115,12 @@ class DefenseSummary:
 
 @dataclass(frozen=True)
 class DefenseJob:
-    """The arguments of a call of a defense, apart from the counter."""
+    """The arguments of a call of a defense, apart from the counter.
+
+    >>> job = DefenseJob([], seed=0, out=Path("run"), resume=False, ranks=Ranks(), progress=None)
+    >>> job.out.name
+    'run'
+    """
 
     samples: Sequence[Sample]
     """Clean images."""
