@@ -337,7 +337,7 @@ def test_step_by_step(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
         (["poison", "OUT", "--strategy", "add", "--fraction", "2"], "--fraction must lie in (0,1]"),
         (["evaluate", "--strategy", "add"], "--weights: expected a file with weights, got none"),
         (["evaluate", "--weights", "mcnn-synthetic"], "--strategy: expected one of add"),
-        (["defend", "magic"], "anp, got 'magic'"),
+        (["defend", "magic"], "fine-pruning, got 'magic'"),
         (["defend", "anp"], "--weights: expected a file with weights, got none"),
         (["defend", "anp", "--weights", "mcnn-synthetic", "--alpha", "3"], "alpha must be in"),
         (["report", "/nowhere"], "/nowhere"),
