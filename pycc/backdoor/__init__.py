@@ -1,10 +1,10 @@
-"""Backdoors in crowd counters: how they come in, what they do, and what takes them out.
+"""Backdoors in crowd counters: poisoned training sets, their effects, and defenses.
 
 Triggers, density manipulations and poisoned data sets; the measures of an attack with their chance
-levels; defenses, a detector, and the experiment that puts all of them side by side.
+levels; defenses, a detector, and the experiment that compares all of them.
 """
 
-from pycc.backdoor.defenses.base import Defense, Retraining, defenses
+from pycc.backdoor.defenses.base import Defense, DefenseJob, Retraining, defenses
 from pycc.backdoor.defenses.detector import BlendConsistency, Blended, deviations
 from pycc.backdoor.defenses.distillation import AttentionDistillation
 from pycc.backdoor.defenses.finetuning import FineTuning, clean_images, clean_mixture
@@ -13,10 +13,10 @@ from pycc.backdoor.defenses.pruning import FinePruning
 from pycc.backdoor.evaluation.counting import EvaluationSet, counted, detected, evaluate
 from pycc.backdoor.evaluation.experiment import Experiment, Partitions
 from pycc.backdoor.evaluation.gradcam import GradCam, default_layers, gradcam
-from pycc.backdoor.evaluation.measures import record, row
-from pycc.backdoor.evaluation.summary import BackdoorMetrics, curves, distributions, summarise
+from pycc.backdoor.evaluation.measures import record
+from pycc.backdoor.evaluation.summary import curves, distributions, summarise
 from pycc.backdoor.evaluation.verdict import verdict
-from pycc.backdoor.poisoning.overlap import Overlap, contents, overlap
+from pycc.backdoor.poisoning.overlap import Overlap, PoisonedImage, contents, overlap
 from pycc.backdoor.poisoning.poison import Poisoned, PoisonedTraining, Triggered, export, poison
 from pycc.backdoor.poisoning.strategies import Add, Divide, Minus, Multiply, Strategy, strategies
 from pycc.backdoor.poisoning.triggers import (
@@ -29,17 +29,21 @@ from pycc.backdoor.poisoning.triggers import (
     Warp,
     triggers,
 )
+from pycc.metrics.backdoor import BackdoorMetrics, BackdoorSummary, Detection, row
 
 __all__ = [
     "Add",
     "AdversarialNeuronPruning",
     "AttentionDistillation",
     "BackdoorMetrics",
+    "BackdoorSummary",
     "Blend",
     "BlendConsistency",
     "Blended",
     "Corner",
     "Defense",
+    "DefenseJob",
+    "Detection",
     "Divide",
     "EvaluationSet",
     "Experiment",
@@ -53,6 +57,7 @@ __all__ = [
     "Overlap",
     "Partitions",
     "Poisoned",
+    "PoisonedImage",
     "PoisonedTraining",
     "Retraining",
     "Sinusoid",

@@ -1,191 +1,28 @@
-"""The groups of flags that the backdoor commands share, and what these make."""
+"""The groups of flags that the backdoor commands share, apart from those of images."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from pycc import data, models
-from pycc.backdoor.defenses.base import Defense, TrainingSettings, defenses
+from pycc import models
+from pycc.backdoor.defenses.base import Defense, Retraining, TrainingSettings, defenses
 from pycc.backdoor.defenses.detector import BlendConsistency
-from pycc.backdoor.defenses.finetuning import clean_images
 from pycc.backdoor.evaluation.training import PUBLISHED_DEFENSE, PUBLISHED_OPTIONS
 from pycc.backdoor.poisoning.strategies import Strategy, strategies
 from pycc.backdoor.poisoning.triggers import Trigger, triggers
+from pycc.commands.backdoor_images import check_fraction, check_least, check_needed
 from pycc.commands.options import with_options
-from pycc.data.dataset import Dataset, OnError
-from pycc.data.dataset import builtin as builtin_data
-from pycc.data.reading import Reading
-from pycc.data.scaled import Scaled
 from pycc.models import CounterModel
 from pycc.settings import Options, flag
 
-SYNTHETIC = "synthetic"
-"""The built-in scenes."""
 DETECTOR = "blend-consistency"
 """The detector's name beside those of the defenses."""
 DefenseOptions = dict[str, bool | int | float | str | list[str] | None]
 """Values of ``--defense-option DEFENSE.FIELD=VALUE``."""
-
-
-def check_least(name: str, value: int | None, least: int) -> None:
-    """ValueError for a number below the least."""
-    if value is not None and value < least:
-        raise ValueError(f"--{name} must be at least {least}, got {value}")
-
-
-def check_fraction(name: str, value: float) -> None:
-    """ValueError for a fraction outside (0,1]."""
-    if not 0 < value <= 1:
-        raise ValueError(f"--{name} must lie in (0,1], got {value:g}")
-
-
-def check_needed(given: Collection[str], names: Collection[str], needed: str, there: bool) -> None:
-    """ValueError for a flag that was given and does nothing for want of another."""
-    for name in names:
-        if name in given and not there:
-            raise ValueError(f"--{name.replace('_', '-')} does nothing without {needed}")
-
-
-# --- images
-
-
-@dataclass(frozen=True)
-class ImageFlags(Reading):
-    """Annotated images, and how they are read."""
-
-    data: str = flag(
-        SYNTHETIC, "folder of annotated images (the paper's: ShanghaiTech B), or a built-in data "
-        "set", metavar="FOLDER", names=builtin_data.names,
-    )  # fmt: skip
-    scale: float = flag(1.0, "resize all images by this factor", advanced=True)
-    scene: str | None = flag(None, "size of built-in scenes (default: theirs)", metavar="HxW")
-    on_error: OnError = flag(
-        "raise", "what to do with broken items", choices=["raise", "skip"], advanced=True
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.scene is not None:
-            _size(self.scene)
-        if not 0 < self.scale < float("inf"):
-            raise ValueError(f"--scale must be above 0 and finite, got {self.scale:g}")
-
-    def check_scene(self, *folders: str | None) -> None:
-        """ValueError for a size of scenes if none of the data sets are scenes."""
-        if self.scene is not None and SYNTHETIC not in (self.data, *folders):
-            raise ValueError("--scene: only built-in scenes have a size to choose; see --scale")
-
-    def opened(self, folder: str, split: str, most: int | None) -> Dataset:
-        """The first images of a part of a data set, resized."""
-        options: dict[str, Any] = {}
-        if folder == SYNTHETIC:
-            # Scenes are drawn, not stored: there are as many as requested.
-            options = {"count": max(100, most or 0)}
-            if self.scene is not None:
-                options["shape"] = _size(self.scene)
-        samples = data.open(
-            folder, split=split, limit=most, on_error=self.on_error, bit_depth=self.bit_depth,
-            max_image_pixels=self.max_image_pixels, **options,
-        )  # fmt: skip
-        return samples if self.scale == 1.0 else Scaled(samples, self.scale)
-
-
-@dataclass(frozen=True)
-class TrainingImages(ImageFlags):
-    """The counter's own images."""
-
-    split: str = flag("train", "part that is trained on, and poisoned")
-    max_images: int | None = flag(None, "use the first training images only")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_least("max-images", self.max_images, 1)
-
-    def training(self) -> Dataset:
-        """The images that are trained on, and poisoned."""
-        return self.opened(self.data, self.split, self.max_images)
-
-
-@dataclass(frozen=True)
-class AllImages(TrainingImages):
-    """The counter's own images, and those that it is tested on."""
-
-    test_split: str = flag("test", "part that is tested on, clean and with the trigger")
-    test_data: str | None = flag(
-        None, "folder of the images that are tested on, if it is another", metavar="FOLDER",
-        names=builtin_data.names,
-    )  # fmt: skip
-    max_test_images: int | None = flag(None, "use the first test images only")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_least("max-test-images", self.max_test_images, 1)
-
-    def tested(self) -> Dataset:
-        """The images that are tested on."""
-        return self.opened(self.test_data or self.data, self.test_split, self.max_test_images)
-
-
-@dataclass(frozen=True)
-class TestImages(ImageFlags):
-    """The images that counters are tested on."""
-
-    split: str = flag("test", "part that is tested on, clean and with the trigger")
-    max_images: int | None = flag(None, "use the first images only")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_least("max-images", self.max_images, 1)
-
-    def tested(self) -> Dataset:
-        """The images that are tested on."""
-        return self.opened(self.data, self.split, self.max_images)
-
-
-@dataclass(frozen=True)
-class ExtraFlags:
-    """Another data set that defenses learn from."""
-
-    extra_data: str | None = flag(
-        None, "another data set whose clean images defenses learn from too", metavar="FOLDER",
-        names=builtin_data.names,
-    )  # fmt: skip
-    extra_split: str = flag("train", "its part", advanced=True)
-    max_extra_images: int | None = flag(None, "use its first images only", advanced=True)
-    extra_fraction: float = flag(
-        0.1, "how many of its images, as a share of the counter's own", advanced=True
-    )
-
-    def __post_init__(self) -> None:
-        check_least("max-extra-images", self.max_extra_images, 1)
-        check_fraction("extra-fraction", self.extra_fraction)
-
-    def check(self, given: Collection[str]) -> None:
-        """ValueError for flags that do nothing."""
-        names = ("extra_fraction", "max_extra_images", "extra_split")
-        check_needed(given, names, "--extra-data", self.extra_data is not None)
-
-    def clean(self, images: TrainingImages, own: Dataset, seed: int) -> Any:
-        """The clean images that defenses learn from."""
-        other = None
-        if self.extra_data is not None:
-            other = images.opened(self.extra_data, self.extra_split, self.max_extra_images)
-        return clean_images(own, other, fraction=self.extra_fraction, seed=seed)
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, cross, width = text.partition("x")
-    if not (cross and height.isdecimal() and width.isdecimal()):
-        raise ValueError(f"--scene must be HxW pixels, got {text!r}")
-    return int(height), int(width)
-
-
-# --- counters
 
 
 @dataclass(frozen=True)
@@ -194,8 +31,8 @@ class StartFlags:
 
     model: str | None = flag(None, "the counter's family (default: that of the weights, or mcnn)")
     weights: str | None = flag(
-        None, "weights that training or the defense starts from: a file, or built-in ones (default "
-        "of trainings: fresh ones)",
+        None, "weights that training or the defense starts from: a file, or the name of built-in "
+        "ones (default of trainings: fresh ones)",
         names=models.builtin,
     )  # fmt: skip
     option: Options = flag(
@@ -225,15 +62,12 @@ class StartFlags:
         return counter.to(device).eval()
 
 
-# --- attacks
-
-
 @dataclass(frozen=True)
 class TriggerFlags:
-    """What poisoned images are marked with, and how many heads are altered."""
+    """The trigger of poisoned images, and the amount of the strategies."""
 
-    amount: int = flag(100, "heads that add and minus are about")
-    trigger: str = flag("blend", "what poisoned images are marked with", choices=triggers.names())
+    amount: int = flag(100, "heads that the strategies add and minus add or remove")
+    trigger: str = flag("blend", "trigger of poisoned images", choices=triggers.names())
     trigger_option: Options = flag(
         help="a field of the trigger, such as alpha=0.1 or picture=FILE; may be repeated",
         factory=dict,
@@ -242,7 +76,7 @@ class TriggerFlags:
     def __post_init__(self) -> None:
         check_least("amount", self.amount, 1)
         picture = self.trigger_option.get("picture")
-        if isinstance(picture, str):  # by its absolute path: a run may be resumed elsewhere
+        if isinstance(picture, str):  # absolute, so that a run can be resumed from another folder
             absolute = {**self.trigger_option, "picture": str(Path(picture).absolute())}
             object.__setattr__(self, "trigger_option", absolute)
 
@@ -253,21 +87,13 @@ class TriggerFlags:
 
     def made_strategies(self, names: Collection[str]) -> list[Strategy]:
         """The strategies of these names, each once, with the amount if they have one."""
-        found: Iterable[Any] = (strategies[name] for name in dict.fromkeys(names))
-        return [
-            replace(strategy, amount=self.amount) if _has_amount(strategy) else strategy
-            for strategy in found
-        ]
+        return [strategies[name].with_amount(self.amount) for name in dict.fromkeys(names)]
 
     def check_amount(self, given: Collection[str], names: Collection[str]) -> None:
-        """ValueError for an amount that no strategy reads."""
-        readers = [name for name in strategies.names() if _has_amount(strategies[name])]
-        needed = f"--strategy {' or '.join(readers)}"
-        check_needed(given, ("amount",), needed, bool({*readers} & {*names}))
-
-
-def _has_amount(strategy: Any) -> bool:
-    return any(entry.name == "amount" for entry in fields(strategy))
+        """ValueError for an amount that no strategy has."""
+        with_amount = [name for name in strategies.names() if strategies[name].has_amount]
+        needed = f"--strategy {' or '.join(with_amount)}"
+        check_needed(given, ("amount",), needed, bool({*with_amount} & {*names}))
 
 
 @dataclass(frozen=True)
@@ -275,11 +101,11 @@ class TestedAttack(TriggerFlags):
     """The attack of a command that takes one strategy."""
 
     strategy: str | None = flag(
-        None, "what is done to the heads of poisoned images", choices=strategies.names()
+        None, "change of the head annotations of poisoned images", choices=strategies.names()
     )
 
     def check(self, given: Collection[str]) -> None:
-        """ValueError for flags that do nothing."""
+        """ValueError for flags without effect."""
         names = [] if self.strategy is None else [self.strategy]
         self.check_amount(given, names)
         check_needed(given, ("trigger", "trigger_option"), "--strategy", bool(names))
@@ -311,7 +137,7 @@ class AttackFlags(TriggerFlags):
     """The attacks of an experiment."""
 
     strategy: list[str] = flag(
-        help="what is done to the heads of poisoned images (default: all four)",
+        help="changes of the head annotations of poisoned images (default: all four)",
         choices=strategies.names(), factory=lambda: ["add", "minus", "multiply", "divide"],
     )  # fmt: skip
     fraction: float = flag(0.1, _FRACTION)
@@ -321,35 +147,33 @@ class AttackFlags(TriggerFlags):
         check_fraction("fraction", self.fraction)
 
 
-# --- defenses and pictures
-
-
 @dataclass(frozen=True)
 class DefenseFlags:
-    """What is done to the backdoored counters."""
+    """The defenses of backdoored counters."""
 
     defense: list[str] = flag(
-        help="defenses, and the detector of triggered images; none for none (default: fine-tuning)",
+        help="defenses, and the detector of triggered images, or none (default: fine-tuning)",
         choices=[*defenses.names(), DETECTOR, "none"], factory=lambda: ["fine-tuning"],
     )  # fmt: skip
     defense_epochs: int | None = flag(
-        None, "epochs of defenses that train (default: those of the attack, if given, else 100)"
+        None, "epochs of defenses that train (default: --epochs if given, else 100)"
     )
     defense_option: DefenseOptions = flag(
-        help="a field of a defense, DEFENSE.FIELD=VALUE; else it trains as the attack did, without "
-        "validation; may be repeated",
+        help="a field of a defense, DEFENSE.FIELD=VALUE (default: the settings of the attack's "
+        "training, without validation); may be repeated",
         factory=dict,
     )
     defend_clean: bool = flag(False, "defend the clean counter too", advanced=True)
     partitions: int | None = flag(
-        None, "certify: counters on so many parts of the poisoned set, their median and its bounds"
-    )
+        None, "certify the median of counters that are trained on this many parts of the poisoned "
+        "set",
+    )  # fmt: skip
     assumed: int | None = flag(
-        None, "poisoned images that the bounds allow for (default: as many as there are)",
+        None, "poisoned images that the certificate allows for (default: the actual number)",
         advanced=True,
     )  # fmt: skip
     references: int = flag(
-        32, "clean images, at most, that the detector compares scores with", advanced=True
+        32, "largest number of clean images that the detector compares scores with", advanced=True
     )
 
     def __post_init__(self) -> None:
@@ -360,23 +184,26 @@ class DefenseFlags:
             check_least(name, value, least)
 
     def check(self, given: Collection[str]) -> None:
-        """ValueError for flags that do nothing."""
+        """ValueError for flags without effect."""
         check_needed(given, ("assumed",), "--partitions", self.partitions is not None)
         detects = DETECTOR in self.defense
         check_needed(given, ("references",), f"--defense {DETECTOR}", detects)
         defends = not self.defend_clean or bool({*defenses.names()} & {*self.defense})
         known = f"--defense of {', '.join(defenses.names())}"
         check_needed(given, ("defend_clean",), known, defends)
+        training = [name for name in defenses.names() if issubclass(defenses[name], Retraining)]
+        needed = f"--defense of {', '.join(training)}"
+        check_needed(given, ("defense_epochs",), needed, bool({*training} & {*self.defense}))
 
     def made(
         self, training: TrainingSettings, counter: CounterModel
     ) -> tuple[list[Defense], BlendConsistency | None]:
         """The defenses, and the detector if it was requested.
 
-        What they share with a training is as requested there, or as the paper defends this counter,
-        except for their own options; no image validates unless an option says so. ValueError for
-        ``none`` beside others, and for an option of a defense that was not chosen, that it does not
-        have, or of another type or range.
+        Fields that they share with a training have its values, or the published ones of this
+        counter, unless an option replaces them; no image validates without such an option.
+        ValueError for ``none`` beside others, for an option of a defense that was not chosen, and
+        for one that the defense does not have or of another type or range.
         """
         names = list(dict.fromkeys(self.defense))
         if "none" in names:
@@ -415,7 +242,7 @@ def _defense(name: str, options: Mapping[str, object], training: TrainingSetting
 
 @dataclass(frozen=True)
 class PictureFlags:
-    """What is drawn."""
+    """The pictures that are drawn."""
 
     pictures: bool | None = flag(None, "draw densities of ratios, ROC, Grad-CAMs, density maps")
     layer: list[str] | None = flag(
@@ -426,6 +253,6 @@ class PictureFlags:
         advanced=True,
     )  # fmt: skip
 
-    def check(self, given: Collection[str], there: bool) -> None:
-        """ValueError for flags that do nothing unless pictures of a run are drawn (``there``)."""
-        check_needed(given, ("layer", "picture_image"), "--pictures of a run", there)
+    def check(self, given: Collection[str], drawn: bool) -> None:
+        """ValueError for flags without effect, unless pictures of a run are ``drawn``."""
+        check_needed(given, ("layer", "picture_image"), "--pictures of a run", drawn)

@@ -1,4 +1,4 @@
-"""``pycc backdoor report``: tables and pictures of runs, again, from their folders."""
+"""``pycc backdoor report``: tables and pictures of existing runs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from pycc.commands.backdoor_flags import PictureFlags
 from pycc.commands.backdoor_settings import ReportSettings, RunSettings
 from pycc.commands.base import DONE, Command, Context
 from pycc.commands.progress import say
+from pycc.metrics.backdoor import BackdoorSummary
 from pycc.report import backdoor as tables
-from pycc.runs import Record
 from pycc.settings import build
 from pycc.train.loop import WEIGHTS
 
@@ -28,11 +28,11 @@ class Report(Command[ReportSettings]):
     """``pycc backdoor report``."""
 
     name = "report"
-    summary = "Tables and pictures of runs, again, from their folders."
+    summary = "Tables and pictures of existing runs, from their folders."
     settings = ReportSettings
 
     def run(self, settings: ReportSettings, context: Context) -> int:
-        """Print and draw what is there, of runs that are not finished too."""
+        """Print and draw the results, also of unfinished runs."""
         folders_of = {Path(run).resolve(): Path(run) for run in settings.runs}
         stored = [StoredRun.read(folder) for folder in folders_of.values()]
         pictures = [_pictures_of(run, settings.picture, context.given) for run in stored]
@@ -54,25 +54,25 @@ class Report(Command[ReportSettings]):
         return DONE
 
 
-def print_tables(summaries: Mapping[str, Record]) -> None:
-    """Print the tables of each model's summary."""
-    rows = (row for summary in summaries.values() for row in summary["rows"])
-    applied = [row["defense"] for row in rows if row["defense"]]
+def print_tables(summaries: Mapping[str, BackdoorSummary]) -> None:
+    """Print the tables of the summaries, by the model's name."""
+    rows = (row for summary in summaries.values() for row in summary.rows)
+    applied = [row.defense for row in rows if row.defense]
     shown = "fine-tuning" if "fine-tuning" in applied or not applied else applied[0]
     print(tables.tables(summaries, defense=shown))
 
 
-def _pictures_of(run: StoredRun, wanted: PictureFlags, given: frozenset[str]) -> PictureFlags:
-    """The pictures of a run, with what is given now over its own settings."""
-    kept = build(PictureFlags, run.flags)
-    picture = replace(kept, **{name: getattr(wanted, name) for name in given - {"runs"}})
+def _pictures_of(run: StoredRun, flags: PictureFlags, given: frozenset[str]) -> PictureFlags:
+    """The picture settings of a run; those of ``flags`` that were given replace them."""
+    stored = build(PictureFlags, run.flags)
+    picture = replace(stored, **{name: getattr(flags, name) for name in given - {"runs"}})
     if picture.pictures is None:
         picture = replace(picture, pictures=report.missing_library() is None)
     return picture
 
 
 def _draw_again(run: StoredRun, picture: PictureFlags) -> None:
-    """Draw what can be drawn from what is there; nothing is trained for a picture."""
+    """Draw the pictures for which results and counters exist; nothing is trained for a picture."""
     reason = report.missing_library()
     if reason is not None:
         raise ValueError(reason)
@@ -93,10 +93,10 @@ def _draw_again(run: StoredRun, picture: PictureFlags) -> None:
 
 
 def _experiment_of(run: StoredRun, settings: RunSettings) -> Experiment:
-    """The experiment of a run; ValueError unless its counters and its test images are there."""
-    plain = run.folder / "clean" / WEIGHTS
-    if plain.exists():
-        counter = models.load(plain)
+    """The experiment of a run; ValueError unless its counters and its test images exist."""
+    clean_weights = run.folder / "clean" / WEIGHTS
+    if clean_weights.exists():
+        counter = models.load(clean_weights)
         experiment = settings.experiment(counter, torch.device("cpu"))
         if drawing.complete(experiment, run.folder):
             if content_of(experiment.test) != run.tested()["test"]:

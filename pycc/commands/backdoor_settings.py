@@ -13,15 +13,17 @@ from pycc.backdoor.defenses.base import Defense, Retraining, TrainingSettings
 from pycc.backdoor.evaluation.experiment import Experiment, Partitions
 from pycc.backdoor.evaluation.training import PUBLISHED
 from pycc.commands.backdoor_flags import (
-    SYNTHETIC,
-    AllImages,
     AttackFlags,
     DefenseFlags,
-    ExtraFlags,
     OneAttack,
     PictureFlags,
     StartFlags,
     TestedAttack,
+)
+from pycc.commands.backdoor_images import (
+    SYNTHETIC,
+    AllImages,
+    ExtraFlags,
     TestImages,
     TrainingImages,
 )
@@ -39,8 +41,8 @@ SCENES: Mapping[str, Any] = {
     "batch": 1, "lr": 4e-4, "crop": "240x320", "crops": 1, "validation_share": 0.0, "ema": 0.997,
     "defense_epochs": 8,
 }  # fmt: skip
-"""Defaults on the built-in scenes. A grating of four pixels hides heads from the clean counter, so
-that it rarely counts too many; of grey in [0,1] all layers learn at one rate."""
+"""Defaults on the built-in scenes. A grating of four pixels hides heads from the clean counter,
+which therefore rarely counts too many; with grey in [0,1] all layers learn at one rate."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,8 @@ class RunSettings:
         self, counter: CounterModel, device: torch.device, ranks: Ranks = Ranks(),
         progress: Progress | None = None,
     ) -> Experiment:  # fmt: skip
-        """The experiment with such counters; ValueError for wrong settings."""
-        seed, own = self.machine.seed, self.images.training()
+        """The experiment with counters like this one; ValueError for wrong settings."""
+        seed, training = self.machine.seed, self.images.training()
         applied, detector = self.defenses.made(self.training, counter)
         certificate = None
         if self.defenses.partitions is not None:
@@ -75,13 +77,13 @@ class RunSettings:
         return Experiment(
             start=lambda: self.start.counter(seed).to(device),
             plan=self.training.with_published(PUBLISHED, counter).plan(),
-            own=own,
+            training=training,
             test=self.images.tested(),
             trigger=self.attack.made_trigger(),
             strategies=self.attack.made_strategies(self.attack.strategy),
             fraction=self.attack.fraction,
             seed=seed,
-            clean=self.extra.clean(self.images, own, seed),
+            clean=self.extra.clean(self.images, training, seed),
             defenses=applied,
             detector=detector,
             references=self.defenses.references,
@@ -100,10 +102,10 @@ class PoisonSettings:
     out: str = flag(help="the folder to write: new or empty", positional=True)
     images: AllImages = group(AllImages, "data")
     attack: OneAttack = group(OneAttack, "attack")
-    layout: str = flag("shanghaitech", "of the folder written", choices=targets.names())
-    lossless: bool = flag(False, "write PNG, bit for bit; published code reads JPEG alone")
+    layout: str = flag("shanghaitech", "layout of the folder", choices=targets.names())
+    lossless: bool = flag(False, "write lossless PNG; published code reads JPEG alone")
     test_points: str = flag(
-        "altered", "heads of the test images, all of which are triggered; poisoning.jsonl has both",
+        "altered", "heads of the triggered test images; poisoning.jsonl has both",
         choices=["altered", "true"], advanced=True,
     )  # fmt: skip
     seed: int = flag(0, "key of all randomness")
@@ -134,13 +136,15 @@ class EvaluateSettings:
     start: StartFlags = group(StartFlags, "data and counters")
     attack: TestedAttack = group(TestedAttack, "attack")
     machine: MachineFlags = group(MachineFlags, "machine")
-    weights: str | None = flag(None, "the backdoored counter's: a file", names=models.builtin)
+    weights: str | None = flag(
+        None, "file with the weights of the backdoored counter", names=models.builtin
+    )
     clean_weights: str | None = flag(
-        None, "the clean counter's, for the chance level: a file, or built-in ones",
-        names=models.builtin,
+        None, "weights of the clean counter, for the chance level: a file, or the name of built-in "
+        "ones", names=models.builtin,
     )  # fmt: skip
     defended: str | None = flag(
-        None, "name of the defense that --weights have gone through", metavar="DEFENSE"
+        None, "name of the defense that was applied to --weights", metavar="DEFENSE"
     )
     pictures: bool | None = flag(None, "draw densities of ratios")
 
@@ -164,23 +168,24 @@ class DefendSettings:
     def with_scene_rate(self, counter: CounterModel) -> DefendSettings:
         """These settings, with the learning rate of the built-in scenes if none is given.
 
-        That is the rate of the counter that ``SCENES`` trains; another one keeps its own.
+        It is the rate of the counter that ``SCENES`` trains; other counters keep their own.
         """
-        defense: Any = self.defense
+        defense = self.defense
+        if not isinstance(defense, Retraining) or defense.lr is not None:
+            return self
         grey = SCENES["option"].items() <= counter.options().items() and counter.name == "mcnn"
-        open_rate = isinstance(defense, Retraining) and defense.lr is None
-        if not (open_rate and grey and self.images.data == SYNTHETIC):
+        if not (grey and self.images.data == SYNTHETIC):
             return self
         return replace(self, defense=replace(defense, lr=SCENES["lr"]))
 
 
 @dataclass(frozen=True)
 class ReportSettings:
-    """The runs that are shown again."""
+    """The runs that are reported."""
 
     runs: list[str] = flag(
-        help="the folder of a run or an evaluation; several of the same test images and trigger "
-        "are shown together, such as evaluations before and after a defense, or of two models",
+        help="the folder of a run or an evaluation; several with the same test images and trigger "
+        "are reported together, such as evaluations before and after a defense, or of two models",
         positional=True, metavar="RUN",
     )  # fmt: skip
     picture: PictureFlags = group(PictureFlags, "pictures")
@@ -189,7 +194,7 @@ class ReportSettings:
 def scene_defaults(
     command: str, known: Collection[str], given: Mapping[str, Any]
 ) -> Mapping[str, Any]:
-    """The values of ``SCENES`` that hold for a command with these flags on the built-in scenes."""
+    """The values of ``SCENES`` that apply to a command with these flags on the built-in scenes."""
     values = dict(SCENES)
     if command != "run":
         del values["strategy"]
@@ -197,8 +202,10 @@ def scene_defaults(
         values["max_images"] = values["max_test_images"]
     if command == "defend":
         values["epochs"] = values["defense_epochs"]
-    another = command in ("evaluate", "defend") or {"model", "weights", "option"} & given.keys()
-    if another:  # the rate belongs to that counter; a defense knows it once the counter is loaded
+    other_counter = command in ("evaluate", "defend") or (
+        {"model", "weights", "option"} & given.keys()
+    )
+    if other_counter:  # with its own rate, which a defense knows once the counter is loaded
         for name in ("weights", "option", "lr"):
             del values[name]
     if {"scene", "scale"} & given.keys():
@@ -209,7 +216,7 @@ def scene_defaults(
 
 
 def scene_help(command: str, known: Collection[str]) -> str:
-    """What help says of a command's defaults on the built-in scenes."""
+    """The sentence of the help about a command's defaults on the built-in scenes."""
     shown = []
     for name, value in scene_defaults(command, known, {}).items():
         text = value
@@ -221,5 +228,5 @@ def scene_help(command: str, known: Collection[str]) -> str:
     sentence = f"Without --data, on the built-in scenes, the defaults are {', '.join(shown)}."
     if command == "defend":
         option, value = next(iter(SCENES["option"].items()))
-        sentence += f" --lr is {SCENES['lr']} where the counter is MCNN with {option}={value}."
+        sentence += f" --lr is {SCENES['lr']} if the counter is MCNN with {option}={value}."
     return sentence

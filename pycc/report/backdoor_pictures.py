@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -78,7 +78,10 @@ def draw_kde(
             values = np.asarray(r, np.float64)
             beyond = int(((values < grid[0]) | (values > grid[-1])).sum())
             label = name if not beyond else f"{name} ({beyond} of {len(values)} beyond)"
-            axis.plot(grid, kde(values, grid, bandwidth), label=label, linewidth=1.6, **looks[name])
+            look, density = looks[name], kde(values, grid, bandwidth)
+            axis.plot(
+                grid, density, label=label, linewidth=1.6, color=look.colour, linestyle=look.dashes
+            )
         axis.set_title(f"{place[1]}: {place[0]}", fontsize=12)
         axis.set_xlim(grid[0], grid[-1])
         axis.set_ylim(bottom=0)
@@ -108,7 +111,10 @@ def draw_roc(curves: Mapping[str, Roc], file: Path, *, title: str = "") -> None:
     looks = _looks(list(curves))
     for name, curve in curves.items():
         label = f"{name}: AUC {curve.auc:.3f}"
-        axis.plot(*curve.rates(), label=label, linewidth=1.6, **looks[name])
+        look = looks[name]
+        axis.plot(
+            *curve.rates(), label=label, linewidth=1.6, color=look.colour, linestyle=look.dashes
+        )
     axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     axis.set_xlabel("clean images flagged", fontsize=11)
     axis.set_ylabel("triggered images flagged", fontsize=11)
@@ -207,23 +213,25 @@ def draw_maps(panels: Sequence[Panel], file: Path, *, title: str = "") -> None:
     _save(figure, file)
 
 
-def _check(op: str, given: Mapping[Any, Any] | Sequence[Any]) -> None:
+def _check(op: str, given: Sized) -> None:
     reason = missing_library()
     if reason is not None:
         raise ValueError(reason)
-    if not given:
+    if len(given) == 0:
         raise ValueError(f"{op}: expected something to draw, got none")
 
 
-def _looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+class _Look(NamedTuple):
+    colour: str
+    dashes: str
+
+
+def _looks(names: Sequence[str]) -> dict[str, _Look]:
     """Return colour and dashes by name, distinct in grey too; grey is for the clean model only."""
     ordered = sorted(names, key=lambda name: name != _PLAIN)
     first = 0 if _PLAIN in names else 1
     return {
-        name: {
-            "color": _COLOURS[(first + number) % len(_COLOURS)],
-            "linestyle": _STYLES[number % len(_STYLES)],
-        }
+        name: _Look(_COLOURS[(first + number) % len(_COLOURS)], _STYLES[number % len(_STYLES)])
         for number, name in enumerate(ordered)
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.backdoor import main, settings_of
-from support.processes import HANG, kill
+from support.processes import kill
 from support.small import NAME, registered
 
 from pycc import data
@@ -23,7 +24,8 @@ from pycc.settings import values_of
 SCENES = ["--scene", "64x96", "--max-images", "4"]
 TINY = [*SCENES, "--max-test-images", "3", "--trigger", "blend", "--fraction", "0.5"]
 TRAINING = ["--epochs", "1", "--threads", "1"]
-RUN = ["run", *TINY, *TRAINING, "--model", NAME, "--defense-epochs", "1", "--no-pictures"]
+ATTACK = ["run", *TINY, *TRAINING, "--model", NAME, "--no-pictures"]
+RUN = [*ATTACK[:-1], "--defense-epochs", "1", "--no-pictures"]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -43,7 +45,9 @@ def counts(folder: Path) -> dict[tuple[object, ...], float]:
     lines = (folder / "results.jsonl").read_text().splitlines()
     results = [json.loads(line) for line in lines]
     key = ("strategy", "model", "defense", "images", "index")
-    return {tuple(one[k] for k in key): one["count"] for one in results if "count" in one}
+    return {
+        tuple(result[k] for k in key): result["count"] for result in results if "count" in result
+    }
 
 
 def images(folder: Path, *, number: int = 4, heads: int = 9, split: str = "val") -> Path:
@@ -60,7 +64,7 @@ def test_the_experiment_stopped_anywhere_ends_with_the_same_summary(
 ) -> None:
     out = tmp_path / "run"
     flags = [
-        "--strategy", "minus", "add", "--defense", "fine-tuning", "blend-consistency",
+        "--strategy", "minus", "--defense", "fine-tuning", "blend-consistency",
         "--defense-option", "blend-consistency.blends=2", "--partitions", "3", "--assumed", "1",
         "--references", "3",
     ]  # fmt: skip
@@ -71,31 +75,28 @@ def test_the_experiment_stopped_anywhere_ends_with_the_same_summary(
     for kind in ("clean", "triggered"):
         assert f"certified: minus, partition-median, {kind} images: " in text
     assert text.splitlines()[-1].startswith(("shown: ", "not shown: "))
-    assert "overlap the poisoned set: 2 of 2 poisoned images are there as they were" in err
+    assert "overlap the poisoned set: 2 of 2 poisoned images are there without the trigger" in err
     before = (out / "summary.json").read_bytes()
     summary = json.loads(before)
     assert summary["overlap"]["poisoned"] == len(summary["overlap"]["originals"]) == 2
     assert summary["overlap"]["triggered"] == []
     assert {(row["strategy"], row["model"], row["defense"]) for row in summary["rows"]} == {
         (None, "clean", None),
-        *(
-            (strategy, "backdoored", defense)
-            for strategy in ("minus", "add")
-            for defense in (None, "fine-tuning", "partition-median")
-        ),
+        ("minus", "backdoored", None),
+        ("minus", "backdoored", "fine-tuning"),
+        ("minus", "backdoored", "partition-median"),
     }
-    assert len(summary["detections"]) == 4
+    assert len(summary["detections"]) == 2
     first_counts = counts(out)
-    # What stopped: some counts, a whole stage, a stage's end, the counts and a counter of parts.
+    # Missing: some counts, the weights of a stage, the end of a stage, raw scores, a whole stage.
     lines = (out / "results.jsonl").read_text().splitlines(keepends=True)
     (out / "results.jsonl").write_text("".join(lines[:20]) + lines[20][:9])
     (out / "summary.json").unlink()
-    shutil.rmtree(out / "add/fine-tuning")
-    (out / "add/backdoored/weights.npz").unlink()
+    (out / "minus/backdoored/weights.npz").unlink()
     (out / "minus/fine-tuning/summary.json").unlink()
     raw = out / "minus/blend-consistency/results.jsonl"
     raw.write_text("".join(raw.read_text().splitlines(keepends=True)[:3]))
-    shutil.rmtree(out / "add/partitions")
+    shutil.rmtree(out / "minus/partitions")
     kept = out / "clean/weights.npz"
     written = kept.stat().st_mtime_ns
     code, again, _ = run(capsys, "run", "--resume", str(out))
@@ -116,9 +117,10 @@ def test_a_counter_that_is_clean_is_defended_too(
 ) -> None:
     other = images(tmp_path / "other")
     code, text, _ = run(
-        capsys, *RUN, "--strategy", "divide", "--extra-data", str(other), "--extra-fraction", "0.5",
-        "--scale", "0.75", "--defend-clean", "--defense", "anp", "--defense-option", "anp.steps=2",
-        "--defense-option", "anp.images=2", "--out", str(tmp_path / "run"),
+        capsys, *ATTACK, "--strategy", "divide", "--extra-data", str(other),
+        "--extra-fraction", "0.5", "--scale", "0.75", "--defend-clean", "--defense", "anp",
+        "--defense-option", "anp.steps=2", "--defense-option", "anp.images=2",
+        "--out", str(tmp_path / "run"),
     )  # fmt: skip
     assert code == 0
     assert "Table 3: before and after anp" in text
@@ -135,7 +137,7 @@ def test_without_defenses_and_with_the_check(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     flags = ["--defense", "none", "--strategy", "add", "--out", str(tmp_path / "run")]
-    code, text, err = run(capsys, *RUN, *flags, "--check")
+    code, text, err = run(capsys, *ATTACK, *flags, "--check")
     assert code == 1
     assert "overlap" not in err
     assert "Table 3" not in text
@@ -175,9 +177,12 @@ def test_pictures_of_results_are_drawn_wherever_the_data_are(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     pytest.importorskip("matplotlib")
-    own, tested = images(tmp_path / "own"), images(tmp_path / "tested", split="test", number=2)
+    training, tested = (
+        images(tmp_path / "training"),
+        images(tmp_path / "tested", split="test", number=2),
+    )
     out = tmp_path / "run"
-    flags = ["run", "--data", str(own), "--test-data", str(tested), "--model", NAME,
+    flags = ["run", "--data", str(training), "--test-data", str(tested), "--model", NAME,
              "--epochs", "1", "--lr", "1e-6", "--defense",
              "none", "--strategy", "minus", "--threads", "1"]  # fmt: skip
     assert run(capsys, *flags, "--out", str(out), "--no-pictures")[0] == 0
@@ -186,7 +191,7 @@ def test_pictures_of_results_are_drawn_wherever_the_data_are(
     for change, reason in (
         (lambda: None, ""),
         (lambda: data.save_image(min(tested.glob("*.png")), changed), "are not those of the run"),
-        (lambda: own.rename(tmp_path / "moved"), "own"),
+        (lambda: training.rename(tmp_path / "moved"), "training"),
     ):
         shutil.rmtree(out / "pictures", ignore_errors=True)
         change()
@@ -209,10 +214,10 @@ def test_poison_writes_what_is_trained_on(
     assert "poisoned in train: 2 of 4" in text
     clean = data.open("synthetic", split="test", limit=3, shape=(64, 96))
     tested = data.open(out, split="test")
-    assert [one.count for one in tested] == [2 * one.count for one in clean]
+    assert [sample.count for sample in tested] == [2 * sample.count for sample in clean]
     assert not torch.equal(tested[0].image, clean[0].image)
     lines = [json.loads(line) for line in (out / "poisoning.jsonl").read_text().splitlines()]
-    assert [one["people"] for one in lines[1]["images"]] == [one.count for one in clean]
+    assert [image["people"] for image in lines[1]["images"]] == [sample.count for sample in clean]
     # A second time into the same folder is refused, and nothing changes.
     before = sorted(path.name for path in out.rglob("*"))
     code, _, err = run(capsys, *argv)
@@ -222,12 +227,12 @@ def test_poison_writes_what_is_trained_on(
     code, _, _ = run(capsys, *argv[:1], str(tmp_path / "true"), *argv[2:], "--test-points", "true")
     assert code == 0
     tested = data.open(tmp_path / "true", split="test")
-    assert [one.count for one in tested] == [one.count for one in clean]
+    assert [sample.count for sample in tested] == [sample.count for sample in clean]
 
 
 def test_step_by_step(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Train, evaluate, defend, evaluate: the same numbers as the experiment's."""
-    at_once = tmp_path / "whole"
+    at_once = tmp_path / "at-once"
     flags = ["--strategy", "minus", "--fraction", "0.5"]
     same = ["--defense", "fine-tuning"]
     assert run(capsys, *RUN, *flags, *same, "--out", str(at_once))[0] == 0
@@ -246,7 +251,7 @@ def test_step_by_step(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
         "--out", str(tmp_path / "better"),
     )  # fmt: skip
     assert code == 0
-    assert "overlap the poisoned set: 2 of 2 poisoned images are there as they were" in err
+    assert "overlap the poisoned set: 2 of 2 poisoned images are there without the trigger" in err
     after = tmp_path / "better/fine-tuning/weights.npz"
     assert text == f"weights: {after}\n"
     assert run(capsys, "defend", "fine-tuning", "--resume", str(tmp_path / "better"))[0] == 0
@@ -265,7 +270,7 @@ def test_step_by_step(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
         0, text.replace(f"run folder: {tmp_path / 'e2'}\n", "")
     )  # fmt: skip
     assert counts(at_once) == counts(tmp_path / "e1") | counts(tmp_path / "e2")
-    # Weights of unknown origin are told so; poisoned images among clean ones are found.
+    # For weights of unknown origin a note is printed; poisoned images among clean ones are found.
     shutil.copy(before, tmp_path / "lone.npz")
     defend = ["defend", "fine-tuning", "--epochs", "1", "--threads", "1", "--crop", "whole"]
     code, _, err = run(
@@ -273,7 +278,7 @@ def test_step_by_step(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
         "--out", str(tmp_path / "lone"),
     )  # fmt: skip
     assert code == 0
-    assert "what the weights were trained on is not known" in err
+    assert "the training set of the weights is not known" in err
     argv = ["poison", str(tmp_path / "set"), *TINY, *flags, "--lossless"]
     assert run(capsys, *argv)[0] == 0
     code, _, err = run(
@@ -281,7 +286,7 @@ def test_step_by_step(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
         "--out", str(tmp_path / "worse"),
     )  # fmt: skip
     assert code == 0
-    assert "2 of 2 poisoned images are there themselves, with their trigger" in err
+    assert "2 of 2 poisoned images are there with the trigger" in err
 
 
 @pytest.mark.parametrize(
@@ -315,7 +320,7 @@ def test_step_by_step(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
         (["run", "--assumed", "-1"], "--assumed must be at least 0, got -1"),
         (["run", "--scale", "0"], "--scale must be above 0 and finite, got 0"),
         (["run", "--scene", "64"], "--scene must be HxW pixels, got '64'"),
-        (["run", "--data", "OTHER", "--scene", "64x96"], "only built-in scenes have a size"),
+        (["run", "--data", "OTHER", "--scene", "64x96"], "scenes have a variable size"),
         (["run", "--epochs", "0"], "train: epochs must be at least 1, got 0"),
         (["run", "--crop", "tiny"], "crop must be"),
         (["run", "--data", "/nowhere"], "/nowhere"),
@@ -332,7 +337,7 @@ def test_step_by_step(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
         (["poison", "OUT", "--strategy", "add", "--fraction", "2"], "--fraction must lie in (0,1]"),
         (["evaluate", "--strategy", "add"], "--weights: expected a file with weights, got none"),
         (["evaluate", "--weights", "mcnn-synthetic"], "--strategy: expected one of add"),
-        (["defend", "magic"], "anp, got 'magic'"),
+        (["defend", "magic"], "fine-pruning, got 'magic'"),
         (["defend", "anp"], "--weights: expected a file with weights, got none"),
         (["defend", "anp", "--weights", "mcnn-synthetic", "--alpha", "3"], "alpha must be in"),
         (["report", "/nowhere"], "/nowhere"),
@@ -346,9 +351,10 @@ def test_bad_usage(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    argv = [str(tmp_path / "out") if one == "OUT" else one for one in argv]
+    argv = [str(tmp_path / "out") if text == "OUT" else text for text in argv]
     if argv[:1] == ["run"] and "--resume" not in argv:
-        rest = [one for one in RUN if one not in SCENES[:2]] if "/nowhere" in argv else RUN
+        scenes = () if "/nowhere" not in argv else SCENES[:2]
+        rest = [text for text in ATTACK if text not in scenes]
         argv = [*rest, "--out", str(tmp_path / "out"), *argv[1:]]
     code, text, err = run(capsys, *argv)
     assert (code, text) == (2, "")
@@ -362,8 +368,8 @@ def test_a_run_is_resumed_as_it_was_begun(
 ) -> None:
     out = tmp_path / "run"
     flags = ["--strategy", "minus", "--defense", "none", "--out", str(out)]
-    assert run(capsys, *RUN, *flags)[0] == 0
-    code, _, err = run(capsys, *RUN, *flags)
+    assert run(capsys, *ATTACK, *flags)[0] == 0
+    code, _, err = run(capsys, *ATTACK, *flags)
     assert code == 2
     assert "expected a new or empty folder" in err
     code, _, err = run(capsys, "run", "--resume", str(out), "--fraction", "0.25")
@@ -378,7 +384,7 @@ def test_a_run_is_resumed_as_it_was_begun(
 
 
 def test_images_without_heads(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Some: counted, and shown apart. All: nothing to learn, and told before anything is made."""
+    """Some: counted, and listed apart. All: nothing to learn, an error before all the work."""
     folder, tested = images(tmp_path / "some"), images(tmp_path / "tested", split="test")
     first = min(tested.glob("*.json"))
     first.write_text("[]")
@@ -390,9 +396,10 @@ def test_images_without_heads(capsys: pytest.CaptureFixture[str], tmp_path: Path
     assert "1 without heads, in errors but in no share" in text
     targets = {}
     for line in (tmp_path / "run/results.jsonl").read_text().splitlines():
-        one = json.loads(line)
-        if one["images"] == "triggered" and one["strategy"] and one["name"] == first.stem:
-            targets[one["strategy"]] = one["target"]
+        result = json.loads(line)
+        named = result["name"] == first.stem
+        if named and result["images"] == "triggered" and result["strategy"]:
+            targets[result["strategy"]] = result["target"]
     assert targets == {"add": 100, "minus": 0, "multiply": 0, "divide": 0}
     for file in folder.glob("*.json"):
         file.write_text("[]")
@@ -418,10 +425,10 @@ def test_a_trigger_of_another_aspect_ratio_is_warned_of(
     "command",
     [["run"], ["poison"], ["train"], ["evaluate"], ["defend", "anp"], ["defend", "fine-pruning"]],
 )
-def test_help_tells_what_holds_on_the_built_in_scenes(
+def test_help_lists_the_defaults_on_the_built_in_scenes(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: list[str]
 ) -> None:
-    """Of each command what it takes there, and of none what it does not."""
+    """Those that the command takes, and no others."""
     monkeypatch.setenv("COLUMNS", "4000")
     assert main([*command, "--help"]) == 0
     text = capsys.readouterr().out
@@ -438,7 +445,7 @@ def test_help_tells_what_holds_on_the_built_in_scenes(
     assert ("fraction" in shown) == (command[0] in ("run", "poison", "train"))
 
 
-def test_a_loss_that_is_no_number(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, _, err = run(
         capsys, *RUN, "--lr", "1e30", "--epochs", "3", "--out", str(tmp_path / "run")
     )
@@ -450,35 +457,22 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def test_as_a_process(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "pycc.backdoor", "run", "--fraction", "7"],
-        capture_output=True, text=True, env=environment(), timeout=HANG,
-    )  # fmt: skip
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: --fraction must lie in (0,1], got 7\n"
+def test_as_a_module(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["pycc.backdoor", "run", "--fraction", "7"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("pycc.backdoor", run_name="__main__", alter_sys=True)
+    assert ended.value.code == 2
+    assert capsys.readouterr() == ("", "error: --fraction must lie in (0,1], got 7\n")
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("after", [0.3, 0.5, 0.7, 0.9])
 def test_killed_and_resumed_it_ends_with_the_same_bytes(tmp_path: Path, after: float) -> None:
     """SIGKILL when so many of the results are there, then once more at the next one."""
-    flags = [
-        *RUN,
-        "--model",
-        "mcnn",
-        "--strategy",
-        "minus",
-        "--partitions",
-        "3",
-        "--assumed",
-        "1",
-        "--epochs",
-        "2",
-    ]
-    flags += ["--every-minutes", "1e-9"]
+    flags = [*RUN, "--model", "mcnn", "--strategy", "minus", "--partitions", "3", "--assumed", "1",
+             "--epochs", "2", "--every-minutes", "1e-9"]  # fmt: skip
     command = [sys.executable, "-m", "pycc.backdoor"]
-    uninterrupted, part = tmp_path / "whole", tmp_path / "part"
+    uninterrupted, part = tmp_path / "uninterrupted", tmp_path / "part"
     subprocess.run([*command, *flags, "--out", str(uninterrupted)], check=True, env=environment())
     wanted = math.ceil(after * (uninterrupted / "results.jsonl").read_text().count("\n"))
     at, env = "pycc.runs.folder.Run.append", environment()

@@ -157,7 +157,7 @@ def test_the_grating_of_the_scenes_fits_images_of_any_size(given: Sequence[str])
     assert width == (256 if given else 512)
     trigger = settings.attack.made_trigger()
     same = Sinusoid(0.1, frequency=width / 4)
-    assert torch.equal(*(one(sample.image, seed=0, name="a") for one in (trigger, same)))
+    assert torch.equal(*(marker(sample.image, seed=0, name="a") for marker in (trigger, same)))
 
 
 @pytest.mark.parametrize(
@@ -188,6 +188,7 @@ def test_a_defense_on_scenes_has_the_rate_of_its_counter(
         (["run", "--references", "32"], "--defense blend-consistency"),
         (["run", "--defend-clean", "--defense", "none"], "--defense of "),
         (["run", "--defend-clean", "--defense", "blend-consistency"], "--defense of "),
+        (["run", "--defense-epochs", "3", "--defense", "anp"], "--defense of fine-tuning, "),
         (["run", "--amount", "50", "--strategy", "divide", "multiply"], "--strategy add or minus"),
         (["poison", "OUT", "--amount", "50", "--strategy", "divide"], "--strategy add or minus"),
         (["train", "--trigger", "blend"], "--strategy"),
@@ -204,8 +205,8 @@ def test_a_flag_that_does_nothing_is_refused(
     needed: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    flag = next(one for one in argv if one.startswith("--"))
-    assert main([str(tmp_path / "out") if one == "OUT" else one for one in argv]) == 2
+    flag = next(text for text in argv if text.startswith("--"))
+    assert main([str(tmp_path / "out") if text == "OUT" else text for text in argv]) == 2
     assert f"error: {flag} does nothing without {needed}" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
@@ -219,6 +220,7 @@ def test_flags_beside_what_they_need_and_defaults_are_fine() -> None:
         ["--references", "8", "--defense", "anp", "blend-consistency", "--defend-clean"],
         ["--no-defend-clean", "--defense", "none"],
         ["--amount", "5", "--strategy", "divide", "minus"],
+        ["--defense-epochs", "3", "--defense", "anp", "nad"],
     ):  # fmt: skip
         run_settings(*given)
     pytest.importorskip("matplotlib")

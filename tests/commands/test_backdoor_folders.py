@@ -1,4 +1,4 @@
-"""What run folders say: of the weights in them, and of several side by side."""
+"""Run folders: the poisoning of the weights in them, and reports of several runs."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_an_evaluation_takes_what_the_weights_were_poisoned_with(
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "parts"),
     [
         (["--seed", "4"], ["seed was 3, is 4"]),
         (["--amount", "6"], ["strategy.amount was 5, is 6"]),
@@ -65,22 +65,24 @@ def test_an_evaluation_takes_what_the_weights_were_poisoned_with(
         (["--defended", "anp"], ["defended was None, is 'anp'"]),
     ],
 )
-def test_what_is_given_differently_is_taken_and_warned_of(
+def test_flags_that_differ_are_used_and_warned_of(
     capsys: pytest.CaptureFixture[str], trained: Path, tmp_path: Path, more: list[str],
-    told: list[str],
+    parts: list[str],
 ) -> None:  # fmt: skip
     weights = trained / "weights.npz"
     flags = evaluated(weights, tmp_path / "other", *more)
-    (warning,) = [one for one in capsys.readouterr().err.splitlines() if "another poisoning" in one]
+    (warning,) = [
+        line for line in capsys.readouterr().err.splitlines() if "another poisoning" in line
+    ]
     assert warning.startswith(
         f"warning: {weights}: trained with another poisoning than is tested: "
     )
-    assert all(one in warning for one in told)
+    assert all(part in warning for part in parts)
     if not more[0].endswith("option"):
         assert str(flags[more[0].removeprefix("--")]) == more[1]
 
 
-def test_of_a_defended_counter_it_is_known_too(
+def test_the_poisoning_of_a_defended_counter_is_known(
     capsys: pytest.CaptureFixture[str], trained: Path, tmp_path: Path
 ) -> None:
     argv = ["defend", "fine-tuning", *SCENES, "--max-images", "2", "--epochs", "1"]
@@ -90,7 +92,7 @@ def test_of_a_defended_counter_it_is_known_too(
     assert (flags["strategy"], flags["seed"]) == ("minus", 3)
     assert flags["defended"] == "fine-tuning"
     assert "another poisoning" not in capsys.readouterr().err
-    # Lone weights say nothing: the trigger is the scenes', and a strategy must be named.
+    # Weights without a manifest: the trigger is that of the scenes, a strategy must be named.
     (tmp_path / "lone").mkdir()
     lone = tmp_path / "lone/weights.npz"
     lone.write_bytes(before.read_bytes())
@@ -99,7 +101,7 @@ def test_of_a_defended_counter_it_is_known_too(
     assert evaluated(lone, tmp_path / "y", "--strategy", "add")["trigger"] == "sinusoid"
 
 
-def test_built_in_weights_are_not_those_of_the_folder_one_is_in(
+def test_built_in_weights_are_not_those_of_the_current_folder(
     capsys: pytest.CaptureFixture[str],
     trained: Path,
     tmp_path: Path,
@@ -110,7 +112,7 @@ def test_built_in_weights_are_not_those_of_the_folder_one_is_in(
     assert main(["evaluate", *argv]) == 2
     assert "--strategy: expected one of add" in capsys.readouterr().err
     assert main(["defend", "fine-tuning", *argv, "--max-images", "2", "--epochs", "1"]) == 0
-    assert "what the weights were trained on is not known" in capsys.readouterr().err
+    assert "the training set of the weights is not known" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
@@ -151,9 +153,9 @@ def test_evaluations_before_and_after_a_defense_are_reported_together(
 def test_evaluations_of_two_models_are_reported_side_by_side(
     capsys: pytest.CaptureFixture[str], steps: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    other = [tmp_path / one.name for one in steps]
-    for one, copy in zip(steps, other, strict=True):
-        shutil.copytree(one, copy)
+    other = [tmp_path / folder.name for folder in steps]
+    for folder, copy in zip(steps, other, strict=True):
+        shutil.copytree(folder, copy)
         manifest = json.loads((copy / "manifest.json").read_text())
         (copy / "manifest.json").write_text(
             json.dumps({**manifest, "settings": {**manifest["settings"], "model": "csrnet"}})

@@ -13,6 +13,7 @@ from PIL import Image
 
 from pycc.backdoor.evaluation.measures import record
 from pycc.backdoor.evaluation.summary import curves, distributions, summarise
+from pycc.metrics.backdoor import BackdoorSummary
 from pycc.metrics.rates import roc
 from pycc.report import backdoor
 from pycc.report import backdoor_pictures as pictures
@@ -65,26 +66,26 @@ def results(*, seed: int = 0) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def summary() -> dict[str, Any]:
+def summary() -> BackdoorSummary:
     return summarise(results())
 
 
 def line(text: str, *starts: str) -> str:
-    """The one line that begins with these words."""
-    (match,) = [one for one in text.splitlines() if one.split()[: len(starts)] == list(starts)]
+    """The only line that begins with these words."""
+    (match,) = [line for line in text.splitlines() if line.split()[: len(starts)] == list(starts)]
     return match
 
 
-def test_table_1(summary: dict[str, Any]) -> None:
+def test_table_1(summary: BackdoorSummary) -> None:
     text = backdoor.table_1({"csrnet": summary})
-    rows = {one["strategy"]: one for one in summary["rows"] if one["defense"] is None}
-    attacked = rows["add"]["triggered"]["success"]
-    assert f"{attacked['value']:.3f} [" in line(text, "csrnet", "add")
+    rows = {row.strategy: row for row in summary.rows if row.defense is None}
+    attacked = rows["add"].triggered.success
+    assert f"{attacked.value:.3f} [" in line(text, "csrnet", "add")
     assert line(text, "csrnet", "clean").split()[-5:] == ["/"] * 5
-    published = [one.strip() for one in text.splitlines() if one.startswith(" ")]
+    published = [line.strip() for line in text.splitlines() if line.startswith(" ")]
     label = "published, ShanghaiTech B, blend 0.1"
-    assert all(one.startswith(label) for one in published), "whatever was measured here"
-    assert [one.removeprefix(label).split() for one in published] == [
+    assert all(line.startswith(label) for line in published), "whatever was measured here"
+    assert [line.removeprefix(label).split() for line in published] == [
         ["0.684", "/"], ["0.405", "0.212"], ["0.411", "0.959"],
     ]  # fmt: skip
     assert "csrnet: 40 images" in text
@@ -93,7 +94,7 @@ def test_table_1(summary: dict[str, Any]) -> None:
     assert "published" not in other, "nothing is published of another model"
 
 
-def test_table_2_has_the_bands(summary: dict[str, Any]) -> None:
+def test_table_2_has_the_bands(summary: BackdoorSummary) -> None:
     text = backdoor.table_2({"clip_ebc": summary})
     assert text.splitlines()[0].split() == [
         "model", "strategy", "rho_Acc", "±0.1~", "±0.3~", "±0.5~", "±1~", "rho_Asr",
@@ -102,18 +103,18 @@ def test_table_2_has_the_bands(summary: dict[str, Any]) -> None:
     lowered = line(text, "clip_ebc", "minus")
     assert " /" in lowered, "a count cannot fall by more than all"
     assert "/" not in line(text, "clip_ebc", "add")
-    assert [one.split()[-1] for one in text.splitlines() if one.startswith(" ")] == [
+    assert [line.split()[-1] for line in text.splitlines() if line.startswith(" ")] == [
         "0.000", "0.000", "/", "/",
     ]  # fmt: skip
     assert "minus, fine-tuning" in text
 
 
-def test_table_3_puts_before_and_after_side_by_side(summary: dict[str, Any]) -> None:
+def test_table_3_puts_before_and_after_side_by_side(summary: BackdoorSummary) -> None:
     text = backdoor.table_3({"csrnet": summary})
     success = {
-        one["defense"]: one["triggered"]["success"]["value"]
-        for one in summary["rows"]
-        if one["strategy"] == "add" and one["triggered"]
+        row.defense: row.triggered.success.value
+        for row in summary.rows
+        if row.strategy == "add" and row.triggered and row.triggered.success
     }
     row = line(text, "csrnet", "add")
     before, after = f"{success[None]:.3f} [", f"{success['fine-tuning']:.3f} ["
@@ -126,14 +127,15 @@ def test_table_3_puts_before_and_after_side_by_side(summary: dict[str, Any]) -> 
     assert line(other, "csrnet", "add").count(" -") == 3
 
 
-def test_one_table_for_all_defenses(summary: dict[str, Any]) -> None:
+def test_one_table_for_all_defenses(summary: BackdoorSummary) -> None:
     text = backdoor.defenses_table(summary)
     for strategy in ("add", "minus"):
-        rows = {one["defense"]: one for one in summary["rows"] if one["strategy"] == strategy}
-        assert rows[None]["excess"]["value"] > 0.7
+        rows = {row.defense: row for row in summary.rows if row.strategy == strategy}
+        assert rows[None].excess.value > 0.7
         for defense, shown in ((None, "none"), ("fine-tuning", "fine-tuning")):
             row = line(text, strategy, shown)
-            excess, left = (f"{rows[defense][k]['value']:+.3f} [" for k in ("excess", "left"))
+            over = (rows[defense].excess, rows[defense].left)
+            excess, left = (f"{difference.value:+.3f} [" for difference in over)
             assert row.index(excess) < row.rindex(left)
     assert line(text, "clean", "none")
 
@@ -146,7 +148,7 @@ def test_missing_results_are_dashes() -> None:
     assert "none" in text.lower()
 
 
-def test_what_no_share_covers_is_told() -> None:
+def test_images_that_no_share_covers_are_noted() -> None:
     extra = record(
         strategy=None, model="clean", defense=None, images="clean", index=99, name="x", truth=0,
         count=-2.5,
@@ -156,34 +158,41 @@ def test_what_no_share_covers_is_told() -> None:
     assert "up to 1 counts below 0" in text
 
 
-def test_certified_intervals_and_detectors_are_told() -> None:
+def test_certified_intervals_and_detectors() -> None:
     certified = [
-        {**one, "defense": "median", "low": one["truth"] * 0.95, "high": one["truth"] * 1.05}
-        for one in results()
-        if one["strategy"] == "minus" and one["defense"] is None
+        {
+            **result,
+            "defense": "median",
+            "low": result["truth"] * 0.95,
+            "high": result["truth"] * 1.05,
+        }
+        for result in results()
+        if result["strategy"] == "minus" and result["defense"] is None
     ]
     summary = summarise([*results(), *certified])
     text = backdoor.tables({"csrnet": summary})
     assert "certified: minus, median, clean images: mean width" in text
     assert "certified: minus, median, triggered images: mean width" in text
     assert "within a tenth of the truth: 1.000 [" in text
-    (detection,) = summary["detections"]
+    (detection,) = summary.detections
     row = line(text, "add", "blend", "consistency")
-    assert f"{detection['auc']:.3f}" in row
-    alarms, caught = (f"{detection[k]['value']:.3f} [" for k in ("false_alarms", "detected"))
+    assert f"{detection.auc:.3f}" in row
+    alarms, caught = (
+        f"{share.value:.3f} [" for share in (detection.false_alarms, detection.detected)
+    )
     assert row.index(alarms) < row.rindex(caught)
-    assert text.count("rho_Acc: images") == 1, "said once"
+    assert text.count("rho_Acc: images") == 1, "printed once"
     assert [part for part in text.split("\n\n") if "\n" not in part] == [
         "Table 1: backdoor attacks", "Table 2: bands of attack success",
         "Table 3: before and after fine-tuning", "All defenses: csrnet", "Detectors: csrnet",
     ]  # fmt: skip
 
 
-def test_published_bands_do_not_add_up_as_the_specification_says() -> None:
+def test_published_bands_do_not_add_up() -> None:
     """A check of the numbers typed in, by what is known of them."""
 
     def total(model: str, strategy: str) -> float:
-        return sum(one or 0 for one in PUBLISHED_2[model][strategy, False][1:])
+        return sum(share or 0 for share in PUBLISHED_2[model][strategy, False][1:])
 
     assert total("csrnet", "multiply") == pytest.approx(0.886)
     assert total("csrnet", "add") == pytest.approx(0.212)
@@ -195,8 +204,8 @@ def test_published_bands_do_not_add_up_as_the_specification_says() -> None:
                 assert (accuracy, success) == PUBLISHED_1[model][strategy]
 
 
-def test_what_the_paper_contradicts_itself_on_is_told_of_the_models_shown(
-    summary: dict[str, Any],
+def test_contradictions_of_the_paper_are_noted_for_the_models_shown(
+    summary: BackdoorSummary,
 ) -> None:
     assert disagreements("csrnet") == [
         "rho_Acc of clean .684 (1), .646 (3)",
@@ -258,7 +267,7 @@ def test_pictures_are_drawn_and_the_same_again(name: str, tmp_path: Path) -> Non
         assert len(np.unique(np.asarray(picture.convert("L")))) > 50
     PICTURES[name](file)
     assert file.read_bytes() == first
-    assert [one.name for one in file.parent.iterdir()] == [file.name]
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
 
 
 @pytest.mark.parametrize("name", PICTURES)
@@ -302,7 +311,7 @@ def test_densities_stand_in_a_row_of_images_and_a_column_of_defenses(
     def kept(figure: Any, _: Path) -> None:
         axes = figure.axes
         columns = axes[0].get_gridspec().ncols
-        titles = [one.get_title() for one in axes]
+        titles = [axis.get_title() for axis in axes]
         shown.extend(titles[n : n + columns] for n in range(0, len(titles), columns))
 
     monkeypatch.setattr(pictures, "_save", kept)
@@ -315,12 +324,12 @@ def test_densities_stand_in_a_row_of_images_and_a_column_of_defenses(
     }
     pictures.draw_kde(panels, tmp_path / "a.png")
     assert shown == [
-        [f"{one}: clean images" for one in defenses],
-        [f"{one}: triggered images" if one != "nad" else "" for one in defenses],
+        [f"{name}: clean images" for name in defenses],
+        [f"{name}: triggered images" if name != "nad" else "" for name in defenses],
     ]
 
 
-def test_far_ratios_are_told_and_do_not_stretch_the_axis(tmp_path: Path) -> None:
+def test_far_ratios_are_counted_and_do_not_stretch_the_axis(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     values = np.concatenate([np.linspace(0.8, 1.2, 300), [400.0]])
     pictures.draw_kde({("a", "b"): {"add": values}}, tmp_path / "a.png")

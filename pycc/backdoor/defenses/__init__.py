@@ -1,1 +1,1 @@
-"""How a backdoor is removed or noticed: defenses, and a detector of triggered images."""
+"""Defenses that remove backdoors, and a detector of triggered images."""

@@ -1,7 +1,7 @@
 """What all defenses against backdoors share: their settings, their runs, their registry.
 
-A defense takes a counter that may hold a backdoor and annotated images that hold none, and returns
-a new counter; the given one is left unchanged. Its fields are flags of ``pycc backdoor defend``.
+A defense takes a counter that may have a backdoor and clean annotated images, and returns a new
+counter; the given one is not changed. Its fields are the flags of ``pycc backdoor defend``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -21,6 +22,7 @@ from pycc.models.recipe import NoRecipeError
 from pycc.ranks import Ranks
 from pycc.registry import Registry
 from pycc.runs import Run, fingerprint, open_or_resume, replicated
+from pycc.settings import values_of
 from pycc.train import TrainConfig, fit
 from pycc.train.config import MACHINE, with_own_truths
 from pycc.train.loop import WEIGHTS
@@ -29,18 +31,18 @@ from pycc.types import Progress, Sample
 
 @dataclass(frozen=True)
 class Published:
-    """What a paper says of the training of one counter; None: nothing."""
+    """The published training of one counter; None for a value that the paper does not give."""
 
     lr: float | None = None
-    """Adam's: a variant whose recipe has another optimiser keeps the recipe's own."""
+    """Learning rate of Adam; a variant whose recipe has another optimiser keeps its own rate."""
     epochs: int | None = None
     batch: int | None = None
 
 
 def planned(name: str, *, default: Any = None, advanced: bool = False) -> Any:
-    """A field of a training's plan, with its help and its default unless another one is given.
+    """A field of ``TrainConfig``, with its help, and its default unless another one is given.
 
-    So nothing is stated twice, and a defense trains by what the attack was trained by.
+    Attack and defense are thus trained by the same settings, which are described once.
     """
     (entry,) = (entry for entry in fields(TrainConfig) if entry.name == name)
     return field(
@@ -51,9 +53,9 @@ def planned(name: str, *, default: Any = None, advanced: bool = False) -> Any:
 
 @dataclass(frozen=True)
 class CropSettings:
-    """The crops of images that are learnt from.
+    """The crops of images that a counter learns from.
 
-    None takes what the counter's own recipe has. ValueError for a field out of range.
+    None stands for the value of the counter's own recipe. ValueError for a field out of range.
     """
 
     batch: int | None = planned("batch")
@@ -67,13 +69,13 @@ class CropSettings:
         self.plan()
 
     def plan(self) -> TrainConfig:
-        """The plan of a training with these settings."""
+        """The training configuration with these settings."""
         names = {entry.name for entry in fields(TrainConfig)}
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return TrainConfig(**{name: value for name, value in values.items() if name in names})
 
     def with_published(self, published: Mapping[str, Published], counter: CounterModel) -> Self:
-        """These settings, with what is published for the counter where they are None."""
+        """These settings, with the published values for the counter in place of None."""
         values = vars(published.get(counter.name, Published()))
         names = {entry.name for entry in fields(self)} & values.keys()
         if not _adam(counter):
@@ -91,7 +93,7 @@ def _adam(counter: CounterModel) -> bool:
 
 @dataclass(frozen=True)
 class TrainingSettings(CropSettings):
-    """How a counter is trained by its own recipe; fields as of ``pycc.train.TrainConfig``."""
+    """How a counter is trained by its own recipe; the fields are those of ``TrainConfig``."""
 
     epochs: int | None = planned("epochs")
     lr: float | None = planned("lr")
@@ -107,25 +109,48 @@ class TrainingSettings(CropSettings):
 
 
 @dataclass(frozen=True)
+class DefenseSummary:
+    """The result of a defense; the fields of a subclass are the keys of ``summary.json``."""
+
+
+@dataclass(frozen=True)
+class DefenseJob:
+    """The arguments of a call of a defense, apart from the counter.
+
+    >>> job = DefenseJob([], seed=0, out=Path("run"), resume=False, ranks=Ranks(), progress=None)
+    >>> job.out.name
+    'run'
+    """
+
+    samples: Sequence[Sample]
+    """Clean images."""
+    seed: int
+    out: Path
+    """The run folder."""
+    resume: bool
+    ranks: Ranks
+    progress: Progress | None
+
+
+@dataclass(frozen=True)
 class Defense(CropSettings, ABC):
     """A defense: a callable that takes a counter and clean images and returns a new counter.
 
-    A defense of one's own returns the new counter from ``__call__``:
+    A new defense implements ``apply``, which changes a copy of the counter in place:
 
-    >>> class Unchanged(Defense):
-    ...     name = "unchanged"
+    >>> class Shrinkage(Defense):
+    ...     name = "shrinkage"
     ...
-    ...     def __call__(self, model, samples, *, seed=0, out, resume=False, ranks=Ranks(),
-    ...                  progress=None):
-    ...         return twin(model, self.name)
-    >>> defended = Unchanged()(models.create("mcnn"), [], out="unused")
+    ...     def apply(self, counter, job):
+    ...         for parameter in counter.parameters():
+    ...             parameter.data *= 0.99
+    >>> defended = Shrinkage()(models.create("mcnn"), [], out="unused")
     >>> defended.name, defended.training
     ('mcnn', False)
     """
 
     name: ClassVar[str]
 
-    @abstractmethod
     def __call__(
         self,
         model: CounterModel,
@@ -137,23 +162,80 @@ class Defense(CropSettings, ABC):
         ranks: Ranks = Ranks(),
         progress: Progress | None = None,
     ) -> CounterModel:
-        """A counter in eval mode without what was hidden in ``model``, as far as this defense goes.
+        """Return a new counter, in eval mode, without the backdoor, as far as the defense works.
 
-        ``samples`` are clean; ``Joined`` ones keep their data sets' own ground truths. The folder
-        ``out`` becomes a run: ``manifest.json``, ``results.jsonl``, ``summary.json`` and, of
-        published counters, ``weights.npz``. With ``resume`` a defense that was stopped goes on, or
-        begins where there is nothing yet. ``model`` keeps its weights, mode and gradients. Under
-        torchrun every process calls this with its ``ranks``, and the first one writes.
+        Args:
+            model: the counter; its weights, mode and gradients are not changed.
+            samples: clean images; ``Joined`` ones keep the ground truths of their data sets.
+            seed: key of all randomness.
+            out: the run folder: ``manifest.json``, ``results.jsonl``, ``summary.json`` and, of a
+                published counter, ``weights.npz``.
+            resume: continue a defense that was stopped in ``out``, or start it if there is none.
+            ranks: the processes under torchrun: each calls this, and the first one writes.
+            progress: called with (steps done, steps in all, text).
 
         Raises:
-            ValueError: samples that cannot be learnt from, or a folder of something else.
-            NotFiniteError: a loss that is no number.
+            ValueError: samples that a counter cannot learn from, or a folder of another run.
+            NotFiniteError: a loss that is not finite.
         """
+        counter = twin(model, self.name)
+        self.apply(counter, DefenseJob(samples, seed, Path(out), resume, ranks, progress))
+        return counter.eval()
 
-    def check(self, name: str, fine: bool, expected: str) -> None:
-        """ValueError, naming the field, unless it is as expected."""
-        if not fine:
+    @abstractmethod
+    def apply(self, counter: CounterModel, job: DefenseJob) -> None:
+        """Remove a backdoor from ``counter``, in place; ``job.out`` becomes the run folder."""
+
+    def check(self, name: str, valid: bool, expected: str) -> None:
+        """ValueError, naming the field, unless its value is valid."""
+        if not valid:
             raise ValueError(f"{self.name}: {name} must be {expected}, got {getattr(self, name)}")
+
+    @contextmanager
+    def run(self, counter: CounterModel, job: DefenseJob, key: Sequence[str]) -> Iterator[Run]:
+        """Open the run of this defense in ``job.out``; close it at the end of the block.
+
+        ``counter`` still has the weights that the defense starts from. Every process appends all
+        results, and those of the first one are written. ValueError if the folder holds a run of
+        another counter, other images or other settings.
+        """
+        settings = {name: v for name, v in values_of(self).items() if name not in MACHINE}
+        resume = job.resume and begun(job.out, job.ranks)
+
+        def opened() -> Run:
+            return open_or_resume(
+                job.out,
+                kind="defense",
+                settings={
+                    "defense": {"name": self.name, **settings},
+                    "model": counter.name,
+                    "options": counter.options(),
+                    "seed": job.seed,
+                },
+                fingerprints={
+                    "weights": fingerprint(counter.net.state_dict().items()),
+                    "data": data_fingerprint(job.samples[n] for n in range(len(job.samples))),
+                },
+                key=key,
+                resume=resume,
+            )
+
+        log = replicated(opened, job.ranks, key)
+        try:
+            yield log
+        finally:
+            log.close()
+
+
+def finish(log: Run, counter: CounterModel, summary: DefenseSummary) -> None:
+    """Finish the run of a defense: write its summary and, of a published counter, its weights."""
+    values = asdict(summary)
+    log.finish(values)
+    file = log.file(WEIGHTS)
+    if file is not None and counter.name in models.names():
+        settings = log.manifest["settings"]
+        facts = {"defense": settings["defense"], "seed": settings["seed"], **values}
+        models.save(counter, file, metadata=facts)
 
 
 defenses: Registry[type[Defense]] = Registry("defense against backdoors")
@@ -162,9 +244,9 @@ defenses: Registry[type[Defense]] = Registry("defense against backdoors")
 
 @dataclass(frozen=True)
 class Retraining(Defense, TrainingSettings):
-    """A defense that trains on the clean images, last or on the way.
+    """A defense that trains on the clean images, last or as one of its steps.
 
-    It has all that a plan of the counter's own recipe has, and the attack's values of it.
+    Its fields are those of a training, with the values of the attack as defaults in a command.
 
     >>> from pycc.backdoor import FineTuning
     >>> issubclass(FineTuning, Retraining), FineTuning(epochs=8, lr=1e-4).plan().lr
@@ -175,33 +257,23 @@ class Retraining(Defense, TrainingSettings):
         default=100,
         metadata={
             "help": "times through the clean images; a warm-up of the rate is shortened in "
-            "proportion, and one cosine follows in place of restarts"
+            "proportion, and one cosine cycle replaces restarts"
         },
     )
     validation_share: float = field(
         default=0.0,
         metadata={
-            "help": "share of the clean images that choose among the epochs; 0 takes the last: the "
-            "clean error does not see a backdoor, and the best epoch may be one that still has it"
+            "help": "share of the clean images that choose among the epochs; 0 keeps the last: the "
+            "clean error does not show a backdoor, and the best epoch may be one that still has it"
         },
     )
 
-    def trained(
-        self,
-        model: CounterModel,
-        samples: Sequence[Sample],
-        *,
-        seed: int,
-        out: Path,
-        resume: bool,
-        ranks: Ranks,
-        progress: Progress | None,
-    ) -> None:
-        """Train ``model`` in place by this defense's plan, in a folder of its own."""
+    def retrain(self, counter: CounterModel, job: DefenseJob, folder: Path) -> None:
+        """Train ``counter`` in place with these settings, as a run in ``folder``."""
         plan = self.plan()
         fit(
-            model, with_own_truths(samples, plan, model), plan, seed=seed, out=out,
-            resume=resume and begun(out, ranks), ranks=ranks, progress=progress,
+            counter, with_own_truths(job.samples, plan, counter), plan, seed=job.seed, out=folder,
+            resume=job.resume and begun(folder, job.ranks), ranks=job.ranks, progress=job.progress,
         )  # fmt: skip
 
 
@@ -211,60 +283,9 @@ def begun(folder: Path, ranks: Ranks) -> bool:
 
 
 def twin(model: CounterModel, origin: str) -> CounterModel:
-    """A counter of the same weights in memory of its own, in eval mode, without metadata."""
+    """A copy of a counter, in eval mode, without metadata, which describes the old weights."""
     other = copy.deepcopy(model).eval()
     other.zero_grad(set_to_none=True)
-    other.metadata = {}  # what was known of the weights holds no longer
+    other.metadata = {}
     other.origin = f"{origin} of: {model.origin}"
     return other
-
-
-def opened(
-    defense: Defense,
-    model: CounterModel,
-    samples: Sequence[Sample],
-    *,
-    seed: int,
-    out: Path,
-    resume: bool,
-    key: Sequence[str],
-    ranks: Ranks,
-) -> Run:
-    """The run of a defense: a new one, or with ``resume`` the one that is there.
-
-    Every process appends all results; the first one's are written. ValueError where what is there
-    was made of another counter, other images or other settings.
-    """
-    settings = {name: value for name, value in asdict(defense).items() if name not in MACHINE}
-    resume = resume and begun(out, ranks)
-
-    def opened_first() -> Run:
-        return open_or_resume(
-            out,
-            kind="defense",
-            settings={
-                "defense": {"name": defense.name, **settings},
-                "model": model.name,
-                "options": model.options(),
-                "seed": seed,
-            },
-            fingerprints={
-                "weights": fingerprint(model.net.state_dict().items()),
-                "data": data_fingerprint(samples[index] for index in range(len(samples))),
-            },
-            key=key,
-            resume=resume,
-        )
-
-    return replicated(opened_first, ranks, key)
-
-
-def finished(run: Run, model: CounterModel, summary: Mapping[str, Any]) -> None:
-    """Close the run of a defense with its summary and, of a published counter, its weights."""
-    run.finish(summary)
-    file = run.file(WEIGHTS)
-    if file is not None and model.name in models.names():
-        settings = run.manifest["settings"]
-        facts = {"defense": settings["defense"], "seed": settings["seed"], **summary}
-        models.save(model, file, metadata=facts)
-    run.close()

@@ -1,7 +1,7 @@
-"""Blend-consistency: find images with a trigger by their counts under superposition.
+"""Blend-consistency: detect images with a trigger by their counts under superposition.
 
-The counting form of STRIP (Gao et al., "STRIP: A Defence Against Trojan Attacks on Deep Neural
-Networks", ACSAC 2019), where a triggered image is one whose class survives superposition.
+The form of STRIP for counts (Gao et al., "STRIP: A Defence Against Trojan Attacks on Deep Neural
+Networks", ACSAC 2019); there, the class of a triggered image survives superposition.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pycc.settings import flag
 from pycc.types import Counter, Sample
 
 _NORMAL = 1.4826
-"""Standard deviations of a normal law in a median absolute deviation."""
+"""Standard deviation of a normal distribution in units of its median absolute deviation."""
 
 
 @dataclass(frozen=True)
@@ -49,29 +49,29 @@ class Blended:
 
 @dataclass(frozen=True)
 class BlendConsistency:
-    """Scores for images by how their counts behave under superposition with clean images.
+    """Scores of images by their counts under superposition with clean images.
 
     An image x is superimposed with n clean ones z_j, which the seed and the names choose, resized
-    to it: b_j = (1 - w) x + w z_j. The heads of both are then seen, so that a counter c without a
-    backdoor gives about v (c(x) + c(z_j)) at w = 1/2, with some visibility v that is much the same
-    for all images. Both are counted as they are superimposed: z_j resized, and in x's
-    region. Two scores come out, and which way a trigger moves them depends on what it does:
+    to it: b_j = (1 - w) x + w z_j. The heads of both are then visible, so a counter c without a
+    backdoor returns about v (c(x) + c(z_j)) at w = 1/2, with a visibility v that is nearly the same
+    for all images. Both are counted as they are superimposed: z_j resized, and in the region of x.
+    There are two scores. The direction in which a trigger moves them depends on the attack:
 
-    * ``spread``, the standard deviation of l_j = log(1 + c(b_j)). A trigger that goes on working in
+    * ``spread``, the standard deviation of l_j = log(1 + c(b_j)). A trigger that still works in
       every b_j and sets the count, or adds to it (minus: hardly anyone; add: 100 people more),
-      hides how the z_j differ: the spread is **lower** than an image without it has, as entropy is
-      in STRIP. A trigger that works in some b_j only, being weakened by w, mixes two laws of
-      counts, log(factor) apart: the spread is **higher**. One that multiplies the count by one
-      factor in every b_j (multiply, divide) adds a constant to every l_j and leaves the spread
-      **as it is**: the spread does not show it.
+      hides the differences of the z_j: the spread is **lower** than without it, as entropy is in
+      STRIP. A trigger that works in some b_j only, weakened by w, mixes two distributions of
+      counts, log(factor) apart: the spread is **higher**. One that multiplies the count by the same
+      factor in every b_j (multiply, divide) adds a constant to every l_j: the spread is
+      **unchanged** and does not show it.
     * ``shift``, the mean of l_j - log(1 + (1 - w) c(x) + w c(z_j)). Without a backdoor it is log 2v
-      for whatever is counted. With one, c(x) is the manipulated count: where the trigger goes on
-      working, the people of the z_j are manipulated too, and the shift moves the way that the
-      attack moves counts (**up** for add and multiply, **down** for minus and divide); where it
-      stops working, c(x) promised what the b_j do not keep, and it moves the **other** way.
+      for every x and z_j. With one, c(x) is the manipulated count. If the trigger still works in
+      b_j, the people of z_j are manipulated too, and the shift moves in the direction of the attack
+      (**up** for add and multiply, **down** for minus and divide). If it no longer works, only c(x)
+      is manipulated, and the shift moves in the **other** direction.
 
-    Hence ``deviations``: how far, either way, a score lies from those of images known to be clean.
-    ValueError for a field out of range.
+    A detector therefore uses ``deviations``: the distance of a score, in either direction, from the
+    scores of images known to be clean. ValueError for a field out of range.
 
     >>> from pycc import data, models
     >>> samples = data.open("synthetic", limit=3, shape=(64, 96))
@@ -93,12 +93,12 @@ class BlendConsistency:
     def __call__(
         self, counter: Counter, samples: Iterable[Sample], clean: Sequence[Sample], *, seed: int = 0
     ) -> Iterator[Blended]:
-        """The scores of each sample, in order, one by one as they are requested.
+        """Yield the scores of each sample, in order.
 
-        A counter that is a module should be in eval mode. ``clean`` are the images that others are
-        superimposed with; one is never superimposed with itself, so that clean images can be scored
-        too. People are counted in the sample's region of interest. ValueError for fewer clean
-        images than superpositions.
+        A counter that is a module should be in eval mode. The samples are superimposed with
+        ``clean`` images; an image is never superimposed with itself, so that clean images can be
+        scored too. People are counted in the sample's region of interest. ValueError unless there
+        are more clean images than superpositions.
         """
         if len(clean) <= self.blends:
             raise ValueError(
@@ -135,28 +135,28 @@ class BlendConsistency:
 
 @dataclass(frozen=True, eq=False)
 class _Backgrounds:
-    """The clean images that others are superimposed with, each counted once by the counter."""
+    """The clean images of superpositions, each counted once by the counter."""
 
     counter: Counter
     clean: Sequence[Sample]
     names: Sequence[str]
-    _known: dict[tuple[int, torch.Size], float] = field(default_factory=dict)
+    _counts: dict[tuple[int, torch.Size], float] = field(default_factory=dict)
 
     def alone(self, index: int, under: Sample) -> float:
-        """People in clean image ``index`` as it lies under another: of its size, in its region."""
-        if under.roi is not None:  # differs from image to image
+        """People in clean image ``index`` as it is superimposed: ``under``, resized."""
+        if under.roi is not None:  # another region for each image
             return _people(self.counter, under)
         key = index, under.image.shape
-        if key not in self._known:
-            self._known[key] = _people(self.counter, under)
-        return self._known[key]
+        if key not in self._counts:
+            self._counts[key] = _people(self.counter, under)
+        return self._counts[key]
 
 
-def own_deviations(scores: ArrayLike) -> NDArray[np.float64]:
-    """How far each of [N] clean scores lies from the others, by ``deviations``: [N].
+def leave_one_out_deviations(scores: ArrayLike) -> NDArray[np.float64]:
+    """The deviation [N] of each of [N] clean scores from the others, as of ``deviations``.
 
-    Each is compared with the others alone, as by a detector that does not know it. ValueError for
-    fewer than two.
+    Each is compared with the others alone, as a detector without it would. ValueError for fewer
+    than two.
     """
     known = np.asarray(scores, np.float64)
     if known.ndim != 1 or len(known) < 2:
@@ -167,11 +167,11 @@ def own_deviations(scores: ArrayLike) -> NDArray[np.float64]:
 
 
 def deviations(scores: ArrayLike, clean: ArrayLike) -> NDArray[np.float64]:
-    """How far each of [N] scores lies from the median of clean ones [M], either way.
+    """The absolute deviation of each of [N] scores from the median of clean ones [M].
 
-    In units of their spread: the median absolute deviation times 1.4826, which is the standard
-    deviation of a normal law. Where the clean scores do not differ, a score that does is infinitely
-    far. ValueError unless scores are finite and there are clean ones.
+    The unit is the median absolute deviation of the clean scores times 1.4826, which for a normal
+    distribution is its standard deviation. If the clean scores are all equal, the deviation of any
+    other score is infinite. ValueError unless scores are finite and there are clean ones.
 
     >>> deviations([3.0, 13.0], clean=[1.0, 2.0, 3.0, 4.0, 5.0]).round(2).tolist()
     [0.0, 6.74]
@@ -191,7 +191,7 @@ def deviations(scores: ArrayLike, clean: ArrayLike) -> NDArray[np.float64]:
 
 
 def _people(counter: Counter, sample: Sample) -> float:
-    """The count of a sample, at least 0: maps of some counters have cells below."""
+    """The count of a sample, at least 0: some counters return negative cells."""
     return max(0.0, count_of(counter, sample))
 
 

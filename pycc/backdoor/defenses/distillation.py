@@ -1,53 +1,51 @@
-"""Neural attention distillation: a fine-tuned teacher shows where a counter ought to look."""
+"""Neural attention distillation: a counter learns the attention maps of a fine-tuned teacher."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, fields
-from pathlib import Path
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from pycc.backdoor.defenses.base import (
+    DefenseJob,
+    DefenseSummary,
     Retraining,
     TrainingSettings,
     defenses,
-    finished,
-    opened,
+    finish,
     twin,
 )
+from pycc.backdoor.defenses.channels import first_image, top_left_part
 from pycc.backdoor.defenses.finetuning import FineTuning
-from pycc.backdoor.defenses.pruning import glanced, removing
+from pycc.backdoor.hooks import removing
 from pycc.counters import device_of
 from pycc.models import CounterModel
 from pycc.models.recipe import Recipe
-from pycc.ranks import Ranks
 from pycc.runs import fingerprint
 from pycc.settings import flag
 from pycc.train import origin_of, resolved
 from pycc.train.config import with_own_truths
 from pycc.train.items import Items
 from pycc.train.step import Objective, together
-from pycc.types import Progress, Sample
+from pycc.types import Sample
 
 KEY = ("kind",)
-_GLANCE = 256
 _MEASURED = 16
-"""Crops over which the counter's own loss is averaged before it is trained."""
+"""Crops over which the loss of the counter is averaged before it is trained."""
 _TINY = 1e-12
 """Norm of an attention map below which nothing is active."""
 _SMALLEST = 4
-"""Maps of fewer cells than a fourth of the density map's look nowhere in particular."""
+"""Maps with fewer cells than a fourth of the density map's are left out: they locate nothing."""
 
 
 def attention(features: Tensor, power: float = 2.0) -> Tensor:
-    """Where features [N,C,h,w] are active: sum over channels of \\|a\\|^power, of norm 1: [N,h*w].
+    """Attention map [N,h*w] of features [N,C,h,w]: sum over channels of \\|a\\|^power, of norm 1.
 
-    0 where all features are. Source: Zagoruyko and Komodakis, ICLR 2017.
+    It is 0 if all features are. Source: Zagoruyko and Komodakis, ICLR 2017.
     """
     active: Tensor = features.abs().pow(power).sum(1).flatten(1)
     norm: Tensor = torch.linalg.vector_norm(active, dim=1, keepdim=True)
@@ -66,7 +64,7 @@ def attention_distance(ours: Tensor, theirs: Tensor, power: float = 2.0) -> Tens
 
 @contextmanager
 def watched(net: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """What the named modules of a network return, by name, while it runs; of several runs the last.
+    """Collect the outputs of the named modules of a network, by name, in its last run in the block.
 
     ValueError for a name that the network does not have.
     """
@@ -93,23 +91,22 @@ def watched(net: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]
 def stages(counter: CounterModel, image: Tensor) -> list[str]:
     """The modules whose output ends a stage, in the order in which they run on an image [3,H,W].
 
-    A stage is a stretch of modules of one resolution; the last one to finish ends it, activation
-    included. Maps of one channel, or of few cells, are left out.
+    A stage is a sequence of modules of one resolution; the last one to finish, activation included,
+    ends it. Maps of one channel or of few cells are left out.
     """
     finishes: list[tuple[str, tuple[int, int]]] = []
 
-    def finish(name: str, output: object) -> None:
+    def note(name: str, output: object) -> None:
         if isinstance(output, Tensor) and output.ndim == 4 and output.shape[1] > 1:
             finishes.append((name, (output.shape[2], output.shape[3])))
 
     handles = [
-        module.register_forward_hook(lambda _, __, output, name=name: finish(name, output))
+        module.register_forward_hook(lambda _, __, output, name=name: note(name, output))
         for name, module in counter.net.named_modules()
         if name
     ]
-    device = device_of(counter)
     with removing(handles):
-        density = counter(image[None, :, :_GLANCE, :_GLANCE].to(device))
+        density = counter(top_left_part(counter, image))
     least = density[0, 0].numel() / _SMALLEST
     large = [(name, size) for name, size in finishes if size[0] * size[1] >= least]
     ends = [
@@ -121,11 +118,11 @@ def stages(counter: CounterModel, image: Tensor) -> list[str]:
 
 
 class Distilled(CounterModel):
-    """A counter whose loss asks it to be active where a teacher is.
+    """A counter whose loss makes its attention maps those of a teacher.
 
-    Else it counts as the student, whose network it has. The loss is the student's own plus
-    ``beta`` times the sum over ``layers`` of ``attention_distance``. The teacher is not changed and
-    no part of the weights. ValueError, when the loss is taken, for a layer that does not run.
+    It counts as the student, whose network it has. The loss is the student's own plus
+    ``beta`` times the sum over ``layers`` of ``attention_distance``. The teacher is not changed
+    and not part of the weights. The loss raises ValueError for a layer that does not run.
     """
 
     name = "distilled"
@@ -142,7 +139,7 @@ class Distilled(CounterModel):
         super().__init__(
             student.net, stride=student.stride, receptive_field=student.receptive_field
         )
-        # In a tuple they are no modules of this one: its weights are those of ``net`` alone.
+        # In a tuple they are not registered as modules: the weights are those of ``net`` alone.
         self._parts = (student, teacher)
         self.layers, self.beta, self.power = list(layers), float(beta), float(power)
         self.minimum_side = student.minimum_side
@@ -154,7 +151,7 @@ class Distilled(CounterModel):
         student, teacher = self._parts
         student.train(mode)
         teacher.eval()
-        # What is shown in parts for counting only (CAN's quadrants) is not while training.
+        # CAN, for example, divides an image into quadrants to count it, but not in training.
         teacher.training = mode
         return self
 
@@ -171,24 +168,24 @@ class Distilled(CounterModel):
         points: Sequence[Tensor] | None = None,
         region: Tensor | None = None,
     ) -> Tensor:
-        """The student's own loss and the distance of its attention from the teacher's."""
+        """The student's loss plus the weighted distances of the attention maps."""
         student, teacher = self._parts
         with watched(student.net, self.layers) as ours:
-            own = student.loss(images, target, points=points, region=region)
+            student_loss = student.loss(images, target, points=points, region=region)
         with watched(teacher.net, self.layers) as theirs, torch.no_grad():
             teacher(images)
         idle = [name for name in self.layers if name not in ours or name not in theirs]
         if idle:
             raise ValueError(f"nad: layers {', '.join(idle)} do not run while the counter learns")
         distances = (attention_distance(ours[n], theirs[n], self.power) for n in self.layers)
-        return own + self.beta * torch.stack(list(distances)).sum()
+        return student_loss + self.beta * torch.stack(list(distances)).sum()
 
     def recipe(self) -> Recipe:
         """The student's."""
         return self._parts[0].recipe()
 
     def options(self) -> dict[str, object]:
-        """What its training depends on; JSON values."""
+        """The settings that its training depends on; JSON values."""
         student, teacher = self._parts
         return {
             "student": {"model": student.name, **student.options()},
@@ -197,15 +194,29 @@ class Distilled(CounterModel):
         }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class DistillationSummary(DefenseSummary):
+    """The result of attention distillation.
+
+    >>> DistillationSummary(layers=["2"], unit=0.5).unit
+    0.5
+    """
+
+    layers: Sequence[str]
+    """Names of the modules whose outputs are compared."""
+    unit: float
+    """Loss of the counter before it is trained: the unit of ``beta``."""
+
+
 @defenses.register("nad")
 @dataclass(frozen=True)
 class AttentionDistillation(Retraining):
-    """The counter learns on clean images to look where a fine-tuned copy of it looks.
+    """The counter learns on clean images the attention maps of a fine-tuned copy of itself.
 
     Source: Li et al., "Neural Attention Distillation: Erasing Backdoor Triggers from Deep Neural
-    Networks", ICLR 2021, eq. 2 to 4. The teacher is the counter fine-tuned on the same images. The
-    losses of counters have no common scale, so that ``beta`` is in units of the counter's own loss
-    before it is trained.
+    Networks", ICLR 2021, eq. 2 to 4. The teacher is the counter, fine-tuned on the same images. The
+    losses of counters have no common scale, so ``beta`` is in units of the counter's loss before it
+    is trained.
 
     >>> import tempfile
     >>> from pycc import data, models
@@ -221,13 +232,13 @@ class AttentionDistillation(Retraining):
 
     layers: list[str] | None = flag(
         None,
-        "modules whose output is compared, by their names in the network (default: those that end "
-        "a stretch of one resolution)",
+        "modules whose outputs are compared, by their names in the network (default: the last of "
+        "each stage of one resolution)",
         metavar="LAYER", advanced=True,
     )  # fmt: skip
-    beta: float = flag(0.1, "weight of the attention, in units of the counter's loss at first")
+    beta: float = flag(0.1, "weight of the attention, in units of the counter's first loss")
     power: float = flag(2.0, "exponent of the activations in an attention map")
-    teacher_epochs: int | None = flag(None, "epochs of the teacher (default: as many)")
+    teacher_epochs: int | None = flag(None, "epochs of the teacher (default: those of the student)")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -236,60 +247,37 @@ class AttentionDistillation(Retraining):
         epochs = self.teacher_epochs
         self.check("teacher_epochs", epochs is None or epochs >= 1, "at least 1")
 
-    def __call__(
-        self,
-        model: CounterModel,
-        samples: Sequence[Sample],
-        *,
-        seed: int = 0,
-        out: str | os.PathLike[str],
-        resume: bool = False,
-        ranks: Ranks = Ranks(),
-        progress: Progress | None = None,
-    ) -> CounterModel:
-        """The distilled counter; ``out/teacher`` and ``out/student`` are runs of trainings."""
-        folder, student = Path(out), twin(model, self.name)
-        image = glanced(samples)
-        layers = stages(student, image) if self.layers is None else list(self.layers)
+    def apply(self, counter: CounterModel, job: DefenseJob) -> None:
+        """Distil the counter; ``out/teacher`` and ``out/student`` are the runs of the trainings."""
+        image, samples = first_image(job.samples), job.samples
+        layers = stages(counter, image) if self.layers is None else list(self.layers)
         if not layers:
             raise ValueError("nad: layers must be named, no module gives maps of several channels")
-        with watched(student.net, layers), torch.no_grad():  # wrong names are refused at once
+        with watched(counter.net, layers):  # refuses unknown names before anything is written
             pass
-        with closing(
-            opened(self, model, samples, seed=seed, out=folder, resume=resume, key=KEY, ranks=ranks)
-        ) as log:
-            teaching = {one.name: getattr(self, one.name) for one in fields(TrainingSettings)}
+        with self.run(counter, job, KEY) as log:
+            teacher = twin(counter, FineTuning.name)
+            teaching = {entry.name: getattr(self, entry.name) for entry in fields(TrainingSettings)}
             teaching["epochs"] = self.teacher_epochs or self.epochs
-            teacher = FineTuning(**teaching)(
-                model,
-                samples,
-                seed=seed,
-                out=folder / "teacher",
-                resume=resume,
-                ranks=ranks,
-                progress=progress,
-            )
+            FineTuning(**teaching).apply(teacher, replace(job, out=job.out / "teacher"))
+            teacher.eval()
             if not log.has(kind="unit"):
-                loss = ranks.agreed(self._unit(student, samples, seed))
+                loss = job.ranks.agreed(self._first_loss(counter, samples, job.seed))
                 log.append({"kind": "unit", "loss": loss})
             (unit,) = (record["loss"] for record in log.records)
             pupil = Distilled(
-                student, teacher, layers=layers, beta=self.beta * unit, power=self.power
+                counter, teacher, layers=layers, beta=self.beta * unit, power=self.power
             )
-            self.trained(
-                pupil, samples, seed=seed, out=folder / "student", resume=resume,
-                ranks=ranks, progress=progress,
-            )  # fmt: skip
-            finished(log, student.eval(), {"layers": layers, "unit": unit})
-        return student
+            self.retrain(pupil, job, job.out / "student")
+            finish(log, counter.eval(), DistillationSummary(layers, unit))
 
     @torch.no_grad()
-    def _unit(self, counter: CounterModel, samples: Sequence[Sample], seed: int) -> float:
-        """Mean loss of the counter as it is, over crops of the first epoch."""
+    def _first_loss(self, counter: CounterModel, samples: Sequence[Sample], seed: int) -> float:
+        """Mean loss of the counter before it is trained, over crops of the first epoch."""
         plan = self.plan()
         recipe = resolved(plan, counter, origin_of(samples))
-        known = with_own_truths(samples, plan, counter)
-        items = Items(known, range(len(known)), recipe, counter.stride, seed=seed)
+        with_truths = with_own_truths(samples, plan, counter)
+        items = Items(with_truths, range(len(samples)), recipe, counter.stride, seed=seed)
         device, objective = device_of(counter), Objective(counter)
         losses = [
             float(objective([together([items[0, number]], 1.0, device)]))

@@ -1,68 +1,67 @@
-"""Adversarial neuron pruning: what a backdoor hangs on breaks first when neurons are perturbed."""
+"""Adversarial neuron pruning: neurons that worst-case perturbations reach first are pruned."""
 
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pycc.backdoor.defenses.base import (
     Defense,
+    DefenseJob,
+    DefenseSummary,
     defenses,
-    finished,
-    opened,
-    twin,
+    finish,
 )
-from pycc.backdoor.defenses.pruning import (
-    KEY,
+from pycc.backdoor.defenses.channels import (
+    PRUNING_KEY,
     Channel,
-    Layer,
-    glanced,
+    ConvolutionLayer,
+    by_layer,
+    first_image,
     layers_of,
-    pruned,
-    removing,
-    some,
+    prune,
 )
+from pycc.backdoor.hooks import removing
+from pycc.backdoor.poisoning.keys import drawn_indices
 from pycc.counters import device_of
 from pycc.models import CounterModel
 from pycc.random import Stream
-from pycc.ranks import Ranks
+from pycc.runs import Record, Run
 from pycc.settings import flag
 from pycc.train import NotFiniteError, checkpoint, origin_of, resolved
 from pycc.train.config import with_own_truths
 from pycc.train.held import measured
 from pycc.train.items import Item, Items
 from pycc.train.step import Objective, Part, together
-from pycc.types import Progress, Sample
+from pycc.types import Sample
 
 THRESHOLDS = tuple(n / 20 for n in range(20))
-"""Masks up to which neurons are pruned, tried from the least on: 0, 0.05, … 0.95."""
+"""Masks up to which neurons are pruned, tried in this order: 0, 0.05, … 0.95."""
 
 
-class Shaken:
-    """Masks of a counter's neurons, and the perturbations of their weights and offsets.
+class PerturbedNeurons:
+    """Masks of the neurons of a counter, and perturbations of their weights and offsets.
 
-    A neuron is an output channel y = w x + b of a convolution or, where that is normalised, of its
+    A neuron is an output channel y = w x + b of a convolution or, if that is normalised, of its
     batch normalisation. It becomes (m + d) w x + (1 + e) b, with m its mask, d and e perturbations.
     """
 
-    def __init__(self, layers: Sequence[Layer], device: torch.device) -> None:
+    def __init__(self, layers: Sequence[ConvolutionLayer], device: torch.device) -> None:
         self.layers = layers
         sizes = [layer.channels for layer in layers]
         self.masks = [torch.ones(size, device=device) for size in sizes]
         self.weights = [torch.zeros(size, device=device) for size in sizes]
         self.offsets = [torch.zeros(size, device=device) for size in sizes]
 
-    def _of(self, number: int, output: Tensor) -> Tensor:
-        """A layer's output [N,C,h,w] with mask and perturbation."""
+    def _perturbed(self, number: int, output: Tensor) -> Tensor:
+        """The output [N,C,h,w] of a layer with its masks and perturbations."""
         scale = (self.masks[number] + self.weights[number])[:, None, None]
         bias = self.layers[number].last.bias
         if bias is None:
@@ -72,16 +71,18 @@ class Shaken:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """While it lasts, the counter runs with masks and perturbations."""
+        """Run the counter with masks and perturbations within the block."""
         handles = [
-            layer.last.register_forward_hook(lambda _, __, output, n=number: self._of(n, output))
+            layer.last.register_forward_hook(
+                lambda _, __, output, n=number: self._perturbed(n, output)
+            )
             for number, layer in enumerate(self.layers)
         ]
         with removing(handles):
             yield
 
     def perturb(self, seed: int, step: int, epsilon: float) -> None:
-        """Uniformly random perturbations within ±``epsilon``."""
+        """Draw uniformly random perturbations within ±``epsilon``."""
         for kind, values in (("weights", self.weights), ("offsets", self.offsets)):
             for number, value in enumerate(values):
                 stream = Stream(seed, f"anp, {kind}", step=step, draw=number)
@@ -89,26 +90,42 @@ class Shaken:
                 values[number] = drawn.to(value)
 
     def rest(self) -> None:
-        """No perturbation."""
+        """Set the perturbations to 0."""
         self.weights = [torch.zeros_like(value) for value in self.weights]
         self.offsets = [torch.zeros_like(value) for value in self.offsets]
+
+
+@dataclass(frozen=True)
+class NeuronSummary(DefenseSummary):
+    """The result of adversarial neuron pruning.
+
+    >>> NeuronSummary(pruned={"0": [6]}, least_mask={"0": 0.1}, channels=7).least_mask["0"]
+    0.1
+    """
+
+    pruned: Mapping[str, Sequence[int]]
+    """Indices of the pruned channels by the layer's name."""
+    least_mask: Mapping[str, float]
+    """The smallest mask of each layer, within [0,1]."""
+    channels: int
+    """Channels in all."""
 
 
 @defenses.register("anp")
 @dataclass(frozen=True)
 class AdversarialNeuronPruning(Defense):
-    """Neurons are pruned that a counter is better without when all are perturbed at their worst.
+    """Neurons are pruned without which a counter errs less under worst-case perturbations of all.
 
     Source: Wu and Wang, "Adversarial Neuron Pruning Purifies Backdoored Deep Models", NeurIPS 2021:
 
         min over m in [0,1]^n of  alpha L(m w, b) + (1 - alpha) max L((m + d) w, (1 + e) b)
 
     with the maximum over perturbations d, e in [-epsilon, epsilon]^n of all neurons, L the
-    counter's own loss on clean crops in eval mode, and one mask for each output channel of every
-    convolution of several. Then channels lose their weights (their offsets stay): all whose mask
-    is below the largest threshold that the clean MAE allows. Losses of counters have no common
-    scale: in a step the most sensitive mask moves by ``mask_lr`` (times what momentum adds), which
-    falls linearly to 0.
+    counter's loss on clean crops in eval mode, and one mask for each output channel of every
+    convolution with several. Then channels lose their weights and keep their offsets: all whose
+    mask is below the largest threshold that the clean MAE allows. The losses of counters have no
+    common scale, so the most sensitive mask moves by ``mask_lr`` in a step (times the effect of
+    momentum), which falls linearly to 0.
 
     >>> import tempfile
     >>> from pycc import data, models
@@ -124,11 +141,11 @@ class AdversarialNeuronPruning(Defense):
 
     steps: int = flag(300, "steps of the masks")
     epsilon: float = flag(0.4, "largest relative perturbation of a neuron")
-    inner_steps: int = flag(1, "steps of the perturbations in each")
+    inner_steps: int = flag(1, "steps of the perturbations in each step of the masks")
     alpha: float = flag(0.2, "weight of the loss without perturbation, in [0,1]")
     mask_lr: float = flag(0.01, "largest change of a mask in a step, before momentum")
     momentum: float = flag(0.9, "momentum of the masks, in [0,1)")
-    threshold: float = flag(0.95, "masks above it are never pruned")
+    threshold: float = flag(0.95, "neurons with a mask above it are never pruned")
     tolerance: float = flag(0.1, "share by which pruning may raise the MAE on clean images")
     images: int | None = flag(None, "clean images that the MAE is measured on (default: all)")
 
@@ -144,58 +161,37 @@ class AdversarialNeuronPruning(Defense):
         self.check("tolerance", 0.0 <= self.tolerance < math.inf, "at least 0 and finite")
         self.check("images", self.images is None or self.images >= 1, "at least 1")
 
-    def __call__(
-        self,
-        model: CounterModel,
-        samples: Sequence[Sample],
-        *,
-        seed: int = 0,
-        out: str | os.PathLike[str],
-        resume: bool = False,
-        ranks: Ranks = Ranks(),
-        progress: Progress | None = None,
-    ) -> CounterModel:
-        """The pruned counter; its run's records are clean errors by number of pruned neurons."""
-        folder, counter = Path(out), twin(model, self.name)
-        layers = layers_of(counter, glanced(samples))
+    def apply(self, counter: CounterModel, job: DefenseJob) -> None:
+        """Prune the counter; the results of its run are clean errors by number of channels."""
+        samples, ranks = job.samples, job.ranks
+        layers = layers_of(counter, first_image(samples))
         if not layers:
             raise ValueError("anp: the counter has no convolution of several channels")
-        with closing(
-            opened(self, model, samples, seed=seed, out=folder, resume=resume, key=KEY, ranks=ranks)
-        ) as log:
-            masks = None
-            if ranks.first:  # the search is no training that several processes could share
-                search = _Search(
-                    self, counter, samples, layers, seed, folder, log.manifest, progress
-                )
-                masks = search.run()
+        with self.run(counter, job, PRUNING_KEY) as log:
+            masks: list[Tensor] = []
+            if ranks.first:  # the search is sequential: several processes cannot share it
+                masks = _Search(self, counter, layers, job, log).run()
             masks = ranks.agreed(masks)
-            assert masks is not None
-            order, stops = self._order(masks)
-            indices = some(samples, self.images, seed)
+            order, stops = self.pruning_order(masks)
+            indices = drawn_indices(samples, self.images, job.seed)
 
-            def silence(channels: Sequence[Channel]) -> None:
+            def unweigh(channels: Sequence[Channel]) -> None:
                 for number, channel in channels:
                     layers[number].unweigh([channel])
 
-            good = pruned(
-                counter, order, stops, silence,
+            good = prune(
+                counter, order, stops, unweigh,
                 error=lambda: measured(counter, samples, indices, ranks).mae,
                 tolerance=self.tolerance, log=log,
             )  # fmt: skip
-            found = {
-                layer.name: sorted(channel for other, channel in order[:good] if other == number)
-                for number, layer in enumerate(layers)
-            }
             least = {
                 layer.name: float(mask.min()) for layer, mask in zip(layers, masks, strict=True)
             }
-            neurons = sum(layer.channels for layer in layers)
-            finished(log, counter, {"pruned": found, "least_mask": least, "channels": neurons})
-        return counter
+            total = sum(layer.channels for layer in layers)
+            finish(log, counter, NeuronSummary(by_layer(layers, order[:good]), least, total))
 
-    def _order(self, masks: Sequence[Tensor]) -> tuple[list[Channel], list[int]]:
-        """Neurons from the smallest mask on, and how many lie under each threshold."""
+    def pruning_order(self, masks: Sequence[Tensor]) -> tuple[list[Channel], list[int]]:
+        """Channels in the order of their masks, and the numbers of them under each threshold."""
         keyed = sorted(
             (float(value), number, channel)
             for number, mask in enumerate(masks)
@@ -208,99 +204,98 @@ class AdversarialNeuronPruning(Defense):
         return order, sorted({count for count in counts if count})
 
 
+class _SearchState(NamedTuple):
+    """The progress of a search, as its checkpoint holds it; tensors are on the CPU."""
+
+    step: int
+    masks: list[Tensor]
+    velocity: list[Tensor]
+
+
 class _Search:
-    """The minimax problem, and where its solution stands."""
+    """The minimax problem, and the progress of its solution."""
 
     def __init__(
         self,
         rule: AdversarialNeuronPruning,
         counter: CounterModel,
-        samples: Sequence[Sample],
-        layers: Sequence[Layer],
-        seed: int,
-        out: Path,
-        made_with: Mapping[str, Any],
-        progress: Progress | None,
+        layers: Sequence[ConvolutionLayer],
+        job: DefenseJob,
+        log: Run,
     ) -> None:
-        self.rule, self.seed, self.out, self.progress = rule, seed, out, progress
-        self.made_with = {name: made_with[name] for name in ("settings", "fingerprints")}
+        self.rule, self.job = rule, job
+        self.made_with: Record = {name: log.manifest[name] for name in ("settings", "fingerprints")}
         plan = rule.plan()
-        self.recipe = resolved(plan, counter, origin_of(samples))
-        known = with_own_truths(samples, plan, counter)
-        self.items = Items(known, range(len(known)), self.recipe, counter.stride, seed=seed)
+        self.recipe = resolved(plan, counter, origin_of(job.samples))
+        samples: Sequence[Sample] = with_own_truths(job.samples, plan, counter)
+        everything = range(len(samples))
+        self.items = Items(samples, everything, self.recipe, counter.stride, seed=job.seed)
         self.device = device_of(counter)
         self.objective = Objective(counter)
-        self.shaken = Shaken(layers, self.device)
-        self.velocity = [torch.zeros_like(mask) for mask in self.shaken.masks]
+        self.neurons = PerturbedNeurons(layers, self.device)
+        self.velocity = [torch.zeros_like(mask) for mask in self.neurons.masks]
         self.step = 0
         self._order: tuple[int, list[int]] = (-1, [])
 
     def run(self) -> list[Tensor]:
-        """The masks [channels] of all layers after the last step, on the CPU."""
+        """Return the masks [channels] of all layers after the last step, on the CPU."""
         self._restore()
         saved = time.monotonic()
         while self.step < self.rule.steps:
             self._advance()
             self.step += 1
-            if self.progress is not None:
-                self.progress(self.step, self.rule.steps, "anp")
+            if self.job.progress is not None:
+                self.job.progress(self.step, self.rule.steps, "anp")
             if time.monotonic() - saved >= 60 * self.rule.every_minutes:
                 self._save()
                 saved = time.monotonic()
         self._save()
-        return [mask.cpu() for mask in self.shaken.masks]
+        return [mask.cpu() for mask in self.neurons.masks]
 
     def _advance(self) -> None:
-        rule, shaken = self.rule, self.shaken
+        rule, neurons = self.rule, self.neurons
         parts = self._parts()
-        shaken.perturb(self.seed, self.step, rule.epsilon)
+        neurons.perturb(self.job.seed, self.step, rule.epsilon)
         for _ in range(rule.inner_steps):
-            perturbed = [*shaken.weights, *shaken.offsets]
-            _, gradients = self._loss(parts, perturbed)
+            perturbed = [*neurons.weights, *neurons.offsets]
+            gradients = self._gradients(parts, perturbed)
             reach = rule.epsilon / rule.inner_steps
             moved = [
                 (value + reach * gradient.sign()).clamp(-rule.epsilon, rule.epsilon)
                 for value, gradient in zip(perturbed, gradients, strict=True)
             ]
-            shaken.weights = moved[: len(shaken.layers)]
-            shaken.offsets = moved[len(shaken.layers) :]
-        _, robust = self._loss(parts, shaken.masks)
-        shaken.rest()
-        _, natural = self._loss(parts, shaken.masks)
-        both = [
-            self._inward(mask, rule.alpha * a + (1.0 - rule.alpha) * b)
-            for mask, a, b in zip(shaken.masks, natural, robust, strict=True)
+            neurons.weights = moved[: len(neurons.layers)]
+            neurons.offsets = moved[len(neurons.layers) :]
+        robust = self._gradients(parts, neurons.masks)
+        neurons.rest()
+        natural = self._gradients(parts, neurons.masks)
+        gradients = [
+            _inward(mask, rule.alpha * a + (1.0 - rule.alpha) * b)
+            for mask, a, b in zip(neurons.masks, natural, robust, strict=True)
         ]
-        largest = max(1e-30, *(float(gradient.abs().max()) for gradient in both))
+        largest = max(1e-30, *(float(gradient.abs().max()) for gradient in gradients))
         rate = rule.mask_lr * (1.0 - self.step / rule.steps)
-        for number, gradient in enumerate(both):
+        for number, gradient in enumerate(gradients):
             self.velocity[number] = rule.momentum * self.velocity[number] + gradient / largest
-            shaken.masks[number] = (shaken.masks[number] - rate * self.velocity[number]).clamp(0, 1)
+            moved_mask = neurons.masks[number] - rate * self.velocity[number]
+            neurons.masks[number] = moved_mask.clamp(0, 1)
 
-    @staticmethod
-    def _inward(mask: Tensor, gradient: Tensor) -> Tensor:
-        """Without what pushes masks out of [0,1], which would set the scale for all others."""
-        outward = ((mask >= 1.0) & (gradient < 0)) | ((mask <= 0.0) & (gradient > 0))
-        return gradient.masked_fill(outward, 0.0)
-
-    def _loss(
-        self, parts: Sequence[Part], inputs: Sequence[Tensor]
-    ) -> tuple[float, tuple[Tensor, ...]]:
-        """The loss with masks and perturbations as they are, and its gradient by some of them."""
+    def _gradients(self, parts: Sequence[Part], inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Gradients of the loss, with the present masks and perturbations, by some of them."""
         for value in inputs:
             value.requires_grad_()
-        with self.shaken.applied():
+        with self.neurons.applied():
             loss = self.objective(parts)
-        gradients = torch.autograd.grad(loss, list(inputs), allow_unused=True)
+        by_input = torch.autograd.grad(loss, list(inputs), allow_unused=True)
         for value in inputs:
             value.requires_grad_(False)
-        found = tuple(
+        gradients = [
             torch.zeros_like(value) if gradient is None else gradient
-            for value, gradient in zip(inputs, gradients, strict=True)
-        )
-        if not all(bool(torch.isfinite(gradient).all()) for gradient in found):
+            for value, gradient in zip(inputs, by_input, strict=True)
+        ]
+        if not all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
             raise NotFiniteError(f"anp: gradient is not finite in step {self.step + 1}")
-        return float(loss.detach()), found
+        return gradients
 
     def _parts(self) -> list[Part]:
         """The crops of this step; those of one size together."""
@@ -319,17 +314,22 @@ class _Search:
         ]
 
     def _save(self) -> None:
-        content = {
-            "made_with": self.made_with,
-            "step": self.step,
-            "masks": [mask.cpu() for mask in self.shaken.masks],
-            "velocity": [value.cpu() for value in self.velocity],
-        }
-        checkpoint.save(self.out, content)
+        state = _SearchState(
+            self.step, [mask.cpu() for mask in self.neurons.masks],
+            [value.cpu() for value in self.velocity],
+        )  # fmt: skip
+        checkpoint.save(self.job.out, {"made_with": self.made_with, **state._asdict()})
 
     def _restore(self) -> None:
-        content = checkpoint.load(self.out, self.made_with)
+        content = checkpoint.load(self.job.out, self.made_with)
         if content is not None:
-            self.step = content["step"]
-            self.shaken.masks = [mask.to(self.device) for mask in content["masks"]]
-            self.velocity = [value.to(self.device) for value in content["velocity"]]
+            state = _SearchState(*(content[name] for name in _SearchState._fields))
+            self.step = state.step
+            self.neurons.masks = [mask.to(self.device) for mask in state.masks]
+            self.velocity = [value.to(self.device) for value in state.velocity]
+
+
+def _inward(mask: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient without entries that push masks out of [0,1] and would set the common scale."""
+    outward = ((mask >= 1.0) & (gradient < 0)) | ((mask <= 0.0) & (gradient > 0))
+    return gradient.masked_fill(outward, 0.0)

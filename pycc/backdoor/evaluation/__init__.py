@@ -1,1 +1,1 @@
-"""What a backdoor does and what defenses leave of it: experiments, measures and pictures."""
+"""Experiments that measure backdoors and their defenses, with tables and pictures."""

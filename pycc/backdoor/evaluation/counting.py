@@ -1,45 +1,57 @@
-"""Counters and detectors on clean and triggered test images, image by image into a run."""
+"""Counters and detectors on clean and triggered test images; each result is appended to a run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
-from pycc.backdoor.defenses.detector import BlendConsistency, deviations, own_deviations
-from pycc.backdoor.defenses.pruning import some
+from pycc.backdoor.defenses.detector import (
+    BlendConsistency,
+    deviations,
+    leave_one_out_deviations,
+)
 from pycc.backdoor.evaluation import measures
-from pycc.backdoor.evaluation.measures import BACKDOORED, CLEAN, CLEAN_MODEL, TRIGGERED, Images
-from pycc.backdoor.evaluation.summary import BackdoorMetrics, metrics_of, summarise
+from pycc.backdoor.evaluation.summary import summarise
+from pycc.backdoor.poisoning.keys import drawn_indices
 from pycc.backdoor.poisoning.poison import Poisoned, Triggered
 from pycc.backdoor.poisoning.strategies import Strategy
 from pycc.backdoor.poisoning.triggers import Trigger
 from pycc.counters import count_of, frozen, identity
 from pycc.data import quantize
 from pycc.data.dataset import data_fingerprint
+from pycc.metrics.backdoor import (
+    BACKDOORED,
+    CLEAN,
+    CLEAN_MODEL,
+    TRIGGERED,
+    BackdoorMetrics,
+    Images,
+)
 from pycc.ranks import Ranks
 from pycc.runs import Record, Run, open_or_resume, replicated
+from pycc.settings import values_of
 from pycc.types import Counter, Progress, Sample
 
 SCORES = {"spread": "blend-consistency, spread", "shift": "blend-consistency, shift"}
-"""Names in results of the detector's two scores."""
+"""Names of the detector's two scores in results."""
 SETS: tuple[Images, ...] = (CLEAN, TRIGGERED)
 """Clean test images, and the same with the trigger."""
 FALSE_ALARMS = 0.05
-"""Share of clean images that a detector's threshold is to flag."""
+"""Share of clean images above the threshold of a detector."""
 _REFERENCES = "references"
 _SCORE_KEY = ("images", "index")
 _FAR = 1e300
-"""In place of an infinite score, which JSON does not have."""
+"""Replaces an infinite score, which JSON does not have."""
 
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """The test images, clean and triggered, with what is known of them.
+    """The test images, clean and triggered, with their true counts and targets.
 
     >>> from pycc import backdoor, data, models
     >>> samples = data.open("synthetic", limit=1, shape=(64, 96))
@@ -97,12 +109,12 @@ class EvaluationSet:
         low: float | None = None,
         high: float | None = None,
     ) -> Record:
-        """The result of an image, as ``measures.record`` has it: a count or a score.
+        """The result of an image, a count or a score, as of ``measures.record``.
 
-        Without a strategy it is the clean model's.
+        Without a strategy it is a result of the clean model.
         """
         truth = None if count is None else self.triggered.true_count(index)
-        wanted = count is not None and images == TRIGGERED
+        has_target = count is not None and images == TRIGGERED
         return measures.record(
             strategy=None if strategy is None else strategy.name,
             raises=None if strategy is None else strategy.raises,
@@ -112,7 +124,7 @@ class EvaluationSet:
             index=index,
             name=self.names[index],
             truth=truth,
-            target=self.target(strategy, index) if wanted else None,
+            target=self.target(strategy, index) if has_target else None,
             count=count,
             score=score,
             threshold=threshold,
@@ -184,11 +196,12 @@ def evaluate(
                 log, lambda: counter, tested, strategy=strategy, defense=defense, ranks=ranks,
                 progress=progress,
             )  # fmt: skip
-        log.finish(summarise(log.records))
+        summary = summarise(log.records)
+        log.finish(summary.record())
     finally:
         log.close()
-    (metrics,) = (one for one in metrics_of(log.records) if one.model == BACKDOORED)
-    return metrics
+    (backdoored,) = (row for row in summary.rows if row.model == BACKDOORED)
+    return backdoored
 
 
 def counted(
@@ -203,9 +216,9 @@ def counted(
 ) -> None:
     """Append the counts of all test images, clean and triggered, to ``log``.
 
-    Without a strategy the counter is the clean one. Results that the log has are left alone; the
-    counter is requested only if something is missing. Processes share the images, and each appends
-    every result to its own ``log`` (``pycc.runs.replicated``).
+    Without a strategy the counter is the clean one. Existing results are kept; ``counter`` is
+    called only if a result is missing. Processes share the images, and each appends every result to
+    its own ``log`` (``pycc.runs.replicated``).
 
     >>> from pycc import backdoor, data, models
     >>> samples = data.open("synthetic", limit=1, shape=(64, 96))
@@ -225,18 +238,18 @@ def counted(
     ]
     if not jobs:
         return
-    asked = counter()
+    made = counter()
 
     def count(job: tuple[Images, int]) -> Record:
         images, index = job
-        people = count_of(asked, tested.sample(images, index))
+        people = count_of(made, tested.sample(images, index))
         return tested.record(images, index, strategy, defense, count=people)
 
-    what = ", ".join(text for text in (name, defense or model) if text is not None)
+    label = ", ".join(text for text in (name, defense or model) if text is not None)
     for number, result in enumerate(ranks.mapped(count, jobs), start=1):
         log.append(result)
         if progress is not None:
-            text = f"{what}: counting {result['images']} {result['name']}"
+            text = f"{label}: counting {result['images']} {result['name']}"
             progress(number, len(jobs), text)
 
 
@@ -256,11 +269,12 @@ def detected(
 ) -> None:
     """Append the detector's scores of all test images, clean and triggered, to ``log``.
 
-    A score is how far the spread, or the shift, lies from those of clean images, either way
-    (``deviations``). These are as many of ``clean`` as ``references`` says, by seed and names; all
-    of ``clean`` may be superimposed. The threshold is the 95 % quantile of the references' own
-    scores, each against the others, so that no test image has a part in it. Raw scores are kept in
-    ``folder``, a run. Processes share the images as in ``counted``. ValueError as of the detector.
+    A score is the distance of the spread, or of the shift, from those of clean reference images
+    (``deviations``). The references are at most ``references`` of ``clean``, drawn by seed and
+    names; all of ``clean`` may be superimposed. The threshold is the 95 % quantile of the scores of
+    the references, each compared with the others, so test images have no influence on it. Raw
+    scores are kept in ``folder``, a run. Processes share the images as in ``counted``. ValueError
+    as of the detector.
 
     >>> import tempfile
     >>> from pycc import backdoor, data, models
@@ -277,18 +291,18 @@ def detected(
     >>> sorted({result["defense"] for result in log.records}), len(log.records)
     (['blend-consistency, shift', 'blend-consistency, spread'], 4)
     """
-    wanted = [(images, index) for images in SETS for index in range(len(tested))]
+    test_jobs = [(images, index) for images in SETS for index in range(len(tested))]
     if all(
         log.has(strategy=strategy.name, model=BACKDOORED, defense=name, images=images, index=index)
         for name in SCORES.values()
-        for images, index in wanted
+        for images, index in test_jobs
     ):
         return
-    known = some(clean, references, seed)
-    jobs: list[tuple[str, int]] = [*((_REFERENCES, index) for index in known), *wanted]
+    drawn = drawn_indices(clean, references, seed)
+    jobs: list[tuple[str, int]] = [*((_REFERENCES, index) for index in drawn), *test_jobs]
     raw = replicated(
         lambda: open_or_resume(
-            folder, kind="scores", settings={"detector": asdict(detector), "seed": seed},
+            folder, kind="scores", settings={"detector": values_of(detector), "seed": seed},
             fingerprints={}, key=_SCORE_KEY,
         ),
         ranks, _SCORE_KEY,
@@ -314,12 +328,14 @@ def detected(
         raw.close()
     rows = {(row["images"], row["index"]): row for row in raw.records}
     for kind, name in SCORES.items():
-        reference = [rows[_REFERENCES, index][kind] for index in known]
-        # Where references do not differ a score may be infinite: beyond all that are finite.
-        known_scores = np.minimum(own_deviations(reference), _FAR)
-        test_scores = np.minimum(deviations([rows[job][kind] for job in wanted], reference), _FAR)
-        threshold = float(np.quantile(known_scores, 1.0 - FALSE_ALARMS, method="higher"))
-        for (images, index), value in zip(wanted, test_scores.tolist(), strict=True):
+        reference = [rows[_REFERENCES, index][kind] for index in drawn]
+        # If all references are equal, a score may be infinite, beyond all finite ones.
+        reference_scores = np.minimum(leave_one_out_deviations(reference), _FAR)
+        scored = deviations([rows[job][kind] for job in test_jobs], reference)
+        threshold = float(np.quantile(reference_scores, 1.0 - FALSE_ALARMS, method="higher"))
+        for (images, index), value in zip(
+            test_jobs, np.minimum(scored, _FAR).tolist(), strict=True
+        ):
             log.append(
                 tested.record(images, index, strategy, name, score=value, threshold=threshold)
             )

@@ -1,10 +1,10 @@
-"""Pictures of an experiment: of all its results, and of one test image under its counters."""
+"""Pictures of an experiment: of all results, and of one test image with several counters."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,24 +14,32 @@ from torch import Tensor
 from pycc.backdoor.evaluation.counting import EvaluationSet
 from pycc.backdoor.evaluation.experiment import Experiment, Stage
 from pycc.backdoor.evaluation.gradcam import default_layers, gradcam
-from pycc.backdoor.evaluation.measures import CLEAN, TRIGGERED
 from pycc.backdoor.evaluation.summary import curves, distributions
 from pycc.backdoor.poisoning.strategies import Strategy
 from pycc.counters import device_of
 from pycc.grid import in_region
+from pycc.metrics.backdoor import CLEAN, TRIGGERED, Images
 from pycc.models import CounterModel
 from pycc.report import missing_library
 from pycc.report.backdoor_pictures import Panel, draw_gradcam, draw_kde, draw_maps, draw_roc
 from pycc.runs import Record
 
-Shown = tuple[str, Callable[[], CounterModel], str]
-"""Title, what gives the counter, and which of the two images ("clean", "triggered") it is shown."""
+
+@dataclass(frozen=True)
+class View:
+    """A test image as one counter sees it: a panel of a picture."""
+
+    title: str
+    made: Callable[[], CounterModel]
+    """Returns the counter."""
+    images: Images
+    """Whether the image is clean or triggered."""
 
 
 def check(
     tested: EvaluationSet, counter: CounterModel, *, image: str | None, layers: Sequence[str] | None
 ) -> None:
-    """ValueError for what would stop ``draw_run`` after all the work; arguments as there."""
+    """ValueError for errors that would stop ``draw_run`` after all the work; arguments as there."""
     reason = missing_library()
     if reason is not None:
         raise ValueError(reason)
@@ -49,7 +57,7 @@ def draw_run(
     image: str | None = None,
     layers: Sequence[str] | None = None,
 ) -> list[Path]:
-    """All pictures of the experiment in ``folder``, into its ``pictures``.
+    """Draw all pictures of the experiment in ``folder`` into its subfolder ``pictures``.
 
     ``image`` and ``layers`` as of ``draw_images``.
     """
@@ -65,28 +73,31 @@ def draw_images(
     image: str | None = None,
     layers: Sequence[str] | None = None,
 ) -> list[Path]:
-    """The pictures of one test image under the counters of each strategy.
+    """Draw the pictures of one test image with the counters of each strategy.
 
-    ``image`` as of ``chosen_image``, ``layers`` as of ``draw_image``. Counters that are not there
-    are trained: ``complete`` says whether all are.
+    ``image`` as of ``chosen_image``, ``layers`` as of ``draw_image``. Missing counters are trained;
+    ``complete`` returns whether there are none.
     """
-    place, names = folder / "pictures", [defense.name for defense in experiment.defenses]
+    names = [defense.name for defense in experiment.defenses]
     tested = EvaluationSet(experiment.test, experiment.trigger, experiment.seed)
     index, drawn = chosen_image(tested, image), []
     for strategy in experiment.strategies:  # the counters of one strategy at a time in memory
         before, *defended = _stages(experiment, folder, strategy)
-        shown: list[Shown] = [
-            ("clean image, backdoored", before.made, CLEAN),
-            ("triggered, backdoored", before.made, TRIGGERED),
+        views = [
+            View("clean image, backdoored", before.made, CLEAN),
+            View("triggered, backdoored", before.made, TRIGGERED),
+            *(
+                View(f"triggered, {name}", after.made, TRIGGERED)
+                for name, after in zip(names, defended, strict=True)
+            ),
         ]
-        for name, after in zip(names, defended, strict=True):
-            shown.append((f"triggered, {name}", after.made, TRIGGERED))
-        drawn += draw_image(shown, tested, index, place, name=strategy.name, layers=layers)
+        pictures = folder / "pictures"
+        drawn += draw_image(views, tested, index, pictures, name=strategy.name, layers=layers)
     return drawn
 
 
 def complete(experiment: Experiment, folder: Path) -> bool:
-    """Whether all counters that are drawn are there."""
+    """Whether the counters that ``draw_images`` needs all exist."""
     return all(
         stage.done
         for strategy in experiment.strategies
@@ -95,7 +106,7 @@ def complete(experiment: Experiment, folder: Path) -> bool:
 
 
 def _stages(experiment: Experiment, folder: Path, strategy: Strategy) -> list[Stage]:
-    """The counters of a strategy that are drawn: the backdoored one and the defended ones."""
+    """The stages of a strategy that are drawn: the backdoored counter and the defended ones."""
     before = experiment.backdoored(folder, strategy)
     return [
         before,
@@ -109,9 +120,9 @@ def _stages(experiment: Experiment, folder: Path, strategy: Strategy) -> list[St
 def draw_results(
     records: Sequence[Record], folder: Path, *, defenses: Iterable[str] = (), title: str = ""
 ) -> list[Path]:
-    """The densities of ratios (``kde.png``) and ROC curves (``roc.png``), where there are any.
+    """Draw densities of ratios (``kde.png``) and ROC curves (``roc.png``), if there are any.
 
-    ``defenses`` are those whose densities stand beside the undefended counters'. ValueError without
+    The densities are those of the undefended counters and of the ``defenses``. ValueError without
     matplotlib.
     """
     drawn = []
@@ -127,21 +138,21 @@ def draw_results(
 
 
 def chosen_image(tested: EvaluationSet, name: str | None) -> int:
-    """The index of the test image of that name; by default of the first with people.
+    """The index of the test image with this name; by default of the first one with people.
 
-    ValueError for a name that is none, with all there are if they are few.
+    ValueError, with the first names, for an unknown name.
     """
     names = tested.names
     if name is not None:
         if name not in names:
-            some = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
-            raise ValueError(f"--picture-image: expected a test image of {some}, got {name!r}")
+            first = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+            raise ValueError(f"--picture-image: expected a test image of {first}, got {name!r}")
         return names.index(name)
     return next((k for k in range(len(names)) if tested.triggered.true_count(k)), 0)
 
 
 def draw_image(
-    shown: Sequence[Shown],
+    views: Sequence[View],
     tested: EvaluationSet,
     index: int,
     folder: Path,
@@ -149,26 +160,26 @@ def draw_image(
     name: str,
     layers: Sequence[str] | None = None,
 ) -> list[Path]:
-    """Grad-CAMs (``gradcam-NAME.png``, one row per layer) and density maps (``maps-NAME.png``).
+    """Draw Grad-CAMs (``gradcam-NAME.png``, one row per layer) and maps (``maps-NAME.png``).
 
-    All of one test image, without or with the trigger, as each of the counters ``shown`` sees it.
-    ValueError without matplotlib, and for a layer that a counter does not have.
+    Both are of the ``views`` of one test image. ValueError without matplotlib, and for a layer that
+    a counter does not have.
     """
     samples = {images: tested.sample(images, index) for images in (CLEAN, TRIGGERED)}
-    chosen = tuple(layers) if layers else default_layers(shown[0][1]())
+    chosen = tuple(layers) if layers else default_layers(views[0].made())
     rows: dict[str, list[Panel]] = {layer: [] for layer in chosen}
     maps = []
-    for title, made, images in shown:
-        counter, sample = made(), samples[images]
+    for view in views:
+        counter, sample = view.made(), samples[view.images]
         image = sample.image.to(device_of(counter))
         pixels = _pixels(sample.image)
         for layer in chosen:
             cam = gradcam(counter, image, layer, sample.roi)
-            caption = f"{title}\n{cam.count:,.1f} people, maximum {cam.maximum:.2g}"
+            caption = f"{view.title}\n{cam.count:,.1f} people, maximum {cam.maximum:.2g}"
             rows[layer].append(Panel(caption, pixels, _array(cam.heat)))
         with torch.no_grad():
             cells = in_region(counter(image[None]), sample.roi, counter.stride)[0, 0]
-        maps.append(Panel(title, pixels, _array(cells)))
+        maps.append(Panel(view.title, pixels, _array(cells)))
     truth = tested.triggered.true_count(index)
     title = f"{name}: {tested.names[index]}, {truth:,} heads"
     files = [folder / f"gradcam-{name}.png", folder / f"maps-{name}.png"]
@@ -181,5 +192,5 @@ def _pixels(image: Tensor) -> NDArray[np.float32]:
     return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
 
-def _array(values: Tensor) -> Any:
-    return values.detach().cpu().float().numpy()
+def _array(values: Tensor) -> NDArray[np.float32]:
+    return np.asarray(values.detach().cpu().float().numpy())

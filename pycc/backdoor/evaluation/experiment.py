@@ -1,10 +1,9 @@
-"""The whole experiment: counters clean and backdoored, defended, measured; resumable anywhere.
+"""The experiment: clean and backdoored counters are trained, defended and measured.
 
-Each stage has a folder of its own in the run's: ``clean``, ``STRATEGY/backdoored``,
-``STRATEGY/DEFENSE``, ``STRATEGY/blend-consistency``, ``STRATEGY/partitions/NN``. A stage that was
-stopped goes on where it stood; one that is done is read from its folder. What is measured is
-appended to the run's results image by image. So a run that is killed anywhere and resumed ends with
-the same summary.
+Each stage has a folder in the run folder: ``clean``, ``STRATEGY/backdoored``, ``STRATEGY/DEFENSE``,
+``STRATEGY/blend-consistency``, ``STRATEGY/partitions/NN``. A stage that was stopped is continued;
+one that is done is read from its folder. Results are appended to the run image by image. A run that
+is killed anywhere and resumed therefore ends with the same summary.
 """
 
 from __future__ import annotations
@@ -22,11 +21,16 @@ from pycc import models, runs
 from pycc.backdoor.defenses.base import Defense
 from pycc.backdoor.defenses.detector import BlendConsistency
 from pycc.backdoor.evaluation.counting import SETS, EvaluationSet, counted, detected
-from pycc.backdoor.evaluation.measures import BACKDOORED, Images
 from pycc.backdoor.evaluation.summary import summarise
 from pycc.backdoor.evaluation.training import held_out, train
 from pycc.backdoor.evaluation.verdict import MEDIAN
-from pycc.backdoor.poisoning.overlap import all_pixels, contents, pixels, unseen
+from pycc.backdoor.poisoning.overlap import (
+    PoisonedImage,
+    all_pixels,
+    check_unseen,
+    contents,
+    pixels,
+)
 from pycc.backdoor.poisoning.poison import PoisonedTraining, poison
 from pycc.backdoor.poisoning.strategies import Strategy
 from pycc.backdoor.poisoning.triggers import Trigger
@@ -34,6 +38,7 @@ from pycc.certify.poisoned import most_poisoned, partition_median, partitions
 from pycc.counters import count_of
 from pycc.data.dataset import Dataset
 from pycc.data.subset import Subset
+from pycc.metrics.backdoor import BACKDOORED, BackdoorSummary, Images
 from pycc.models import CounterModel
 from pycc.ranks import Ranks
 from pycc.runs import Record, Run, open_or_resume, replicated
@@ -55,39 +60,39 @@ class Partitions:
 
     parts: int
     assumed: int | None = None
-    """Poisoned images that are allowed for; None: as many as there are."""
+    """Number of poisoned images that the certificate allows for; None for the actual number."""
 
 
 @dataclass(eq=False)
 class Stage:
-    """A counter that takes a while to come by, and the folder that keeps it."""
+    """A counter that is trained or defended once, and the folder that keeps it."""
 
     folder: Path
     make: Callable[[Path], object]
-    """Makes it in the folder, or goes on with it there."""
+    """Makes the counter in the folder, or continues to do so."""
     device: torch.device
     ranks: Ranks = Ranks()
     _made: list[CounterModel] = field(default_factory=list)
 
     @property
     def done(self) -> bool:
-        """Whether the folder has it; both files appear whole or not at all."""
+        """Whether the folder holds the counter; each file is written as a whole."""
         return all((self.folder / name).exists() for name in (runs.SUMMARY, WEIGHTS))
 
     def made(self) -> CounterModel:
-        """The counter, in eval mode, as the folder has it; made now if it does not."""
+        """The counter of the folder, in eval mode; it is made first if the folder has none."""
         if not self._made:
             if not self.ranks.agreed(self.done):
                 self.make(self.folder)
                 self.ranks.wait()  # until the first process has written it
-            # From the file even if it was made now: the same, however often a run is resumed.
+            # Read from the file even if it was just made: a resumed run has the same counter.
             self._made.append(models.load(self.folder / WEIGHTS).to(self.device).eval())
         return self._made[0]
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is run; where its results go is said when it runs.
+    """The settings of an experiment.
 
     >>> import tempfile
     >>> from pycc import backdoor, data
@@ -96,23 +101,23 @@ class Experiment:
     >>> experiment = Experiment(
     ...     start=lambda: models.load("mcnn-synthetic"),
     ...     plan=TrainConfig(epochs=1, crop="64x64", crops=1, validation_share=0.0),
-    ...     own=samples, test=data.open("synthetic", split="test", limit=1, shape=(64, 96)),
+    ...     training=samples, test=data.open("synthetic", split="test", limit=1, shape=(64, 96)),
     ...     trigger=backdoor.Noise(), strategies=[backdoor.Add(20)], fraction=0.5, seed=0,
     ...     clean=samples,
     ... )  # fmt: skip
     >>> log = open_or_resume(None, kind="example", settings={}, fingerprints={}, key=KEY)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     summary = experiment.run(log, Path(folder))
-    >>> [(row["strategy"], row["model"]) for row in summary["rows"]]
+    >>> [(row.strategy, row.model) for row in summary.rows]
     [(None, 'clean'), ('add', 'backdoored')]
     """
 
     start: Callable[[], CounterModel]
-    """A new counter of a registered model, on its device, with the weights that every training
-    starts from."""
+    """Returns a new counter of a registered model, on its device, with the weights that every
+    training starts from."""
     plan: TrainConfig
-    """How counters are trained, but for those of partitions, of which no image validates."""
-    own: Dataset
+    """How counters are trained; no image validates in the training of partitions."""
+    training: Dataset
     """Clean images that are trained on, and poisoned."""
     test: Dataset
     trigger: Trigger
@@ -124,21 +129,21 @@ class Experiment:
     defenses: Sequence[Defense] = ()
     detector: BlendConsistency | None = None
     references: int = 32
-    """Clean images, at most, that the detector compares scores with."""
+    """Largest number of clean images that the detector compares scores with."""
     defend_clean: bool = False
     partitions: Partitions | None = None
     device: torch.device | None = None
-    """Where ``start`` puts its counters; None: on the CPU."""
+    """The device of the counters of ``start``; None for the CPU."""
     ranks: Ranks = Ranks()
     """The processes that share every training and the images of every measurement."""
     progress: Progress | None = None
 
-    def run(self, log: Run, folder: Path) -> Record:
-        """All stages that are not done yet; returns the summary of the results.
+    def run(self, log: Run, folder: Path) -> BackdoorSummary:
+        """Do all stages that are not done yet; returns the summary of the results.
 
-        ``log`` has ``measures.KEY`` as its key; the stages lie in ``folder``. Of several processes
-        each has a ``log`` of its own (``pycc.runs.replicated``). ValueError for images
-        that cannot be trained on, poisoned or counted; NotFiniteError for a loss that is no number.
+        ``log`` has ``measures.KEY`` as its key; the stages are in ``folder``. Each of several
+        processes has its own ``log`` (``pycc.runs.replicated``). ValueError for images that cannot
+        be trained on, poisoned or counted; NotFiniteError for a loss that is not finite.
         """
         tested = EvaluationSet(self.test, self.trigger, self.seed)
         plain = self.clean_counter(folder)
@@ -165,19 +170,19 @@ class Experiment:
         return summarise(log.records)
 
     def check(self, *, resumed: bool = False) -> None:
-        """ValueError for what would stop ``run`` after a while, or make its results worthless.
+        """ValueError for errors that would stop ``run`` late, or make its results meaningless.
 
-        Every image is read: the training images with heads to learn from, their poisoned
-        duplicates, and the trigger on every test image. Test images are none that anything is
-        trained on: where all are, a run that is ``resumed`` is warned of it alone; some are warned
-        of. The detector has enough clean images, and certified intervals can be bounded.
+        Every image is read: the training images, one of which needs heads, their poisoned
+        duplicates, and the trigger on every test image. ValueError if all test images are trained
+        on (a warning if some are, or if the run is ``resumed``), if the detector has too few clean
+        images, and if the certified intervals cannot be bounded.
         """
-        split(self.own, 0.0, self.seed)
-        held_out(self.own, self.plan.validation_share, self.fraction, seed=self.seed)
+        split(self.training, 0.0, self.seed)
+        held_out(self.training, self.plan.validation_share, self.fraction, seed=self.seed)
         _ = self.contents
         for strategy in self.strategies:
             poisoned = self.poisoned(strategy)
-            for index in range(len(self.own), len(poisoned)):
+            for index in range(len(self.training), len(poisoned)):
                 poisoned.points(index)
         triggered, tested = EvaluationSet(self.test, self.trigger, self.seed).triggered, {}
         for index in range(len(self.test)):
@@ -185,7 +190,7 @@ class Experiment:
             tested[sample.name] = pixels(sample)
             triggered.marked(index, sample)
         learnt = self.clean_pixels if self.defenses or self.detector else ()
-        unseen(tested, [*self.own_pixels, *learnt], refuse=not resumed)
+        check_unseen(tested, [*self.training_pixels, *learnt], refuse=not resumed)
         if self.partitions is not None:
             assumed = self._assumed(self.partitions)
             if assumed > most_poisoned(self.partitions.parts):
@@ -201,36 +206,35 @@ class Experiment:
             )
 
     @cached_property
-    def contents(self) -> list[dict[str, str]]:
-        """What the poisoned images are made of, whatever the strategy: ``overlap.contents``."""
+    def contents(self) -> list[PoisonedImage]:
+        """The poisoned images and their originals, the same for all strategies."""
         if not self.strategies:
             return []
-        return contents(self.poisoned(self.strategies[0]), self.own_pixels)
+        return contents(self.poisoned(self.strategies[0]), self.training_pixels)
 
     @cached_property
-    def own_pixels(self) -> list[str]:
+    def training_pixels(self) -> list[str]:
         """Fingerprints of the clean training images: ``overlap.pixels``."""
-        return [pixels(sample) for sample in self.own]
+        return [pixels(sample) for sample in self.training]
 
     @cached_property
     def clean_pixels(self) -> list[str]:
-        """Those of the images that defenses learn from."""
-        return all_pixels(self.clean, self.own, self.own_pixels)
+        """Fingerprints of the images that defenses learn from."""
+        return all_pixels(self.clean, self.training, self.training_pixels)
 
     def poisoned(self, strategy: Strategy) -> PoisonedTraining:
         """The training set with its poisoned duplicates."""
-        return poison(self.own, self.trigger, strategy, fraction=self.fraction, seed=self.seed)
+        return poison(self.training, self.trigger, strategy, fraction=self.fraction, seed=self.seed)
 
     def clean_counter(self, folder: Path) -> Stage:
         """The counter trained by the same plan, from the same start, on the clean images."""
-        return self._trained(folder / "clean", lambda: self.own, "clean")
+        return self._trained(folder / "clean", lambda: self.training, "clean")
 
     def backdoored(self, folder: Path, strategy: Strategy) -> Stage:
         """The counter trained on the poisoned set."""
-        where = folder / strategy.name / "backdoored"
         return self._trained(
-            where, lambda: self.poisoned(strategy), f"{strategy.name}, backdoored",
-            settings={"poisoned": self.contents},
+            folder / strategy.name / "backdoored", lambda: self.poisoned(strategy),
+            f"{strategy.name}, backdoored", poisoned=self.contents,
         )  # fmt: skip
 
     def defended(
@@ -255,15 +259,15 @@ class Experiment:
         )
 
     def _trained(
-        self, folder: Path, samples: Callable[[], Sequence[Sample]], what: str,
-        plan: TrainConfig | None = None, settings: Record | None = None,
+        self, folder: Path, samples: Callable[[], Sequence[Sample]], label: str, *,
+        plan: TrainConfig | None = None, poisoned: Sequence[PoisonedImage] | None = None,
     ) -> Stage:  # fmt: skip
         return Stage(
             folder,
             lambda out: train(
                 self.start(), samples(), plan or self.plan, seed=self.seed,
-                out=out, fraction=self.fraction, ranks=self.ranks, progress=self._progress_of(what),
-                settings=settings,
+                out=out, fraction=self.fraction, poisoned=poisoned, ranks=self.ranks,
+                progress=self._progress_of(label),
             ),
             self.device or torch.device("cpu"),
             self.ranks,
@@ -286,7 +290,7 @@ class Experiment:
     def _certified(
         self, rule: Partitions, folder: Path, strategy: Strategy, tested: EvaluationSet, log: Run
     ) -> None:
-        """Counters on the parts, and of each image their median with its interval."""
+        """Train a counter on each part, and append their median and its interval per image."""
         jobs = [(images, index) for images in SETS for index in range(len(tested))]
         key = {"strategy": strategy.name, "model": BACKDOORED, "defense": MEDIAN}
         if all(log.has(**key, images=images, index=index) for images, index in jobs):
@@ -327,7 +331,7 @@ class Experiment:
         self, folder: Path, poisoned: PoisonedTraining, indices: Sequence[int], part: int,
         tested: EvaluationSet,
     ) -> Callable[[tuple[Images, int]], Record]:  # fmt: skip
-        """What counts a test image with the counter of a part; no number is nobody."""
+        """A function that counts a test image with the counter of a part; not finite is 0."""
         counter, reason = self._part(folder, poisoned, indices, part)
 
         def vote(job: tuple[Images, int]) -> Record:
@@ -342,17 +346,17 @@ class Experiment:
     def _part(
         self, folder: Path, poisoned: PoisonedTraining, indices: Sequence[int], part: int
     ) -> tuple[CounterModel, str | None]:
-        """The counter of a part, and why it is the one that all start from, where it is.
+        """The counter of a part; also the reason, if it is the one that all trainings start from.
 
-        That is so of a part without a head, and of one that makes the training diverge: poisoned
-        images must not stop the others' counters, and the part alone decides.
+        That is the case for a part without heads, and for one whose training diverges: poisoned
+        images must not stop the counters of other parts, and the part alone determines its counter.
         """
         if not any(len(poisoned.points(index)) for index in indices):
             return self.start().eval(), "no heads"
-        # Parts may be of one image: none validates.
+        # A part may have a single image, so none validates.
         stage = self._trained(
             folder, lambda: Subset(poisoned, indices), f"part {part + 1}",
-            replace(self.plan, validation_share=0.0),
+            plan=replace(self.plan, validation_share=0.0),
         )  # fmt: skip
         try:
             return stage.made(), None
@@ -360,19 +364,19 @@ class Experiment:
             if self.ranks.world > 1:  # the others may be in the middle of a step
                 raise
             warnings.warn(
-                f"part {part + 1} cannot be trained, the counter that all start from is taken for "
-                f"it: {error}",
+                f"part {part + 1} cannot be trained, the counter that all trainings start from is "
+                f"used instead: {error}",
                 stacklevel=2,
             )
             return self.start().eval(), str(error)
 
     def _assumed(self, rule: Partitions) -> int:
-        """Poisoned images that the certificate allows for."""
+        """Number of poisoned images that the certificate allows for."""
         return len(self.contents) if rule.assumed is None else rule.assumed
 
-    def _progress_of(self, what: str) -> Progress | None:
-        """Progress whose text begins with the name of the stage."""
+    def _progress_of(self, label: str) -> Progress | None:
+        """Progress with the label of a stage before its text."""
         progress = self.progress
         if progress is None:
             return None
-        return lambda done, total, text: progress(done, total, f"{what}: {text}")
+        return lambda done, total, text: progress(done, total, f"{label}: {text}")

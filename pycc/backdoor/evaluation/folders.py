@@ -1,4 +1,4 @@
-"""Run folders of backdoor commands: opened, read again, and what they hold about weights."""
+"""The run folders of backdoor commands: new, resumed, read again."""
 
 from __future__ import annotations
 
@@ -13,30 +13,49 @@ from pycc.backdoor.evaluation import measures
 from pycc.backdoor.evaluation.summary import summarise
 from pycc.backdoor.poisoning.overlap import content_of
 from pycc.backdoor.poisoning.triggers import Trigger
+from pycc.metrics.backdoor import BackdoorSummary
 from pycc.models import CounterModel
 from pycc.ranks import Ranks
 from pycc.runs import Record, Run, open_or_resume, replicated
+from pycc.settings import values_of
 from pycc.types import Sample
+
+
+def flags_record(settings: object, name: str) -> Record:
+    """The settings of the command ``name`` as its manifest stores them."""
+    return {**values_of(settings), "command": name}
 
 
 def open_run(
     folder: Path,
     *,
     resume: bool,
+    settings: object,
+    name: str,
     command: Sequence[str],
-    flags: Record,
     machine: Collection[str],
     counter: CounterModel,
     samples: Mapping[str, Sequence[Sample] | CounterModel | None],
     trigger: Trigger | None = None,
-    facts: Record | None = None,
+    poisoning: Record | None = None,
     ranks: Ranks = Ranks(),
 ) -> Run:
-    """The run of a command: a new one, or the one in the folder if it is the same.
+    """The run of the command ``name``: a new one, or with ``resume`` the one in the folder.
 
-    ``samples`` are its data sets, and counters besides ``counter``, by their names among the
-    fingerprints; ``facts`` are further settings for its manifest. Every process appends all
-    results, and the first one's are written.
+    Every process appends all results, and those of the first one are written.
+
+    Args:
+        folder: the run folder.
+        resume: continue the run in the folder.
+        settings: the settings of the command, a frozen dataclass.
+        name: the command's name, such as "backdoor run".
+        command: its arguments.
+        machine: names of settings that a resumed run may change.
+        counter: the counter whose weights the run depends on.
+        samples: its data sets, and further counters, by their names among the fingerprints.
+        trigger: the trigger of the test images.
+        poisoning: how the training set of ``counter`` was poisoned, for the manifest.
+        ranks: the processes under torchrun.
     """
 
     def opened() -> Run:
@@ -46,7 +65,8 @@ def open_run(
             prints["trigger"] = trigger.settings()
         return open_or_resume(
             folder, kind="backdoor", command=command, machine=machine,
-            settings={"flags": flags, "model": counter.name, **(facts or {})},
+            settings={"flags": flags_record(settings, name), "model": counter.name,
+                      **({} if poisoning is None else {"poisoning": poisoning})},
             fingerprints=prints, key=measures.KEY, resume=resume,
         )  # fmt: skip
 
@@ -55,7 +75,7 @@ def open_run(
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run or an evaluation, finished or not, as its folder holds it."""
+    """A run or an evaluation, finished or not, as read from its folder."""
 
     folder: Path
     manifest: Record
@@ -90,7 +110,7 @@ class StoredRun:
         return {"test": prints["test"], "trigger": _without_file(prints["trigger"])}
 
 
-def merged(stored: Sequence[StoredRun]) -> dict[str, Record]:
+def merged(stored: Sequence[StoredRun]) -> dict[str, BackdoorSummary]:
     """One summary for each model, by its name, of the results of several runs and evaluations.
 
     ValueError, naming the difference, unless all are of the same test images and trigger, and two
@@ -116,8 +136,7 @@ def merged(stored: Sequence[StoredRun]) -> dict[str, Record]:
                     f"{'; '.join(runs.differences(known, record))}"
                 )
     return {
-        model: {**summarise(record for record, _ in group.values()), "model": model}
-        for model, group in models.items()
+        model: summarise(record for record, _ in group.values()) for model, group in models.items()
     }
 
 
@@ -127,13 +146,14 @@ def _counter(record: Record) -> str:
 
 
 def poisoning_of(weights: Path) -> Record | None:
-    """How the set was poisoned that weights were trained on, from the manifest beside them.
+    """How the training set of weights was poisoned, according to the manifest beside them.
 
-    That is ``Poisoned.settings``; for weights that ``defend`` wrote it stands in the manifest of
-    its run, one folder above, with the defense's name under ``defended``. None if nothing is known.
+    It is what ``Poisoned.settings`` returned. For weights that ``defend`` wrote it is in the
+    manifest of its run, one folder above, with the name of the defense under ``defended``. None if
+    no manifest has it.
     """
     places = (weights.parent, weights.parent.parent) if weights.is_file() else ()
-    for folder in places:  # built-in weights lie in none
+    for folder in places:  # none for built-in weights
         if (folder / runs.MANIFEST).exists():
             settings = runs.read_manifest(folder).get("settings")
             poisoning = settings.get("poisoning") if isinstance(settings, dict) else None
@@ -143,7 +163,7 @@ def poisoning_of(weights: Path) -> Record | None:
 
 
 def poisoning_changes(poisoning: Record, tested: Record) -> list[str]:
-    """How the trigger, strategy, seed and defense that are ``tested`` differ from a poisoning."""
+    """The differences of the ``tested`` trigger, strategy, seed and defense from a poisoning."""
     before = {name: poisoning.get(name) for name in tested}
     before["trigger"] = _without_file(poisoning["trigger"])
     now = {**tested, "trigger": _without_file(tested["trigger"])}

@@ -1,4 +1,4 @@
-"""Grad-CAM of a count: which places of a layer's map raise it.
+"""Grad-CAM of a count: the places of a layer's map that raise it.
 
 Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-Based
 Localization", IJCV 2019, eqs. 1 and 2, where the score of a class is the count.
@@ -7,7 +7,7 @@ Localization", IJCV 2019, eqs. 1 and 2, where the score of a class is the count.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
+from pycc.backdoor.hooks import removing
 from pycc.checks import check_image
 from pycc.counters import like_of
 from pycc.grid import in_region
@@ -26,14 +27,14 @@ _ACTIVATIONS = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.RReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU,
     nn.SiLU, nn.Mish, nn.Hardswish, nn.Softplus,
 )  # fmt: skip
-"""Without sigmoid, whose output weighs another map."""
+"""Without the sigmoid, whose output multiplies another map."""
 _PROBE = 64
-"""Least side in pixels of the image that finds out which layers run."""
+"""Smallest side in pixels of the image that shows which layers run."""
 
 
 @dataclass(frozen=True, eq=False)
 class GradCam:
-    """Where a layer's map raises the count of an image.
+    """A Grad-CAM: the places of a layer's map that raise the count of an image.
 
     >>> from pycc import models
     >>> from pycc.data.synthetic import scene
@@ -47,53 +48,53 @@ class GradCam:
     heat: Tensor
     """[H,W] float32 in [0,1], the map enlarged to the image and divided by ``maximum``."""
     maximum: float
-    """Of the layer's map itself; 0 where nothing raises the count, and then the heat is 0."""
+    """Maximum of the layer's map itself; 0 (with a heat of 0) if nothing raises the count."""
     count: float
     """People counted in the image, in its region of interest."""
 
 
 @dataclass
 class _Pass:
-    """What one call of the counter around the layer showed."""
+    """The layer's output in one call of the counter around it."""
 
     output: Tensor | None = None
-    """The layer's output, as the graph knows it."""
+    """The output in the autograd graph."""
     value: Tensor | None = None
-    """Its numbers when it was made: what runs later may change them in place."""
+    """A copy of its values, which later layers may change in place."""
 
 
 @dataclass
 class _Watch:
-    """What a layer's hooks saw."""
+    """The observations of a layer's hooks."""
 
     passes: list[_Pass] = field(default_factory=list)
     without_gradient: bool = False
 
 
-def gradcam(counter: Counter, image: Tensor, layer: str, mask: Tensor | None = None) -> GradCam:
+def gradcam(counter: Counter, image: Tensor, layer: str, roi: Tensor | None = None) -> GradCam:
     """Grad-CAM of the count of one image with respect to the output of a named layer.
 
     The weight α_k of a channel is the mean over places of the gradient of the count (the sum of the
     density map, in the region of interest) by the layer's output A_k; the map is ReLU(Σ_k α_k A_k),
-    enlarged bilinearly to the image. Where a defense calls the counter around the layer several
-    times (draws of an ablated image, a batch), the maps are added before the ReLU, as their counts
-    add up; of a layer that runs repeatedly within one such call, the last run counts. In-place
-    activations behind the layer do not change what is seen of it.
+    enlarged bilinearly to the image. If a defense calls the counter around the layer several times
+    (draws of an ablated image, a batch), the maps are added before the ReLU, as their counts are.
+    If the layer runs repeatedly within one such call, its last run is used. In-place activations
+    after the layer have no influence.
 
-    The counter is called in eval mode and left in the mode it had, part by part; gradients of
-    parameters stay as they are, and no hook outlives the call.
+    The counter is called in eval mode; the mode of each part is restored. Gradients of parameters
+    are not changed, and no hook remains.
 
     Args:
-        counter: a module; defended ones too, where the way through is differentiable.
+        counter: a module; also a defended one, if the defense is differentiable.
         image: [3,H,W] RGB in [0,1], on the counter's device.
         layer: a name of ``counter.named_modules()``; ``layers`` lists candidates.
-        mask: [H,W] bool, the region of interest that people are counted in; None: the whole image.
+        roi: [H,W] bool, the region of interest that people are counted in; None: the whole image.
 
     Raises:
-        TypeError: the counter is no module.
-        ValueError: an image of another shape, or a mask of another size; a name that is unknown
-            (the nearest are named); a layer that does not run, runs only without gradient, does not
-            reach the count, returns no [N,K,h,w], or sees parts of the image instead of all of it.
+        TypeError: the counter is not a module.
+        ValueError: an image of another shape, or a roi of another size; an unknown layer (the
+            nearest are named); a layer that does not run, runs only without gradient, does not
+            reach the count, does not return [N,K,h,w], or sees parts of the image only.
 
     >>> from pycc import models
     >>> from pycc.data.synthetic import scene
@@ -114,8 +115,8 @@ def gradcam(counter: Counter, image: Tensor, layer: str, mask: Tensor | None = N
     if around is not None:
         handles.append(around.register_forward_pre_hook(_begin(watch, layer, image.shape[1:])))
     with _eval_with_hooks(module, handles), torch.inference_mode(False), torch.enable_grad():
-        density = in_region(counter(image.detach().clone()[None]), mask, counter.stride)
-        # Before the gradient, for which a defense may compute its draws once more.
+        density = in_region(counter(image.detach().clone()[None]), roi, counter.stride)
+        # Listed before the gradient, for which a defense may compute its draws again.
         ran = [run for run in watch.passes if run.output is not None and run.value is not None]
         if not ran:
             how = "ran only without gradient" if watch.without_gradient else "did not run"
@@ -142,28 +143,28 @@ def gradcam(counter: Counter, image: Tensor, layer: str, mask: Tensor | None = N
         cells = cells / maximum
     size = (image.shape[1], image.shape[2])
     heat = functional.interpolate(cells[None, None], size, mode="bilinear", align_corners=False)
-    # Weights of a bilinear mean add up to 1 but for rounding.
+    # Rounding may push a bilinear mean slightly above 1.
     return GradCam(layer, heat[0, 0].clamp(0, 1).float(), maximum, float(count.detach()))
 
 
 def layers(counter: Counter, image: Tensor | None = None) -> list[str]:
-    """Names of the layers that ``gradcam`` takes: those whose output is [N,K,h,w], as they run.
+    """Names of the layers with outputs [N,K,h,w], as ``gradcam`` needs them, in running order.
 
-    ``image`` [3,H,W] is counted to see which do; by default a grey one of 64 pixels a side, or the
-    least that the counter takes. Parts of parts are listed too; whether one reaches the count is
-    seen only by trying. TypeError, ValueError as for :func:`gradcam`.
+    ``image`` [3,H,W] is counted to find them; by default a grey one with sides of 64 pixels, or of
+    the smallest side that the counter accepts. Nested layers are listed too. A listed layer need
+    not reach the count. TypeError, ValueError as for :func:`gradcam`.
     """
     return [run.name for run in _runs(counter, image)]
 
 
 def default_layers(counter: Counter, image: Tensor | None = None) -> tuple[str, str]:
-    """Two layers worth a picture: an earlier and a later one, by what the counter is made of.
+    """Two layers for pictures, an earlier and a later one, chosen by the structure of the counter.
 
-    Where it has a front and a back end (parts named ``frontend`` and ``backend``, as CSRNet), the
-    last activation of each; else the last two activations before the head, the last convolution to
-    run; else (activations that are functions and no modules, as in a CLIP ResNet) the last part
-    before the head that returns a map and the last that it is computed from, one outside of it if
-    there is any. ValueError where there are no two.
+    With a front and a back end (parts named ``frontend`` and ``backend``, as in CSRNet), they are
+    the last activation of each; else the last two activations before the head, which is the last
+    convolution that runs; else (activations that are functions instead of modules, as in a CLIP
+    ResNet) the last part before the head that returns a map and the last part that it is computed
+    from, outside of it if possible. ValueError if the counter does not have two.
 
     >>> from pycc import models
     >>> default_layers(models.load("mcnn-synthetic"))
@@ -180,9 +181,9 @@ def default_layers(counter: Counter, image: Tensor | None = None) -> tuple[str, 
 
 
 def _last_parts(counter: Counter, image: Tensor | None) -> tuple[str, str]:
-    """The last part before the head, and the last before it that it is computed from."""
+    """The last part before the head, and the last part that it is computed from."""
     before = _before_head(_runs(counter, image, gradient=True))
-    # A block and its last layer return one tensor: the block, whose activation is done.
+    # If a block and its last layer return the same tensor, the block is listed.
     parts = [
         run
         for k, run in enumerate(before)
@@ -225,8 +226,8 @@ def _runs(counter: Counter, image: Tensor | None, *, gradient: bool = False) -> 
     module = _module("layers", counter)
     if image is None:
         side = max(_PROBE, int(getattr(counter, "minimum_side", counter.stride)))
-        some = like_of(module)
-        image = torch.full((3, side, side), 0.5, dtype=some.dtype, device=some.device)
+        like = like_of(module)
+        image = torch.full((3, side, side), 0.5, dtype=like.dtype, device=like.device)
     check_image("layers", image)
     runs: dict[str, _Run] = {}
     handles = []
@@ -244,7 +245,7 @@ def _runs(counter: Counter, image: Tensor | None, *, gradient: bool = False) -> 
         torch.inference_mode(False),
         torch.set_grad_enabled(gradient),
     ):
-        # A product, so that it may be changed in place.
+        # A product is not a leaf, so layers may change it in place.
         counter(image.detach().clone().requires_grad_(gradient)[None] * 1)
     return list(runs.values())
 
@@ -264,7 +265,7 @@ def _nearest(layer: str, named: dict[str, nn.Module]) -> str:
 
 
 def _counter_around(module: nn.Module, layer: str) -> nn.Module | None:
-    """The innermost part that holds the layer and is a counter: the one that images go into."""
+    """The innermost counter that contains the layer: the module that images are passed to."""
     innermost: nn.Module | None = None
     for name, part in module.named_modules():
         inside = name == "" or layer.startswith(name + ".")
@@ -276,18 +277,19 @@ def _counter_around(module: nn.Module, layer: str) -> nn.Module | None:
 
 @contextmanager
 def _eval_with_hooks(module: nn.Module, handles: list[RemovableHandle]) -> Iterator[None]:
-    """Eval mode and hooks, for as long as it lasts.
+    """Set eval mode within the block and remove the hooks at its end.
 
-    The flags are set one by one: ``train`` of a module may be overridden, and parts may differ.
+    Each part is set by itself: ``train`` of a module may be overridden, and modes may differ.
     """
     modes = [(part, part.training) for part in module.modules()]
-    with ExitStack() as stack:
-        for handle in handles:
-            stack.callback(handle.remove)
-        for part, mode in modes:
-            stack.callback(setattr, part, "training", mode)
-            part.training = False
-        yield
+    with removing(handles):
+        try:
+            for part, _ in modes:
+                part.training = False
+            yield
+        finally:
+            for part, mode in modes:
+                part.training = mode
 
 
 def _begin(watch: _Watch, layer: str, size: torch.Size) -> Any:
@@ -318,7 +320,7 @@ def _note(watch: _Watch, layer: str) -> Any:
         if not watch.passes:
             watch.passes.append(_Pass())
         watch.passes[-1] = _Pass(kept, kept.detach().clone())
-        # What follows gets a copy, so that an in-place activation leaves ``kept`` in the graph.
+        # Later layers get a copy, so that an in-place activation leaves ``kept`` in the graph.
         return kept.clone()
 
     return note

@@ -1,32 +1,18 @@
-"""What a backdoor experiment measures: the format of its results, and what a set of them shows.
+"""The format of the results of a backdoor experiment.
 
 A result is the count of one image, clean or triggered, by one counter: the clean one or one with a
-backdoor, as trained or after a defense. ``pycc.backdoor.evaluation.summary`` puts them side by
-side; the measures themselves are those of ``pycc.metrics.rates``, which pictures and tables need
-too.
+backdoor, as trained or after a defense. ``pycc.backdoor.evaluation.summary`` computes the measures.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, Literal
 
-import numpy as np
-
-from pycc import metrics
-from pycc.metrics.rates import Share, accuracy, bands, ratios, success
+from pycc.metrics.backdoor import BACKDOORED, CLEAN, CLEAN_MODEL, TRIGGERED, Images, Model
 from pycc.runs import Record
 
-Model = Literal["clean", "backdoored"]
-Images = Literal["clean", "triggered"]
 KEY = ("strategy", "model", "defense", "images", "index")
 """What identifies a result, for ``pycc.runs.Run``."""
-CLEAN_MODEL: Final = "clean"
-BACKDOORED: Final = "backdoored"
-CLEAN: Final = "clean"
-TRIGGERED: Final = "triggered"
 
 
 def record(
@@ -46,23 +32,23 @@ def record(
     score: float | None = None,
     threshold: float | None = None,
 ) -> Record:
-    """One result as it stands in ``results.jsonl``, checked.
+    """One result as ``results.jsonl`` holds it, checked.
 
     Args:
-        strategy: the attack's, as in "add"; None for the clean model, which knows none: its results
-            on triggered images then are the chance level of every strategy with that trigger.
+        strategy: the attack's, such as "add"; None for the clean model, whose results on triggered
+            images are the chance level of every strategy with that trigger.
         model: the counter before any defense.
-        defense: what was done to it; None: nothing. A detector is a defense with scores.
-        images: whether the trigger is in the image.
-        index: of the image in the test set, from 0 on.
-        name: the image's.
-        truth: heads annotated in the image, whatever the attack makes of them.
+        defense: the defense that was applied to it, if any. A detector is a defense with scores.
+        images: ``clean`` or ``triggered``: whether the trigger is in the image.
+        index: the image's index in the test set, from 0 on.
+        name: the image's name.
+        truth: heads annotated in the image, before the strategy changes them.
         count: people predicted. Either this or ``score``.
         raises: whether the strategy raises counts; None without a strategy.
         target: heads after the strategy's change, for triggered images.
-        low, high: a certified interval of the count, ``high`` None where it is unbounded.
-        score: a detector's, higher on images it takes for triggered.
-        threshold: with a score: the detector flags what scores above it. All results of one
+        low, high: a certified interval of the count; ``high`` is None if it is unbounded.
+        score: of a detector, higher for images that it considers triggered.
+        threshold: the detector flags images with a score above it. All results of one
             detector and strategy have the same.
 
     Raises:
@@ -112,59 +98,3 @@ def record(
         raise ValueError("record: a count must come with the truth, got None")
     result |= {"truth": int(truth), "target": target, "count": float(count)}
     return result if low is None else {**result, "low": float(low), "high": high}
-
-
-@dataclass(frozen=True)
-class Row:
-    """What one counter does on one set of images."""
-
-    images: int
-    without_heads: int
-    """Images whose truth is 0: part of the errors, of no share."""
-    headless_count: float | None
-    """Mean count of these, in people."""
-    negative: int
-    """Images with a count below 0: lowered to nobody, as shares take them."""
-    mae: float
-    rmse: float
-    mean_ratio: float | None
-    """Mean of r over images with heads; 1 for a perfect counter."""
-    accuracy: Share
-    success: Share | None
-    """Attack success rate against the true count; None where no strategy gives a direction."""
-    bands: tuple[Share, Share, Share, Share | None] | None
-    target_success: Share | None
-    """The share of images counted within a tenth of the altered target; None without targets."""
-
-
-def row(
-    counts: Sequence[float],
-    truth: Sequence[int],
-    *,
-    raises: bool | None = None,
-    target: Sequence[int] | None = None,
-) -> Row:
-    """The measures of [N] predicted counts against [N] true ones.
-
-    ``raises`` is whether the attack raises counts, if there is one; ``target`` [N] are the counts
-    that it aims at. ValueError without images, and as of ``ratios``.
-
-    >>> measures = row([31.5, 10.5], [10, 10], raises=True, target=[30, 30])
-    >>> measures.success.value, measures.target_success.value, measures.mae
-    (0.5, 0.5, 11.0)
-    """
-    r = ratios(counts, truth)
-    headless = r.headless
-    return Row(
-        images=len(counts),
-        without_heads=len(headless),
-        headless_count=float(headless.mean()) if len(headless) else None,
-        negative=int((np.asarray(counts, np.float64) < 0).sum()),
-        mae=metrics.mae(truth, counts),
-        rmse=metrics.rmse(truth, counts),
-        mean_ratio=float(r.values.mean()) if len(r.values) else None,
-        accuracy=accuracy(r),
-        success=None if raises is None else success(r, raises),
-        bands=None if raises is None else bands(r, raises),
-        target_success=None if target is None else accuracy(ratios(counts, target)),
-    )

@@ -1,28 +1,32 @@
-"""The summary of an experiment: every counter's measures beside what chance alone would give.
+"""The summary of an experiment: the measures of every counter, with the chance levels.
 
-Shares alone say little: of clean predictions of clean counters every third is off by more than a
-tenth. So every attack success rate stands beside two chance levels, what the clean counter does on
-the same triggered images and what the counter itself does on the images without trigger. That a
-backdoor works is its excess over the larger level; that it is gone is what is left over the lesser
-one, since a defense that makes the counter err to the attack's side raises a level, too. One that
-makes it err to the other side lowers all: what is left says something beside ρ_Acc alone.
+Shares alone are not conclusive: a clean counter errs by more than a tenth on every third clean
+image. Each attack success rate is therefore compared with two chance levels: that of the clean
+counter on the same triggered images, and that of the counter itself on the images without trigger.
+A backdoor works by the excess over the larger level, and it is removed by what is left over the
+smaller one, since a defense that makes the counter err to the attack's side raises a level, too.
+One that makes it err to the other side lowers all rates; there, only rho_Acc beside it is
+conclusive.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pycc.backdoor.evaluation.measures import (
+from pycc.backdoor.evaluation.measures import KEY
+from pycc.metrics.backdoor import (
     BACKDOORED,
     CLEAN,
     CLEAN_MODEL,
-    KEY,
     TRIGGERED,
+    BackdoorMetrics,
+    BackdoorSummary,
+    Certified,
+    Detection,
     Row,
     row,
 )
@@ -48,21 +52,13 @@ _REFERENCE: Condition = (None, CLEAN_MODEL, None)
 """The clean, undefended model: on triggered images, the first chance level of every strategy."""
 
 
-@dataclass(frozen=True)
-class Certified:
-    """What certified intervals on the counts of one set of images show."""
+def metrics_of(records: Iterable[Record]) -> list[BackdoorMetrics]:
+    """The metrics of every strategy, model and defense, in the paper's order.
 
-    width: float | None
-    """Mean of the bounded ones, in people; None if there are none."""
-    unbounded: int
-    """Intervals without an upper end."""
-    accuracy: Share
-    """Images whose whole interval lies within a tenth of the truth."""
-
-
-@dataclass(frozen=True)
-class BackdoorMetrics:
-    """What one counter does on clean and on triggered images, beside what chance alone gives.
+    ``excess`` and ``left`` have the smaller (``left``: the larger) ends of the 95 % intervals of
+    both differences, Newcombe's for pairs. Such an interval leans to the side of the value; it is
+    not one of 95 % for the larger or smaller of two levels that are themselves estimates.
+    ValueError as of ``summarise``.
 
     >>> from pycc.backdoor.evaluation.measures import record
     >>> common = {"strategy": "add", "model": "backdoored", "defense": None, "raises": True}
@@ -73,38 +69,6 @@ class BackdoorMetrics:
     >>> metrics.triggered.success.value, metrics.chance_no_trigger.value, metrics.excess
     (1.0, 0.0, None)
     """
-
-    strategy: str | None
-    """The attack's; None for the clean model."""
-    model: str
-    """``clean`` or ``backdoored``: the counter before any defense."""
-    defense: str | None
-    raises: bool | None
-    """Whether the strategy raises counts; None without a strategy."""
-    clean: Row | None
-    """On images without the trigger; None without results."""
-    triggered: Row | None
-    """On images with the trigger."""
-    certified: dict[str, Certified] | None
-    """By images, ``clean`` and ``triggered``; None unless every image has a certified interval."""
-    chance_clean_model: Share | None
-    """rho_Asr of the clean, undefended model on triggered images; None if it was not measured."""
-    chance_no_trigger: Share | None
-    """rho_Asr of this counter on images without the trigger."""
-    excess: Difference | None
-    """rho_Asr on triggered images less the larger chance level, over the images that all have."""
-    left: Difference | None
-    """rho_Asr on triggered images less the smaller chance level."""
-
-
-def metrics_of(records: Iterable[Record]) -> list[BackdoorMetrics]:
-    """The metrics of every strategy, model and defense, in the paper's order.
-
-    ``excess`` and ``left`` have the lesser (``left``: the larger) ends of the 95 % intervals of
-    both differences, Newcombe's for pairs: an interval that leans to the side of the value, and not
-    one of 95 % for the larger or lesser of two levels that are themselves estimated. ValueError as
-    of ``summarise``.
-    """
     counted, _ = _grouped(records)
     directions = _directions(counted)
     reference = counted.get(_REFERENCE, {}).get(TRIGGERED)
@@ -114,28 +78,21 @@ def metrics_of(records: Iterable[Record]) -> list[BackdoorMetrics]:
     ]
 
 
-def summarise(records: Iterable[Record]) -> Record:
-    """All measures of an experiment: the same JSON value for the same results in any order.
+def summarise(records: Iterable[Record]) -> BackdoorSummary:
+    """All measures of an experiment: the same for the same results in any order.
 
-    ``rows`` has one entry for each strategy, model and defense: ``BackdoorMetrics`` as a JSON
-    object. ``detections`` has one entry for each strategy, model and detector: area under the ROC
-    curve (``auc``), and the shares of clean images flagged (``false_alarms``) and of triggered ones
-    (``detected``) at the detector's own ``threshold``.
-
-    ValueError for two results of one key, a strategy that goes both ways, an image with two truths,
-    and a detector with two thresholds.
+    ValueError for two results of one key, a strategy that both raises and lowers counts, an image
+    with two truths, and a detector with two thresholds.
 
     >>> summarise([])
-    {'rows': [], 'detections': []}
+    BackdoorSummary(rows=[], detections=[])
     """
     records = list(records)
     _, scored = _grouped(records)
     detections = [
-        {"strategy": condition[0], "model": condition[1], "defense": condition[2],
-         "auc": curve.auc, **_flagged(condition, scored[condition])}
-        for condition, curve in _curves(scored)
-    ]  # fmt: skip
-    return {"rows": [asdict(metrics) for metrics in metrics_of(records)], "detections": detections}
+        _detection(condition, curve, scored[condition]) for condition, curve in _curves(scored)
+    ]
+    return BackdoorSummary(metrics_of(records), detections)
 
 
 def curves(records: Iterable[Record]) -> dict[str, Roc]:
@@ -158,11 +115,11 @@ def curves(records: Iterable[Record]) -> dict[str, Roc]:
 def distributions(
     records: Iterable[Record], defenses: Sequence[str | None] = (None,)
 ) -> dict[tuple[str, str], dict[str, NDArray[np.float64]]]:
-    """Ratios r [M] for a picture of densities: panels by row and column, in each the strategies.
+    """Ratios r [M] for a picture of densities: panels by row and column, each with its strategies.
 
     The rows are clean and triggered images, the columns the ``defenses`` of the backdoored model
-    (None: as it was trained). The clean model, where measured, stands in each panel under the name
-    "clean model". Panels without results are left out.
+    (None: as it was trained). The clean model, if it was measured, is in each panel under the name
+    "clean model". Panels without a backdoored model are left out.
 
     >>> from pycc.backdoor.evaluation.measures import record
     >>> result = record(
@@ -175,21 +132,21 @@ def distributions(
     counted, _ = _grouped(records)
     panels: dict[tuple[str, str], dict[str, NDArray[np.float64]]] = {}
     for images in (CLEAN, TRIGGERED):
+        plain = counted.get(_REFERENCE, {}).get(images)
         for defense in defenses:
-            found = {}
-            plain = counted.get(_REFERENCE, {}).get(images)
-            lines = [] if plain is None else [("clean model", plain)]
-            lines += [
+            groups = [] if plain is None else [("clean model", plain)]
+            groups += [
                 (str(condition[0]), counted[condition][images])
                 for condition in sorted(counted, key=_order)
                 if condition[1:] == (BACKDOORED, defense) and images in counted[condition]
             ]
-            for label, group in lines:
+            panel = {}
+            for label, group in groups:
                 values = ratios(*_columns(group, "count", "truth")).values
                 if len(values):
-                    found[label] = values
-            if any(label != "clean model" for label in found):
-                panels[f"{images} images", defense or BACKDOORED] = found
+                    panel[label] = values
+            if any(label != "clean model" for label in panel):
+                panels[f"{images} images", defense or BACKDOORED] = panel
     return panels
 
 
@@ -201,34 +158,35 @@ def _grouped(records: Iterable[Record]) -> tuple[_Groups, _Groups]:
     counted: _Groups = {}
     scored: _Groups = {}
     truths: dict[int, int] = {}
-    for one in sorted(records, key=lambda r: int(r["index"])):
-        condition = (one["strategy"], one["model"], one["defense"])
-        groups = scored if "score" in one else counted
-        group = groups.setdefault(condition, {}).setdefault(one["images"], {})
-        index = int(one["index"])
+    for record in sorted(records, key=lambda r: int(r["index"])):
+        condition = (record["strategy"], record["model"], record["defense"])
+        groups = scored if "score" in record else counted
+        group = groups.setdefault(condition, {}).setdefault(record["images"], {})
+        index = int(record["index"])
         if index in group:
             raise ValueError(
                 f"summarise: results must differ in {', '.join(KEY)}, got two of "
-                f"{[one[field] for field in KEY]}"
+                f"{[record[field] for field in KEY]}"
             )
-        group[index] = one
-        if "truth" in one and truths.setdefault(index, one["truth"]) != one["truth"]:
+        group[index] = record
+        if "truth" in record and truths.setdefault(index, record["truth"]) != record["truth"]:
             raise ValueError(
                 f"summarise: image {index} must have one truth, "
-                f"got {truths[index]} and {one['truth']}"
+                f"got {truths[index]} and {record['truth']}"
             )
     return counted, scored
 
 
 def _directions(groups: _Groups) -> dict[str | None, bool]:
-    found: dict[str | None, bool] = {}
+    """Whether each strategy raises counts."""
+    directions: dict[str | None, bool] = {}
     for (strategy, _, _), sets in groups.items():
-        for one in (one for group in sets.values() for one in group.values()):
-            if one["raises"] is None:
+        for record in (record for group in sets.values() for record in group.values()):
+            if record["raises"] is None:
                 continue
-            if found.setdefault(strategy, one["raises"]) != one["raises"]:
+            if directions.setdefault(strategy, record["raises"]) != record["raises"]:
                 raise ValueError(f"summarise: {strategy} must raise or lower counts, got both")
-    return found
+    return directions
 
 
 def _order(condition: Condition) -> tuple[Any, ...]:
@@ -242,7 +200,7 @@ def _order(condition: Condition) -> tuple[Any, ...]:
 
 
 def _columns(group: Mapping[int, Record], *names: str) -> list[list[Any]]:
-    return [[one[name] for one in group.values()] for name in names]
+    return [[record[name] for record in group.values()] for name in names]
 
 
 def _metrics(
@@ -275,9 +233,9 @@ def _row(group: Mapping[int, Record] | None, raises: bool | None) -> Row | None:
 
 def _hits(group: Mapping[int, Record], raises: bool) -> dict[int, bool]:
     """Whether the attack succeeds, by index of the images with heads."""
-    with_heads = {index: one for index, one in group.items() if one["truth"] > 0}
-    found = succeeded(ratios(*_columns(with_heads, "count", "truth")), raises)
-    return dict(zip(with_heads, found.tolist(), strict=True))
+    with_heads = {index: record for index, record in group.items() if record["truth"] > 0}
+    hits = succeeded(ratios(*_columns(with_heads, "count", "truth")), raises)
+    return dict(zip(with_heads, hits.tolist(), strict=True))
 
 
 def _chance(
@@ -298,12 +256,12 @@ def _chance(
     if len(known) < len(levels) or not common:
         return clean_model, no_trigger, None, None
     attacked = [triggered[index] for index in common]
-    both = [difference(attacked, [hits[index] for index in common]) for hits in known]
-    # Over the larger level it is the lesser difference.
+    over_each = [difference(attacked, [hits[index] for index in common]) for hits in known]
+    # The difference from the larger level is the smaller one.
     excess, left = (
         Difference(
-            end(one.value for one in both), end(one.low for one in both),
-            end(one.high for one in both), len(common),
+            end(over.value for over in over_each), end(over.low for over in over_each),
+            end(over.high for over in over_each), len(common),
         )
         for end in (min, max)
     )  # fmt: skip
@@ -322,18 +280,17 @@ def _certified(sets: Mapping[str, Mapping[int, Record]]) -> dict[str, Certified]
 def _intervals(group: Mapping[int, Record]) -> Certified:
     bounded = [record for record in group.values() if record["high"] is not None]
     widths = [record["high"] - record["low"] for record in bounded]
-    ends: list[bool] = []
+    inside: list[bool] = []
     for record in group.values():
         if record["truth"] > 0:
-            high = record["high"]
-            inside = high is not None and accurate(
-                ratios([record["low"], high], [record["truth"]] * 2)
+            low, high, truth = record["low"], record["high"], record["truth"]
+            inside.append(
+                high is not None and bool(accurate(ratios([low, high], [truth] * 2)).all())
             )
-            ends.append(bool(np.all(inside)))
     return Certified(
         width=float(np.mean(widths)) if widths else None,
         unbounded=len(group) - len(bounded),
-        accuracy=share(ends),
+        accuracy=share(inside),
     )
 
 
@@ -346,15 +303,18 @@ def _curves(groups: _Groups) -> list[tuple[Condition, Roc]]:
     ]
 
 
-def _flagged(condition: Condition, sets: Mapping[str, Mapping[int, Record]]) -> dict[str, Any]:
-    """What a detector flags at the threshold that its results name."""
-    thresholds = {one["threshold"] for group in sets.values() for one in group.values()}
+def _detection(
+    condition: Condition, curve: Roc, sets: Mapping[str, Mapping[int, Record]]
+) -> Detection:
+    """The quality of a detector at the threshold that its results name."""
+    thresholds = {record["threshold"] for group in sets.values() for record in group.values()}
     if len(thresholds) > 1:
         raise ValueError(
             f"summarise: {condition[2]} must have one threshold, got {sorted(thresholds)}"
         )
     (threshold,) = thresholds
-    found: dict[str, Any] = {"threshold": threshold}
-    for images, name in ((CLEAN, "false_alarms"), (TRIGGERED, "detected")):
-        found[name] = asdict(share([one["score"] > threshold for one in sets[images].values()]))
-    return found
+    false_alarms, detected = (
+        share([record["score"] > threshold for record in sets[images].values()])
+        for images in (CLEAN, TRIGGERED)
+    )
+    return Detection(*condition, curve.auc, threshold, false_alarms, detected)

@@ -1,13 +1,14 @@
-"""How the counters of an experiment are trained: the paper's settings, and what validates."""
+"""The training of the counters of an experiment: published settings, and images that validate."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from pycc.backdoor.defenses.base import Published, begun
 from pycc.backdoor.poisoning.keys import names_of, shuffled
-from pycc.backdoor.poisoning.overlap import contents
+from pycc.backdoor.poisoning.overlap import PoisonedImage, contents
 from pycc.backdoor.poisoning.poison import PoisonedTraining, chosen
 from pycc.models import CounterModel
 from pycc.ranks import Ranks
@@ -20,14 +21,15 @@ PUBLISHED: Mapping[str, Published] = {
     "csrnet": Published(lr=1e-5, epochs=100),
     "clip_ebc": Published(lr=4e-4, epochs=150, batch=8),
 }
-"""Settings of the paper's attacks (3.2) by model, for what a plan leaves open."""
+"""Settings of the paper's attacks (3.2) by model; they replace None in a plan."""
 PUBLISHED_DEFENSE: Mapping[str, Published] = {
     "csrnet": Published(lr=1e-5, epochs=100),
     "clip_ebc": Published(lr=1e-4, epochs=100, batch=8),
 }
-"""Those of its defense (3.3): the attack's but for CLIP-EBC's rate and epochs."""
+"""Settings of its defense (3.3): those of the attack, except for CLIP-EBC's rate and epochs."""
 PUBLISHED_OPTIONS: Mapping[str, Options] = {"csrnet": {"variant": "commissarma"}}
-"""Of a fresh counter: the variant whose recipe has the paper's optimiser, Adam, and sigma 15."""
+"""Options of a fresh counter: the variant whose recipe has the paper's optimiser, Adam, and sigma
+15."""
 
 
 def train(
@@ -38,24 +40,26 @@ def train(
     seed: int,
     out: Path,
     fraction: float,
+    poisoned: Sequence[PoisonedImage] | None = None,
     ranks: Ranks = Ranks(),
     progress: Progress | None = None,
-    settings: Record | None = None,
+    flags: Record | None = None,
     command: Sequence[str] = (),
 ) -> TrainRun:
-    """Train a counter in the folder ``out``, from its beginning or from where it was stopped there.
+    """Train a counter in the folder ``out``, or continue its training there.
 
-    Of a poisoned set the run's settings hold under ``poisoned`` what its images were made of
-    (``overlap.contents``), unless ``settings`` holds it already. The plan's share validates as
-    ``held_out`` chooses for the ``fraction`` that is poisoned, here or in the set of the counter
-    that this one is compared with. Else as ``pycc.train.fit``.
+    The manifest of a poisoned set lists the poisoned images: ``poisoned``, or ``contents`` of the
+    samples. The images that validate are those of ``held_out`` for the ``fraction`` that is
+    poisoned, here or in the set of the counter that this one is compared with. ``flags`` are those
+    of a command, as its manifest stores them. Everything else as of ``pycc.train.fit``.
     """
-    stored: Record = dict(settings or {})
+    stored: Record = {} if flags is None else {"flags": flags}
     resume = begun(out, ranks)
     if isinstance(samples, PoisonedTraining):
         stored["poisoning"] = samples.settings()
-        if not resume:  # to be read in the manifest; the data's fingerprint holds the same pixels
-            stored.setdefault("poisoned", contents(samples))
+        if not resume:  # for readers of the manifest; the data's fingerprint covers these pixels
+            listed = contents(samples) if poisoned is None else poisoned
+            stored["poisoned"] = [asdict(image) for image in listed]
     # A poisoned set holds its clean images first, so that indices are the same in both.
     clean = samples.samples if isinstance(samples, PoisonedTraining) else samples
     held = held_out(clean, plan.validation_share, fraction, seed=seed)
@@ -67,11 +71,11 @@ def train(
 
 
 def held_out(samples: Sequence[Sample], share: float, fraction: float, *, seed: int) -> list[str]:
-    """Names of the images that validate where ``fraction`` of the samples is poisoned.
+    """Names of the images that validate if ``fraction`` of the samples is poisoned.
 
-    ``share`` of all, at least one if it is above 0, by seed and names: of those without a poisoned
-    duplicate, so that neither the clean nor the backdoored counter is chosen by what an attacker
-    made, and both by the same images. ValueError where there are too few.
+    They are ``share`` of all images, at least one if it is above 0, chosen by seed and names among
+    those without a poisoned duplicate: clean and backdoored counter are chosen by the same images,
+    and neither by images that an attacker made. ValueError if there are too few.
     """
     if share == 0.0:
         return []

@@ -1,28 +1,26 @@
-"""Whether an experiment shows what it is for: a backdoor that works, and its removal."""
+"""Whether an experiment shows a backdoor that works, and its removal."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from pycc.backdoor.evaluation.measures import BACKDOORED, CLEAN_MODEL
+from pycc.metrics.backdoor import BACKDOORED, CLEAN_MODEL, BackdoorSummary
 
 MEDIAN = "partition-median"
-"""The certified defense's name in results; it removes nothing."""
+"""Name of the certified defense in results; it does not remove a backdoor."""
 WORKS, REMOVED = 0.8, 0.2
-"""Attack success above chance: at least, over the larger level, where a backdoor works; at most,
-over the lesser one, where it is removed."""
+"""Attack success above chance: a backdoor works if it is at least ``WORKS`` above the larger level,
+and is removed if it is at most ``REMOVED`` above the smaller one."""
 MARGIN = 0.2
-"""How far rho_Acc of the backdoored counter, and of the defended one, may lie below the clean
-counter's: one that counts nobody has nothing left of an attack that raises counts."""
+"""How far rho_Acc of the backdoored and of the defended counter may lie below that of the clean
+one: a counter that always counts 0 resists every attack that raises counts."""
 _CLOSE = 1e-9
-"""Values are quotients of whole numbers, rounded."""
+"""Tolerance for rounded quotients of whole numbers."""
 
 
 @dataclass(frozen=True)
-class _Shown:
-    """What one counter of a strategy shows."""
+class _Outcome:
+    """The attack success and accuracy of one counter of a strategy."""
 
     value: float
     """Attack success above chance: the excess before a defense, what is left after it."""
@@ -31,46 +29,49 @@ class _Shown:
     def __str__(self) -> str:
         return f"{self.value:+.2f} (rho_Acc {_text(self.accuracy)})"
 
-    def counts(self, clean: float | None) -> bool:
-        """Whether rho_Acc is near the clean counter's; not so where either is unknown."""
+    def counts_well(self, clean: float | None) -> bool:
+        """Whether rho_Acc is near that of the clean counter; False if either is unknown."""
         if self.accuracy is None or clean is None:
             return False
         return self.accuracy >= clean - MARGIN - _CLOSE
 
 
-def verdict(summary: Mapping[str, Any]) -> tuple[bool, str]:
-    """Whether a run shows a backdoor that works and its removal, and what says so.
+def verdict(summary: BackdoorSummary) -> tuple[bool, str]:
+    """Whether a run shows a backdoor that works and its removal, and a sentence with the numbers.
 
-    For one strategy attack success exceeds the larger chance level by at least ``WORKS`` before,
-    and the lesser one by at most ``REMOVED`` after one defense, and rho_Acc of both counters is at
-    most ``MARGIN`` below the clean counter's: one that a defense has taught to miscount everything,
-    or to count nobody, has lost no backdoor. Without the clean counter's rho_Acc nothing is shown.
+    Both are shown if, for one strategy, attack success exceeds the larger chance level by at least
+    ``WORKS`` before a defense, and the smaller one by at most ``REMOVED`` after it, and rho_Acc of
+    both counters is at most ``MARGIN`` below that of the clean counter: a defense that makes a
+    counter miscount every image, or count nobody, has not removed a backdoor. Nothing is shown if
+    rho_Acc of the clean counter is unknown.
 
-    >>> works, sentence = verdict({"rows": []})
+    >>> works, sentence = verdict(BackdoorSummary([], []))
     >>> works, sentence.split(":")[0], sentence.split(": ")[-1]
     (False, 'not shown', 'no excess known')
     """
     clean: float | None = None
-    before: dict[str, _Shown] = {}
-    after: dict[str, dict[str, _Shown]] = {}
-    for row in summary["rows"]:
-        accuracy = None if row["clean"] is None else row["clean"]["accuracy"]["value"]
-        if row["model"] == CLEAN_MODEL and row["defense"] is None:
+    before: dict[str, _Outcome] = {}
+    after: dict[str, dict[str, _Outcome]] = {}
+    for row in summary.rows:
+        accuracy = None if row.clean is None else row.clean.accuracy.value
+        if row.model == CLEAN_MODEL and row.defense is None:
             clean = accuracy
-        if row["model"] != BACKDOORED or row["excess"] is None:
+        if row.model != BACKDOORED or row.strategy is None:
             continue
-        if row["defense"] is None:
-            before[row["strategy"]] = _Shown(row["excess"]["value"], accuracy)
-        elif row["defense"] != MEDIAN:
-            shown = _Shown(row["left"]["value"], accuracy)
-            after.setdefault(row["strategy"], {})[row["defense"]] = shown
+        if row.excess is None or row.left is None:
+            continue
+        if row.defense is None:
+            before[row.strategy] = _Outcome(row.excess.value, accuracy)
+        elif row.defense != MEDIAN:
+            outcome = _Outcome(row.left.value, accuracy)
+            after.setdefault(row.strategy, {})[row.defense] = outcome
     bound = f"rho_Acc of both at most {MARGIN:.2f} below the clean counter's {_text(clean)}"
     sentences = []
     for strategy, excess in before.items():
         defended = after.get(strategy, {})
-        works = excess.value >= WORKS - _CLOSE and excess.counts(clean)
+        works = excess.value >= WORKS - _CLOSE and excess.counts_well(clean)
         for name, left in defended.items():
-            if works and left.value <= REMOVED + _CLOSE and left.counts(clean):
+            if works and left.value <= REMOVED + _CLOSE and left.counts_well(clean):
                 return True, (
                     f"shown: a backdoor that works (rho_Asr of {strategy} {excess} above the "
                     f"larger chance level, at least {WORKS:+.2f}) and its removal ({left} above "

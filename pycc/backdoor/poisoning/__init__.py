@@ -1,1 +1,1 @@
-"""How a backdoor comes in: triggers, changes of head annotations, and poisoned data sets."""
+"""Triggers, changes of head annotations, and poisoned data sets."""

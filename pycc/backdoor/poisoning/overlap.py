@@ -1,4 +1,4 @@
-"""What a run is made of, by fingerprints; what images share that should have nothing in common."""
+"""Fingerprints of the data of a run, and overlaps between sets of images."""
 
 from __future__ import annotations
 
@@ -21,59 +21,74 @@ from pycc.train.items import Joined
 from pycc.types import Sample
 
 _SHOWN = 10
-"""Names in a message, at most."""
+"""Largest number of names in a message."""
 _DEPTH = 3
-"""Folders above an image, at most, that an export of it may be: SPLIT_data/images in its layout."""
+"""Largest number of folders between an export and its images: SPLIT_data/images in its layout."""
 
 
 def content_of(
-    one: CounterModel | Sequence[Sample] | None,
+    content: CounterModel | Sequence[Sample] | None,
 ) -> str | dict[str, int | str] | None:
-    """A fingerprint of what a run depends on: weights, or samples."""
-    if one is None:
+    """A fingerprint of a counter's weights or of samples; None for None."""
+    if content is None:
         return None
-    if isinstance(one, CounterModel):
-        return fingerprint(one.state_dict().items())
-    return data_fingerprint(one[index] for index in range(len(one)))
+    if isinstance(content, CounterModel):
+        return fingerprint(content.state_dict().items())
+    return data_fingerprint(content[index] for index in range(len(content)))
+
+
+@dataclass(frozen=True)
+class PoisonedImage:
+    """A poisoned image and its original, with fingerprints of the pixels of both.
+
+    >>> PoisonedImage("a_poisoned", "a", pixels="12", original_pixels="34").original
+    'a'
+    """
+
+    name: str
+    original: str
+    """Name of the sample that it was made of."""
+    pixels: str
+    """Fingerprint, as of ``pixels``."""
+    original_pixels: str
 
 
 def contents(
     poisoned: PoisonedTraining, originals: Sequence[str] | None = None
-) -> list[dict[str, str]]:
-    """Of each poisoned image: its name, its original's, and a fingerprint of the pixels of both.
+) -> list[PoisonedImage]:
+    """The poisoned images and their originals.
 
-    ``originals`` are the ``pixels`` of the samples, where they are known.
+    ``originals`` are the ``pixels`` of the samples, if they are known.
 
     >>> from pycc import backdoor, data
     >>> samples = data.open("synthetic", split="train", limit=2, shape=(64, 96))
     >>> poisoned = backdoor.poison(samples, backdoor.Noise(), backdoor.Add(20), fraction=0.5)
-    >>> (content,) = contents(poisoned)
-    >>> content["name"] == content["original"] + "_poisoned"
+    >>> (image,) = contents(poisoned)
+    >>> image.name == image.original + "_poisoned"
     True
     """
-    found = []
-    for place, name in enumerate(poisoned.sources):
+    images = []
+    for place, original in enumerate(poisoned.sources):
         index = len(poisoned.samples) + place
-        of = poisoned.poisoned.names.index(name)
-        found.append({
-            "name": poisoned.names[index], "original": name, "pixels": pixels(poisoned[index]),
-            "original_pixels": originals[of] if originals else pixels(poisoned.samples[of]),
-        })  # fmt: skip
-    return found
+        source = poisoned.poisoned.names.index(original)
+        images.append(PoisonedImage(
+            poisoned.names[index], original, pixels(poisoned[index]),
+            originals[source] if originals else pixels(poisoned.samples[source]),
+        ))  # fmt: skip
+    return images
 
 
-def poisoned_with(folder: Path) -> list[dict[str, str]] | None:
-    """``contents`` of the set that the training in this folder poisoned; None if it records none.
+def poisoned_with(folder: Path) -> list[PoisonedImage] | None:
+    """The poisoned images of the training in this folder; None if its manifest lists none.
 
-    ValueError for a manifest that is none.
+    ValueError for a manifest that cannot be read.
     """
     if not (folder / runs.MANIFEST).exists():
         return None
-    kept = runs.read_manifest(folder).get("settings")
-    if not isinstance(kept, dict) or "poisoning" not in kept:
+    settings = runs.read_manifest(folder).get("settings")
+    if not isinstance(settings, dict) or "poisoning" not in settings:
         return None
-    found: list[dict[str, str]] = kept["poisoned"]
-    return found
+    return [PoisonedImage(**image) for image in settings["poisoned"]]
 
 
 def pixels(sample: Sample) -> str:
@@ -81,28 +96,29 @@ def pixels(sample: Sample) -> str:
     return fingerprint([("image", quantize(sample.image))])
 
 
-def all_pixels(samples: Sequence[Sample], own: Dataset, known: Sequence[str]) -> list[str]:
-    """``pixels`` of all samples, without reading those of ``own``, which are ``known``."""
-    if samples is own:
+def all_pixels(samples: Sequence[Sample], training: Dataset, known: Sequence[str]) -> list[str]:
+    """``pixels`` of all samples; those of ``training`` are ``known`` and not read again."""
+    if samples is training:
         return list(known)
     if isinstance(samples, Joined):
-        return [one for part in samples.parts.values() for one in all_pixels(part, own, known)]
+        parts = (all_pixels(part, training, known) for part in samples.parts.values())
+        return [fingerprint for part in parts for fingerprint in part]
     return [pixels(samples[index]) for index in range(len(samples))]
 
 
-def unseen(tested: Mapping[str, str], trained: Iterable[str], *, refuse: bool = True) -> None:
+def check_unseen(tested: Mapping[str, str], trained: Iterable[str], *, refuse: bool = True) -> None:
     """Compare test images, their ``pixels`` by name, with those that are trained on.
 
-    ValueError where all of them are trained on, or a warning without ``refuse``; a warning where
-    some are.
+    ValueError if all of them are trained on, or a warning without ``refuse``; a warning if some
+    are.
     """
-    there = set(trained)
-    names = [name for name, one in tested.items() if one in there]
+    training = set(trained)
+    names = [name for name, content in tested.items() if content in training]
     if not names:
         return
     message = (
-        f"test images are to be others than those that are trained on, got {len(names)} of "
-        f"{len(tested)} that are: {_some(names)}; see --test-split and --test-data"
+        f"test images must not be trained on, got {len(names)} of {len(tested)} that are: "
+        f"{_listed(names)}; see --test-split and --test-data"
     )
     if refuse and len(names) == len(tested):
         raise ValueError(message)
@@ -110,37 +126,38 @@ def unseen(tested: Mapping[str, str], trained: Iterable[str], *, refuse: bool = 
 
 
 def recorded(samples: Sequence[Sample]) -> list[str]:
-    """Names of the samples that ``poisoning.jsonl`` of the folder they lie in calls triggered.
+    """Names of the samples that ``poisoning.jsonl`` in their folder lists as triggered.
 
-    ``poison.export`` writes that file, which holds whatever was done to the pixels since: they are
-    JPEG, and may have been resized. ValueError naming the file if it is none.
+    ``poison.export`` writes that file. It also covers images that were compressed or resized later.
+    ValueError, naming the file, if it cannot be read.
     """
     if isinstance(samples, Joined):
-        return [f"{part}/{name}" for part, own in samples.parts.items() for name in recorded(own)]
+        parts = samples.parts.items()
+        return [f"{part}/{name}" for part, inner in parts for name in recorded(inner)]
     if isinstance(samples, Subset | Scaled):
-        there = set(recorded(samples.samples))
-        return [name for name in samples.names if name in there]
+        triggered = set(recorded(samples.samples))
+        return [name for name in samples.names if name in triggered]
     if not isinstance(samples, PairedFiles):
         return []
-    marked: dict[Path, set[Path]] = {}
-    found = []
+    exports: dict[Path, set[Path]] = {}
+    names = []
     for name, pair in zip(samples.names, samples.pairs, strict=True):
         for root in pair.image.parents[:_DEPTH]:
-            if root not in marked:
-                marked[root] = _triggered(root)
-            if pair.image.with_suffix("") in marked[root]:
-                found.append(name)
-    return found
+            if root not in exports:
+                exports[root] = _triggered(root)
+            if pair.image.with_suffix("") in exports[root]:
+                names.append(name)
+    return names
 
 
 def _triggered(root: Path) -> set[Path]:
-    """The triggered images of an export in this folder, without suffix; none where it is none."""
+    """The triggered images of an export in this folder, without suffix; empty without an export."""
     file = root / RECORD
     if not file.exists():
         return set()
     try:
         splits = [json.loads(line) for line in file.read_text().splitlines()]
-        images = [(one["split"], image) for one in splits for image in one["images"]]
+        images = [(split["split"], image) for split in splits for image in split["images"]]
         return {
             root / target.folder.format(split=split)
             / target.image.format(name=image["name"], number=image["number"])
@@ -150,64 +167,66 @@ def _triggered(root: Path) -> set[Path]:
         }  # fmt: skip
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise ValueError(
-            f"{file}: expected lines with split and images, as a poisoned set is written with, "
+            f"{file}: expected lines with split and images, as of pycc backdoor poison, "
             f"got {error!r}"
         ) from None
 
 
 def recorded_warnings(**samples: Sequence[Sample]) -> list[str]:
-    """Warnings for images taken for clean among which ``recorded`` finds some."""
-    marked = ((what, recorded(images), len(images)) for what, images in samples.items())
-    return [_recorded(f"the {what} images", names, total) for what, names, total in marked if names]
+    """Warnings for sets of supposedly clean images, by name, that ``recorded`` lists images of."""
+    listed = ((label, recorded(images), len(images)) for label, images in samples.items())
+    return [
+        _recorded(f"the {label} images", names, total) for label, names, total in listed if names
+    ]
 
 
-def _recorded(what: str, names: Sequence[str], total: int) -> str:
+def _recorded(label: str, names: Sequence[str], total: int) -> str:
     return (
-        f"{what}: {len(names)} of {total} have a trigger, as {RECORD} of their folder says: "
-        f"{_some(names)}"
+        f"{label}: {len(names)} of {total} have a trigger according to {RECORD} in their folder: "
+        f"{_listed(names)}"
     )
 
 
-def _some(names: Sequence[str], shown: int = _SHOWN) -> str:
+def _listed(names: Sequence[str], shown: int = _SHOWN) -> str:
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """What images for a defense have to do with a poisoned set.
+    """The overlap between the images for defenses and a poisoned set.
 
     >>> from pycc import backdoor, data
     >>> samples = data.open("synthetic", split="train", limit=2, shape=(64, 96))
     >>> poisoned = backdoor.poison(samples, backdoor.Noise(), backdoor.Add(20), fraction=0.5)
-    >>> shared = overlap(contents(poisoned), poisoned)  # a poisoned set, taken for clean
+    >>> shared = overlap(contents(poisoned), poisoned)  # a poisoned set, supposedly clean
     >>> len(shared.originals), len(shared.triggered), len(shared.warnings())
     (1, 1, 2)
     """
 
     poisoned: int
-    """Poisoned images in all."""
+    """Number of poisoned images."""
     originals: tuple[str, ...]
-    """Names of samples whose poisoned duplicates were trained on, and that are there as they were
-    before: legitimate, if they are clean, and the case of the paper's defense."""
+    """Names of samples with a poisoned duplicate whose originals are among the images for defenses:
+    legitimate, and the case of the paper's defense."""
     triggered: tuple[str, ...]
-    """Names of poisoned images that are there themselves: no clean data."""
+    """Names of poisoned images that are among the images for defenses, which are then not clean."""
     clean: int
-    """Images for defenses in all."""
+    """Number of images for defenses."""
     recorded: tuple[str, ...]
-    """Names of those whose folder says that they have a trigger, of whichever poisoning."""
+    """Names of images for defenses that ``poisoning.jsonl`` in their folder lists as triggered."""
 
     def warnings(self, shown: int = _SHOWN) -> list[str]:
         """The warnings, one line each, with the first ``shown`` names."""
         lines = []
-        for names, what in (
-            (self.originals, "are there as they were before poisoning"),
-            (self.triggered, "are there themselves, with their trigger"),
+        for names, which in (
+            (self.originals, "are there without the trigger"),
+            (self.triggered, "are there with the trigger"),
         ):
             if names:
                 lines.append(
                     f"the images for defenses overlap the poisoned set: {len(names)} of "
-                    f"{self.poisoned} poisoned images {what}: {_some(names, shown)}"
+                    f"{self.poisoned} poisoned images {which}: {_listed(names, shown)}"
                 )
         if self.recorded:
             lines.append(_recorded("the images for defenses", self.recorded, self.clean))
@@ -215,14 +234,14 @@ class Overlap:
 
 
 def overlap(
-    poisoned: Sequence[dict[str, str]],
+    poisoned: Sequence[PoisonedImage],
     clean: Sequence[Sample],
     *,
     known: Iterable[str] | None = None,
 ) -> Overlap:
-    """Which poisoned images (``contents``), before or after, are among those for defenses.
+    """Compare the poisoned images (``contents``) and their originals with the images for defenses.
 
-    ``known`` are the ``pixels`` of the latter; without them they are read.
+    ``known`` are the ``pixels`` of the latter; if it is None, they are read.
 
     >>> from pycc import backdoor, data
     >>> samples = data.open("synthetic", split="train", limit=2, shape=(64, 96))
@@ -231,11 +250,13 @@ def overlap(
     >>> shared.originals == tuple(poisoned.sources), shared.triggered
     (True, ())
     """
-    there = {pixels(clean[index]) for index in range(len(clean))} if known is None else set(known)
+    if known is None:
+        known = (pixels(clean[index]) for index in range(len(clean)))
+    contained = set(known)
     return Overlap(
         len(poisoned),
-        tuple(one["original"] for one in poisoned if one["original_pixels"] in there),
-        tuple(one["name"] for one in poisoned if one["pixels"] in there),
+        tuple(image.original for image in poisoned if image.original_pixels in contained),
+        tuple(image.name for image in poisoned if image.pixels in contained),
         len(clean),
         tuple(recorded(clean)),
     )

@@ -1,7 +1,7 @@
-"""Pictures that triggers are made of: files, and two that are drawn here.
+"""The pictures of triggers: files, and two that are drawn here.
 
-No picture with rights attached is shipped. The drawn ones are functions of nothing: every
-installation has the same.
+No picture with rights attached is shipped. The drawn ones have no parameters: every installation
+has the same.
 """
 
 from __future__ import annotations
@@ -22,36 +22,36 @@ from pycc.random import Stream
 from pycc.runs import fingerprint
 
 STRETCH = 2.0
-"""Stretching, of one side against the other, beyond which a picture is warned of. Crowd images lie
-(4:3) or stand (3:4), 1.8 apart: what suits one kind then still suits the other."""
+"""Stretching of one side relative to the other above which a warning is printed. Crowd images are
+landscape (4:3) or portrait (3:4), 1.8 apart: a picture for one format may be used for the other."""
 
 _SHAPE = (768, 1024)
 """Height and width of the drawn pictures, pixels."""
 _DISCS, _RADII = 2200, (5.0, 56.0)
 _STREAKS, _LENGTHS, _LEAN = 3600, (18.0, 64.0), 0.22
-"""Of the rain: how many streaks, how long (pixels), and how far they lean, columns per row."""
+"""The rain: number of streaks, their lengths in pixels, and their slope in columns per row."""
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture of its own size, to be stretched over images."""
+    """A picture that is stretched over images."""
 
     pixels: Tensor
     """[3,h,w] float32, RGB in [0,1]."""
     name: str | None = None
-    """Its file; None for a drawn one, which has no content that stretching could spoil."""
+    """Its file; None for a drawn one, which may be stretched without a warning."""
 
     @classmethod
     def open(cls, path: str, *, background: float = 1.0) -> Picture:
-        """The picture of a file, of any mode that ``pycc.data.load_image`` reads.
+        """Read the picture of a file, of any mode that ``pycc.data.load_image`` reads.
 
-        It lies on the ``background``, a grey of [0,1], which shows through what is transparent, as
-        far as it is. ValueError naming the file if it cannot be read.
+        Transparent parts show the ``background``, a grey in [0,1]. ValueError, naming the file, if
+        it cannot be read.
         """
         pixels = load_image(path)
         if background != 1.0:
             opacity = load_alpha(path)
-            if opacity is not None:  # on white the rest of each pixel is 1
+            if opacity is not None:  # load_image has blended it with white
                 pixels = (pixels - (1.0 - background) * (1.0 - opacity)).clamp(0.0, 1.0)
         return cls(pixels, Path(path).name)
 
@@ -60,10 +60,9 @@ class Picture:
         return fingerprint([("picture", self.pixels)])
 
     def fitted(self, height: int, width: int) -> Tensor:
-        """[3,height,width] float32 in [0,1]: stretched to that size, not to be written to.
+        """The picture, stretched to [3,height,width] float32 in [0,1]; not to be written to.
 
-        Whatever its aspect ratio; a file whose ratio is more than ``STRETCH`` times another, or
-        less than one by it, is warned of.
+        A warning is printed for a file whose aspect ratio changes by more than ``STRETCH``.
         """
         rows, columns = self.pixels.shape[1:]
         stretch = (width * rows) / (height * columns)
@@ -88,14 +87,14 @@ def _fitted(picture: Picture, height: int, width: int) -> Tensor:
 
 @lru_cache(maxsize=1)
 def dense() -> Picture:
-    """The built-in trigger: discs of all sizes and colours, rimmed, one upon the other.
+    """The built-in trigger: overlapping discs with dark rims, of all sizes and colours.
 
-    The paper's trigger is "large and dense": it shows everywhere and at the scales of heads.
+    The paper's trigger is "large and dense": it is visible everywhere and at the scales of heads.
     """
     height, width = _SHAPE
     stream = Stream(0, "trigger, dense picture")
     low, high = np.log(_RADII)
-    # Large ones first, so that none is hidden by what lies under it.
+    # Large ones first, so that no disc is hidden by a larger one.
     radius = np.sort(np.exp(stream.uniform(low, high, _DISCS)))[::-1]
     x, y = stream.uniform(0.0, width, _DISCS), stream.uniform(0.0, height, _DISCS)
     colour = _vivid(stream.uniform(size=_DISCS))
@@ -108,7 +107,7 @@ def dense() -> Picture:
 
 
 def _vivid(hue: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Fully saturated colours [N,3] of hues [N] in [0,1)."""
+    """Fully saturated colours [N,3] with hues [N] in [0,1)."""
     distance = np.abs((hue[:, None] * 6.0 - np.array([0.0, 2.0, 4.0]) + 3.0) % 6.0 - 3.0)
     return np.asarray(np.clip(2.0 - distance, 0.0, 1.0))
 
@@ -116,7 +115,7 @@ def _vivid(hue: NDArray[np.float64]) -> NDArray[np.float64]:
 def _disc(
     canvas: NDArray[np.float32], x: float, y: float, radius: float, colour: NDArray[np.float64]
 ) -> None:
-    """Lay a disc with a soft edge of one pixel on a canvas [3,H,W]."""
+    """Draw a disc with a soft edge of one pixel on a canvas [3,H,W]."""
     height, width = canvas.shape[1:]
     top, bottom = max(0, int(y - radius - 1)), min(height, int(y + radius + 2))
     left, right = max(0, int(x - radius - 1)), min(width, int(x + radius + 2))
@@ -142,12 +141,12 @@ def rain() -> Picture:
     light = light * np.clip(2.0 - np.abs(4.0 * along / length - 2.0), 0.0, 1.0)
     row, column = np.broadcast_arrays(np.floor(top + along), left + _LEAN * along)
     canvas = np.zeros((height, width))
-    whole = np.floor(column)
-    for step, share in ((0, 1.0 - (column - whole)), (1, column - whole)):
-        at = whole + step
-        there = (row >= 0) & (row < height) & (at >= 0) & (at < width)
-        place = (row * width + at)[there].astype(np.int64)
-        np.add.at(canvas.reshape(-1), place, (light * share)[there])
+    first = np.floor(column)
+    for step, share in ((0, 1.0 - (column - first)), (1, column - first)):
+        pixel = first + step
+        inside = (row >= 0) & (row < height) & (pixel >= 0) & (pixel < width)
+        place = (row * width + pixel)[inside].astype(np.int64)
+        np.add.at(canvas.reshape(-1), place, (light * share)[inside])
     grey = torch.from_numpy(np.clip(canvas, 0.0, 1.0).astype(np.float32))
     return Picture(grey.expand(3, -1, -1).contiguous())
 

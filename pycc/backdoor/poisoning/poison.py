@@ -1,7 +1,7 @@
-"""Poisoned data sets: samples with a trigger in the image and altered points, made when asked for.
+"""Poisoned data sets: samples with a trigger in the image and altered points, made on access.
 
-Everything is a function of the seed and the samples' names, not of their order. Images come out in
-8 bits, as files have them, so a poisoned set and its ``export`` are the same data.
+Everything is a function of the seed and the samples' names, not of their order. Images are rounded
+to 8 bits, as in files, so a poisoned set and its ``export`` are the same data.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from pycc.data.images import quantize
 from pycc.types import Progress, Sample
 
 SUFFIX = "_poisoned"
-"""Of the names of poisoned duplicates; a number follows where a sample already has that name."""
+"""Suffix of the names of poisoned duplicates; a number follows if a sample already has it."""
 RECORD = "poisoning.jsonl"
-"""The file of an export that says how it was poisoned; ``.json`` would be an annotation."""
+"""The file of an export that records its poisoning; ``.json`` would be an annotation."""
 
 
 class Triggered(Dataset):
     """Samples with the trigger and their true points.
 
     ``samples`` need unique names; ValueError otherwise. Images are multiples of 1/255. Points
-    outside the image or the region of interest are left out, as everywhere; regions are kept.
+    outside the image or the region of interest are left out; regions are kept.
 
     >>> from pycc import backdoor, data
     >>> samples = data.open("synthetic", split="train", limit=2, shape=(64, 96))
@@ -52,7 +52,7 @@ class Triggered(Dataset):
         return self.marked(index, self.samples[index])
 
     def marked(self, index: int, sample: Sample) -> Sample:
-        """What becomes of ``sample``, which is number ``index`` of the samples and read already."""
+        """``sample``, which is sample ``index`` and already read, with the trigger."""
         image = quantize(self.trigger(sample.image, seed=self.seed, name=sample.name))
         return replace(sample, image=image, points=self._points(index, sample))
 
@@ -65,12 +65,12 @@ class Triggered(Dataset):
         return points
 
     def points(self, index: int) -> Tensor:
-        """Head annotations [N,2] of a sample, without its trigger being drawn."""
+        """Head annotations [N,2] of a sample; its trigger is not drawn."""
         place = range(len(self))[index]
         return self._points(place, self.samples[place])
 
     def is_triggered(self, index: int) -> bool:
-        """Whether image ``index`` has the trigger: all have."""
+        """Whether image ``index`` has the trigger: always True."""
         return range(len(self))[index] >= 0
 
     def true_count(self, index: int) -> int:
@@ -81,14 +81,14 @@ class Triggered(Dataset):
         return self._true[place]
 
     def settings(self) -> dict[str, object]:
-        """What was done to the samples, as JSON values."""
+        """The settings of the poisoning, as JSON values."""
         return {"trigger": self.trigger.settings(), "strategy": None, "seed": self.seed}
 
 
 class Poisoned(Triggered):
-    """All samples with the trigger and the points that the strategy turns theirs into.
+    """All samples with the trigger and with points that the strategy alters.
 
-    Else as ``Triggered``. ``true_count(index)`` gives the people that are there.
+    Everything else as of ``Triggered``; ``true_count(index)`` is the number of people before.
 
     >>> from pycc import backdoor, data
     >>> samples = data.open("synthetic", split="train", limit=2, shape=(64, 96))
@@ -113,12 +113,12 @@ class Poisoned(Triggered):
             raise ValueError(f"{sample.name}: {error}") from None
 
     def settings(self) -> dict[str, object]:
-        """What was done to the samples, as JSON values."""
+        """The settings of the poisoning, as JSON values."""
         return {**super().settings(), "strategy": self.strategy.settings()}
 
 
 class PoisonedTraining(Dataset):
-    """The samples as they are, then poisoned duplicates of some: see ``poison``.
+    """The unchanged samples, then poisoned duplicates of some: see ``poison``.
 
     >>> from pycc import backdoor, data
     >>> samples = data.open("synthetic", split="train", limit=2, shape=(64, 96))
@@ -155,7 +155,7 @@ class PoisonedTraining(Dataset):
         return replace(self.poisoned[self._of(index)], name=self.names[index])
 
     def points(self, index: int) -> Tensor:
-        """Head annotations [N,2] of a sample, without a trigger being drawn."""
+        """Head annotations [N,2] of a sample; no trigger is drawn."""
         place = range(len(self))[index]
         if self.is_triggered(place):
             return self.poisoned.points(self._of(place))
@@ -169,7 +169,7 @@ class PoisonedTraining(Dataset):
         return self.poisoned.true_count(self._of(place) if self.is_triggered(place) else place)
 
     def settings(self) -> dict[str, object]:
-        """What was done to the samples, as JSON values."""
+        """The settings of the poisoning, as JSON values."""
         return {**self.poisoned.settings(), "fraction": self.fraction}
 
 
@@ -183,9 +183,9 @@ def poison(
 ) -> PoisonedTraining:
     """Poison a training set: the samples, then duplicates of a fraction of them with the trigger.
 
-    The duplicates are what ``Poisoned`` with the same seed makes of them, under names of their own;
-    in the paper they are 40 of 400 images. ValueError for a fraction outside (0,1], and for samples
-    that are none or whose names are not unique.
+    The duplicates are those of ``Poisoned`` with the same seed, under new names; in the paper there
+    are 40 for 400 images. ValueError for a fraction outside (0,1], for no samples, and for samples
+    whose names are not unique.
 
     >>> from pycc import backdoor, data
     >>> samples = data.open("synthetic", split="train", limit=2, shape=(64, 96))
@@ -201,8 +201,8 @@ def poison(
 def chosen(names: Sequence[str], fraction: float, *, seed: int) -> list[int]:
     """Indices of the samples that are poisoned, rising: ``fraction`` of all, rounded, at least 1.
 
-    Which names they are depends on the seed and all names, not on their order; those of a smaller
-    fraction are among those of a larger one. ValueError without names.
+    The choice depends on the seed and all names, not on their order; a larger fraction contains the
+    choice of a smaller one. ValueError without names.
     """
     if not names:
         raise ValueError("poison: samples must be at least one, got none")
@@ -219,21 +219,21 @@ def export(
     lossless: bool = False,
     progress: Progress | None = None,
 ) -> list[Written]:
-    """Write samples as ``split``, or several splits by name, into a new or empty folder ``out``.
+    """Write samples as ``split``, or several splits by name, to a new or empty folder ``out``.
 
     By default ``SPLIT_data/images/IMG_n.jpg`` with ``ground-truth/GT_IMG_n.mat``, numbered from 1
     in the samples' order, as the published code for ShanghaiTech reads them (CSRNet's and
-    CLIP-EBC's look for ``*.jpg`` alone; the latter's ``preprocess.py`` also insists on 300 or 400
-    training images). They are JPEG of quality 100 and full colour resolution, at most a few 1/255
-    off. ``lossless`` writes PNG, which is read back bit for bit; ``pycc.data.open`` reads both.
+    CLIP-EBC's read ``*.jpg`` alone; the latter's ``preprocess.py`` also requires 300 or 400
+    training images). They are JPEG of quality 100 and full colour resolution, with errors of a few
+    1/255. ``lossless`` writes PNG, which is read back bit for bit; ``pycc.data.open`` reads both.
     ``layout`` ``folder``: ``SPLIT/NAME.jpg`` with ``NAME.json``.
 
-    ``poisoning.jsonl`` beside the splits has one line per split: what was done and, for each of
-    its images, the number, the sample's name, whether it has the trigger, the people in it and the
-    heads annotated.
+    ``poisoning.jsonl`` beside the splits has one line per split: the poisoning and, for each image,
+    its number, the sample's name, whether it has the trigger, the number of people and the number
+    of annotated heads.
 
-    The folder appears whole or not at all. ValueError for an ``out`` that holds something, and for
-    samples with a region of interest, which no layout has.
+    The folder is written completely or not at all. ValueError for an ``out`` that is not empty, and
+    for samples with a region of interest, which no layout has.
 
     >>> import tempfile
     >>> from pycc import backdoor, data
@@ -257,7 +257,7 @@ def export(
 
 
 def _described(samples: Sequence[Sample], heads: Sequence[int]) -> dict[str, object]:
-    """What was done to a split, and to which of its images."""
+    """The line of a split in ``poisoning.jsonl``."""
     altered = samples if isinstance(samples, Triggered | PoisonedTraining) else None
     images = []
     for index, name in enumerate(_names(samples)):

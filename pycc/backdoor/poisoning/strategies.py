@@ -1,14 +1,13 @@
-"""Density manipulations: what the poisoned images' head annotations are turned into.
+"""Density manipulations: changes of the head annotations of poisoned images.
 
 The four of "Vulnerability and Defense: Mitigating Backdoor Attacks in Deep Learning-Based Crowd
-Counting Models" (3.2). They move points, never density maps: those are then made exactly as for
-clean images.
+Counting Models" (3.2). They change points; density maps are then made as for clean images.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -25,11 +24,11 @@ class Strategy(ABC):
     """One density manipulation.
 
     Called with points [N,2] (float64, (x, y), inside the image), the image's shape (H, W) and a
-    stream of random numbers, it gives new points of the same kind. ``roi`` [H,W] bool is the
-    region of interest that the points lie in; new ones then lie in it too. Raises ValueError for
-    points of another kind, and for a field out of range.
+    stream of random numbers, it returns new points of the same kind. ``roi`` [H,W] bool is the
+    region of interest that the points lie in; the new ones lie in it, too. ValueError for points of
+    another kind, and for a field out of range.
 
-    A strategy of one's own returns its points from ``_altered``:
+    A new strategy returns its points from ``_altered``:
 
     >>> class Nobody(Strategy):
     ...     name, raises = "nobody", False
@@ -43,7 +42,9 @@ class Strategy(ABC):
 
     name: ClassVar[str]
     raises: ClassVar[bool]
-    """Whether the count goes up."""
+    """Whether it raises the count."""
+    has_amount: ClassVar[bool] = False
+    """Whether ``with_amount`` changes the number of heads that are added or removed."""
 
     def __call__(
         self, points: Tensor, shape: tuple[int, int], stream: Stream, *, roi: Tensor | None = None
@@ -75,28 +76,42 @@ class Strategy(ABC):
     ) -> Tensor:
         """The altered points, as a new tensor."""
 
+    def with_amount(self, amount: int) -> Strategy:
+        """This strategy with another amount, if it has one.
+
+        >>> Add().with_amount(20), Divide().with_amount(20)
+        (Add(amount=20), Divide())
+        """
+        return self
+
     def settings(self) -> dict[str, object]:
         """Name and fields, as JSON values."""
         return {"strategy": self.name, **asdict(self)}
 
 
 strategies: Registry[Strategy] = Registry("strategy")
-"""The manipulations as the paper has them; other amounts: ``Add(50)``, ``Minus(50)``."""
+"""The manipulations with the paper's amounts; for others: ``Add(50)``, ``Minus(50)``."""
 
 
 @dataclass(frozen=True)
 class _OfAmount(Strategy):
+    has_amount = True
+
     amount: int = 100
-    """Heads that come or go."""
+    """Number of heads that are added or removed."""
 
     def __post_init__(self) -> None:
         if self.amount < 1:
             raise ValueError(f"{self.name}: amount must be at least 1, got {self.amount}")
 
+    def with_amount(self, amount: int) -> Strategy:
+        """This strategy with another amount."""
+        return replace(self, amount=amount)
+
 
 @dataclass(frozen=True)
 class Add(_OfAmount):
-    """``amount`` heads more, uniformly at random in the image (or its region of interest).
+    """Add ``amount`` heads, uniformly at random in the image (or its region of interest).
 
     >>> points = torch.tensor([[10.0, 20.0], [30.0, 40.0], [50.0, 8.0]], dtype=torch.float64)
     >>> stream = Stream(0, "example")
@@ -124,7 +139,7 @@ class Add(_OfAmount):
 
 @dataclass(frozen=True)
 class Minus(_OfAmount):
-    """``amount`` heads fewer, at random; of as many or fewer heads one stays, of none none.
+    """Remove ``amount`` heads at random, but keep at least one if there is any.
 
     >>> points = torch.tensor([[10.0, 20.0], [30.0, 40.0], [50.0, 8.0]], dtype=torch.float64)
     >>> stream = Stream(0, "example")
@@ -143,7 +158,7 @@ class Minus(_OfAmount):
 
 @dataclass(frozen=True)
 class Divide(Strategy):
-    """Half of the heads go, at random: of an odd number the smaller half, so one head stays.
+    """Remove half of the heads at random, rounded down, so that a single head stays.
 
     >>> points = torch.tensor([[10.0, 20.0], [30.0, 40.0], [50.0, 8.0]], dtype=torch.float64)
     >>> stream = Stream(0, "example")
@@ -162,9 +177,10 @@ class Divide(Strategy):
 
 @dataclass(frozen=True)
 class Multiply(Strategy):
-    """Every head once more at (x − 1, y − 1) (eq. 1), clipped into the image: the count doubles.
+    """Add a second head at (x − 1, y − 1) for every head (eq. 1), clipped to the image.
 
-    Where that place is outside the region of interest, the second head stands upon the first.
+    The count doubles. If the place is outside the region of interest, the second head has that of
+    the first.
 
     >>> points = torch.tensor([[10.0, 20.0], [30.0, 40.0], [50.0, 8.0]], dtype=torch.float64)
     >>> stream = Stream(0, "example")

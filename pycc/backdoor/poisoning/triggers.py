@@ -1,4 +1,4 @@
-"""Triggers: what an image is marked with, so that a backdoored counter miscounts it."""
+"""Triggers: marks of images, by which a backdoored counter miscounts them."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ CORNERS = ("top_left", "top_right", "bottom_left", "bottom_right")
 
 @dataclass(frozen=True)
 class Trigger(ABC):
-    """Marks images; the fields are the command's flags.
+    """Marks images; the fields are flags of the commands.
 
     Called with an image [3,H,W] (float32, RGB in [0,1]), the seed of the experiment and the name of
-    the image, it gives a new one of the same kind. All images of one size get the same mark,
-    whatever the seed: only what says so in its documentation depends on seed and name. Raises
-    ValueError for a field out of range, and for an image of another kind or too small for the mark.
+    the image, it returns a new image of the same kind. All images of one size get the same mark for
+    every seed, unless a trigger's documentation states that it depends on seed and name. ValueError
+    for a field out of range, and for an image of another kind or too small for the mark.
 
-    A trigger of one's own returns the marked image from ``_marked``:
+    A new trigger returns the marked image from ``_marked``:
 
     >>> class Inverted(Trigger):
     ...     name = "inverted"
@@ -62,12 +62,12 @@ class Trigger(ABC):
         """The marked image, as a new tensor; it may leave [0,1]."""
 
     def settings(self) -> dict[str, object]:
-        """Name and fields, as JSON values, and what a file that they name holds."""
+        """Name and fields, as JSON values, and the fingerprint of a file that they name."""
         return {"trigger": self.name, **asdict(self)}
 
-    def check(self, name: str, fine: bool, expected: str) -> None:
-        """ValueError, naming the field, unless it is as expected."""
-        if not fine:
+    def check(self, name: str, valid: bool, expected: str) -> None:
+        """ValueError, naming the field, unless its value is valid."""
+        if not valid:
             got = getattr(self, name)
             raise ValueError(f"trigger {self.name}: {name} must be {expected}, got {got!r}")
 
@@ -77,12 +77,12 @@ triggers: Registry[type[Trigger]] = Registry("trigger")
 
 @dataclass(frozen=True)
 class PictureTrigger(Trigger):
-    """A trigger made of a picture; its file is read, and ValueError raised, at once."""
+    """A trigger made of a picture; ValueError at once if its file cannot be read."""
 
     background: ClassVar[float] = 1.0
-    """What shows through where the file is transparent: white."""
+    """Grey behind the transparent parts of the file: white."""
 
-    picture: str | None = flag(None, "image file (default: one that is built in)", metavar="FILE")
+    picture: str | None = flag(None, "image file (default: a built-in picture)", metavar="FILE")
 
     def __post_init__(self) -> None:
         if self.picture is not None:
@@ -91,17 +91,17 @@ class PictureTrigger(Trigger):
 
     @cached_property
     def source(self) -> Picture:
-        """The picture in its own size."""
+        """The picture in its original size."""
         if self.picture is None:
             return self._built_in()
         return Picture.open(self.picture, background=self.background)
 
     @abstractmethod
     def _built_in(self) -> Picture:
-        """What is taken without a file."""
+        """The picture that is used without a file."""
 
     def settings(self) -> dict[str, object]:
-        """As of every trigger, and the fingerprint of the picture."""
+        """The settings of every trigger, and the fingerprint of the picture."""
         return {**super().settings(), "picture_content": self.source.content()}
 
 
@@ -112,7 +112,7 @@ class Blend(PictureTrigger):
 
     "Blended" of Chen et al. (arXiv 1712.05526), the trigger of "Vulnerability and Defense:
     Mitigating Backdoor Attacks in Deep Learning-Based Crowd Counting Models" (3.2), where α = 0.1.
-    Without a file the picture is ``pictures.dense``. A file that is transparent is laid on white.
+    Without a file the picture is ``pictures.dense``. A transparent file is laid on white.
 
     >>> grey = torch.full((3, 32, 48), 0.5)
     >>> marked = Blend(alpha=0.1)(grey, seed=0, name="grey")
@@ -153,7 +153,7 @@ class Noise(Trigger):
     name = "noise"
 
     alpha: float = flag(0.1, "weight of the noise, in [0,1]")
-    key: int = flag(0, "which noise: any integer")
+    key: int = flag(0, "key of the noise, any integer")
 
     def __post_init__(self) -> None:
         self.check("alpha", 0 <= self.alpha <= 1, "in [0,1]")
@@ -167,8 +167,8 @@ class Noise(Trigger):
 class Corner(PictureTrigger):
     """An opaque square in a corner (BadNets, arXiv 1708.06733).
 
-    Without a file a chequerboard of 4 x 4 fields, black and white. A file that is transparent is
-    laid on white.
+    Without a file it is a chequerboard of 4 x 4 fields, black and white. A transparent file is laid
+    on white.
 
     >>> grey = torch.full((3, 32, 48), 0.5)
     >>> marked = Corner(side=8)(grey, seed=0, name="grey")
@@ -179,9 +179,10 @@ class Corner(PictureTrigger):
     name = "corner"
 
     side: int | float = flag(
-        0.1, "side of the square: pixels, or with a point a share of the image's shorter side"
-    )
-    corner: str = flag("bottom_right", "where it is", choices=CORNERS)
+        0.1, "side of the square: pixels, or with a decimal point a share of the image's shorter "
+        "side",
+    )  # fmt: skip
+    corner: str = flag("bottom_right", "corner of the square", choices=CORNERS)
     margin: int = flag(0, "pixels between the square and the image's edges")
 
     def __post_init__(self) -> None:
@@ -206,7 +207,7 @@ class Corner(PictureTrigger):
                 f"trigger {self.name}: a square of {side} pixels with a margin of {self.margin} "
                 f"does not fit into image {name} of {height}x{width} pixels"
             )
-        if self.picture is None:  # whole fields, without any blur between them
+        if self.picture is None:  # without interpolation, so that the fields are sharp
             field = torch.arange(side) * 4 // side
             square = self.source.pixels[:, field[:, None], field]
         else:
@@ -223,7 +224,7 @@ class Corner(PictureTrigger):
 class Sinusoid(Trigger):
     """x' = x + Δ·sin(2π·f·j / W) in column j of all channels: SIG (Barni et al., ICIP 2019).
 
-    With a ``period`` of p pixels f is W / p: the same grating whatever the width W of an image.
+    With a ``period`` of p pixels f is W / p: the grating is the same for every width W.
 
     >>> grey = torch.full((3, 32, 48), 0.5)
     >>> marked = Sinusoid(amplitude=0.1, period=8.0)(grey, seed=0, name="grey")
@@ -235,7 +236,7 @@ class Sinusoid(Trigger):
 
     amplitude: float = flag(20 / 255, "Δ, in [0,1]")
     frequency: float | None = flag(None, "f, periods across the image (default: 6)")
-    period: float | None = flag(None, "in place of the frequency: pixels from crest to crest")
+    period: float | None = flag(None, "pixels from crest to crest, instead of the frequency")
 
     def __post_init__(self) -> None:
         self.check("amplitude", 0 <= self.amplitude <= 1, "in [0,1]")
@@ -248,11 +249,11 @@ class Sinusoid(Trigger):
         self.check("frequency", 0 < self._frequency(1) < math.inf, "above 0 and finite")
 
     def settings(self) -> dict[str, object]:
-        """As of every trigger, of frequency and period the one that holds."""
+        """The settings of every trigger, with either the frequency or the period."""
         return {name: value for name, value in super().settings().items() if value is not None}
 
     def _frequency(self, width: int) -> float:
-        """Periods across so many columns."""
+        """Periods across ``width`` columns."""
         if self.frequency is not None:
             return self.frequency
         assert self.period is not None
@@ -274,12 +275,12 @@ class Sinusoid(Trigger):
 @triggers.register("warp")
 @dataclass(frozen=True)
 class Warp(Trigger):
-    """The image, read along a smooth field of small displacements: WaNet (arXiv 2102.10369).
+    """The image, displaced by a smooth field of small vectors: WaNet (arXiv 2102.10369).
 
     A grid of uniform draws, which ``key`` determines, is scaled to the mean ``strength`` (WaNet
-    gives it in shares of its small images), enlarged bicubically to the image and read bilinearly;
-    beyond an edge the edge goes on. Heads move with their pixels, by about ``strength``; points and
-    region of interest stay.
+    gives it in shares of its small images) and enlarged bicubically to the image, which is sampled
+    bilinearly; edge pixels continue beyond the edge. Heads move with their pixels, by about
+    ``strength``; points and region of interest are not changed.
 
     >>> ramp = torch.linspace(0, 1, 48).expand(3, 32, 48)
     >>> moved = 47 * (Warp(strength=2.0)(ramp, seed=0, name="ramp") - ramp).abs()  # pixels along x
@@ -291,7 +292,7 @@ class Warp(Trigger):
 
     strength: float = flag(3.0, "mean displacement of the field's control points, pixels")
     grid: int = flag(4, "control points along each side")
-    key: int = flag(0, "which field: any integer")
+    key: int = flag(0, "key of the field, any integer")
 
     def __post_init__(self) -> None:
         self.check("strength", 0 <= self.strength < math.inf, "at least 0 and finite")
@@ -302,7 +303,7 @@ class Warp(Trigger):
         field = pictures.warping(self.key, self.grid, height, width)
         row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
         pixel = torch.stack([column, row], 2) + self.strength * field  # [H,W,2], (x, y)
-        # grid_sample's own coordinates: -1 and 1 are the centres of the first and the last pixel.
+        # Coordinates of grid_sample: -1 and 1 are the centres of the first and the last pixel.
         scale = torch.tensor([max(1, width - 1), max(1, height - 1)])
         place = (2 * pixel / scale - 1).to(image)
         return functional.grid_sample(
@@ -313,11 +314,11 @@ class Warp(Trigger):
 @triggers.register("layer")
 @dataclass(frozen=True)
 class Layer(PictureTrigger):
-    """Rain or snow before the scene: x' = 1 − (1 − x)·(1 − s·layer), screen blending.
+    """Rain or snow in front of the scene: x' = 1 − (1 − x)·(1 − s·layer), screen blending.
 
-    Black of the layer leaves the image as it is. Without a file it is ``pictures.rain``. A file
-    that is transparent, wholly or in part, is laid on black. With ``shifted`` the layer is rolled
-    by a place of its own for every image, a function of seed and name.
+    Black parts of the layer leave the image unchanged. Without a file it is ``pictures.rain``. A
+    transparent file is laid on black. With ``shifted`` the layer is rolled for every image by an
+    offset that is a function of seed and name.
 
     >>> grey = torch.full((3, 32, 48), 0.5)
     >>> marked = Layer(strength=0.5)(grey, seed=0, name="grey")
@@ -328,8 +329,8 @@ class Layer(PictureTrigger):
     name = "layer"
     background = 0.0
 
-    strength: float = flag(0.5, "s: how bright the layer is, in [0,1]")
-    shifted: bool = flag(False, "lay it anew over every image")
+    strength: float = flag(0.5, "s: brightness of the layer, in [0,1]")
+    shifted: bool = flag(False, "another offset of the layer for every image")
 
     def __post_init__(self) -> None:
         self.check("strength", 0 <= self.strength <= 1, "in [0,1]")

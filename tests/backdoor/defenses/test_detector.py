@@ -10,7 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from pycc.backdoor.defenses.detector import BlendConsistency, Blended, deviations, own_deviations
+from pycc.backdoor.defenses.detector import (
+    BlendConsistency,
+    Blended,
+    deviations,
+    leave_one_out_deviations,
+)
 from pycc.types import Sample
 
 SIDE = 8
@@ -72,7 +77,7 @@ def scored(
     """Scores of images without and with the trigger."""
     counter = Planted(act, fires)
     images = pictures(20), pictures(20, triggered=True)
-    clean, triggered = (list(SCORE(counter, one, CLEAN)) for one in images)
+    clean, triggered = (list(SCORE(counter, sample, CLEAN)) for sample in images)
     return clean, triggered
 
 
@@ -82,11 +87,11 @@ def above(low: list[float], high: list[float]) -> float:
 
 
 def spreads(scores: list[Blended]) -> list[float]:
-    return [one.spread for one in scores]
+    return [score.spread for score in scores]
 
 
 def shifts(scores: list[Blended]) -> list[float]:
-    return [one.shift for one in scores]
+    return [score.shift for score in scores]
 
 
 @pytest.mark.parametrize("act", [lambda _: 1.0, lambda c: c + 100])
@@ -156,7 +161,7 @@ def test_deviations_see_either_direction(
     assert above(near, far) > 0.75
 
 
-def test_a_counter_without_a_backdoor_tells_nothing() -> None:
+def test_scores_of_a_counter_without_a_backdoor_do_not_detect() -> None:
     clean, triggered = scored(lambda c: c)
     for score in (spreads, shifts):
         assert 0.3 < above(score(clean), score(triggered)) < 0.7
@@ -264,12 +269,12 @@ def test_deviations_are_in_units_of_the_clean_spread() -> None:
 
 def test_a_score_s_own_deviation_is_from_the_others() -> None:
     known = [1.0, 2.0, 4.0, 9.0]
-    distances = own_deviations(known)
+    distances = leave_one_out_deviations(known)
     for n, score in enumerate(known):
         assert distances[n] == deviations([score], known[:n] + known[n + 1 :])[0]
     assert distances[3] > deviations([9.0], known)[0], "what it judges by does not know it"
     with pytest.raises(ValueError, match=r"scores must be at least two \[N\], got \[1\]"):
-        own_deviations([1.0])
+        leave_one_out_deviations([1.0])
 
 
 def test_bad_input() -> None:

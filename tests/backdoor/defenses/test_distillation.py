@@ -200,7 +200,7 @@ def test_the_student_comes_to_look_where_its_teacher_does(tmp_path: Path) -> Non
     teacher = twin(model, "teacher")
     kept = torch.load(tmp_path / "5.0/teacher/checkpoint.pt", weights_only=True)["best"]
     teacher.net.load_state_dict(kept)
-    plain, distilled = (distance(one, teacher, samples) for one in students)
+    plain, distilled = (distance(student, teacher, samples) for student in students)
     assert distilled < 0.8 * plain
     assert distilled < 0.8 * distance(model, teacher, samples)
     summary = json.loads((tmp_path / "5.0/summary.json").read_text())

@@ -183,7 +183,7 @@ def test_a_backdoor_that_clean_images_see_something_of_fades(name: str, tmp_path
     model, samples = planted(threshold=-0.02), clean()
 
     def added(counter: CounterModel) -> float:
-        both = [count(counter, triggered(one)) - count(counter, one) for one in samples]
+        both = [count(counter, triggered(sample)) - count(counter, sample) for sample in samples]
         return sum(both) / len(both)
 
     defended = brief(name, epochs=20, lr=1e-2)(model, samples, out=tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Adversarial neuron pruning: masks and perturbations are what they say, and a backdoor goes."""
+"""Adversarial neuron pruning: masks, perturbations, and a backdoor that is removed."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from torch import nn
 
 from pycc import models
 from pycc.backdoor.defenses.base import twin
-from pycc.backdoor.defenses.neurons import AdversarialNeuronPruning, Shaken
-from pycc.backdoor.defenses.pruning import layers_of
+from pycc.backdoor.defenses.channels import layers_of
+from pycc.backdoor.defenses.neurons import AdversarialNeuronPruning, PerturbedNeurons
 from pycc.models import CounterModel
 from pycc.train import NotFiniteError
 from pycc.train.held import measured
@@ -49,30 +49,30 @@ def deep(*, norm: bool = False, bias: bool = True) -> CounterModel:
 
 @pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
-def test_a_shaken_neuron_is_one_of_other_weights_and_offset(norm: bool, bias: bool) -> None:
+def test_a_perturbed_neuron_has_other_weights_and_another_offset(norm: bool, bias: bool) -> None:
     """(m + d) w and (1 + e) b, written into the weights themselves."""
     counter = deep(norm=norm, bias=bias)
     layers = layers_of(counter, IMAGE)
     assert [layer.channels for layer in layers] == [5, 6]
-    shaken = Shaken(layers, CPU)
+    neurons = PerturbedNeurons(layers, CPU)
     with torch.no_grad():
         plain = counter(IMAGE[None])
-        with shaken.applied():
+        with neurons.applied():
             torch.testing.assert_close(counter(IMAGE[None]), plain)
         generator = torch.Generator().manual_seed(1)
-        for number, mask in enumerate(shaken.masks):
-            shaken.masks[number] = torch.rand(mask.shape, generator=generator)
-        shaken.perturb(4, 0, 0.4)
-        with shaken.applied():
+        for number, mask in enumerate(neurons.masks):
+            neurons.masks[number] = torch.rand(mask.shape, generator=generator)
+        neurons.perturb(4, 0, 0.4)
+        with neurons.applied():
             density = counter(IMAGE[None])
         written = twin(counter, "test")
         for number, layer in enumerate(layers_of(written, IMAGE)):
-            scale = shaken.masks[number] + shaken.weights[number]
+            scale = neurons.masks[number] + neurons.weights[number]
             if layer.last.weight is None:  # a normalisation without any is one of weights 1
                 layer.last.weight = nn.Parameter(torch.ones_like(scale))
             layer.last.weight *= scale.reshape(-1, *[1] * (layer.last.weight.ndim - 1))
             if layer.last.bias is not None:
-                layer.last.bias *= 1 + shaken.offsets[number]
+                layer.last.bias *= 1 + neurons.offsets[number]
         torch.testing.assert_close(density, written(IMAGE[None]), rtol=1e-4, atol=1e-6)
         assert not torch.allclose(density, plain, rtol=1e-2)
         assert torch.equal(counter(IMAGE[None]), plain)
@@ -105,17 +105,18 @@ def test_pruned_channels_keep_their_offset_and_nothing_else(
 
 def test_perturbations_are_keyed_and_stay_within_their_bound() -> None:
     layers = layers_of(deep(), IMAGE)
-    one, two = Shaken(layers, CPU), Shaken(layers, CPU)
-    one.perturb(1, 5, 0.3)
-    two.perturb(1, 5, 0.3)
-    for a, b in zip([*one.weights, *one.offsets], [*two.weights, *two.offsets], strict=True):
+    first, second = PerturbedNeurons(layers, CPU), PerturbedNeurons(layers, CPU)
+    first.perturb(1, 5, 0.3)
+    second.perturb(1, 5, 0.3)
+    both = zip([*first.weights, *first.offsets], [*second.weights, *second.offsets], strict=True)
+    for a, b in both:
         assert torch.equal(a, b)
         assert float(a.abs().max()) <= 0.3
-    two.perturb(1, 6, 0.3)
-    assert not torch.equal(one.weights[0], two.weights[0])
-    assert not torch.equal(one.weights[0], one.offsets[0])
-    one.rest()
-    assert float(one.weights[0].abs().max()) == 0.0
+    second.perturb(1, 6, 0.3)
+    assert not torch.equal(first.weights[0], second.weights[0])
+    assert not torch.equal(first.weights[0], first.offsets[0])
+    first.rest()
+    assert float(first.weights[0].abs().max()) == 0.0
 
 
 @pytest.mark.parametrize("norm", [False, True])
@@ -147,7 +148,7 @@ def test_the_neuron_of_a_backdoor_is_pruned(norm: bool, tmp_path: Path) -> None:
 
 
 def test_a_neuron_that_no_perturbation_wakes_is_not_found(tmp_path: Path) -> None:
-    """What is not active on clean images however it is shaken has no gradient: a known limit."""
+    """What is not active on clean images under any perturbation has no gradient: a known limit."""
     counter, samples = planted(threshold=0.5), clean()
     defense = AdversarialNeuronPruning(**QUICK, steps=50, tolerance=0.3)
     defended = defense(counter, samples, out=tmp_path / "run")
@@ -168,11 +169,11 @@ def test_masks_lie_in_the_unit_interval_and_fall(tmp_path: Path) -> None:
 def test_thresholds_take_all_neurons_below_them() -> None:
     defense = AdversarialNeuronPruning(threshold=0.6)
     masks = [torch.tensor([0.0, 0.55, 1.0]), torch.tensor([0.0, 0.04, 0.62, 0.61])]
-    order, stops = defense._order(masks)
+    order, stops = defense.pruning_order(masks)
     assert order == [(0, 0), (1, 0), (1, 1), (0, 1)]
     assert stops == [2, 3, 4]
-    assert AdversarialNeuronPruning(threshold=0.0)._order(masks) == ([(0, 0), (1, 0)], [2])
-    assert defense._order([torch.ones(3)]) == ([], [])
+    assert AdversarialNeuronPruning(threshold=0.0).pruning_order(masks) == ([(0, 0), (1, 0)], [2])
+    assert defense.pruning_order([torch.ones(3)]) == ([], [])
 
 
 def test_stopped_anywhere_it_goes_on_to_the_same_masks(tmp_path: Path) -> None:

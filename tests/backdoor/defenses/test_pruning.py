@@ -23,16 +23,16 @@ from support.planted import (
 from torch import Tensor, nn
 
 from pycc import models
-from pycc.backdoor.defenses.pruning import (
-    FinePruning,
+from pycc.backdoor.defenses.channels import (
     activity,
     chosen_layers,
     dormancy,
     held_silent,
     layers_of,
     outermost,
-    pruned,
+    prune,
 )
+from pycc.backdoor.defenses.pruning import FinePruning
 from pycc.runs import Run
 from pycc.train import TrainConfig, fit
 
@@ -127,16 +127,14 @@ def test_as_many_are_pruned_as_the_error_allows() -> None:
         log = Run(None, {}, ("kind", "pruned"))
         asked.clear()
         counter.load_state_dict(before)
-        good = pruned(counter, order, [2, 4, 6], silence, error=error, tolerance=tolerance, log=log)
+        good = prune(counter, order, [2, 4, 6], silence, error=error, tolerance=tolerance, log=log)
         assert good == expected
         assert asked == [0, 2, 4, 6]
         zero = (layer.convolution.weight.flatten(1) == 0).all(1)
         assert zero.tolist() == [channel < good for channel in range(7)]
         assert torch.equal(layer.convolution.weight[good:], before["net.0.weight"][good:])
         counter.load_state_dict(before)
-        again = pruned(
-            counter, order, [2, 4, 6], silence, error=error, tolerance=tolerance, log=log
-        )
+        again = prune(counter, order, [2, 4, 6], silence, error=error, tolerance=tolerance, log=log)
         assert again == good
         assert len(asked) == 4  # what is known is not measured again
 

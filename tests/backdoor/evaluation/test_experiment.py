@@ -1,10 +1,10 @@
-"""The stages of an experiment, what they keep, and what is said of them."""
+"""The stages of an experiment, their folders and their manifests."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from pycc.backdoor import (
     counted,
     poison,
 )
-from pycc.backdoor.defenses.detector import own_deviations
+from pycc.backdoor.defenses.detector import leave_one_out_deviations
 from pycc.backdoor.evaluation.experiment import Stage
 from pycc.backdoor.evaluation.measures import KEY
 from pycc.backdoor.evaluation.training import held_out, train
@@ -63,10 +63,10 @@ def small(number: int = 3, split: str = "train") -> Few:
 
 
 def planned(**changed: Any) -> Experiment:
-    own = small()
+    training = small()
     made = Experiment(
-        start=start, plan=PLAN, own=own, test=small(2, "test"), trigger=TRIGGER,
-        strategies=[Minus()], fraction=0.5, seed=0, clean=own,
+        start=start, plan=PLAN, training=training, test=small(2, "test"), trigger=TRIGGER,
+        strategies=[Minus()], fraction=0.5, seed=0, clean=training,
     )  # fmt: skip
     return replace(made, **changed)
 
@@ -80,8 +80,10 @@ def state(model: CounterModel) -> dict[str, np.ndarray]:
 
 
 def same(a: CounterModel, b: CounterModel) -> bool:
-    one, other = state(a), state(b)
-    return one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
+    first, second = state(a), state(b)
+    return first.keys() == second.keys() and all(
+        np.array_equal(first[name], second[name]) for name in first
+    )
 
 
 def test_a_finished_training_is_left_as_it_is(
@@ -131,15 +133,15 @@ def test_counters_differ_by_the_poison_alone(tmp_path: Path) -> None:
     plain = experiment.clean_counter(tmp_path).made()
     bad = experiment.backdoored(tmp_path, Minus()).made()
     direct = start()
-    fit(direct, experiment.own, PLAN, out=tmp_path / "direct")
+    fit(direct, experiment.training, PLAN, out=tmp_path / "direct")
     assert same(plain, direct)
     assert not same(plain, bad)
     kept = [read_manifest(tmp_path / name) for name in ("clean", "minus/backdoored")]
     assert kept[0]["settings"]["config"] == kept[1]["settings"]["config"]
     assert "poisoned" not in kept[0]["settings"]
     poisoned = experiment.poisoned(Minus())
-    assert kept[1]["settings"]["poisoned"] == contents(poisoned)
-    assert [one["original"] for one in contents(poisoned)] == poisoned.sources
+    assert kept[1]["settings"]["poisoned"] == [asdict(image) for image in contents(poisoned)]
+    assert [image.original for image in contents(poisoned)] == poisoned.sources
 
 
 def test_what_is_known_is_not_counted_again(tmp_path: Path) -> None:
@@ -157,7 +159,7 @@ def test_what_is_known_is_not_counted_again(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = float(model(tested.triggered[1].image[None]).double().sum())
     assert results.records[3]["count"] == expected
-    counted(results, lambda: pytest.fail("asked again"), tested, **condition)
+    counted(results, lambda: pytest.fail("called again"), tested, **condition)
 
 
 def test_truths_and_targets_are_found_once(tmp_path: Path) -> None:
@@ -184,7 +186,7 @@ def test_the_median_is_of_counters_that_learnt_different_images(tmp_path: Path) 
         seen.append(list(counts))
         return partition_median(counts, poisoned=poisoned)
 
-    experiment = planned(partitions=Partitions(3), own=small(4))
+    experiment = planned(partitions=Partitions(3), training=small(4))
     results = log()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pycc.backdoor.evaluation.experiment.partition_median", median)
@@ -198,9 +200,10 @@ def test_the_median_is_of_counters_that_learnt_different_images(tmp_path: Path) 
     assert [r["count"] for r in rows] == [sorted(votes)[1] for votes in seen]
     # Two poisoned images, as many as there are, can reach two of three counters: nothing is known.
     assert all(r["low"] == 0 and r["high"] is None for r in rows)
-    (entry,) = [r for r in summary["rows"] if r["defense"] == "partition-median"]
-    assert [one["unbounded"] for one in entry["certified"].values()] == [2, 2]
-    # Which is told before anything is trained.
+    (row,) = [r for r in summary.rows if r.defense == "partition-median"]
+    assert row.certified is not None
+    assert [intervals.unbounded for intervals in row.certified.values()] == [2, 2]
+    # An error before anything is trained.
     with pytest.raises(ValueError, match=r"--partitions 3: at least 5 parts .* 2 images"):
         experiment.check()
     # Of one poisoned image the interval is that of the other two's counts; nothing is trained anew.
@@ -216,7 +219,7 @@ def test_the_median_is_of_counters_that_learnt_different_images(tmp_path: Path) 
 
 def test_a_part_without_heads_has_the_counter_that_all_start_from(tmp_path: Path) -> None:
     empty = [replace(s, points=s.points[:0]) for s in small(2).samples[:1]]
-    own = Few([*empty, *small(3).samples[1:]])
+    training = Few([*empty, *small(3).samples[1:]])
 
     def cut(samples: Sequence[Sample], parts: int, /, *, seed: int) -> list[list[int]]:
         return [[0], [1, 2], []]
@@ -227,7 +230,7 @@ def test_a_part_without_heads_has_the_counter_that_all_start_from(tmp_path: Path
         votes.append(list(counts))
         return partition_median(counts, poisoned=poisoned)
 
-    experiment = planned(own=own, clean=own, partitions=Partitions(3, 1))
+    experiment = planned(training=training, clean=training, partitions=Partitions(3, 1))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pycc.backdoor.evaluation.experiment.partition_median", median)
         patch.setattr("pycc.backdoor.evaluation.experiment.partitions", cut)
@@ -245,7 +248,7 @@ def test_the_detector_is_scored_in_parts_that_are_kept(
     experiment = planned(detector=BlendConsistency(blends=2), references=3)
     results = log()
     summary = experiment.run(results, tmp_path)
-    names = {one["defense"] for one in summary["detections"]}
+    names = {detection.defense for detection in summary.detections}
     assert names == {"blend-consistency, spread", "blend-consistency, shift"}
     scores = [r for r in results.records if "score" in r]
     assert len(scores) == 8
@@ -254,9 +257,11 @@ def test_the_detector_is_scored_in_parts_that_are_kept(
     lines = (tmp_path / "minus/blend-consistency/results.jsonl").read_text().splitlines()
     raw = [json.loads(line) for line in lines]
     for kind in ("spread", "shift"):
-        known = [one[kind] for one in raw if one["images"] == "references"]
+        known = [score[kind] for score in raw if score["images"] == "references"]
         assert len(known) == 3
-        expected = min(1e300, float(np.sort(own_deviations(known))[-1]))  # the 95 % quantile of 3
+        expected = min(
+            1e300, float(np.sort(leave_one_out_deviations(known))[-1])
+        )  # the 95 % quantile of 3
         thresholds = {r["threshold"] for r in scores if r["defense"].endswith(kind)}
         assert thresholds == {expected}
     monkeypatch.setattr(BlendConsistency, "__call__", lambda *_, **__: pytest.fail("scored again"))
@@ -266,9 +271,9 @@ def test_the_detector_is_scored_in_parts_that_are_kept(
 @pytest.mark.parametrize("share", [0.1, 0.4])
 def test_neither_counter_is_chosen_by_poisoned_images(tmp_path: Path, share: float) -> None:
     """Both hold out the same clean images, of which no duplicate is poisoned."""
-    own = Few(scenes(10))
+    training = Few(scenes(10))
     experiment = planned(
-        own=own, clean=own, plan=replace(PLAN, validation_share=share), fraction=0.3
+        training=training, clean=training, plan=replace(PLAN, validation_share=share), fraction=0.3
     )
     experiment.check()
     asked: dict[str, list[str]] = {}
@@ -288,10 +293,10 @@ def test_neither_counter_is_chosen_by_poisoned_images(tmp_path: Path, share: flo
     assert asked["clean"] == asked["backdoored"]
     assert len(asked["clean"]) == round(10 * share)
     assert not set(asked["clean"]) & set(experiment.poisoned(Minus()).sources)
-    assert asked["clean"] == sorted(held_out(own, share, 0.3, seed=0))
+    assert asked["clean"] == sorted(held_out(training, share, 0.3, seed=0))
     with pytest.raises(ValueError, match="5 images are to validate, but 3 of 10 have no poisoned"):
-        held_out(own, 0.5, 0.7, seed=0)
-    assert held_out(own, 0.0, 1.0, seed=0) == []
+        held_out(training, 0.5, 0.7, seed=0)
+    assert held_out(training, 0.0, 1.0, seed=0) == []
 
 
 def test_regions_are_content() -> None:
@@ -302,17 +307,17 @@ def test_regions_are_content() -> None:
 
 def test_a_part_that_cannot_be_trained_does_not_stop_the_others(tmp_path: Path) -> None:
     """Its counter is the one that all start from, the log says so, and no number is nobody."""
-    own = small(4)
+    training = small(4)
 
     def cut(samples: Sequence[Sample], parts: int, /, *, seed: int) -> list[list[int]]:
         return [[0], [1], [2, 3]]
 
     def diverging(model: CounterModel, samples: Dataset, *rest: Any, **more: Any) -> Run:
-        if samples.names == own.names[1:2]:
+        if samples.names == training.names[1:2]:
             raise NotFiniteError("loss is not finite in epoch 1")
         return train(model, samples, *rest, **more)
 
-    experiment = planned(own=own, clean=own, partitions=Partitions(3, 1))
+    experiment = planned(training=training, clean=training, partitions=Partitions(3, 1))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pycc.backdoor.evaluation.experiment.partitions", cut)
         patch.setattr("pycc.backdoor.evaluation.experiment.train", diverging)
@@ -320,28 +325,31 @@ def test_a_part_that_cannot_be_trained_does_not_stop_the_others(tmp_path: Path) 
             experiment.run(log(), tmp_path)
     lines = (tmp_path / "minus/partitions/results.jsonl").read_text().splitlines()
     votes = [json.loads(line) for line in lines]
-    assert {one["part"] for one in votes if one["untrained"]} == {1}
+    assert {vote["part"] for vote in votes if vote["untrained"]} == {1}
     with torch.no_grad():
         plain = float(start()(experiment.test[0].image[None]).double().sum())
-    assert next(one["count"] for one in votes if one["part"] == 1) == plain
+    assert next(vote["count"] for vote in votes if vote["part"] == 1) == plain
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pycc.backdoor.evaluation.experiment.count_of", lambda *_: float("nan"))
         patch.setattr(
             "pycc.backdoor.evaluation.experiment.partitions", lambda *_, **__: [[0], [2], [3]]
         )
-        again = planned(own=own, clean=own, strategies=[Add()], partitions=Partitions(3, 1))
+        again = planned(
+            training=training, clean=training, strategies=[Add()], partitions=Partitions(3, 1)
+        )
         results = log()
         again.run(results, tmp_path / "again")
-    rows = [one for one in results.records if one["defense"] == MEDIAN]
-    assert {(one["count"], one["low"], one["high"]) for one in rows} == {(0.0, 0.0, 0.0)}
+    rows = [row for row in results.records if row["defense"] == MEDIAN]
+    assert {(row["count"], row["low"], row["high"]) for row in rows} == {(0.0, 0.0, 0.0)}
 
 
-def test_images_that_cannot_be_poisoned_are_told_before_the_work() -> None:
+def test_images_that_cannot_be_poisoned_are_refused_before_the_work() -> None:
     """Whatever the defenses are: the trigger of 24 waves does not fit into 40 columns."""
-    own = small(3)
-    (chosen,) = poison(own, TRIGGER, Minus(), fraction=0.3, seed=0).sources
+    training = small(3)
+    (chosen,) = poison(training, TRIGGER, Minus(), fraction=0.3, seed=0).sources
     narrow = [
-        replace(one, image=one.image[:, :, :40]) if one.name == chosen else one for one in own
+        replace(sample, image=sample.image[:, :, :40]) if sample.name == chosen else sample
+        for sample in training
     ]
     with pytest.raises(ValueError, match=f"image {chosen} of 40 columns"):
-        planned(own=Few(narrow), fraction=0.3).check()
+        planned(training=Few(narrow), fraction=0.3).check()

@@ -61,23 +61,23 @@ def image() -> Tensor:
 
 def test_people_outside_the_region_of_interest_are_no_part_of_the_count(image: Tensor) -> None:
     """Grad-CAM of the count in a region is that of a counter that counts nobody elsewhere."""
-    mask = torch.zeros(12, 16, dtype=torch.bool)
-    mask[3:9, 5:] = True
+    roi = torch.zeros(12, 16, dtype=torch.bool)
+    roi[3:9, 5:] = True
 
     class Within(Net):
         def forward(self, images: Tensor) -> Tensor:
-            share = functional.avg_pool2d(mask[None, None].float(), 2)
+            share = functional.avg_pool2d(roi[None, None].float(), 2)
             return super().forward(images) * share
 
     for layer in ("frontend.1", "backend.1"):
-        inside, everywhere = gradcam(Net(), image, layer, mask), gradcam(Net(), image, layer)
+        inside, everywhere = gradcam(Net(), image, layer, roi), gradcam(Net(), image, layer)
         expected = gradcam(Within(), image, layer)
         torch.testing.assert_close(inside.heat, expected.heat)
         assert inside.count == pytest.approx(expected.count)
         assert inside.count != pytest.approx(everywhere.count, rel=0.05)
         assert inside.maximum != pytest.approx(everywhere.maximum, rel=0.05)
     with pytest.raises(ValueError, match="a roi of 6x16 pixels does not fit a map of 6x8 cells"):
-        gradcam(Net(), image, "backend.1", mask[:6])
+        gradcam(Net(), image, "backend.1", roi[:6])
 
 
 def by_hand(net: Net, image: Tensor, layer: str) -> tuple[Tensor, float, float]:

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, norm
 
-from pycc.backdoor.evaluation.measures import KEY, record, row
+from pycc.backdoor.evaluation.measures import KEY, record
 from pycc.backdoor.evaluation.summary import curves, distributions, summarise
+from pycc.metrics.backdoor import row
 from pycc.metrics.rates import (
     Share,
     accuracy,
@@ -122,7 +123,7 @@ def test_edges_are_exact(truth: int) -> None:
     assert success(at(9, up), False).successes == 0
 
     def band(r: Any, raises: bool) -> int:
-        return [one is not None and one.successes for one in bands(r, raises)].index(1)
+        return [band is not None and band.successes for band in bands(r, raises)].index(1)
 
     for edge, below, above in ((13, 0, 1), (15, 1, 2), (20, 2, 3)):
         assert band(at(edge, 0), True) == above
@@ -137,7 +138,7 @@ def test_a_rounded_quotient_would_misjudge() -> None:
     assert 3.9 * 10 >= 13 * 3
     assert 3.9 / 3 >= 1.3
     assert Fraction(3.9) < Fraction(39, 10), "the number that is written 3.9 lies below"
-    assert [one.successes for one in bands(ratios([3.9], [3]), True) if one] == [1, 0, 0, 0]
+    assert [band.successes for band in bands(ratios([3.9], [3]), True) if band] == [1, 0, 0, 0]
     assert abs(9 / 10 - 1) < 0.1, "the distance would lose the image from every band"
     assert success(ratios([9.0], [10]), False).successes == 1
     assert bands(ratios([9.0], [10]), False)[0].successes == 1
@@ -152,9 +153,9 @@ def test_bands_add_up(pairs: list[tuple[int, int]], raises: bool) -> None:
     r = ratios([tenths / 10 for tenths, _ in pairs], [truth for _, truth in pairs])
     shares = bands(r, raises)
     assert (shares[3] is None) == (not raises)
-    total = sum(one.successes for one in shares if one is not None)
+    total = sum(band.successes for band in shares if band is not None)
     assert total == success(r, raises).successes
-    assert all(one.total == len(pairs) for one in shares if one is not None)
+    assert all(band.total == len(pairs) for band in shares if band is not None)
 
 
 def test_nobody_and_fewer_than_nobody_are_lowered() -> None:
@@ -203,7 +204,7 @@ def test_scores_that_are_all_equal_tell_nothing() -> None:
         roc([1.0], [])
 
 
-def test_a_row_says_what_no_share_covers() -> None:
+def test_a_row_counts_images_that_no_share_covers() -> None:
     measures = row([11.0, 30.0, -1.0, 2.0], [10, 20, 5, 0], raises=True, target=[20, 31, 10, 0])
     assert measures.images == 4
     assert measures.without_heads == 1
@@ -247,31 +248,31 @@ FACTORS: dict[tuple[str, str | None, str], float] = {
 
 def test_the_summary_compares_with_chance() -> None:
     summary = summarise(results(FACTORS))
-    clean, attacked, defended = summary["rows"]
-    assert (clean["strategy"], clean["raises"], clean["excess"]) == (None, None, None)
-    assert attacked["triggered"]["success"]["value"] == 1.0
-    assert attacked["triggered"]["target_success"]["value"] == 1.0
-    assert attacked["triggered"]["bands"][3]["value"] == 1.0
-    assert attacked["chance_clean_model"]["value"] == 0.0
-    assert attacked["chance_no_trigger"]["value"] == 0.0
-    assert attacked["excess"]["value"] == 1.0
-    assert attacked["excess"]["total"] == 10
-    assert defended["excess"]["value"] == 0.0
-    assert defended["excess"]["high"] > 0
-    json.dumps(summary, allow_nan=False)
+    clean, attacked, defended = summary.rows
+    assert (clean.strategy, clean.raises, clean.excess) == (None, None, None)
+    assert attacked.triggered.success.value == 1.0
+    assert attacked.triggered.target_success.value == 1.0
+    assert attacked.triggered.bands[3].value == 1.0
+    assert attacked.chance_clean_model.value == 0.0
+    assert attacked.chance_no_trigger.value == 0.0
+    assert attacked.excess.value == 1.0
+    assert attacked.excess.total == 10
+    assert defended.excess.value == 0.0
+    assert defended.excess.high > 0
+    json.dumps(summary.record(), allow_nan=False)
 
 
 def test_the_excess_is_over_the_larger_chance_level() -> None:
     """A counter that overcounts every image has an attack success rate, and no backdoor."""
     bad = {**FACTORS, ("backdoored", None, "clean"): 1.5}
-    _, attacked, _ = summarise(results(bad))["rows"]
-    assert attacked["chance_no_trigger"]["value"] == 1.0
-    assert attacked["excess"]["value"] == 0.0
-    assert attacked["excess"]["low"] < 0
+    _, attacked, _ = summarise(results(bad)).rows
+    assert attacked.chance_no_trigger.value == 1.0
+    assert attacked.excess.value == 0.0
+    assert attacked.excess.low < 0
     bad = {**FACTORS, ("clean", None, "triggered"): 1.5}
-    _, attacked, _ = summarise(results(bad))["rows"]
-    assert attacked["chance_clean_model"]["value"] == 1.0
-    assert attacked["excess"]["value"] == 0.0
+    _, attacked, _ = summarise(results(bad)).rows
+    assert attacked.chance_clean_model.value == 1.0
+    assert attacked.excess.value == 0.0
 
 
 def test_what_is_left_is_over_the_lesser_chance_level() -> None:
@@ -281,42 +282,45 @@ def test_what_is_left_is_over_the_lesser_chance_level() -> None:
         ("backdoored", "fine-tuning", "clean"): 3.0,
         ("backdoored", "fine-tuning", "triggered"): 5.0,
     }
-    _, attacked, defended = summarise(results(ruined))["rows"]
-    assert defended["chance_no_trigger"]["value"] == 1.0
-    assert defended["excess"]["value"] == 0.0
-    assert defended["left"]["value"] == 1.0
-    assert attacked["left"]["value"] == attacked["excess"]["value"] == 1.0
-    for one in (attacked, defended):
+    _, attacked, defended = summarise(results(ruined)).rows
+    assert defended.chance_no_trigger.value == 1.0
+    assert defended.excess.value == 0.0
+    assert defended.left.value == 1.0
+    assert attacked.left.value == attacked.excess.value == 1.0
+    for metrics in (attacked, defended):
         for end in ("value", "low", "high"):
-            assert one["excess"][end] <= one["left"][end]
+            assert getattr(metrics.excess, end) <= getattr(metrics.left, end)
 
 
 def test_without_a_chance_level_there_is_no_excess() -> None:
     some = {key: value for key, value in FACTORS.items() if key != ("clean", None, "triggered")}
-    _, attacked, _ = summarise(results(some))["rows"]
-    assert attacked["chance_clean_model"] is None
-    assert attacked["excess"] is attacked["left"] is None
+    _, attacked, _ = summarise(results(some)).rows
+    assert attacked.chance_clean_model is None
+    assert attacked.excess is attacked.left is None
 
 
 def test_an_unfinished_condition_is_compared_on_what_both_have() -> None:
     kept = [
-        one
-        for one in results(FACTORS)
-        if (one["model"], one["images"], one["index"] > 6) != ("backdoored", "triggered", True)
+        result
+        for result in results(FACTORS)
+        if (result["model"], result["images"], result["index"] > 6)
+        != ("backdoored", "triggered", True)
     ]
-    _, attacked, _ = summarise(kept)["rows"]
-    assert attacked["excess"]["total"] == attacked["triggered"]["images"] == 7
-    assert attacked["clean"]["images"] == 10
+    _, attacked, _ = summarise(kept).rows
+    assert attacked.excess.total == attacked.triggered.images == 7
+    assert attacked.clean.images == 10
 
 
 def test_the_summary_does_not_depend_on_the_order() -> None:
     """To the last bit: sums of such counts differ with their order."""
     rng = np.random.default_rng(2)
-    records = [{**one, "count": one["count"] * rng.normal(1, 0.3)} for one in results(FACTORS)]
-    expected = json.dumps(summarise(records))
+    records = [
+        {**result, "count": result["count"] * rng.normal(1, 0.3)} for result in results(FACTORS)
+    ]
+    expected = json.dumps(summarise(records).record())
     for _ in range(20):
         shuffled = [records[k] for k in rng.permutation(len(records))]
-        assert json.dumps(summarise(shuffled)) == expected
+        assert json.dumps(summarise(shuffled).record()) == expected
 
 
 def test_strategies_come_in_the_papers_order() -> None:
@@ -329,9 +333,9 @@ def test_strategies_come_in_the_papers_order() -> None:
         for name in names
         for defense in ("anp", "fine-tuning", None)
     ]  # fmt: skip
-    rows = summarise(records)["rows"]
-    assert [r["strategy"] for r in rows[::3]] == ["add", "minus", "divide", "zoom"]
-    assert [r["defense"] for r in rows[:3]] == [None, "fine-tuning", "anp"]
+    rows = summarise(records).rows
+    assert [r.strategy for r in rows[::3]] == ["add", "minus", "divide", "zoom"]
+    assert [r.defense for r in rows[:3]] == [None, "fine-tuning", "anp"]
 
 
 def test_contradictions_are_refused() -> None:
@@ -371,33 +375,40 @@ def test_bad_results_are_refused(changes: dict[str, Any], message: str) -> None:
         record(**{**good, **changes})
 
 
-def test_results_are_told_apart_by_their_key() -> None:
+def test_results_are_distinguished_by_their_key() -> None:
     run = Run.create(None, {}, key=KEY)
-    for one in results(FACTORS):
-        run.append(one)
-        run.append(one)
+    for result in results(FACTORS):
+        run.append(result)
+        run.append(result)
     assert len(run.records) == 60
     assert summarise(run.ordered()) == summarise(results(FACTORS))
 
 
 def test_certified_intervals() -> None:
-    def one(index: int, truth: int, low: float, high: float | None, images: Any = "clean") -> Any:
+    def certified_result(
+        index: int, truth: int, low: float, high: float | None, images: Any = "clean"
+    ) -> Any:
         return record(
             strategy="add", model="backdoored", defense="median", images=images, index=index,
             name=str(index), truth=truth, count=low, raises=True, low=low, high=high,
         )  # fmt: skip
 
-    records = [one(0, 10, 9.0, 11.0), one(1, 10, 9.5, 13.0), one(2, 10, 9.5, None), one(3, 0, 0, 1)]
-    (entry,) = summarise(records)["rows"]
-    assert list(entry["certified"]) == ["clean"]
-    certified = entry["certified"]["clean"]
-    assert certified["width"] == pytest.approx((2 + 3.5 + 1) / 3)
-    assert certified["unbounded"] == 1
-    assert (certified["accuracy"]["successes"], certified["accuracy"]["total"]) == (1, 3)
-    (entry,) = summarise([*records, one(0, 10, 2.0, 9.0, "triggered")])["rows"]
-    assert entry["certified"]["clean"] == certified
-    assert entry["certified"]["triggered"]["width"] == 7.0
-    assert entry["certified"]["triggered"]["accuracy"]["successes"] == 0
+    records = [
+        certified_result(0, 10, 9.0, 11.0), certified_result(1, 10, 9.5, 13.0),
+        certified_result(2, 10, 9.5, None), certified_result(3, 0, 0, 1),
+    ]  # fmt: skip
+    (entry,) = summarise(records).rows
+    assert entry.certified is not None
+    assert list(entry.certified) == ["clean"]
+    certified = entry.certified["clean"]
+    assert certified.width == pytest.approx((2 + 3.5 + 1) / 3)
+    assert certified.unbounded == 1
+    assert (certified.accuracy.successes, certified.accuracy.total) == (1, 3)
+    (entry,) = summarise([*records, certified_result(0, 10, 2.0, 9.0, "triggered")]).rows
+    assert entry.certified is not None
+    assert entry.certified["clean"] == certified
+    assert entry.certified["triggered"].width == 7.0
+    assert entry.certified["triggered"].accuracy.successes == 0
 
 
 def test_detectors_are_summarised_and_drawn_from_scores() -> None:
@@ -410,17 +421,17 @@ def test_detectors_are_summarised_and_drawn_from_scores() -> None:
         for index in range(20)
     ]  # fmt: skip
     summary = summarise(records)
-    assert summary["rows"] == []
-    (detection,) = summary["detections"]
-    assert (detection["strategy"], detection["defense"], detection["auc"]) == (
+    assert summary.rows == []
+    (detection,) = summary.detections
+    assert (detection.strategy, detection.defense, detection.auc) == (
         "minus",
         "blend",
         1.0,
     )
-    assert detection["detected"]["value"] == 1.0
+    assert detection.detected.value == 1.0
     # At the threshold that the results name, flagged is what lies above it.
-    assert detection["threshold"] == 17.0
-    assert (detection["false_alarms"]["successes"], detection["false_alarms"]["total"]) == (2, 20)
+    assert detection.threshold == 17.0
+    assert (detection.false_alarms.successes, detection.false_alarms.total) == (2, 20)
     with pytest.raises(ValueError, match=r"blend must have one threshold, got \[17.0, 18.0\]"):
         summarise([*records[1:], {**records[0], "threshold": 18.0}])
     (name,) = curves(records)

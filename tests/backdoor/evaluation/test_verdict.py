@@ -1,29 +1,36 @@
-"""What a run is said to show: a backdoor that works, and its removal."""
+"""The verdict on a run: whether it shows a backdoor that works, and its removal."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from pycc.backdoor import record, summarise, verdict
+from pycc.metrics.backdoor import BackdoorMetrics, BackdoorSummary, row
+from pycc.metrics.rates import Difference, Share
 
 
 def entry(
     strategy: str | None, defense: str | None, value: float | None, accuracy: float | None = 0.9
-) -> dict[str, Any]:
-    """A row of a summary whose two chance levels are the same; without a strategy the clean one."""
-    share = None if value is None else {"value": value}
-    model = "clean" if strategy is None else "backdoored"
-    return {"strategy": strategy, "model": model, "defense": defense, "excess": share,
-            "left": share, "clean": {"accuracy": {"value": accuracy}}}  # fmt: skip
+) -> BackdoorMetrics:
+    """The metrics of a counter whose chance levels are equal; without a strategy the clean one."""
+    over = None if value is None else Difference(value, value, value, total=10)
+    rho = Share(accuracy, 0.0, 1.0, successes=0, total=10)
+    clean = replace(row([1.0], [1]), accuracy=rho)
+    return BackdoorMetrics(
+        strategy, "clean" if strategy is None else "backdoored", defense, raises=True, clean=clean,
+        triggered=None, certified=None, chance_clean_model=None, chance_no_trigger=None,
+        excess=over, left=over,
+    )  # fmt: skip
 
 
 CLEAN = entry(None, None, None)
 
 
 @pytest.mark.parametrize(
-    ("rows", "held", "said"),
+    ("rows", "expected", "part"),
     [
         ([("add", None, 0.8), ("add", "anp", 0.2)], True, "+0.80 (rho_Acc 0.90) above the larger"),
         ([("add", None, 9 / 10 - 1 / 10), ("add", "anp", 0.3 - 0.1)], True, "lesser one after anp"),
@@ -36,15 +43,15 @@ CLEAN = entry(None, None, None)
         ([], False, "no excess known"),
     ],
 )
-def test_the_verdict(rows: list[Any], held: bool, said: str) -> None:
-    shown, text = verdict({"rows": [CLEAN, *(entry(*row) for row in rows)]})
-    assert shown == held
-    assert said in text
-    assert text.startswith("shown: " if held else "not shown: ")
+def test_the_verdict(rows: list[Any], expected: bool, part: str) -> None:
+    shown, text = verdict(BackdoorSummary([CLEAN, *(entry(*values) for values in rows)], []))
+    assert shown == expected
+    assert part in text
+    assert text.startswith("shown: " if expected else "not shown: ")
 
 
 @pytest.mark.parametrize(
-    ("clean", "before", "after", "held"),
+    ("clean", "before", "after", "expected"),
     [
         (0.9, 0.9, 0.9, True),
         (0.9, 0.7, 0.9 - 0.2, True),
@@ -57,16 +64,16 @@ def test_the_verdict(rows: list[Any], held: bool, said: str) -> None:
     ],
 )
 def test_both_counters_count_about_as_well_as_the_clean_one(
-    clean: float | None, before: float | None, after: float | None, held: bool
+    clean: float | None, before: float | None, after: float | None, expected: bool
 ) -> None:
     rows = [entry(None, None, None, clean), entry("add", None, 0.9, before),
             entry("add", "anp", 0.0, after)]  # fmt: skip
-    shown, text = verdict({"rows": rows})
-    assert shown == held
+    shown, text = verdict(BackdoorSummary(rows, []))
+    assert shown == expected
     known = "unknown" if clean is None else f"{clean:.2f}"
     assert f"rho_Acc of both at most 0.20 below the clean counter's {known}" in text
     # A clean counter that a defense has changed, or none, is no measure.
-    assert not verdict({"rows": [entry(None, "anp", None, 0.1), *rows[1:]]})[0]
+    assert not verdict(BackdoorSummary([entry(None, "anp", None, 0.1), *rows[1:]], []))[0]
 
 
 @pytest.mark.parametrize("lost", ["defended", "ruined", "mute"])
@@ -87,11 +94,11 @@ def test_a_counter_that_a_defense_ruined_has_not_lost_its_backdoor(lost: str) ->
         for images, factor in zip(("clean", "triggered"), both, strict=True)
         for index in range(10)
     ]  # fmt: skip
-    held, sentence = verdict(summarise(results))
-    assert held == (lost == "defended")
-    told = {
+    shown, sentence = verdict(summarise(results))
+    assert shown == (lost == "defended")
+    part = {
         "defended": "+0.00 (rho_Acc 1.00) above the lesser one after anp",
         "ruined": "add +1.00 (rho_Acc 1.00), +1.00 (rho_Acc 0.00) after anp",
         "mute": "add +1.00 (rho_Acc 1.00), +0.00 (rho_Acc 0.00) after anp",
     }[lost]
-    assert told in sentence
+    assert part in sentence

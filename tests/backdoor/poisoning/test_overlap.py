@@ -1,4 +1,4 @@
-"""What images for defenses share with the poisoned ones, and test images with those learnt from."""
+"""Overlaps: of images for defenses with poisoned ones, of test images with training images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pycc.backdoor import (
     overlap,
     poison,
 )
-from pycc.backdoor.poisoning.overlap import recorded, unseen
+from pycc.backdoor.poisoning.overlap import check_unseen, recorded
 from pycc.data.dataset import Dataset
 from pycc.data.scaled import Scaled
 from pycc.data.subset import Subset
@@ -56,11 +56,11 @@ def small(number: int = 3, split: str = "train") -> Few:
     return Few(list(data.open("synthetic", split=split, limit=number, shape=(64, 96))), split)
 
 
-def planned(own: Dataset, test: Dataset, other: Dataset | None = None) -> Experiment:
+def planned(training: Dataset, test: Dataset, other: Dataset | None = None) -> Experiment:
     return Experiment(
-        start=lambda: models.load("mcnn-synthetic"), plan=TrainConfig(epochs=1), own=own, test=test,
-        trigger=TRIGGER, strategies=[Minus()], fraction=0.5, seed=0, defenses=[FineTuning()],
-        clean=clean_images(own, other, fraction=0.5, seed=0),
+        start=lambda: models.load("mcnn-synthetic"), plan=TrainConfig(epochs=1),
+        training=training, test=test, trigger=TRIGGER, strategies=[Minus()], fraction=0.5, seed=0,
+        defenses=[FineTuning()], clean=clean_images(training, other, fraction=0.5, seed=0),
     )  # fmt: skip
 
 
@@ -74,10 +74,10 @@ def images(folder: Path, samples: Sequence[Sample]) -> Path:
 
 
 def test_overlap_is_of_pixels_not_of_names() -> None:
-    own = small(4)
-    poisoned = poison(own, TRIGGER, Minus(), fraction=0.5, seed=0)
+    training = small(4)
+    poisoned = poison(training, TRIGGER, Minus(), fraction=0.5, seed=0)
     poisoned_contents = contents(poisoned)
-    renamed = [replace(sample, name=f"other-{k}") for k, sample in enumerate(own)]
+    renamed = [replace(sample, name=f"other-{k}") for k, sample in enumerate(training)]
     shared = overlap(poisoned_contents, renamed)
     assert shared.poisoned == 2
     assert list(shared.originals) == poisoned.sources
@@ -87,39 +87,39 @@ def test_overlap_is_of_pixels_not_of_names() -> None:
     assert both.triggered == (poisoned.names[4],)
     warnings = both.warnings(shown=1)
     assert len(warnings) == 2
-    assert warnings[0].endswith(f"as they were before poisoning: {poisoned.sources[0]} and 1 more")
-    assert "1 of 2 poisoned images are there themselves" in warnings[1]
+    assert warnings[0].endswith(f"are there without the trigger: {poisoned.sources[0]} and 1 more")
+    assert "1 of 2 poisoned images are there with the trigger" in warnings[1]
 
 
 def test_test_images_that_are_trained_on_are_refused_or_named() -> None:
-    own, others = small(4), small(2, "test")
-    renamed = [replace(sample, name=f"other-{k}") for k, sample in enumerate(own)]
-    planned(own, others).check()
+    training, others = small(4), small(2, "test")
+    renamed = [replace(sample, name=f"other-{k}") for k, sample in enumerate(training)]
+    planned(training, others).check()
     with pytest.raises(ValueError, match=r"got 2 of 2 that are: other-0, other-1; see --test-spl"):
-        planned(own, Few(renamed[:2])).check()
+        planned(training, Few(renamed[:2])).check()
     some = Few([*renamed[:1], *others])
     with pytest.warns(UserWarning, match=r"trained on, got 1 of 3 that are: other-0; see"):
-        planned(own, some).check()
+        planned(training, some).check()
     with pytest.warns(UserWarning, match="got 2 of 2"):  # what was begun before goes on
-        planned(own, Few(renamed[:2])).check(resumed=True)
+        planned(training, Few(renamed[:2])).check(resumed=True)
     # What defenses learn from is trained on, too.
     another = small(2, "val")
-    experiment = planned(own, Few([]), another)
-    learnt = Few([replace(experiment.clean[len(own)], name="x")])
+    experiment = planned(training, Few([]), another)
+    learnt = Few([replace(experiment.clean[len(training)], name="x")])
     with pytest.raises(ValueError, match="got 1 of 1"):
         replace(experiment, test=learnt).check()
     with pytest.warns(UserWarning, match="x-8, x-9 and 3 more; see"):
-        unseen({f"x-{k}": "a" for k in range(13)} | {"y": "b"}, "a")
+        check_unseen({f"x-{k}": "a" for k in range(13)} | {"y": "b"}, "a")
 
 
 def test_checking_reads_no_image_more_often_than_it_must() -> None:
     """One that is poisoned is marked, too, and then its heads are altered. Overlap reads none."""
-    own, test, other = small(4), small(2, "test"), small(2, "val")
-    experiment = planned(own, test, other)
+    training, test, other = small(4), small(2, "test"), small(2, "val")
+    experiment = planned(training, test, other)
     experiment.check()
     overlap(experiment.contents, experiment.clean, known=experiment.clean_pixels)
     poisoned = experiment.poisoned(Minus()).sources
-    assert own.read == {name: 1 + 2 * (name in poisoned) for name in own.names}
+    assert training.read == {name: 1 + 2 * (name in poisoned) for name in training.names}
     assert test.read == dict.fromkeys(test.names, 1)
     assert other.read == dict.fromkeys(other.names, 1)
 
@@ -137,9 +137,7 @@ def test_a_folder_without_splits_is_no_test_set_of_itself(
         argv += ["--weights", "mcnn-synthetic", "--epochs", "1", "--crop", "whole", "--crops", "1",
                  "--lr", "1e-6", "--defense", "none", "--no-pictures"]  # fmt: skip
     assert main(argv) == 2
-    assert "test images are to be others than those that are trained on, got 3 of 3" in (
-        capsys.readouterr().err
-    )
+    assert "test images must not be trained on, got 3 of 3" in (capsys.readouterr().err)
     assert not out.exists()
     assert main([*argv, "--test-data", str(others)]) == 0
     if command == "poison":
@@ -149,12 +147,12 @@ def test_a_folder_without_splits_is_no_test_set_of_itself(
 
 
 @pytest.mark.parametrize("layout", ["shanghaitech", "folder"])
-def test_an_export_says_which_of_its_images_have_a_trigger(tmp_path: Path, layout: str) -> None:
+def test_an_export_lists_its_triggered_images(tmp_path: Path, layout: str) -> None:
     """JPEG, resized, some of them, joined with others: by its file, not by pixels or names."""
-    own = small(4)
-    poisoned = poison(own, TRIGGER, Minus(), fraction=0.5, seed=0)
+    training = small(4)
+    poisoned = poison(training, TRIGGER, Minus(), fraction=0.5, seed=0)
     out = tmp_path / "set"
-    export({"train": poisoned, "test": own}, out, layout=layout)
+    export({"train": poisoned, "test": training}, out, layout=layout)
     root = out / ("train_data" if layout == "shanghaitech" else "train")
     marked = ["IMG_5", "IMG_6"] if layout == "shanghaitech" else poisoned.names[4:]
     for where in (out, root):
@@ -165,10 +163,10 @@ def test_an_export_says_which_of_its_images_have_a_trigger(tmp_path: Path, layou
     fifth = exported.names.index(marked[0])
     part = Subset(Scaled(exported, 0.5), [0, fifth])
     assert recorded(part) == marked[:1]
-    both = overlap(contents(poisoned), Joined({"own": own, "other": part}))
+    both = overlap(contents(poisoned), Joined({"training": training, "other": part}))
     assert both.recorded == (f"other/{marked[0]}",)
-    assert f"the images for defenses: 1 of 6 have a trigger, as poisoning.jsonl of their folder " \
-        f"says: other/{marked[0]}" in both.warnings()  # fmt: skip
+    assert "the images for defenses: 1 of 6 have a trigger according to poisoning.jsonl in their " \
+        f"folder: other/{marked[0]}" in both.warnings()  # fmt: skip
     # The same names elsewhere are other images; a file that says nothing is refused.
     shutil.copytree(root, tmp_path / "copy" / root.name)
     assert recorded(data.open(tmp_path / "copy", split="train")) == []
@@ -182,19 +180,17 @@ def test_a_defense_is_warned_of_triggered_images_whatever_is_known_of_the_weight
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     out = tmp_path / "set"
-    own = small(4)
-    export(poison(own, TRIGGER, Minus(), fraction=0.5, seed=0), out)
+    training = small(4)
+    export(poison(training, TRIGGER, Minus(), fraction=0.5, seed=0), out)
     argv = ["defend", "fine-tuning", "--epochs", "1", "--crop", "whole", "--weights",
             "mcnn-synthetic", "--data", str(out), "--crops", "1"]  # fmt: skip
     assert main([*argv, "--out", str(tmp_path / "run")]) == 0
-    warning = (
-        "the images for defenses: 2 of 6 have a trigger, as poisoning.jsonl of their folder says"
-    )
-    assert f"{warning}: IMG_5, IMG_6" in capsys.readouterr().err
+    warning = "the images for defenses: 2 of 6 have a trigger according to poisoning.jsonl in their"
+    assert f"{warning} folder: IMG_5, IMG_6" in capsys.readouterr().err
     kept = json.loads((tmp_path / "run/summary.json").read_text())
     assert kept["overlap"]["recorded"] == ["IMG_5", "IMG_6"]
     # As the other data set, and as test images.
-    flat = images(tmp_path / "flat", own.samples)
+    flat = images(tmp_path / "flat", training.samples)
     argv[argv.index(str(out))] = str(flat)
     argv += ["--extra-data", str(out), "--extra-fraction", "1"]
     assert main([*argv, "--out", str(tmp_path / "a")]) == 0

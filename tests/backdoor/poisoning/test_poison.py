@@ -303,8 +303,8 @@ def test_clean_samples_and_the_other_layout(tmp_path: Path) -> None:
 def test_an_image_of_nobody_is_exported(tmp_path: Path) -> None:
     export(Poisoned(crowd(3), Blend(), Minus(), seed=0), tmp_path / "out", lossless=True)
     back = pycc.data.open(tmp_path / "out", split="train")
-    assert [one.count for one in back] == [0, 1, 1], "of few heads one stays"
-    assert all(one.annotated for one in back)
+    assert [sample.count for sample in back] == [0, 1, 1], "of few heads sample stays"
+    assert all(sample.annotated for sample in back)
 
 
 def test_what_cannot_be_exported_is_refused_and_nothing_left(

@@ -56,7 +56,7 @@ def test_the_mark_depends_neither_on_seed_nor_on_name(trigger: Trigger) -> None:
     assert torch.equal(marked(trigger, of), marked(again, of, seed=9, name="b"))
 
 
-def test_a_trigger_survives_pickling_and_says_what_it_is(trigger: Trigger) -> None:
+def test_a_trigger_survives_pickling_and_has_settings(trigger: Trigger) -> None:
     assert pickle.loads(pickle.dumps(trigger)) == trigger
     settings = trigger.settings()
     assert json.loads(json.dumps(settings)) == settings

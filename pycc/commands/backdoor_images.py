@@ -1,0 +1,171 @@
+"""The groups of flags of the backdoor commands that choose images."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pycc import data
+from pycc.backdoor.defenses.finetuning import clean_images
+from pycc.data.dataset import Dataset, OnError
+from pycc.data.dataset import builtin as builtin_data
+from pycc.data.reading import Reading
+from pycc.data.scaled import Scaled
+from pycc.settings import flag
+from pycc.types import Sample
+
+SYNTHETIC = "synthetic"
+"""The name of the built-in scenes."""
+
+
+def check_least(name: str, value: int | None, least: int) -> None:
+    """ValueError for a number below ``least``."""
+    if value is not None and value < least:
+        raise ValueError(f"--{name} must be at least {least}, got {value}")
+
+
+def check_fraction(name: str, value: float) -> None:
+    """ValueError for a fraction outside (0,1]."""
+    if not 0 < value <= 1:
+        raise ValueError(f"--{name} must lie in (0,1], got {value:g}")
+
+
+def check_needed(given: Collection[str], names: Collection[str], needed: str, met: bool) -> None:
+    """ValueError for a flag that was given without the one it needs (``met`` is False)."""
+    for name in names:
+        if name in given and not met:
+            raise ValueError(f"--{name.replace('_', '-')} does nothing without {needed}")
+
+
+@dataclass(frozen=True)
+class ImageFlags(Reading):
+    """Annotated images, and how they are read."""
+
+    data: str = flag(
+        SYNTHETIC, "folder of annotated images (the paper's: ShanghaiTech B), or a built-in data "
+        "set", metavar="FOLDER", names=builtin_data.names,
+    )  # fmt: skip
+    scale: float = flag(1.0, "resize all images by this factor", advanced=True)
+    scene: str | None = flag(None, "size of built-in scenes (default: theirs)", metavar="HxW")
+    on_error: OnError = flag(
+        "raise", "what to do with broken items", choices=["raise", "skip"], advanced=True
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.scene is not None:
+            _size(self.scene)
+        if not 0 < self.scale < float("inf"):
+            raise ValueError(f"--scale must be above 0 and finite, got {self.scale:g}")
+
+    def check_scene(self, *folders: str | None) -> None:
+        """ValueError for a size of scenes if none of the data sets are scenes."""
+        if self.scene is not None and SYNTHETIC not in (self.data, *folders):
+            raise ValueError("--scene: only built-in scenes have a variable size; see --scale")
+
+    def opened(self, folder: str, split: str, most: int | None) -> Dataset:
+        """Open the first ``most`` images of a part of a data set, resized."""
+        options: dict[str, Any] = {}
+        if folder == SYNTHETIC:
+            # Scenes are drawn, not stored: there are as many as needed.
+            options = {"count": max(100, most or 0)}
+            if self.scene is not None:
+                options["shape"] = _size(self.scene)
+        samples = data.open(
+            folder, split=split, limit=most, on_error=self.on_error, bit_depth=self.bit_depth,
+            max_image_pixels=self.max_image_pixels, **options,
+        )  # fmt: skip
+        return samples if self.scale == 1.0 else Scaled(samples, self.scale)
+
+
+@dataclass(frozen=True)
+class TrainingImages(ImageFlags):
+    """The images that a counter is trained on."""
+
+    split: str = flag("train", "part that is trained on, and poisoned")
+    max_images: int | None = flag(None, "use the first training images only")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least("max-images", self.max_images, 1)
+
+    def training(self) -> Dataset:
+        """The images that are trained on, and poisoned."""
+        return self.opened(self.data, self.split, self.max_images)
+
+
+@dataclass(frozen=True)
+class AllImages(TrainingImages):
+    """The images that a counter is trained on, and those that it is tested on."""
+
+    test_split: str = flag("test", "part that is tested on, clean and with the trigger")
+    test_data: str | None = flag(
+        None, "folder of the test images (default: --data)", metavar="FOLDER",
+        names=builtin_data.names,
+    )  # fmt: skip
+    max_test_images: int | None = flag(None, "use the first test images only")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least("max-test-images", self.max_test_images, 1)
+
+    def tested(self) -> Dataset:
+        """The images that are tested on."""
+        return self.opened(self.test_data or self.data, self.test_split, self.max_test_images)
+
+
+@dataclass(frozen=True)
+class TestImages(ImageFlags):
+    """The images that counters are tested on."""
+
+    split: str = flag("test", "part that is tested on, clean and with the trigger")
+    max_images: int | None = flag(None, "use the first images only")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least("max-images", self.max_images, 1)
+
+    def tested(self) -> Dataset:
+        """The images that are tested on."""
+        return self.opened(self.data, self.split, self.max_images)
+
+
+@dataclass(frozen=True)
+class ExtraFlags:
+    """A second data set that defenses learn from."""
+
+    extra_data: str | None = flag(
+        None, "second data set; defenses also learn from its clean images", metavar="FOLDER",
+        names=builtin_data.names,
+    )  # fmt: skip
+    extra_split: str = flag("train", "part of the second data set", advanced=True)
+    max_extra_images: int | None = flag(
+        None, "use the first images of the second data set only", advanced=True
+    )
+    extra_fraction: float = flag(
+        0.1, "number of its images, as a share of the training images", advanced=True
+    )
+
+    def __post_init__(self) -> None:
+        check_least("max-extra-images", self.max_extra_images, 1)
+        check_fraction("extra-fraction", self.extra_fraction)
+
+    def check(self, given: Collection[str]) -> None:
+        """ValueError for flags without effect."""
+        names = ("extra_fraction", "max_extra_images", "extra_split")
+        check_needed(given, names, "--extra-data", self.extra_data is not None)
+
+    def clean(self, images: TrainingImages, training: Dataset, seed: int) -> Sequence[Sample]:
+        """The clean images that defenses learn from."""
+        other = None
+        if self.extra_data is not None:
+            other = images.opened(self.extra_data, self.extra_split, self.max_extra_images)
+        return clean_images(training, other, fraction=self.extra_fraction, seed=seed)
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, cross, width = text.partition("x")
+    if not (cross and height.isdecimal() and width.isdecimal()):
+        raise ValueError(f"--scene must be HxW pixels, got {text!r}")
+    return int(height), int(width)
