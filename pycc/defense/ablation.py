@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from pycc import ops
+from pycc.checks import check_whole
 from pycc.defense.ablated_maps import (
     BUDGET,
     Bands,
@@ -22,7 +23,7 @@ from pycc.defense.ablated_maps import (
     ablation_batches,
 )
 from pycc.defense.base import Defended, DefendedModule, Defense, check_finite, defended
-from pycc.defense.retained import check_fill, check_whole
+from pycc.defense.retained import check_fill
 from pycc.local import Box, LastDensityCache, Local, TracedGraph, aligned, influence
 from pycc.types import Counter
 
@@ -54,8 +55,7 @@ class Ablated(Defense):
         if self.draws is not None:
             check_whole(self.op, "draws", self.draws, 1)
         check_whole(self.op, "budget", self.budget, 1)
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise TypeError(f"{self.op}: seed must be a whole number, got {self.seed!r}")
+        check_whole(self.op, "seed", self.seed, -(2**63), 2**64 - 1)
 
     def density(self, counter: Counter, images: Tensor) -> Tensor:
         """Compute the defended maps, one image at a time, so that a batch changes nothing."""

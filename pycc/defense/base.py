@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pycc.checks import check_images
-from pycc.defense.retained import check_eval
+from pycc.counters import check_eval
 from pycc.local import Box, LastDensityCache, TracedGraph
 from pycc.types import Counter
 

@@ -11,11 +11,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from pycc.checks import check_whole
 from pycc.defense.base import Defended, DefendedModule, Defense, defended
 from pycc.defense.capping import BLOCK, Caps, capped_maps
 from pycc.defense.masking import masked_maps
-from pycc.defense.retained import check_whole
-from pycc.defense.windows import window_of
+from pycc.defense.windows import check_maps, check_patch, window_of
 from pycc.local import Box, LastDensityCache, Local, TracedGraph, aligned, influence
 from pycc.types import Counter
 
@@ -158,18 +158,8 @@ class Masked(OnMap):
 
     def after(self, counter: Counter, density: Tensor, shape: tuple[int, int]) -> Tensor:
         """Compute the map, with its fullest window reduced to the allowance."""
-        if self.patch_size > min(shape):
-            raise ValueError(
-                f"masked: patch_size must fit into the image of {shape[0]}x{shape[1]}, "
-                f"got {self.patch_size} pixels"
-            )
-        maps = density[:, 0]
-        least = float(maps.detach().min())
-        if not least >= 0:  # true for NaN too
-            raise ValueError(
-                f"masked: cells must not be negative, got {least:.3g}; count with "
-                "pycc.defense.clipped(counter)"
-            )
+        check_patch(self.op, self.patch_size, shape)
+        maps = check_maps(self.op, density)
         window = window_of(counter, self.patch_size, shape, (maps.shape[1], maps.shape[2]))
         reduced = masked_maps(maps, window, self.allowance)[:, None]
         if self.straight_through:

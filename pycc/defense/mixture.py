@@ -9,6 +9,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from pycc.checks import check_images
+from pycc.defense.base import minimum_side
 from pycc.local import Box, LastDensityCache, Local
 from pycc.types import Counter
 
@@ -58,7 +59,7 @@ class Mixture(nn.Module):
     @property
     def minimum_side(self) -> int:
         """The largest of the counters' minimum sides, in pixels."""
-        return max(int(getattr(c, "minimum_side", c.stride)) for c in self.counters)
+        return max(minimum_side(counter) for counter in self.counters)
 
     def get_extra_state(self) -> str:
         """Return the shares as text, so that the identity of mixtures of other shares differs."""

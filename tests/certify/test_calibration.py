@@ -49,8 +49,8 @@ def test_a_cap_is_a_quantile_of_cells_with_somebody() -> None:
     assert cap_of([ones], block=3, share=1.0) == 9.0
     assert cap_of([ones], block=3, share=0.5) == 3.0  # three blocks of 3, two of them at the edge
     for maps, share, message in (
-        ([torch.zeros(2, 2)], 0.9, "cells with somebody in them"),
-        ([], 0.9, "cells with somebody in them"),
+        ([torch.zeros(2, 2)], 0.9, "training cells that are not empty"),
+        ([], 0.9, "training cells that are not empty"),
         ([torch.ones(2, 2)], 0.0, r"share must lie in \(0, 1\], got 0\.0"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -10,7 +10,8 @@ import torch
 from support.wilson import below, not_below
 
 from pycc.certify.conformal import RECEIVED, conformal, conformal_margin
-from pycc.certify.quantile import estimate_interval, fixed_ablations_bounds, quantile_bounds
+from pycc.certify.fixed import fixed_ablations_bounds
+from pycc.certify.quantile import estimate_interval, quantile_bounds
 from pycc.defense.masking import masked_bounds, masked_maps
 from pycc.types import Interval
 
@@ -180,7 +181,7 @@ def test_abstentions_are_passed_on() -> None:
 @pytest.mark.parametrize("method", ["masked", "two-mask", "anything"])
 def test_what_holds_at_the_clean_image_is_refused_unless_marked(method: str) -> None:
     interval = Interval(40.0, 90.0, method, True)
-    with pytest.raises(ValueError, match=f"{method} interval is stated at the clean image"):
+    with pytest.raises(ValueError, match=f"{method} interval is stated for the clean image"):
         conformal(interval, 5.0, 0.1)
     assert conformal(interval, 5.0, 0.1, received=True).method == f"conformal-{method}"
 

@@ -159,7 +159,7 @@ def test_the_command_gives_the_same(
         ("additive", "the cap is missing"),
         (["masked", Masked()], "methods of different names"),
         ("mask", "unknown certificate method 'mask'; .* did you mean 'masked'"),
-        (Quantile(k=64 * 80 + 1), "k must be at most the 5120 pixels of the image"),
+        (Quantile(k=64 * 80 + 1), "k must be at most the 5120 pixels of an image of 64x80"),
     ],
 )
 def test_a_calibration_of_other_methods_is_refused(

@@ -8,7 +8,8 @@ import pytest
 from scipy.stats import gamma
 from support.wilson import below, not_below
 
-from pycc.certify.quantile import mean_bounds, sampling_error
+from pycc.certify.laws import sampling_error
+from pycc.certify.mean import mean_bounds
 
 CAP = 400.0
 LAW = gamma(4.0, scale=25.0)
@@ -113,13 +114,13 @@ def test_all_images_at_once_share_alpha() -> None:
     assert shared.confidence == 0.9
 
 
-def test_it_widens_with_delta_and_says_when_it_says_nothing() -> None:
+def test_it_widens_with_delta_until_it_is_vacuous() -> None:
     counts = clipped((500,), np.random.default_rng(6))
     widths = [mean_bounds(counts, moved, cap=CAP).width for moved in np.linspace(0, 1, 41)]
     assert widths == sorted(widths)
     found = mean_bounds(counts, 1.0, cap=CAP)
     assert (found.low, found.high, found.vacuous) == (0.0, CAP, True)
-    assert "says no more than [0, cap]" in found.reason
+    assert "which allows [0, cap]" in found.reason
     assert mean_bounds(counts, 0.1, cap=CAP).reason is None
 
 

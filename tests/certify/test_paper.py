@@ -131,7 +131,7 @@ def test_bad_sizes(sizes: tuple[int, int, int]) -> None:
 def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match="0 <= n <= d"):
         table_3((900,))  # more entries than the image has
-    with pytest.raises(ValueError, match="patch_size must be a whole number from 1 on"):
+    with pytest.raises(ValueError, match="patch_size must be at least 1"):
         table_3((0,))
     with pytest.raises(ValueError, match="0 <= k <= d"):
         table_3(k=ENTRIES + 1)

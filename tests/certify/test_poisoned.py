@@ -77,11 +77,11 @@ def test_bad_counts() -> None:
     for counts in ([], [[1.0]], [-1.0], [math.nan]):
         with pytest.raises(ValueError, match="partition_median: counts must be"):
             partition_median(counts, poisoned=1)
-    with pytest.raises(ValueError, match="poisoned must be a whole number from 0 on, got -1"):
+    with pytest.raises(ValueError, match="poisoned must be at least 0, got -1"):
         partition_median([1.0], poisoned=-1)
     with pytest.raises(TypeError, match="poisoned must be a whole number"):
         partition_median([1.0], poisoned=1.5)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="parts must be a whole number from 1 on, got 0"):
+    with pytest.raises(ValueError, match="parts must be at least 1, got 0"):
         partitions([], 0, seed=0)
 
 

@@ -176,9 +176,9 @@ def test_pictures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--patch-size", "2000"], "a patch of 2000 pixels does not fit into"),
+        (["--patch-size", "2000"], "patch_size must fit into the image of"),
         (["--alpha", "1"], "quantile: alpha must be inside (0, 1), got 1"),
-        (["--method", "quantile", "--k", "100000000"], "pixels of the image, got 100000000"),
+        (["--method", "quantile", "--k", "100000000"], ", got 100000000"),
         (["--k", "0"], "k must be at least 1, got 0"),
         (
             ["--calibration-split", "test"],
@@ -247,7 +247,7 @@ def test_a_region_of_interest(
     flags = [*QUICK, "--patch-size", "20"]
     code, _, err = run(capsys, *flags, "--attack", "--out", str(tmp_path / "attacked"))
     assert code == 2
-    assert "an attack needs images that count as a whole" in err
+    assert "an attack needs images without a region of interest" in err
     assert not (tmp_path / "attacked").exists()
     assert run(capsys, *flags, "--out", str(tmp_path / "run"))[0] == 0
     monkeypatch.setattr(data, "open", opened)

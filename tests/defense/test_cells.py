@@ -81,7 +81,12 @@ def test_caps_for_each_cell_and_for_blocks() -> None:
         (torch.ones(3), {}, ValueError, r"numbers \[h,w\], got torch.float32 \[3\]"),
         (torch.ones(3, 4, dtype=torch.int64), {}, ValueError, "got torch.int64"),
         (None, {"block_cap": 0.0}, ValueError, "that of a block must be a number of people"),
-        (None, {"block_cap": 1.0, "block": 0}, ValueError, "at least 1 cell, got 0"),
+        (
+            None,
+            {"block_cap": 1.0, "block": 0},
+            ValueError,
+            "side of a block must be at least 1, got 0",
+        ),
         (None, {"block_cap": 1.0, "block": 2.5}, TypeError, "must be a whole number, got 2.5"),
     ],
 )
@@ -187,7 +192,7 @@ def test_masked_refuses() -> None:
         masked(Tiny(), patch_size=0, allowance=1.0)
     with pytest.raises(ValueError, match="masked: cells must not be negative, got -"):
         masked(Signed(), patch_size=5, allowance=1.0)(pictures())
-    with pytest.raises(ValueError, match="masked: cells must not be negative, got nan"):
+    with pytest.raises(ValueError, match="masked: the counter's map must be finite, got NaN"):
         masked(Broken(), patch_size=5, allowance=1.0)(pictures())
     with pytest.raises(ValueError, match=r"masked: patch_size must fit .* 20x24, got 21"):
         masked(Plain(), patch_size=21, allowance=1.0)(pictures())

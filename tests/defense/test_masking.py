@@ -295,21 +295,21 @@ def test_what_a_patch_touches_fits_into_the_window(patch: int, field: int, strid
     [
         (None, 8, "must have a bounded receptive field, got none"),
         (9, 65, "must fit into the image of 64x90, got 65"),
-        (9, 0, "whole number of pixels, at least 1, got 0"),
-        (9, True, "whole number of pixels, at least 1, got True"),
-        (9, 8.0, r"whole number of pixels, at least 1, got 8\.0"),
+        (9, 0, "at least 1, got 0"),
+        (9, True, "a whole number, got True"),
+        (9, 8.0, r"a whole number, got 8\.0"),
     ],
 )
 def test_no_window_holds_what_has_no_bound(field, patch, message: str) -> None:
     counter = SimpleNamespace(stride=8, receptive_field=field)
-    with pytest.raises(ValueError, match=f"certify: .*{message}"):
+    with pytest.raises((TypeError, ValueError), match=f"certify: .*{message}"):
         window_of(counter, patch, (64, 90), (8, 11))
 
 
 @pytest.mark.parametrize("cell", [-0.25, math.nan, math.inf])
 def test_maps_with_other_than_people_are_refused(cell: float) -> None:
     density = noise(2, 1, 4, 5)
-    assert torch.equal(check_maps(density), density[:, 0])
+    assert torch.equal(check_maps("certify", density), density[:, 0])
     density[1, 0, 2, 3] = cell
     with pytest.raises(ValueError, match=r"certify: .*must (not be negative|be finite)"):
-        check_maps(density)
+        check_maps("certify", density)
