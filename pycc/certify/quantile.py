@@ -24,7 +24,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binom
 
 from pycc.certify._check import confidence_left, counts_of, inside, share
 from pycc.certify.laws import sampling_error
@@ -155,6 +154,8 @@ def _abstention(side: str, far: float, q: float, moved: float, n: int, level: fl
 @lru_cache(maxsize=256)
 def _ranks(n: int, below: float, above: float, tail: float) -> tuple[int | None, int | None]:
     """Return the ranks (l, u), counted from 1, of both order statistics; None if none qualifies."""
+    from scipy.stats import binom  # takes a second to import
+
     lower = upper = None
     if 0.0 < below < 1.0:
         fits = np.flatnonzero(binom.cdf(np.arange(n), n, below) <= tail * _MARGIN)

@@ -17,15 +17,15 @@ from pycc.ops import reference
 def test_of_pixels_it_is_a_proven_upper_bound(patch: int, k: int, patches: int) -> None:
     exact = 1 - ratio(768 * 1024, patches * patch * patch, k)
     for size in ((768, 1024), 768 * 1024):
-        found = Fraction(exposure(size, patch_size=patch, k=k, patches=patches))
-        assert exact <= found <= exact * (1 + Fraction(1, 10**11))
+        result = Fraction(exposure(size, patch_size=patch, k=k, patches=patches))
+        assert exact <= result <= exact * (1 + Fraction(1, 10**11))
 
 
 def test_of_array_entries_a_patch_holds_one_a_channel() -> None:
     exact = 1 - ratio(3 * 700 * 1024, 3 * 400, 45)
-    found = exposure((700, 1024), patch_size=20, k=45, channels=3)
-    assert exact <= Fraction(found)
-    assert found == pytest.approx(1 - 0.975194, abs=1e-6)  # Table 3 of the paper
+    result = exposure((700, 1024), patch_size=20, k=45, channels=3)
+    assert exact <= Fraction(result)
+    assert result == pytest.approx(1 - 0.975194, abs=1e-6)  # Table 3 of the paper
 
 
 @pytest.mark.parametrize("wrap", [True, False])

@@ -49,7 +49,7 @@ def fixed_ablations(
     >>> from pycc import data, models
     >>> counter = models.load("mcnn-synthetic")
     >>> image = data.open("synthetic", shape=(96, 128))[0].image
-    >>> interval = fixed_ablations(counter, image, patch_size=4, band=8, fill=0.45)
+    >>> interval = fixed_ablations(counter, image, patch_size=4, k=45, fill=0.45, draws=31)
     >>> interval.low <= interval.count <= interval.high
     True
     """

@@ -57,7 +57,7 @@ def quantile(
     >>> from pycc import data, models
     >>> counter = models.load("mcnn-synthetic")
     >>> image = data.open("synthetic", shape=(96, 128))[0].image
-    >>> interval = quantile(counter, image, patch_size=4, band=8, fill=0.45, draws=50, alpha=0.1)
+    >>> interval = quantile(counter, image, patch_size=4, k=45, fill=0.45, draws=50, alpha=0.1)
     >>> interval.low <= interval.count <= interval.high
     True
     """
