@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,7 @@ __all__ = [
     "check_image",
     "check_images",
     "check_values",
+    "check_whole",
     "lacks_memory",
     "naming",
     "unchecked",
@@ -74,6 +76,26 @@ def check_values(op: str, argument: str, values: Tensor) -> None:
     raise ValueError(
         f"{op}: {argument} must hold RGB values of [0,1], got {_likely_cause(low, high)}"
     )
+
+
+def check_whole(op: str, name: str, value: object, least: int, most: float = math.inf) -> int:
+    """Return ``value`` as an int if it is a whole number within [least, most].
+
+    TypeError for another type (a bool too), ValueError for a number out of range; both name ``op``
+    and ``name``.
+
+    >>> check_whole("ablated", "draws", 0, 1)
+    Traceback (most recent call last):
+    ...
+    ValueError: ablated: draws must be at least 1, got 0
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{op}: {name} must be a whole number, got {value!r}")
+    number = int(value)
+    if not least <= number <= most:
+        limits = f"at least {least}" if most == math.inf else f"within [{least}, {most}]"
+        raise ValueError(f"{op}: {name} must be {limits}, got {number}")
+    return number
 
 
 _CHECKED: ContextVar[bool] = ContextVar("checked", default=True)

@@ -23,7 +23,15 @@ from pycc.ranks import exact
 from pycc.runs import fingerprint
 from pycc.types import Counter, Sample
 
-__all__ = ["count_of", "density_in_roi", "device_of", "frozen", "identity", "like_of"]
+__all__ = [
+    "check_eval",
+    "count_of",
+    "density_in_roi",
+    "device_of",
+    "frozen",
+    "identity",
+    "like_of",
+]
 
 
 def like_of(counter: Counter | nn.Module) -> Tensor:
@@ -46,6 +54,18 @@ def device_of(counter: Counter | nn.Module) -> torch.device:
     device(type='cpu')
     """
     return like_of(counter).device
+
+
+def check_eval(op: str, counter: Counter) -> None:
+    """Raise ValueError if a part of a counter is in train mode: counts then depend on batches.
+
+    >>> check_eval("masked", torch.nn.Dropout())
+    Traceback (most recent call last):
+    ...
+    ValueError: masked: counter must be in eval mode, got one in train mode
+    """
+    if isinstance(counter, nn.Module) and any(part.training for part in counter.modules()):
+        raise ValueError(f"{op}: counter must be in eval mode, got one in train mode")
 
 
 @contextmanager

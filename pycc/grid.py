@@ -1,4 +1,4 @@
-"""Pixels and cells: which part of a map and which heads lie in a region of interest."""
+"""Pixels and cells: the part of a map or of the heads in a region, and the reach of a patch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["cell_weight", "heads_in", "in_region"]
+__all__ = ["cell_weight", "field_margin", "heads_in", "in_region", "reached_window"]
 
 
 def cell_weight(roi: Tensor | None, cells: Sequence[int], stride: int) -> Tensor:
@@ -63,9 +63,10 @@ def in_region(density: Tensor, roi: Tensor | None, stride: int) -> Tensor:
 
 
 def field_margin(stride: int, receptive_field: int) -> int:
-    """Pixels beyond its own that a cell can depend on, on each side, as many on all sides.
+    """Compute how many pixels beyond its own a cell can depend on, on each side.
 
-    ceil((r - s) / 2) for stride s and receptive field r; 0 for a field within the cell.
+    The margin is ceil((r - s) / 2) for stride s and receptive field r, or 0 for a field within the
+    cell.
 
     >>> field_margin(8, 21), field_margin(8, 8)
     (7, 0)
@@ -74,7 +75,7 @@ def field_margin(stride: int, receptive_field: int) -> int:
 
 
 def reached_window(patch_size: int, stride: int, receptive_field: int) -> int:
-    """Cells along an axis that a patch can reach at most, at any place.
+    """Compute the largest number of cells along an axis that a patch can reach, at any place.
 
     A cell of stride s depends on its own pixels and on m = ``field_margin`` more on each side, so a
     patch of p pixels reaches at most ceil((p + s + 2 m - 1) / s) cells, wherever it lies. Every set

@@ -60,17 +60,17 @@ def trained_on(one: Sample) -> float:
     return float(item.region.mean()) * CELLS[0] * CELLS[1]
 
 
-def attacked(one: Sample) -> float:
-    done = attack.run(Ones(), [one], [], checks=False, pgd=None, compare=False)
+def attacked(sample: Sample) -> float:
+    done = attack.run(Ones(), [sample], [], checks=False, pgd=None, compare=False)
     return float(done.run.records[0]["count"])
 
 
 COUNTS: dict[str, Callable[[Sample], float]] = {
     "attack": attacked,
-    "certify": lambda one: float(certified_map(Ones().eval(), one).double().sum()),
-    "train and backdoor": lambda one: count_of(Ones().eval(), one),
+    "certify": lambda sample: float(certified_map(Ones().eval(), sample).double().sum()),
+    "train and backdoor": lambda sample: count_of(Ones().eval(), sample),
     "training items": trained_on,
-    "Grad-CAM": lambda one: gradcam(Ones().eval(), one.image, "layer", one.roi).count,
+    "Grad-CAM": lambda sample: gradcam(Ones().eval(), sample.image, "layer", sample.roi).count,
 }
 
 
@@ -101,15 +101,15 @@ def test_weights_are_shares_of_existing_pixels(
     roi = torch.rand(height, width, generator=torch.Generator().manual_seed(seed)) < 0.5
     rows = -(-height // stride) if keeps_row else height // stride
     columns = -(-width // stride) if keeps_column else width // stride
-    found = cell_weight(roi, (rows, columns), stride)
-    assert found.shape == (rows, columns)
-    assert found.dtype == torch.float32
+    result = cell_weight(roi, (rows, columns), stride)
+    assert result.shape == (rows, columns)
+    assert result.dtype == torch.float32
     for i in range(rows):
         for j in range(columns):
             pixels = roi[i * stride : (i + 1) * stride, j * stride : (j + 1) * stride].numpy()
-            assert found[i, j] == pytest.approx(np.mean(pixels), abs=1e-6)
-    whole = torch.ones(height, width, dtype=torch.bool)
-    assert torch.equal(cell_weight(whole, (rows, columns), stride), torch.ones(rows, columns))
+            assert result[i, j] == pytest.approx(np.mean(pixels), abs=1e-6)
+    everywhere = torch.ones(height, width, dtype=torch.bool)
+    assert torch.equal(cell_weight(everywhere, (rows, columns), stride), torch.ones(rows, columns))
 
 
 def test_without_a_region_all_counts() -> None:
@@ -150,8 +150,8 @@ def test_heads_lie_in_the_pixel_that_holds_them(
         here and bool(roi[int(y), int(x)]) for here, (x, y) in zip(inside, points, strict=True)
     ]
     assert heads_in(heads, roi).tolist() == expected
-    one = Sample("a", torch.zeros(3, 7, 9), heads[heads_in(heads, (7, 9))], roi)
-    assert torch.equal(counted_points(one), truth.heads(one))
+    sample = Sample("a", torch.zeros(3, 7, 9), heads[heads_in(heads, (7, 9))], roi)
+    assert torch.equal(counted_points(sample), truth.heads(sample))
 
 
 def test_a_head_at_no_number_is_in_no_region() -> None:

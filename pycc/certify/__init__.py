@@ -1,10 +1,10 @@
 """Certified counts: intervals that no patch can push a count out of.
 
-A certificate is about the prediction of a defended counter: whatever a patch of the stated size
-shows, wherever it lies, that prediction stays inside. ``masked`` (the default), ``additive``,
-``two_mask`` and ``fixed_ablations`` always hold; ``quantile`` holds with a stated probability over
-its own draws; ``conformal`` turns an interval on the prediction into one on the number of people.
-``partition_median`` is about poisoned training images instead of patches.
+A certificate bounds the prediction of a defended counter, whatever a patch of the stated size shows
+and wherever it lies. ``masked`` (the default), ``additive``, ``two_mask`` and ``fixed_ablations``
+are deterministic; ``quantile`` holds with a stated probability over its draws; ``conformal``
+converts an interval on the prediction into one on the number of people. ``partition_median``
+certifies against poisoned training images instead of patches.
 
 These functions certify one image. ``calibrate`` and ``run`` certify a data set, with any of the
 ``certificates``; the command ``pycc certify`` does the same.
@@ -15,7 +15,9 @@ from pycc.certify.calibration import CalibratedNumber, Calibration, allowance_of
 from pycc.certify.conformal import conformal, conformal_margin
 from pycc.certify.engine import calibrate, run
 from pycc.certify.fixed import fixed_ablations_bounds
+from pycc.certify.laws import exposure
 from pycc.certify.maps import check_field, mixed, slack_map
+from pycc.certify.mean import mean_bounds
 from pycc.certify.methods import (
     Additive,
     Certificate,
@@ -32,7 +34,7 @@ from pycc.certify.methods import (
 )
 from pycc.certify.paper import counterexample, probability_inside, probability_untouched
 from pycc.certify.poisoned import most_poisoned, partition_median, partitions
-from pycc.certify.quantile import estimate_interval, exposure, mean_bounds, quantile_bounds
+from pycc.certify.quantile import estimate_interval, quantile_bounds
 from pycc.certify.results import AttackedRow, CertifyRow, CertifyRun, CertifySummary
 from pycc.types import Interval
 

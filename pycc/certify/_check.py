@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def counts_of(op: str, counts: ArrayLike, name: str = "counts") -> NDArray[np.float64]:
-    """``counts`` as [n] float64; ValueError unless there are some, finite and not negative."""
+    """Return ``counts`` as [n] float64; ValueError if empty, negative or not finite."""
     values = np.asarray(counts, np.float64)
     if values.ndim != 1 or values.size == 0:
         raise ValueError(f"{op}: {name} must be [n] and not empty, got {list(values.shape)}")
@@ -19,38 +19,22 @@ def counts_of(op: str, counts: ArrayLike, name: str = "counts") -> NDArray[np.fl
     return values
 
 
-def whole(op: str, name: str, value: object, least: int, most: int | None = None) -> int:
-    """``value`` as an int within [least, most]; ValueError or TypeError otherwise."""
-    within = f"from {least} on" if most is None else f"within [{least}, {most}]"
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{op}: {name} must be a whole number {within}, got {value!r}")
-    number = int(value)
-    if number < least or (most is not None and number > most):
-        raise ValueError(f"{op}: {name} must be a whole number {within}, got {number}")
-    return number
-
-
 def inside(op: str, name: str, value: float) -> float:
-    """``value``; ValueError unless it lies inside (0, 1)."""
+    """Return ``value`` if it lies inside (0, 1); else raise ValueError."""
     if not 0.0 < value < 1.0:
         raise ValueError(f"{op}: {name} must be inside (0, 1), got {value}")
     return float(value)
 
 
 def share(op: str, exposure: float) -> float:
-    """``exposure``; ValueError unless it lies within [0, 1]."""
+    """Return ``exposure`` if it lies within [0, 1]; else raise ValueError."""
     if not 0.0 <= exposure <= 1.0:
         raise ValueError(f"{op}: exposure must be within [0, 1], got {exposure}")
     return float(exposure)
 
 
-def shared_by(op: str, images: int) -> int:
-    """``images``, among which an error probability is shared out."""
-    return whole(op, "images", images, 1)
-
-
 def confidence_left(op: str, alpha: float, beta: float) -> float:
-    """1 - alpha - beta; ValueError where nothing is left."""
+    """Return 1 - alpha - beta; ValueError unless it is above 0."""
     if not inside(op, "alpha", alpha) + inside(op, "beta", beta) < 1.0:
         raise ValueError(f"{op}: alpha + beta must be below 1, got {alpha} + {beta}")
     return math.fsum((1.0, -alpha, -beta))

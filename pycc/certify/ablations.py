@@ -1,4 +1,4 @@
-"""What certificates from many counts of one image share: kinds of ablation, checks, rounding."""
+"""Helpers of certificates from many counts of one image: kinds of ablation, checks, rounding."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pycc.types import Interval
 
 
 def kind_of(k: int | None, band: int | None, block: int | None) -> Kind:
-    """What a draw keeps; ValueError unless exactly one of the three is given."""
+    """Return the part that a draw keeps; ValueError unless exactly one of the three is given."""
     kinds: list[Kind] = []
     kinds += [Pixels(k)] if k is not None else []
     kinds += [Bands(band)] if band is not None else []
@@ -25,8 +25,8 @@ def kind_of(k: int | None, band: int | None, block: int | None) -> Kind:
     return kinds[0]
 
 
-def people_of(counts: Tensor) -> NDArray[np.float64]:
-    """The counts, of which none is below nobody; ValueError otherwise."""
+def nonnegative(counts: Tensor) -> NDArray[np.float64]:
+    """Return counts as float64; ValueError if one is negative."""
     least = float(counts.min())
     if least < 0:
         raise ValueError(
@@ -38,7 +38,7 @@ def people_of(counts: Tensor) -> NDArray[np.float64]:
 
 
 def widened(interval: Interval) -> Interval:
-    """The interval with room for the last bits of counts of other batch shapes."""
+    """Widen an interval by the rounding errors of counts in batches of other shapes."""
     low, high = interval.low, interval.high
     above = rounding_room(high) if math.isfinite(high) else 0.0
     return replace(interval, low=max(0.0, low - rounding_room(low)), high=high + above)

@@ -1,4 +1,4 @@
-"""Attacks on certified counters: every attacked count has to stay inside its interval."""
+"""Attacks on certified counters, whose counts must stay inside their intervals."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ OBJECTIVES: tuple[Objective, ...] = ("over", "under")
 
 
 def adaptive_attack(*, steps: int = 40, step_size: float = 0.25) -> PatchAttack:
-    """The attack that certified counters are checked with: APAM from the certificate's weak places.
+    """Return the attack on certified counters: APAM from the places of ``WeakestPlaces``.
 
-    ``steps`` of gradient ascent, the first of ``step_size`` (of the range [0,1]), later ones
-    smaller along a cosine.
+    It takes ``steps`` gradient steps, the first of size ``step_size`` (of the range [0,1]), then
+    decreasing as a cosine.
 
     >>> adaptive_attack(steps=5).steps
     5
@@ -47,12 +47,13 @@ def attacked_rows(
     progress: Progress | None,
     ranks: Ranks,
 ) -> tuple[AttackedRow, ...]:
-    """Attacked error and violations by method and patch size, for counts pushed up and down.
+    """Attack each method and patch size, pushing counts up and down; return errors and violations.
 
-    ``template`` is the attack; its size and objective are set here. ``log`` holds the records of
-    all intervals. Methods whose defended counter no gradient reaches are left out. Patches that are
-    not optimised are counted once, beside those that push up. Each attack is a run of its own, in a
-    folder of ``log`` if that has one, so that a stopped one continues.
+    ``template`` is the attack; its patch size and objective are replaced. ``log`` contains the
+    records of all intervals. Methods whose defended counter has no useful gradient are left out.
+    Baselines, which are not optimised, are measured once, together with the attack that pushes
+    counts up. Each attack is a separate run, in a folder inside that of ``log`` if there is one, so
+    that an interrupted run can be resumed.
     """
     weakest = WeakestPlaces(counter, calibration)
     intervals = {(r["image"], r["method"], r["patch_size"]): r for r in log.records}
@@ -67,16 +68,16 @@ def attacked_rows(
             for objective in OBJECTIVES:
                 name = f"{method.name}-{patch_size}-{objective}"
                 out = log.file("attacks", name)
-                done = attack.run(
+                attacked = attack.run(
                     victim, samples, replace(template, patch_size=patch_size, objective=objective),
                     seed=seed, pgd=None, checks=False, compare=objective == "over",
                     candidates=weakest.candidates(method, objective), save_images=False,
                     progress=_share(progress, len(samples), f"attacking {name}"), out=out,
                     ranks=ranks, resume=out is not None and (out / MANIFEST).exists(),
                 )  # fmt: skip
-                for record in done.run.ordered():
+                for record in attacked.run.ordered():
                     if record["condition"] == "clean":
-                        continue  # every other patch, optimised or not, has to stay inside
+                        continue  # every patch, optimised or not, must leave the count inside
                     image, count = record["image"], record["count"]
                     bound = intervals[image, method.name, patch_size]
                     high = float("inf") if bound["high"] is None else bound["high"]
@@ -89,7 +90,7 @@ def attacked_rows(
 
 
 def _larger(error: float | None, truth: float | None, count: float) -> float | None:
-    """The larger of an error so far and that of this count; None without annotation."""
+    """Return the larger of an error and that of this count; None without annotation."""
     return None if truth is None else max(error or 0.0, abs(count - truth))
 
 
@@ -99,7 +100,7 @@ def _mean(errors: dict[str, float | None]) -> float | None:
 
 
 def _share(progress: Progress | None, images: int, text: str) -> Progress | None:
-    """Progress of an attack, in images."""
+    """Return the progress of an attack, in images."""
     if progress is None:
         return None
     shown = progress

@@ -17,9 +17,9 @@ from pycc.defense.masking import masked_bounds
 from pycc.defense.windows import window_sums
 
 _STEPS = 60
-"""Allowances that are tried."""
+"""Number of allowances that are tried."""
 _FLAT = 1.002
-"""How far from the least error an allowance may be."""
+"""Largest ratio of an allowance's error to the least error."""
 
 
 @dataclass(frozen=True)
@@ -35,27 +35,27 @@ class CalibratedNumber:
     kind: str
     """``allowance``, ``cap`` or ``block cap``."""
     value: float
-    """People: in a window, a cell or a block of cells."""
+    """Number of people in a window, a cell or a block of cells."""
     source: str
-    """The data it was fixed on, or ``given``."""
+    """The data that it was computed from, or ``given``."""
     images: int
-    """How many images; 0 for a given number."""
+    """Number of images that it was computed from; 0 for a given number."""
     patch_size: int | None = None
-    """Side of the patch in pixels, if the number depends on it."""
+    """Side of the patch in pixels if the number depends on it."""
     counter: int | None = None
-    """Number of the counter in an ensemble, if the number is of one counter."""
+    """Index of the counter in an ensemble if the number depends on it."""
 
     def json(self) -> dict[str, str | float | int | None]:
-        """As a run folder stores it."""
+        """Return its JSON object in ``calibration.json``."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """All that a run's certificates need from images other than the certified ones.
+    """Everything that the certificates of a run need from images other than the certified ones.
 
-    ``certify.calibrate`` makes it; a run folder stores it as ``calibration.json``. ValueError for
-    numbers that are negative or not finite.
+    Returned by ``certify.calibrate``; a run folder stores it as ``calibration.json``. ValueError
+    for numbers that are negative or not finite.
 
     >>> Calibration((CalibratedNumber("cap", 0.5, "given", 0),)).value("cap")
     0.5
@@ -73,7 +73,7 @@ class Calibration:
             raise ValueError("calibration: numbers must be finite and at least 0")
 
     def value(self, kind: str, patch_size: int | None = None, counter: int | None = None) -> float:
-        """The number of this kind, patch size and counter; ValueError if it is missing."""
+        """Return the number of this kind, patch size and counter; ValueError if it is missing."""
         for number in self.numbers:
             if (number.kind, number.patch_size, number.counter) == (kind, patch_size, counter):
                 return number.value
@@ -89,7 +89,7 @@ class Calibration:
         return self.fill
 
     def json(self) -> dict[str, object]:
-        """As a run folder stores it."""
+        """Return the content of ``calibration.json``."""
         return {
             "numbers": [number.json() for number in self.numbers],
             "fill": self.fill,
@@ -98,7 +98,7 @@ class Calibration:
 
     @classmethod
     def load(cls, file: Path) -> Calibration:
-        """Read what ``json`` returned from a file; ValueError that names it for anything else."""
+        """Read a ``calibration.json``; ValueError that names the file for any other content."""
         try:
             stored = json.loads(file.read_text())
             fill = stored["fill"]
@@ -114,13 +114,13 @@ class Calibration:
 def allowance_of(
     maps: Sequence[Tensor], truths: Sequence[float], windows: Sequence[tuple[int, int]]
 ) -> float:
-    """The allowance with the least mean certified error over training images.
+    """Choose the allowance with the least mean certified error over training images.
 
-    ``maps`` [h,w] of people per cell, ``truths`` the annotated counts, ``windows`` what a patch can
-    touch in each. Tried are 0 and values from 1 person to the fullest window's on a geometric
-    scale. The error is flat around its least; of the allowances within 0.2 % of it the
-    largest is taken, which masks least of a clean count. ValueError for no images or lists of
-    different lengths.
+    ``maps`` are [h,w] in people per cell, ``truths`` the annotated counts, and ``windows`` the
+    sides (height, width) in cells of the window that a patch can touch in each map. The candidates
+    are 0 and values on a geometric scale from 1 person to the sum of the fullest window. The error
+    is flat around its minimum: of the candidates within 0.2 % of it, the largest is returned, which
+    changes clean counts least. ValueError for no images or lists of different lengths.
 
     >>> import torch
     >>> from pycc.certify import allowance_of
@@ -136,9 +136,9 @@ def allowance_of(
     fullest = [float(window_sums(m[None], w).max()) for m, w in zip(maps, windows, strict=True)]
     tried = np.unique([0.0, *np.geomspace(1.0, max(2.0, *fullest), _STEPS - 1)])
     errors = np.zeros((len(maps), len(tried)))
-    for row, (one, truth, window) in enumerate(zip(maps, truths, windows, strict=True)):
+    for row, (cells, truth, window) in enumerate(zip(maps, truths, windows, strict=True)):
         for column, value in enumerate(tried):
-            bounds = masked_bounds(one[None], window, float(value))
+            bounds = masked_bounds(cells[None], window, float(value))
             low, high = max(0.0, float(bounds.low[0])), float(bounds.high[0])
             errors[row, column] = max(abs(high - truth), abs(low - truth))
     mean = errors.mean(0)
@@ -146,10 +146,10 @@ def allowance_of(
 
 
 def cap_of(maps: Sequence[Tensor], *, block: int = 1, share: float = 0.9999) -> float:
-    """A cap on ``block`` x ``block`` cells: this ``share`` of all training blocks lie below it.
+    """Choose a cap such that the sums of this ``share`` of the training blocks do not exceed it.
 
-    Of the maps [h,w] the blocks with anyone in them are looked at, cells for ``block`` 1.
-    ValueError for none of them, or a share outside (0, 1].
+    Blocks have ``block`` x ``block`` cells of the maps [h,w]; those with a sum of 0 are ignored.
+    ValueError if no block remains, or for a share outside (0, 1].
 
     >>> import torch
     >>> from pycc.certify import cap_of
@@ -159,9 +159,9 @@ def cap_of(maps: Sequence[Tensor], *, block: int = 1, share: float = 0.9999) -> 
     """
     if not 0 < share <= 1:
         raise ValueError(f"certify: share must lie in (0, 1], got {share}")
-    sums = [block_sums(one[None].clamp(min=0.0), block).flatten() for one in maps]
-    held = torch.cat(sums).cpu().numpy() if sums else np.zeros(0)
-    held = held[held > 0]
-    if not len(held):
-        raise ValueError("certify: a cap needs training cells with somebody in them, got none")
-    return float(np.quantile(held, share))
+    sums = [block_sums(cells[None].clamp(min=0.0), block).flatten() for cells in maps]
+    people = torch.cat(sums).cpu().numpy() if sums else np.zeros(0)
+    people = people[people > 0]
+    if not len(people):
+        raise ValueError("certify: a cap needs training cells that are not empty, got none")
+    return float(np.quantile(people, share))

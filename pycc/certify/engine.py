@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -13,18 +13,16 @@ from pycc.certify.attacked import attacked_rows
 from pycc.certify.calibration import Calibration
 from pycc.certify.jobs import CertifyJobs
 from pycc.certify.maps import certified_map
-from pycc.certify.methods.base import (
-    CalibrationMaps,
-    Certificate,
-    chosen,
-)
+from pycc.certify.methods.base import CalibrationMaps, Certificate, chosen
 from pycc.certify.results import CertifyRun, summarise
 from pycc.counters import identity
 from pycc.data import mean_colour
 from pycc.data.dataset import Dataset, data_fingerprint
 from pycc.defense.mixture import parts_of
+from pycc.defense.windows import check_patch
 from pycc.ranks import Ranks
 from pycc.runs import Run, open_or_resume, sharded, write_json
+from pycc.settings import values_of
 from pycc.types import Counter, Progress, Sample
 
 KEY = ("image", "method", "patch_size")
@@ -33,7 +31,7 @@ PATCH_SIZES = (20, 40, 81, 163)
 CALIBRATION = "calibration.json"
 
 Methods = str | Certificate | Sequence[str | Certificate]
-"""One certificate method or several, each by its name or with its settings."""
+"""One certificate method or several, each given by its name or as an object with its settings."""
 
 
 def calibrate(
@@ -52,14 +50,15 @@ def calibrate(
         counter: in eval mode, with cells that are not negative (``pycc.defense.clipped``).
         samples: calibration images; annotated if a method chooses allowances on them. May be empty
             if all numbers are settings of the methods.
-        method: ``masked`` and so on, or several methods.
+        method: one of the names in ``certificates``, a method with its settings, or several.
         patch_sizes: sides of square patches, pixels.
         source: the name of the data (default: that of the data set).
-        progress: is called for every image.
-        ranks: the processes of a run; the first calibrates, and all return the same.
+        progress: called for every image.
+        ranks: the processes of a run; the first calibrates, and all return the same result.
 
     Raises:
-        ValueError: no image is left, images without annotation, or a bad counter or number.
+        ValueError: images are needed and none are given, images without annotation, or a bad
+            counter or number.
 
     >>> from pycc import data, models
     >>> counter = models.load("mcnn-synthetic")
@@ -71,8 +70,8 @@ def calibrate(
     methods, sizes = chosen(method), _sizes(patch_sizes)
     _check_counter(counter, methods)
     name = source or (samples.name if isinstance(samples, Dataset) else "calibration images")
-    found = [_calibrate(counter, samples, methods, sizes, name, progress)] if ranks.first else []
-    (calibration,) = ranks.gathered(found)
+    first = [_calibrate(counter, samples, methods, sizes, name, progress)] if ranks.first else []
+    (calibration,) = ranks.gathered(first)
     assert isinstance(calibration, Calibration)
     return calibration
 
@@ -116,9 +115,9 @@ def _calibrate(
 
 
 def _remedy(methods: Sequence[Certificate]) -> str:
-    """What to give if no image is left: other images, or the numbers that they would fix."""
+    """Name what is missing without images: other images, or the numbers that they would fix."""
     others = "give other images than the certified ones"
-    if any(method.needs_fill for method in methods):  # the colour of what is hidden is no setting
+    if any(method.needs_fill for method in methods):  # the colour of hidden pixels is no setting
         return others
     numbers = " and ".join(name for method in methods for name in method.uncalibrated)
     return f"{others}, or the numbers that they fix: {numbers}"
@@ -137,7 +136,7 @@ def run(
     resume: bool = False,
     progress: Progress | None = None,
     ranks: Ranks = Ranks(),
-    settings: Mapping[str, object] | None = None,
+    settings: object | None = None,
     command: Sequence[str] = (),
     machine: Sequence[str] = (),
 ) -> CertifyRun:
@@ -146,22 +145,26 @@ def run(
     Args:
         counter: in eval mode, with cells that are not negative (``pycc.defense.clipped``). Of an
             ensemble (``pycc.defense.mixed``) each counter is masked by itself.
-        samples: the images. Inside a region of interest cells count in proportion.
+        samples: the images. A cell that the border of a region of interest cuts counts in
+            proportion to its part inside.
         calibration: from ``calibrate`` with the same counter, methods and patch sizes.
-        method: ``masked`` and so on, or several methods.
+        method: one of the names in ``certificates``, a method with its settings, or several.
         patch_sizes: sides of square patches, pixels.
         attack: attack the defended counters too (``adaptive_attack``), with patches of all sizes
-            that push counts up and down; the summary counts those that leave their interval.
+            that push counts up and down; the summary lists the number of counts that leave their
+            interval.
         seed: key of all randomness.
         out: run folder, new or empty; None keeps the results in memory.
         resume: continue the run in ``out``.
-        progress: is called for every image, in images.
-        ranks: the processes of the run; they share the images.
-        settings, command, machine: for the manifest, as of ``pycc.runs.open_or_resume``.
+        progress: called for every image, in images.
+        ranks: the processes of the run, which share the images.
+        settings: settings of the command that started the run, a dataclass of ``pycc.settings``;
+            the manifest stores them as ``flags``.
+        command, machine: stored and compared as in ``pycc.runs.open_or_resume``.
 
     Raises:
-        ValueError: bad input, before anything is written; for a resumed run settings, data,
-            calibration or weights that are not those of its manifest.
+        ValueError: bad input, before anything is written; for a resumed run, settings, data,
+            calibration or weights other than those of its manifest.
 
     >>> from pycc import data, models
     >>> counter = models.load("mcnn-synthetic")
@@ -186,8 +189,8 @@ def run(
             out, kind="certify", command=command, fingerprints=fingerprints, key=KEY,
             resume=resume, machine=machine,
             settings={
-                **(settings or {}),
-                "methods": [one.settings() for one in methods],
+                **({} if settings is None else {"flags": values_of(settings)}),
+                "methods": [method.settings() for method in methods],
                 "patch_sizes": sizes,
                 "seed": seed,
                 "attack": None if attack is None else {"name": attack.name, **attack.settings()},
@@ -224,10 +227,10 @@ def check(
     patch_sizes: Sequence[int],
     attack: PatchAttack | None = None,
 ) -> None:
-    """Check that a run can certify these samples: what would fail later fails at once.
+    """Check that a run can certify these samples, before the first one is certified.
 
     ValueError for a counter without the bounded receptive field that a method needs, a patch or a
-    number of kept pixels that does not fit an image, and an attack on images with a region of
+    number of kept pixels that does not fit into an image, and an attack on images with a region of
     interest.
     """
     methods, largest = chosen(method), max(_sizes(patch_sizes))
@@ -236,16 +239,12 @@ def check(
         shape = sample.image.shape[1], sample.image.shape[2]
         if sample.roi is not None and attack is not None:
             raise ValueError(
-                f"{sample.name}: an attack needs images that count as a whole, this one has a "
-                "region of interest: a defended counter would differ from image to image"
+                f"{sample.name}: an attack needs images without a region of interest, got one with "
+                "a region: the defended counter would differ from image to image"
             )
-        if largest > min(shape):
-            raise ValueError(
-                f"{sample.name}: a patch of {largest} pixels does not fit into "
-                f"{shape[0]}x{shape[1]}"
-            )
-        for one in methods:
-            one.check_image(sample.name, shape)
+        check_patch(sample.name, largest, shape)
+        for certificate in methods:
+            certificate.check_image(sample.name, shape)
 
 
 def _check_counter(counter: Counter, methods: Sequence[Certificate]) -> None:
@@ -264,7 +263,7 @@ def _check_calibration(
     patch_sizes: Sequence[int],
     calibration: Calibration,
 ) -> None:
-    """ValueError unless all is there that the methods need, and as it is given."""
+    """Raise ValueError unless the calibration has all needed numbers, with the given values."""
     for method in methods:
         if method.needs_fill:
             _ = calibration.colour

@@ -1,4 +1,4 @@
-"""Certifying the images of a run, one after another, each with all methods and patch sizes."""
+"""The certification of a run's images, each with all methods and patch sizes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pycc.types import Counter, Interval, Progress, Sample
 
 
 class CertifyJobs:
-    """The intervals of a run: certifies one image after another."""
+    """Computes the intervals of a run, image by image."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class CertifyJobs:
                 check_field(part, image, min(sizes))
 
     def certify(self, index: int, sample: Sample, log: Run) -> None:
-        """Add the records of an image that ``log`` does not hold yet."""
+        """Add the records of an image that ``log`` does not contain yet."""
         jobs = [
             (method, patch_size)
             for method, patch_size in self._jobs
@@ -81,13 +81,13 @@ class CertifyJobs:
             quantize(sample.image).to(like_of(self._counter)), density, parts, index,
             self._intervals, self._seed, self._inner_progress(index, sample.name),
         )  # fmt: skip
-        inside = self._counter
-        if sample.roi is not None:  # methods that count other images count in the region too
+        regional = self._counter
+        if sample.roi is not None:  # for methods that count changed images
             weight = cell_weight(sample.roi, density.shape[-2:], self._counter.stride)
-            inside = Regional(self._counter, weight)
+            regional = Regional(self._counter, weight)
         for method, patch_size in jobs:
             start = time.perf_counter()
-            victim = self._counter if method.from_map else inside
+            victim = self._counter if method.from_map else regional
             with naming(sample.name, sample.image.shape):
                 interval = method.interval(victim, image, patch_size, self._calibration)
             spent = time.perf_counter() - start + (forward if method.from_map else 0.0)
@@ -97,7 +97,7 @@ class CertifyJobs:
             })  # fmt: skip
 
     def _inner_progress(self, index: int, name: str) -> Progress | None:
-        """Progress of the draws or pairs of masks of an image, in images."""
+        """Return the progress of the draws or pairs of masks of an image, in images."""
         if self._progress is None:
             return None
         shown, images = self._progress, self._images

@@ -1,11 +1,12 @@
-"""How far laws of counts lie apart: what a patch can move, and what a sample misses."""
+"""Distances between distributions of counts: the effect of a patch, and the error of a sample."""
 
 from __future__ import annotations
 
 import math
 from fractions import Fraction
 
-from pycc.certify._check import inside, whole
+from pycc.certify._check import inside
+from pycc.checks import check_whole
 from pycc.ops import log_probability_untouched
 
 
@@ -20,38 +21,41 @@ def exposure(
     patches: int = 1,
     channels: int = 1,
 ) -> float:
-    """Delta: the probability that an ablated draw shows a pixel of the patch, never too small.
+    """Compute Delta, the probability that an ablated draw shows a pixel of the patch.
 
-    Exactly one of ``k``, ``band`` and ``block`` says what a draw keeps:
+    Exactly one of ``k``, ``band`` and ``block`` determines what a draw keeps:
 
-    * k of the d = H * W pixels, all channels of a pixel together, drawn without replacement: the
-      draw misses the n = J * p^2 pixels of J patches with C(d - n, k) / C(d, k). ``channels`` = C
-      is for k of the C * H * W array entries instead, of which a patch holds C * p^2. (k pixels in
-      each of C channels are neither: that shows the patch about C times as often.)
-    * a band of b columns, as high as the image, at one of W places alike where it wraps around the
-      border: p + b - 1 of these touch the patch, so Delta = (p + b - 1) / W. Bands of rows: give
-      the transposed size.
-    * a block of b x b pixels, at one of H * W places: (p + b - 1)^2 of these.
+    * ``k`` of the d = H * W pixels, all channels of a pixel together, drawn without replacement.
+      The draw misses the n = J * p^2 pixels of J patches with probability C(d - n, k) / C(d, k).
+      With ``channels`` = C, k of the C * H * W array entries are kept instead, of which a patch
+      contains C * p^2. (Keeping k pixels in each of C channels is a third case, which shows the
+      patch about C times as often.)
+    * a ``band`` of b columns, as high as the image, at one of W equally likely places if it wraps
+      around the border; p + b - 1 of these touch the patch, so Delta = (p + b - 1) / W. For bands
+      of rows pass the transposed size.
+    * a ``block`` of b x b pixels, at one of H * W places; (p + b - 1)^2 of these touch the patch.
 
-    Without ``wrap`` a band or block lies inside the image, at W - b + 1 places an axis, of which a
-    patch in the middle is still touched by p + b - 1. J patches are touched by J times as many.
+    Without ``wrap`` a band or block lies inside the image, at W - b + 1 places along an axis, of
+    which p + b - 1 still touch a patch in the middle. J patches are touched at J times as many
+    places.
 
     Args:
-        size: (H, W); or, where that is all that matters, an int: H * W for ``k``, W for ``band``.
+        size: (H, W); an int suffices for ``k`` (H * W) and for ``band`` (W).
         patch_size: p, the side of the square patch in pixels.
-        k: kept pixels, or entries, 0 to all of them.
+        k: number of kept pixels (entries), from 0 to all.
         band: b, 1 to W.
         block: b, 1 to the smaller side.
         wrap: whether bands and blocks wrap around the image's border.
-        patches: J, from 1 on.
-        channels: C, where array entries are kept one by one.
+        patches: J, at least 1.
+        channels: C, if array entries are kept instead of pixels.
 
     Returns:
-        Delta within [0, 1], rounded up.
+        Delta within [0, 1], rounded up, so that it is never too small.
 
     Raises:
-        ValueError: a bad argument: a patch larger than the image, k above d, two kinds of draws.
-        TypeError: a size that is no whole number.
+        ValueError: a bad argument, such as a patch larger than the image, k above d, or two kinds
+            of draws.
+        TypeError: a size that is not a whole number.
 
     Source: Levine and Feizi, AAAI 2020 (pixels) and NeurIPS 2020 (bands and blocks).
 
@@ -69,10 +73,11 @@ def exposure(
     both = isinstance(size, tuple | list)
     if both and len(sizes) != 2:
         raise ValueError(f"{op}: size must be (H, W) or a number, got {size!r}")
-    sides = [whole(op, "size", length, 1) for length in sizes]
-    side, count = whole(op, "patch_size", patch_size, 1), whole(op, "patches", patches, 1)
+    sides = [check_whole(op, "size", length, 1) for length in sizes]
+    side = check_whole(op, "patch_size", patch_size, 1)
+    count = check_whole(op, "patches", patches, 1)
     if k is not None:
-        return _pixels(op, sides, side, k, count, whole(op, "channels", channels, 1))
+        return _pixels(op, sides, side, k, count, check_whole(op, "channels", channels, 1))
     if channels != 1:
         raise ValueError(f"{op}: channels is for k only, got {channels!r} with {named[0]}")
     if block is not None and not both:
@@ -80,7 +85,7 @@ def exposure(
     _fits(op, side, min(sides), size)
     if band is not None:
         sides = sides[-1:]
-    width = whole(op, named[0], given[named[0]], 1, min(sides))
+    width = check_whole(op, named[0], given[named[0]], 1, min(sides))
     touched = places = 1
     for length in sides:
         positions = length if wrap else length - width + 1
@@ -96,10 +101,10 @@ def _pixels(
     longest = min(sides) if len(sides) == 2 else math.isqrt(pixels)
     _fits(op, patch_size, longest, tuple(sides))
     entries = channels * pixels
-    kept = whole(op, "k", k, 0, entries)
+    kept = check_whole(op, "k", k, 0, entries)
     hidden = channels * min(patches * patch_size * patch_size, pixels)
     missed = float(log_probability_untouched(entries, hidden, kept, rounding="down"))
-    # expm1 is right to one unit in the last place: two more are on the safe side.
+    # expm1 is exact to one unit in the last place; the factor adds two more.
     return min(1.0, -math.expm1(missed) * (1.0 + 2.0**-51))
 
 
@@ -116,12 +121,12 @@ def _rounded_up(value: Fraction) -> float:
 
 
 def sampling_error(draws: int, beta: float) -> float:
-    """How far an empirical law of so many draws is off anywhere, but with probability ``beta``.
+    """Bound the error of an empirical distribution function, with probability 1 - ``beta``.
 
-    sqrt(ln(2 / beta) / (2 draws)): Dvoretzky, Kiefer and Wolfowitz (1956), constant of Massart
-    (1990). ValueError for fewer than one draw and for ``beta`` outside (0, 1).
+    The bound sqrt(ln(2 / beta) / (2 draws)) on the largest error anywhere is due to Dvoretzky,
+    Kiefer and Wolfowitz (1956), with the constant of Massart (1990). ValueError for fewer than one
+    draw and for ``beta`` outside (0, 1).
     """
     op = "sampling_error"
-    return math.sqrt(
-        math.log(2.0 / inside(op, "beta", beta)) / (2.0 * whole(op, "draws", draws, 1))
-    )
+    number = check_whole(op, "draws", draws, 1)
+    return math.sqrt(math.log(2.0 / inside(op, "beta", beta)) / (2.0 * number))

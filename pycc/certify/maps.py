@@ -1,16 +1,17 @@
-"""What certificates share: the checked density map, ensembles, weak places, room for rounding."""
+"""The density map that certificates bound, sums of intervals, weak windows and rounding."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional
 
 from pycc.checks import check_image, naming
-from pycc.counters import like_of
+from pycc.counters import check_eval, like_of
 from pycc.data import quantize
 from pycc.defense.capping import Caps, additive_moves
 from pycc.defense.windows import check_maps, window_of, window_sums
@@ -20,28 +21,28 @@ from pycc.types import Counter, Interval, Sample
 Objective = Literal["over", "under"]
 """Which way an attack pushes the count."""
 ABSOLUTE, RELATIVE = 0.01, 1e-5
-"""What an interval is widened by, in people and of the count: cells of another batch or image size
-differ in their last bits, and a patch may make a count a hundred times as large."""
+"""Absolute (people) and relative widening of an interval: the last bits of cells depend on the
+sizes of batch and image, and a patch may multiply a count by a hundred."""
 
 
 def map_of(counter: Counter, image: Tensor) -> Tensor:
-    """The map [1,h,w] of an image [3,H,W], RGB in [0,1], checked.
+    """Compute the density map [1,h,w] of an image [3,H,W], RGB in [0,1].
 
-    ValueError for a counter with parts in train mode (a batch norm there mixes what should stay
-    apart), an image of another kind or range, and cells that are negative or not finite.
+    ValueError for a counter with parts in train mode (whose batch norm would mix images), an image
+    of another type or range, and cells that are negative or not finite.
     """
-    check_eval(counter)
+    check_eval("certify", counter)
     check_image("certify", image)
     with torch.no_grad():
-        return check_maps(counter(image[None]))
+        return check_maps("certify", counter(image[None]))
 
 
 def certified_map(counter: Counter, sample: Sample) -> Tensor:
-    """The map [1,h,w] of a sample's image as attacks see it, 0 outside its region of interest.
+    """Compute the map [1,h,w] of a sample's image, 0 outside its region of interest.
 
-    The image is rounded to 8 bits. Cells that the region's border cuts count in proportion. What
-    certificates state about the counter's own map, cell by cell and window by window, holds for
-    this one.
+    The image is rounded to 8 bits, as in attacks. Cells that the region's border cuts count in
+    proportion. Statements of certificates about cells and windows of the counter's map also hold
+    for this map.
     """
     with naming(sample.name, sample.image.shape):
         cells = map_of(counter, quantize(sample.image).to(like_of(counter)))
@@ -49,11 +50,11 @@ def certified_map(counter: Counter, sample: Sample) -> Tensor:
 
 
 def check_field(counter: Counter, image: Tensor, patch_size: int) -> None:
-    """ValueError where a patch moves cells that the declared receptive field puts out of its reach.
+    """Raise ValueError if a patch changes cells beyond the declared receptive field.
 
-    A patch of the opposite colours is laid into the middle of ``image`` [3,H,W] and cells outside
-    its window are compared: whole-image statistics, resizing or compression inside a counter move
-    all of them. A check on one image, no proof.
+    A patch of inverted colours is put into the middle of ``image`` [3,H,W], and cells outside its
+    window are compared. Statistics over the full image, resizing or compression inside a counter
+    change all of them. This is a check on one image, not a proof.
 
     >>> import torch
     >>> from pycc.certify import check_field
@@ -77,24 +78,18 @@ def check_field(counter: Counter, image: Tensor, patch_size: int) -> None:
         extent = int(moved[:, axis].max() - moved[:, axis].min()) + 1
         if extent > most:
             raise ValueError(
-                f"certify: a patch of {patch_size} pixels moves {extent} cells of an axis, and at "
+                f"certify: a patch of {patch_size} pixels changes {extent} cells along an axis, at "
                 f"most {most} by the declared receptive field of {counter.receptive_field} pixels: "
-                "the counter looks at more of the image (statistics, resizing, attention)"
+                "the counter depends on more of the image (statistics, resizing, attention)"
             )
 
 
-def check_eval(counter: Counter) -> None:
-    """ValueError unless every part of a counter is in eval mode."""
-    if isinstance(counter, nn.Module) and any(part.training for part in counter.modules()):
-        raise ValueError("certify: the counter must be in eval mode, call eval() first")
-
-
 def mixed(intervals: Sequence[Interval], shares: Sequence[float]) -> Interval:
-    """An interval on the sum of counts times their shares, from intervals on each of them.
+    """Combine intervals on counts into one on the sum of the counts times their shares.
 
-    Holds where all of them hold: one patch does to each counter what it does to it. Deterministic
-    intervals give a deterministic one; errors of others add up. One interval of share 1 is
-    returned as it is. ValueError for none, or shares of another number or not above 0.
+    It holds if all intervals hold, also if one patch affects all counters. It is deterministic if
+    all intervals are; otherwise their error probabilities add up. A single interval of share 1 is
+    returned unchanged. ValueError for no interval, or unless there is one share above 0 for each.
 
     >>> from pycc.certify import Interval, mixed
     >>> first = Interval(low=10.0, high=20.0, method="masked", deterministic=True, count=15.0)
@@ -110,27 +105,29 @@ def mixed(intervals: Sequence[Interval], shares: Sequence[float]) -> Interval:
         )
     if len(intervals) == 1 and shares[0] == 1.0:
         return intervals[0]
-    counts = [one.count for one in intervals]
-    known = [count for count in counts if count is not None]
-    reasons = [one.reason for one in intervals if one.reason is not None]
+    counts = [interval.count for interval in intervals if interval.count is not None]
+    reasons = [interval.reason for interval in intervals if interval.reason is not None]
+
+    def weighted(values: Iterable[float]) -> float:
+        return sum(share * value for share, value in zip(shares, values, strict=True))
+
     return Interval(
-        low=sum(share * one.low for share, one in zip(shares, intervals, strict=True)),
-        high=sum(share * one.high for share, one in zip(shares, intervals, strict=True)),
+        low=weighted(interval.low for interval in intervals),
+        high=weighted(interval.high for interval in intervals),
         method=f"mixed-{intervals[0].method}",
-        deterministic=all(one.deterministic for one in intervals),
-        confidence=max(0.0, 1.0 - sum(1.0 - one.confidence for one in intervals)),
-        count=sum(share * one for share, one in zip(shares, known, strict=True))
-        if len(known) == len(counts)
-        else None,
-        vacuous=all(one.vacuous for one in intervals),
+        deterministic=all(interval.deterministic for interval in intervals),
+        confidence=max(0.0, 1.0 - sum(1.0 - interval.confidence for interval in intervals)),
+        count=weighted(counts) if len(counts) == len(intervals) else None,
+        vacuous=all(interval.vacuous for interval in intervals),
         reason="; ".join(dict.fromkeys(reasons)) or None,
     )
 
 
 def slack_map(cells: Tensor, window: tuple[int, int], caps: Caps | None = None) -> Tensor:
-    """[h,w]: for each cell, people in the fullest window around it: where a patch would hurt.
+    """Compute for each cell [h,w] the number of people in the fullest window that contains it.
 
-    With ``caps`` it is the most that the sum of capped cells can lose or gain in one of them.
+    With ``caps`` it is the largest loss or gain of the sum of capped cells by a change of one such
+    window. Shows where a patch can change the count most.
 
     >>> import torch
     >>> from pycc.certify import slack_map
@@ -142,18 +139,18 @@ def slack_map(cells: Tensor, window: tuple[int, int], caps: Caps | None = None) 
     if caps is not None:
         _, lost, gained = additive_moves(cells, window, caps)
         sums = torch.maximum(lost, gained)
-    padded = nn.functional.pad(
+    padded = functional.pad(
         sums[None],
         (window[1] - 1, window[1] - 1, window[0] - 1, window[0] - 1),
         value=-math.inf,
     )
-    return nn.functional.max_pool2d(padded, window, stride=1)[0, 0]
+    return functional.max_pool2d(padded, window, stride=1)[0, 0]
 
 
 def weakest_window(cells: Tensor, window: tuple[int, int], objective: Objective) -> tuple[int, int]:
-    """First cell (row, column) of the emptiest window of a map [1,h,w], or of the fullest one.
+    """Return the first cell (row, column) of the emptiest or fullest window of a map [1,h,w].
 
-    The emptiest is where a patch that raises the count (``over``) has most to add.
+    The emptiest window, to which a patch can add most, belongs to the objective ``over``.
     """
     sums = window_sums(cells, window)[0]
     place = int(sums.argmin() if objective == "over" else sums.argmax())
@@ -162,10 +159,10 @@ def weakest_window(cells: Tensor, window: tuple[int, int], objective: Objective)
 
 
 def shape_of(tensor: Tensor) -> tuple[int, int]:
-    """The last two sizes of a tensor."""
+    """Return the last two sizes of a tensor."""
     return tensor.shape[-2], tensor.shape[-1]
 
 
 def rounding_room(count: float) -> float:
-    """People by which the ends of an interval are moved outward, for the last bits of counts."""
+    """Return by how many people an interval's ends are moved outward, against rounding."""
     return ABSOLUTE + RELATIVE * abs(count)

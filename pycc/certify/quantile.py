@@ -1,21 +1,20 @@
-"""Certificates from the counts of ablated draws: quantiles, means, and medians of fixed masks.
+"""Bounds on quantiles of the counts of ablated draws.
 
-A draw T keeps a random part of an image x and the counter f sees that part x_T alone, so that a
-count of x is a law F, that of f(x_T). With x' = x outside a patch and the same T for both, f(x_T)
-and f(x'_T) differ only where T keeps a pixel of the patch. Hence, with Delta the probability of
-that (:func:`exposure`),
+A draw T keeps a random part x_T of an image x, and the counter f counts x_T. The counts of x thus
+have a distribution function F, that of f(x_T). With x' = x outside a patch and the same T for both,
+f(x_T) and f(x'_T) differ only if T keeps a pixel of the patch. If this has probability Delta
+(:func:`pycc.certify.exposure`), then
 
-    |F'(t) - F(t)| <= Delta for every t, whatever the patch holds and wherever it lies.    (1)
+    |F'(t) - F(t)| <= Delta for every t, whatever the patch shows and wherever it lies.    (1)
 
-This is all that is used of f, which may be any function of what it sees. Three conditions are the
-caller's, and each of them alone makes the intervals wrong where it is broken: the draws follow the
-very law that Delta speaks of and that the counter predicts with; they are fresh, so nothing (k, q,
-the place of bands) was chosen by looking at them; and where several intervals are to hold at once,
-``images`` says how many.
+This holds for any function f of x_T. The caller must ensure three conditions, each of which is
+necessary: the draws follow the distribution that Delta refers to and that the defended counter
+uses; they are fresh, so that nothing (k, q, the place of bands) was chosen by means of them; and
+``images`` is the number of intervals that must hold simultaneously.
 
 After Levine and Feizi, "Robustness certificates for sparse adversarial attacks by randomized
-ablation" (AAAI 2020) and "(De)Randomized smoothing" (NeurIPS 2020), carried from votes to counts
-with the percentile smoothing of Chiang et al., "Detection as regression" (NeurIPS 2020).
+ablation" (AAAI 2020) and "(De)Randomized smoothing" (NeurIPS 2020), carried over from votes to
+counts with the percentile smoothing of Chiang et al., "Detection as regression" (NeurIPS 2020).
 """
 
 from __future__ import annotations
@@ -25,57 +24,48 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binom
 
-from pycc.certify._check import confidence_left, counts_of, inside, share, shared_by
-from pycc.certify.fixed import fixed_ablations_bounds
-from pycc.certify.laws import exposure, sampling_error
-from pycc.certify.mean import mean_bounds
+from pycc.certify._check import confidence_left, counts_of, inside, share
+from pycc.certify.laws import sampling_error
+from pycc.checks import check_whole
 from pycc.types import Interval
 
-__all__ = [
-    "estimate_interval",
-    "exposure",
-    "fixed_ablations_bounds",
-    "mean_bounds",
-    "quantile_bounds",
-    "sampling_error",
-]
-
 _MARGIN = 1.0 - 1e-9
-"""A binomial tail counts as small enough only where its own rounding could not change that."""
+"""Factor on the allowed binomial tail, so that its rounding cannot matter."""
 
 
 def quantile_bounds(
     counts: ArrayLike, exposure: float, *, q: float = 0.5, alpha: float = 0.001, images: int = 1
 ) -> Interval:
-    """Interval on the q-quantile of the ablated counts of every image that a patch makes (C1).
+    """Bound the q-quantile of the ablated counts of every attacked image (C1).
 
-    With h_p the p-quantile of the clean image's law F and h'_q that of the attacked image's,
+    With h_p the p-quantile of the clean image's distribution F and h'_q the q-quantile of the
+    attacked image's distribution F',
 
         h_(q - Delta) <= h'_q <= h_(q + Delta),
 
-    and the interval holds both ends with probability 1 - alpha over the draws. Proof: by (1) of the
-    module F(t) >= q + Delta gives F'(t) >= q, and F'(t) >= q gives F(t) >= q - Delta. Of n sorted
-    draws Z, those below h_p are at most Binomial(n, p) many, so that Z_(u) < h_p has a probability
-    of at most P(Binomial(n, p) >= u); those up to h_p are at least Binomial(n, p) many, so that
-    Z_(l) > h_p has at most P(Binomial(n, p) <= l - 1). u is the least and l the largest index
-    whose probability is at most alpha / 2. The same holds of the upper quantile inf{t: F(t) > p},
-    hence of every value between the two where F is flat, such as a mean of two middle ones.
+    and the interval contains both ends with probability 1 - alpha over the draws. Proof: by (1) of
+    the module, F(t) >= q + Delta implies F'(t) >= q, and F'(t) >= q implies F(t) >= q - Delta. Of n
+    sorted draws Z, at most Binomial(n, p) lie below h_p, so that Z_(u) < h_p has probability at
+    most P(Binomial(n, p) >= u); at least Binomial(n, p) do not exceed h_p, so that Z_(l) > h_p has
+    probability at most P(Binomial(n, p) <= l - 1). u is the least and l the largest index for which
+    this probability is at most alpha / 2. The same holds for the upper quantile inf{t: F(t) > p},
+    hence for every value between the two if F is flat, such as the mean of two middle counts.
 
     Args:
-        counts: [n] people, not negative: of independent draws of one image, in any order.
-        exposure: Delta, 0 to 1, not rounded down: see :func:`exposure`.
-        q: which quantile the defended counter predicts, inside (0, 1).
-        alpha: the probability with which the interval may be wrong, inside (0, 1).
-        images: how many intervals are to hold all at once; each then gets alpha / images.
+        counts: [n] people, not negative: the counts of independent draws of one image, in any
+            order.
+        exposure: Delta, 0 to 1, not rounded down: see :func:`pycc.certify.exposure`.
+        q: the quantile that the defended counter predicts, within (0, 1).
+        alpha: probability of an error, within (0, 1).
+        images: number of intervals that must hold simultaneously; each has error alpha / images.
 
     Returns:
-        Method ``quantile``, not deterministic, of confidence 1 - alpha (that of all ``images``
-        together). ``count`` is the draws' own q-quantile: an estimate, of which the interval says
-        nothing when others estimate it (:func:`estimate_interval` does). A side abstains (low = 0,
-        high = infinity, ``reason`` says why) where q - Delta <= 0 or q + Delta >= 1, or where no
-        order statistic qualifies; vacuous where both say nothing.
+        An interval of method ``quantile``, not deterministic, of confidence 1 - alpha (for all
+        ``images`` together). ``count`` is the q-quantile of the draws, an estimate; the interval
+        does not cover estimates from other draws (:func:`estimate_interval` does). A side abstains
+        (low = 0, high = infinity, with a ``reason``) if q - Delta <= 0 or q + Delta >= 1, or if no
+        order statistic qualifies; the interval is vacuous if both sides abstain.
 
     Raises:
         ValueError: a bad argument.
@@ -86,10 +76,11 @@ def quantile_bounds(
         >>> interval.low, interval.count, interval.high, interval.confidence
         (348.0, 499.0, 651.0, 0.999)
     """
-    drawn = counts_of("quantile_bounds", counts)
-    inside("quantile_bounds", "q", q)
-    level = inside("quantile_bounds", "alpha", alpha) / shared_by("quantile_bounds", images)
-    moved = share("quantile_bounds", exposure)
+    op = "quantile_bounds"
+    drawn = counts_of(op, counts)
+    inside(op, "q", q)
+    level = inside(op, "alpha", alpha) / check_whole(op, "images", images, 1)
+    moved = share(op, exposure)
     return _between(drawn, q, moved, level, "quantile", 1.0 - alpha)
 
 
@@ -103,18 +94,18 @@ def estimate_interval(
     beta: float = 0.001,
     images: int = 1,
 ) -> Interval:
-    """Interval on the q-quantile of ``draws`` fresh draws of an attacked image.
+    """Bound the q-quantile of ``draws`` fresh draws of an attacked image.
 
-    A defended counter does not know h'_q: it draws m times and takes the q-quantile of these. With
-    F'_m their empirical law, |F'_m - F'| <= eta = sqrt(ln(2 / beta) / 2m) everywhere with
-    probability 1 - beta (Dvoretzky, Kiefer and Wolfowitz, with Massart's constant). By (1) then
-    |F'_m - F| <= Delta + eta, and the proof of :func:`quantile_bounds` goes through with that in
-    place of Delta. The prediction's draws must be independent of the patch: an attacker who knows
-    their seed leaves (1) behind, and :func:`fixed_ablations_bounds` is the certificate for that.
+    A defended counter does not know h'_q; it predicts the q-quantile of m draws. With F'_m their
+    empirical distribution function, |F'_m - F'| <= eta = sqrt(ln(2 / beta) / 2m) everywhere with
+    probability 1 - beta (Dvoretzky, Kiefer and Wolfowitz, with Massart's constant). With (1),
+    |F'_m - F| <= Delta + eta, and the proof of :func:`quantile_bounds` holds with Delta + eta in
+    place of Delta. The draws of the prediction must be independent of the patch: if the attacker
+    knows their seed, (1) does not hold, and :func:`pycc.certify.fixed_ablations_bounds` applies.
 
-    ``draws`` is m, from 1 on; the other arguments, the result and its abstentions are those of
-    :func:`quantile_bounds`, with method ``quantile-estimate`` and confidence 1 - alpha - beta.
-    The prediction may be any value between the lower and upper empirical quantile.
+    ``draws`` is m, at least 1. The other arguments, the result and its abstentions are those of
+    :func:`quantile_bounds`, with method ``quantile-estimate`` and confidence 1 - alpha - beta. The
+    prediction may be any value between the lower and the upper empirical quantile.
 
     >>> from pycc.certify import estimate_interval
     >>> interval = estimate_interval(range(1000), exposure=0.1, draws=1000)
@@ -124,7 +115,7 @@ def estimate_interval(
     op = "estimate_interval"
     drawn = counts_of(op, counts)
     inside(op, "q", q)
-    shared = shared_by(op, images)
+    shared = check_whole(op, "images", images, 1)
     level = inside(op, "alpha", alpha) / shared
     confidence = confidence_left(op, alpha, beta)
     moved = share(op, exposure) + sampling_error(draws, beta / shared)
@@ -134,7 +125,7 @@ def estimate_interval(
 def _between(
     drawn: NDArray[np.float64], q: float, moved: float, level: float, method: str, confidence: float
 ) -> Interval:
-    """The order statistics that bound the quantiles ``moved`` away from q, but for ``level``."""
+    """Bound the quantiles at q -+ ``moved`` by order statistics, with error ``level``."""
     ordered, n = np.sort(drawn), len(drawn)
     count = float(ordered[max(1, math.ceil(q * n - 1e-9)) - 1])
     below, above = math.nextafter(q - moved, -math.inf), math.nextafter(q + moved, math.inf)
@@ -153,7 +144,7 @@ def _between(
 
 def _abstention(side: str, far: float, q: float, moved: float, n: int, level: float) -> str:
     if moved >= far:
-        return f"unbounded {side}: a patch may move {moved:.3g} of the draws, {far:.3g} are there"
+        return f"unbounded {side}: a patch may move {moved:.3g} of the draws, {far:.3g} exist"
     return (
         f"unbounded {side}: {n} draws are too few for q = {q:g}, {moved:.3g} moved and "
         f"alpha = {level:.3g}"
@@ -162,7 +153,9 @@ def _abstention(side: str, far: float, q: float, moved: float, n: int, level: fl
 
 @lru_cache(maxsize=256)
 def _ranks(n: int, below: float, above: float, tail: float) -> tuple[int | None, int | None]:
-    """Ranks (l, u), from 1 on, of the lower and upper order statistic; None where none will do."""
+    """Return the ranks (l, u), counted from 1, of both order statistics; None if none qualifies."""
+    from scipy.stats import binom  # takes a second to import
+
     lower = upper = None
     if 0.0 < below < 1.0:
         fits = np.flatnonzero(binom.cdf(np.arange(n), n, below) <= tail * _MARGIN)

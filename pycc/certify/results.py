@@ -1,4 +1,4 @@
-"""The results of a certified data set: rows per method and patch size, and attacks on them."""
+"""Results of a certified data set: a row per method and patch size, and one per attack on it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class CertifyRow:
     unbounded: int
     """Images whose interval has no upper end."""
     vacuous: float
-    """Share of the images whose interval holds whatever any patch could do."""
+    """Share of the images whose interval contains every count that a patch could cause."""
     reasons: dict[str, int]
     """Images by the reason why their interval is unbounded or vacuous, most common first."""
 
@@ -64,7 +64,7 @@ class AttackedRow:
 
 @dataclass(frozen=True)
 class CertifySummary:
-    """What a run found: a function of its records, so that a resumed run has the same.
+    """The summary of a run: a function of its records, so that a resumed run has the same.
 
     >>> from pycc.certify import CertifySummary
     >>> summary = CertifySummary(images=10, undefended_mae=2.5, rows=())
@@ -81,7 +81,7 @@ class CertifySummary:
     attacks: tuple[AttackedRow, ...] = ()
 
     def json(self) -> dict[str, object]:
-        """As ``summary.json`` stores it."""
+        """Return the content of ``summary.json``."""
         return {
             "images": self.images,
             "undefended_mae": self.undefended_mae,
@@ -110,7 +110,7 @@ class CertifyRun:
     records: tuple[Record, ...]
     """One per image, method and patch size, and one of each image's undefended count."""
     folder: Path | None = None
-    """The run folder, if there is one."""
+    """The run folder; None if the results are in memory only."""
 
     @property
     def rows(self) -> tuple[CertifyRow, ...]:
@@ -119,7 +119,7 @@ class CertifyRun:
 
     @property
     def calibration(self) -> Calibration:
-        """What the run was calibrated to."""
+        """The calibration that the run used."""
         return self.summary.calibration
 
     @property
@@ -130,22 +130,24 @@ class CertifyRun:
     @property
     def seconds(self) -> dict[tuple[str, int], float]:
         """Mean seconds per image by method and patch size."""
-        return seconds(self.records)
+        return mean_seconds(self.records)
 
 
 def summarise(
     records: Sequence[Record],
-    calibration: Calibration = Calibration(),  # noqa: B008  (frozen)
+    calibration: Calibration | None = None,
     attacks: Sequence[AttackedRow] = (),
 ) -> CertifySummary:
-    """The summary of a run's records; times are not part of it."""
+    """Summarise a run's records; times are not part of the summary."""
     clean = [record for record in records if record["method"] == CLEAN]
     groups: dict[tuple[int, str], list[Record]] = {}
     for record in records:
         if record["method"] != CLEAN:
             groups.setdefault((record["patch_size"], record["method"]), []).append(record)
     rows = tuple(_row(groups[key]) for key in sorted(groups))
-    return CertifySummary(len(clean), _error(clean, "count"), rows, calibration, tuple(attacks))
+    return CertifySummary(
+        len(clean), _error(clean, "count"), rows, calibration or Calibration(), tuple(attacks)
+    )
 
 
 def _row(group: Sequence[Record]) -> CertifyRow:
@@ -165,14 +167,17 @@ def _row(group: Sequence[Record]) -> CertifyRow:
 
 
 def _error(records: Sequence[Record], *ends: str) -> float | None:
-    """The mean distance, in people, from the truth to the farthest of the named fields."""
+    """Return the mean distance, in people, from the truth to the farthest of the named fields.
+
+    None if an image is not annotated.
+    """
     if any(record["truth"] is None for record in records):
         return None
     return _mean(max(abs(record[end] - record["truth"]) for end in ends) for record in records)
 
 
-def seconds(records: Sequence[Record]) -> dict[tuple[str, int], float]:
-    """Mean seconds per image by method and patch size."""
+def mean_seconds(records: Sequence[Record]) -> dict[tuple[str, int], float]:
+    """Return the mean seconds per image, by method and patch size."""
     times: dict[tuple[str, int], list[float]] = {}
     for record in records:
         if record["method"] != CLEAN:

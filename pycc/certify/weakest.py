@@ -1,4 +1,4 @@
-"""The places at which a patch moves a certified count most, by the certificate itself."""
+"""The places at which, by its certificate, a patch changes a count most."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from pycc.types import Counter, Sample
 
 
 class WeakestPlaces:
-    """Places of a patch that reach the windows at which an interval's ends are reached.
+    """The places at which a patch affects the windows that determine an interval's ends.
 
-    An attack that knows the defense begins there (``Certificate.weakest_windows``). Density maps
-    are kept by the sample's name.
+    An adaptive attack begins there (``Certificate.weakest_windows``). Density maps are kept by the
+    sample's name.
     """
 
     def __init__(self, counter: Counter, calibration: Calibration) -> None:
@@ -30,7 +30,7 @@ class WeakestPlaces:
         self._maps: dict[str, list[Tensor]] = {}
 
     def candidates(self, method: Certificate, objective: Objective) -> Candidates | None:
-        """First rows and columns by sample and patch size; None if the method names none."""
+        """Return a function from sample and patch size to places; None if there are no windows."""
         return partial(self._places, method, objective) if method.from_map else None
 
     def _places(
@@ -45,8 +45,8 @@ class WeakestPlaces:
             window = window_of(counter, patch_size, (height, width), shape_of(density))
             field, stride = counter.receptive_field, counter.stride
             assert field is not None
-            # The last pixel of those that reach this window's first cell and none before it: a
-            # patch from there on reaches as many cells as the window has.
+            # The last pixel that affects this window's first cell and no cell before it: a patch
+            # that begins there affects as many cells as the window has.
             first = field_margin(stride, field) + stride - 1
             for row, column in method.weakest_windows(
                 density, window, objective, self._calibration, patch_size, number

@@ -12,14 +12,13 @@ from pycc import certify, data, defense, models, report
 from pycc.certify import Certificate, CertifyRun, certificates
 from pycc.certify.calibration import Calibration
 from pycc.certify.engine import CALIBRATION, PATCH_SIZES, check
+from pycc.certify.report import certificates_table, draw
 from pycc.commands.base import DONE, EXIT_CODES, FAILED, Context, RunCommand
-from pycc.commands.certify_pictures import draw
 from pycc.commands.flags import CounterFlags, DataFlags, MachineFlags
 from pycc.commands.progress import say
 from pycc.data.dataset import builtin as builtin_data
 from pycc.data.dataset import data_fingerprint
-from pycc.report.certificates import certificates_table
-from pycc.settings import flag, group, values_of
+from pycc.settings import flag, group
 from pycc.types import Counter, Progress, Sample
 
 QUICK = {"max_images": 6, "calibration_max_images": 12}
@@ -28,16 +27,18 @@ QUICK = {"max_images": 6, "calibration_max_images": 12}
 
 @dataclass(frozen=True)
 class CalibrationFlags:
-    """The images that allowances, caps and colours are fixed on."""
+    """The images that allowances, caps and colours are computed from."""
 
     calibration_data: str | None = flag(
         None, "another data set to calibrate on (default: --data)",
         metavar="FOLDER", names=builtin_data.names,
     )  # fmt: skip
-    calibration_split: str = flag("train", "part that allowances, caps and colours are fixed on")
+    calibration_split: str = flag(
+        "train", "part that allowances, caps and colours are computed from"
+    )
     calibration_max_images: int | None = flag(None, "use its first images only")
     force_calibration: bool = flag(
-        False, "allow calibration on the certified part itself; the table says so", advanced=True
+        False, "allow calibration on the certified part; the table reports it", advanced=True
     )
 
 
@@ -59,7 +60,7 @@ ALL_METHOD_FLAGS = make_dataclass(
 
 @dataclass(frozen=True)
 class CertifySettings:
-    """What a certify run depends on."""
+    """The settings of ``pycc certify``."""
 
     method: tuple[str, ...] = flag(("masked",), "certificates", choices=certificates.names())
     patch_size: tuple[int, ...] = flag(
@@ -71,7 +72,9 @@ class CertifySettings:
     steps: int = flag(40, "steps of the attack", advanced=True)
     step_size: float = flag(0.25, "step size of the attack, of [0,1]", advanced=True)
     pictures: bool | None = flag(
-        None, "draw the curve and where a patch would hurt most (default: if matplotlib is there)"
+        None,
+        "draw the curve and where a patch can change counts most (default: if matplotlib is "
+        "installed)",
     )
     images: DataFlags = group(DataFlags, "images")
     calibration: CalibrationFlags = group(CalibrationFlags, "calibration")
@@ -80,7 +83,7 @@ class CertifySettings:
         None, "count isolated tiles of this side: for counters without a bounded receptive field"
     )
     ensemble: tuple[str, ...] = flag(
-        (), "weights of further counters: their mean is certified, each masked by itself",
+        (), "weights of further counters: their mean is certified, each masked separately",
         metavar="WEIGHTS", names=models.builtin, advanced=True,
     )  # fmt: skip
     ensemble_weights: tuple[float, ...] | None = flag(
@@ -106,7 +109,7 @@ class CertifySettings:
 
     @property
     def calibration_images(self) -> DataFlags:
-        """The calibration images; without heads only if nothing needs them."""
+        """The flags of the calibration images, which may lack heads if no method needs them."""
         flags = self.calibration
         where = flags.calibration_data or self.images.data
         needs_heads = any(method.needs_heads for method in self.certificates)
@@ -118,13 +121,13 @@ class CertifySettings:
 
     @property
     def calibrates_on_certified(self) -> bool:
-        """Whether calibration images would be the certified ones."""
+        """Whether the calibration images are the certified ones."""
         images = self.calibration_images
         return (images.data, images.split) == (self.images.data, self.images.split)
 
     @property
     def needs_calibration_images(self) -> bool:
-        """Whether a number is fixed on images, rather than all given."""
+        """Whether a method needs calibration images."""
         return any(method.needs_images for method in self.certificates)
 
 
@@ -152,7 +155,7 @@ class Certify(RunCommand[CertifySettings]):
         return {"methods": ALL_METHOD_FLAGS}
 
     def presets(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Few images for the built-in scenes."""
+        """Use few images of the built-in scenes."""
         default = DataFlags().data
         return QUICK if given.get("data", default) == default else {}
 
@@ -187,7 +190,7 @@ class Certify(RunCommand[CertifySettings]):
                 calibration=_calibration(settings, context, counter, samples, progress),
                 seed=settings.machine.seed, out=context.run_folder, resume=context.resume,
                 progress=progress, ranks=context.ranks, command=context.command,
-                settings={"flags": values_of(settings)}, machine=tuple(self.machine),
+                settings=settings, machine=tuple(self.machine),
             )  # fmt: skip
         if context.ranks.first:
             _report(result, settings, counter, samples, context.run_folder)
@@ -206,18 +209,14 @@ def _opened(flags: DataFlags) -> data.Dataset:
 
 
 def _counter(settings: CertifySettings, context: Context) -> Counter:
-    """The counter, or the ensemble of counters, with cells that are not negative."""
-    flags = settings.counter
-    try:
-        first = models.load(flags.weights, name=flags.model, **flags.option)
-    except TypeError as error:
-        raise ValueError(f"--option: {error}") from None
+    """Load the counter, or the ensemble of counters, with cells that are not negative."""
+    first = settings.counter.load(context.device)
     counters: list[Counter] = []
     for counter in (first, *map(models.load, settings.ensemble)):
         part: Counter = counter.to(context.device)
         if settings.tile is not None:
             part = defense.tiled(part, settings.tile)
-        # Networks whose last layer is linear predict less than nobody; no certificate takes that.
+        # Networks whose last layer is linear predict negative cells, which certificates refuse.
         counters.append(defense.clipped(part))
     if len(counters) == 1 and settings.ensemble_weights is None:
         return counters[0]
@@ -231,7 +230,7 @@ def _calibration(
     samples: Sequence[Sample],
     progress: Progress | None,
 ) -> Calibration:
-    """From images; a resumed run keeps its own, if the images are the same."""
+    """Calibrate on images, or read the calibration of a resumed run."""
     flags = settings.calibration_images
     source = f"{Path(flags.data).name}, {flags.split}"
     images: Sequence[Sample] = ()
@@ -258,7 +257,8 @@ def _report(
     samples: Sequence[Sample],
     folder: Path,
 ) -> None:
-    print(certificates_table(result.summary.json(), result.seconds))
+    print(certificates_table(result.summary, result.seconds))
     print(f"run folder: {folder}", flush=True)
     if settings.pictures:
-        draw(result, counter, samples, settings.certificates[0], settings.patch_size, folder)
+        method, sizes = settings.certificates[0], settings.patch_size
+        draw(result, counter, samples, method, sizes, folder / "pictures")

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from pycc import ops
-from pycc.checks import check_image
+from pycc.checks import check_image, check_whole
+from pycc.counters import check_eval
 from pycc.defense.retained import (
     BUDGET,
     Bands,
@@ -26,9 +27,7 @@ from pycc.defense.retained import (
     Elements,
     Kind,
     Pixels,
-    check_eval,
     check_fill,
-    check_whole,
     corners,
 )
 from pycc.defense.structured import structured

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from pycc import ops
+from pycc.checks import check_whole
 from pycc.defense.ablated_maps import (
     BUDGET,
     Bands,
@@ -21,9 +22,17 @@ from pycc.defense.ablated_maps import (
     ablated_counts,
     ablation_batches,
 )
-from pycc.defense.base import Defended, DefendedModule, Defense, check_finite, defended
-from pycc.defense.retained import check_fill, check_whole
-from pycc.local import Box, LastDensityCache, Local, TracedGraph, aligned, influence
+from pycc.defense.base import (
+    Around,
+    Change,
+    Defended,
+    DefendedModule,
+    Defense,
+    check_finite,
+    defended,
+)
+from pycc.defense.retained import check_fill
+from pycc.local import Box, Local
 from pycc.types import Counter
 
 COMBINES = ("mean", "median")
@@ -54,8 +63,7 @@ class Ablated(Defense):
         if self.draws is not None:
             check_whole(self.op, "draws", self.draws, 1)
         check_whole(self.op, "budget", self.budget, 1)
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise TypeError(f"{self.op}: seed must be a whole number, got {self.seed!r}")
+        check_whole(self.op, "seed", self.seed, -(2**63), 2**64 - 1)
 
     def density(self, counter: Counter, images: Tensor) -> Tensor:
         """Compute the defended maps, one image at a time, so that a batch changes nothing."""
@@ -63,14 +71,7 @@ class Ablated(Defense):
         combined = self._median if self.combine == "median" else self._mean
         return torch.cat([combined(counter, image) for image in images])
 
-    def around(
-        self,
-        counter: Counter,
-        windows: Tensor,
-        box: Box,
-        traced: TracedGraph,
-        clean: LastDensityCache,
-    ) -> tuple[Callable[[Tensor], Tensor], Box] | None:
+    def around(self, counter: Counter, change: Change) -> Around | None:
         """Evaluate draws that keep pixels of the box in a window around it; all others are fixed.
 
         Available for the mean of draws of pixels (entries), for a counter with a bounded receptive
@@ -79,15 +80,11 @@ class Ablated(Defense):
         supported = isinstance(self.kind, Pixels | Elements) and self.combine == "mean"
         if not supported or counter.receptive_field is None:
             return None
+        windows, stride = change.windows, counter.stride
         check_finite(self.op, windows)
-        shape, stride = (windows.shape[2], windows.shape[3]), counter.stride
-        seen = influence(
-            aligned(box, shape, stride), shape, stride=stride,
-            receptive_field=counter.receptive_field,
-        )  # fmt: skip
-        inner = box.moved(-seen.top, -seen.left)
+        seen, inner = change.influenced(counter)
         part, colour = windows[..., *seen.slices], windows.new_tensor(self.fill)[:, None, None]
-        kept = self._kept(shape, seen, windows)
+        kept = self._kept(change.shape, seen, windows)
         touched = kept[..., *inner.slices].flatten(1).any(1)
         touched[0] |= not touched.any()  # at least one draw; its gradient is then 0
         size = max(1, self.budget // (len(part) * part.shape[2] * part.shape[3]))
@@ -97,7 +94,7 @@ class Ablated(Defense):
         def ablate(draws: Tensor) -> Tensor:
             return torch.where(draws[:, None], part, colour).flatten(0, 1)
 
-        local = Local(counter, ablate(kept[touched]), inner, traced=traced)
+        local = Local(counter, ablate(kept[touched]), inner, traced=change.traced)
         if not local.follows_layers:
             return None  # cells at the window's border would differ from those of the image
         cells, kept_pixels = local.cells, kept[touched][..., *inner.slices]

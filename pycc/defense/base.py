@@ -4,15 +4,46 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from pycc.checks import check_images
-from pycc.defense.retained import check_eval
-from pycc.local import Box, LastDensityCache, TracedGraph
+from pycc.counters import check_eval
+from pycc.local import Box, LastDensityCache, TracedGraph, aligned, influence
 from pycc.types import Counter
+
+Around = tuple[Callable[[Tensor], Tensor], Box]
+"""The defended map as a function of the pixels in a box, and the cells that it computes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """A change of the pixels inside a box, as a defense evaluates it without the other pixels."""
+
+    windows: Tensor
+    """[N,3,h,w], images or windows of images, unchanged."""
+    box: Box
+    """The pixels that change, inside the windows."""
+    traced: TracedGraph
+    """The graph of the counter without the defense."""
+    clean: LastDensityCache
+    """The counter without the defense, with the map of the last windows."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the windows, in pixels."""
+        return self.windows.shape[2], self.windows.shape[3]
+
+    def influenced(self, counter: Counter) -> tuple[Box, Box]:
+        """Return the window that determines the change of the map, and the change's box in it."""
+        seen = influence(
+            aligned(self.box, self.shape, counter.stride), self.shape, stride=counter.stride,
+            receptive_field=counter.receptive_field,
+        )  # fmt: skip
+        return seen, self.box.moved(-seen.top, -seen.left)
 
 
 class Defense(ABC):
@@ -55,15 +86,8 @@ class Defense(ABC):
     def density(self, counter: Counter, images: Tensor) -> Tensor:
         """Compute the defended map [N,1,h,w] of images [N,3,H,W], people per cell."""
 
-    def around(
-        self,
-        counter: Counter,
-        windows: Tensor,
-        box: Box,
-        traced: TracedGraph,
-        clean: LastDensityCache,
-    ) -> tuple[Callable[[Tensor], Tensor], Box] | None:
-        """Return the defended map as a function of the pixels in ``box``, and the cells it covers.
+    def around(self, counter: Counter, change: Change) -> Around | None:
+        """Return the defended map as a function of the changed pixels, and the cells it covers.
 
         ``pycc.local.Local`` calls this. None, the default, means that nothing is faster than to
         evaluate the defended counter on the full window.
@@ -97,12 +121,12 @@ class _DefendedCounter:
         """Smallest height and width, in pixels, that give a map of at least one cell."""
         return minimum_side(self.counter)
 
-    def around(self, windows: Tensor, box: Box) -> tuple[Callable[[Tensor], Tensor], Box] | None:
+    def around(self, windows: Tensor, box: Box) -> Around | None:
         """Return the map as a function of the pixels inside a box; see ``pycc.local.Local``."""
         check_eval(self.defense.op, self.counter)
         if self._known is None:
             self._known = TracedGraph(self.counter), LastDensityCache(self.counter)
-        return self.defense.around(self.counter, windows, box, *self._known)
+        return self.defense.around(self.counter, Change(windows, box, *self._known))
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute the density map [N,1,h,w], people per cell, of images [N,3,H,W] (RGB in [0,1]).

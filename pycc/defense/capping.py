@@ -9,6 +9,7 @@ from hashlib import sha256
 import torch
 from torch import Tensor
 
+from pycc.checks import check_whole
 from pycc.defense.masking import Bounds
 from pycc.defense.windows import window_sums
 
@@ -51,10 +52,7 @@ class Caps:
                 "caps: that of a block must be a number of people above 0, or None, "
                 f"got {self.block}"
             )
-        if isinstance(self.side, bool) or not isinstance(self.side, int):
-            raise TypeError(f"caps: a block's side must be a whole number, got {self.side!r}")
-        if self.side < 1:
-            raise ValueError(f"caps: a block's side must be at least 1 cell, got {self.side}")
+        check_whole("caps", "side of a block", self.side, 1)
 
     def __repr__(self) -> str:
         """Describe the caps; different caps have different texts, through a hash of the cells."""

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from pycc.defense.base import Defended, DefendedModule, Defense, defended
+from pycc.checks import check_whole
+from pycc.defense.base import Around, Change, Defended, DefendedModule, Defense, defended
 from pycc.defense.capping import BLOCK, Caps, capped_maps
 from pycc.defense.masking import masked_maps
-from pycc.defense.retained import check_whole
-from pycc.defense.windows import window_of
-from pycc.local import Box, LastDensityCache, Local, TracedGraph, aligned, influence
+from pycc.defense.windows import check_maps, check_patch, window_of
+from pycc.local import Box, Local
 from pycc.types import Counter
 
 
@@ -31,23 +30,13 @@ class OnMap(Defense):
         """Compute the defended map of the counter's map."""
         return self.after(counter, counter(images), (images.shape[2], images.shape[3]))
 
-    def around(
-        self,
-        counter: Counter,
-        windows: Tensor,
-        box: Box,
-        traced: TracedGraph,
-        clean: LastDensityCache,
-    ) -> tuple[Callable[[Tensor], Tensor], Box] | None:
+    def around(self, counter: Counter, change: Change) -> Around | None:
         """Evaluate the counter only around the change, and defend the updated map."""
-        shape, stride = (windows.shape[2], windows.shape[3]), counter.stride
-        seen = influence(
-            aligned(box, shape, stride), shape, stride=stride,
-            receptive_field=counter.receptive_field,
-        )  # fmt: skip
-        inner = box.moved(-seen.top, -seen.left)
-        local = Local(counter, windows[..., *seen.slices].contiguous(), inner, traced=traced)
-        clean_maps = clean(windows)
+        windows, shape, stride = change.windows, change.shape, counter.stride
+        seen, inner = change.influenced(counter)
+        part = windows[..., *seen.slices].contiguous()
+        local = Local(counter, part, inner, traced=change.traced)
+        clean_maps = change.clean(windows)
         place = local.cells.moved(seen.top // stride, seen.left // stride)
 
         def compute(pixels: Tensor) -> Tensor:
@@ -80,21 +69,14 @@ class Clipped(OnMap):
         """Compute the capped map."""
         return capped_maps(density[:, 0], self.caps)[:, None]
 
-    def around(
-        self,
-        counter: Counter,
-        windows: Tensor,
-        box: Box,
-        traced: TracedGraph,
-        clean: LastDensityCache,
-    ) -> tuple[Callable[[Tensor], Tensor], Box] | None:
+    def around(self, counter: Counter, change: Change) -> Around | None:
         """Return None if the window can be counted alone, or if every cell sees the full image.
 
         In both cases nothing is faster than the general method of ``pycc.local.Local``.
         """
         if self.caps.anywhere or counter.receptive_field is None:
             return None
-        return super().around(counter, windows, box, traced, clean)
+        return super().around(counter, change)
 
 
 def clipped(
@@ -158,18 +140,8 @@ class Masked(OnMap):
 
     def after(self, counter: Counter, density: Tensor, shape: tuple[int, int]) -> Tensor:
         """Compute the map, with its fullest window reduced to the allowance."""
-        if self.patch_size > min(shape):
-            raise ValueError(
-                f"masked: patch_size must fit into the image of {shape[0]}x{shape[1]}, "
-                f"got {self.patch_size} pixels"
-            )
-        maps = density[:, 0]
-        least = float(maps.detach().min())
-        if not least >= 0:  # true for NaN too
-            raise ValueError(
-                f"masked: cells must not be negative, got {least:.3g}; count with "
-                "pycc.defense.clipped(counter)"
-            )
+        check_patch(self.op, self.patch_size, shape)
+        maps = check_maps(self.op, density)
         window = window_of(counter, self.patch_size, shape, (maps.shape[1], maps.shape[2]))
         reduced = masked_maps(maps, window, self.allowance)[:, None]
         if self.straight_through:

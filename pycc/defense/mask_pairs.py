@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pycc.checks import check_image
-from pycc.defense.retained import BUDGET, check_eval, check_fill, check_whole
+from pycc.checks import check_image, check_whole
+from pycc.counters import check_eval
+from pycc.defense.retained import BUDGET, check_fill
+from pycc.defense.windows import check_patch
 from pycc.grid import field_margin
 from pycc.local import Box, influence
 from pycc.types import Counter, Progress
@@ -57,12 +59,7 @@ def mask_boxes(
         >>> [box.slices[1] for box in mask_boxes((8, 16), patch_size=8, masks=(1, 3))]
         [slice(0, 10, None), slice(3, 13, None), slice(6, 16, None)]
     """
-    check_whole(_OP, "patch_size", patch_size, 1)
-    if patch_size > min(shape):
-        raise ValueError(
-            f"{_OP}: patch_size must fit into the image of {shape[0]}x{shape[1]}, "
-            f"got {patch_size} pixels"
-        )
+    check_patch(_OP, patch_size, shape)
     rows, columns = (
         _spans(size, patch_size, number)
         for size, number in zip(shape, check_masks(masks), strict=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 from torch import Tensor, nn
 
 from pycc.checks import check_images
+from pycc.defense.base import Around, minimum_side
 from pycc.local import Box, LastDensityCache, Local
 from pycc.types import Counter
 
@@ -58,7 +59,7 @@ class Mixture(nn.Module):
     @property
     def minimum_side(self) -> int:
         """The largest of the counters' minimum sides, in pixels."""
-        return max(int(getattr(c, "minimum_side", c.stride)) for c in self.counters)
+        return max(minimum_side(counter) for counter in self.counters)
 
     def get_extra_state(self) -> str:
         """Return the shares as text, so that the identity of mixtures of other shares differs."""
@@ -87,7 +88,7 @@ class Mixture(nn.Module):
             total = total + share * density
         return total
 
-    def around(self, windows: Tensor, box: Box) -> tuple[Callable[[Tensor], Tensor], Box]:
+    def around(self, windows: Tensor, box: Box) -> Around:
         """Return the map as a function of the pixels inside a box; see ``pycc.local.Local``."""
         clean = [density_of(windows) for density_of in self._clean]
         locals_ = [Local(counter, windows, box) for counter in self.counters]

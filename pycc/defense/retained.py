@@ -1,31 +1,20 @@
-"""The kinds of image parts that a draw retains, and checks of arguments."""
+"""The kinds of image parts that a draw retains, and the draws that a patch can touch."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pycc import ops
+from pycc.checks import check_whole
 from pycc.random import Stream
-from pycc.types import Counter
 
 BUDGET = 1 << 21
 """Default number of pixels counted at once: about 1 GB of activations for a VGG-16 front end."""
-
-
-def check_whole(op: str, name: str, value: object, low: int, high: float = math.inf) -> int:
-    """Return ``value`` if it is a whole number within [low, high]; else ValueError or TypeError."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{op}: {name} must be a whole number, got {value!r}")
-    if not low <= value <= high:
-        limits = f"at least {low}" if high == math.inf else f"within [{low}, {high}]"
-        raise ValueError(f"{op}: {name} must be {limits}, got {value}")
-    return value
 
 
 def check_fill(op: str, fill: float | Sequence[float]) -> tuple[float, float, float]:
@@ -34,12 +23,6 @@ def check_fill(op: str, fill: float | Sequence[float]) -> tuple[float, float, fl
     if len(values) != 3 or not all(0.0 <= float(value) <= 1.0 for value in values):
         raise ValueError(f"{op}: fill must be a number or three (RGB) in [0,1], got {fill!r}")
     return float(values[0]), float(values[1]), float(values[2])
-
-
-def check_eval(op: str, counter: Counter) -> None:
-    """Raise ValueError if a part of the counter is in train mode: counts then depend on batches."""
-    if isinstance(counter, nn.Module) and any(part.training for part in counter.modules()):
-        raise ValueError(f"{op}: counter must be in eval mode, got one in train mode")
 
 
 @dataclass(frozen=True)
@@ -66,12 +49,15 @@ class Pixels:
     def __post_init__(self) -> None:
         check_whole(self.op, "k", self.k, 1)
 
-    def check(self, shape: tuple[int, int]) -> None:
-        """Raise ValueError if an image of ``shape`` (H, W) has fewer than k pixels (entries)."""
+    def check(self, shape: tuple[int, int], name: str | None = None) -> None:
+        """Raise ValueError if an image of ``shape`` (H, W) has fewer than k pixels (entries).
+
+        The error begins with ``name``, such as that of the image, or else with ``op``.
+        """
         most = self.channels * shape[0] * shape[1]
         if self.k > most:
             raise ValueError(
-                f"{self.op}: k must be at most the {most} {self.unit}s of an image of "
+                f"{name or self.op}: k must be at most the {most} {self.unit}s of an image of "
                 f"{shape[0]}x{shape[1]}, got {self.k}"
             )
 

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from pycc.checks import check_whole
 from pycc.defense.base import Defended, DefendedModule, Defense, defended, minimum_side
-from pycc.defense.retained import check_whole
 from pycc.types import Counter
 
 

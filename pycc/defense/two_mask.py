@@ -9,9 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from pycc.checks import check_whole
 from pycc.defense.base import Defended, DefendedModule, Defense, check_finite, defended
 from pycc.defense.mask_pairs import check_masks, hidden, mask_boxes, two_mask_table
-from pycc.defense.retained import BUDGET, check_fill, check_whole
+from pycc.defense.retained import BUDGET, check_fill
 from pycc.types import Counter
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pycc.checks import check_whole
 from pycc.grid import reached_window
 from pycc.types import Counter
 
@@ -38,7 +39,7 @@ def window_of(
         >>> window_of(counter, 81, (768, 1024), (96, 128))
         (11, 11)
     """
-    check_patch(patch_size, shape)
+    check_patch("certify", patch_size, shape)
     if counter.receptive_field is None:
         raise ValueError(
             "certify: the counter must have a bounded receptive field, got none: no window "
@@ -48,15 +49,14 @@ def window_of(
     return min(side, cells[0]), min(side, cells[1])
 
 
-def check_patch(patch_size: int, shape: tuple[int, int]) -> None:
-    """Raise ValueError unless a square patch of this side fits into an image (H, W)."""
-    if isinstance(patch_size, bool) or not isinstance(patch_size, int) or patch_size < 1:
+def check_patch(op: str, patch_size: int, shape: tuple[int, int]) -> None:
+    """Raise ValueError unless a square patch of this side fits into an image (H, W).
+
+    TypeError for a side that is not a whole number; both errors name ``op``.
+    """
+    if check_whole(op, "patch_size", patch_size, 1) > min(shape):
         raise ValueError(
-            f"certify: patch_size must be a whole number of pixels, at least 1, got {patch_size!r}"
-        )
-    if patch_size > min(shape):
-        raise ValueError(
-            f"certify: patch_size must fit into the image of {shape[0]}x{shape[1]}, "
+            f"{op}: patch_size must fit into the image of {shape[0]}x{shape[1]}, "
             f"got {patch_size} pixels"
         )
 
@@ -74,14 +74,14 @@ def window_sums(maps: Tensor, window: tuple[int, int]) -> Tensor:
     return rows[:, :, wide:] - rows[:, :, :-wide]
 
 
-def check_maps(maps: Tensor) -> Tensor:
+def check_maps(op: str, maps: Tensor) -> Tensor:
     """Return density maps [N,1,h,w] as [N,h,w]; ValueError for negative or non-finite cells."""
     if not torch.isfinite(maps).all():
-        raise ValueError("certify: the counter's map must be finite, got NaN or infinity")
-    least = float(maps.min()) if maps.numel() else 0.0
+        raise ValueError(f"{op}: the counter's map must be finite, got NaN or infinity")
+    least = float(maps.detach().min()) if maps.numel() else 0.0
     if least < 0:
         raise ValueError(
-            f"certify: cells must not be negative, got {least:.3g}; count with "
+            f"{op}: cells must not be negative, got {least:.3g}; count with "
             "pycc.defense.clipped(counter)"
         )
     return maps[:, 0]

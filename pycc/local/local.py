@@ -162,7 +162,7 @@ class Local:
                     built = None
             self.follows_layers = built is not None
             if built is None:
-                built = _whole(counter, windows, box)
+                built = _full(counter, windows, box)
             self._compute, self.cells = built
             self.clean = self._compute(windows[..., *box.slices])
 
@@ -191,9 +191,7 @@ def _operator(target: Any) -> Any:
     return getattr(target, "overloadpacket", target)
 
 
-def _build(
-    graph: fx.GraphModule, windows: Tensor, box: Box
-) -> tuple[Callable[[Tensor], Tensor], Box]:
+def _build(graph: fx.GraphModule, windows: Tensor, box: Box) -> _Built:
     """Build the function for changes inside ``box``; return it and the cells that it computes."""
     program = Program()
     known: dict[fx.Node, Any] = {}
@@ -230,7 +228,7 @@ def _step(program: Program, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
         raise UnsupportedError(f"{target}: {error}") from error
 
 
-def _whole(counter: Counter, windows: Tensor, box: Box) -> tuple[Callable[[Tensor], Tensor], Box]:
+def _full(counter: Counter, windows: Tensor, box: Box) -> _Built:
     """Return a function that evaluates the counter on the full window, and all its cells."""
     part = embedding(Field(windows, box, 0), Box(0, 0, windows.shape[-2], windows.shape[-1]))
 

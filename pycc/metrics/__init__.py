@@ -1,4 +1,4 @@
-"""Metrics of counts and density maps (``counts``), and rates with intervals (``rates``).
+"""Metrics of counts (``counts``) and density maps (``maps``), and rates with intervals (``rates``).
 
 All are pure functions that compute in float64.
 """
@@ -10,14 +10,12 @@ from pycc.metrics.counts import (
     bootstrap,
     density_levels,
     error_rate,
-    game,
     mae,
     mae_by_group,
     mean_count,
-    psnr,
     rmse,
-    ssim,
 )
+from pycc.metrics.maps import game, psnr, ssim
 from pycc.metrics.rates import (
     BANDS,
     BANDWIDTH,

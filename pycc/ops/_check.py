@@ -53,9 +53,9 @@ def on_device(op: str, name: str, tensor: Tensor, device: torch.device, other: s
     return tensor
 
 
-def same_device(op: str, *tensors: Tensor | None) -> None:
+def same_device(op: str, *arguments: object) -> None:
     """Raise ValueError unless all tensors are on one device; for the fake (shape) kernels."""
-    devices = {tensor.device for tensor in tensors if tensor is not None}
+    devices = {argument.device for argument in arguments if isinstance(argument, Tensor)}
     if len(devices) > 1:
         listed = " and ".join(sorted(str(device) for device in devices))
         raise ValueError(f"{op}: tensors must be on one device, got {listed}")

@@ -212,18 +212,9 @@ def _ablate(
 
 
 @_ablate.register_fake
-def _(
-    images: Tensor,
-    fill: Tensor,
-    k: int,
-    seed: int,
-    first_image: int,
-    draws: int,
-    first_draw: int,
-    by_element: bool,
-) -> Tensor:
+def _(images: Tensor, fill: Tensor, *key: Any) -> Tensor:
     _check.same_device(_OP, images, fill)
-    return images.new_empty((images.shape[0] * draws, *images.shape[1:]))
+    return images.new_empty((images.shape[0] * _Key(*key).draws, *images.shape[1:]))
 
 
 @torch.library.custom_op("pycc::ablate_backward", mutates_args=())
@@ -250,16 +241,8 @@ def _ablate_backward(
 
 
 @_ablate_backward.register_fake
-def _(
-    grad: Tensor,
-    k: int,
-    seed: int,
-    first_image: int,
-    draws: int,
-    first_draw: int,
-    by_element: bool,
-) -> Tensor:
-    return grad.new_empty((grad.shape[0] // draws, *grad.shape[1:]))
+def _(grad: Tensor, *key: Any) -> Tensor:
+    return grad.new_empty((grad.shape[0] // _Key(*key).draws, *grad.shape[1:]))
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -257,13 +257,7 @@ def _density_map(
 
 @_density_map.register_fake
 def _(
-    pixels: Tensor,
-    sigma: Tensor,
-    height: int,
-    width: int,
-    stride: int,
-    truncate: float,
-    boundary: int,
+    pixels: Tensor, sigma: Tensor, height: int, width: int, stride: int, *_shape: float
 ) -> Tensor:
     _check.same_device(_OP, pixels, sigma)
     return pixels.new_empty((height // stride, width // stride), dtype=torch.float32)

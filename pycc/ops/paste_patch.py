@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pycc.ops import _check, _native
+from pycc.ops import _check, _native, _warp
 
 _OP = "paste_patch"
 SAMPLINGS = ("single", "nested")
@@ -257,15 +256,8 @@ def _paste_patch(
 
 
 @_paste_patch.register_fake
-def _(
-    images: Tensor,
-    patch: Tensor,
-    mask: Tensor | None,
-    top_left: Tensor,
-    transform: Tensor,
-    nested: bool,
-) -> Tensor:
-    _check.same_device(_OP, images, patch, mask, top_left, transform)
+def _(images: Tensor, *others: Tensor | bool | None) -> Tensor:
+    _check.same_device(_OP, images, *others)
     return torch.empty_like(images, memory_format=torch.contiguous_format)
 
 
@@ -290,15 +282,8 @@ def _paste_patch_backward(
 
 
 @_paste_patch_backward.register_fake
-def _(
-    grad: Tensor,
-    patch: Tensor,
-    mask: Tensor | None,
-    top_left: Tensor,
-    transform: Tensor,
-    nested: bool,
-) -> Tensor:
-    _check.same_device(_OP, grad, patch, mask, top_left, transform)
+def _(grad: Tensor, patch: Tensor, *others: Tensor | bool | None) -> Tensor:
+    _check.same_device(_OP, grad, patch, *others)
     return grad.new_empty(patch.shape)
 
 
@@ -374,119 +359,14 @@ def paste_patch_reference(
     paste = _checked(images, patch, top_left, mask, angle, zoom, brightness, sampling, *dtypes)
     if out is not None:
         _checked_out(out, paste)
-    warp = _warp_nested if paste.nested else _warp_single
+    warp = _warp.nested if paste.nested else _warp.single
     pasted = []
     for n, image in enumerate(paste.images):
         values = paste.patch[n if len(paste.patch) > 1 else 0]
         brightened = (values + paste.transform[n, 3].to(values.dtype)).clamp(0.0, 1.0)
-        inside, warped = warp(image, brightened, paste, n)
+        place = _warp.Place(paste.top_left[n], paste.transform[n], paste.patch_mask)
+        inside, warped = warp(image, brightened, place)
         pasted.append(torch.where(inside, warped.to(image.dtype), image))
     # Without images the sum still connects the patch to the autograd graph.
     result = torch.stack(pasted) if pasted else images + 0.0 * paste.patch.sum()
     return result if out is None else out.detach().copy_(result)
-
-
-def _rotated(
-    image: Tensor, paste: _Paste, n: int, sides: tuple[int, int], zoom: Tensor | float
-) -> tuple[Tensor, Tensor]:
-    """Return the rows and columns [H,W] of the (zoomed) patch that image n's pixels sample."""
-    cosine, sine = paste.transform[n, 0], paste.transform[n, 1]
-    centre = [0.5 * (side - 1) for side in sides]
-    axes = []
-    for axis, size in enumerate(image.shape[1:]):
-        index = torch.arange(size, dtype=torch.float64, device=image.device)
-        axes.append(index - paste.top_left[n, axis] - centre[axis])
-    dy, dx = axes[0][:, None], axes[1][None, :]
-    return (
-        centre[0] + (cosine * dy + sine * dx) / zoom,
-        centre[1] + (cosine * dx - sine * dy) / zoom,
-    )
-
-
-def _bilinear(
-    value: Callable[[Tensor, Tensor], Tensor], sides: tuple[int, int], row: Tensor, col: Tensor
-) -> Tensor:
-    """Interpolate values [C,...] at (row, col), clamped to ``sides``, bilinearly in float64.
-
-    ``value`` returns the values at whole rows and columns. A value of weight 0 is ignored, even if
-    it is NaN.
-    """
-    height, width = sides
-    row, col = row.clamp(0, height - 1), col.clamp(0, width - 1)
-    top, left = row.floor().long(), col.floor().long()
-    down, across = row - top, col - left
-    total = torch.zeros((), dtype=torch.float64, device=row.device)
-    for i, share in ((top, 1 - down), ((top + 1).clamp_max(height - 1), down)):
-        for j, part in ((left, 1 - across), ((left + 1).clamp_max(width - 1), across)):
-            weight = share * part
-            total = total + weight * torch.where(weight == 0, 0.0, value(i, j))
-    return total
-
-
-def _under_mask(
-    row: Tensor, col: Tensor, height: int, width: int, patch_mask: Tensor | None
-) -> Tensor:
-    """Whether the patch pixels nearest to (row, col) exist and are in the mask."""
-    v, u = (row + 0.5).floor().long(), (col + 0.5).floor().long()
-    inside = (v >= 0) & (v < height) & (u >= 0) & (u < width)
-    if patch_mask is None:
-        return inside
-    return inside & patch_mask.bool()[v.clamp(0, height - 1), u.clamp(0, width - 1)]
-
-
-def _nowhere(image: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Cover no pixel, but keep the patch in the autograd graph."""
-    inside = torch.zeros(image.shape[1:], dtype=torch.bool, device=image.device)
-    return inside, 0.0 * values.sum()
-
-
-def _warp_single(image: Tensor, values: Tensor, paste: _Paste, n: int) -> tuple[Tensor, Tensor]:
-    height, width = values.shape[1:]
-    if height == 0 or width == 0:
-        return _nowhere(image, values)
-    row, col = _rotated(image, paste, n, (height, width), paste.transform[n, 2])
-    values = values.double()
-    warped = _bilinear(lambda i, j: values[:, i, j], (height, width), row, col)
-    return _under_mask(row, col, height, width, paste.patch_mask), warped
-
-
-def _around(at: Tensor, side: int) -> Tensor:
-    """Return the samples, of an axis of ``side`` samples, between which positions ``at`` lie."""
-    least, most = (int(extreme) for extreme in torch.aminmax(at.clamp(0, side - 1)))
-    return torch.arange(least, min(most + 2, side), device=at.device)
-
-
-def _warp_nested(image: Tensor, values: Tensor, paste: _Paste, n: int) -> tuple[Tensor, Tensor]:
-    height, width = values.shape[1:]
-    zoom = float(paste.transform[n, 2])
-    sides = (round(height * zoom), round(width * zoom))
-    if min(sides) == 0 or min(height, width) == 0 or image.numel() == 0:
-        return _nowhere(image, values)
-    values = values.double()
-    if paste.patch_mask is not None:
-        values = torch.where(paste.patch_mask.bool(), values, 0.0)
-
-    def source(index: Tensor, axis: int) -> Tensor:
-        return index.double() * (values.shape[1 + axis] - 1) / max(sides[axis] - 1, 1)
-
-    row, col = _rotated(image, paste, n, sides, 1.0)
-    rows, cols = (_around(at, side) for at, side in zip((row, col), sides, strict=True))
-    at = source(rows, 0)[:, None], source(cols, 1)[None, :]
-    zoomed = _bilinear(lambda v, u: values[:, v, u], (height, width), *at)
-    within = (row >= 0) & (row <= sides[0] - 1) & (col >= 0) & (col <= sides[1] - 1)
-    warped = _bilinear(lambda i, j: zoomed[:, i - rows[0], j - cols[0]], sides, row, col)
-    warped = torch.where(within, warped, 0.0)
-
-    i, j = (
-        torch.arange(size, device=image.device) - paste.top_left[n, axis]
-        for axis, size in enumerate(image.shape[1:])
-    )
-    boxed = ((i >= 0) & (i < sides[0]))[:, None] & ((j >= 0) & (j < sides[1]))[None, :]
-    v = (source(i.clamp(0, sides[0] - 1), 0) + 0.5).floor().long().clamp_max(height - 1)
-    u = (source(j.clamp(0, sides[1] - 1), 1) + 0.5).floor().long().clamp_max(width - 1)
-    covered = (
-        boxed
-        if paste.patch_mask is None
-        else boxed & paste.patch_mask.bool()[v[:, None], u[None, :]]
-    )
-    return covered, warped

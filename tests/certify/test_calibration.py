@@ -11,8 +11,8 @@ from pycc.defense.masking import masked_bounds
 
 def error(maps, truths, windows, allowance: float) -> float:
     total = 0.0
-    for one, truth, window in zip(maps, truths, windows, strict=True):
-        bounds = masked_bounds(one[None], window, allowance)
+    for cells, truth, window in zip(maps, truths, windows, strict=True):
+        bounds = masked_bounds(cells[None], window, allowance)
         total += max(abs(float(bounds.high[0]) - truth), abs(float(bounds.low[0]) - truth))
     return total / len(maps)
 
@@ -23,14 +23,14 @@ def test_no_other_allowance_is_much_better() -> None:
     truths = [float(m.sum()) * 1.05 for m in maps]
     windows = [(5, 5)] * len(maps)
     chosen = allowance_of(maps, truths, windows)
-    found = error(maps, truths, windows, chosen)
+    result = error(maps, truths, windows, chosen)
     others = [
         error(maps, truths, windows, value) for value in (0.0, *torch.linspace(0.5, 9, 60).tolist())
     ]
-    assert found <= 1.02 * min(others)
-    assert found < error(maps, truths, windows, 0.0)
+    assert result <= 1.02 * min(others)
+    assert result < error(maps, truths, windows, 0.0)
     # It is no larger than it need be: the error has begun to rise.
-    assert error(maps, truths, windows, 1.5 * chosen) > found
+    assert error(maps, truths, windows, 1.5 * chosen) > result
 
 
 def test_an_allowance_needs_images() -> None:
@@ -49,8 +49,8 @@ def test_a_cap_is_a_quantile_of_cells_with_somebody() -> None:
     assert cap_of([ones], block=3, share=1.0) == 9.0
     assert cap_of([ones], block=3, share=0.5) == 3.0  # three blocks of 3, two of them at the edge
     for maps, share, message in (
-        ([torch.zeros(2, 2)], 0.9, "cells with somebody in them"),
-        ([], 0.9, "cells with somebody in them"),
+        ([torch.zeros(2, 2)], 0.9, "training cells that are not empty"),
+        ([], 0.9, "training cells that are not empty"),
         ([torch.ones(2, 2)], 0.0, r"share must lie in \(0, 1\], got 0\.0"),
     ):
         with pytest.raises(ValueError, match=message):

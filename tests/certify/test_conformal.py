@@ -10,7 +10,8 @@ import torch
 from support.wilson import below, not_below
 
 from pycc.certify.conformal import RECEIVED, conformal, conformal_margin
-from pycc.certify.quantile import estimate_interval, fixed_ablations_bounds, quantile_bounds
+from pycc.certify.fixed import fixed_ablations_bounds
+from pycc.certify.quantile import estimate_interval, quantile_bounds
 from pycc.defense.masking import masked_bounds, masked_maps
 from pycc.types import Interval
 
@@ -45,13 +46,13 @@ def coverage(rng: np.random.Generator, trials: int, interval, residuals=None) ->
     return hits
 
 
-def whole(count: float, quantile: float) -> Interval:
+def full(count: float, quantile: float) -> Interval:
     return conformal(additive(count), quantile, EPSILON)
 
 
 def test_it_covers_the_people_in_attacked_scenes() -> None:
     trials = 4000
-    hits = coverage(np.random.default_rng(0), trials, whole)
+    hits = coverage(np.random.default_rng(0), trials, full)
     assert not_below(hits, trials, 1 - EPSILON)
     assert hits < trials
 
@@ -76,14 +77,14 @@ def test_the_reach_of_the_patch_must_be_in_the_interval() -> None:
     assert below(hits, 1000, 1 - EPSILON)
 
 
-def test_the_certificate_alone_does_not_speak_of_people() -> None:
+def test_the_certificate_alone_does_not_cover_the_people() -> None:
     hits = coverage(np.random.default_rng(3), 1000, lambda count, _: additive(count))
     assert below(hits, 1000, 1 - EPSILON)
 
 
 def test_residuals_of_another_predictor_break_it() -> None:
     hits = coverage(
-        np.random.default_rng(4), 1000, whole, lambda people, counts: np.abs(people - counts) / 20
+        np.random.default_rng(4), 1000, full, lambda people, counts: np.abs(people - counts) / 20
     )
     assert below(hits, 1000, 1 - EPSILON)
 
@@ -92,7 +93,7 @@ def test_calibration_on_other_scenes_breaks_it() -> None:
     def sparse(people: np.ndarray, counts: np.ndarray) -> np.ndarray:
         return np.abs(people - counts)[np.argsort(people)[: len(people) // 5]]
 
-    hits = coverage(np.random.default_rng(5), 1000, whole, sparse)
+    hits = coverage(np.random.default_rng(5), 1000, full, sparse)
     assert below(hits, 1000, 1 - EPSILON)
 
 
@@ -108,9 +109,9 @@ def test_with_draws_the_errors_add_up() -> None:
         far = 1e6 if skill[0] >= 1 else 0.0
         received[rng.random(n) < moved] = far  # the patch is seen in so many draws
         interval = estimate_interval(received, moved, draws=m, alpha=alpha, beta=beta)
-        found = conformal(interval, quantile, EPSILON)
-        assert found.confidence == pytest.approx(0.8)
-        hits += people[0] in found
+        bounds = conformal(interval, quantile, EPSILON)
+        assert bounds.confidence == pytest.approx(0.8)
+        hits += people[0] in bounds
     assert not_below(hits, trials, 1 - EPSILON - alpha - beta)
 
 
@@ -144,31 +145,31 @@ def test_calibrate_takes_the_rank_that_is_meant() -> None:
 
 def test_it_falls_as_epsilon_grows() -> None:
     residuals = np.random.default_rng(8).gamma(2.0, 20.0, 200)
-    found = [conformal_margin(residuals, epsilon) for epsilon in np.linspace(0.001, 0.999, 200)]
-    assert found == sorted(found, reverse=True)
+    results = [conformal_margin(residuals, epsilon) for epsilon in np.linspace(0.001, 0.999, 200)]
+    assert results == sorted(results, reverse=True)
 
 
-def test_what_the_interval_says() -> None:
-    found = conformal(Interval(40.0, 90.0, "additive", True, 1.0, 60.0), 15.0, 0.1)
-    assert (found.low, found.high, found.count) == (25.0, 105.0, 60.0)
-    assert (found.method, found.deterministic) == ("conformal-additive", False)
-    assert found.confidence == pytest.approx(0.9)
-    assert not found.vacuous
+def test_the_interval_is_widened_by_the_quantile() -> None:
+    interval = conformal(Interval(40.0, 90.0, "additive", True, 1.0, 60.0), 15.0, 0.1)
+    assert (interval.low, interval.high, interval.count) == (25.0, 105.0, 60.0)
+    assert (interval.method, interval.deterministic) == ("conformal-additive", False)
+    assert interval.confidence == pytest.approx(0.9)
+    assert not interval.vacuous
     assert conformal(Interval(4.0, 90.0, "additive", True), 15.0, 0.1).low == 0.0
 
 
 def test_abstentions_are_passed_on() -> None:
     for quantile in (5.0, math.inf):
         nothing = fixed_ablations_bounds([1.0, 2.0], 1)
-        found = conformal(nothing, quantile, 0.1)
-        assert found.vacuous
-        assert found.reason is not None
-    found = conformal(additive(100.0), math.inf, 0.1)
-    assert (found.low, found.high, found.vacuous) == (0.0, math.inf, True)
-    assert "too few calibration images" in found.reason
+        interval = conformal(nothing, quantile, 0.1)
+        assert interval.vacuous
+        assert interval.reason is not None
+    interval = conformal(additive(100.0), math.inf, 0.1)
+    assert (interval.low, interval.high, interval.vacuous) == (0.0, math.inf, True)
+    assert "too few calibration images" in interval.reason
     half = Interval(50.0, math.inf, "quantile-estimate", False, 0.99, 60.0, False, "unbounded")
-    found = conformal(half, 10.0, 0.1)
-    assert (found.low, found.high, found.vacuous, found.reason) == (
+    interval = conformal(half, 10.0, 0.1)
+    assert (interval.low, interval.high, interval.vacuous, interval.reason) == (
         40,
         math.inf,
         False,
@@ -180,17 +181,17 @@ def test_abstentions_are_passed_on() -> None:
 @pytest.mark.parametrize("method", ["masked", "two-mask", "anything"])
 def test_what_holds_at_the_clean_image_is_refused_unless_marked(method: str) -> None:
     interval = Interval(40.0, 90.0, method, True)
-    with pytest.raises(ValueError, match=f"{method} interval is stated at the clean image"):
+    with pytest.raises(ValueError, match=f"{method} interval is stated for the clean image"):
         conformal(interval, 5.0, 0.1)
     assert conformal(interval, 5.0, 0.1, received=True).method == f"conformal-{method}"
 
 
-def test_a_quantile_that_nobody_knows_is_refused_and_its_estimate_is_not() -> None:
+def test_an_exact_quantile_is_refused_and_its_estimate_is_not() -> None:
     drawn = np.random.default_rng(9).gamma(4.0, 50.0, 2000)
     with pytest.raises(ValueError, match="take estimate_interval"):
         conformal(quantile_bounds(drawn, 0.1), 5.0, 0.1)
-    found = conformal(estimate_interval(drawn, 0.1, draws=2000), 5.0, 0.1)
-    assert found.confidence == pytest.approx(0.898)
+    interval = conformal(estimate_interval(drawn, 0.1, draws=2000), 5.0, 0.1)
+    assert interval.confidence == pytest.approx(0.898)
     assert "quantile-estimate" in RECEIVED
 
 

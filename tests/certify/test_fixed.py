@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pycc import certify, data, defense, models, ops
-from pycc.certify.quantile import fixed_ablations_bounds
+from pycc.certify.fixed import fixed_ablations_bounds
 from pycc.defense.retained import Bands, Blocks, Elements, Kind, Pixels, corners, most_touched
 from pycc.ops import ablation_indices, mask_hits
 
@@ -27,8 +27,8 @@ def test_no_violation_whatever_the_touched_counts_become(kind: str, masks: int) 
     trials, violations = 0, 0
     for hits in range((masks + 1) // 2):
         counts = rng.gamma(2.0, 50.0, masks).round(rng.integers(0, 3))
-        found = fixed_ablations_bounds(counts, hits, median=kind)
-        assert not found.vacuous
+        interval = fixed_ablations_bounds(counts, hits, median=kind)
+        assert not interval.vacuous
         repeats = 1 + 12_000 // ((masks + 1) // 2)
         attacked = np.tile(counts, (repeats, 1))
         touched = np.argsort(rng.random((repeats, masks)), axis=1)[:, :hits]
@@ -36,7 +36,7 @@ def test_no_violation_whatever_the_touched_counts_become(kind: str, masks: int) 
         content[::2] = rng.gamma(2.0, 80.0, content[::2].shape)
         np.put_along_axis(attacked, touched, content, 1)
         after = medians(attacked, kind)
-        violations += int(((after < found.low) | (after > found.high)).sum())
+        violations += int(((after < interval.low) | (after > interval.high)).sum())
         trials += repeats
     assert trials >= 12_000  # 18 cases: more than 200,000 trials
     assert violations == 0
@@ -47,12 +47,12 @@ def test_no_violation_whatever_the_touched_counts_become(kind: str, masks: int) 
 def test_every_bound_is_reached_and_one_hit_less_is_too_few(kind: str, masks: int) -> None:
     counts = np.arange(1.0, masks + 1) * 10
     for hits in range((masks + 1) // 2):
-        found = fixed_ablations_bounds(counts, hits, median=kind)
+        interval = fixed_ablations_bounds(counts, hits, median=kind)
         high, low = counts.copy(), counts.copy()
         high[:hits] = 1e9
         low[masks - hits :] = 0.0
-        assert medians(high, kind) == found.high
-        assert medians(low, kind) == found.low
+        assert medians(high, kind) == interval.high
+        assert medians(low, kind) == interval.low
         if hits:
             understated = fixed_ablations_bounds(counts, hits - 1, median=kind)
             assert medians(high, kind) not in understated
@@ -72,8 +72,8 @@ def test_a_real_family_of_masks_and_a_patch_at_its_worst_place() -> None:
         return np.array([float(image.flatten()[pixels].sum()) for pixels in kept])
 
     clean = counts(image)
-    found = fixed_ablations_bounds(clean, hits)
-    assert found.count == np.median(clean)
+    result = fixed_ablations_bounds(clean, hits)
+    assert result.count == np.median(clean)
     understated = fixed_ablations_bounds(clean, 0)
     escaped = False
     for content in (0.0, 1.0, 1e6):
@@ -81,7 +81,7 @@ def test_a_real_family_of_masks_and_a_patch_at_its_worst_place() -> None:
         attacked[top : top + patch, left : left + patch] = content
         moved = counts(attacked)
         assert (moved != clean).sum() <= hits
-        assert float(np.median(moved)) in found
+        assert float(np.median(moved)) in result
         escaped |= float(np.median(moved)) not in understated
     assert escaped
 
@@ -90,14 +90,14 @@ def test_a_real_family_of_masks_and_a_patch_at_its_worst_place() -> None:
 def test_half_of_the_masks_is_too_much(kind: str) -> None:
     for masks in range(1, 12):
         for hits in range(masks + 1):
-            found = fixed_ablations_bounds(np.arange(masks, dtype=float), hits, median=kind)
-            assert found.vacuous == (hits >= masks / 2)
-            assert (found.reason is not None) == found.vacuous
-            assert found.deterministic
-            assert found.confidence == 1.0
-            if found.vacuous:
-                assert (found.low, found.high) == (0.0, math.inf)
-                assert f"{hits} of {masks} masks" in found.reason
+            interval = fixed_ablations_bounds(np.arange(masks, dtype=float), hits, median=kind)
+            assert interval.vacuous == (hits >= masks / 2)
+            assert (interval.reason is not None) == interval.vacuous
+            assert interval.deterministic
+            assert interval.confidence == 1.0
+            if interval.vacuous:
+                assert (interval.low, interval.high) == (0.0, math.inf)
+                assert f"{hits} of {masks} masks" in interval.reason
 
 
 def test_it_widens_with_hits_and_patches() -> None:
@@ -116,7 +116,7 @@ def test_it_widens_with_hits_and_patches() -> None:
         ({"counts": [1.0, -1.0]}, "not negative, got -1"),
         ({"counts": [1.0, math.nan]}, "finite"),
         ({"hits": -1}, "hits must be"),
-        ({"hits": 4}, r"hits must be a whole number within \[0, 3\], got 4"),
+        ({"hits": 4}, r"hits must be within \[0, 3\], got 4"),
         ({"patches": 0}, "patches must be"),
         ({"median": "middle"}, "median must be"),
     ],

@@ -8,7 +8,8 @@ import pytest
 from scipy.stats import gamma
 from support.wilson import below, not_below
 
-from pycc.certify.quantile import mean_bounds, sampling_error
+from pycc.certify.laws import sampling_error
+from pycc.certify.mean import mean_bounds
 
 CAP = 400.0
 LAW = gamma(4.0, scale=25.0)
@@ -30,21 +31,21 @@ def test_the_extreme_mass_is_what_moves() -> None:
     counts, n = np.array([10.0, 20.0, 30.0, 40.0]), 4
     error = sampling_error(n, 0.9)
     mass = 0.2 + error
-    found = mean_bounds(counts, 0.2, cap=100.0, alpha=0.9)
+    interval = mean_bounds(counts, 0.2, cap=100.0, alpha=0.9)
     assert 0.5 < mass < 0.75  # two counts go, and a part of the third
     left = 1 - mass
-    assert found.low == pytest.approx(min(left, 0.25) * 10 + max(left - 0.25, 0.0) * 20)
-    assert found.high == pytest.approx(0.25 * 40 + (left - 0.25) * 30 + mass * 100)
-    assert found.count == 25.0
-    assert (found.method, found.deterministic) == ("mean", False)
-    assert found.confidence == pytest.approx(0.1)
+    assert interval.low == pytest.approx(min(left, 0.25) * 10 + max(left - 0.25, 0.0) * 20)
+    assert interval.high == pytest.approx(0.25 * 40 + (left - 0.25) * 30 + mass * 100)
+    assert interval.count == 25.0
+    assert (interval.method, interval.deterministic) == ("mean", False)
+    assert interval.confidence == pytest.approx(0.1)
 
 
 def test_no_law_within_the_mass_leaves_it() -> None:
     rng = np.random.default_rng(0)
     for n, moved in ((50, 0.0), (50, 0.3), (400, 0.1), (400, 0.5)):
         counts = clipped((n,), rng)
-        found = mean_bounds(counts, moved, cap=CAP, alpha=0.5)
+        interval = mean_bounds(counts, moved, cap=CAP, alpha=0.5)
         many = math.floor((moved + sampling_error(n, 0.5)) * n)
         attacked = np.tile(np.sort(counts), (5000, 1))
         touched = np.argsort(rng.random(attacked.shape), axis=1)[:, :many]
@@ -53,11 +54,11 @@ def test_no_law_within_the_mass_leaves_it() -> None:
         content[0], content[1] = CAP, 0.0
         np.put_along_axis(attacked, touched, content, 1)
         means = attacked.mean(1)
-        assert found.low <= means.min()
-        assert means.max() <= found.high
+        assert interval.low <= means.min()
+        assert means.max() <= interval.high
         # The two extremes come within what less than one count can do.
-        assert found.high - means[0] <= CAP / n * (1 + 1e-9)
-        assert means[1] - found.low <= CAP / n * (1 + 1e-9)
+        assert interval.high - means[0] <= CAP / n * (1 + 1e-9)
+        assert means[1] - interval.low <= CAP / n * (1 + 1e-9)
 
 
 def test_it_covers_the_worst_allowed_laws() -> None:
@@ -65,8 +66,8 @@ def test_it_covers_the_worst_allowed_laws() -> None:
     low, high = worst_means(moved)
     hits = 0
     for counts in clipped((trials, n), rng):
-        found = mean_bounds(counts, moved, cap=CAP, alpha=0.1)
-        hits += low in found and high in found
+        result = mean_bounds(counts, moved, cap=CAP, alpha=0.1)
+        hits += low in result and high in result
     assert not_below(hits, trials, 0.9)
 
 
@@ -84,11 +85,11 @@ def test_an_estimate_from_few_draws_needs_its_own_error() -> None:
     for _ in range(trials):
         counts, level = clipped((n,), rng), rng.random(m)
         attacked = np.where(level < moved, CAP, np.minimum(LAW.ppf(level), CAP)).mean()
-        found = mean_bounds(counts, moved, cap=CAP, alpha=0.05, draws=m, beta=0.05)
-        covered += attacked in found
+        interval = mean_bounds(counts, moved, cap=CAP, alpha=0.05, draws=m, beta=0.05)
+        covered += attacked in interval
         without += attacked in mean_bounds(counts, moved, cap=CAP, alpha=0.05)
-        assert found.method == "mean-estimate"
-        assert found.confidence == pytest.approx(0.9)
+        assert interval.method == "mean-estimate"
+        assert interval.confidence == pytest.approx(0.9)
     assert not_below(covered, trials, 0.9)
     assert below(without, trials, 0.9)
 
@@ -113,13 +114,13 @@ def test_all_images_at_once_share_alpha() -> None:
     assert shared.confidence == 0.9
 
 
-def test_it_widens_with_delta_and_says_when_it_says_nothing() -> None:
+def test_it_widens_with_delta_until_it_is_vacuous() -> None:
     counts = clipped((500,), np.random.default_rng(6))
     widths = [mean_bounds(counts, moved, cap=CAP).width for moved in np.linspace(0, 1, 41)]
     assert widths == sorted(widths)
-    found = mean_bounds(counts, 1.0, cap=CAP)
-    assert (found.low, found.high, found.vacuous) == (0.0, CAP, True)
-    assert "says no more than [0, cap]" in found.reason
+    interval = mean_bounds(counts, 1.0, cap=CAP)
+    assert (interval.low, interval.high, interval.vacuous) == (0.0, CAP, True)
+    assert "which allows [0, cap]" in interval.reason
     assert mean_bounds(counts, 0.1, cap=CAP).reason is None
 
 

@@ -105,20 +105,20 @@ def test_the_expected_overlap_holds_for_a_counter_that_the_patch_turns_around() 
 
 
 def test_theorem_1_does_not_hold() -> None:
-    found = counterexample()
-    assert found.upper == pytest.approx(float(Fraction(math.comb(720, 8), math.comb(768, 8))))
-    assert found.lower == pytest.approx(float(Fraction(math.comb(48, 8), math.comb(768, 8))))
-    assert found.full == 1.0 > found.upper
-    assert found.rarest == 0.0 < found.lower
+    result = counterexample()
+    assert result.upper == pytest.approx(float(Fraction(math.comb(720, 8), math.comb(768, 8))))
+    assert result.lower == pytest.approx(float(Fraction(math.comb(48, 8), math.comb(768, 8))))
+    assert result.full == 1.0 > result.upper
+    assert result.rarest == 0.0 < result.lower
     # What is claimed instead holds there.
-    assert found.full >= expected_overlap(768, 48, 8)
+    assert result.full >= expected_overlap(768, 48, 8)
 
 
 def test_the_overlap_is_blind_to_scale() -> None:
-    found = counterexample(draws=200, seed=5)
-    assert found.scaled_overlap == 1.0
-    assert found.scaled_clean == pytest.approx(12.0)
-    assert found.scaled_attacked == pytest.approx(120.0)
+    result = counterexample(draws=200, seed=5)
+    assert result.scaled_overlap == 1.0
+    assert result.scaled_clean == pytest.approx(12.0)
+    assert result.scaled_attacked == pytest.approx(120.0)
 
 
 @pytest.mark.parametrize("sizes", [(10, 11, 2), (10, 2, 11), (10, -1, 2), (-1, 0, 0)])
@@ -131,7 +131,7 @@ def test_bad_sizes(sizes: tuple[int, int, int]) -> None:
 def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match="0 <= n <= d"):
         table_3((900,))  # more entries than the image has
-    with pytest.raises(ValueError, match="patch_size must be a whole number from 1 on"):
+    with pytest.raises(ValueError, match="patch_size must be at least 1"):
         table_3((0,))
     with pytest.raises(ValueError, match="0 <= k <= d"):
         table_3(k=ENTRIES + 1)

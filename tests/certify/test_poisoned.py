@@ -13,11 +13,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.scenes import QUICK, counter, scenes
 
-from pycc import data, models
 from pycc.certify.poisoned import most_poisoned, partition_median, partitions
 from pycc.runs import fingerprint
-from pycc.train import TrainConfig, fit
+from pycc.train import fit
 from pycc.types import Sample
 
 
@@ -39,35 +39,35 @@ def test_no_change_of_m_counts_leaves_the_interval_and_some_reach_its_ends(
     people: list[int], poisoned: int
 ) -> None:
     counts = [float(value) for value in people]
-    found = partition_median(counts, poisoned=poisoned)
-    assert found.count == np.median(counts)
+    interval = partition_median(counts, poisoned=poisoned)
+    assert interval.count == np.median(counts)
     if 2 * poisoned >= len(counts):
-        assert (found.low, found.high, found.vacuous) == (0.0, math.inf, True)
+        assert (interval.low, interval.high, interval.vacuous) == (0.0, math.inf, True)
         return
-    medians = [float(np.median(one)) for one in attacks(counts, poisoned)]
-    assert all(value in found for value in medians)
-    assert (found.low, found.high) == (min(medians), max(medians))
+    medians = [float(np.median(attacked)) for attacked in attacks(counts, poisoned)]
+    assert all(value in interval for value in medians)
+    assert (interval.low, interval.high) == (min(medians), max(medians))
 
 
 def test_one_poisoned_image_more_leaves_it() -> None:
     counts = [10.0, 20.0, 30.0, 40.0, 50.0]
     for poisoned in range(2):
-        found = partition_median(counts, poisoned=poisoned)
-        assert (found.low, found.high) == (counts[2 - poisoned], counts[2 + poisoned])
-        more = [float(np.median(one)) for one in attacks(counts, poisoned + 1)]
-        assert not all(value in found for value in more)
+        interval = partition_median(counts, poisoned=poisoned)
+        assert (interval.low, interval.high) == (counts[2 - poisoned], counts[2 + poisoned])
+        more = [float(np.median(attacked)) for attacked in attacks(counts, poisoned + 1)]
+        assert not all(value in interval for value in more)
 
 
 @pytest.mark.parametrize("parts", range(1, 9))
 def test_half_of_the_counters_is_too_much(parts: int) -> None:
     counts = np.arange(parts, dtype=float)
     for poisoned in range(2 * parts):
-        found = partition_median(counts, poisoned=poisoned)
-        assert found.vacuous == (poisoned >= parts / 2) == (poisoned > most_poisoned(parts))
-        assert found.deterministic
-        assert found.method == "partition-median"
-        if found.vacuous:
-            assert found.reason == (
+        interval = partition_median(counts, poisoned=poisoned)
+        assert interval.vacuous == (poisoned >= parts / 2) == (poisoned > most_poisoned(parts))
+        assert interval.deterministic
+        assert interval.method == "partition-median"
+        if interval.vacuous:
+            assert interval.reason == (
                 f"{poisoned} poisoned images can reach {min(poisoned, parts)} of {parts} counters, "
                 "half or more"
             )
@@ -77,11 +77,11 @@ def test_bad_counts() -> None:
     for counts in ([], [[1.0]], [-1.0], [math.nan]):
         with pytest.raises(ValueError, match="partition_median: counts must be"):
             partition_median(counts, poisoned=1)
-    with pytest.raises(ValueError, match="poisoned must be a whole number from 0 on, got -1"):
+    with pytest.raises(ValueError, match="poisoned must be at least 0, got -1"):
         partition_median([1.0], poisoned=-1)
     with pytest.raises(TypeError, match="poisoned must be a whole number"):
         partition_median([1.0], poisoned=1.5)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="parts must be a whole number from 1 on, got 0"):
+    with pytest.raises(ValueError, match="parts must be at least 1, got 0"):
         partitions([], 0, seed=0)
 
 
@@ -113,10 +113,10 @@ def touched(before: list[Sample], after: list[Sample]) -> int:
 
 
 def test_each_image_is_in_one_part_and_all_parts_are_used() -> None:
-    found = partitions(pictures(), PARTS, seed=3)
-    assert sorted(itertools.chain(*found)) == list(range(60))
-    assert min(map(len, found)) > 0
-    assert found != partitions(pictures(), PARTS, seed=4)
+    result = partitions(pictures(), PARTS, seed=3)
+    assert sorted(itertools.chain(*result)) == list(range(60))
+    assert min(map(len, result)) > 0
+    assert result != partitions(pictures(), PARTS, seed=4)
 
 
 def test_insertions_removals_and_heads_touch_one_part_each() -> None:
@@ -174,26 +174,26 @@ def test_counters_trained_on_parts_stay_in_the_interval_of_the_clean_ones() -> N
 
 def trained(samples: list[Sample], out: Path) -> list[str | None]:
     """Fingerprints of the weights that each of three parts makes; None of one without images."""
-    plan = TrainConfig(epochs=2, batch=2, lr=1e-4, crop="32x32", crops=2, validation_share=0.0)
-    found: list[str | None] = []
+    plan = replace(QUICK, epochs=2, batch=2, validation_share=0.0)
+    prints: list[str | None] = []
     for part, indices in enumerate(partitions(samples, 3, seed=1)):
         if not indices:
-            found.append(None)
+            prints.append(None)
             continue
-        model = models.load("mcnn-synthetic")
+        model = counter()
         fit(model, [samples[index] for index in indices], plan, seed=0, out=out / str(part))
-        found.append(fingerprint(model.net.state_dict().items()))
-    return found
+        prints.append(fingerprint(model.net.state_dict().items()))
+    return prints
 
 
 def test_one_image_changes_the_weights_of_one_counter_alone(tmp_path: Path) -> None:
     """From the images to the weights: names and order change none of them."""
-    samples = list(data.open("synthetic", split="train", limit=6, shape=(64, 96)))
+    samples = scenes(6)
     before = trained(samples, tmp_path / "before")
     assert None not in before
-    renamed = [replace(one, name=f"other-{9 - n}") for n, one in enumerate(samples)]
+    renamed = [replace(sample, name=f"other-{9 - n}") for n, sample in enumerate(samples)]
     assert trained(renamed[::-1], tmp_path / "renamed") == before
-    more = list(data.open("synthetic", split="val", limit=3, shape=(64, 96)))
+    more = scenes(9)[6:]
     for n, extra in enumerate([*more, replace(samples[2], name="again")]):
         after = trained([extra, *renamed[::-1]], tmp_path / f"inserted-{n}")
         assert sum(a != b for a, b in zip(after, before, strict=True)) == 1

@@ -11,7 +11,8 @@ import pytest
 from scipy.stats import gamma
 from support.wilson import below, not_below
 
-from pycc.certify.quantile import estimate_interval, exposure, quantile_bounds, sampling_error
+from pycc.certify.laws import exposure, sampling_error
+from pycc.certify.quantile import estimate_interval, quantile_bounds
 
 ALPHA = 0.1
 LAW = gamma(4.0, scale=50.0)
@@ -37,25 +38,25 @@ def test_the_order_statistics_of_the_specification(n: int, q: float, moved: floa
     alpha, upper, lower = 0.05, tails(n, q + moved), tails(n, q - moved)
     high = [j for j in range(1, n + 1) if 1 - upper[j] >= 1 - Fraction(alpha) / 2]
     low = [j for j in range(1, n + 1) if lower[j] >= 1 - Fraction(alpha) / 2]
-    found = quantile_bounds(np.arange(1.0, n + 1), moved, q=q, alpha=alpha)
-    assert found.high == (high[0] if high else math.inf)
-    assert found.low == (low[-1] if low else 0.0)
-    assert found.count == math.ceil(Fraction(str(q)) * n)
-    assert found.count in found
+    interval = quantile_bounds(np.arange(1.0, n + 1), moved, q=q, alpha=alpha)
+    assert interval.high == (high[0] if high else math.inf)
+    assert interval.low == (low[-1] if low else 0.0)
+    assert interval.count == math.ceil(Fraction(str(q)) * n)
+    assert interval.count in interval
 
 
 @pytest.mark.parametrize(("n", "q", "moved"), [(200, 0.5, 0.1), (501, 0.5, 0.31), (300, 0.3, 0.1)])
 def test_it_covers_the_worst_allowed_laws(n: int, q: float, moved: float) -> None:
     trials, rng = 4000, np.random.default_rng(n)
     low, high = worst_quantiles(q, moved)
-    found = [
+    results = [
         quantile_bounds(LAW.rvs(n, random_state=rng), moved, q=q, alpha=ALPHA)
         for _ in range(trials)
     ]
     # Each end must hold with 1 - alpha / 2, both together with 1 - alpha.
-    assert not_below(sum(low in i for i in found), trials, 1 - ALPHA / 2)
-    assert not_below(sum(high in i for i in found), trials, 1 - ALPHA / 2)
-    both = sum(low in i and high in i for i in found)
+    assert not_below(sum(low in i for i in results), trials, 1 - ALPHA / 2)
+    assert not_below(sum(high in i for i in results), trials, 1 - ALPHA / 2)
+    both = sum(low in i and high in i for i in results)
     assert not_below(both, trials, 1 - ALPHA)
     assert both < trials  # not by being far too wide
 
@@ -105,8 +106,8 @@ def test_a_counter_under_attack_whose_law_is_enumerated(toy: Toy) -> None:
     attacked = [lower_quantile(toy.law(content), 0.5) for content in (0.0, 1e6)]
     trials, rng = 4000, np.random.default_rng(1)
     draws = toy.clean[rng.integers(0, len(toy.clean), (trials, 300))]
-    found = [quantile_bounds(drawn, moved, alpha=ALPHA) for drawn in draws]
-    hits = sum(all(count in interval for count in attacked) for interval in found)
+    results = [quantile_bounds(drawn, moved, alpha=ALPHA) for drawn in draws]
+    hits = sum(all(count in interval for count in attacked) for interval in results)
     assert not_below(hits, trials, 1 - ALPHA)
 
 
@@ -149,8 +150,8 @@ def test_draws_that_choose_must_not_certify() -> None:
     same = fresh = 0
     for _ in range(trials):
         draws = LAW.rvs((settings, n), random_state=rng)
-        found = [quantile_bounds(drawn, moved, alpha=ALPHA) for drawn in draws]
-        same += high in min(found, key=lambda interval: interval.high)
+        results = [quantile_bounds(drawn, moved, alpha=ALPHA) for drawn in draws]
+        same += high in min(results, key=lambda interval: interval.high)
         again = LAW.rvs(n, random_state=rng)  # the chosen setting's, drawn anew
         fresh += high in quantile_bounds(again, moved, alpha=ALPHA)
     assert below(same, trials, 1 - ALPHA)
@@ -165,9 +166,9 @@ def test_a_quantile_chosen_on_its_own_draws_is_not_certified() -> None:
     same = fresh = 0
     for _ in range(trials):
         draws = LAW.rvs(n, random_state=rng)
-        found = {q: quantile_bounds(draws, moved, q=q, alpha=ALPHA) for q in grid}
-        chosen = min(grid, key=lambda q: found[q].high / promised[q])
-        same += promised[chosen] in found[chosen]
+        result = {q: quantile_bounds(draws, moved, q=q, alpha=ALPHA) for q in grid}
+        chosen = min(grid, key=lambda q: result[q].high / promised[q])
+        same += promised[chosen] in result[chosen]
         again = LAW.rvs(n, random_state=rng)
         fresh += promised[chosen] in quantile_bounds(again, moved, q=chosen, alpha=ALPHA)
     assert below(same, trials, 1 - ALPHA)
@@ -206,11 +207,11 @@ def test_an_estimate_needs_its_own_error() -> None:
 
 def test_an_estimate_is_a_quantile_with_a_larger_delta() -> None:
     drawn = LAW.rvs(1000, random_state=0)
-    found = estimate_interval(drawn, 0.1, draws=500, alpha=0.01, beta=0.02)
+    interval = estimate_interval(drawn, 0.1, draws=500, alpha=0.01, beta=0.02)
     wider = quantile_bounds(drawn, 0.1 + sampling_error(500, 0.02), alpha=0.01)
-    assert (found.low, found.high) == (wider.low, wider.high)
-    assert found.method == "quantile-estimate"
-    assert found.confidence == pytest.approx(0.97)
+    assert (interval.low, interval.high) == (wider.low, wider.high)
+    assert interval.method == "quantile-estimate"
+    assert interval.confidence == pytest.approx(0.97)
     shared = estimate_interval(drawn, 0.1, draws=500, alpha=0.01, beta=0.02, images=4)
     wider = quantile_bounds(drawn, 0.1 + sampling_error(500, 0.005), alpha=0.01, images=4)
     assert (shared.low, shared.high) == (wider.low, wider.high)
@@ -219,9 +220,9 @@ def test_an_estimate_is_a_quantile_with_a_larger_delta() -> None:
 def test_it_widens_with_delta_and_narrows_with_alpha() -> None:
     drawn = LAW.rvs(1000, random_state=1)
     steps = [quantile_bounds(drawn, moved) for moved in np.linspace(0.0, 0.6, 61)]
-    for one, other in itertools.pairwise(steps):
-        assert other.low <= one.low
-        assert other.high >= one.high
+    for narrow, other in itertools.pairwise(steps):
+        assert other.low <= narrow.low
+        assert other.high >= narrow.high
     levels = [quantile_bounds(drawn, 0.1, alpha=a).width for a in (0.5, 0.1, 0.01, 1e-4, 1e-8)]
     assert levels == sorted(levels)
     shared = quantile_bounds(drawn, 0.1, alpha=0.1, images=100)
@@ -232,25 +233,29 @@ def test_it_widens_with_delta_and_narrows_with_alpha() -> None:
 
 def test_each_side_abstains_for_its_own_reason() -> None:
     drawn = LAW.rvs(1000, random_state=2)
-    found = quantile_bounds(drawn, 0.0)
-    assert not found.vacuous
-    assert found.reason is None
-    assert (found.method, found.deterministic, found.confidence) == ("quantile", False, 0.999)
+    interval = quantile_bounds(drawn, 0.0)
+    assert not interval.vacuous
+    assert interval.reason is None
+    assert (interval.method, interval.deterministic, interval.confidence) == (
+        "quantile",
+        False,
+        0.999,
+    )
     for moved in (0.5, 0.7, 1.0):
-        found = quantile_bounds(drawn, moved)
-        assert (found.low, found.high, found.vacuous) == (0.0, math.inf, True)
-        assert "unbounded below: a patch may move" in found.reason
-        assert "unbounded above: a patch may move" in found.reason
-    found = quantile_bounds(drawn, 0.3, q=0.25)
-    assert (found.low, found.vacuous) == (0.0, False)
-    assert found.high < math.inf
-    assert "unbounded below" in found.reason
-    assert "above" not in found.reason
-    found = quantile_bounds(drawn[:8], 0.0)
-    assert found.vacuous
-    assert "8 draws are too few" in found.reason
-    found = quantile_bounds(np.zeros(1000), 0.1, q=0.9)
-    assert (found.low, found.high, found.vacuous) == (0.0, math.inf, True)
+        interval = quantile_bounds(drawn, moved)
+        assert (interval.low, interval.high, interval.vacuous) == (0.0, math.inf, True)
+        assert "unbounded below: a patch may move" in interval.reason
+        assert "unbounded above: a patch may move" in interval.reason
+    interval = quantile_bounds(drawn, 0.3, q=0.25)
+    assert (interval.low, interval.vacuous) == (0.0, False)
+    assert interval.high < math.inf
+    assert "unbounded below" in interval.reason
+    assert "above" not in interval.reason
+    interval = quantile_bounds(drawn[:8], 0.0)
+    assert interval.vacuous
+    assert "8 draws are too few" in interval.reason
+    interval = quantile_bounds(np.zeros(1000), 0.1, q=0.9)
+    assert (interval.low, interval.high, interval.vacuous) == (0.0, math.inf, True)
 
 
 @pytest.mark.parametrize(
@@ -279,7 +284,7 @@ def test_bad_input(arguments: dict, message: str) -> None:
 
 
 def test_bad_input_of_an_estimate() -> None:
-    with pytest.raises(ValueError, match="draws must be a whole number from 1 on"):
+    with pytest.raises(ValueError, match="draws must be at least 1"):
         estimate_interval([1.0], 0.1, draws=0)
     with pytest.raises(ValueError, match="beta must be inside"):
         estimate_interval([1.0], 0.1, draws=10, beta=1.0)

@@ -65,10 +65,10 @@ def test_no_patch_leaves_the_interval(seed: int) -> None:
         "additive": capped_maps(maps, Caps(cap, 1e6)).double().sum((1, 2)),
         **{name: victim(images).double().sum((1, 2, 3)) for name, victim in victims.items()},
     }
-    found = {record["method"]: record for record in result.records}
-    assert found["clean"]["count"] == pytest.approx(float(inside.double().sum()), rel=1e-5)
+    computed = {record["method"]: record for record in result.records}
+    assert computed["clean"]["count"] == pytest.approx(float(inside.double().sum()), rel=1e-5)
     for method, values in counts.items():
-        low, high = found[method]["low"], found[method]["high"]
+        low, high = computed[method]["low"], computed[method]["high"]
         high = math.inf if high is None else high
         assert low - 1e-6 <= float(values.min()), method
         assert float(values.max()) <= high + 1e-6, method

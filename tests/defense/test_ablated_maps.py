@@ -36,10 +36,10 @@ def counts(kind: Kind, counter: Counter | None = None, **options: Any) -> torch.
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("budget", [1, 37 * 53 * 5])
 def test_batches_do_not_matter(kind: Kind, budget: int) -> None:
-    found = counts(kind, budget=budget)
-    assert found.dtype == torch.float64
-    torch.testing.assert_close(found, counts(kind), rtol=1e-6, atol=0)
-    assert found.unique().numel() > 4
+    result = counts(kind, budget=budget)
+    assert result.dtype == torch.float64
+    torch.testing.assert_close(result, counts(kind), rtol=1e-6, atol=0)
+    assert result.unique().numel() > 4
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -56,8 +56,8 @@ def test_pixels_are_those_of_the_op(unit: str) -> None:
     with torch.no_grad():
         for draw in range(3, 6):
             kept = ops.ablate(image[None], 45, seed=4, fill=COLOUR, unit=unit, first_draw=draw)
-            (found,) = counts(kind, draws=1, first_draw=draw)
-            assert float(found) == pytest.approx(float(counter(kept).double().sum()), rel=1e-6)
+            (result,) = counts(kind, draws=1, first_draw=draw)
+            assert float(result) == pytest.approx(float(counter(kept).double().sum()), rel=1e-6)
 
 
 @pytest.mark.parametrize("counter", [Tiny(), Plain(), Whole()], ids=lambda c: type(c).__name__)
@@ -83,8 +83,8 @@ def test_windows_equal_whole_images(
         torch.testing.assert_close(maps, wanted[rows], rtol=2e-6, atol=1e-7)
         seen += rows
     assert sorted(seen) == list(range(len(places)))
-    found = ablated_counts(counter, image, kind, fill=FILL, **options)
-    torch.testing.assert_close(found, wanted.double().sum((1, 2, 3)), rtol=1e-6, atol=0)
+    result = ablated_counts(counter, image, kind, fill=FILL, **options)
+    torch.testing.assert_close(result, wanted.double().sum((1, 2, 3)), rtol=1e-6, atol=0)
 
 
 def test_only_surroundings_are_looked_at() -> None:

@@ -34,7 +34,7 @@ def by_hand(name: str, counter: Counter, image: Tensor, draws: int, unit: str = 
         places = corners(kind, SHAPE, draws=draws, first_draw=0, seed=2)
         window = kind.window(SHAPE)
         kept = ops.keep_windows(image[None], torch.tensor(places), window, fill=COLOUR)
-    return torch.cat([counter(one[None]) for one in kept])
+    return torch.cat([counter(single[None]) for single in kept])
 
 
 @pytest.mark.parametrize("counter", [Tiny(), Plain(), Whole()], ids=lambda c: type(c).__name__)
@@ -58,10 +58,10 @@ def test_mean_and_median(name: str, draws: int, counter: Counter) -> None:
 def test_entries_of_the_array() -> None:
     image = pictures(SHAPE)
     with torch.no_grad():
-        found = make("ablated", unit="element")(image)
+        result = make("ablated", unit="element")(image)
         wanted = by_hand("ablated", Tiny(), image[0], 10, unit="element").mean(0, keepdim=True)
-        torch.testing.assert_close(found, wanted, rtol=2e-6, atol=1e-8)
-        assert not torch.allclose(found, make("ablated")(image))
+        torch.testing.assert_close(result, wanted, rtol=2e-6, atol=1e-8)
+        assert not torch.allclose(result, make("ablated")(image))
 
 
 @pytest.mark.parametrize("combine", ["mean", "median"])
@@ -83,11 +83,11 @@ def test_every_band() -> None:
     places = torch.tensor([[0, x] for x in range(SHAPE[1])])
     with torch.no_grad():
         maps = counter(ops.keep_windows(image, places, (SHAPE[0], 4), fill=COLOUR))
-        found = make("banded", draws=None, seed=5)(image)
-        torch.testing.assert_close(found[0], maps.mean(0), rtol=2e-6, atol=1e-8)
-        found = make("banded", draws=None, combine="median")(image)
+        result = make("banded", draws=None, seed=5)(image)
+        torch.testing.assert_close(result[0], maps.mean(0), rtol=2e-6, atol=1e-8)
+        result = make("banded", draws=None, combine="median")(image)
         middle = maps[int(maps.double().sum((1, 2, 3)).argsort()[(len(maps) - 1) // 2])]
-        torch.testing.assert_close(found[0], middle, rtol=2e-6, atol=1e-8)
+        torch.testing.assert_close(result[0], middle, rtol=2e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("combine", ["mean", "median"])
@@ -102,8 +102,8 @@ def test_gradient_is_that_of_whole_draws(name: str, combine: str) -> None:
     (wanted,) = torch.autograd.grad((chosen * weights).sum(), image)
     assert float(wanted.abs().max()) > 0
     for budget in (1, 2 * 20 * 44, 1 << 21):
-        found = make(name, counter, combine=combine, budget=budget)(image)
-        (slope,) = torch.autograd.grad((found * weights).sum(), image)
+        result = make(name, counter, combine=combine, budget=budget)(image)
+        (slope,) = torch.autograd.grad((result * weights).sum(), image)
         torch.testing.assert_close(slope, wanted, rtol=1e-4, atol=1e-7)
 
 

@@ -27,11 +27,11 @@ def test_it_is_the_full_image(kind: str, box: Box, draws: int) -> None:
     local = Local(counter, images, box)
     changed = images.repeat_interleave(draws, 0).clone()
     changed[..., *box.slices] = pixels
-    whole, part = counter(changed), local(pixels)
-    torch.testing.assert_close(part, whole, rtol=1e-4, atol=1e-6)
+    full, part = counter(changed), local(pixels)
+    torch.testing.assert_close(part, full, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(local.clean, counter(images))
-    weight = torch.rand(whole.shape, generator=generator)
-    gradients = [torch.autograd.grad((m * weight).sum(), pixels)[0] for m in (whole, part)]
+    weight = torch.rand(full.shape, generator=generator)
+    gradients = [torch.autograd.grad((m * weight).sum(), pixels)[0] for m in (full, part)]
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
 
 
@@ -55,15 +55,15 @@ def test_ablated_draws_are_those_of_the_full_image(
     assert local.cells.shape < (23, 31)
     changed = images.repeat_interleave(2, 0).clone()
     changed[..., *box.slices] = pixels
-    whole, part = counter(changed), local(pixels)
+    full, part = counter(changed), local(pixels)
     clean = counter(images)
-    torch.testing.assert_close(part, whole[..., *local.cells.slices], rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(part, full[..., *local.cells.slices], rtol=1e-4, atol=1e-7)
     torch.testing.assert_close(local.clean, clean[..., *local.cells.slices], rtol=1e-4, atol=1e-7)
-    elsewhere = (whole - clean.repeat_interleave(2, 0)).detach()
+    elsewhere = (full - clean.repeat_interleave(2, 0)).detach()
     elsewhere[..., *local.cells.slices] = 0.0
     assert float(elsewhere.abs().max()) <= 1e-7
     weight = torch.rand(part.shape, generator=generator)
-    there = whole[..., *local.cells.slices]
+    there = full[..., *local.cells.slices]
     gradients = [torch.autograd.grad((m * weight).sum(), pixels)[0] for m in (there, part)]
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-6)
 
@@ -80,9 +80,9 @@ def test_what_no_draw_shows_changes_nothing() -> None:
     box = Box(40, 52, 44, 56)
     local = Local(counter, images, box)
     pixels = torch.rand(1, 3, 4, 4).requires_grad_()
-    found = local(pixels)
-    torch.testing.assert_close(found, local.clean)
-    (gradient,) = torch.autograd.grad(found.sum(), pixels)
+    result = local(pixels)
+    torch.testing.assert_close(result, local.clean)
+    (gradient,) = torch.autograd.grad(result.sum(), pixels)
     assert not gradient.any()
 
 

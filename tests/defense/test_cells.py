@@ -16,8 +16,8 @@ def test_clipped_to_zero_and_above() -> None:
     with torch.no_grad():
         raw = Signed()(images)
         assert float(raw.min()) < 0
-        found = clipped(Signed())(images)
-        assert torch.equal(found, raw.clamp(min=0))
+        reduced = clipped(Signed())(images)
+        assert torch.equal(reduced, raw.clamp(min=0))
         cap = float(raw.max()) / 2
         capped = clipped(Signed(), caps=cap)(images)
         assert torch.equal(capped, raw.clamp(0, cap))
@@ -56,8 +56,8 @@ def test_caps_for_each_cell_and_for_blocks() -> None:
     with torch.no_grad():
         raw = Signed()(images)
         caps = torch.rand(raw.shape[2:], generator=torch.Generator().manual_seed(1)) + 0.01
-        found = clipped(Signed(), caps)(images)
-        assert torch.equal(found, torch.minimum(raw.clamp(min=0), caps))
+        reduced = clipped(Signed(), caps)(images)
+        assert torch.equal(reduced, torch.minimum(raw.clamp(min=0), caps))
         cap = float(clipped(Signed())(images).sum()) / 200
         blocks = clipped(Signed(), block_cap=cap, block=4)(images)
         kept = raw.clamp(min=0)
@@ -81,7 +81,12 @@ def test_caps_for_each_cell_and_for_blocks() -> None:
         (torch.ones(3), {}, ValueError, r"numbers \[h,w\], got torch.float32 \[3\]"),
         (torch.ones(3, 4, dtype=torch.int64), {}, ValueError, "got torch.int64"),
         (None, {"block_cap": 0.0}, ValueError, "that of a block must be a number of people"),
-        (None, {"block_cap": 1.0, "block": 0}, ValueError, "at least 1 cell, got 0"),
+        (
+            None,
+            {"block_cap": 1.0, "block": 0},
+            ValueError,
+            "side of a block must be at least 1, got 0",
+        ),
         (None, {"block_cap": 1.0, "block": 2.5}, TypeError, "must be a whole number, got 2.5"),
     ],
 )
@@ -105,22 +110,22 @@ def test_masked_sum(shape: tuple[int, int], allowance: float) -> None:
     images = pictures(shape, 3)
     with torch.no_grad():
         maps = Tiny()(images).double()
-        found = masked(Tiny(), patch_size=5, allowance=allowance)(images).double()
+        reduced = masked(Tiny(), patch_size=5, allowance=allowance)(images).double()
     fullest = torch.tensor(
         [
             max(
-                float(one[0, y : y + 6, x : x + 6].sum())
-                for y in range(one.shape[1] - 5)
-                for x in range(one.shape[2] - 5)
+                float(density[0, y : y + 6, x : x + 6].sum())
+                for y in range(density.shape[1] - 5)
+                for x in range(density.shape[2] - 5)
             )
-            for one in maps
+            for density in maps
         ]
     )
     wanted = maps.sum((1, 2, 3)) - (fullest - allowance).clamp(min=0)
-    torch.testing.assert_close(found.sum((1, 2, 3)), wanted, rtol=1e-6, atol=0)
-    changed = (found - maps).abs() > 1e-9
+    torch.testing.assert_close(reduced.sum((1, 2, 3)), wanted, rtol=1e-6, atol=0)
+    changed = (reduced - maps).abs() > 1e-9
     assert bool(changed.any()) == (allowance < float(fullest.max()))
-    assert bool((found <= maps + 1e-9).all())
+    assert bool((reduced <= maps + 1e-9).all())
 
 
 def test_masked_gradient() -> None:
@@ -164,8 +169,8 @@ def test_masked_on_tiles() -> None:
     image = pictures((24, 24))
     with torch.no_grad():
         tiles = tiled(Tiny(), 8)(image)[0, 0]
-        found = masked(tiled(Whole(), 8), patch_size=9, allowance=0.0)
-        assert found.stride == 8
+        reduced = masked(tiled(Whole(), 8), patch_size=9, allowance=0.0)
+        assert reduced.stride == 8
         count = float(masked(tiled(Tiny(), 8), patch_size=9, allowance=0.0)(image).sum())
     windows = [float(tiles[y : y + 2, x : x + 2].sum()) for y in (0, 1) for x in (0, 1)]
     assert count == pytest.approx(float(tiles.sum()) - max(windows), rel=1e-6)
@@ -187,7 +192,7 @@ def test_masked_refuses() -> None:
         masked(Tiny(), patch_size=0, allowance=1.0)
     with pytest.raises(ValueError, match="masked: cells must not be negative, got -"):
         masked(Signed(), patch_size=5, allowance=1.0)(pictures())
-    with pytest.raises(ValueError, match="masked: cells must not be negative, got nan"):
+    with pytest.raises(ValueError, match="masked: the counter's map must be finite, got NaN"):
         masked(Broken(), patch_size=5, allowance=1.0)(pictures())
     with pytest.raises(ValueError, match=r"masked: patch_size must fit .* 20x24, got 21"):
         masked(Plain(), patch_size=21, allowance=1.0)(pictures())

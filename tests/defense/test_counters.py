@@ -67,9 +67,9 @@ def test_float64(name: str) -> None:
     counter, images = DEFENSES[name](Tiny()), pictures((32, 40))
     twin = copy.deepcopy(counter).double()
     with ops.reference(), torch.no_grad():
-        found = twin(images.double())
-        assert found.dtype == torch.float64
-        torch.testing.assert_close(found.float(), counter(images), rtol=1e-4, atol=1e-6)
+        result = twin(images.double())
+        assert result.dtype == torch.float64
+        torch.testing.assert_close(result.float(), counter(images), rtol=1e-4, atol=1e-6)
 
 
 def test_identities_tell_settings_apart() -> None:
@@ -77,7 +77,7 @@ def test_identities_tell_settings_apart() -> None:
     made = [make(counter) for make in DEFENSES.values()]
     made += [defense.masked(counter, patch_size=6, allowance=41.0), defense.clipped(counter, 0.5)]
     made += [defense.tiled(counter, 16), defense.ablated(counter, 400, draws=4, fill=0.4)]
-    assert len({identity(one) for one in [counter, *made]}) == len(made) + 1
+    assert len({identity(defended) for defended in [counter, *made]}) == len(made) + 1
     again = DEFENSES["masked"](Tiny())
     assert identity(again) == identity(made[list(DEFENSES).index("masked")])
 

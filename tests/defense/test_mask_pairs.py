@@ -21,10 +21,10 @@ def brute_force(counter: Counter, image: torch.Tensor, patch: int, masks: Any) -
     boxes = mask_boxes((image.shape[1], image.shape[2]), patch_size=patch, masks=masks)
     table = torch.zeros(len(boxes), len(boxes), dtype=torch.float64)
     with torch.no_grad():
-        for i, one in enumerate(boxes):
+        for i, first in enumerate(boxes):
             for j, other in enumerate(boxes):
                 covered = image.clone()
-                for box in (one, other):
+                for box in (first, other):
                     covered[:, box.top : box.bottom, box.left : box.right] = torch.tensor(FILL)[
                         :, None, None
                     ]
@@ -49,11 +49,11 @@ def test_every_pair(shape: tuple[int, int], patch: int, masks: Any, counter: Cou
     image = pictures(shape)[0]
     wanted = brute_force(counter, image, patch, masks)
     for budget in (1, 1 << 21):
-        found = two_mask_table(
+        result = two_mask_table(
             counter, image, patch_size=patch, masks=masks, fill=FILL, budget=budget
         )
-        torch.testing.assert_close(found, wanted, rtol=1e-6, atol=0)
-    assert torch.equal(found, found.T)
+        torch.testing.assert_close(result, wanted, rtol=1e-6, atol=0)
+    assert torch.equal(result, result.T)
     assert wanted.unique().numel() == len(wanted) * (len(wanted) + 1) // 2
 
 
@@ -61,7 +61,7 @@ def test_sums_of_changes_are_exact() -> None:
     """In float64 to its own rounding, where most pairs are sums."""
     counter, image = Tiny().double(), pictures((64, 66), dtype=torch.float64)[0]
     reported: list[tuple[int, int]] = []
-    found = two_mask_table(
+    result = two_mask_table(
         counter,
         image,
         patch_size=3,
@@ -72,14 +72,14 @@ def test_sums_of_changes_are_exact() -> None:
     assert reported[0][0] > 300
     assert reported[-1] == (666, 666)
     wanted = brute_force(counter, image, 3, 36)
-    assert float((found - wanted).abs().max()) < 1e-12 * float(wanted.max())
+    assert float((result - wanted).abs().max()) < 1e-12 * float(wanted.max())
 
 
 def test_a_smaller_field_would_be_wrong() -> None:
     counter, image = Tiny(receptive_field=2), pictures((64, 66))[0]
-    found = two_mask_table(counter, image, patch_size=3, masks=36, fill=FILL)
+    result = two_mask_table(counter, image, patch_size=3, masks=36, fill=FILL)
     wanted = brute_force(counter, image, 3, 36)
-    assert float((found - wanted).abs().max()) > 1e-5 * float(wanted.max())
+    assert float((result - wanted).abs().max()) > 1e-5 * float(wanted.max())
 
 
 def test_less_is_looked_at_than_whole_images() -> None:
@@ -109,7 +109,7 @@ def test_some_mask_hides_every_place(height: int, width: int, patch: int, data: 
             assert any(box.intersection(place) == place for box in boxes)
 
 
-def test_masks_are_as_the_rule_says() -> None:
+def test_masks_follow_the_rule() -> None:
     """ceil(688 / 6) = 115 and 81 + 114 = 195 down; ceil(944 / 6) = 158 and 238 across."""
     boxes = mask_boxes((768, 1024), patch_size=81)
     assert len(boxes) == 36

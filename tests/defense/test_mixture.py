@@ -18,8 +18,8 @@ def test_the_sum_by_shares() -> None:
     with torch.no_grad():
         for parameter in second.parameters():
             parameter.mul_(0.5)
-        found = defense.mixed([first, second], [0.3, 1.2])(images)
-        torch.testing.assert_close(found, 0.3 * first(images) + 1.2 * second(images))
+        total = defense.mixed([first, second], [0.3, 1.2])(images)
+        torch.testing.assert_close(total, 0.3 * first(images) + 1.2 * second(images))
         mean = defense.mixed([first, second])(images)
         torch.testing.assert_close(mean, (first(images) + second(images)) / 2)
     assert defense.mixed([first, second]).stride == first.stride
@@ -73,10 +73,10 @@ def test_a_change_in_a_box_is_the_full_images(box: Box) -> None:
     local = Local(counter, images, box)
     changed = images.repeat_interleave(2, 0).clone()
     changed[..., *box.slices] = pixels
-    whole, part = counter(changed), local(pixels)
-    torch.testing.assert_close(part, whole, rtol=1e-4, atol=1e-6)
-    weight = torch.rand(whole.shape, generator=generator)
-    gradients = [torch.autograd.grad((m * weight).sum(), pixels)[0] for m in (whole, part)]
+    full, part = counter(changed), local(pixels)
+    torch.testing.assert_close(part, full, rtol=1e-4, atol=1e-6)
+    weight = torch.rand(full.shape, generator=generator)
+    gradients = [torch.autograd.grad((m * weight).sum(), pixels)[0] for m in (full, part)]
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
 
 
@@ -97,8 +97,8 @@ def test_an_attack_on_all_parts_stays_inside_the_sum_of_their_intervals(objectiv
         [0.4, 0.6],
     )
     parts = [
-        certify.masked(one, image, patch_size=10, allowance=allowance)
-        for one, allowance in ((wide, 40.0), (other, 20.0))
+        certify.masked(member, image, patch_size=10, allowance=allowance)
+        for member, allowance in ((wide, 40.0), (other, 20.0))
     ]
     interval = certify.mixed(parts, [0.4, 0.6])
     assert interval.width == pytest.approx(0.4 * parts[0].width + 0.6 * parts[1].width)

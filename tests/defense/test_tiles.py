@@ -18,15 +18,15 @@ from pycc.local import Box, Local, aligned, influence
 def test_each_cell_is_the_count_of_its_tile(shape: tuple[int, int], counter: Any) -> None:
     images = pictures(shape, 2)
     with torch.no_grad():
-        found = tiled(counter, 8)(images)
+        result = tiled(counter, 8)(images)
         down, across = (size // 8 + (size % 8 >= 2) for size in shape)
-        assert found.shape == (2, 1, down, across)
+        assert result.shape == (2, 1, down, across)
         for n in range(2):
             for y in range(down):
                 for x in range(across):
                     tile = images[n : n + 1, :, 8 * y : 8 * y + 8, 8 * x : 8 * x + 8]
                     wanted = float(counter(tile).sum())
-                    assert float(found[n, 0, y, x]) == pytest.approx(wanted, rel=1e-5)
+                    assert float(result[n, 0, y, x]) == pytest.approx(wanted, rel=1e-5)
 
 
 @pytest.mark.parametrize("counter", [Tiny(), Whole()], ids=lambda c: type(c).__name__)
@@ -50,11 +50,11 @@ def test_a_rest_too_small_is_not_counted() -> None:
 
     image = pictures((21, 31))  # rests of 5 and 7 pixels
     with torch.no_grad():
-        found = tiled(Demanding(), 8)(image)
-        assert found.shape[2:] == (2, 4)
+        result = tiled(Demanding(), 8)(image)
+        assert result.shape[2:] == (2, 4)
         changed = image.clone()
         changed[:, :, 16:] = 0.0
-        assert torch.equal(tiled(Demanding(), 8)(changed), found)
+        assert torch.equal(tiled(Demanding(), 8)(changed), result)
     with pytest.raises(ValueError, match="tiled: tile must be at least the counter's 6 pixels"):
         tiled(Demanding(), 4)
     with pytest.raises(ValueError, match="tiled: images must be at least 6x6 pixels, got 5x9"):
@@ -79,10 +79,10 @@ def test_a_window_gives_what_the_image_gives(box: Box) -> None:
     window = influence(changed, (51, 45), stride=8, receptive_field=8)
     local = Local(counter, image[..., *window.slices], changed.moved(-window.top, -window.left))
     pixels = torch.zeros(1, 3, *changed.shape, dtype=torch.float64)
-    whole = image.clone()
-    whole[..., *changed.slices] = pixels
+    changed_image = image.clone()
+    changed_image[..., *changed.slices] = pixels
     with torch.no_grad():
-        wanted = counter(whole)
+        wanted = counter(changed_image)
         cells = local.cells.moved(window.top // 8, window.left // 8)
         torch.testing.assert_close(local(pixels), wanted[..., *cells.slices])
         change = float((local(pixels) - local.clean).sum())

@@ -16,8 +16,8 @@ from pycc.types import Counter
 def test_count_is_min_of_max(counter: Counter) -> None:
     images = pictures((28, 33), 3)
     with torch.no_grad():
-        found = two_mask(counter, patch_size=5, masks=(3, 2), fill=0.5)(images)
-    for image, cells in zip(images, found, strict=True):
+        result = two_mask(counter, patch_size=5, masks=(3, 2), fill=0.5)(images)
+    for image, cells in zip(images, result, strict=True):
         table = two_mask_table(counter, image, patch_size=5, masks=(3, 2), fill=0.5)
         count = float(cells.double().sum())
         assert count == pytest.approx(float(table.max(1).values.min()), rel=1e-6)
@@ -56,11 +56,13 @@ def test_no_patch_leaves_the_clean_table(counter: Counter, trials: int) -> None:
         table = two_mask_table(counter, image, patch_size=patch, masks=4, fill=0.5)
         low, high = float(table.min()), float(table.max())
         attacked = image.repeat(100, 1, 1, 1)
-        for one in attacked:
+        for patched in attacked:
             y, x = (int(torch.randint(n - patch + 1, (), generator=generator)) for n in shape)
             content = torch.rand(3, patch, patch, generator=generator, dtype=torch.float64)
             style = int(torch.randint(3, (), generator=generator))
-            one[:, y : y + patch, x : x + patch] = (content, content.round(), content * 0)[style]
+            patched[:, y : y + patch, x : x + patch] = (content, content.round(), content * 0)[
+                style
+            ]
         counts = defended(attacked).sum((1, 2, 3))
         assert low <= float(counts.min())
         assert float(counts.max()) <= high

@@ -27,21 +27,21 @@ def places(of: Box) -> set[tuple[int, int]]:
 
 
 @given(BOXES, BOXES, SHAPES)
-def test_sets_of_places(one: Box, other: Box, shape: tuple[int, int]) -> None:
-    both = one.intersection(other)
-    assert places(both) == places(one) & places(other)
+def test_sets_of_places(first: Box, other: Box, shape: tuple[int, int]) -> None:
+    both = first.intersection(other)
+    assert places(both) == places(first) & places(other)
     assert both.empty == (not places(both))
     image = {(y, x) for y in range(shape[0]) for x in range(shape[1])}
-    assert places(one.clipped(shape)) == places(one) & image
-    union = one.union(other)
-    assert places(union) >= places(one) | places(other)
+    assert places(first.clipped(shape)) == places(first) & image
+    union = first.union(other)
+    assert places(union) >= places(first) | places(other)
     for smaller in (
         Box(union.top + 1, union.left, union.bottom, union.right),
         Box(union.top, union.left + 1, union.bottom, union.right),
         Box(union.top, union.left, union.bottom - 1, union.right),
         Box(union.top, union.left, union.bottom, union.right - 1),
     ):
-        assert not places(smaller) >= places(one) | places(other)
+        assert not places(smaller) >= places(first) | places(other)
 
 
 def test_sides_for_mcnn() -> None:
@@ -91,15 +91,15 @@ def test_an_axis(start: int, side: int, stride: int, field: int, size: int) -> N
 def test_aligned_covers_the_extent(extent: Box, shape: tuple[int, int], stride: int) -> None:
     if extent.clipped(shape).empty:
         return
-    found = aligned(extent, shape, stride)
-    assert places(found) >= places(extent.clipped(shape))
-    assert found == found.clipped(shape)
-    assert found.top % stride == found.left % stride == 0
-    for end, size in zip((found.bottom, found.right), shape, strict=True):
+    result = aligned(extent, shape, stride)
+    assert places(result) >= places(extent.clipped(shape))
+    assert result == result.clipped(shape)
+    assert result.top % stride == result.left % stride == 0
+    for end, size in zip((result.bottom, result.right), shape, strict=True):
         assert end == size or end % stride == 0
     # Not larger than the worst offset asks for.
-    for side, own in zip(found.shape, extent.shape, strict=True):
-        assert side < own + 2 * stride
+    for side, length in zip(result.shape, extent.shape, strict=True):
+        assert side < length + 2 * stride
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(1, 30), st.integers(1, 16))

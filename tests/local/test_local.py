@@ -31,9 +31,9 @@ def image(shape: tuple[int, int] = SHAPE, rows: int = 1) -> Tensor:
 
 
 def attacked(images: Tensor, box: Box, pixels: Tensor) -> Tensor:
-    whole = images.repeat_interleave(len(pixels) // len(images), 0)
-    whole[..., *box.slices] = pixels
-    return whole
+    full = images.repeat_interleave(len(pixels) // len(images), 0)
+    full[..., *box.slices] = pixels
+    return full
 
 
 def close(got: Tensor, wanted: Tensor, bound: float = 1e-12) -> None:
@@ -63,16 +63,16 @@ def test_a_window_gives_what_the_image_gives(
     local = Local(counter, images[..., *window.slices], inner)
     assert local.follows_layers
     pixels = image(box.shape, rows=2).requires_grad_()
-    found = local(pixels)
+    result = local(pixels)
     cells = local.cells.moved(window.top // stride, window.left // stride)
     after = counter(attacked(images, box, pixels))
     before = counter(images.expand(2, -1, -1, -1)).detach()
     close(local.clean, before[:1, :, *cells.slices])
-    close(found, after[..., *cells.slices])
+    close(result, after[..., *cells.slices])
     rest = (after.detach() - before).clone()
     rest[..., *cells.slices] = 0
     assert not rest.any()
-    (slope,) = torch.autograd.grad(found.square().sum(), pixels)
+    (slope,) = torch.autograd.grad(result.square().sum(), pixels)
     (wanted,) = torch.autograd.grad(after[..., *cells.slices].square().sum(), pixels)
     close(slope, wanted)
 
@@ -80,14 +80,14 @@ def test_a_window_gives_what_the_image_gives(
 def test_a_smaller_window_would_be_wrong(counters: dict[str, Callable[[], Counter]]) -> None:
     counter = counters["mcnn"]()
     box = Box(80, 80, 100, 100)
-    found = []
+    results = []
     for field in (72, 48):
         window = influence(box, SHAPE, stride=4, receptive_field=field)
         inner = box.moved(-window.top, -window.left)
         local = Local(counter, image()[..., *window.slices], inner)
         pixels = torch.zeros(1, 3, 20, 20, dtype=torch.float64)
-        found.append((local(pixels) - local.clean).sum())
-    assert abs(found[0] - found[1]) > 1e-6 * abs(found[0])
+        results.append((local(pixels) - local.clean).sum())
+    assert abs(results[0] - results[1]) > 1e-6 * abs(results[0])
 
 
 def test_only_what_changes_is_computed(counters: dict[str, Callable[[], Counter]]) -> None:
@@ -210,11 +210,11 @@ def test_other_counters_are_asked_about_the_whole_window(name: str) -> None:
     local = Local(counter, images, box)
     assert not local.follows_layers
     pixels = image(box.shape, rows=2).requires_grad_()
-    found, after = local(pixels), counter(attacked(images, box, pixels))
+    result, after = local(pixels), counter(attacked(images, box, pixels))
     assert local.cells == Box(0, 0, *after.shape[-2:])
     close(local.clean, counter(images))
-    close(found, after)
-    (slope,) = torch.autograd.grad(found.square().sum(), pixels)
+    close(result, after)
+    (slope,) = torch.autograd.grad(result.square().sum(), pixels)
     (wanted,) = torch.autograd.grad(after.square().sum(), pixels)
     close(slope, wanted)
 

@@ -122,8 +122,8 @@ def halves(draw: Draw) -> Layer:
     split = draw(st.sampled_from([lambda x: x.chunk(2, 1), lambda x: (x[:, ::2], x[:, 1:3])]))
 
     def layer(x: Tensor) -> Tensor:
-        one, other = split(x)
-        return torch.cat([inner(other), one.relu()], -3)
+        single, other = split(x)
+        return torch.cat([inner(other), single.relu()], -3)
 
     return layer
 
@@ -255,15 +255,15 @@ def check(draw: Draw, kinds: list[str]) -> None:
     assert local.follows_layers or box.bottom == shape[0] or box.right == shape[1]
     cells = local.cells.slices
     assert apart(local.clean, before[::draws, :, *cells], before) <= 1e-12
-    found = local(pixels)
-    assert apart(found, after[..., *cells], after) <= 1e-12
+    result = local(pixels)
+    assert apart(result, after[..., *cells], after) <= 1e-12
     rest = after.detach() - before
     rest[..., *cells] = 0
     assert not rest.any()
 
     weights = torch.rand_like(after)
     (wanted,) = torch.autograd.grad((weights * after).sum(), pixels)
-    (slope,) = torch.autograd.grad((weights[..., *cells] * found).sum(), pixels)
+    (slope,) = torch.autograd.grad((weights[..., *cells] * result).sum(), pixels)
     assert apart(slope, wanted, wanted) <= 1e-12
 
 

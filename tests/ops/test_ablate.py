@@ -136,17 +136,17 @@ def test_sets_do_not_depend_on_batches_draws_or_threads(with_threads, device) ->
     options = {"seed": 3, "fill": 0.0}
     for k in (100, 15_000, 28_000):  # enough work for several threads
         with_threads(1)
-        whole = ablate(images, k, draws=3, **options)
-        upstream = noise(*whole.shape, seed=1).to(device)
-        (gradient,) = torch.autograd.grad(whole, images, upstream)
+        full = ablate(images, k, draws=3, **options)
+        upstream = noise(*full.shape, seed=1).to(device)
+        (gradient,) = torch.autograd.grad(full, images, upstream)
         for threads in (2, 5):
             with_threads(threads)
             again = ablate(images, k, draws=3, **options)
-            assert torch.equal(again, whole)
+            assert torch.equal(again, full)
             assert torch.equal(torch.autograd.grad(again, images, upstream)[0], gradient)
         for n, j in itertools.product(range(4), range(3)):
             alone = ablate(images[n : n + 1], k, first_image=n, first_draw=j, **options)
-            assert torch.equal(alone[0], whole[3 * n + j])
+            assert torch.equal(alone[0], full[3 * n + j])
 
 
 def test_every_part_of_the_key_matters() -> None:
@@ -248,7 +248,7 @@ def test_the_chi_square_test_finds_a_biased_sampler(monkeypatch) -> None:
     assert uniformity(12, 5, 1, draws=20_000) < 1e-9
 
 
-def test_a_patch_is_untouched_as_often_as_the_hypergeometric_law_says() -> None:
+def test_a_patch_is_untouched_with_the_hypergeometric_probability() -> None:
     size, k, draws = 400, 20, 4_000
     patch = set(range(37, 61))
     untouched = sum(

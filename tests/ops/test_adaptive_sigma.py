@@ -107,11 +107,11 @@ def test_fifty_thousand_points_in_one_place_have_width_zero() -> None:
 
 
 def test_few_points(device: torch.device) -> None:
-    one = torch.tensor([[3.0, 4.0]], device=device)
-    assert adaptive_sigma(one[:0]).shape == (0,)
-    assert adaptive_sigma(one, single=7.5).tolist() == [7.5]
+    head = torch.tensor([[3.0, 4.0]], device=device)
+    assert adaptive_sigma(head[:0]).shape == (0,)
+    assert adaptive_sigma(head, single=7.5).tolist() == [7.5]
     with pytest.raises(ValueError, match=r"adaptive_sigma: one point .* single="):
-        adaptive_sigma(one)
+        adaptive_sigma(head)
     # Two heads: the one neighbour there is, not an infinite distance.
     two = torch.tensor([[0.0, 0.0], [3.0, 4.0]], device=device)
     torch.testing.assert_close(adaptive_sigma(two, beta=0.5).cpu(), torch.tensor([2.5, 2.5]))

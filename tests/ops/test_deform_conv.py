@@ -75,9 +75,9 @@ def test_it_is_the_published_layer(fixture, op, case: int, device: torch.device)
     ]
     result = op(*leaves)
     result.backward(torch.from_numpy(numbers[f"grad_out_{case}"]).to(device))
-    found = {"out": result.detach()}
-    found |= {f"grad_{name}": leaf.grad for name, leaf in zip(NAMES, leaves, strict=True)}
-    for name, tensor in found.items():
+    computed = {"out": result.detach()}
+    computed |= {f"grad_{name}": leaf.grad for name, leaf in zip(NAMES, leaves, strict=True)}
+    for name, tensor in computed.items():
         published = numbers[f"{name}_{case}"]
         difference = np.abs(tensor.cpu().numpy() - published).max()
         assert difference <= 1e-6 * np.abs(published).max(), name

@@ -124,8 +124,8 @@ def test_the_largest_of_large_populations(op, device: torch.device) -> None:
     sizes = [column.to(device) for column in columns(cases)]
     # As a user inverts: the probability is the float64 nearest to one that occurs.
     wanted = log_probability_untouched(*sizes).exp().clamp_min(1e-200)
-    found = op(sizes[0], sizes[2], wanted).tolist()
-    for (d, _, k), n, p in zip(cases, found, wanted.tolist(), strict=True):
+    result = op(sizes[0], sizes[2], wanted).tolist()
+    for (d, _, k), n, p in zip(cases, result, wanted.tolist(), strict=True):
         assert ratio(d, n, k) >= Fraction(p) > ratio(d, n + 1, k)
 
 

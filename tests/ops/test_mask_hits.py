@@ -107,7 +107,7 @@ def test_every_number_of_sets_can_be_counted(count: int, device: torch.device) -
         assert mask_hits(kept[:, :1].contiguous()[:-1], (5, 7), 1).tolist() == [count - 1, 0, 0]
 
 
-def test_the_first_of_equal_windows_is_told(device: torch.device) -> None:
+def test_the_first_of_equal_windows_is_returned(device: torch.device) -> None:
     kept = torch.tensor([[3 * 70 + 66], [3 * 70 + 66], [70 + 69], [70 + 69]], device=device)
     assert mask_hits(kept, (6, 70), 1).tolist() == [2, 1, 69]
     assert mask_hits(kept, (6, 70), (3, 2)).tolist() == [2, 0, 68]

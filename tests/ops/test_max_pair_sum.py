@@ -54,11 +54,11 @@ def by_hand(grid: np.ndarray, window: tuple[int, int], allowance: float) -> tupl
 
     sums = [total(mine) for mine in sets]
     best, where = max(sums), (places[sums.index(max(sums))], (-1, -1))
-    for place, mine, own in zip(places, sets, sums, strict=True):
+    for place, mine, kept in zip(places, sets, sums, strict=True):
         rest = [total(other - mine) for other in sets]
         added = Fraction(0) if allowance == INF else max(rest) - Fraction(allowance)
-        if own + max(Fraction(0), added) > best:
-            best, where = own + added, (place, places[rest.index(max(rest))])
+        if kept + max(Fraction(0), added) > best:
+            best, where = kept + added, (place, places[rest.index(max(rest))])
     return best, where
 
 
@@ -105,9 +105,9 @@ def test_kernel_and_twin_have_the_same_bits(problem, data, device: torch.device)
 @given(problem=problems(6), allowance=st.sampled_from([0.0, 1.0, 2.5, 7.0, 1e3, INF]))
 def test_it_is_the_definition(problem, allowance: float, device: torch.device) -> None:
     maps, window = problem
-    whole = (4.0 * maps.clamp(max=2.0)).round()  # sums are exact
-    values, places = max_pair_sum(whole.to(device), window, allowance)
-    for n, grid in enumerate(whole.numpy()):
+    rounded = (4.0 * maps.clamp(max=2.0)).round()  # sums are exact
+    values, places = max_pair_sum(rounded.to(device), window, allowance)
+    for n, grid in enumerate(rounded.numpy()):
         value, where = by_hand(grid, window, allowance)
         assert values[n].item() == value
         assert tuple(map(tuple, places[n].tolist())) == where

@@ -24,8 +24,8 @@ from pycc.random import Stream
 
 def same_numbers(first: Tensor, second: Tensor) -> bool:
     """The same bits, with one NaN."""
-    one = [torch.where(tensor.isnan(), NAN, tensor) for tensor in (first, second)]
-    return same_bits(*one)
+    canonical = [torch.where(tensor.isnan(), NAN, tensor) for tensor in (first, second)]
+    return same_bits(*canonical)
 
 
 def agree(maps: Tensor, window: tuple[int, int], device: torch.device | str = "cpu") -> None:
@@ -89,9 +89,9 @@ def test_kernel_and_twin_have_the_same_bits(problem, device: torch.device) -> No
 @given(problem=problems())
 def test_it_is_the_best_of_all_windows(problem, device: torch.device) -> None:
     maps, window = problem
-    whole = torch.where(maps.isfinite(), maps.clamp(-9, 9).round(), maps)  # sums are exact
-    sums, places = max_window_sum(whole.to(device), window)
-    for n, grid in enumerate(whole.numpy()):
+    rounded = torch.where(maps.isfinite(), maps.clamp(-9, 9).round(), maps)  # sums are exact
+    sums, places = max_window_sum(rounded.to(device), window)
+    for n, grid in enumerate(rounded.numpy()):
         total, place = by_hand(grid, window)
         np.testing.assert_equal(sums[n].item() + 0.0, total + 0.0)
         assert tuple(places[n].tolist()) == place

@@ -47,7 +47,7 @@ def test_the_compiled_kernels_run_from_any_folder(folder: str, tmp_path: Path) -
     assert done.stdout.strip() == COMPILED
 
 
-def test_info_says_what_is_compiled() -> None:
+def test_info_describes_the_compiled_module() -> None:
     facts = ops.info()
     assert facts["compiled"] is True
     assert facts["running"] == "compiled"

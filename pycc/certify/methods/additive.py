@@ -1,4 +1,4 @@
-"""C2: the sum of cells and blocks of cells, each no fuller than its cap."""
+"""Certificate C2: the sum of cells and blocks of cells, each limited by a cap."""
 
 from __future__ import annotations
 
@@ -36,15 +36,16 @@ def additive(
     block: int = BLOCK,
     patches: int = 1,
 ) -> Interval:
-    """C2: the sum of capped cells and blocks, of every image ``patches`` patches away.
+    """Bound the sum of capped cells and blocks of every image with ``patches`` patches (C2).
 
-    ``caps`` are people a cell, a number or [h,w]; ``block_cap`` people in a block of ``block`` x
-    ``block`` cells. At least one of them is needed, both fixed beforehand (``cap_of``); the
-    defended counter is ``pycc.defense.clipped`` with the same. Outside the touched windows the
-    cells are those of the clean image, inside they lie in [0, caps], and a block counts its cap at
-    most. Deterministic.
+    ``caps`` is the limit in people per cell, a number or [h,w]; ``block_cap`` that of a block of
+    ``block`` x ``block`` cells. At least one of them is needed, fixed beforehand on training data
+    (``cap_of``). The defended counter is ``pycc.defense.clipped`` with the same arguments. Outside
+    the affected windows cells keep their clean values; inside they lie in [0, caps], and a block
+    counts at most its cap. Deterministic.
 
-    ValueError as ``masked``, and for caps that are not positive or of another map's size.
+    ValueError as for ``masked``, and for caps that are not positive or of another size than the
+    map.
 
     >>> from pycc import data, models
     >>> counter = models.load("mcnn-synthetic")
@@ -61,7 +62,7 @@ def additive(
 def additive_of(
     cells: Tensor, window: tuple[int, int], caps: Caps, *, patches: int = 1
 ) -> Interval:
-    """``additive`` of a known density map [1,h,w], for a window of cells (height, width)."""
+    """Compute ``additive`` from a density map [1,h,w] and a window of cells (height, width)."""
     if patches < 1:
         raise ValueError(f"certify: patches must be at least 1, got {patches}")
     bounds = additive_bounds(cells, window, caps, patches=patches)
@@ -86,7 +87,7 @@ def additive_of(
 class Additive(Certificate):
     """The sum of capped cells and blocks of 8 x 8 cells.
 
-    ``cap`` and ``block_cap`` are in people; None: calibrated.
+    ``cap`` and ``block_cap`` are in people; None calibrates them.
 
     >>> from pycc.certify import Additive
     >>> method = Additive(cap=0.5)
@@ -96,7 +97,7 @@ class Additive(Certificate):
 
     name = "additive"
     from_map = True
-    slack_label = "people a patch around adds or takes"
+    slack_label = "people that a patch around a cell adds or removes"
     cap: float | None = flag(None, "people that a cell may hold (default: calibrated)")
     block_cap: float | None = flag(None, "people that 8 x 8 cells may hold (default: calibrated)")
 
@@ -110,14 +111,14 @@ class Additive(Certificate):
         return tuple(name for name in ("cap", "block_cap") if getattr(self, name) is None)
 
     def needed_numbers(self, patch_sizes: Sequence[int], counters: int) -> Iterator[NeededNumber]:
-        """Both caps."""
+        """Iterate over both caps."""
         yield NeededNumber(_CAP, given=self.cap)
         yield NeededNumber(_BLOCK_CAP, given=self.block_cap)
 
     def calibrate(
         self, images: CalibrationMaps, patch_sizes: Sequence[int]
     ) -> Iterator[CalibratedNumber]:
-        """Caps that nearly all cells and blocks of the (weighted mean) density maps lie below."""
+        """Choose caps that nearly all cells and blocks of the (weighted) maps do not exceed."""
         sums = [
             torch.stack([
                 share * cells for share, cells in zip(images.shares, maps, strict=True)
@@ -133,21 +134,21 @@ class Additive(Certificate):
     def interval(
         self, counter: Counter, image: CertifiedImage, patch_size: int, calibration: Calibration
     ) -> Interval:
-        """The interval of the density map."""
+        """Return the interval of the density map."""
         window = window_of(counter, patch_size, image.shape, image.cells)
         return additive_of(image.density, window, _caps(calibration))
 
     def defended(
         self, counter: Counter, patch_size: int, calibration: Calibration, *, seed: int
     ) -> Counter:
-        """``pycc.defense.clipped``."""
+        """Return ``pycc.defense.clipped``."""
         caps = _caps(calibration)
         return defense.clipped(counter, caps.cell, block_cap=caps.block, block=caps.side)
 
     def slack_map(
         self, density: Tensor, window: tuple[int, int], calibration: Calibration
     ) -> Tensor:
-        """[h,w], people: the most that the capped sum gains or loses by a patch around a cell."""
+        """Compute the largest gain or loss [h,w], in people, by a patch around each cell."""
         return slack_map(density, window, _caps(calibration))
 
 

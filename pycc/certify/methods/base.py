@@ -1,10 +1,10 @@
-"""What every certificate method shares: its settings, its needs, its interval and its defense."""
+"""The base class of certificate methods, the data they receive, and their registry."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import Tensor
@@ -13,27 +13,28 @@ from pycc.certify.calibration import CalibratedNumber, Calibration
 from pycc.certify.maps import Objective, slack_map, weakest_window
 from pycc.defense.ablated_maps import Pixels, ablated_counts
 from pycc.registry import Registry
+from pycc.settings import values_of
 from pycc.types import Counter, Interval, Progress
 
 
 @dataclass(frozen=True)
 class CertifiedImage:
-    """One image of a run, and what the counter predicts for it."""
+    """One image of a run, with the counter's density map."""
 
     image: Tensor
     """[3,H,W], RGB in [0,1]."""
     density: Tensor
     """[1,h,w], people per cell, 0 outside the region of interest."""
     parts: tuple[Tensor, ...] = ()
-    """The density maps of the counters of an ensemble; of another counter its own."""
+    """The density maps of the counters of an ensemble; the single map of any other counter."""
     index: int = 0
     """Number of the image in the run."""
     intervals: int = 1
-    """Intervals of one method in the run, which are to hold all at once."""
+    """Number of intervals of one method in the run, which must hold simultaneously."""
     seed: int = 0
     """Key of the run's randomness."""
     progress: Progress | None = None
-    """For the draws or pairs of masks of this image."""
+    """Progress of the draws or pairs of masks of this image."""
     _counts: dict[tuple[int, int, int], Tensor] = field(default_factory=dict)
 
     @property
@@ -49,7 +50,7 @@ class CertifiedImage:
     def ablated_counts(
         self, counter: Counter, k: int, samples: int, *, fill: tuple[float, ...], seed: int
     ) -> Tensor:
-        """Counts [samples] of random ablations, kept: no patch size changes them."""
+        """Return the counts [samples] of random ablations, kept for the other patch sizes."""
         key = k, samples, seed
         if key not in self._counts:
             self._counts[key] = ablated_counts(
@@ -61,7 +62,7 @@ class CertifiedImage:
 
 @dataclass(frozen=True)
 class CalibrationMaps:
-    """What a counter, or each counter of an ensemble, predicts for the calibration images."""
+    """The density maps of the calibration images, by a counter or each counter of an ensemble."""
 
     source: str
     """The data that the images are from."""
@@ -84,14 +85,14 @@ class NeededNumber:
     patch_size: int | None = None
     counter: int | None = None
     given: float | None = None
-    """Its value, if it is a setting of the method."""
+    """Its value if it is a setting of the method, else None."""
 
 
 class Certificate(ABC):
     """A certificate method: a frozen dataclass of its settings, which are flags of the command.
 
-    A subclass is registered by ``certificates.register(name)``; the command, the data-set run and
-    its attacks know it from then on.
+    A subclass that is registered by ``certificates.register(name)`` is available in the command, in
+    ``certify.run`` and to its attacks.
 
     >>> from dataclasses import dataclass
     >>> from pycc.certify import Certificate, Interval
@@ -107,12 +108,12 @@ class Certificate(ABC):
 
     name: ClassVar[str]
     from_map: ClassVar[bool] = False
-    """Whether the interval follows from the density map alone: one forward pass for all patch
-    sizes. The counter then needs a bounded receptive field."""
+    """Whether the interval follows from the density map alone, so that one forward pass serves all
+    patch sizes. The counter then needs a bounded receptive field."""
     needs_fill: ClassVar[bool] = False
-    """Whether it hides pixels, in the mean colour of the calibration images."""
+    """Whether it hides pixels, with the mean colour of the calibration images."""
     slack_label: ClassVar[str] = "people in the fullest window around"
-    """What ``slack_map`` shows."""
+    """Label of the values of ``slack_map``."""
 
     @property
     def needs_heads(self) -> bool:
@@ -121,37 +122,37 @@ class Certificate(ABC):
 
     @property
     def needs_images(self) -> bool:
-        """Whether calibration needs images at all, rather than having all numbers given."""
+        """Whether calibration needs images; if not, all numbers are given."""
         return self.needs_fill or bool(self.uncalibrated)
 
     @property
     def uncalibrated(self) -> tuple[str, ...]:
-        """Settings without a value, whose numbers come from calibration images."""
+        """Names of the settings without a value, which are computed from calibration images."""
         return ()
 
     def needed_numbers(self, patch_sizes: Sequence[int], counters: int) -> Iterator[NeededNumber]:
-        """The numbers that a run of these patch sizes needs, for an ensemble of ``counters``."""
+        """Iterate over the numbers that a run needs for an ensemble of ``counters`` counters."""
         return iter(())
 
     def calibrate(
         self, images: CalibrationMaps, patch_sizes: Sequence[int]
     ) -> Iterator[CalibratedNumber]:
-        """The needed numbers, from calibration images or as they are given."""
+        """Iterate over the needed numbers, given or computed from calibration images."""
         return iter(())
 
     def check_image(self, name: str, shape: tuple[int, int]) -> None:  # noqa: B027
-        """ValueError, naming the image, if one of ``shape`` (H, W) cannot be certified."""
+        """Raise ValueError that names the image if its ``shape`` (H, W) cannot be certified."""
 
     @abstractmethod
     def interval(
         self, counter: Counter, image: CertifiedImage, patch_size: int, calibration: Calibration
     ) -> Interval:
-        """The interval that no square patch of ``patch_size`` pixels can push the count out of."""
+        """Return the interval that no square patch of this side can push the count out of."""
 
     def defended(
         self, counter: Counter, patch_size: int, calibration: Calibration, *, seed: int
     ) -> Counter | None:
-        """The defended counter that the interval is about; None if no gradient reaches it."""
+        """Return the defended counter that is certified; None if it has no useful gradient."""
         return None
 
     def weakest_windows(
@@ -163,29 +164,30 @@ class Certificate(ABC):
         patch_size: int,
         number: int,
     ) -> list[tuple[int, int]]:
-        """First cells (row, column) of the windows at which an end of the interval is reached.
+        """Return the first cells (row, column) of the windows that determine an interval's end.
 
-        The upper end belongs to the emptiest window, where a patch has most to add, the lower end
-        to the fullest one. ``density`` is [1,h,w] of the counter with this ``number`` in the
-        ensemble, ``window`` (height, width) in cells. Called for methods with ``from_map`` alone.
+        The upper end belongs to the emptiest window, to which a patch can add most, the lower end
+        to the fullest window. ``density`` is the map [1,h,w] of the counter with this ``number`` in
+        the ensemble, ``window`` (height, width) in cells. Called only for methods with
+        ``from_map``.
         """
         return [weakest_window(density, window, objective)]
 
     def slack_map(
         self, density: Tensor, window: tuple[int, int], calibration: Calibration
     ) -> Tensor:
-        """[h,w], people: how much a patch around each cell can change (``slack_label``)."""
+        """Compute how many people [h,w] a patch around each cell can change (``slack_label``)."""
         return slack_map(density, window)
 
     def check_positive(self, *names: str) -> None:
-        """ValueError unless these settings are at least 1."""
+        """Raise ValueError unless these settings are at least 1."""
         for name in names:
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"{self.name}: {name} must be at least 1, got {value}")
 
     def check_people(self, name: str, *, positive: bool) -> None:
-        """ValueError unless this setting is None or a number of people."""
+        """Raise ValueError unless this setting is None or a number of people."""
         value = getattr(self, name)
         if value is None or (0 <= value < float("inf") and (value > 0 or not positive)):
             return
@@ -195,9 +197,8 @@ class Certificate(ABC):
         )
 
     def settings(self) -> dict[str, object]:
-        """Its name and all settings, as JSON values."""
-        own = {entry.name: getattr(self, entry.name) for entry in fields(self)}  # type: ignore[arg-type]
-        return {"name": self.name, **own}
+        """Return its name and all settings, as JSON values."""
+        return {"name": self.name, **values_of(self)}
 
 
 certificates: Registry[type[Certificate]] = Registry("certificate method")
@@ -205,13 +206,13 @@ certificates: Registry[type[Certificate]] = Registry("certificate method")
 
 
 def chosen(method: str | Certificate | Sequence[str | Certificate]) -> tuple[Certificate, ...]:
-    """The methods that are meant, each name with its default settings.
+    """Return the methods; a name stands for the method with its default settings.
 
-    ValueError for none, an unknown name, or two of one name.
+    Raise ValueError for no method, an unknown name, or two methods of one name.
     """
     several = [method] if isinstance(method, str | Certificate) else method
-    methods = tuple(certificates[one]() if isinstance(one, str) else one for one in several)
-    names = [one.name for one in methods]
+    methods = tuple(certificates[entry]() if isinstance(entry, str) else entry for entry in several)
+    names = [entry.name for entry in methods]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"certify: expected methods of different names, got {names or 'none'}")
     return methods

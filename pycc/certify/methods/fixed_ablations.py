@@ -1,4 +1,4 @@
-"""C1': the median of the counts of ablations that are fixed in advance."""
+"""Certificate C1': the median of the counts of ablations that are fixed in advance."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pycc import defense
-from pycc.certify.ablations import kind_of, people_of, widened
+from pycc.certify.ablations import kind_of, nonnegative, widened
 from pycc.certify.calibration import Calibration
 from pycc.certify.fixed import fixed_ablations_bounds
-from pycc.certify.maps import check_eval, shape_of
+from pycc.certify.maps import shape_of
 from pycc.certify.methods.base import Certificate, CertifiedImage, certificates
-from pycc.certify.methods.quantile import check_kept
+from pycc.counters import check_eval
 from pycc.defense.ablated_maps import Kind, Pixels, ablated_counts
 from pycc.defense.retained import most_touched
 from pycc.defense.windows import check_patch
@@ -35,26 +35,26 @@ def fixed_ablations(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Interval:
-    """C1': the median count over ablated draws that are fixed, of every image a patch away.
+    """Bound the median count over fixed ablated draws, for every attacked image (C1').
 
-    The draws are those of ``quantile``, but ``seed`` may be public: their interval counts how many
-    of them a patch can touch at most (``most_touched``), and holds without any probability. Bands
-    and blocks with ``draws`` None are shown at every place once. The defended counter is
+    The draws are those of ``quantile``, but ``seed`` may be public: the interval depends on the
+    largest number of draws that a patch can touch (``most_touched``) and is deterministic. Bands
+    and blocks with ``draws`` None are kept once at every place. The defended counter is
     ``pycc.defense.ablated``, ``banded`` or ``blocked`` with ``combine="median"`` and the same draws
     and seed, which predicts the lower of two middle counts.
 
-    ValueError for a patch or draw that does not fit the image, a counter in train mode, and unless
-    exactly one of ``k``, ``band`` and ``block`` is given.
+    ValueError for a patch or draw that does not fit into the image, a counter in train mode, and
+    unless exactly one of ``k``, ``band`` and ``block`` is given.
 
     >>> from pycc import data, models
     >>> counter = models.load("mcnn-synthetic")
     >>> image = data.open("synthetic", shape=(96, 128))[0].image
-    >>> interval = fixed_ablations(counter, image, patch_size=4, band=8, fill=0.45)
+    >>> interval = fixed_ablations(counter, image, patch_size=4, k=45, fill=0.45, draws=31)
     >>> interval.low <= interval.count <= interval.high
     True
     """
-    check_eval(counter)
-    check_patch(patch_size, shape_of(image))
+    check_eval("certify", counter)
+    check_patch("certify", patch_size, shape_of(image))
     kind = kind_of(k, band, block)
     counts = ablated_counts(
         counter, image, kind, draws=draws, seed=seed, fill=fill, progress=progress
@@ -74,18 +74,18 @@ def fixed_of(
     patches: int = 1,
     seed: int,
 ) -> Interval:
-    """``fixed_ablations`` of the counts of an image of ``shape`` (H, W) that are known."""
+    """Compute ``fixed_ablations`` from known counts of an image of ``shape`` (H, W)."""
     hits = most_touched(kind, shape, patch_size=patch_size, draws=draws, seed=seed)
-    interval = fixed_ablations_bounds(people_of(counts), hits, patches=patches, median="lower")
+    interval = fixed_ablations_bounds(nonnegative(counts), hits, patches=patches, median="lower")
     return widened(interval)
 
 
 @certificates.register("fixed-ablations")
 @dataclass(frozen=True)
 class FixedAblations(Certificate):
-    """The median of the counts of ``ablation_samples`` fixed images that show ``k`` pixels each.
+    """The median of the counts of ``ablation_samples`` fixed draws that keep ``k`` pixels each.
 
-    The ablations are keyed by the run's seed and the same for every image; holds always.
+    The draws are keyed by the run's seed and are the same for every image. Deterministic.
 
     >>> from pycc.certify import FixedAblations
     >>> FixedAblations(k=100).settings()
@@ -101,13 +101,13 @@ class FixedAblations(Certificate):
         self.check_positive("k", "ablation_samples")
 
     def check_image(self, name: str, shape: tuple[int, int]) -> None:
-        """ValueError for an image of fewer than k pixels."""
-        check_kept(name, self.k, shape)
+        """Raise ValueError for an image of fewer than k pixels."""
+        Pixels(self.k).check(shape, name)
 
     def interval(
         self, counter: Counter, image: CertifiedImage, patch_size: int, calibration: Calibration
     ) -> Interval:
-        """The interval by the number of ablations that a patch can touch."""
+        """Return the interval, from the number of draws that a patch can touch."""
         counts = image.ablated_counts(
             counter, self.k, self.ablation_samples, fill=calibration.colour, seed=image.seed
         )
@@ -119,7 +119,7 @@ class FixedAblations(Certificate):
     def defended(
         self, counter: Counter, patch_size: int, calibration: Calibration, *, seed: int
     ) -> Counter:
-        """``pycc.defense.ablated`` with the median of the same ablations."""
+        """Return ``pycc.defense.ablated`` with the median of the same draws."""
         return defense.ablated(
             counter, self.k, draws=self.ablation_samples, fill=calibration.colour,
             combine="median", seed=seed,

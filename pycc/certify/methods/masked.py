@@ -1,4 +1,4 @@
-"""C3: the count without what its fullest window holds beyond an allowance."""
+"""Certificate C3: the count with its fullest window reduced to an allowance."""
 
 from __future__ import annotations
 
@@ -28,19 +28,21 @@ _KIND = "allowance"
 
 
 def masked(counter: Counter, image: Tensor, *, patch_size: int, allowance: float) -> Interval:
-    """C3: the masked count S - max(0, max_W S_W - allowance) of every image a patch away.
+    """Bound the masked count S - max(0, max_W S_W - allowance) of every attacked image (C3).
 
-    ``image`` [3,H,W] RGB in [0,1]; ``patch_size`` the side in pixels of a square patch, at any
-    place, of any content; ``allowance`` people, fixed beforehand on training data
-    (``allowance_of``). The defended counter is
-    ``pycc.defense.masked`` with the same.
+    ``image`` is [3,H,W], RGB in [0,1]. ``patch_size`` is the side in pixels of a square patch, at
+    any place and of any content. ``allowance``, in people, is fixed beforehand on training data
+    (``allowance_of``). The defended counter is ``pycc.defense.masked`` with the same arguments.
 
-    Let the patch reach cells of the window W*, and let these hold a in place of S_{W*}. Above: the
-    fullest window holds a at least, so the masked count is S - S_{W*} + min(a, allowance) at most.
-    Below: the fullest holds max_W S_{W without W*} + a at most, so the masked count is
-    S - S_{W*} - max(0, max_W S_{W without W*} - allowance) at least. Deterministic.
+    Let the patch affect cells of the window W*, whose sum becomes a instead of S_{W*}. Upper bound:
+    the fullest window has a sum of at least a, so the masked count is at most
+    S - S_{W*} + min(a, allowance). Lower bound: the fullest window has a sum of at most
+    max_W S_{W without W*} + a, so the masked count is at least
+    S - S_{W*} - max(0, max_W S_{W without W*} - allowance). Deterministic.
 
-    ValueError as ``map_of`` and ``window_of``, and for an allowance below 0.
+    ValueError for a counter in train mode or without a bounded receptive field, an image of another
+    type or range, cells that are negative or not finite, a patch that does not fit into the image,
+    and a negative allowance.
 
     >>> from pycc import data, models
     >>> counter = models.load("mcnn-synthetic")
@@ -55,7 +57,7 @@ def masked(counter: Counter, image: Tensor, *, patch_size: int, allowance: float
 
 
 def masked_of(cells: Tensor, window: tuple[int, int], allowance: float) -> Interval:
-    """``masked`` of a known density map [1,h,w], for a window of cells (height, width)."""
+    """Compute ``masked`` from a density map [1,h,w] and a window of cells (height, width)."""
     if not isinstance(allowance, int | float) or not 0 <= allowance < float("inf"):
         raise ValueError(
             f"certify: allowance must be a number of people, at least 0, got {allowance!r}"
@@ -78,9 +80,9 @@ def masked_of(cells: Tensor, window: tuple[int, int], allowance: float) -> Inter
 @certificates.register("masked")
 @dataclass(frozen=True)
 class Masked(Certificate):
-    """The masked count; of an ensemble each counter is masked by itself.
+    """The masked count; each counter of an ensemble is masked separately.
 
-    ``allowance`` is in people; None: calibrated for each patch size and counter.
+    ``allowance`` is in people; None calibrates it for each patch size and counter.
 
     >>> from pycc.certify import Masked
     >>> method = Masked(allowance=2.0)
@@ -97,7 +99,7 @@ class Masked(Certificate):
 
     @property
     def needs_heads(self) -> bool:
-        """Allowances are chosen by errors against heads."""
+        """Whether allowances are calibrated, which needs the errors against heads."""
         return self.allowance is None
 
     @property
@@ -106,7 +108,7 @@ class Masked(Certificate):
         return ("allowance",) if self.allowance is None else ()
 
     def needed_numbers(self, patch_sizes: Sequence[int], counters: int) -> Iterator[NeededNumber]:
-        """One allowance for each patch size and counter."""
+        """Iterate over one allowance for each patch size and counter."""
         for patch_size in patch_sizes:
             for counter in range(counters):
                 yield NeededNumber(_KIND, patch_size, counter, self.allowance)
@@ -114,7 +116,7 @@ class Masked(Certificate):
     def calibrate(
         self, images: CalibrationMaps, patch_sizes: Sequence[int]
     ) -> Iterator[CalibratedNumber]:
-        """Allowances of least certified error, each on the images that its patch fits into."""
+        """Choose allowances of least certified error, each on images that its patch fits into."""
         for needed in self.needed_numbers(patch_sizes, len(images.counters)):
             patch_size, number = needed.patch_size, needed.counter
             assert patch_size is not None
@@ -142,7 +144,7 @@ class Masked(Certificate):
     def interval(
         self, counter: Counter, image: CertifiedImage, patch_size: int, calibration: Calibration
     ) -> Interval:
-        """The interval of each counter of an ensemble, added up by its shares."""
+        """Return the interval of the counter, or of the weighted sum of an ensemble."""
         counters, shares = parts_of(counter)
         intervals = [
             masked_of(
@@ -156,7 +158,7 @@ class Masked(Certificate):
     def defended(
         self, counter: Counter, patch_size: int, calibration: Calibration, *, seed: int
     ) -> Counter:
-        """``pycc.defense.masked``, with the gradient of the counter without the mask."""
+        """Return ``pycc.defense.masked``, with the gradient of the counter without the mask."""
         counters, shares = parts_of(counter)
         victims = [
             defense.masked(
@@ -178,7 +180,7 @@ class Masked(Certificate):
         patch_size: int,
         number: int,
     ) -> list[tuple[int, int]]:
-        """Above, the emptiest window; below, the two windows of ``max_pair_sum``."""
+        """Return the emptiest window for the upper end, both of ``max_pair_sum`` for the lower."""
         if objective == "over":
             return [weakest_window(density, window, objective)]
         allowance = calibration.value(_KIND, patch_size, number)

@@ -1,4 +1,4 @@
-"""C1: a quantile of the counts of random ablations."""
+"""Certificate C1: a quantile of the counts of random ablations."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from pycc.certify._check import inside
-from pycc.certify.ablations import kind_of, people_of, widened
+from pycc.certify.ablations import kind_of, nonnegative, widened
 from pycc.certify.calibration import Calibration
-from pycc.certify.maps import check_eval, shape_of
+from pycc.certify.laws import exposure
+from pycc.certify.maps import shape_of
 from pycc.certify.methods.base import Certificate, CertifiedImage, certificates
-from pycc.certify.quantile import exposure, quantile_bounds
+from pycc.certify.quantile import quantile_bounds
+from pycc.counters import check_eval
 from pycc.defense.ablated_maps import Bands, Blocks, Kind, Pixels, ablated_counts
 from pycc.defense.windows import check_patch
 from pycc.settings import flag
@@ -38,31 +40,31 @@ def quantile(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Interval:
-    """C1: the q-quantile of the counts of randomly ablated images, of every image a patch away.
+    """Bound the q-quantile of the counts of ablated draws, for every attacked image (C1).
 
-    Each draw shows the counter ``k`` random pixels of ``image`` [3,H,W], or one ``band`` of so many
-    columns, or one ``block`` of that side; the rest is ``fill`` (a number or three, RGB in [0,1]:
-    the data set's mean). A draw shows a pixel of a patch of ``patch_size`` pixels with a
-    probability of at most ``exposure``. Holds with probability 1 - ``alpha`` over the ``draws``
-    (for ``images`` of them together), which are keyed by ``seed`` and must not be those that chose
-    q, k or the counter. Abstains on the side where a patch may meet too many draws. The defended
-    counter is the quantile itself; ``pycc.defense.ablated`` estimates it (``estimate_interval``
-    covers that error).
+    Each draw keeps ``k`` random pixels of ``image`` [3,H,W], one ``band`` of this number of
+    columns, or one ``block`` of this side. The rest is ``fill`` (one number or three, RGB in [0,1],
+    usually the data set's mean). A draw shows a pixel of a patch of ``patch_size`` pixels with a
+    probability of at most ``exposure``. The interval holds with probability 1 - ``alpha`` over the
+    ``draws`` (for ``images`` intervals together), which are keyed by ``seed`` and must not be those
+    that q, k or the counter were chosen with. It abstains on a side if a patch may touch too many
+    draws. The certified counter predicts the exact quantile; ``pycc.defense.ablated`` estimates it
+    (``estimate_interval`` covers the error).
 
-    ValueError for a patch or k that does not fit the image, a counter in train mode, and unless
-    exactly one of ``k``, ``band`` and ``block`` is given.
+    ValueError for a patch or k that does not fit into the image, a counter in train mode, and
+    unless exactly one of ``k``, ``band`` and ``block`` is given.
 
     >>> from pycc import data, models
     >>> counter = models.load("mcnn-synthetic")
     >>> image = data.open("synthetic", shape=(96, 128))[0].image
-    >>> interval = quantile(counter, image, patch_size=4, band=8, fill=0.45, draws=50, alpha=0.1)
+    >>> interval = quantile(counter, image, patch_size=4, k=45, fill=0.45, draws=50, alpha=0.1)
     >>> interval.low <= interval.count <= interval.high
     True
     """
-    check_eval(counter)
-    check_patch(patch_size, shape_of(image))
+    check_eval("certify", counter)
+    check_patch("certify", patch_size, shape_of(image))
     kind = kind_of(k, band, block)
-    # What is wrong with the arguments is said before hours of counting.
+    # Check the arguments before counting, which may take hours.
     bound = partial(
         quantile_of, shape=shape_of(image), patch_size=patch_size, kind=kind, q=q, alpha=alpha,
         images=images, patches=patches,
@@ -85,23 +87,23 @@ def quantile_of(
     images: int = 1,
     patches: int = 1,
 ) -> Interval:
-    """``quantile`` of the counts [draws] of an image of ``shape`` (H, W) that are known."""
+    """Compute ``quantile`` from known counts [draws] of an image of ``shape`` (H, W)."""
     k, band, block = (
         kind.k if isinstance(kind, Pixels) else None,
         kind.width if isinstance(kind, Bands) else None,
         kind.side if isinstance(kind, Blocks) else None,
     )
     touched = exposure(shape, patch_size=patch_size, k=k, band=band, block=block, patches=patches)
-    interval = quantile_bounds(people_of(counts), touched, q=q, alpha=alpha, images=images)
+    interval = quantile_bounds(nonnegative(counts), touched, q=q, alpha=alpha, images=images)
     return widened(interval)
 
 
 @certificates.register("quantile")
 @dataclass(frozen=True)
 class Quantile(Certificate):
-    """The median of the counts of images that show only ``k`` random pixels.
+    """The median of the counts of draws that keep ``k`` random pixels.
 
-    Holds for all images and patch sizes of a run together with probability 1 - ``alpha`` over its
+    All intervals of a run hold together with probability 1 - ``alpha`` over its
     ``ablation_samples`` draws per image, which are keyed by the run's seed and the image's number.
 
     >>> from pycc.certify import Quantile
@@ -120,13 +122,13 @@ class Quantile(Certificate):
         inside(self.name, "alpha", self.alpha)
 
     def check_image(self, name: str, shape: tuple[int, int]) -> None:
-        """ValueError for an image of fewer than k pixels."""
-        check_kept(name, self.k, shape)
+        """Raise ValueError for an image of fewer than k pixels."""
+        Pixels(self.k).check(shape, name)
 
     def interval(
         self, counter: Counter, image: CertifiedImage, patch_size: int, calibration: Calibration
     ) -> Interval:
-        """The interval, of a share of alpha: images and patch sizes are to hold all at once."""
+        """Return the interval; alpha is shared among all images and patch sizes of the run."""
         counts = image.ablated_counts(
             counter, self.k, self.ablation_samples, fill=calibration.colour,
             seed=image.seed + image.index,
@@ -135,11 +137,3 @@ class Quantile(Certificate):
             counts, image.shape, patch_size, Pixels(self.k), alpha=self.alpha,
             images=image.intervals,
         )  # fmt: skip
-
-
-def check_kept(name: str, k: int, shape: tuple[int, int]) -> None:
-    """ValueError, naming the image, if one of ``shape`` (H, W) has fewer than ``k`` pixels."""
-    if k > shape[0] * shape[1]:
-        raise ValueError(
-            f"{name}: k must be at most the {shape[0] * shape[1]} pixels of the image, got {k}"
-        )

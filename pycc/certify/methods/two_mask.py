@@ -1,4 +1,4 @@
-"""C4: the count that pairs of masks agree on, of which one hides the patch."""
+"""Certificate C4: the counts under all pairs of masks, one of which hides the patch."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pycc import defense
-from pycc.certify.ablations import people_of, widened
+from pycc.certify.ablations import nonnegative, widened
 from pycc.certify.calibration import Calibration
-from pycc.certify.maps import check_eval
 from pycc.certify.methods.base import Certificate, CertifiedImage, certificates
+from pycc.counters import check_eval
 from pycc.defense.mask_pairs import check_masks, two_mask_table
 from pycc.settings import flag
 from pycc.types import Counter, Interval, Progress
@@ -26,15 +26,15 @@ def two_mask(
     fill: float | Sequence[float],
     progress: Progress | None = None,
 ) -> Interval:
-    """C4: min over m of max over m' of the count with masks m and m' hidden; any counter.
+    """Bound min over m of max over m' of the count under masks m and m', for any counter (C4).
 
-    Some mask hides every place of the patch, so that every attacked image agrees with the clean
-    one under it. The interval is the least and the largest count of the clean image's table of all
-    pairs (Xiang, Mahloujifar and Mittal, "PatchCleanser", USENIX Security 2022, for the idea of two
-    masks). Deterministic; the defended counter is ``pycc.defense.two_mask``.
+    For every place of the patch some mask hides it, and under that mask the attacked image equals
+    the clean one. The interval consists of the least and the largest count of the clean image under
+    all pairs of masks (two masks as in PatchCleanser, Xiang, Mahloujifar and Mittal, USENIX
+    Security 2022). Deterministic; the defended counter is ``pycc.defense.two_mask``.
 
-    ValueError for a patch that does not fit, masks that are no square number or pair, and a counter
-    in train mode.
+    ValueError for a patch that does not fit into the image, a number of masks that is neither a
+    square number nor a pair, and a counter in train mode.
 
     >>> from pycc import data, models
     >>> counter = models.load("mcnn-synthetic")
@@ -43,11 +43,11 @@ def two_mask(
     >>> interval.low <= interval.count <= interval.high
     True
     """
-    check_eval(counter)
+    check_eval("certify", counter)
     table = two_mask_table(
         counter, image, patch_size=patch_size, masks=masks, fill=fill, progress=progress
     )
-    people_of(table)
+    nonnegative(table)
     interval = Interval(
         low=float(table.min()),
         high=float(table.max()),
@@ -61,7 +61,7 @@ def two_mask(
 @certificates.register("two-mask")
 @dataclass(frozen=True)
 class TwoMask(Certificate):
-    """The least over masks m of the largest count over masks m' with both hidden; any counter.
+    """The minimum over masks m of the maximum over masks m' of the count under both.
 
     >>> from pycc.certify import TwoMask
     >>> TwoMask(masks=9).needs_images, TwoMask.from_map
@@ -78,7 +78,7 @@ class TwoMask(Certificate):
     def interval(
         self, counter: Counter, image: CertifiedImage, patch_size: int, calibration: Calibration
     ) -> Interval:
-        """The interval of the table of all pairs."""
+        """Return the interval of the table of all pairs."""
         return two_mask(
             counter, image.image, patch_size=patch_size, masks=self.masks,
             fill=calibration.colour, progress=image.progress,
@@ -87,7 +87,7 @@ class TwoMask(Certificate):
     def defended(
         self, counter: Counter, patch_size: int, calibration: Calibration, *, seed: int
     ) -> Counter:
-        """``pycc.defense.two_mask``, with the gradient of the counter without masks."""
+        """Return ``pycc.defense.two_mask``, with the gradient of the counter without masks."""
         return defense.two_mask(
             counter,
             patch_size=patch_size,
