@@ -19,8 +19,8 @@ from support.states import State, other_than, prefixed
 
 from pycc import models
 from pycc.models.base import CounterModel
+from pycc.models.families import state_parts
 from pycc.models.weights import read_weights
-from pycc.models.wrappers import state_parts
 
 
 def as_averaged(counter: CounterModel) -> State:
@@ -70,9 +70,9 @@ def test_a_family_under_a_prefix_that_not_all_keys_have(
             warnings.simplefilter("always")
             loaded = models.load(tmp_path / "w.pth", name=name).net.state_dict()
         assert all(torch.equal(loaded[key], value) for key, value in state.items())
-        said = [str(warning.message) for warning in caught]
-        assert len(said) == (left_out is not None)
-        assert all(re.search(f"{left_out}$", text) for text in said)
+        messages = [str(warning.message) for warning in caught]
+        assert len(messages) == (left_out is not None)
+        assert all(re.search(f"{left_out}$", text) for text in messages)
 
 
 def test_torchs_own_averages(counter: CounterModel, tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_two_families_under_prefixes(
     assert all(torch.equal(loaded[key], value) for key, value in state.items())
 
 
-def test_the_family_asked_for_of_two_under_prefixes(
+def test_the_requested_family_of_two_under_prefixes(
     counter: CounterModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     narrow.narrow(monkeypatch)
@@ -144,8 +144,8 @@ def test_the_family_asked_for_of_two_under_prefixes(
     state = {**prefixed("a.", counter.net.state_dict()), **prefixed("b.", other)}
     torch.save(state, tmp_path / "w.pth")
     for name, without in (("mcnn", "b"), ("csrnet", "a")):
-        found = read_weights(tmp_path / "w.pth", name=name)
-        assert {key.split(".")[0] for key in found.left_out} == {without}
+        stored = read_weights(tmp_path / "w.pth", name=name)
+        assert {key.split(".")[0] for key in stored.left_out} == {without}
 
 
 @pytest.mark.parametrize("name", models.names())
@@ -173,5 +173,5 @@ def test_parts_of_a_network_that_a_checkpoint_keeps_apart(
         part, _, rest = key.partition(".")
         parts[part][rest] = value
     torch.save({"epoch": 3, "model": dict(parts)}, tmp_path / "w.pth")
-    found = read_weights(tmp_path / "w.pth")
-    assert (found.place, list(found.state)) == ("model", list(state))
+    stored = read_weights(tmp_path / "w.pth")
+    assert (stored.place, list(stored.state)) == ("model", list(state))

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from pycc import models
 from pycc.commands import main
 from pycc.models.base import MODELS, CounterModel
+from pycc.models.families import unprefixed
 from pycc.models.weights import read_weights
-from pycc.models.wrappers import leaves, unprefixed
+from pycc.models.wrappers import leaves
 
 
 def adam(state: State) -> dict[str, object]:
@@ -223,17 +224,17 @@ def wrapped() -> Iterator[None]:
 
 @pytest.mark.usefixtures("wrapped")
 def test_prefixes_of_a_familys_own_are_kept() -> None:
-    own = {"model.net.weight": torch.zeros(1, 3, 1, 1), "model.net.bias": torch.zeros(1)}
+    state = {"model.net.weight": torch.zeros(1, 3, 1, 1), "model.net.bias": torch.zeros(1)}
     for prefix, removed in (("", set()), ("module.", {"module."}), ("model.", {"model."})):
-        found = unprefixed(prefixed(prefix, own))
-        assert list(found.state) == list(own)
-        assert found.prefixes == removed
+        bare = unprefixed(prefixed(prefix, state))
+        assert list(bare.state) == list(state)
+        assert bare.prefixes == removed
     # Without a first key nothing is recognised: the reading that shares most keys is taken.
     part = {"module.model.net.bias": torch.zeros(1)}
     assert list(unprefixed(part).state) == ["model.net.bias"]
 
 
-def test_the_family_asked_for_comes_first(
+def test_the_requested_family_comes_first(
     counter: CounterModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     narrow.narrow(monkeypatch)
@@ -359,8 +360,8 @@ def test_other_names_hide_no_weights(
 ) -> None:
     state = counter.net.state_dict()
     torch.save({place: state, ("a", 1): 3, "epoch": 2}, tmp_path / "w.pth")
-    found = read_weights(tmp_path / "w.pth")
-    assert (found.place, list(found.state)) == (str(place), list(state))
+    stored = read_weights(tmp_path / "w.pth")
+    assert (stored.place, list(stored.state)) == (str(place), list(state))
 
 
 def test_two_under_numbers(counter: CounterModel, tmp_path: Path, refused) -> None:
@@ -380,9 +381,9 @@ def test_settings_among_weights_are_passed_over(
     state = counter.net.state_dict()
     for content in ({**state, "epoch": other}, {"net": {"version": other, **state}}):
         torch.save(content, tmp_path / "w.pth")
-        found = read_weights(tmp_path / "w.pth")
-        assert list(found.state) == list(state)
-        assert found.left_out == []
+        stored = read_weights(tmp_path / "w.pth")
+        assert list(stored.state) == list(state)
+        assert stored.left_out == []
 
 
 def test_what_is_no_tensor_among_weights_is_named(
