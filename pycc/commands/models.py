@@ -13,6 +13,7 @@ from pycc import models
 from pycc.commands.base import DONE, FAILED, Command, CommandGroup, Context, Entry
 from pycc.commands.options import naming_option
 from pycc.models.base import MODELS, CounterModel
+from pycc.models.families import untrained
 from pycc.models.probe import HEADS, probe_result
 from pycc.models.recipe import Recipe
 from pycc.registry import nearest
@@ -125,8 +126,7 @@ command = Models()
 
 
 def _list() -> int:
-    for name in models.names():
-        counter = _meta(name, {})
+    for name, counter in untrained().items():
         print(
             f"{name:14} {_parameters(counter):>11,} parameters, stride {counter.stride:>2}, "
             f"receptive field {_field(counter)}"

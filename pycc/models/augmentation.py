@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pycc.models.convention import LUMA
 from pycc.random import Stream
 from pycc.registry import Registry
-
-_LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class ColourJitter(Augmentation):
             for most in (self.brightness, self.contrast, self.saturation)
         )
         image = (image * brightness).clamp(0.0, 1.0)
-        luma = torch.tensor(_LUMA)[:, None, None]
+        luma = torch.tensor(LUMA)[:, None, None]
         mean = (image * luma).sum(0).mean()
         image = (mean + contrast * (image - mean)).clamp(0.0, 1.0)
         grey = (image * luma).sum(0, keepdim=True)

@@ -234,7 +234,7 @@ def test_progress_reaches_the_total(crowd: Path) -> None:
     assert calls == [(n, 5) for n in range(1, 6)]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_known_leak_and_the_published_figures(shared: Path) -> None:
     report = inspected(shared / "data" / "shanghaitech" / "part_A")
     assert report.identical == [[("train", "IMG_121"), ("test", "IMG_98")]]

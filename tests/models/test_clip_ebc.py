@@ -177,11 +177,11 @@ def test_train_mode_returns_logits_too(counter: CLIPEBC, images: Tensor) -> None
 
 @pytest.mark.parametrize("axis", [2, 3])
 def test_a_cell_sees_418_pixels(counter: CLIPEBC, axis: int) -> None:
-    """As the class says. With positive weights a pixel has a slope exactly if a cell sees it.
+    """As the class documents. With positive weights a pixel has a slope exactly if a cell sees it.
 
-    Normalisation and softmax stay in their cell. ``measure_receptive_field`` cannot tell: through
-    the outermost taps of seventeen blocks, each of which also lets its input pass, what comes from
-    the field's rim is below its threshold.
+    Normalisation and softmax stay in their cell. ``measure_receptive_field`` cannot show it:
+    through the outermost taps of seventeen blocks, each of which also lets its input pass, what
+    comes from the field's rim is below its threshold.
     """
     net = counter.net.double()
     with torch.no_grad():

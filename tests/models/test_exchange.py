@@ -42,7 +42,7 @@ def test_the_file_counts_as_the_counter_does(exported: Path) -> None:
     density = loaded(IMAGES)
     assert float((density - expected).abs().max()) <= 1e-5 * float(expected.max())
     assert [path.name for path in exported.parent.iterdir()] == ["net.onnx"]
-    # The network's own convention inside: a wrong one from outside is told.
+    # The network's own convention inside: a wrong one from outside is reported.
     with pytest.warns(UserWarning, match=r"another convention: .*input='rgb_unit' \(31\.0\)"):
         models.load(exported, stride=4, input="rgb255")
 
@@ -109,7 +109,7 @@ def test_bad_files_and_options(exported: Path, tmp_path: Path) -> None:
             models.load(exported, stride=stride)
     with pytest.raises(ValueError, match="unknown option 'variant'; known: stride, input"):
         models.load(exported, stride=4, variant="gray")
-    # A file for one size of image says so when it gets another.
+    # A file for one size of image reports it when it gets another.
     with pytest.raises(ValueError, match=r"net\.onnx: .*dimension"):
         models.black_box(exported, stride=4)(torch.rand(1, 3, 32, 32))
 

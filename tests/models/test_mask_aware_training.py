@@ -16,7 +16,7 @@ from pycc.models.mask_aware_net import mask_loss
 
 @pytest.mark.parametrize("variant", ["solution1", "solution4"])
 def test_solutions_1_and_4_train_their_branches_apart(variant: str) -> None:
-    """Told the true mask, the density's loss reaches the backbone but not the mask head."""
+    """Given the true mask, the density's loss reaches the backbone but not the mask head."""
     counter = narrow(variant).train()
     truth = (targets() > 0).float()
     output, _ = counter.net.heads(features(counter, images()), truth)

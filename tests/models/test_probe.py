@@ -158,7 +158,7 @@ def test_missing_normalisation_and_the_other_variant(monkeypatch: pytest.MonkeyP
         assert message is not None
         assert expected in message
     assert diagnose(right) is None
-    # The same weights on the other variant's input: only the variant tells that each cell is one.
+    # The same weights on the other variant's input: only the variant shows that each cell is one.
     other = built(variant="commissarma", input="rgb_unit")
     other.net.load_state_dict(right.net.state_dict())
     assert "variant='leeyeehoo' input='rgb_unit'" in str(diagnose(other))
@@ -191,7 +191,7 @@ def test_a_metadata_tells_what_the_counter_is() -> None:
 
 
 def test_a_metadata_beside_foreign_weights(counter: CounterModel, tmp_path: Path, refused) -> None:
-    """It brings the options that keys do not tell, and is checked."""
+    """It states the options that keys do not show, and is checked."""
     path = tmp_path / "w.pth"
     torch.save(counter.net.state_dict(), path)
     right = models.create("mcnn", input="gray_half", final_relu=False).eval()
@@ -238,13 +238,13 @@ def test_what_the_keys_do_not_show_is_reported(
         torch.save(counter.net.state_dict(), tmp_path / "w.pth")
         loaded = models.load(tmp_path / "w.pth")
         assert loaded.origin.endswith("; not shown by the keys: variant='leeyeehoo'")
-        assert "not told" not in models.load(tmp_path / "w.pth", variant="commissarma").origin
+        assert "not shown" not in models.load(tmp_path / "w.pth", variant="commissarma").origin
         torch.save({f"CCN.{k}": v for k, v in counter.net.state_dict().items()}, tmp_path / "w.pth")
         assert models.load(tmp_path / "w.pth").options()["variant"] == "c3"
 
 
 def test_metadatas_without_a_model(counter: CounterModel, tmp_path: Path, refused) -> None:
-    """The keys tell the model; the rest of the metadata holds all the same."""
+    """The keys show the model; the rest of the metadata holds all the same."""
     path = tmp_path / "w.pth"
     torch.save(counter.net.state_dict(), path)
     half = models.create("mcnn", input="gray_half").eval()
