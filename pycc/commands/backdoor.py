@@ -49,10 +49,9 @@ from pycc.commands.base import (
     RunCommand,
 )
 from pycc.commands.progress import say
-from pycc.report import curves
 from pycc.runs import Record
 from pycc.settings import flags_of, values_of
-from pycc.train import NotFiniteError
+from pycc.train import NotFiniteError, curves
 from pycc.train.loop import WEIGHTS
 from pycc.types import Sample
 
@@ -247,7 +246,7 @@ class Train(_Run[TrainSettings]):
                 command=context.command, ranks=context.ranks, progress=progress,
             )  # fmt: skip
         if context.ranks.first:
-            print(curves.training_table(log.records(), log.summary.record()))
+            print(curves.training_table(log))
             print(f"run folder: {context.run_folder}", flush=True)
         return DONE
 
