@@ -1,6 +1,6 @@
 """Cost of loading and ground truth beside a training step, MCNN on crops of 768x1024 images.
 
-    python bench/train.py [--no-store]
+    python bench/train.py [--images N] [--epochs N] [--no-store]
 
 The trainer's items (crops, flips, density maps made on the fly) with its step, against the bare
 loop: the same model, loss and optimiser on prepared tensors. Both do the same steps and must end
@@ -25,33 +25,37 @@ from pycc.train.items import Item, Items
 from pycc.train.schedule import made
 from pycc.train.step import Stepper
 
-SHAPE, IMAGES, STEPS, EPOCHS = (768, 1024), 8, 72, 4
-"""Nine crops per image and epoch; in the first epoch images are decoded and their maps made."""
+SHAPE = (768, 1024)
+CROPS = 9
+"""Per image and epoch; in the first epoch images are decoded and their maps made."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--no-store", action="store_true")
+    parser.add_argument("--images", type=int, default=8, help="training images")
+    parser.add_argument("--epochs", type=int, default=4, help="at least 2")
     options = parser.parse_args()
-    measured = rows()
+    measured = rows(options.images, options.epochs)
     print(table(measured))
     compare("train-cpu", measured)
     if not options.no_store:
         store("train-cpu", measured)
 
 
-def rows() -> list[Row]:
-    samples = list(data.open("synthetic", split="train", limit=IMAGES, shape=SHAPE))
+def rows(images: int, epochs: int) -> list[Row]:
+    samples = list(data.open("synthetic", split="train", limit=images, shape=SHAPE))
+    steps = CROPS * images
     start = models.load("mcnn-synthetic")
     recipe = resolved(TrainConfig(), start, "synthetic")
     recipe = replace(recipe, optimisers=(replace(recipe.optimisers[0], lr=1e-7),))
-    keys = [(epoch, n) for epoch in range(EPOCHS) for n in range(STEPS)]
-    fresh = Items(samples, range(IMAGES), recipe, start.stride, seed=0)
+    keys = [(epoch, n) for epoch in range(epochs) for n in range(steps)]
+    fresh = Items(samples, range(images), recipe, start.stride, seed=0)
     ready = [fresh[key] for key in keys]
-    items = Items(samples, range(IMAGES), recipe, start.stride, seed=0)
+    items = Items(samples, range(images), recipe, start.stride, seed=0)
     # Alternate, so that other load on the machine affects both equally.
     models_of = [copy.deepcopy(start), copy.deepcopy(start)]
-    times = {epoch: [0.0, 0.0] for epoch in range(EPOCHS)}
+    times = {epoch: [0.0, 0.0] for epoch in range(epochs)}
     optimisers = [made(recipe.optimisers[0], model.parameters()) for model in models_of]
     stepper = Stepper(models_of[0], TrainConfig(), 0, Ranks(), None)
 
@@ -76,9 +80,9 @@ def rows() -> list[Row]:
         check(mine.detach(), plain.detach(), 0.0)
     subject = f"training MCNN on quarter-side crops of {SHAPE[0]}x{SHAPE[1]}"
     measured = []
-    for when, epochs in (("first epoch", [0]), ("later epochs", range(1, EPOCHS))):
+    for when, part in (("first epoch", [0]), ("later epochs", list(range(1, epochs)))):
         mine, plain = (
-            sum(times[epoch][which] for epoch in epochs) / len(epochs) / STEPS for which in (0, 1)
+            sum(times[epoch][which] for epoch in part) / len(part) / steps for which in (0, 1)
         )
         measured.append(
             Row(f"{subject}, {when}", "a step with its item", mine, "bare step", plain, 0.95)

@@ -26,6 +26,7 @@ from pycc.counters import count_of
 from pycc.data.dataset import Dataset
 from pycc.data.density import recipes
 from pycc.data.synthetic import Scenes, scene
+from pycc.models.augmentation import ColourJitter
 from pycc.models.mcnn import MCNN
 from pycc.models.recipe import Crop, Optimiser, Recipe, Schedule
 from pycc.ops import density_map
@@ -90,11 +91,9 @@ class SceneMCNN(MCNN):
             schedule=Schedule("cosine_restarts", period=17, warmup=1, warmup_lr=4e-4),
             crop=Crop("fixed", size=(256, 256)),
             flip=0.5,
-            augmentation={
-                "colour_jitter": {
-                    "probability": 1.0, "brightness": 0.25, "contrast": 0.25, "saturation": 0.0
-                }
-            },
+            augmentations=(
+                ColourJitter(1.0, brightness=0.25, contrast=0.25, saturation=0.0),
+            ),
             ema=0.998,
             clip=5.0,
         )  # fmt: skip

@@ -31,7 +31,7 @@ from pycc.commands.backdoor_settings import (
 )
 from pycc.commands.base import DONE, CommandGroup, Context, Entry
 from pycc.commands.progress import say
-from pycc.report import curves
+from pycc.train import curves
 from pycc.train.loop import WEIGHTS
 from pycc.types import Sample
 
@@ -104,7 +104,7 @@ class Train(RunOnScenes[TrainSettings]):
                 command=context.command, ranks=context.ranks, progress=progress,
             )  # fmt: skip
         if context.ranks.first:
-            print(curves.training_table(log.records(), log.summary.record()))
+            print(curves.training_table(log))
             print(f"run folder: {context.run_folder}", flush=True)
         return DONE
 

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import torch
 
 from pycc import models
+from pycc.commands.options import naming_option
 from pycc.data.dataset import OnError
 from pycc.data.dataset import builtin as builtin_data
 from pycc.data.outside import SHOW, Show
@@ -68,10 +69,8 @@ class CounterFlags:
 
     def load(self, device: torch.device, weights: str | None = None) -> models.CounterModel:
         """The counter on a device, with its own or other weights; ValueError if they do not fit."""
-        try:
+        with naming_option():
             counter = models.load(weights or self.weights, name=self.model, **self.option)
-        except TypeError as error:  # an option of a type that the counter does not take
-            raise ValueError(f"--option: {error}") from None
         return counter.to(device)
 
 

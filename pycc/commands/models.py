@@ -5,14 +5,16 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 
 from pycc import models
 from pycc.commands.base import DONE, FAILED, Command, CommandGroup, Context, Entry
+from pycc.commands.options import naming_option
 from pycc.models.base import MODELS, CounterModel
-from pycc.models.probe import HEADS, ask
+from pycc.models.families import untrained
+from pycc.models.probe import HEADS, probe_result
 from pycc.models.recipe import Recipe
 from pycc.registry import nearest
 from pycc.settings import Options, flag
@@ -43,7 +45,8 @@ class CheckSettings:
 
     def counter(self) -> CounterModel:
         """The counter with these weights."""
-        return models.load(self.weights, name=self.model, **self.option)
+        with naming_option():
+            return models.load(self.weights, name=self.model, **self.option)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,8 +126,7 @@ command = Models()
 
 
 def _list() -> int:
-    for name in models.names():
-        counter = _meta(name, {})
+    for name, counter in untrained().items():
         print(
             f"{name:14} {_parameters(counter):>11,} parameters, stride {counter.stride:>2}, "
             f"receptive field {_field(counter)}"
@@ -139,7 +141,9 @@ def _show(name: str, options: Options) -> int:
     known = [*models.names(), *models.builtin()]
     if name not in known:
         raise ValueError(f"unknown model {name!r}; known: {', '.join(known)}{nearest(name, known)}")
-    counter = models.load(name) if name in models.builtin() else _meta(name, options)
+    with naming_option():
+        loaded = name in models.builtin()
+        counter = models.load(name, name=None, **options) if loaded else _meta(name, options)
     model = MODELS[counter.name]
     print(inspect.cleandoc(model.__doc__ or ""))
     print()
@@ -157,10 +161,10 @@ def _show(name: str, options: Options) -> int:
 def _check(counter: CounterModel) -> int:
     print(f"recognised       {counter.origin}")
     _geometry(counter)
-    answer = ask(counter)
+    result = probe_result(counter)
     print(
-        f"probe image      {answer.count:.5g} people for {HEADS} heads, checksum "
-        f"{answer.checksum:.6g}; bare ground {answer.blank:.4g}"
+        f"probe image      {result.count:.5g} people for {HEADS} heads, checksum "
+        f"{result.checksum:.6g}; bare ground {result.blank:.4g}"
     )
     for name, value in counter.metadata.items():
         if name in ("source", "data", "mae", "rmse", "recipe"):
@@ -170,7 +174,7 @@ def _check(counter: CounterModel) -> int:
         verdict = f"wrong convention: {other}"
     elif counter.metadata:
         verdict = "agrees with its metadata"
-    elif answer.plausible:
+    elif result.plausible:
         verdict = "plausible"
     else:
         verdict = "under no known convention does it see the heads: untrained, or not for heads"
@@ -199,8 +203,11 @@ def _recipe(recipe: Recipe) -> None:
     )
     truth = ", ".join(f"{data or 'all others'}: {name}" for data, name in recipe.density.items())
     print(f"  density {truth}; down-sampling {recipe.down_sampling or 'none'}")
-    for name, value in recipe.augmentation.items():
-        print(f"  {name} {value}")
+    for augmentation in recipe.augmentations:
+        values = ", ".join(f"{name} {value}" for name, value in asdict(augmentation).items())
+        print(f"  {augmentation.name}: {values}")
+    if recipe.repeats > 1:
+        print(f"  each crop {recipe.repeats} times per epoch")
     for note in recipe.notes:
         print(f"  note: {note}")
 

@@ -1,10 +1,11 @@
-"""Options of a chosen kind, NAME=VALUE on the command line, as fields of its dataclass."""
+"""Options NAME=VALUE on the command line: of a chosen kind, as fields of its dataclass."""
 
 from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -32,6 +33,15 @@ def with_options(
             )
         values[field] = _typed(flag, field, hints[field], value)
     return kind(**values)
+
+
+@contextmanager
+def naming_option() -> Iterator[None]:
+    """Raise ValueError for an option of a counter that its call does not take."""
+    try:
+        yield
+    except TypeError as error:
+        raise ValueError(f"--option: {error}") from None
 
 
 def _typed(flag: str, name: str, hint: Any, value: object) -> object:

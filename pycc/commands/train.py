@@ -11,12 +11,12 @@ import torch
 from pycc import data, defense, models, report, train
 from pycc.commands.base import DONE, EXIT_CODES, Context, RunCommand
 from pycc.commands.flags import AnnotatedFlags, MachineFlags
+from pycc.commands.options import naming_option
 from pycc.data.dataset import builtin as builtin_data
 from pycc.models import CounterModel
 from pycc.ranks import Ranks
-from pycc.report import curves
-from pycc.settings import Options, flag, group, values_of
-from pycc.train import CountErrors, TrainConfig, TrainSummary
+from pycc.settings import Options, flag, group
+from pycc.train import CountErrors, TrainConfig, TrainSummary, curves
 from pycc.train import config as train_config
 from pycc.train.held import measured
 from pycc.train.loop import Measure
@@ -139,11 +139,17 @@ class Train(RunCommand[TrainSettings]):
                         f"--{name.replace('_', '-')}: needs --test-split, the part that is "
                         "measured on"
                     )
-        output = settings.output
+        if "validate_every" in given and settings.config.validation_share == 0:
+            raise ValueError(
+                "--validate-every: needs images that validate; --validation-share is 0"
+            )
+        output, missing = settings.output, report.missing_library()
         if output.tensorboard:
             curves.check_tensorboard()
+        if output.pictures and missing is not None:
+            raise ValueError(missing)
         if output.pictures is None:
-            output = replace(output, pictures=report.missing_library() is None)
+            output = replace(output, pictures=missing is None)
         return replace(settings, output=output)
 
     def run(self, settings: TrainSettings, context: Context) -> int:
@@ -163,18 +169,17 @@ class Train(RunCommand[TrainSettings]):
             done = train.fit(
                 counter, samples, settings.config, seed=settings.machine.seed,
                 out=context.run_folder, resume=context.resume, ranks=context.ranks,
-                settings={"flags": values_of(settings)}, command=context.command,
+                settings=settings, command=context.command,
                 machine=MACHINE, progress=progress,
                 measure=_measure(tested, settings, context.ranks), tested=tested,
             )  # fmt: skip
         if context.ranks.first:
-            records = done.records()
-            print(curves.training_table(records, done.summary.record()))
+            print(curves.training_table(done))
             print(f"run folder: {context.run_folder}", flush=True)
             if settings.output.pictures:
-                curves.draw_training(records, context.run_folder / "curves.png")
+                curves.draw_training(done, context.run_folder / "curves.png")
             if settings.output.tensorboard:
-                curves.write_tensorboard(records, context.run_folder / "tensorboard")
+                curves.write_tensorboard(done, context.run_folder / "tensorboard")
         return DONE
 
 
@@ -185,13 +190,11 @@ def _counter(settings: TrainSettings, device: torch.device) -> CounterModel:
     start = settings.start
     # Fresh weights, and fresh parts of loaded ones, are drawn from torch's global generator.
     torch.manual_seed(settings.machine.seed)
-    try:
+    with naming_option():
         if start.weights is not None:
             counter = models.load(start.weights, name=start.model, **start.option)
         else:
             counter = models.create(start.model or "mcnn", **start.option)
-    except TypeError as error:
-        raise ValueError(f"--option: {error}") from None
     return counter.to(device)
 
 

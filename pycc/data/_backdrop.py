@@ -147,11 +147,11 @@ def _skyline(dice: Dice, camera: Camera, picture: Array, edge: int) -> None:
     if dice() < 0.6:
         line = edge * dice(0.55, 1.0) - 0.2 * edge * smooth(dice, (1, 14), (1, width))[0]
         line = line + 6.0 * smooth(dice, (1, 90), (1, width))[0]
-        mask = np.arange(edge)[:, None] > line[None, :]
+        foliage = np.arange(edge)[:, None] > line[None, :]
         leaves = 0.75 + 0.5 * smooth(dice, (edge // 5 + 2, width // 5 + 2), (edge, width))
         green = np.array([0.2, 0.3, 0.13]) * dice(0.6, 1.3)
         for channel in range(3):
-            np.copyto(picture[channel, :edge], leaves * np.float32(green[channel]), where=mask)
+            np.copyto(picture[channel, :edge], leaves * np.float32(green[channel]), where=foliage)
 
 
 def things(dice: Dice, camera: Camera) -> list[Thing]:

@@ -23,7 +23,7 @@ from pycc.data.folder import layout_of, open_folder
 from pycc.data.images import is_rescaled, is_upright, quantize, save_image
 from pycc.data.reading import USUAL, Reading
 from pycc.registry import Registry
-from pycc.types import Sample
+from pycc.types import Progress, Sample
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def export(
     max_side: int | None = None,
     on_error: OnError = "raise",
     reading: Reading = USUAL,
-    progress: Callable[[float, float, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Written]:
     """Write one split of a folder, or all of them, into a new or empty folder ``out``.
 
@@ -124,7 +124,7 @@ def export_samples(
     layout: str = "folder",
     lossless: bool = True,
     notes: Callable[[Mapping[str, Sequence[int]]], Mapping[str, str]] | None = None,
-    progress: Callable[[float, float, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Written]:
     """Write samples, by split, into a new or empty folder ``out``, as ``export`` does.
 

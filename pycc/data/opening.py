@@ -9,7 +9,7 @@ from typing import Any
 from pycc.data.dataset import Dataset, OnError, builtin
 from pycc.data.folder import open_folder
 from pycc.data.outside import Outside, Show
-from pycc.data.reading import MAX_IMAGE_PIXELS, Reading
+from pycc.data.reading import MAX_IMAGE_PIXELS, USUAL, Reading
 
 
 def open(
@@ -44,8 +44,8 @@ def open(
             such samples are unknown, but they can be counted and attacked.
         outside: what images show outside a region of interest (``pycc.data.outside``): ``"keep"``
             the pixels, ``"black"``, or ``"blur"``, only their low frequencies.
-        bit_depth: how 16-bit image files are read (``load_image``); ignored for drawn scenes.
-        max_image_pixels: pixels of the largest image file that is read.
+        bit_depth: how 16-bit image files of a folder are read (``load_image``).
+        max_image_pixels: pixels of the largest image file of a folder that is read.
         options: of a built-in data set: ``seed``, ``shape``, ``heads`` and ``count`` of the scenes.
 
     Files that Pillow does not open are left out, with a warning that names them.
@@ -67,6 +67,11 @@ def open(
     if isinstance(path_or_name, str) and path_or_name in builtin.names():
         if not annotated:
             raise ValueError(f"open: annotated=False is for folders, {path_or_name} is drawn")
+        if reading != USUAL:
+            raise ValueError(
+                "open: bit_depth (--bit-depth) and max_image_pixels (--max-image-pixels) are for "
+                f"image files, {path_or_name} is drawn"
+            )
         samples = builtin[path_or_name](split=split, limit=limit, **options)
     elif options:
         raise ValueError(f"open: folders take no option, got {', '.join(options)}")

@@ -44,7 +44,7 @@ class CounterModel(nn.Module):
     """Smallest height and width, in pixels, that give a map of at least one cell."""
     adjustable: ClassVar[frozenset[str]] = frozenset()
     """Options that do not depend on the weights and may be changed when weights are loaded."""
-    untold: ClassVar[Mapping[str, tuple[object, ...]]] = {}
+    not_in_keys: ClassVar[Mapping[str, tuple[object, ...]]] = {}
     """Options that leave no trace in the keys of weights, with the values that the probe image may
     distinguish (empty: none)."""
     origin: str = "fresh"

@@ -161,8 +161,8 @@ class CAN(CounterModel):
     def run(self, x: Tensor) -> Tensor:
         """The network's map, of the whole or put together from the quadrants'."""
         if not self.quadrants or self.training:
-            found: Tensor = self.net(x)
-            return found
+            density: Tensor = self.net(x)
+            return density
         top, left = (side // (2 * vgg.STRIDE) * vgg.STRIDE for side in x.shape[-2:])
         rows = [
             torch.cat([self.net(part[..., :left]), self.net(part[..., left:])], 3)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pycc.models.augmentation import ColourJitter, GaussianBlur, PepperAndSalt
 from pycc.models.base import MODELS, CounterModel
 from pycc.models.clip import PROMPTS, Prompt, adopt_clip
 from pycc.models.clip_ebc_net import CLIPEBCNet
@@ -71,7 +72,11 @@ class CLIPEBC(CounterModel):
     name = "clip_ebc"
     minimum_side = _PERIOD - 1
     adjustable = frozenset({"count_loss"})
-    untold: ClassVar[Mapping[str, tuple[object, ...]]] = {"data": (), "anchors": (), "prompt": ()}
+    not_in_keys: ClassVar[Mapping[str, tuple[object, ...]]] = {
+        "data": (),
+        "anchors": (),
+        "prompt": (),
+    }
     net: CLIPEBCNet
 
     def __init__(
@@ -190,17 +195,11 @@ class CLIPEBC(CounterModel):
             ),
             crop=Crop("scaled", size=(448, 448), scale=(1.0, 2.0), multiple=32),
             flip=0.5,
-            augmentation={
-                "colour_jitter": {
-                    "probability": 0.2,
-                    "brightness": 0.1,
-                    "contrast": 0.1,
-                    "saturation": 0.1,
-                    "hue": 0.0,
-                },
-                "gaussian_blur": {"probability": 0.2, "kernel": 5, "sigma": [0.1, 5.0]},
-                "pepper_and_salt": {"probability": 0.5, "pepper": 1e-3, "salt": 1e-3},
-            },
+            augmentations=(
+                ColourJitter(0.2, brightness=0.1, contrast=0.1, saturation=0.1),
+                GaussianBlur(0.2, kernel=5, sigma=(0.1, 5.0)),
+                PepperAndSalt(0.5, pepper=1e-3, salt=1e-3),
+            ),
             notes=(
                 "images are resized (cubic) to multiples of 32 within 448 and 4096 pixels "
                 "(NWPU 3072, QNRF 2048); a crop is resized bicubically with anti-aliasing",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pycc.models.augmentation import UniformNoise
 from pycc.models.base import MODELS, CounterModel
 from pycc.models.convention import C3_RGB, CHANNELS, Convention, Kind, convention
 from pycc.models.options import choice, is_number, shown
@@ -247,7 +248,7 @@ class CMTL(CounterModel):
             down_sampling=None if self.stride == 1 else "sum",
             crop=Crop("quarter_sides", number=9, multiple=8),
             flip=0.5,
-            augmentation={"uniform_noise": {"levels": 10.0, "of": 255.0, "probability": 0.5}},
+            augmentations=(UniformNoise(0.5, levels=10.0),),
             validation_share=0.1,
             notes=(
                 "the published loss is per pixel: stride=1",

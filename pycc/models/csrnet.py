@@ -79,7 +79,7 @@ class CSRNet(CounterModel):
 
     name = "csrnet"
     minimum_side = vgg.STRIDE
-    untold: ClassVar = {"variant": tuple(_CONVENTIONS)}
+    not_in_keys: ClassVar = {"variant": tuple(_CONVENTIONS)}
 
     def __init__(
         self,
@@ -142,7 +142,7 @@ class CSRNet(CounterModel):
                 batch=1,
                 density={"": "csrnet_adaptive", "shanghaitech_b": "fixed15_reflect"},
                 down_sampling="cubic8",
-                augmentation={"repeats_per_epoch": 4},
+                repeats=4,
                 notes=(
                     "crops and flips of the code are never run; the paper gives lr 1e-6, 9 crops",
                     "the steps of the learning rate all multiply by 1",

@@ -184,7 +184,7 @@ def export_onnx(
 
     >>> import tempfile
     >>> from pycc import models
-    >>> counter = models.load("mcnn-synthetic")
+    >>> counter = models.wrap(nn.Conv2d(3, 1, 4, stride=4), stride=4)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     difference = export_onnx(counter, f"{folder}/counter.onnx", shape=(64, 96))
     >>> difference < 1e-4

@@ -86,7 +86,7 @@ def content_of(path: Path) -> Content | None:
 
 
 def _text(head: bytes) -> Content | None:
-    """Identify a page, a server's answer or other text; None if the file is not text."""
+    """Identify a page, a server's reply or other text; None if the file is not text."""
     try:
         # The last character may be cut off.
         text = head.decode("utf-8-sig", "strict" if len(head) < _HEAD else "ignore").strip()

@@ -7,6 +7,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -14,11 +15,12 @@ from torch import Tensor
 
 from pycc.models.base import MODELS, CounterModel
 from pycc.models.exchange import BlackBox, black_box, network_file
+from pycc.models.families import takers, untrained
 from pycc.models.foreign import network_of
 from pycc.models.known import metadata_of
 from pycc.models.metadata import TOLERANCE, check_metadata, read_beside
 from pycc.models.options import known, shown
-from pycc.models.probe import ask, diagnose, probe_image
+from pycc.models.probe import diagnose, probe_image, probe_result
 from pycc.models.weights import (
     Stored,
     fit,
@@ -28,7 +30,7 @@ from pycc.models.weights import (
     read_weights,
     shortened,
 )
-from pycc.models.wrappers import NAMES, takers, untrained
+from pycc.models.wrappers import NAMES
 
 
 def names() -> list[str]:
@@ -99,7 +101,7 @@ def load(
     source = str(weights)
     if name == BlackBox.name or (name is None and source.lower().endswith(".onnx")):
         return _black_box(source, options)
-    model = None if name is None else MODELS[name]  # an unknown model is reported before a bad file
+    requested = None if name is None else MODELS[name]  # reported before a bad file
     path = locate(weights)
     with naming_weights(path):
         stored = read_weights(path, name=name)
@@ -110,87 +112,152 @@ def load(
             UserWarning,
             stacklevel=2,
         )
-    metadata, tolerance, how = stored.metadata, TOLERANCE, "its metadata"
-    if not metadata and (public := metadata_of(stored.state)) is not None:
-        metadata, tolerance = public
-        how = f"its content: {metadata['source']}"
-    if name is not None and metadata.get("model", name) != name:
-        counter = _adopted(MODELS[name], stored.state, options, source)
+    file = _WeightsFile.of(source, path, stored)
+    if requested is not None:
+        counter = file.backbone_of(requested, options)
         if counter is not None:
-            stated_input = _options(metadata, source).get("input")
-            if stated_input not in (None, counter.convention.kind):
-                raise ValueError(
-                    f"weights: {source} reads input={stated_input!r}, "
-                    f"{name} {counter.convention.kind!r}"
-                )
             return counter
-        raise ValueError(f"weights: {source} is of model {metadata['model']!r}, not {name!r}")
-    if "model" in metadata:
-        model = MODELS[str(metadata["model"])]
-    recognised: dict[str, object] | None
-    if model is None:
-        model, recognised = _recognise(stored, source)
-        how = how if metadata else "its keys"
-    else:
-        recognised = _read_as(model, stored)
-        how = how if metadata else "its name"
-        if recognised is None and not metadata:
-            counter = _adopted(model, stored.state, options, source)
-            if counter is not None:
-                return counter
-    known_options = {**(recognised or {}), **_options(metadata, source)}
-    # Another scale of the input than the metadata states may be the same counter.
-    rescaled = {
-        k: v
-        for k, v in options.items()
-        if metadata and k == "input" and known_options.get(k, v) != v
-    }
-    options = {k: v for k, v in options.items() if k not in rescaled}
-    _check_options(model, known_options if metadata else {}, options, source)
-    # The metadata is checked with the options that it states; free options are changed afterwards.
-    free = {k: v for k, v in options.items() if metadata and k in model.adjustable}
-    stated = {**known_options, **{k: v for k, v in options.items() if k not in free}}
-    with naming_weights(path):
-        counter = create(model.name, **stated)
-        fit(counter, stored.state, source)
-    counter.eval()
-    if metadata:
-        check_metadata(counter, metadata, source, tolerance=tolerance)
-    else:
-        _warn(counter, source)
-    if free:
-        changed = create(model.name, **{**stated, **free})
-        changed.net.load_state_dict(counter.net.state_dict())
-        counter = changed.eval()
-    if rescaled:
-        scaled = counter.reading(str(rescaled["input"]))
-        if scaled is None:
-            _check_options(model, known_options, rescaled, source)
+    return file.counter(requested, options)
+
+
+@dataclass(frozen=True)
+class _WeightsFile:
+    """A weights file, and what is known of it besides its tensors."""
+
+    source: str
+    """As the caller names it."""
+    path: Path
+    stored: Stored
+    metadata: Mapping[str, object]
+    """In the file or beside it, or those of a public checkpoint; {} if there is none."""
+    tolerance: float
+    """Of the count that the metadata states."""
+    how: str
+    """How the metadata are known."""
+
+    @classmethod
+    def of(cls, source: str, path: Path, stored: Stored) -> _WeightsFile:
+        """With the metadata that it has, or that are known of its content."""
+        if not stored.metadata and (public := metadata_of(stored.state)) is not None:
+            metadata, tolerance = public
+            how = f"its content: {metadata['source']}"
+            return cls(source, path, stored, metadata, tolerance, how)
+        return cls(source, path, stored, stored.metadata, TOLERANCE, "its metadata")
+
+    @property
+    def options(self) -> dict[str, object]:
+        """The options that the metadata state."""
+        return _options(self.metadata, self.source)
+
+    def backbone_of(
+        self, model: type[CounterModel], options: Mapping[str, object]
+    ) -> CounterModel | None:
+        """A counter whose backbone alone is in the weights; None if these are of a whole counter.
+
+        ValueError for those of another model.
+        """
+        other = self.metadata.get("model", model.name) != model.name
+        if not other and (self.metadata or _read_as(model, self.stored) is not None):
+            return None
+        counter = _adopted(model, self.stored.state, options, self.source)
+        if not other:
+            return counter
+        if counter is None:
+            raise ValueError(
+                f"weights: {self.source} is of model {self.metadata['model']!r}, not {model.name!r}"
+            )
+        stated_input = self.options.get("input")
+        if stated_input not in (None, counter.convention.kind):
+            raise ValueError(
+                f"weights: {self.source} reads input={stated_input!r}, "
+                f"{model.name} {counter.convention.kind!r}"
+            )
+        return counter
+
+    def recognised(
+        self, requested: type[CounterModel] | None
+    ) -> tuple[type[CounterModel], dict[str, object], str]:
+        """The model, the options that the keys show, and how the model is known."""
+        if "model" in self.metadata:
+            requested = MODELS[str(self.metadata["model"])]
+        if requested is None:
+            model, shown_options = _recognise(self.stored, self.source)
+            return model, shown_options, self.how if self.metadata else "its keys"
+        shown_options = _read_as(requested, self.stored) or {}
+        return requested, shown_options, self.how if self.metadata else "its name"
+
+    def counter(
+        self, requested: type[CounterModel] | None, options: Mapping[str, object]
+    ) -> CounterModel:
+        """The counter of these weights, checked."""
+        model, shown_options, how = self.recognised(requested)
+        known_options = {**shown_options, **self.options}
+        # Another scale of the input than the metadata states may be the same counter.
+        rescaled = {
+            k: v
+            for k, v in options.items()
+            if self.metadata and k == "input" and known_options.get(k, v) != v
+        }
+        options = {k: v for k, v in options.items() if k not in rescaled}
+        _check_options(model, known_options if self.metadata else {}, options, self.source)
+        # The metadata is checked with the options that it states; free ones are changed afterwards.
+        free = {k: v for k, v in options.items() if self.metadata and k in model.adjustable}
+        stated = {**known_options, **{k: v for k, v in options.items() if k not in free}}
+        counter = self._checked(model, stated)
+        if free:
+            changed = create(model.name, **{**stated, **free})
+            changed.net.load_state_dict(counter.net.state_dict())
+            counter = changed.eval()
+        metadata = self.metadata
+        if rescaled:
+            scaled = counter.reading(str(rescaled["input"]))
+            if scaled is None:
+                _check_options(model, known_options, rescaled, self.source)
+            else:
+                counter = scaled
+                metadata = {**metadata, "options": {**self.options, **rescaled}}
+        counter.metadata = metadata
+        counter.origin = self._origin(counter, how, {**_options(metadata, self.source), **options})
+        return counter
+
+    def _checked(self, model: type[CounterModel], options: Mapping[str, object]) -> CounterModel:
+        """The counter with these options, whose count on the probe image is as expected."""
+        with naming_weights(self.path):
+            counter = create(model.name, **options)
+            fit(counter, self.stored.state, self.source)
+        counter.eval()
+        if self.metadata:
+            check_metadata(counter, self.metadata, self.source, tolerance=self.tolerance)
         else:
-            counter = scaled
-            metadata = {**metadata, "options": {**_options(metadata, source), **rescaled}}
-    counter.metadata = metadata
-    given = {**_options(metadata, source), **options}
-    values = {k: v for k, v in counter.options().items() if k in counter.untold and k not in given}
-    guess = ", ".join(f"{k}={v!r}" for k, v in values.items())
-    counter.origin = f"{counter.name} by {how} ({len(stored.state)} tensors of {path.name}"
-    # If the name does not say "these are the weights", the origin reports which one was used.
-    unusual = stored.place and stored.place.rpartition(".")[2] not in NAMES
-    counter.origin += f", under {shown(stored.place)})" if unusual else ")"
-    if guess:
-        counter.origin += f"; not shown by the keys: {guess}"
-    return counter
+            _warn(counter, self.source, stacklevel=5)
+        return counter
+
+    def _origin(self, counter: CounterModel, how: str, given: Mapping[str, object]) -> str:
+        """What was recognised, how, and the options that neither keys nor caller state."""
+        stored = self.stored
+        values = {
+            k: v
+            for k, v in counter.options().items()
+            if k in counter.not_in_keys and k not in given
+        }
+        guess = ", ".join(f"{k}={v!r}" for k, v in values.items())
+        origin = f"{counter.name} by {how} ({len(stored.state)} tensors of {self.path.name}"
+        # If the name does not say "these are the weights", the origin reports which one was used.
+        unusual = stored.place and stored.place.rpartition(".")[2] not in NAMES
+        origin += f", under {shown(stored.place)})" if unusual else ")"
+        return f"{origin}; not shown by the keys: {guess}" if guess else origin
 
 
-def _warn(counter: CounterModel, source: str) -> None:
-    answer = ask(counter)
-    if not all(map(math.isfinite, (answer.count, answer.blank))):
+def _warn(counter: CounterModel, source: str, *, stacklevel: int) -> None:
+    """Warn if another convention makes the count plausible; ValueError if it overflows."""
+    result = probe_result(counter)
+    if not all(map(math.isfinite, (result.count, result.blank))):
         raise ValueError(
             f"weights: {source}: the counter overflows on the probe image, its count is "
-            f"{answer.count}"
+            f"{result.count}"
         )
     if (warning := diagnose(counter)) is not None:
-        warnings.warn(f"weights: {source} {warning}", UserWarning, stacklevel=3)
+        warnings.warn(f"weights: {source} {warning}", UserWarning, stacklevel=stacklevel)
 
 
 def _black_box(source: str, options: Mapping[str, object]) -> CounterModel:
@@ -215,7 +282,7 @@ def _black_box(source: str, options: Mapping[str, object]) -> CounterModel:
         if metadata:
             check_metadata(counter, metadata, source)
         else:
-            _warn(counter, source)
+            _warn(counter, source, stacklevel=4)
     counter.metadata = metadata
     return counter
 
@@ -237,7 +304,7 @@ def _adopted(
     warnings.warn(
         f"weights: {source} gives {model.name} {taken}; the rest is untrained",
         UserWarning,
-        stacklevel=3,
+        stacklevel=4,
     )
     counter.origin = f"{model.name} with {taken}, the rest untrained"
     return counter.eval()
@@ -247,7 +314,7 @@ def _read_as(model: type[CounterModel], stored: Stored) -> dict[str, object] | N
     """Return the options under which weights fit a model, or None."""
     options = model.recognise(stored.state)
     # C-3-Framework's networks have the keys of others; their prefix identifies them.
-    by_prefix = "CCN." in stored.prefixes and "c3" in model.untold.get("variant", ())
+    by_prefix = "CCN." in stored.prefixes and "c3" in model.not_in_keys.get("variant", ())
     return {**options, "variant": "c3"} if options is not None and by_prefix else options
 
 

@@ -79,7 +79,7 @@ class MaskAware(CounterModel):
     name = "mask_aware"
     minimum_side = STRIDES["own"]
     adjustable = frozenset({"mask_loss", "gamma", "alpha"})
-    untold: ClassVar[Mapping[str, tuple[object, ...]]] = {"variant": ()}
+    not_in_keys: ClassVar[Mapping[str, tuple[object, ...]]] = {"variant": ()}
 
     def __init__(
         self,

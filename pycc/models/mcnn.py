@@ -138,7 +138,7 @@ class MCNN(CounterModel):
     name = "mcnn"
     minimum_side = _STRIDE
     adjustable = frozenset({"resize"})
-    untold: ClassVar = {"final_relu": (True, False)}
+    not_in_keys: ClassVar = {"final_relu": (True, False)}
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pycc.models.base import CounterModel
 from pycc.models.options import shown
-from pycc.models.probe import Answer, ask
+from pycc.models.probe import probe_result
 
 TOLERANCE = 1e-4
 """Largest relative difference of a count from the metadata's, for this package's own weights."""
@@ -33,15 +33,12 @@ def weights_metadata(counter: CounterModel, facts: Mapping[str, object]) -> dict
 
     ValueError if it is not JSON.
     """
-    answer = ask(counter)
     full = {
         "model": counter.name,
         "options": counter.options(),
         "stride": counter.stride,
         **facts,
-        "probe_count": answer.count,
-        "probe_checksum": answer.checksum,
-        "blank_count": answer.blank,
+        **probe_result(counter).record(),
     }
     written(full)
     return full
@@ -106,33 +103,25 @@ def check_metadata(
             f"weights: {source}: the metadata states stride {shown(stated)}, the counter has "
             f"{counter.stride}"
         )
-    promised = {name: metadata[name] for name in _COUNTS if name in metadata}
-    for name, value in promised.items():
+    stated_counts = {name: metadata[name] for name in _COUNTS if name in metadata}
+    for name, value in stated_counts.items():
         if not isinstance(value, int | float) or not abs(value) <= _MOST_PEOPLE:
             raise ValueError(
                 f"weights: {source}: {name} must be a finite number, got {shown(value)}"
             )
-    if not promised:
+    if not stated_counts:
         warnings.warn(
-            f"weights: {source}: the metadata promises no count on the probe image, so that it "
+            f"weights: {source}: the metadata states no count on the probe image, so that it "
             "cannot be checked",
-            stacklevel=3,
+            stacklevel=5,
         )
         return
-    answer = ask(counter)
-    for name, value in promised.items():
+    measured = probe_result(counter).record()
+    for name, value in stated_counts.items():
         assert isinstance(value, int | float)
-        measured = _measured(answer, name)
-        if not abs(measured - value) <= tolerance * max(1.0, abs(value)):
+        if not abs(measured[name] - value) <= tolerance * max(1.0, abs(value)):
             raise ValueError(
-                f"weights: {source}: the metadata promises {_COUNTS[name].format(value)}, got "
-                f"{measured:.6g}; the weights or their input convention are not the stated ones"
+                f"weights: {source}: the metadata states {_COUNTS[name].format(value)}, got "
+                f"{measured[name]:.6g}; the weights or their input convention are not those "
+                "stated"
             )
-
-
-def _measured(answer: Answer, name: str) -> float:
-    return {
-        "probe_count": answer.count,
-        "probe_checksum": answer.checksum,
-        "blank_count": answer.blank,
-    }[name]

@@ -58,7 +58,7 @@ def blank_image() -> Tensor:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ProbeResult:
     """A counter's results on the probe and the blank image, in people."""
 
     count: float
@@ -67,20 +67,26 @@ class Answer:
     maps of the same count that differ somewhere."""
     blank: float
 
+    def record(self) -> dict[str, float]:
+        """As weights metadata state it."""
+        return {
+            "probe_count": self.count, "probe_checksum": self.checksum, "blank_count": self.blank
+        }  # fmt: skip
+
     @property
     def plausible(self) -> bool:
         """Whether the counter counts about as many people as there are discs, and few elsewhere."""
         near = HEADS / _FAR <= self.count <= HEADS * _FAR
         return near and abs(self.blank) <= _GROUND * self.count
 
-    def times(self, factor: float) -> Answer:
-        """Return the answer of a counter with another output scale."""
-        return Answer(self.count * factor, self.checksum * factor, self.blank * factor)
+    def times(self, factor: float) -> ProbeResult:
+        """Return the result of the counter with another output scale."""
+        return ProbeResult(self.count * factor, self.checksum * factor, self.blank * factor)
 
 
 @torch.no_grad()
-def ask(counter: CounterModel) -> Answer:
-    """Compute the answer of a counter in eval mode, on its own device and in its own type."""
+def probe_result(counter: CounterModel) -> ProbeResult:
+    """Count both images with a counter in eval mode, on its own device and in its own type."""
     mode = counter.training
     like = like_of(counter)
     counter.eval()
@@ -92,21 +98,21 @@ def ask(counter: CounterModel) -> Answer:
     cells = torch.arange(probed.numel(), dtype=torch.float64) * math.sqrt(2.0)
     weight = 1.0 + (cells - cells.floor()).view(probed.shape)
     summed = probed.double().cpu()
-    return Answer(
+    return ProbeResult(
         float(summed.sum()), float((summed * weight).sum()), float(blank.double().cpu().sum())
     )
 
 
 def probe_count(counter: CounterModel) -> float:
     """Count ``probe_image`` with a counter, in eval mode and without gradients."""
-    return ask(counter).count
+    return probe_result(counter).count
 
 
 def diagnose(counter: CounterModel) -> str | None:
     """Find other readings of a counter's weights that make an implausible counter plausible.
 
     The counter is tested under every input convention with its number of channels, every value of
-    the options that its keys do not show (``untold``), and the output scales of published
+    the options that its keys do not show (``not_in_keys``), and the output scales of published
     trainings. Returns a message that names those readings that count about as many heads on the
     probe image as there are, and nearly none on its bare ground, nearest first. None for a counter
     that is already plausible, and for one that no reading makes plausible. Some random weights are
@@ -116,14 +122,14 @@ def diagnose(counter: CounterModel) -> str | None:
     >>> diagnose(models.load("mcnn-synthetic")) is None
     True
     """
-    now = ask(counter)
+    now = probe_result(counter)
     if now.plausible:
         return None
     plausible: list[tuple[float, str]] = []
     for changes, other in _readings(counter):
-        answer = ask(other)
+        result = probe_result(other)
         for factor in _FACTORS:
-            scaled = answer.times(factor)
+            scaled = result.times(factor)
             if (changes or factor != 1.0) and scaled.plausible:
                 scale = {} if factor == 1.0 else {"scale": float(f"{other.scale * factor:.6g}")}
                 text = " ".join(f"{k}={v!r}" for k, v in {**changes, **scale}.items())
@@ -144,9 +150,11 @@ def _readings(counter: CounterModel) -> Iterator[tuple[dict[str, object], Counte
     """Yield the changed options and the counter of every reading of the same tensors."""
     options, kind = counter.options(), counter.convention.kind
     inputs = [name for name in CHANNELS if CHANNELS[name] == CHANNELS[kind]]
-    untold = {k: values for k, values in counter.untold.items() if values and k in options}
-    for values in product(*untold.values()):
-        wanted = dict(zip(untold, values, strict=True))
+    not_in_keys = {
+        k: values for k, values in counter.not_in_keys.items() if values and k in options
+    }
+    for values in product(*not_in_keys.values()):
+        wanted = dict(zip(not_in_keys, values, strict=True))
         changes = {name: value for name, value in wanted.items() if value != options[name]}
         read = _with(counter, options, changes) if changes else counter
         for kind in inputs:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal
+
+from pycc.models.augmentation import Augmentation
 
 
 class NoRecipeError(ValueError):
@@ -76,8 +78,10 @@ class Recipe:
     crop: Crop = field(default_factory=Crop)
     flip: float = 0.0
     """Probability of a horizontal flip."""
-    augmentation: Mapping[str, object] = field(default_factory=dict)
-    """Other changes of an image, by name."""
+    augmentations: tuple[Augmentation, ...] = ()
+    """Other changes of an image, in this order."""
+    repeats: int = 1
+    """How often an epoch goes through the crops."""
     ema: float | None = None
     """Decay of the running mean of the weights, which is validated and kept; None: the weights."""
     clip: float | None = None
@@ -89,3 +93,14 @@ class Recipe:
     images, which a trainer should not do)."""
     notes: tuple[str, ...] = ()
     """Differences between code and paper, or between code and its description."""
+
+    def record(self) -> dict[str, object]:
+        """As the metadata of weights state it: augmentations and repeats by name."""
+        changes: dict[str, object] = {
+            augmentation.name: asdict(augmentation) for augmentation in self.augmentations
+        }
+        if self.repeats > 1:
+            changes["repeats_per_epoch"] = self.repeats
+        values = asdict(self)
+        del values["augmentations"], values["repeats"]
+        return {**values, "augmentation": changes}

@@ -29,9 +29,10 @@ from pycc.models import metadata as described
 from pycc.models import wrappers
 from pycc.models.archive import is_script, read_script
 from pycc.models.base import MODELS, CounterModel
+from pycc.models.families import unfit, unprefixed
 from pycc.models.foreign import CUT_OFF, content_of
 from pycc.models.python2 import translated
-from pycc.models.wrappers import Leaf, unfit
+from pycc.models.wrappers import Leaf
 from pycc.registry import nearest
 from pycc.runs import write_atomic
 
@@ -99,10 +100,10 @@ def read_weights(path: Path, *, name: str | None = None) -> Stored:
     The format is known by the suffix: HDF5 (.h5, .hdf5; needs h5py), torch (.pth, .pt, .pth.tar,
     .param, .ckpt, .model; also of Python 2; or a TorchScript archive, whose code is not run), npz
     (this package's own). The state dict may be nested in a checkpoint to any depth and its keys may
-    have prefixes: ``pycc.models.wrappers`` finds it, and removes the prefixes that hide the keys of
-    a family (of ``name`` first, if given). If only the keys under one prefix belong to a family,
-    only these are taken. The weights metadata may also lie beside the file
-    (``pycc.models.metadata.beside``).
+    have prefixes: ``pycc.models.wrappers`` finds it, and ``pycc.models.families`` removes the
+    prefixes that hide the keys of a family (of ``name`` first, if given). If only the keys under
+    one prefix belong to a family, only these are taken. The weights metadata may also lie beside
+    the file (``pycc.models.metadata.beside``).
 
     FileNotFoundError for a missing file. ValueError, naming the file, for one that cannot be read,
     is something else (a Git LFS pointer, a page, an archive of files), requires code, holds several
@@ -138,7 +139,7 @@ def read_weights(path: Path, *, name: str | None = None) -> Stored:
     else:
         leaves = wrappers.leaves(_read_torch(path), path)
     candidate = wrappers.find(leaves, path, name)
-    state, prefixes = wrappers.unprefixed(_clean(candidate.state, path), name)
+    state, prefixes = unprefixed(_clean(candidate.state, path), name)
     beside = metadata or described.read_beside(path)
     return Stored(state, beside, prefixes, candidate.path, candidate.left_out)
 

@@ -1,23 +1,18 @@
 """Find the state dict in a checkpoint, under any wrappers.
 
-Training scripts store weights under a name of their own, beside optimizers, settings and scores,
-and training wrappers put a prefix before every key. Both are found by structure: a state dict is a
-mapping whose leaves are tensors, and a prefix is the common start of all its keys, or of those keys
-that belong to a family. Of several readings, the one whose keys are those of a known family is
-used.
+Training scripts store weights under a name of their own, beside optimizers, settings and scores.
+They are found by structure: a state dict is a mapping whose leaves are tensors. Of several, the one
+whose keys are those of a known family is used (``pycc.models.families``).
 """
 
 from __future__ import annotations
 
 import re
 from argparse import Namespace
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from enum import IntEnum
-from itertools import takewhile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pycc.models.archive import is_script
-from pycc.models.base import MODELS, CounterModel
+from pycc.models.families import Match, is_of_family, is_recognised, match_of, state_parts, unfit
 from pycc.models.options import shown
 
 Place = tuple[str | int, ...]
@@ -37,22 +32,6 @@ NAMES = (
     *("network", "module", "weights", "params"),
 )
 """Names under which training scripts store the weights."""
-_PREFIXES = (
-    *(
-        "module",
-        "net",
-        "DME",
-        "CCN",
-        "fine",
-        "model",
-        "network",
-        "_orig_mod",
-        "backbone",
-        "encoder",
-    ),
-)
-_INNER = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-"""What torch inserts between the names of modules too; networks do not use these names."""
 _NOT_WEIGHTS = re.compile(r"(lr|grad|amp|loss)?(optim(i[sz]er)?|sched(uler)?|scaler)s?")
 """Words in the names of what training stores beside weights."""
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
@@ -60,32 +39,9 @@ _MOMENTS = {"step", "exp_avg", "momentum_buffer", "square_avg"}
 """What torch's optimizers store for a parameter; each stores at least one of them."""
 _SETTINGS = (int, float, complex, str, bytes, type(None), np.generic, list, tuple, Namespace)
 """Types beside tensors that are not weights: a score, a name, a list of such."""
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 # Far more than any checkpoint has; a pickle of a few bytes can describe endless nesting.
 _MOST_DEPTH = 16
 _MOST_LEAVES = 200_000
-_MOST_PREFIXES = 8
-
-
-class Match(IntEnum):
-    """How well keys match those of a family."""
-
-    NOTHING = 0
-    SHARED = 1
-    """Some keys are the same."""
-    BACKBONE = 2
-    """The weights of a backbone that a family starts from."""
-    FAMILY = 3
-    NAMED = 4
-    """The requested family."""
-
-
-class Unprefixed(NamedTuple):
-    """A state dict without the prefixes of training wrappers."""
-
-    state: dict[str, Tensor]
-    prefixes: frozenset[str]
 
 
 class Candidate(NamedTuple):
@@ -125,8 +81,7 @@ class Candidate(NamedTuple):
 
     def parts(self, name: str | None) -> list[Candidate]:
         """Return the parts under a prefix that belong to a family, unless all keys do."""
-        levels = [_shapes(level) for level in _levels(_without_inner(self.tensors))[0]]
-        if _family(levels, name)[1]:
+        if is_of_family(self.tensors, name):
             return [self]
         parts = [
             Candidate(self.place, {prefix + k: v for k, v in part.items()}, prefix, self.state)
@@ -152,23 +107,7 @@ class Candidate(NamedTuple):
         dense = {k: v for k, v in self.tensors.items() if unfit(v) is None}
         if len(dense) < len(self.state):
             return Match.NOTHING
-        levels = [_shapes(level) for level in _levels(_without_inner(dense))[0]]
-        return _family(levels, name)[1] or _nearest(levels)[1]
-
-
-def unfit(value: Tensor) -> str | None:
-    """Describe what makes a tensor unusable as weights, or return None."""
-    if value.is_nested:
-        return "a nested tensor"
-    if value.layout != torch.strided:
-        return str(value.layout).removeprefix("torch.")
-    if value.device.type != "cpu":
-        return f"one on the {value.device.type} device"
-    if value.dtype not in _FLOATS + _INTEGERS:
-        return str(value.dtype).removeprefix("torch.")
-    if value.untyped_storage().nbytes() < value.numel() * value.element_size():
-        return f"a view of shape {list(value.shape)} of fewer numbers"
-    return None
+        return match_of(dense, name)
 
 
 def leaves(content: object, source: Path) -> list[Leaf]:
@@ -251,7 +190,7 @@ def _entries(value: object) -> Sequence[tuple[str | int, object]] | None:
     return None
 
 
-def find(found: Sequence[Leaf], source: Path, name: str | None = None) -> Candidate:
+def find(leaves: Sequence[Leaf], source: Path, name: str | None = None) -> Candidate:
     """Find the state dict among the leaves of a checkpoint.
 
     Of several mappings of tensors, the one whose keys belong to a family (to ``name``, if given) is
@@ -260,10 +199,10 @@ def find(found: Sequence[Leaf], source: Path, name: str | None = None) -> Candid
     ValueError, naming the mappings, if it is unclear which one is meant. If there is none, the
     mapping with most tensors is returned, with its other entries.
     """
-    kept = [(place, value) for place, value in found if not isinstance(value, _SETTINGS)]
+    kept = [(place, value) for place, value in leaves if not isinstance(value, _SETTINGS)]
     candidates = [part for outer in _candidates((), kept) for part in outer.parts(name)]
     if not candidates:
-        return _nearly(kept or found)
+        return _nearly(kept or leaves)
     if len(candidates) == 1:
         return candidates[0]
     matches = [candidate.match(name) for candidate in candidates]
@@ -304,21 +243,21 @@ def _saving(chosen: Candidate, source: Path) -> str:
     return f": torch.save({opened}, 'chosen.pth')"
 
 
-def _candidates(place: Place, found: Sequence[Leaf]) -> Iterator[Candidate]:
+def _candidates(place: Place, leaves: Sequence[Leaf]) -> Iterator[Candidate]:
     """Yield the mappings of tensors alone; of nested ones the outer, if it is a family's."""
     depth = len(place)
     groups: dict[str | int, list[Leaf]] = {}
-    for path, value in found:
+    for path, value in leaves:
         if len(path) > depth:
             groups.setdefault(path[depth], []).append((path, value))
     inner = {key: group for key, group in groups.items() if len(group[0][0]) > depth + 1}
-    keys = [path[depth:] for path, _ in found]
-    if keys and all(isinstance(v, Tensor) for _, v in found) and all(map(_is_key, keys)):
+    keys = [path[depth:] for path, _ in leaves]
+    if keys and all(isinstance(v, Tensor) for _, v in leaves) and all(map(_is_key, keys)):
         state = {
-            ".".join(map(str, key)): value for key, (_, value) in zip(keys, found, strict=True)
+            ".".join(map(str, key)): value for key, (_, value) in zip(keys, leaves, strict=True)
         }
         candidate = Candidate(place, state)
-        if not inner or (len(groups) > 1 and _recognised(_shapes(state), MODELS.names())):
+        if not inner or (len(groups) > 1 and is_recognised(state)):
             yield candidate
             return
     for key, group in inner.items():
@@ -329,12 +268,12 @@ def _is_key(key: Place) -> bool:
     return bool(key) and all(isinstance(part, str) for part in key)
 
 
-def _nearly(found: Sequence[Leaf]) -> Candidate:
+def _nearly(leaves: Sequence[Leaf]) -> Candidate:
     tensors: dict[Place, int] = {}
-    for path, value in found:
+    for path, value in leaves:
         tensors[path[:-1]] = tensors.get(path[:-1], 0) + isinstance(value, Tensor)
     place = max(tensors, key=lambda place: tensors[place], default=())
-    return Candidate(place, {str(path[-1]): v for path, v in found if path and path[:-1] == place})
+    return Candidate(place, {str(path[-1]): v for path, v in leaves if path and path[:-1] == place})
 
 
 def _are_same(candidates: Sequence[Candidate]) -> bool:
@@ -349,132 +288,3 @@ def _equal(a: object, b: object) -> bool:
     if not isinstance(a, Tensor) or not isinstance(b, Tensor) or unfit(a) or unfit(b):
         return a is b
     return a.dtype == b.dtype and torch.equal(a, b)
-
-
-def unprefixed(state: Mapping[str, Tensor], name: str | None = None) -> Unprefixed:
-    """Remove the prefixes that all keys of a state share, as far as a family requires it.
-
-    Tried in this order, each with as few prefixes removed as possible: the keys are those of the
-    family ``name``; of any family; and after a well-known wrapper's prefix, of a backbone; they
-    share most keys with a family. If none applies, the well-known prefixes are removed.
-    """
-    plain = _without_inner(state)
-    inner = {f"{word}." for word in _INNER if any(word in key.split(".") for key in state)}
-    levels, heads = _levels(plain)
-    wrapping = list(takewhile(lambda head: head.removesuffix(".") in _PREFIXES, heads))
-    shapes = [_shapes(level) for level in levels]
-    depth, match = _family(shapes, name)
-    if match == Match.NOTHING and wrapping:
-        depth, match = _nearest(shapes)
-        depth = depth if match else len(wrapping)
-    return Unprefixed(levels[depth], frozenset({*heads[:depth], *inner}))
-
-
-def _without_inner(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    def plain(key: str) -> str:
-        *modules, parameter = key.split(".")
-        return ".".join((*(name for name in modules if name not in _INNER), parameter))
-
-    return {plain(key): value for key, value in state.items()}
-
-
-def _levels(state: dict[str, Tensor]) -> tuple[list[dict[str, Tensor]], list[str]]:
-    """Return a state without no, one, two, … of its common first names; and these names."""
-    levels, heads = [state], list[str]()
-    while len(heads) < _MOST_PREFIXES and (head := _head(levels[-1])):
-        levels.append({key[len(head) :]: value for key, value in levels[-1].items()})
-        heads.append(head)
-    return levels, heads
-
-
-def _head(state: Mapping[str, object]) -> str | None:
-    """Return the first name that all keys share and continue after, with its dot."""
-    heads = {key.partition(".")[0] + "." for key in state}
-    (head, *others) = heads
-    return None if others or any(len(key) <= len(head) for key in state) else head
-
-
-def _family(levels: Sequence[Mapping[str, Tensor]], name: str | None) -> tuple[int, Match]:
-    """Return how many prefixes to remove for the keys of a family, and how well they match."""
-    for families, match in (([name], Match.NAMED), (MODELS.names(), Match.FAMILY)):
-        for depth, state in enumerate(levels):
-            if _recognised(state, families):
-                return depth, match
-    return 0, Match.NOTHING
-
-
-def _nearest(levels: Sequence[Mapping[str, Tensor]]) -> tuple[int, Match]:
-    """Return how many to remove for the keys of a backbone, or for most keys of a family."""
-    fresh = untrained()
-    for depth, state in enumerate(levels):
-        if takers(state, fresh):
-            return depth, Match.BACKBONE
-    known = [counter.net.state_dict().keys() for counter in fresh.values()]
-    most = [max(len(keys & state.keys()) for keys in known) for state in levels]
-    return most.index(max(most)), Match.SHARED if max(most) else Match.NOTHING
-
-
-def state_parts(
-    state: Mapping[str, Tensor], name: str | None, prefix: str = ""
-) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Yield the shortest prefixes under which most keys of a family lie, and their content.
-
-    A few keys are not enough: other networks have parts that begin like a counter.
-    """
-    groups: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
-    for key, value in state.items():
-        head, dot, rest = key.partition(".")
-        if dot:
-            groups[f"{prefix}{head}."][rest] = value
-    for head, group in groups.items():
-        levels = [_shapes(level) for level in _levels(_without_inner(group))[0]]
-        depth, match = _family(levels, name)
-        if match and _has_most(levels[depth], name):
-            yield head, group
-        elif head.count(".") < _MOST_PREFIXES:
-            yield from state_parts(group, name, head)
-
-
-def _has_most(state: Mapping[str, Tensor], name: str | None) -> bool:
-    """Return whether a state has most keys of a family that recognises it, of ``name`` first."""
-    for family in sorted(MODELS.names(), key=lambda family: family != name):
-        options = MODELS[family].recognise(state)
-        if options is not None:
-            with torch.device("meta"):
-                net = cast("Callable[..., CounterModel]", MODELS[family])(**options).net
-            keys = net.state_dict().keys()
-            return 2 * len(keys & state.keys()) > len(keys)
-    return False
-
-
-def _recognised(state: Mapping[str, Tensor], families: Iterable[str | None]) -> bool:
-    known = [family for family in families if family in MODELS.names()]
-    return any(MODELS[family].recognise(state) is not None for family in known)
-
-
-def _shapes(state: Mapping[str, object]) -> dict[str, Tensor]:
-    """Return the state's tensors without values, on which no family's keys depend."""
-    return {
-        key: torch.empty(value.shape, dtype=value.dtype, device="meta")
-        for key, value in state.items()
-        if isinstance(value, Tensor) and (value.is_meta or unfit(value) is None)
-    }
-
-
-def untrained() -> dict[str, CounterModel]:
-    """Create every family's counter as ``create`` does, without memory for its weights."""
-    with torch.device("meta"):
-        return {name: cast("Callable[[], CounterModel]", MODELS[name])() for name in MODELS.names()}
-
-
-def takers(state: Mapping[str, Tensor], fresh: Mapping[str, CounterModel]) -> list[str]:
-    """List the families that start from a backbone with these keys and shapes."""
-    shapes = _shapes(state)
-
-    def would_take(counter: CounterModel) -> bool:
-        try:
-            return counter.adopt(shapes) is not None
-        except ValueError:
-            return False
-
-    return [name for name, counter in fresh.items() if would_take(counter)]

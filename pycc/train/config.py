@@ -15,6 +15,9 @@ from pycc.settings import flag
 from pycc.train.items import Joined
 from pycc.types import Sample
 
+_NAMED_CROPS: tuple[Literal["whole", "quarter_sides", "quadrant"], ...] = (
+    "whole", "quarter_sides", "quadrant",
+)  # fmt: skip
 RecipeKind = Literal["plain", "adversarial", "ablation"]
 RECIPES: tuple[RecipeKind, ...] = get_args(RecipeKind)
 PHASES: Mapping[str, tuple[int, int]] = {
@@ -167,8 +170,9 @@ class TrainConfig:
 
 def crop_of(text: str, number: int) -> Crop:
     """A crop by its name, or of HxW pixels; ValueError for anything else."""
-    if text in ("whole", "quarter_sides", "quadrant"):
-        return Crop(text, number=number)  # type: ignore[arg-type]
+    for kind in _NAMED_CROPS:
+        if text == kind:
+            return Crop(kind, number=number)
     sides = text.split("x")
     if len(sides) == 2 and all(side.isdecimal() and int(side) > 0 for side in sides):
         return Crop("fixed", number=number, size=(int(sides[0]), int(sides[1])))
@@ -200,31 +204,10 @@ def resolved(config: TrainConfig, model: CounterModel, origin: str) -> Recipe:
     >>> recipe.epochs, recipe.optimisers[0].lr, recipe.batch
     (30, 0.0001, 1)
     """
-    try:
-        recipe = model.recipe()
-    except NoRecipeError as error:
-        recipe = _AS_MCNN
-        if model.name in models.names():
-            warnings.warn(f"train: {error} of this variant; it is trained as MCNN", stacklevel=2)
-    if config.recipe != "plain" and model.name in TABLE_6:
-        optimiser, epochs = TABLE_6[model.name]
-        recipe = replace(recipe, optimisers=(optimiser,), epochs=epochs, batch=1)
-    if config.density not in (None, "dots"):
-        recipes[config.density]  # ValueError that names those there are
-    if config.down_sampling not in (None, "sum"):
-        stride = rules[config.down_sampling][0]
-        if stride != model.stride:
-            raise ValueError(
-                f"train: down_sampling {config.down_sampling} gives cells of {stride} pixels, the "
-                f"counter's have {model.stride}"
-            )
+    recipe = _published(config, model)
     density = config.density or recipe.density.get(origin, recipe.density[""])
-    crop = replace(recipe.crop, number=recipe.crops.get(origin, recipe.crop.number))
-    if config.crop is not None:
-        number = 1 if config.crop == "whole" else crop.number
-        crop = replace(crop_of(config.crop, number), multiple=crop.multiple)
-    if config.crops is not None:
-        crop = replace(crop, number=config.crops)
+    crop = _crop(config, recipe, origin)
+    _check_truth(config, density, crop, model)
     optimisers = recipe.optimisers
     if config.lr is not None:
         optimisers = tuple(replace(rule, lr=config.lr) for rule in optimisers)
@@ -246,6 +229,52 @@ def resolved(config: TrainConfig, model: CounterModel, origin: str) -> Recipe:
         down_sampling=config.down_sampling or recipe.down_sampling,
         crop=crop,
     )
+
+
+def _published(config: TrainConfig, model: CounterModel) -> Recipe:
+    """The model's recipe, or MCNN's; with the published optimiser of the config's kind."""
+    try:
+        recipe = model.recipe()
+    except NoRecipeError as error:
+        recipe = _AS_MCNN
+        if model.name in models.names():
+            warnings.warn(f"train: {error} of this variant; it is trained as MCNN", stacklevel=3)
+    if config.recipe != "plain" and model.name in TABLE_6:
+        optimiser, epochs = TABLE_6[model.name]
+        recipe = replace(recipe, optimisers=(optimiser,), epochs=epochs, batch=1)
+    return recipe
+
+
+def _crop(config: TrainConfig, recipe: Recipe, origin: str) -> Crop:
+    crop = replace(recipe.crop, number=recipe.crops.get(origin, recipe.crop.number))
+    if config.crop is not None:
+        number = 1 if config.crop == "whole" else crop.number
+        crop = replace(crop_of(config.crop, number), multiple=crop.multiple)
+    return crop if config.crops is None else replace(crop, number=config.crops)
+
+
+def _check_truth(config: TrainConfig, density: str, crop: Crop, model: CounterModel) -> None:
+    """ValueError for a ground truth that is unknown, or that the crops or cells cannot have."""
+    if config.density not in (None, "dots"):
+        recipes[config.density]  # ValueError that names those there are
+        if crop.kind == "scaled":
+            raise ValueError(
+                "train: crops of a random scale count heads as dots, got density "
+                f"{config.density}; ask for another --crop"
+            )
+    if config.down_sampling in (None, "sum"):
+        return
+    cell = rules[config.down_sampling][0]
+    if cell != model.stride:
+        raise ValueError(
+            f"train: down_sampling {config.down_sampling} gives cells of {cell} pixels, the "
+            f"counter's have {model.stride}"
+        )
+    if density == "dots":
+        raise ValueError(
+            f"train: down_sampling {config.down_sampling} is for density maps, and the ground "
+            "truth is dots: ask for another --density"
+        )
 
 
 def _shortened(rates: Schedule, published: int, epochs: int) -> Schedule:

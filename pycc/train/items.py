@@ -18,7 +18,6 @@ from pycc.grid import cell_weight
 from pycc.models.recipe import Crop, Recipe
 from pycc.random import Stream
 from pycc.train import truth
-from pycc.train.augment import augmented
 from pycc.train.cache import CachedSample, SampleCache, as_float, stored
 from pycc.types import Sample
 
@@ -176,8 +175,7 @@ class Items(torch.utils.data.Dataset[Item]):
             )
 
     def __len__(self) -> int:
-        repeats = int(str(self.recipe.augmentation.get("repeats_per_epoch", 1)))
-        return len(self.indices) * self.recipe.crop.number * repeats
+        return len(self.indices) * self.recipe.crop.number * self.recipe.repeats
 
     def order(self, epoch: int) -> list[int]:
         """Numbers of an epoch's items, in training order."""
@@ -215,7 +213,8 @@ class Items(torch.utils.data.Dataset[Item]):
             region, kept = (None if t is None else t.flip(2) for t in (region, kept))
             points = points.clone()
             points[:, 0] = image.shape[2] - 1e-9 - points[:, 0]
-        image = augmented(image, self.recipe.augmentation, stream)
+        for augmentation in self.recipe.augmentations:
+            image = augmentation(image, stream)
         ablated = None
         if kept is not None and self.ablation is not None:
             fill = torch.tensor(self.ablation.fill)[:, None, None]

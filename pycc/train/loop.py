@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pycc import models, runs
 from pycc.attack import InnerAttack
@@ -24,6 +23,7 @@ from pycc.ranks import Ranks, exact
 from pycc.runs import Record, Run, fingerprint
 from pycc.settings import values_of
 from pycc.train import checkpoint, schedule
+from pycc.train.average import KeptCounter
 from pycc.train.checkpoint import Checkpoint, TrainState
 from pycc.train.config import MACHINE, TrainConfig, origin_of, resolved
 from pycc.train.held import fill_of, split
@@ -60,7 +60,8 @@ def fit(
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     ranks: Ranks = Ranks(),
-    settings: Mapping[str, object] | None = None,
+    settings: object | None = None,
+    facts: Record | None = None,
     command: Sequence[str] = (),
     machine: Collection[str] = (),
     progress: Progress | None = None,
@@ -89,7 +90,9 @@ def fit(
             of an uninterrupted one.
         ranks: the processes under torchrun: each calls this function, they share each batch, and
             the first one writes. Their number may change when a training is resumed.
-        settings, command, machine: stored in the manifest, as of ``pycc.runs.open_or_resume``.
+        settings: a dataclass of flags (``pycc.settings``) that the manifest states as ``flags``.
+        facts: JSON values that the manifest's settings hold beside them.
+        command, machine: as of ``pycc.runs.open_or_resume``.
         progress: called with (batches done, batches in all, text).
         measure: returns errors of the best weights on test images, for summary and metadata;
             called once by all processes.
@@ -118,9 +121,10 @@ def fit(
         raise ValueError("train: resume needs the run folder as out")
     folder = None if out is None else Path(out)
     training = _Training(counter, samples, config, seed, folder, ranks, progress, held)
+    flags = {} if settings is None else {"flags": values_of(settings)}
     with exact():
         return training.run(
-            resume, measure, tested, settings=settings or {}, command=command,
+            resume, measure, tested, stated={**flags, **(facts or {})}, command=command,
             machine={*MACHINE, *machine},
         )  # fmt: skip
 
@@ -174,10 +178,7 @@ class _Training:
         self.loader = Loader(self.items, config.workers)
         self.start = fingerprint(model.net.state_dict().items())
         self.state = TrainState()
-        self.average: AveragedModel | None = None
-        if config.ema is not None:
-            mean = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
-            self.average = AveragedModel(model, multi_avg_fn=mean)
+        self.kept = KeptCounter(model, config.ema)
         self.number, first = schedule.optimiser_at(self.recipe, 0)
         self.optimiser = schedule.made(first, model.parameters())
         self.best: dict[str, Tensor] = {}
@@ -193,25 +194,25 @@ class _Training:
         measure: Measure | None,
         tested: Sequence[Sample] | None,
         *,
-        settings: Mapping[str, object],
+        stated: Record,
         command: Sequence[str],
         machine: Collection[str],
     ) -> TrainRun:
         config = {name: v for name, v in values_of(self.config).items() if name not in MACHINE}
-        own = {
+        settings = {
             "config": config,
             "model": self.model.name,
             "options": self.model.options(),
             "seed": self.seed,
             "held": self.held,
         }
-        prints = {
+        fingerprints = {
             "weights": self.start,
             "data": self.content,
             "test": None if tested is None else _fingerprint(tested),
         }
-        self.made_with = {"settings": own, "fingerprints": prints}
-        log = self._opened(resume, {**settings, **own}, prints, command, machine)
+        self.made_with = {"settings": settings, "fingerprints": fingerprints}
+        log = self._opened(resume, {**stated, **settings}, fingerprints, command, machine)
         try:
             if resume and self.folder is not None:
                 self._restore(self.folder)
@@ -225,20 +226,24 @@ class _Training:
     def _opened(
         self,
         resume: bool,
-        settings: Mapping[str, object],
-        prints: Mapping[str, object],
+        settings: Record,
+        fingerprints: Record,
         command: Sequence[str],
         machine: Collection[str],
     ) -> Run:
         """The run in its folder; in memory without a folder, and in all processes but the first."""
         if resume and self.folder is not None:  # every process reports what is wrong
             runs.check_resumed(
-                self.folder, kind="train", settings=settings, fingerprints=prints, machine=machine
+                self.folder,
+                kind="train",
+                settings=settings,
+                machine=machine,
+                fingerprints=fingerprints,
             )
         first = self.ranks.first
         log = runs.open_or_resume(
             self.folder if first else None, kind="train", command=command, settings=settings,
-            fingerprints=prints, key=KEY, machine=machine, resume=resume and first,
+            fingerprints=fingerprints, key=KEY, machine=machine, resume=resume and first,
         )  # fmt: skip
         if resume and not first and self.folder is not None:
             log.include(runs.read_records(self.folder))
@@ -288,7 +293,8 @@ class _Training:
                 "if a last ReLU is closed on all images",
                 stacklevel=4,
             )
-        self._synchronise_buffers()
+        # What is measured is kept: all processes take the first one's running statistics.
+        self.ranks.same(self.kept.buffers())
         self._validate(epoch, log)
         self._tick()
         state.epoch, state.batch, state.loss, state.norm = epoch + 1, 0, 0.0, 0.0
@@ -306,8 +312,7 @@ class _Training:
             raise NotFiniteError(f"{error}; {self._last_checkpoint()}") from None
         state.norm += self.stepper.norm
         self.optimiser.step()
-        if self.average is not None:
-            self.average.update_parameters(self.model)
+        self.kept.update()
         state.batch += 1
 
     def _tick(self) -> None:
@@ -324,16 +329,10 @@ class _Training:
 
     # --- validation, checkpoints, the end
 
-    def _synchronise_buffers(self) -> None:
-        """Give all processes the first one's running statistics: what is measured is kept."""
-        self.ranks.same(self.model.buffers())
-        if self.average is not None:
-            self.ranks.same(self.average.module.buffers())
-
     def _check(self, when: str) -> None:
         """NotFiniteError if the last step has ruined the weights: no loss has shown that yet."""
         sample = self.samples[self.items.indices[0]]
-        if not math.isfinite(count_of(self._validated(), sample)):
+        if not math.isfinite(count_of(self.kept.counter, sample)):
             raise NotFiniteError(
                 f"the count of {sample.name} is not finite after {when}; {self._last_checkpoint()}"
             )
@@ -344,12 +343,12 @@ class _Training:
         last = epoch + 1 == self.recipe.epochs
         if not self.held:
             self._check(f"epoch {epoch + 1}")
-            self.best, state.best_epoch = self._weights(), epoch
+            self.best, state.best_epoch = self.kept.weights, epoch
             return
         if (epoch + 1) % self.config.validate_every and not last:
             return
         try:
-            row = self.validator(self._validated(), epoch, self.ranks)
+            row = self.validator(self.kept.counter, epoch, self.ranks)
         except NotFiniteError as error:
             raise NotFiniteError(
                 f"validation after epoch {epoch + 1}: {error}; {self._last_checkpoint()}"
@@ -361,19 +360,9 @@ class _Training:
         if row.score < state.best:
             state.best, state.best_epoch, state.stale = row.score, epoch, 0
             state.errors = {name: record[name] for name in _ERRORS if name in record}
-            self.best = self._weights()
+            self.best = self.kept.weights
         else:
             state.stale += 1
-
-    def _validated(self) -> CounterModel:
-        """The counter that is validated and kept: the running mean of the weights, if there is."""
-        counter = self.model if self.average is None else self.average.module
-        assert isinstance(counter, CounterModel)
-        return counter.eval()
-
-    def _weights(self) -> dict[str, Tensor]:
-        state = self._validated().net.state_dict()
-        return {name: value.detach().cpu().clone() for name, value in state.items()}
 
     def _last_checkpoint(self) -> str:
         file = None if self.folder is None else self.folder / checkpoint.NAME
@@ -389,7 +378,7 @@ class _Training:
                 model=self.model.state_dict(),
                 optimiser=self.optimiser.state_dict(),
                 number=self.number,
-                average=None if self.average is None else self.average.state_dict(),
+                average=self.kept.mean_state(),
                 best=self.best,
             ).content()
             checkpoint.save(self.folder, content)
@@ -399,14 +388,13 @@ class _Training:
         if content is None:
             return  # stopped before the first checkpoint: from the beginning
         try:
-            kept = Checkpoint.of(content)
-            self.state, self.number, self.best = kept.state, kept.number, dict(kept.best)
-            self.model.load_state_dict(kept.model)
+            saved = Checkpoint.of(content)
+            self.state, self.number, self.best = saved.state, saved.number, dict(saved.best)
+            self.model.load_state_dict(saved.model)
             rule = self.recipe.optimisers[self.number]
             self.optimiser = schedule.made(rule, self.model.parameters())
-            self.optimiser.load_state_dict(kept.optimiser)
-            if self.average is not None and kept.average is not None:
-                self.average.load_state_dict(kept.average)
+            self.optimiser.load_state_dict(saved.optimiser)
+            self.kept.restore_mean(saved.average)
         except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
             if lacks_memory(error):
                 raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 
 from pycc.models.recipe import Recipe
 from pycc.settings import values_of
@@ -19,7 +18,7 @@ def described(
 
     Of joined data sets each has a ground truth of its own; the recipe names only one.
     """
-    content: dict[str, object] = {"recipe": {**asdict(recipe), "kind": config.recipe}}
+    content: dict[str, object] = {"recipe": {**recipe.record(), "kind": config.recipe}}
     if isinstance(samples, Joined):
         content["density"] = samples.rules or {}
     content |= {"config": values_of(config), **facts}

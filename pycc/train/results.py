@@ -177,12 +177,12 @@ def epoch_rows(records: Sequence[Record]) -> list[EpochRow]:
 
 def validation_rows(records: Sequence[Record]) -> list[ValidationRow]:
     """The validations among the records of a run."""
-    own = ("epoch", "score", "ablated_mae", "patched_mae")
+    scores = ("epoch", "score", "ablated_mae", "patched_mae")
     rows = []
     for record in records:
         if record["kind"] == "validation":
-            errors = {name: v for name, v in record.items() if name not in (*own, "kind")}
-            row = {name: v for name, v in record.items() if name in own}
+            errors = {name: v for name, v in record.items() if name not in (*scores, "kind")}
+            row = {name: v for name, v in record.items() if name in scores}
             rows.append(ValidationRow(errors=CountErrors(**errors), **row))
     return rows
 

@@ -49,7 +49,7 @@ class Validator:
         self.config, self.samples, self.held = config, items.samples, list(held)
         self.seed, self.ablation, self.inner_attack = items.seed, ablation, inner_attack
         uncropped = Crop("whole", multiple=items.recipe.crop.multiple)
-        recipe = replace(items.recipe, crop=uncropped, flip=0.0, augmentation={})
+        recipe = replace(items.recipe, crop=uncropped, flip=0.0, augmentations=())
         self._uncropped = Items(items.samples, held, recipe, items.stride, seed=items.seed)
         self.first_epoch = sum(config.phases)
         """The first epoch that can be the best."""

@@ -45,7 +45,7 @@ def test_inspect(capsys: pytest.CaptureFixture[str], crowd: Path) -> None:
     assert facts["splits"]["train"]["heads"] == {"total": 3, "median": 1.5, "min": 1, "max": 2}
 
 
-def test_pictures_are_read_as_asked_for(
+def test_images_are_read_as_requested(
     capsys: pytest.CaptureFixture[str], crowd: Path, tmp_path: Path
 ) -> None:
     grey = np.full((10, 20), 4095, np.uint16)

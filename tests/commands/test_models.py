@@ -131,8 +131,8 @@ def test_bad_weights_are_one_line(capsys: pytest.CaptureFixture[str], tmp_path: 
         assert (code, out, err.count("\n")) == (2, "", 1)
         assert message in err
     torch.save(state, path)
-    whole = path.read_bytes()
-    for damaged in (whole[: len(whole) // 2], b""):
+    intact = path.read_bytes()
+    for damaged in (intact[: len(intact) // 2], b""):
         path.write_bytes(damaged)
         code, out, err = run(capsys, "check", str(path))
         assert (code, out, err.count("\n")) == (2, "", 1)

@@ -25,9 +25,9 @@ from pycc.models.mcnn import MCNN
 from pycc.train.config import RECIPES, TrainConfig
 from pycc.train.held import measured, split
 
-QUICK = ["--weights", "mcnn-synthetic", "--max-images", "4", "--epochs", "2", "--crops", "2",
-         "--batch", "2", "--lr", "1e-6", "--crop", "64x64", "--validation-share", "0.25",
-         "--no-pictures", "--threads", "1"]  # fmt: skip
+STEPS = ["--weights", "mcnn-synthetic", "--epochs", "2", "--crops", "2", "--batch", "2",
+         "--lr", "1e-6", "--crop", "64x64", "--validation-share", "0.25", "--no-pictures",
+         "--threads", "1"]  # fmt: skip
 
 
 def main(argv: Sequence[str]) -> int:
@@ -49,9 +49,32 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
 
 
-def test_train_and_load_the_weights(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def images(folder: Path, number: int, split: str = "test") -> Path:
+    """A folder of small scenes as PNG, with their heads."""
+    folder.mkdir()
+    for sample in data.open("synthetic", split=split, limit=number, shape=(96, 128)):
+        data.save_image(folder / f"{sample.name}.png", sample.image)
+        (folder / f"{sample.name}.json").write_text(json.dumps(sample.points.tolist()))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four small training images."""
+    return images(tmp_path_factory.mktemp("data") / "scenes", 4, "train")
+
+
+@pytest.fixture
+def quick(training: Path) -> list[str]:
+    """Flags of a training on them that takes no time."""
+    return ["--data", str(training), *STEPS]
+
+
+def test_train_and_load_the_weights(
+    quick: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     out = tmp_path / "run"
-    code, text, _ = run(capsys, *QUICK, "--recipe", "ablation", "--k", "500", "--warmup", "1",
+    code, text, _ = run(capsys, *quick, "--recipe", "ablation", "--k", "500", "--warmup", "1",
                         "--out", str(out))  # fmt: skip
     assert code == 0
     assert "val MAE" in text
@@ -60,21 +83,14 @@ def test_train_and_load_the_weights(capsys: pytest.CaptureFixture[str], tmp_path
     assert counter.metadata["recipe"]["kind"] == "ablation"
 
 
-def images(folder: Path, number: int) -> Path:
-    """A folder of small scenes as PNG, with their heads."""
-    folder.mkdir()
-    for sample in data.open("synthetic", split="test", limit=number, shape=(96, 128)):
-        data.save_image(folder / f"{sample.name}.png", sample.image)
-        (folder / f"{sample.name}.json").write_text(json.dumps(sample.points.tolist()))
-    return folder
-
-
-def test_the_bit_depth_of_pictures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_bit_depth_of_pictures(
+    quick: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     """Trained and tested on 8 bits in 16 as on the same values in 8."""
     trained = []
     for folder in two_depths(images(tmp_path / "scenes", 4)):
         out = tmp_path / f"run-{folder.name}"
-        flags = [*QUICK, "--data", str(folder), "--bit-depth", "8", "--out", str(out)]
+        flags = [*quick, "--data", str(folder), "--bit-depth", "8", "--out", str(out)]
         code, _, err = run(capsys, *flags)
         assert (code, err) == (0, "")
         trained.append(weights(out))
@@ -86,12 +102,12 @@ def test_the_bit_depth_of_pictures(capsys: pytest.CaptureFixture[str], tmp_path:
 
 
 def test_ablation_is_tested_without_and_with_it(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+    quick: list[str], training: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """By the weights that are left, with the mean colour that was trained with."""
     few, out = images(tmp_path / "few", 2), tmp_path / "run"
     code, text, _ = run(
-        capsys, *QUICK, "--recipe", "ablation", "--k", "2000", "--warmup", "0", "--epochs", "1",
+        capsys, *quick, "--recipe", "ablation", "--k", "2000", "--warmup", "0", "--epochs", "1",
         "--test-data", str(few), "--test-split", "test", "--out", str(out),
     )  # fmt: skip
     assert code == 0
@@ -101,9 +117,9 @@ def test_ablation_is_tested_without_and_with_it(
     counter, tested = models.load(out / "weights.npz"), data.open(few, split="test")
     assert counter.metadata["test"] == summary["test"]
     assert counter.metadata["fill"] == summary["fill"]
-    training = data.open("synthetic", split="train", limit=4)
-    indices = split(training, 0.25, 0)[0]
-    fill = data.mean_colour(training[index].image for index in indices)
+    samples = data.open(training, split="train")
+    indices = split(samples, 0.25, 0)[0]
+    fill = data.mean_colour(samples[index].image for index in indices)
     assert summary["fill"] == pytest.approx(fill)
     shown = defense.ablated(counter, 2000, draws=20, fill=fill)
     assert summary["test"]["plain"] == measured(counter, tested).record()
@@ -112,11 +128,11 @@ def test_ablation_is_tested_without_and_with_it(
 
 
 def test_adversarial_training_and_test_images(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+    quick: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     folder = images(tmp_path / "few", 2)
     code, text, _ = run(
-        capsys, *QUICK, "--recipe", "adversarial", "--warmup", "0", "--decline", "1",
+        capsys, *quick, "--recipe", "adversarial", "--warmup", "0", "--decline", "1",
         "--patch-size", "16", "--patch-steps", "2", "--test-data", str(folder),
         "--test-split", "test", "--out", str(tmp_path / "run"),
     )  # fmt: skip
@@ -130,11 +146,11 @@ def test_adversarial_training_and_test_images(
 
 
 def test_what_no_result_depends_on_may_change_when_a_run_goes_on(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+    quick: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """Stopped in its second epoch; the number of threads may change last bits, and stays here."""
     uninterrupted, out = tmp_path / "whole", tmp_path / "run"
-    assert run(capsys, *QUICK, "--out", str(uninterrupted))[0] == 0
+    assert run(capsys, *quick, "--out", str(uninterrupted))[0] == 0
 
     def stop(bar: TerminalProgress, done: float, total: float, text: str, /) -> None:
         if done == total - 1:
@@ -142,7 +158,7 @@ def test_what_no_result_depends_on_may_change_when_a_run_goes_on(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TerminalProgress, "__call__", stop)
-        assert run(capsys, *QUICK, "--out", str(out))[0] == 2
+        assert run(capsys, *quick, "--out", str(out))[0] == 2
     assert not (out / "summary.json").exists()
     machine = ["--workers", "1", "--every-minutes", "7", "--threads", "1", "--device", "cpu"]
     code, _, err = run(capsys, "--resume", str(out), *machine)
@@ -157,10 +173,10 @@ def test_what_no_result_depends_on_may_change_when_a_run_goes_on(
 
 
 def test_fresh_parts_of_loaded_weights_are_drawn_by_the_seed(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+    quick: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """``narrow`` has a head of its own over MCNN's columns; so a stopped run can go on."""
-    flags = [*QUICK, "--model", "narrow", "--epochs", "1", "--crops", "1"]
+    flags = [*quick, "--model", "narrow", "--epochs", "1", "--crops", "1"]
     starts = []
     for name, seed in (("one", "0"), ("again", "0"), ("other", "1")):
         assert run(capsys, *flags, "--seed", seed, "--out", str(tmp_path / name))[0] == 0
@@ -169,20 +185,22 @@ def test_fresh_parts_of_loaded_weights_are_drawn_by_the_seed(
     assert run(capsys, "--resume", str(tmp_path / "one"))[0] == 0
 
 
-def test_test_images_are_not_trained_on(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """A folder without splits is whichever is asked for; one picture may be in both of two."""
+def test_test_images_are_not_trained_on(
+    quick: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A folder without splits is any split; an image may be in both of two folders."""
     folder = images(tmp_path / "few", 3)
-    own = [*QUICK, "--data", str(folder), "--out", str(tmp_path / "run")]
-    code, _, err = run(capsys, *own, "--test-split", "test")
+    flags = [*quick, "--data", str(folder), "--out", str(tmp_path / "run")]
+    code, _, err = run(capsys, *flags, "--test-split", "test")
     assert code == 2
     assert "all training images are among the test images; expected another --split" in err
     assert not (tmp_path / "run").exists()
     tested = tmp_path / "tested"
     tested.mkdir()
     for suffix in (".png", ".json"):
-        one = next(folder.glob(f"*-0{suffix}"))
-        (tested / f"same{suffix}").write_bytes(one.read_bytes())
-    code, _, err = run(capsys, *own, "--test-data", str(tested), "--test-split", "test")
+        source = next(folder.glob(f"*-0{suffix}"))
+        (tested / f"same{suffix}").write_bytes(source.read_bytes())
+    code, _, err = run(capsys, *flags, "--test-data", str(tested), "--test-split", "test")
     assert code == 0
     assert "warning: training image test-0-0 is test image same: left out" in err
     metadata = models.load(tmp_path / "run/weights.npz").metadata
@@ -224,23 +242,26 @@ def test_settings_of_an_earlier_run_are_defaults(
 ) -> None:
     """Also where they differ from the presets; a flag that is given wins."""
     first, second = tmp_path / "first", tmp_path / "second"
-    assert run(capsys, *QUICK, "--epochs", "1", "--out", str(first))[0] == 0
+    flags = [*STEPS, "--epochs", "1", "--crops", "1", "--max-images", "2"]  # of built-in scenes
+    assert run(capsys, *flags, "--out", str(first))[0] == 0
     flags = ["--like", str(first), "--seed", "5", "--out", str(second)]
     assert run(capsys, *flags)[0] == 0
     before, after = (
         json.loads((folder / "manifest.json").read_text())["settings"]["flags"]
         for folder in (first, second)
     )
-    assert (before["max_images"], before["epochs"], before["lr"]) == (4, 1, 1e-6)
+    assert (before["max_images"], before["epochs"], before["lr"]) == (2, 1, 1e-6)
     assert after == {**before, "seed": 5}
 
 
 @pytest.mark.long
-def test_a_killed_process_of_two_is_told_in_one_line_and_one_goes_on(tmp_path: Path) -> None:
-    """The other process says what happened, in one line; the checkpoint is as good as ever."""
+def test_a_killed_process_of_two_is_reported_in_one_line_and_one_goes_on(
+    quick: list[str], tmp_path: Path
+) -> None:
+    """The other process reports what happened, in one line; the checkpoint is as good as ever."""
     uninterrupted, part = tmp_path / "whole", tmp_path / "part"
     # Nothing validates: the weights compared are the last ones.
-    flags = [*QUICK, "--epochs", "2", "--every-minutes", "1e-9", "--validation-share", "0"]
+    flags = [*quick, "--epochs", "2", "--every-minutes", "1e-9", "--validation-share", "0"]
     assert main([*flags, "--out", str(uninterrupted)]) == 0
     with socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -283,13 +304,13 @@ def assert_close(folder: Path, expected: Path, share: float) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize(("after", "processes"), [(1, 1), (3, 2)])
 def test_killed_and_resumed_it_ends_with_the_same_bits(
-    tmp_path: Path, after: int, processes: int
+    quick: list[str], tmp_path: Path, after: int, processes: int
 ) -> None:
     """SIGKILL, once the ``after``-th checkpoint is there; the process cleans up nothing.
 
     Two processes go on where one stopped, and end with the same weights but for the order of sums.
     """
-    flags = [*QUICK, "--epochs", "3", "--every-minutes", "1e-9"]
+    flags = [*quick, "--epochs", "3", "--every-minutes", "1e-9"]
     uninterrupted, part = tmp_path / "whole", tmp_path / "part"
     command = [sys.executable, "-m", "pycc.train", *flags, "--out", str(uninterrupted)]
     subprocess.run(command, check=True, env=environment())
@@ -314,27 +335,27 @@ def torchrun(processes: int, *argv: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.long
-def test_two_processes_train_as_one(tmp_path: Path) -> None:
+def test_two_processes_train_as_one(quick: list[str], tmp_path: Path) -> None:
     """The same global batch: the same weights but for the order of sums. And one goes on."""
-    flags = [*QUICK, "--lr", "1e-5", "--batch", "3", "--validation-share", "0.5"]
-    one, two = tmp_path / "one", tmp_path / "two"
-    assert main([*flags, "--out", str(one)]) == 0
-    ended = torchrun(2, *flags, "--out", str(two))
+    flags = [*quick, "--lr", "1e-5", "--batch", "3", "--validation-share", "0.5"]
+    alone, shared = tmp_path / "one", tmp_path / "two"
+    assert main([*flags, "--out", str(alone)]) == 0
+    ended = torchrun(2, *flags, "--out", str(shared))
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("run folder") == 1
-    assert_close(two, one, 0.02)
-    records = [json.loads(line) for line in (two / "results.jsonl").read_text().splitlines()]
+    assert_close(shared, alone, 0.02)
+    records = [json.loads(line) for line in (shared / "results.jsonl").read_text().splitlines()]
     assert [r["kind"] for r in records] == ["train", "validation"] * 2
 
 
 @pytest.mark.long
 def test_what_two_processes_measure_is_what_they_leave(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+    quick: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """Of a counter with running statistics, of which each process saw other images."""
     few, out = images(tmp_path / "few", 3), tmp_path / "two"
     ended = torchrun(
-        2, *QUICK, "--model", "narrow", "--test-data", str(few), "--test-split", "test",
+        2, *quick, "--model", "narrow", "--test-data", str(few), "--test-split", "test",
         "--out", str(out),
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
@@ -349,8 +370,10 @@ def weights_of_start() -> dict[str, np.ndarray]:
 
 
 @pytest.mark.long
-def test_a_process_that_dies_fails_the_run_with_its_message(tmp_path: Path) -> None:
-    ended = torchrun(2, *QUICK, "--batch", "1", "--out", str(tmp_path / "run"))
+def test_a_process_that_dies_fails_the_run_with_its_message(
+    quick: list[str], tmp_path: Path
+) -> None:
+    ended = torchrun(2, *quick, "--batch", "1", "--out", str(tmp_path / "run"))
     assert ended.returncode != 0
     assert "a batch of 1 cannot be shared by 2 processes" in ended.stderr
     assert not (tmp_path / "run").exists()
@@ -374,12 +397,15 @@ def test_a_process_that_dies_fails_the_run_with_its_message(tmp_path: Path) -> N
         (["--recipe", "adversarial"], "2 epochs leave none to the adversarial recipe"),
         (
             ["--recipe", "adversarial", "--warmup", "0", "--decline", "0", "--patch-size", "65"],
-            "crops of 64x64 of an image of 480x640 do not hold a patch of 65 pixels",
+            "crops of 64x64 of an image of 96x128 do not hold a patch of 65 pixels",
         ),
         (["--limit", "3"], "unknown flag --limit"),
         (["--patch-sise", "3"], "unknown flag --patch-sise; did you mean '--patch-size'"),
         (["--ablation-samples", "3"], "--ablation-samples: needs --recipe ablation, got plain"),
-        (["--test-split", "none"], "none"),
+        (["--data", "synthetic", "--max-images", "2", "--test-split", "none"], "none"),
+        (["--data", "synthetic", "--bit-depth", "12"], "for image files, synthetic is drawn"),
+        (["--validation-share", "0", "--validate-every", "2"], "--validate-every: needs images"),
+        (["--density", "dots", "--down-sampling", "linear4"], "linear4 is for density maps, and"),
         (["--test-data", "few"], "--test-data: needs --test-split"),
         (["--k", "45"], "--k: needs --recipe ablation, got plain"),
         (["--warmup", "0"], "--warmup: needs --recipe ablation or adversarial, got plain"),
@@ -390,14 +416,31 @@ def test_a_process_that_dies_fails_the_run_with_its_message(tmp_path: Path) -> N
     ],
 )
 def test_bad_usage(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, argv: list[str], message: str
+    quick: list[str],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    argv: list[str],
+    message: str,
 ) -> None:
     out = [] if "--resume" in argv else ["--out", str(tmp_path / "run")]
-    quick = [] if "--resume" in argv else QUICK
+    quick = [] if "--resume" in argv else quick
     code, text, err = run(capsys, *quick, *argv, *out)
     assert (code, text) == (2, "")
     assert message in err
     assert sum(line.startswith("error: ") for line in err.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_library_is_reported_before_the_training(
+    quick: list[str],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pycc.report.pictures.find_spec", lambda name: None)
+    code, _, err = run(capsys, *quick, "--pictures", "--out", str(tmp_path / "run"))
+    assert code == 2
+    assert "pictures need matplotlib: pip install 'pycc[plot]'" in err
     assert not (tmp_path / "run").exists()
 
 
@@ -418,10 +461,10 @@ def test_a_counter_that_needs_too_much_memory_names_the_image(
 
 
 def test_a_traceback_is_shown_only_on_request(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+    quick: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """Also for a loss that is not finite, which is expected to happen to users."""
-    flags = [*QUICK, "--lr", "1e30"]
+    flags = [*quick, "--lr", "1e30"]
     code, _, err = run(capsys, *flags, "--out", str(tmp_path / "run"))
     assert code == 2
     assert "Traceback" not in err

@@ -223,7 +223,7 @@ def test_a_data_set_of_twelve_bits(deep: Path) -> None:
     larger = pycc.data.open(deep, max_image_pixels=10**9)
     sets = (samples, usual, pycc.data.open(deep, bit_depth=14), larger)
     with pytest.warns(UserWarning, match="its highest value is 4095"):
-        prints = [str(data_fingerprint(one)) for one in sets]
+        prints = [str(data_fingerprint(samples)) for samples in sets]
     assert len(set(prints)) == 3
     assert prints[3] == prints[1], "pixels do not depend on the limit"
     assert samples.first(1).reading == samples.reading

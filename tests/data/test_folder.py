@@ -159,8 +159,8 @@ def test_two_files_of_one_name_are_refused(crowd: Path) -> None:
 
 
 def test_broken_items_are_skipped_with_a_warning_each(crowd: Path) -> None:
-    whole = (crowd / "img_10.jpg").read_bytes()
-    (crowd / "img_10.jpg").write_bytes(whole[:-40])
+    intact = (crowd / "img_10.jpg").read_bytes()
+    (crowd / "img_10.jpg").write_bytes(intact[:-40])
     (crowd / "img_2.csv").write_text("1,two")
     dataset = pycc.data.open(crowd)
     assert len(dataset) == 3

@@ -359,7 +359,7 @@ def test_a_lack_of_memory_is_no_fault_of_the_file(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """It is not skipped, as broken pictures are, and says which image it was."""
+    """It is not skipped, as broken pictures are, and the error names the image."""
     save_image(tmp_path / "a.png", torch.zeros(3, 4, 5))
     (tmp_path / "a.csv").write_text("1,2")
 

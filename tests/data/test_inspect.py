@@ -37,7 +37,7 @@ def crowd(tmp_path: Path) -> Path:
     return root
 
 
-def found(root: Path, **options) -> Report:
+def inspected(root: Path, **options) -> Report:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return inspect(root, **options)
@@ -46,7 +46,7 @@ def found(root: Path, **options) -> Report:
 def test_the_figures(crowd: Path) -> None:
     picture(1).convert("L").save(crowd / "train" / "a1.png")
     (crowd / "train" / "a10.json").write_text("[[1, 2], [20, 5], [-1, 3], [4, 4]]")
-    report = found(crowd)
+    report = inspected(crowd)
     assert report.intact
     assert report.layout == "folder"
     assert report.facts() == {
@@ -84,7 +84,7 @@ def test_the_figures(crowd: Path) -> None:
 
 
 def test_the_table(crowd: Path) -> None:
-    lines = table(found(crowd)).splitlines()
+    lines = table(inspected(crowd)).splitlines()
     assert lines[0] == f"{crowd}, layout folder"
     assert lines[1].split() == ["test", "train"]
     cells = {line[:23].strip(): line[23:].split() for line in lines[2:-1]}
@@ -98,27 +98,27 @@ def test_the_table(crowd: Path) -> None:
 def test_the_same_pixels_in_another_file_are_a_leak(crowd: Path) -> None:
     picture(3).save(crowd / "test" / "b2.bmp")  # pixels of train a10, other bytes
     (crowd / "test" / "b2.png").unlink()
-    report = found(crowd)
+    report = inspected(crowd)
     assert report.identical == [[("test", "b2"), ("train", "a10")]]
     assert not report.intact
     assert "leak: test b2 = train a10" in table(report)
-    assert found(crowd, split="train").intact
+    assert inspected(crowd, split="train").intact
     turned = picture(3).transpose(Image.Transpose.FLIP_TOP_BOTTOM)
     turned.save(crowd / "test" / "b2.bmp")
-    assert found(crowd).intact
+    assert inspected(crowd).intact
 
 
 def test_pixels_of_another_shape_are_another_image(tmp_path: Path) -> None:
     for name, size in (("a", (8, 4)), ("b", (4, 8))):
         Image.new("RGB", size).save(tmp_path / f"{name}.png")
         (tmp_path / f"{name}.json").write_text("[]")
-    assert found(tmp_path).intact
+    assert inspected(tmp_path).intact
 
 
 def test_an_image_twice_in_one_split(crowd: Path) -> None:
     add(crowd / "train", "a11", 1, 9)
     add(crowd / "train", "a12", 1, 9)
-    report = found(crowd)
+    report = inspected(crowd)
     assert report.identical == [[("train", "a1"), ("train", "a11"), ("train", "a12")]]
     assert "repeated: train a1 = train a11 = train a12" in table(report)
     assert table(report).endswith("verdict: 0 broken, 1 more than once")
@@ -126,12 +126,12 @@ def test_an_image_twice_in_one_split(crowd: Path) -> None:
 
 def test_all_that_is_broken_is_named(crowd: Path) -> None:
     train = crowd / "train"
-    whole = (train / "a1.png").read_bytes()
-    (train / "a1.png").write_bytes(whole[:-30])
+    intact = (train / "a1.png").read_bytes()
+    (train / "a1.png").write_bytes(intact[:-30])
     (train / "a2.json").write_text("[[1]]")
     (train / "a9.json").write_text("[]")
     (crowd / "test" / "b1.json").unlink()
-    report = found(crowd)
+    report = inspected(crowd)
     test, train_split = report.splits
     assert [problem.split("/")[-1].split(":")[0] for problem in train_split.broken] == [
         "a9.json",
@@ -149,7 +149,7 @@ def test_all_that_is_broken_is_named(crowd: Path) -> None:
 def test_nothing_whole_has_no_figures(crowd: Path) -> None:
     for path in (crowd / "test").glob("*.json"):
         path.write_text("?")
-    report = found(crowd, split="test")
+    report = inspected(crowd, split="test")
     assert report.splits[0].facts()["heads"] == {
         "total": 0,
         "median": None,
@@ -170,13 +170,13 @@ def test_a_split_that_cannot_be_opened_is_broken_unless_it_is_the_only_one(tmp_p
             (folder / name).mkdir(parents=True)
         picture(len(split)).save(folder / "images" / "IMG_1.png")
         scipy.io.savemat(folder / "ground-truth" / "GT_IMG_1.mat", {"image_info": info})
-    assert found(tmp_path).intact
+    assert inspected(tmp_path).intact
     (tmp_path / "test_data" / "ground-truth").rename(tmp_path / "test_data" / "truth")
-    report = found(tmp_path)
+    report = inspected(tmp_path)
     assert [len(split.items) for split in report.splits] == [1, 0]
     assert "test_data: expected ground-truth or ground_truth" in report.splits[1].broken[0]
     with pytest.raises(ValueError, match="test_data: expected ground-truth"):
-        found(tmp_path, split="test")
+        inspected(tmp_path, split="test")
 
 
 def test_a_split_without_annotation_is_not_broken(tmp_path: Path) -> None:
@@ -186,16 +186,16 @@ def test_a_split_without_annotation_is_not_broken(tmp_path: Path) -> None:
         picture(number).save(tmp_path / "images" / f"{number}.png")
         (tmp_path / f"{split}.txt").write_text(f"{number} 0 0\n")
     (tmp_path / "jsons" / "1.json").write_text('{"points": [[1, 1]]}')
-    report = found(tmp_path)
+    report = inspected(tmp_path)
     assert report.intact
     assert report.layout == "nwpu"
     assert "not annotated: test: " in table(report)
     assert "test.txt: none of its images" in str(report.splits[1].facts()["not_annotated"])
     with pytest.raises(ValueError, match="none of its images has an annotation"):
-        found(tmp_path, split="test")
+        inspected(tmp_path, split="test")
 
 
-def test_regions_are_told_and_folds_are_no_leak(tmp_path: Path) -> None:
+def test_regions_are_reported_and_folds_are_no_leak(tmp_path: Path) -> None:
     expo, fifty = tmp_path / "expo", tmp_path / "fifty"
     (expo / "train_label" / "100010").mkdir(parents=True)
     (expo / "train_frame").mkdir()
@@ -205,44 +205,44 @@ def test_regions_are_told_and_folds_are_no_leak(tmp_path: Path) -> None:
         scipy.io.savemat(expo / "train_label" / "100010" / f"100010_{n}.mat", points)
     corners = {"maskVerticesXCoordinates": [0, 9, 9], "maskVerticesYCoordinates": [0, 0, 9.0]}
     scipy.io.savemat(expo / "train_label" / "100010" / "roi.mat", corners)
-    (split,) = found(expo).splits
+    (split,) = inspected(expo).splits
     assert [(item.heads, item.outside, item.region) for item in split.items] == [(1, 1, True)] * 2
     fifty.mkdir()
     for n in range(1, 51):
         picture(n).save(fifty / f"{n}.png")
         scipy.io.savemat(fifty / f"{n}_ann.mat", {"annPoints": np.ones((n, 2))})
-    report = found(fifty)
+    report = inspected(fifty)
     assert [split.name for split in report.splits] == ["all"]
     assert report.intact
 
 
 def test_what_is_no_data_set(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such folder"):
-        found(tmp_path / "none")
+        inspected(tmp_path / "none")
     with pytest.raises(ValueError, match="the folder is empty"):
-        found(tmp_path)
+        inspected(tmp_path)
     for folder in ("images", "jsons"):
         (tmp_path / folder).mkdir()
     with pytest.raises(ValueError, match="neither images nor a known layout"):
-        found(tmp_path)
+        inspected(tmp_path)
 
 
 def test_progress_reaches_the_total(crowd: Path) -> None:
     (crowd / "train" / "a1.json").write_text("?")
-    told: list[tuple[float, float]] = []
-    inspect(crowd, progress=lambda done, total, label: told.append((done, total)))
-    assert told == [(n, 5) for n in range(1, 6)]
+    calls: list[tuple[float, float]] = []
+    inspect(crowd, progress=lambda done, total, label: calls.append((done, total)))
+    assert calls == [(n, 5) for n in range(1, 6)]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_known_leak_and_the_published_figures(shared: Path) -> None:
-    report = found(shared / "data" / "shanghaitech" / "part_A")
+    report = inspected(shared / "data" / "shanghaitech" / "part_A")
     assert report.identical == [[("train", "IMG_121"), ("test", "IMG_98")]]
     train, test = report.splits
     assert not train.broken
     assert not test.broken
     assert sum(item.heads for item in (*train.items, *test.items)) == 162_413 + 78_862
-    fifty = found(shared / "data" / "ucf_cc_50")
+    fifty = inspected(shared / "data" / "ucf_cc_50")
     assert fifty.intact
     assert fifty.splits[0].facts()["points_outside"] == 5
     assert fifty.splits[0].facts()["grey"] == 50

@@ -42,7 +42,7 @@ def test_splits_and_one_of_them(jhu: Path) -> None:
         pycc.data.open(jhu)
 
 
-def test_a_split_without_annotation_is_told(jhu: Path) -> None:
+def test_a_split_without_annotation_is_reported(jhu: Path) -> None:
     for path in (jhu / "test" / "gt").iterdir():
         path.unlink()
     with pytest.raises(ValueError, match=r"0004\.jpg: image without annotation"):
@@ -87,9 +87,9 @@ def test_what_is_missing_is_named(jhu: Path) -> None:
 )
 def test_points_are_read(tmp_path: Path, text: str, points: list) -> None:
     (tmp_path / "1.txt").write_text(text, newline="")
-    found = read_points(tmp_path / "1.txt")
-    assert found.shape == (len(points), 2)
-    assert found.tolist() == points
+    points_read = read_points(tmp_path / "1.txt")
+    assert points_read.shape == (len(points), 2)
+    assert points_read.tolist() == points
 
 
 @pytest.mark.parametrize(

@@ -26,9 +26,9 @@ def test_one_variable_is_read(tmp_path: Path, compressed: bool) -> None:
 @pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.9])
 def test_a_file_that_is_cut_off_is_named(tmp_path: Path, compressed: bool, share: float) -> None:
-    whole = saved(compressed)
+    intact = saved(compressed)
     path = tmp_path / "a.mat"
-    path.write_bytes(whole[: int(len(whole) * share)])
+    path.write_bytes(intact[: int(len(intact) * share)])
     with pytest.raises(ValueError, match=r"a\.mat: cannot read the \.mat file") as raised:
         read_variable(path, "points")
     assert "\n" not in str(raised.value)

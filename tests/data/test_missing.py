@@ -1,4 +1,4 @@
-"""Folders that are nearly a data set: what is said, and what is opened after all."""
+"""Folders that are nearly a data set: what the error names, and what is opened after all."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_the_parent_of_data_sets_names_them(parts: Path) -> None:
     (parts / "annotation_alone" / "train_data" / "ground-truth").mkdir(parents=True)
     sets = "part_A (shanghaitech), part_B (shanghaitech)"
     assert problem(parts) == f"{parts}: open one of the data sets in it: {sets}"
-    deep = ", ".join(f"{parts.name}/{one}" for one in sets.split(", "))
+    deep = ", ".join(f"{parts.name}/{name}" for name in sets.split(", "))
     assert problem(parts.parent).endswith(f"open one of the data sets in it: {deep}")
     add(parts / "own", "a.png")
     (parts / "own" / "a.csv").write_text("1,2")

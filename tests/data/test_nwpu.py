@@ -57,7 +57,7 @@ def test_the_test_set_has_no_annotation(nwpu: Path, on_error: str) -> None:
         r".* use annotated=False",
     ):
         pycc.data.open(nwpu, split="test", on_error=on_error)
-    # Whoever has some of it gets what is usual: the others are missing.
+    # If some of it is there, the other annotations are missing.
     (nwpu / "jsons" / "0006.json").write_text('{"points": []}')
     with pytest.raises(ValueError, match=r"0007\.jpg: image without annotation"):
         pycc.data.open(nwpu, split="test")
@@ -102,7 +102,7 @@ def test_what_is_missing_is_named(nwpu: Path) -> None:
 
 
 def test_a_folder_of_a_labelling_tool_is_a_plain_folder(tmp_path: Path) -> None:
-    """Its list holds paths, not names of images: the layout is not told by names of folders."""
+    """Its list holds paths, not names of images: names of folders do not show the layout."""
     for folder in ("images", "jsons", "marks"):
         (tmp_path / folder).mkdir()
     for number, heads in ((1, [[1.5, 2.5]]), (2, [])):

@@ -69,7 +69,7 @@ def test_the_numbers_tell_where_the_name_does_not(
     root = make_part(tmp_path / "crowd", train, test)
     assert pycc.data.open(root, limit=1).origin == expected
     assert pycc.data.open(root / "test_data", limit=1).origin == expected
-    # The name says more than the numbers.
+    # The name decides, not the numbers.
     root.rename(tmp_path / "part_A")
     assert pycc.data.open(tmp_path / "part_A", limit=1).origin == "shanghaitech_a"
 

@@ -1,4 +1,4 @@
-"""Which files of a folder are pictures, and what is said of the others."""
+"""Which files of a folder are images, and what is reported of the others."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_every_layout_opens_what_pillow_opens(layout: str, annotated: bool, tmp_
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "found"),
+    ("name", "content", "is_image"),
     [
         ("a.jfif", "JPEG", True),
         ("a.mpo", "MPO", True),
@@ -110,9 +110,9 @@ def test_every_layout_opens_what_pillow_opens(layout: str, annotated: bool, tmp_
         ("a.txt", "PNG", False),
     ],
 )
-def test_by_suffix_and_by_content(tmp_path: Path, name: str, content: str, found: bool) -> None:
+def test_by_suffix_and_by_content(tmp_path: Path, name: str, content: str, is_image: bool) -> None:
     (tmp_path / name).write_bytes(encoded(content))
-    assert is_picture(tmp_path / name) is found
+    assert is_picture(tmp_path / name) is is_image
 
 
 def test_what_lies_beside_pictures_is_no_noise(tmp_path: Path) -> None:

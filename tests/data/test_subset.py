@@ -1,4 +1,4 @@
-"""Some samples of a data set, in the order asked for."""
+"""Some samples of a data set, in the given order."""
 
 from __future__ import annotations
 

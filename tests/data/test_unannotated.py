@@ -30,7 +30,7 @@ def street(tmp_path: Path) -> Path:
     return tmp_path / "street"
 
 
-def test_a_plain_folder_has_to_be_asked_for_without(street: Path) -> None:
+def test_a_plain_folder_must_be_requested_without(street: Path) -> None:
     with pytest.raises(ValueError, match=r"img_2\.png: image without annotation"):
         pycc.data.open(street)
     dataset = pycc.data.open(street, annotated=False)
@@ -79,8 +79,8 @@ LAYOUTS = {
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_layouts_without_any_annotation(layout: str, split: str, tmp_path: Path) -> None:
     image, root = LAYOUTS[layout]
-    for one in ("train", "test"):
-        save(tmp_path / image.format(split=one, Split=one.title()))
+    for split in ("train", "test"):
+        save(tmp_path / image.format(split=split, Split=split.title()))
     (tmp_path / "jhu/train/gt").mkdir(parents=True)  # by which the layout is known
     (tmp_path / "qnrf/Train").mkdir(parents=True, exist_ok=True)
     (tmp_path / "qnrf/Train/img_0001_ann.mat").write_bytes(b"broken")
@@ -96,8 +96,8 @@ def test_drawn_scenes_always_know_their_heads() -> None:
 
 def test_wrappers_keep_that_nothing_is_known(street: Path) -> None:
     dataset = pycc.data.open(street, annotated=False)
-    (one,) = Subset(dataset, [1])
-    assert not one.annotated
+    (sample,) = Subset(dataset, [1])
+    assert not sample.annotated
     scaled = Scaled(dataset, 0.5)[1]
     assert scaled.image.shape == (3, 5, 10)
     assert not scaled.annotated

@@ -70,10 +70,10 @@ def test_splits_and_scenes(expo: Path) -> None:
     assert len(everything) == 10
     seen = []
     for number, scene in enumerate(TEST_SCENES, start=1):
-        one = pycc.data.open(expo, split=scene)
-        assert one.names == [f"{scene}_S2010_9", f"{scene}_S2010_10"]
-        assert one.name == pycc.data.open(expo, split=f"S{number}").name == f"worldexpo/{scene}"
-        seen += one.names
+        part = pycc.data.open(expo, split=scene)
+        assert part.names == [f"{scene}_S2010_9", f"{scene}_S2010_10"]
+        assert part.name == pycc.data.open(expo, split=f"S{number}").name == f"worldexpo/{scene}"
+        seen += part.names
     assert seen == everything.names
     with pytest.raises(ValueError, match=r"has splits train, test, 104207, .* got 'S6'"):
         pycc.data.open(expo, split="S6")
@@ -140,7 +140,7 @@ def test_frames_without_annotation_keep_their_region(expo: Path) -> None:
     assert data_fingerprint(dataset) != before
 
 
-def test_points_outside_the_image_are_told(expo: Path) -> None:
+def test_points_outside_the_image_are_reported(expo: Path) -> None:
     path = expo / "test_label" / "104207" / "104207_S2010_9.mat"
     scipy.io.savemat(path, {"point_position": np.array([*HEADS, [20.0, 3.0]])})
     dataset = pycc.data.open(expo, split="S1")
@@ -208,10 +208,10 @@ def test_bad_points_are_named(tmp_path: Path) -> None:
 
 
 def test_pixels_belong_by_their_centre() -> None:
-    found = polygon(np.array([(0.6, 0.4), (3.4, 0.4), (3.4, 2.6), (0.6, 2.6)]), 4, 5)
+    region = polygon(np.array([(0.6, 0.4), (3.4, 0.4), (3.4, 2.6), (0.6, 2.6)]), 4, 5)
     expected = np.zeros((4, 5), bool)
     expected[0:3, 1:3] = True
-    assert np.array_equal(found, expected)
+    assert np.array_equal(region, expected)
     everything = polygon(np.array([(-9.0, -9.0), (50.0, -9.0), (50.0, 50.0), (-9.0, 50.0)]), 4, 5)
     assert everything.all()
 
@@ -228,13 +228,13 @@ def test_a_triangle_is_the_cut_of_three_half_planes(a, b, c) -> None:
     ]
     inside = np.all([side > 0 for side in sides], 0) | np.all([side < 0 for side in sides], 0)
     clear = np.all([np.abs(side) > 1e-6 for side in sides], 0)
-    found = polygon(np.array([a, b, c]), 10, 20)
-    assert np.array_equal(found[clear], inside[clear])
+    region = polygon(np.array([a, b, c]), 10, 20)
+    assert np.array_equal(region[clear], inside[clear])
 
 
 @given(corner, corner, corner, corner)
 def test_turned_or_closed_it_is_the_same_polygon(a, b, c, d) -> None:
-    found = polygon(np.array([a, b, c, d]), 10, 20)
-    assert np.array_equal(found, polygon(np.array([c, d, a, b]), 10, 20))
+    region = polygon(np.array([a, b, c, d]), 10, 20)
+    assert np.array_equal(region, polygon(np.array([c, d, a, b]), 10, 20))
     closed = polygon(np.array([a, b, c, d, a]), 10, 20)
-    assert np.array_equal(found, closed)
+    assert np.array_equal(region, closed)

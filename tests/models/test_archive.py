@@ -33,11 +33,11 @@ def test_the_same_tensors_as_torchs_own_loader(scripted: Path) -> None:
         warnings.simplefilter("ignore")
         expected = torch.jit.load(scripted).state_dict()
     assert is_script(scripted)
-    found = read_script(scripted)
-    assert set(found) == set(expected)
+    state = read_script(scripted)
+    assert set(state) == set(expected)
     for key, value in expected.items():
-        assert found[key].dtype == value.dtype
-        assert torch.equal(found[key], value)
+        assert state[key].dtype == value.dtype
+        assert torch.equal(state[key], value)
     assert set(read_weights(scripted).state) == set(expected)
 
 

@@ -62,19 +62,19 @@ def test_output_is_the_published_networks(
 def test_quadrants_are_counted_apart(shape: tuple[int, int]) -> None:
     counter = models.create("can", variant="weizheliu").eval()
     torch.nn.init.normal_(counter.net.output_layer.weight)
-    whole = models.create("can", variant="weizheliu", quadrants=False).eval()
-    whole.net.load_state_dict(counter.net.state_dict())
+    undivided = models.create("can", variant="weizheliu", quadrants=False).eval()
+    undivided.net.load_state_dict(counter.net.state_dict())
     images = torch.rand(1, 3, *shape)
     top, left = shape[0] // 16 * 8, shape[1] // 16 * 8
-    parts = [whole(images[:, :, rows, columns]) for rows in (slice(top), slice(top, None))
+    parts = [undivided(images[:, :, rows, columns]) for rows in (slice(top), slice(top, None))
              for columns in (slice(left), slice(left, None))]  # fmt: skip
-    found = counter(images)
-    assert found.shape == (1, 1, shape[0] // 8, shape[1] // 8)
-    torch.testing.assert_close(found[..., : top // 8, : left // 8], parts[0])
-    torch.testing.assert_close(found.sum(), torch.stack([part.sum() for part in parts]).sum())
+    density = counter(images)
+    assert density.shape == (1, 1, shape[0] // 8, shape[1] // 8)
+    torch.testing.assert_close(density[..., : top // 8, : left // 8], parts[0])
+    torch.testing.assert_close(density.sum(), torch.stack([part.sum() for part in parts]).sum())
     # In training the input is a quadrant already.
     counter.train()
-    assert counter(images).shape == found.shape
+    assert counter(images).shape == density.shape
 
 
 def test_quadrants_are_the_authors_habit() -> None:
@@ -117,7 +117,7 @@ def test_loss_recipe_and_keys() -> None:
     authors = models.create("can", variant="weizheliu")
     assert (authors.recipe().batch, authors.recipe().crop.kind) == (26, "quadrant")
     assert counter.recipe().optimisers[0].momentum == 0.95
-    for one in (counter, authors):
-        state = one.net.state_dict()
-        assert CAN.recognise(state) == {"variant": one.variant}
+    for network in (counter, authors):
+        state = network.net.state_dict()
+        assert CAN.recognise(state) == {"variant": network.variant}
         assert CSRNet.recognise(state) is None

@@ -177,11 +177,11 @@ def test_train_mode_returns_logits_too(counter: CLIPEBC, images: Tensor) -> None
 
 @pytest.mark.parametrize("axis", [2, 3])
 def test_a_cell_sees_418_pixels(counter: CLIPEBC, axis: int) -> None:
-    """As the class says. With positive weights a pixel has a slope exactly if a cell sees it.
+    """As the class documents. With positive weights a pixel has a slope exactly if a cell sees it.
 
-    Normalisation and softmax stay in their cell. ``measure_receptive_field`` cannot tell: through
-    the outermost taps of seventeen blocks, each of which also lets its input pass, what comes from
-    the field's rim is below its threshold.
+    Normalisation and softmax stay in their cell. ``measure_receptive_field`` cannot show it:
+    through the outermost taps of seventeen blocks, each of which also lets its input pass, what
+    comes from the field's rim is below its threshold.
     """
     net = counter.net.double()
     with torch.no_grad():
@@ -204,12 +204,12 @@ def test_windows_agree_at_multiples_of_16_only(counter: CLIPEBC) -> None:
     """Why no receptive field is declared: 8 pixels further, the encoder's grid is another."""
     counter.double()
     images = torch.rand(1, 3, 928, 32, dtype=torch.float64)
-    whole = counter(images)[0, 0, :, 1]
+    column = counter(images)[0, 0, :, 1]
     centre = slice(56, 58)  # more than a field away from both ends of any window
     for start in (8, 16):
         window = counter(images[:, :, start:])[0, 0, :, 1]
         moved = slice(centre.start - start // 8, centre.stop - start // 8)
-        difference = (window[moved] - whole[centre]).abs().max()
+        difference = (window[moved] - column[centre]).abs().max()
         assert (difference < 1e-12) == (start == 16)
 
 

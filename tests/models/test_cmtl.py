@@ -111,9 +111,9 @@ def test_loss_under_autocast_has_exact_classes() -> None:
 
     with pytest.MonkeyPatch.context() as patch, torch.autocast("cpu", torch.bfloat16):
         patch.setattr(functional, "binary_cross_entropy", watched)
-        found = counter.loss(images, target)
+        loss = counter.loss(images, target)
     assert seen == [(torch.float32, False)]
-    torch.testing.assert_close(found.float(), counter.loss(images, target), rtol=0.05, atol=0.0)
+    torch.testing.assert_close(loss.float(), counter.loss(images, target), rtol=0.05, atol=0.0)
 
 
 def test_class_weights() -> None:

@@ -179,25 +179,25 @@ def test_weights_survive_saving(counter: CounterModel, tmp_path: Path) -> None:
     settings = narrow.OPTIONS.get(counter.name, {})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # random weights may look like another convention's
-        own = models.load(tmp_path / "own.npz")
+        from_npz = models.load(tmp_path / "own.npz")
         foreign = models.load(tmp_path / "w.pth.tar", **settings)
-    for other in (own, foreign):
+    for other in (from_npz, foreign):
         assert other.name == counter.name
         for key, value in counter.net.state_dict().items():
             assert torch.equal(other.net.state_dict()[key], value), key
         assert torch.equal(other(images), counter(images))
-    assert own.options() == counter.options()
+    assert from_npz.options() == counter.options()
 
 
 @pytest.mark.parametrize("prefix", ["module.", "net.", "DME.", "CCN.module.", "fine."])
 def test_prefixes_of_training_wrappers(counter: CounterModel, tmp_path: Path, prefix: str) -> None:
     state = {prefix + key: value for key, value in counter.net.state_dict().items()}
     torch.save(state, tmp_path / "w.pth")
-    found = read_weights(tmp_path / "w.pth").state
-    assert set(found) == set(counter.net.state_dict())
-    assert MODELS[counter.name].recognise(found) is not None
+    state = read_weights(tmp_path / "w.pth").state
+    assert set(state) == set(counter.net.state_dict())
+    assert MODELS[counter.name].recognise(state) is not None
     others = [name for name in models.names() if name != counter.name]
-    assert all(MODELS[name].recognise(found) is None for name in others)
+    assert all(MODELS[name].recognise(state) is None for name in others)
 
 
 def test_recipes_name_what_there_is(counter: CounterModel) -> None:
@@ -221,9 +221,9 @@ def test_recipes_name_what_there_is(counter: CounterModel) -> None:
 def test_it_computes_under_autocast(counter: CounterModel) -> None:
     images = torch.rand(1, 3, 64, 64)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        found = counter(images)
+        density = counter(images)
     expected = counter(images).detach()
-    assert (found - expected).abs().max() <= 0.1 * expected.abs().max()
+    assert (density - expected).abs().max() <= 0.1 * expected.abs().max()
 
 
 def test_a_patch_can_be_attacked(counter: CounterModel) -> None:
@@ -261,6 +261,6 @@ def test_a_window_tells_what_the_full_image_does(
     with ops.reference():  # in double precision
         stage = ProblemBuilder([Member(counter)], SampleCache([sample]), CleanCounts())
         problem = stage.problem(apam, [item], [Place(side, place)])
-        found = float(problem.added(patch, apam.mask(side).double())[0])
+        added = float(problem.added(patch, apam.mask(side).double())[0])
     assert expected != 0
-    assert found == pytest.approx(expected, rel=1e-9)
+    assert added == pytest.approx(expected, rel=1e-9)

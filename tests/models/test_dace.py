@@ -47,10 +47,10 @@ def test_values_and_gradients_are_the_published_ones(
         loss = loss + dace._TRANSPORT_WEIGHT * dace.transport_loss(density, points, stride=8)
     loss.backward()
     assert loss.item() == pytest.approx(float(data[f"{kind}_loss_{case}"]), rel=1e-6)
-    for found, name in ((logits, "logits"), (density, "density")):
+    for leaf, name in ((logits, "logits"), (density, "density")):
         expected = tensor(data, f"{kind}_grad_{name}", case)
-        assert found.grad is not None
-        difference = (found.grad - expected).abs().max()
+        assert leaf.grad is not None
+        difference = (leaf.grad - expected).abs().max()
         assert difference <= 1e-6 * expected.abs().max()
 
 
@@ -126,9 +126,9 @@ def test_half_precision_is_computed_in_single() -> None:
     target = torch.zeros(1, 1, 4, 4)
     target[0, 0, 2, 0] = 1.0
     expected = dace.dace_loss(logits.half().float(), density, target, **arguments)
-    found = dace.dace_loss(logits.half(), density.half(), target, **arguments)
-    assert found.dtype == torch.float32
-    assert torch.equal(found, expected)
+    loss = dace.dace_loss(logits.half(), density.half(), target, **arguments)
+    assert loss.dtype == torch.float32
+    assert torch.equal(loss, expected)
 
 
 @pytest.mark.parametrize(

@@ -66,33 +66,33 @@ def replaced(net: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
 
 def inner_results(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
     """The output and what the fixtures call auxiliaries."""
-    found: dict[str, Tensor] = {}
+    results: dict[str, Tensor] = {}
     watched = {"last_pre_relu": "conv8_3"}
     watched |= {f"offsets{level}": f"offsets{level}" for level in SIDES}
     watched |= {f"deform{level}_pre_relu": f"conv{level}" for level in SIDES}
     hooks = [
         net.get_submodule(module).register_forward_hook(
-            lambda _, __, output, name=name: found.__setitem__(name, output)
+            lambda _, __, output, name=name: results.__setitem__(name, output)
         )
         for name, module in watched.items()
     ]
-    found["out"] = net(x)
+    results["out"] = net(x)
     for hook in hooks:
         hook.remove()
-    return found
+    return results
 
 
 def check_against(numbers: NpzFile, net: nn.Module) -> None:
     for case in range(len(numbers["seeds"])):
         x = published_input(numbers, case)
-        found = inner_results(net, x)
-        out = found.pop("out")
+        results = inner_results(net, x)
+        out = results.pop("out")
         assert close(out, numbers[f"out_{case}"])
         assert out.shape[2:] == tuple(-(-side // 16) for side in x.shape[2:])
         assert float(out.double().sum()) == pytest.approx(float(numbers["counts"][case]), rel=1e-5)
-        for name, result in found.items():
+        for name, result in results.items():
             assert close(result[:, :6], numbers[f"aux_{name}_{case}"]), name
-    assert len(found) == 9
+    assert len(results) == 9
 
 
 @torch.no_grad()

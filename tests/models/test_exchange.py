@@ -39,10 +39,10 @@ def test_the_file_counts_as_the_counter_does(exported: Path) -> None:
     loaded = models.load(exported, stride=4)
     assert loaded.origin == f"black_box of {exported}"
     expected = counter(IMAGES)
-    found = loaded(IMAGES)
-    assert float((found - expected).abs().max()) <= 1e-5 * float(expected.max())
+    density = loaded(IMAGES)
+    assert float((density - expected).abs().max()) <= 1e-5 * float(expected.max())
     assert [path.name for path in exported.parent.iterdir()] == ["net.onnx"]
-    # The network's own convention inside: a wrong one from outside is told.
+    # The network's own convention inside: a wrong one from outside is reported.
     with pytest.warns(UserWarning, match=r"another convention: .*input='rgb_unit' \(31\.0\)"):
         models.load(exported, stride=4, input="rgb255")
 
@@ -64,11 +64,11 @@ def test_torchscript(tmp_path: Path) -> None:
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.trace(counter.net, torch.rand(1, 1, 64, 96)), tmp_path / "w.pt")
     loaded = models.black_box(tmp_path / "w.pt", stride=4, input="gray255")
-    found = loaded(IMAGES)
-    torch.testing.assert_close(found, counter(IMAGES).detach())
-    assert not found.requires_grad
+    density = loaded(IMAGES)
+    torch.testing.assert_close(density, counter(IMAGES).detach())
+    assert not density.requires_grad
     by_name = models.load(tmp_path / "w.pt", name="black_box", stride=4, input="gray255")
-    assert torch.equal(by_name(IMAGES), found)
+    assert torch.equal(by_name(IMAGES), density)
 
 
 def test_a_lack_of_memory_is_no_fault_of_the_network(
@@ -109,7 +109,7 @@ def test_bad_files_and_options(exported: Path, tmp_path: Path) -> None:
             models.load(exported, stride=stride)
     with pytest.raises(ValueError, match="unknown option 'variant'; known: stride, input"):
         models.load(exported, stride=4, variant="gray")
-    # A file for one size of image says so when it gets another.
+    # A file for one size of image reports it when it gets another.
     with pytest.raises(ValueError, match=r"net\.onnx: .*dimension"):
         models.black_box(exported, stride=4)(torch.rand(1, 3, 32, 32))
 
@@ -158,8 +158,8 @@ def test_several_outputs_and_no_channel(tmp_path: Path) -> None:
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.script(Two()), tmp_path / "w.pt")
     counter = models.black_box(tmp_path / "w.pt", stride=1, scale=0.5)
-    found = counter(IMAGES).numpy()
-    np.testing.assert_allclose(found, 0.5 * IMAGES.mean(1, keepdim=True).numpy(), rtol=1e-6)
+    density = counter(IMAGES).numpy()
+    np.testing.assert_allclose(density, 0.5 * IMAGES.mean(1, keepdim=True).numpy(), rtol=1e-6)
 
 
 def test_a_script_that_fails_is_one_line(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_script_that_fails_is_one_line(tmp_path: Path) -> None:
 
 def test_a_metadata_beside_a_black_box(exported: Path) -> None:
     counter = models.load(exported, stride=4)
-    content = {"options": {"stride": 4}, "probe_count": models.probe.ask(counter).count}
+    content = {"options": {"stride": 4}, "probe_count": models.probe.probe_result(counter).count}
     file = exported.with_name("net.onnx.json")
     file.write_text(json.dumps(content))
     try:
@@ -181,7 +181,7 @@ def test_a_metadata_beside_a_black_box(exported: Path) -> None:
         with pytest.raises(ValueError, match="was trained with stride=4, got stride=8"):
             models.load(exported, stride=8)
         file.write_text(json.dumps({**content, "probe_count": 5.0}))
-        with pytest.raises(ValueError, match="promises a count of 5 on the probe image"):
+        with pytest.raises(ValueError, match="states a count of 5 on the probe image"):
             models.load(exported)
     finally:
         file.unlink()

@@ -139,12 +139,12 @@ def test_a_zip_file_without_its_directory_is_incomplete(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("w/data.pkl", b"content")
         archive.comment = b"comment " * 999
-    whole = path.read_bytes()
+    intact = path.read_bytes()
     assert (content := content_of(path)) is not None
     assert content.words == "a torch file"
-    end = whole.rindex(b"PK\x05\x06")
+    end = intact.rindex(b"PK\x05\x06")
     for size in (4, 40, end, end + 21):
-        path.write_bytes(whole[:size])
+        path.write_bytes(intact[:size])
         assert (content := content_of(path)) is not None
         assert content.words == "an incomplete zip file"
 

@@ -44,8 +44,8 @@ def images() -> Tensor:
     return torch.rand(2, 3, *SHAPE, generator=torch.Generator().manual_seed(5))
 
 
-def alike(found: Tensor, expected: Tensor) -> bool:
-    return bool((found - expected).abs().max() <= 1e-5 * expected.abs().max())
+def alike(result: Tensor, expected: Tensor) -> bool:
+    return bool((result - expected).abs().max() <= 1e-5 * expected.abs().max())
 
 
 @torch.no_grad()

@@ -121,9 +121,9 @@ def test_it_learns() -> None:
 def test_the_declared_field_is_measured() -> None:
     # 3; pooling 5; +2·4 = 13; the head's 3x3: +2·4 = 21 pixels, uneven about a cell of 4.
     counter = models.lightweight(_stem())
-    found = models.measure_receptive_field(counter)
-    assert found is not None
-    assert found.side == 21
+    field = models.measure_receptive_field(counter)
+    assert field is not None
+    assert field.side == 21
 
 
 @pytest.mark.parametrize(

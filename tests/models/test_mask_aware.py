@@ -87,8 +87,8 @@ def test_solution_3_passes_the_gradient_straight_through() -> None:
     assert torch.equal(output != 0, (probability > 0.5) & (free != 0))
     assert torch.equal(output, free * (probability > 0.5))
     # Equation (4): d output / d probability = density · 1, on both sides of the threshold.
-    (found,) = torch.autograd.grad(output.sum(), logits[0])
-    torch.testing.assert_close(found, free * probability * (1 - probability))
+    (gradient,) = torch.autograd.grad(output.sum(), logits[0])
+    torch.testing.assert_close(gradient, free * probability * (1 - probability))
 
 
 @torch.no_grad()
@@ -99,8 +99,8 @@ def test_solutions_4_and_5_differ_in_what_the_convolutions_see() -> None:
     for variant, counter in counters.items():
         seen = features(counter, images())
         probability = torch.sigmoid(counter.net.mask(seen))
-        told = (probability > 0.5).float() if variant == "solution4" else probability
-        both = torch.cat([seen, counter.net.mask_features(told)], 1)
+        shown = (probability > 0.5).float() if variant == "solution4" else probability
+        both = torch.cat([seen, counter.net.mask_features(shown)], 1)
         torch.testing.assert_close(counter(images()), counter.net.density(both))
     outputs = [counter(images()) for counter in counters.values()]
     assert (outputs[0] - outputs[1]).abs().max() > 1e-3
@@ -112,8 +112,8 @@ def test_without_a_true_mask_training_uses_the_predicted_one(variant: str) -> No
     counter = narrow(variant)
     assert torch.equal(counter.train()(images()), counter.eval()(images()))
     truth = (targets() > 0).float()
-    told = counter.net.heads(features(counter, images()), truth)[0]
-    assert not torch.equal(told, counter(images()))
+    guided = counter.net.heads(features(counter, images()), truth)[0]
+    assert not torch.equal(guided, counter(images()))
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from pycc.models.mask_aware_net import mask_loss
 
 @pytest.mark.parametrize("variant", ["solution1", "solution4"])
 def test_solutions_1_and_4_train_their_branches_apart(variant: str) -> None:
-    """Told the true mask, the density's loss reaches the backbone but not the mask head."""
+    """Given the true mask, the density's loss reaches the backbone but not the mask head."""
     counter = narrow(variant).train()
     truth = (targets() > 0).float()
     output, _ = counter.net.heads(features(counter, images()), truth)
@@ -26,14 +26,14 @@ def test_solutions_1_and_4_train_their_branches_apart(variant: str) -> None:
     assert gradients(counter.net.backbone) > 0
     counter.zero_grad()
     weights = [10.0, 20.0]
-    found = []
+    of_mask = []
     for alpha in weights:  # the mask head's gradient does not depend on the density's weight
         counter.alpha = alpha
         counter.zero_grad()
         counter.loss(images(), targets()).backward()
-        found.append(counter.net.mask[0].weight.grad.clone())
-    assert torch.equal(*found)
-    assert found[0].abs().sum() > 0
+        of_mask.append(counter.net.mask[0].weight.grad.clone())
+    assert torch.equal(*of_mask)
+    assert of_mask[0].abs().sum() > 0
 
 
 @pytest.mark.parametrize("variant", ["solution2", "solution3", "solution5", "baseline3"])
@@ -76,8 +76,8 @@ def test_focal_loss() -> None:
     assert torch.isfinite(slope).all()  # where a probability is 0 or 1 in float32
     # An easy example (p_t = 0.9) weighs a hundredth: (1 − 0.9)².
     easy = torch.tensor([0.9]).logit()
-    one = torch.ones(1)
-    ratio = mask_loss(easy, one, gamma=2.0) / mask_loss(easy, one, gamma=0.0)
+    target = torch.ones(1)
+    ratio = mask_loss(easy, target, gamma=2.0) / mask_loss(easy, target, gamma=0.0)
     torch.testing.assert_close(ratio, torch.tensor(0.01))
 
 
@@ -131,12 +131,12 @@ def test_weights_survive_saving(variant: str, tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def test_bare_weights_are_found_and_their_variant_is_told(tmp_path: Path) -> None:
+def test_bare_weights_are_found_and_their_variant_is_reported(tmp_path: Path) -> None:
     counter = narrow("solution3").eval()
     torch.save(counter.net.state_dict(), tmp_path / "bare.pth")
-    told = models.load(tmp_path / "bare.pth", variant="solution3")
-    assert isinstance(told, MaskAware)
-    assert torch.equal(told(images()), counter(images()))
+    loaded = models.load(tmp_path / "bare.pth", variant="solution3")
+    assert isinstance(loaded, MaskAware)
+    assert torch.equal(loaded(images()), counter(images()))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

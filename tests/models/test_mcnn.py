@@ -192,7 +192,7 @@ def test_real_images_are_counted_plausibly(shared) -> None:
     assert error < 0.5 * spread
 
 
-def test_only_the_published_recipe_is_told() -> None:
+def test_only_the_published_recipe_is_reported() -> None:
     assert models.create("mcnn").recipe().down_sampling == "linear4"
     for variant in ("rgb", "c3"):
         with pytest.raises(ValueError, match="mcnn: no published training recipe"):
@@ -200,6 +200,6 @@ def test_only_the_published_recipe_is_told() -> None:
 
 
 def test_c3_standardises_as_c3_does() -> None:
-    told = [models.create(n, variant="c3").convention for n in ("mcnn", "cmtl", "csrnet")]
-    assert told[0] == told[1] == told[2]
-    assert told[0].mean == (0.410824894905, 0.370634973049, 0.359682112932)
+    conventions = [models.create(n, variant="c3").convention for n in ("mcnn", "cmtl", "csrnet")]
+    assert conventions[0] == conventions[1] == conventions[2]
+    assert conventions[0].mean == (0.410824894905, 0.370634973049, 0.359682112932)

@@ -30,9 +30,11 @@ def test_its_columns_are_mcnns(tmp_path: Path) -> None:
     x = counter.preprocess(image)
     with torch.no_grad():
         for name in ("branch1", "branch2", "branch3"):
-            own = getattr(counter.net, name)(x)
-            whole = getattr(mcnn.net, name)
-            torch.testing.assert_close(own, torch.nn.Sequential(*list(whole.children())[:4])(x))
+            first_half = getattr(counter.net, name)(x)
+            column = getattr(mcnn.net, name)
+            torch.testing.assert_close(
+                first_half, torch.nn.Sequential(*list(column.children())[:4])(x)
+            )
     learning = {name for name, p in counter.named_parameters() if p.requires_grad}
     assert all(name.startswith("net.head") for name in learning)
     every = models.create("narrow", columns="train")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Callable
@@ -19,8 +16,8 @@ from support.states import State, other_than, prefixed
 
 from pycc import models
 from pycc.models.base import CounterModel
+from pycc.models.families import state_parts
 from pycc.models.weights import read_weights
-from pycc.models.wrappers import state_parts
 
 
 def as_averaged(counter: CounterModel) -> State:
@@ -70,9 +67,9 @@ def test_a_family_under_a_prefix_that_not_all_keys_have(
             warnings.simplefilter("always")
             loaded = models.load(tmp_path / "w.pth", name=name).net.state_dict()
         assert all(torch.equal(loaded[key], value) for key, value in state.items())
-        said = [str(warning.message) for warning in caught]
-        assert len(said) == (left_out is not None)
-        assert all(re.search(f"{left_out}$", text) for text in said)
+        messages = [str(warning.message) for warning in caught]
+        assert len(messages) == (left_out is not None)
+        assert all(re.search(f"{left_out}$", text) for text in messages)
 
 
 def test_torchs_own_averages(counter: CounterModel, tmp_path: Path) -> None:
@@ -113,6 +110,7 @@ def test_two_families_under_prefixes(
     second: str,
     more: State,
     refused,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """They are refused, and the call that the message gives saves the first alone."""
     state = counter.net.state_dict()
@@ -130,13 +128,13 @@ def test_two_families_under_prefixes(
     )
     with pytest.raises(ValueError, match="several state dicts") as caught:
         models.load(path)
-    code = f"import numpy as np, torch; {str(caught.value).split('load alone: ')[1]}"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=dict(os.environ))
+    monkeypatch.chdir(tmp_path)
+    exec(str(caught.value).split("load alone: ")[1], {"np": np, "torch": torch})
     loaded = models.load(tmp_path / f"chosen{suffix}").net.state_dict()
     assert all(torch.equal(loaded[key], value) for key, value in state.items())
 
 
-def test_the_family_asked_for_of_two_under_prefixes(
+def test_the_requested_family_of_two_under_prefixes(
     counter: CounterModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     narrow.narrow(monkeypatch)
@@ -144,8 +142,8 @@ def test_the_family_asked_for_of_two_under_prefixes(
     state = {**prefixed("a.", counter.net.state_dict()), **prefixed("b.", other)}
     torch.save(state, tmp_path / "w.pth")
     for name, without in (("mcnn", "b"), ("csrnet", "a")):
-        found = read_weights(tmp_path / "w.pth", name=name)
-        assert {key.split(".")[0] for key in found.left_out} == {without}
+        stored = read_weights(tmp_path / "w.pth", name=name)
+        assert {key.split(".")[0] for key in stored.left_out} == {without}
 
 
 @pytest.mark.parametrize("name", models.names())
@@ -173,5 +171,5 @@ def test_parts_of_a_network_that_a_checkpoint_keeps_apart(
         part, _, rest = key.partition(".")
         parts[part][rest] = value
     torch.save({"epoch": 3, "model": dict(parts)}, tmp_path / "w.pth")
-    found = read_weights(tmp_path / "w.pth")
-    assert (found.place, list(found.state)) == ("model", list(state))
+    stored = read_weights(tmp_path / "w.pth")
+    assert (stored.place, list(stored.state)) == ("model", list(state))

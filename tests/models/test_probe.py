@@ -17,7 +17,7 @@ from pycc import models
 from pycc.models import vgg
 from pycc.models.base import CounterModel
 from pycc.models.metadata import beside, weights_metadata
-from pycc.models.probe import HEADS, Answer, ask, blank_image, diagnose, probe_image
+from pycc.models.probe import HEADS, ProbeResult, blank_image, diagnose, probe_image, probe_result
 from pycc.models.weights import read_weights
 
 
@@ -40,18 +40,20 @@ def test_a_checksum_sees_where_people_are() -> None:
             dark = nn.functional.avg_pool2d(1 - images.mean(1, keepdim=True), 4)
             return dark.flip(3) if self.turned else dark
 
-    one, other = (ask(models.wrap(Around(turned), stride=4)) for turned in (False, True))
-    assert one.count == pytest.approx(other.count, rel=1e-6)
-    assert abs(one.checksum - other.checksum) > 1e-3 * one.checksum
+    upright, other = (
+        probe_result(models.wrap(Around(turned), stride=4)) for turned in (False, True)
+    )
+    assert upright.count == pytest.approx(other.count, rel=1e-6)
+    assert abs(upright.checksum - other.checksum) > 1e-3 * upright.checksum
 
 
 @pytest.mark.parametrize(
-    ("answer", "plausible"),
+    ("result", "plausible"),
     [((32, 0), True), ((7, 1), True), ((6, 0), False), ((160, 30), True), ((161, 0), False),
      ((32, 9), False), ((32, -9), False), ((-32, 0), False), ((float("nan"), 0), False)],
 )  # fmt: skip
-def test_plausible_answers(answer: tuple[float, float], plausible: bool) -> None:
-    assert Answer(answer[0], 0.0, answer[1]).plausible == plausible
+def test_plausible_results(result: tuple[float, float], plausible: bool) -> None:
+    assert ProbeResult(result[0], 0.0, result[1]).plausible == plausible
 
 
 # --- wrong conventions
@@ -122,7 +124,7 @@ def test_output_scales(
     text = _warned(tmp_path / "w.pth")
     assert f"scale={1 / factor:.6g} (36.9)" in text
     loaded = models.load(tmp_path / "w.pth", scale=1 / factor)
-    assert ask(loaded).count == pytest.approx(36.92311, rel=2e-3)
+    assert probe_result(loaded).count == pytest.approx(36.92311, rel=2e-3)
 
 
 def test_missing_normalisation_and_the_other_variant(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,16 +149,16 @@ def test_missing_normalisation_and_the_other_variant(monkeypatch: pytest.MonkeyP
 
     right = built(input="rgb_unit")
     with torch.no_grad():
-        right.net.output_layer.weight *= HEADS / ask(right).count
-    assert ask(right).plausible
+        right.net.output_layer.weight *= HEADS / probe_result(right).count
+    assert probe_result(right).plausible
     for variant, expected in (("leeyeehoo", "input='rgb_unit'"), ("commissarma", "rgb_unit")):
         wrong = models.create("csrnet", variant=variant).eval()
         wrong.net.load_state_dict(right.net.state_dict())
-        found = diagnose(wrong)
-        assert found is not None
-        assert expected in found
+        message = diagnose(wrong)
+        assert message is not None
+        assert expected in message
     assert diagnose(right) is None
-    # The same weights on the other variant's input: only the variant tells that each cell is one.
+    # The same weights on the other variant's input: only the variant shows that each cell is one.
     other = built(variant="commissarma", input="rgb_unit")
     other.net.load_state_dict(right.net.state_dict())
     assert "variant='leeyeehoo' input='rgb_unit'" in str(diagnose(other))
@@ -181,35 +183,35 @@ def test_random_weights_are_left_alone_but_for_chance() -> None:
 
 def test_a_metadata_tells_what_the_counter_is() -> None:
     counter = models.load("mcnn-synthetic")
-    found = weights_metadata(counter, {"data": "scenes"})
-    assert (found["model"], found["stride"], found["data"]) == ("mcnn", 4, "scenes")
-    assert found["options"] == counter.options()
-    assert found["probe_count"] == ask(counter).count
-    assert found["blank_count"] == ask(counter).blank
+    content = weights_metadata(counter, {"data": "scenes"})
+    assert (content["model"], content["stride"], content["data"]) == ("mcnn", 4, "scenes")
+    assert content["options"] == counter.options()
+    assert content["probe_count"] == probe_result(counter).count
+    assert content["blank_count"] == probe_result(counter).blank
 
 
 def test_a_metadata_beside_foreign_weights(counter: CounterModel, tmp_path: Path, refused) -> None:
-    """It brings the options that keys do not tell, and is checked."""
+    """It states the options that keys do not show, and is checked."""
     path = tmp_path / "w.pth"
     torch.save(counter.net.state_dict(), path)
-    told = models.create("mcnn", input="gray_half", final_relu=False).eval()
-    told.net.load_state_dict(counter.net.state_dict())
-    content = weights_metadata(told, {"data": "somewhere"})
+    right = models.create("mcnn", input="gray_half", final_relu=False).eval()
+    right.net.load_state_dict(counter.net.state_dict())
+    content = weights_metadata(right, {"data": "somewhere"})
     beside(path).write_text(json.dumps(content))
     loaded = models.load(path)
-    assert loaded.options() == told.options()
+    assert loaded.options() == right.options()
     assert loaded.origin == "mcnn by its metadata (26 tensors of w.pth)"
     refused(path, "was trained with input='gray_half', got input='gray255'", input="gray255")
     for name, wrong in (("probe_checksum", 1e6), ("blank_count", 1e6), ("stride", 8)):
         beside(path).write_text(json.dumps({**content, name: wrong}))
-        refused(path, "the metadata (promises|states)")
+        refused(path, "the metadata states")
     beside(path).write_text("{")
     refused(path, "is not readable weights metadata")
     beside(path).write_text("[1]")
     refused(path, "must be a JSON object")
 
 
-def test_what_was_recognised_is_said(shared: Path, tmp_path: Path) -> None:
+def test_what_was_recognised_is_reported(shared: Path, tmp_path: Path) -> None:
     pytest.importorskip("h5py")
     loaded = models.load(shared / "data/weights/mcnn_shtechA_660.h5")
     assert loaded.origin.startswith("mcnn by its content: mcnn_shtechA_660.h5, svishwa")
@@ -226,7 +228,9 @@ def test_half_precision_copies_are_recognised(shared: Path, tmp_path: Path) -> N
     assert loaded.options()["input"] == "gray_half"
 
 
-def test_what_the_keys_do_not_tell_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_the_keys_do_not_show_is_reported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     narrow.narrow(monkeypatch)
     counter = narrow.create("csrnet")
     with warnings.catch_warnings():
@@ -234,27 +238,27 @@ def test_what_the_keys_do_not_tell_is_said(monkeypatch: pytest.MonkeyPatch, tmp_
         torch.save(counter.net.state_dict(), tmp_path / "w.pth")
         loaded = models.load(tmp_path / "w.pth")
         assert loaded.origin.endswith("; not shown by the keys: variant='leeyeehoo'")
-        assert "not told" not in models.load(tmp_path / "w.pth", variant="commissarma").origin
+        assert "not shown" not in models.load(tmp_path / "w.pth", variant="commissarma").origin
         torch.save({f"CCN.{k}": v for k, v in counter.net.state_dict().items()}, tmp_path / "w.pth")
         assert models.load(tmp_path / "w.pth").options()["variant"] == "c3"
 
 
 def test_metadatas_without_a_model(counter: CounterModel, tmp_path: Path, refused) -> None:
-    """The keys tell the model; the rest of the metadata holds all the same."""
+    """The keys show the model; the rest of the metadata holds all the same."""
     path = tmp_path / "w.pth"
     torch.save(counter.net.state_dict(), path)
-    told = models.create("mcnn", input="gray_half").eval()
-    told.net.load_state_dict(counter.net.state_dict())
-    content = {"options": {"input": "gray_half"}, "probe_count": ask(told).count}
+    half = models.create("mcnn", input="gray_half").eval()
+    half.net.load_state_dict(counter.net.state_dict())
+    content = {"options": {"input": "gray_half"}, "probe_count": probe_result(half).count}
     beside(path).write_text(json.dumps(content))
     assert models.load(path).options()["input"] == "gray_half"
     assert models.load(path, name="mcnn").options()["input"] == "gray_half"
     beside(path).write_text(json.dumps({**content, "probe_count": 1e6}))
-    refused(path, r"the metadata promises a count of 1e\+06")
+    refused(path, r"the metadata states a count of 1e\+06")
     beside(path).write_text(json.dumps({"probe_cout": 3.0}))
     refused(path, "unknown entry 'probe_cout'; 'probe_count' is meant")
     beside(path).write_text(json.dumps({"data": "somewhere"}))
-    with pytest.warns(UserWarning, match="promises no count on the probe image"):
+    with pytest.warns(UserWarning, match="states no count on the probe image"):
         models.load(path)
 
 

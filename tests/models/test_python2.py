@@ -134,7 +134,7 @@ def test_code_of_python_2_is_not_run(
 def test_damaged_files_of_python_2_are_one_line(
     counter: CounterModel, tmp_path: Path, refused
 ) -> None:
-    whole = python2.save(checkpoint(counter), tmp_path / "w.pth").read_bytes()
-    for length in np.linspace(1, len(whole) - 1, 40):
-        (tmp_path / "w.pth").write_bytes(whole[: int(length)])
+    intact = python2.save(checkpoint(counter), tmp_path / "w.pth").read_bytes()
+    for length in np.linspace(1, len(intact) - 1, 40):
+        (tmp_path / "w.pth").write_bytes(intact[: int(length)])
         refused(tmp_path / "w.pth", "cannot be read|is refused|is not a torch file|must be a dense")

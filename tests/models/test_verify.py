@@ -14,7 +14,7 @@ def field(module: nn.Module, stride: int, **options: int) -> ReceptiveField | No
 
 
 class Everywhere(nn.Module):
-    """A convolution times what an average over the whole image says."""
+    """A convolution times the mean over the whole image."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -135,7 +135,7 @@ def test_public_weights_are_checked_on_the_probe_image(
     monkeypatch.setattr(
         known, "CHECKPOINTS", [replace(e, final_relu=True) for e in known.CHECKPOINTS]
     )
-    refused(path, r"promises a count of 13\.8671 on the probe image, got ")
+    refused(path, r"states a count of 13\.8671 on the probe image, got ")
 
 
 def test_changed_public_weights_are_not_recognised(shared: Path) -> None:
@@ -245,7 +245,7 @@ def test_changed_weights_fail_their_metadata(
         content = dict(arrays)
     content["fuse.0.conv.bias"] = content["fuse.0.conv.bias"] + 0.01
     np.savez(path, **content)
-    refused(path, "promises a count of .* on the probe image, got")
+    refused(path, "states a count of .* on the probe image, got")
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_broken_metadatas(
     refused(tmp_path / "own.npz", message)
 
 
-def test_the_model_of_the_metadata_must_be_known_and_asked_for(
+def test_the_model_of_the_metadata_must_be_known_and_requested(
     counter: CounterModel, tmp_path: Path, refused
 ) -> None:
     arrays = {key: value.numpy() for key, value in counter.net.state_dict().items()}

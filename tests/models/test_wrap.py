@@ -11,20 +11,20 @@ from pycc.types import Counter
 
 
 class Pooled(nn.Module):
-    """Blocks of 8 x 8 pixels, averaged; the sum over channels is the answer."""
+    """Blocks of 8 x 8 pixels, averaged; the sum over channels is the output."""
 
-    def __init__(self, answer: str = "map") -> None:
+    def __init__(self, output: str = "map") -> None:
         super().__init__()
-        self.answer = answer
+        self.output = output
         self.weight = nn.Parameter(torch.ones(1, 3, 8, 8) / 64)
 
     def forward(self, x: Tensor) -> object:
         density = nn.functional.conv2d(x, self.weight, stride=8)
-        if self.answer == "squeezed":
+        if self.output == "squeezed":
             return density[:, 0]
-        if self.answer == "tuple":
+        if self.output == "tuple":
             return density, density
-        if self.answer == "two channels":
+        if self.output == "two channels":
             return torch.cat([density, density], 1)
         return density
 
@@ -44,14 +44,14 @@ def test_a_map_without_channel_gets_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "message"),
+    ("output", "message"),
     [
         ("tuple", "wrap: the network must return one tensor, got tuple"),
         ("two channels", r"must return \[N,1,h,w\] or \[N,h,w\], got \[1, 2, 2, 3\]"),
     ],
 )
-def test_other_answers_are_refused(answer: str, message: str) -> None:
-    counter = models.wrap(Pooled(answer), stride=8)
+def test_other_outputs_are_refused(output: str, message: str) -> None:
+    counter = models.wrap(Pooled(output), stride=8)
     with pytest.raises(ValueError, match=message):
         counter(torch.rand(1, 3, 16, 24))
 

@@ -121,7 +121,7 @@ def test_parts_of_a_batch_give_its_gradient(tmp_path: Path) -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-class Told(Sequence[Sample]):
+class Traced(Sequence[Sample]):
     """Scenes that write down which process reads which."""
 
     def __init__(self, file: Path) -> None:
@@ -140,7 +140,7 @@ class Told(Sequence[Sample]):
 def test_workers_load_the_same_items_and_keep_what_they_have_read(tmp_path: Path) -> None:
     models, file = [counter(), counter()], tmp_path / "read"
     for model, workers in zip(models, (0, 2), strict=True):
-        fit(model, Told(file), changed(QUICK, workers=workers), out=tmp_path / str(workers))
+        fit(model, Traced(file), changed(QUICK, workers=workers), out=tmp_path / str(workers))
     assert same(state(models[0]), state(models[1]))
     read = file.read_text().splitlines()
     assert len(set(read)) == len(read)  # none reads an image twice, in all three epochs
@@ -171,7 +171,7 @@ class Breaking(Sequence[Sample]):
         ("raises", ValueError, "^scene-3: a broken image$"),
     ],
 )
-def test_a_worker_that_fails_is_told(
+def test_a_worker_that_fails_is_reported(
     tmp_path: Path, how: str, kind: type[Exception], problem: str
 ) -> None:
     plan = changed(QUICK, workers=1, validation_share=0.0)
@@ -209,7 +209,7 @@ def normalised() -> CounterModel:
     return wrap(net, stride=4, receptive_field=8)
 
 
-def test_batch_normalisation_in_parts_is_told(tmp_path: Path) -> None:
+def test_batch_normalisation_in_parts_is_reported(tmp_path: Path) -> None:
     plan = changed(QUICK, epochs=1, batch=4)
     fit(normalised(), scenes(), plan, out=tmp_path / "one")  # warnings are errors here
     fit(counter(), scenes(), changed(plan, accumulate=2), out=tmp_path / "none")
@@ -326,7 +326,7 @@ def test_a_run_that_goes_on_before_its_first_checkpoint_is_the_same_training(
 def test_time_that_a_stopped_run_took_is_not_forgotten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By a clock that goes on by a second whenever it is asked."""
+    """By a clock that goes on by a second with each call."""
     clock = iter(range(10_000))
     monkeypatch.setattr(
         "pycc.train.loop.time", SimpleNamespace(monotonic=lambda: float(next(clock)))
@@ -353,13 +353,13 @@ def test_a_wrapped_network_leaves_its_state_dict(tmp_path: Path) -> None:
     assert not (tmp_path / "weights.npz").exists()
 
 
-def test_the_recipe_says_what_is_averaged_and_clipped(tmp_path: Path) -> None:
+def test_the_recipe_states_what_is_averaged_and_clipped(tmp_path: Path) -> None:
     from pycc import models
 
     plan = changed(QUICK, epochs=1)
-    for asked, ema, clip in ((plan, 0.995, 1.0), (changed(plan, ema=0.5, clip=3.0), 0.5, 3.0)):
+    for config, ema, clip in ((plan, 0.995, 1.0), (changed(plan, ema=0.5, clip=3.0), 0.5, 3.0)):
         out = tmp_path / str(ema)
-        fit(models.create("narrow"), scenes(), asked, out=out)
+        fit(models.create("narrow"), scenes(), config, out=out)
         kept = json.loads((out / "manifest.json").read_text())["settings"]["config"]
         assert (kept["ema"], kept["clip"]) == (ema, clip)
 
@@ -442,7 +442,7 @@ def test_bad_plans(fields: dict, message: str) -> None:
         TrainConfig(**fields)
 
 
-def test_a_counter_that_learns_nothing_is_told(tmp_path: Path) -> None:
+def test_a_counter_that_learns_nothing_is_reported(tmp_path: Path) -> None:
     """A last ReLU that is shut everywhere passes no gradient on: an epoch of it changes nothing."""
 
     class Shut(nn.Module):

@@ -1,4 +1,4 @@
-"""Training items: aligned crops, exact targets, and the same item whoever asks for it."""
+"""Training items: aligned crops, exact targets, and the same item in every process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pycc import data, models, ops
 from pycc.data.density import rules
 from pycc.models.recipe import Crop, Optimiser, Recipe
 from pycc.random import Stream
-from pycc.train.augment import augmentations, augmented
 from pycc.train.items import Ablation, Items
 from pycc.types import Sample
 
@@ -121,7 +120,7 @@ def test_scaled_crops_keep_their_heads_under_their_dots() -> None:
 
 
 def test_an_item_is_a_function_of_its_number_alone() -> None:
-    recipe = replace(RECIPE, flip=0.5, augmentation=models.create("cmtl").recipe().augmentation)
+    recipe = replace(RECIPE, flip=0.5, augmentations=models.create("cmtl").recipe().augmentations)
     ablation = Ablation(50, "pixel", (0.2, 0.4, 0.6), 1)
     first, second = items(recipe, ablation=ablation), items(recipe, ablation=ablation)
     order = first.order(5)
@@ -151,8 +150,8 @@ def test_each_sample_is_ablated_anew_each_epoch_after_the_warm_up() -> None:
         assert torch.equal(item.ablated[:, shown], item.image[:, shown])
         kept.append(shown)
     assert not torch.equal(*kept)
-    one, other = crops[2, 0].ablated, crops[2, 1].ablated
-    assert not torch.equal((one != 0.3).any(0), (other != 0.3).any(0))
+    first, other = crops[2, 0].ablated, crops[2, 1].ablated
+    assert not torch.equal((first != 0.3).any(0), (other != 0.3).any(0))
 
 
 @pytest.mark.parametrize("unit", ["pixel", "element"])
@@ -196,15 +195,15 @@ def test_crops_beyond_their_image_show_the_fill_there() -> None:
 
 
 def test_repeats_of_a_recipe_are_items() -> None:
-    recipe = replace(RECIPE, augmentation={"repeats_per_epoch": 4})
+    recipe = replace(RECIPE, repeats=4)
     assert len(items(recipe)) == 4 * len(items())
 
 
 def test_heads_outside_the_region_have_no_density() -> None:
     (sample,) = scenes(1, (64, 64))
-    mask = torch.zeros(64, 64, dtype=torch.bool)
-    mask[:, :32] = True
-    masked = Sample("one", sample.image, sample.points, mask)
+    roi = torch.zeros(64, 64, dtype=torch.bool)
+    roi[:, :32] = True
+    masked = Sample("one", sample.image, sample.points, roi)
     recipe = replace(RECIPE, crop=Crop("whole"))
     everywhere, part = (Items([s], [0], recipe, 4, seed=0)[0, 0].target for s in (sample, masked))
     assert torch.equal(part[..., :8], everywhere[..., :8])
@@ -254,36 +253,3 @@ def test_images_smaller_than_a_cell_are_refused() -> None:
     tiny = Sample("tiny", torch.rand(3, 6, 40), torch.zeros(0, 2, dtype=torch.float64))
     with pytest.raises(ValueError, match="tiny: images must be at least 8x8 pixels, got 6x40"):
         Items([tiny], [0], RECIPE, 4, seed=0)[0, 0]
-
-
-@pytest.mark.parametrize("name", augmentations.names())
-def test_augmentations_happen_with_their_probability(name: str) -> None:
-    settings = {
-        "uniform_noise": {"levels": 10.0, "of": 255.0},
-        "colour_jitter": {"brightness": 0.1, "contrast": 0.1, "saturation": 0.1, "hue": 0.0},
-        "gaussian_blur": {"kernel": 5, "sigma": [0.1, 5.0]},
-        "pepper_and_salt": {"pepper": 0.01, "salt": 0.01},
-    }[name]
-    image = torch.rand(3, 24, 32, generator=torch.Generator().manual_seed(1)) * 0.8 + 0.1
-    changed = 0
-    for step in range(60):
-        stream = Stream(1, "test", step=step)
-        found = augmented(image, {name: {**settings, "probability": 0.5}}, stream)
-        assert found.shape == image.shape
-        assert float((found - image).abs().mean()) < 0.2
-        changed += not torch.equal(found, image)
-    assert 15 < changed < 45
-
-
-def test_every_augmentation_of_a_published_recipe_is_known() -> None:
-    for name in models.names():
-        options = {} if name != "clip_ebc" else None
-        if options is None:
-            from pycc.models.clip_ebc import CLIPEBC
-
-            recipe = CLIPEBC.recipe(CLIPEBC.__new__(CLIPEBC))
-        else:
-            recipe = models.create(name).recipe()
-        augmented(
-            torch.rand(3, 16, 16), recipe.augmentation, Stream(0, "test")
-        )  # KeyError or ValueError for an unknown one

@@ -65,7 +65,7 @@ def test_a_batch_has_one_gradient_however_it_is_computed(
 ) -> None:
     """In one part, in two, and as the mean of its images' own."""
     items = [item(counter, n, shape) for n, shape in enumerate(shapes)]
-    alone = [gradient(counter, TrainConfig(), [one]) for one in items]
+    alone = [gradient(counter, TrainConfig(), [item]) for item in items]
     loss = sum(value for value, _ in alone) / len(alone)
     expected = torch.stack([grad for _, grad in alone]).mean(0)
     assert expected.abs().max() > 0
@@ -77,11 +77,11 @@ def test_a_batch_has_one_gradient_however_it_is_computed(
 
 def test_what_is_outside_the_region_is_no_error(counter: CounterModel) -> None:
     """Predictions there can be anything: no gradient of the loss by them."""
-    one = item(counter, 1, (64, 64))
-    region = torch.ones_like(one.target)
+    crop = item(counter, 1, (64, 64))
+    region = torch.ones_like(crop.target)
     region[..., : region.shape[1] // 2, :] = 0.0
-    inside = (one.points[:, 1] >= 32).nonzero()[:, 0]
-    target, points = one.target * region, [one.points[inside]]
+    inside = (crop.points[:, 1] >= 32).nonzero()[:, 0]
+    target, points = crop.target * region, [crop.points[inside]]
     seen: list[Tensor] = []
     density = counter.density
 
@@ -93,7 +93,7 @@ def test_what_is_outside_the_region_is_no_error(counter: CounterModel) -> None:
         return maps
 
     counter.density = watched  # type: ignore[method-assign]
-    arguments = (one.image[None], target[None])
+    arguments = (crop.image[None], target[None])
     counter.loss(*arguments, points=points, region=region[None]).backward()
     for maps in seen:
         # CMTL's class and mask-aware networks' masks are of the whole image; cells are of the half.

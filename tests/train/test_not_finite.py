@@ -59,7 +59,7 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_checkpoint(tmp_path: Path
 
 
 def test_a_counter_that_the_last_step_has_ruined_is_not_kept(tmp_path: Path) -> None:
-    """No later loss would tell: the only epoch is over, and nothing validates."""
+    """No later loss would show it: the only epoch is over, and nothing validates."""
     plan = changed(QUICK, epochs=1, lr=1e30, validation_share=0.0, batch=16)
     with pytest.raises(NotFiniteError, match="scene-0 is not finite after epoch 1; there is no"):
         fit(counter(), scenes(), plan, out=tmp_path)

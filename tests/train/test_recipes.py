@@ -57,7 +57,7 @@ class Fake:
 
     def __init__(self, grey: float = 0.75) -> None:
         self.grey = grey
-        self.asked: list[tuple[bool, int]] = []
+        self.calls: list[tuple[bool, int]] = []
 
     def __call__(
         self,
@@ -70,7 +70,7 @@ class Fake:
         region: Tensor | None = None,
     ) -> Tensor:
         assert isinstance(model, nn.Module)
-        self.asked.append((any(part.training for part in model.modules()), seed))
+        self.calls.append((any(part.training for part in model.modules()), seed))
         assert target.shape == (1, image.shape[1] // 4, image.shape[2] // 4)
         return torch.full_like(image, self.grey)
 
@@ -98,13 +98,13 @@ def test_clean_and_patched_images_have_their_weights(epoch: int, clean: float) -
     assert torch.equal(model.shown[0], images)
     if clean == 1.0:
         assert len(model.shown) == 1
-        assert adversary.asked == []
+        assert adversary.calls == []
     else:
         assert len(model.shown) == 2
         assert torch.equal(model.shown[1], torch.full_like(images, 0.75))
     assert loss == pytest.approx(clean * float(images.mean()) + (1 - clean) * 0.75, rel=1e-6)
-    assert not any(training for training, _ in adversary.asked)
-    assert len({seed for _, seed in adversary.asked}) == len(adversary.asked)
+    assert not any(training for training, _ in adversary.calls)
+    assert len({seed for _, seed in adversary.calls}) == len(adversary.calls)
     assert model.training
 
 
@@ -115,7 +115,7 @@ def test_patches_are_made_anew_in_each_epoch() -> None:
     )
     for epoch in (0, 1, 0):
         stepper.gradient(epoch, 0, 2, items(2))
-    seeds = [seed for _, seed in adversary.asked]
+    seeds = [seed for _, seed in adversary.calls]
     assert seeds[:2] == seeds[4:]
     assert len(set(seeds)) == 4
 
@@ -182,7 +182,7 @@ def test_adversarial_training_is_chosen_by_both_errors_after_the_decline(
     grey = [Sample(s.name, torch.full_like(s.image, 0.5), s.points) for s in samples]
     error = measured(model, grey, validation).mae
     assert error == pytest.approx(log.summary.validation.patched_mae, rel=1e-6)
-    assert not any(training for training, _ in adversary.asked)
+    assert not any(training for training, _ in adversary.calls)
 
 
 def test_validation_patches_start_alike_in_every_epoch(
@@ -193,8 +193,8 @@ def test_validation_patches_start_alike_in_every_epoch(
     monkeypatch.setattr("pycc.train.loop.InnerAttack", lambda *_: adversary)
     plan = changed(recipe="adversarial", warmup=0, decline=0, patch_size=8, epochs=3)
     fit(counter(), scenes(), plan, out=tmp_path)
-    asked = [seed for _, seed in adversary.asked]
-    epochs = [asked[n * 14 : n * 14 + 14] for n in range(3)]  # 6 images x 2 crops, 2 of validation
+    calls = [seed for _, seed in adversary.calls]
+    epochs = [calls[n * 14 : n * 14 + 14] for n in range(3)]  # 6 images x 2 crops, 2 of validation
     assert epochs[0][12:] == epochs[1][12:] == epochs[2][12:]
     assert len({seed for epoch in epochs for seed in epoch}) == 3 * 12 + 2
 

@@ -130,7 +130,7 @@ def test_fewer_epochs_shorten_the_warm_up_and_end_in_one_cosine() -> None:
     assert resolved(TrainConfig(epochs=1), model, "").schedule.period == 1
 
 
-def test_a_variant_without_recipe_is_told_and_other_errors_stay() -> None:
+def test_a_variant_without_recipe_is_reported_and_other_errors_stay() -> None:
     with pytest.warns(
         UserWarning, match="csrnet: no published training recipe of this variant; it"
     ):

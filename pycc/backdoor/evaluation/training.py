@@ -64,7 +64,7 @@ def train(
     clean = samples.samples if isinstance(samples, PoisonedTraining) else samples
     held = held_out(clean, plan.validation_share, fraction, seed=seed)
     return fit(
-        model, samples, plan, seed=seed, out=out, resume=resume, settings=stored, command=command,
+        model, samples, plan, seed=seed, out=out, resume=resume, facts=stored, command=command,
         machine=("poisoned",), ranks=ranks, progress=progress,
         held=[names_of(clean).index(name) for name in held],
     )  # fmt: skip
