@@ -120,10 +120,8 @@ def pap(change: Tensor, region: AttackedRegion, aim: Aim) -> Tensor:
     Grad-CAM term of the published objective, which needs the inside of one network, is left out.
     """
     clean = region.local.clean[:, None]
-
-    def spread(out: Tensor) -> Tensor:
-        share = torch.sigmoid(region.density[:, None] - out).detach()
-        return (region.weight[:, None] * share * out).sum((2, 3, 4))
-
-    # Less what the clean image has, so that losses of different places can be compared.
-    return spread(clean) - spread(clean + change)
+    # Less what the clean image has, so that losses of different places can be compared. The maps
+    # have one layout and are subtracted before the sum: without change, the loss is exactly 0.
+    maps = clean + torch.zeros_like(change), clean + change
+    before, after = (torch.sigmoid(region.density[:, None] - m).detach() * m for m in maps)
+    return (region.weight[:, None] * (before - after)).sum((2, 3, 4))
