@@ -121,7 +121,7 @@ def measure(name: str, options: dict[str, object], sample: Sample) -> Result:
     done = apam.optimise(problem, seed=0, step_done=lambda _: moments.append(time.perf_counter()))
     peak = status("VmHWM")
     gaps = [after - start for start, after in pairwise(moments[1:])]
-    mask = apam.mask(problem.side)
+    mask = apam.patch_mask(problem.side)
     added = float(problem.added(done.patches, mask)[0])
     count, _ = clean(member, item, cache)
     parameters = sum(parameter.numel() for parameter in counter.net.parameters())
