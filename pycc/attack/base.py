@@ -378,8 +378,9 @@ class PatchAttack(ABC):
 
     @property
     def trial(self) -> PatchAttack:
-        """The same attack with a tenth of the steps, to try a place."""
-        return replace(self, steps=max(1, round(TRIAL * self.steps)), location="centre")
+        """The same attack from one start with a tenth of the steps, to try a place."""
+        steps = max(1, round(TRIAL * self.steps))
+        return replace(self.single_start, steps=steps, location="centre")
 
     # Costs
 

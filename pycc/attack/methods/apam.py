@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pycc.attack import patch as patches
-from pycc.attack.base import TRIAL, PatchAttack, attacks
+from pycc.attack.base import PatchAttack, attacks
 from pycc.attack.optimiser import decays, optimisers
 from pycc.attack.patch import Place
 from pycc.attack.problem import Problem
@@ -173,8 +173,3 @@ class APAM(PatchAttack):
     def single_start(self) -> PatchAttack:
         """The same attack with its first start alone."""
         return replace(self, restarts=1)
-
-    @property
-    def trial(self) -> PatchAttack:
-        """The same attack from one start with a tenth of the steps, to try a place."""
-        return replace(self, steps=max(1, round(TRIAL * self.steps)), restarts=1, location="centre")
