@@ -128,7 +128,7 @@ def measure(name: str, options: dict[str, object], sample: Sample) -> Result:
     gaps = [after - start for start, after in pairwise(moments[1:])]
     counts: tuple[float | None, float | None] = (None, None)
     if trained is not None:
-        added = float(problem.added(done.patches, apam.mask(problem.side))[0])
+        added = float(problem.added(done.patches, apam.patch_mask(problem.side))[0])
         count, _ = clean(member, item, cache)
         counts = (count, count + added)
     parameters = sum(parameter.numel() for parameter in counter.net.parameters())

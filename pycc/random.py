@@ -2,7 +2,7 @@
 
 A stream is keyed by (seed, purpose, image, step, draw). So a result does not depend on batch size,
 thread count, order or resume point. The generator is Philox4x32-10 (Salmon et al., "Parallel random
-numbers: as easy as 1, 2, 3", SC 2011); tests compare it with the plished known answers.
+numbers: as easy as 1, 2, 3", SC 2011); tests compare it with the published known answers.
 """
 
 from __future__ import annotations

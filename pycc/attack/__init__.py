@@ -9,7 +9,7 @@ A new attack is a subclass of ``PatchAttack``, registered in ``attacks``.
 from pycc.attack.base import PatchAttack, attacks
 from pycc.attack.engine import run, transfer
 from pycc.attack.methods import APAM, PGD, InnerAttack, Query, Universal
-from pycc.attack.objective import objectives
+from pycc.attack.objective import Aim, Objective, objectives
 from pycc.attack.optimiser import optimisers
 from pycc.attack.patch import Place
 from pycc.attack.problem import AttackedRegion, Problem, combinations
@@ -20,12 +20,14 @@ from pycc.attack.transform import transforms
 __all__ = [
     "APAM",
     "PGD",
+    "Aim",
     "AttackResult",
     "AttackRow",
     "AttackRun",
     "AttackedRegion",
     "BestTracker",
     "InnerAttack",
+    "Objective",
     "OptimisedPatches",
     "PatchAttack",
     "Place",

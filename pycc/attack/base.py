@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pycc.attack import patch as patches
-from pycc.attack.objective import Aim, objectives
+from pycc.attack.objective import Aim, Objective, objectives
 from pycc.attack.patch import Place
 from pycc.attack.problem import Problem, pasted
 from pycc.attack.tracker import LOOKS, OptimisedPatches
@@ -40,8 +40,8 @@ class PatchAttack(ABC):
     Calling it optimises a patch for each image and returns tensors; ``pycc.attack.run`` applies
     attacks to a data set and measures them beside baselines. A new attack is a subclass with a
     ``name`` and ``optimise``, registered in ``attacks``; the other methods have defaults that fit
-    an attack which optimises one patch per image from one start. The engine asks these methods and
-    never tests the class.
+    an attack which optimises one patch per image from one start. One that ``is_universal`` also
+    defines ``train``. The engine asks these methods and never tests the class.
 
     Raises ValueError for a field out of range.
 
@@ -50,7 +50,7 @@ class PatchAttack(ABC):
     ...     def optimise(self, problem, *, seed, step_done):
     ...         patches = torch.full((len(problem), 3, problem.side, problem.side), 128 / 255)
     ...         losses = tuple((loss,) * 21 for loss in self.objective_loss(
-    ...             problem, patches, self.mask(problem.side)).tolist())
+    ...             problem, patches, self.patch_mask(problem.side)).tolist())
     ...         return OptimisedPatches(patches, losses, None)
     >>> from pycc import models
     >>> attack, counter = Grey(patch_size=16, objective="over"), models.load("mcnn-synthetic")
@@ -64,7 +64,7 @@ class PatchAttack(ABC):
     uses_gradient: ClassVar[bool] = False
     """Whether it needs the counter's gradient."""
     is_universal: ClassVar[bool] = False
-    """Whether one patch serves all images; it is then made by ``train`` on training images."""
+    """Whether one patch serves all images: ``train`` then makes it, on training images."""
 
     patch_size: int | float = flag(
         0.08, "side of the patch: pixels, or with a point a share of the image's width"
@@ -103,6 +103,13 @@ class PatchAttack(ABC):
         advanced=True,
     )
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if cls.is_universal != (cls.train is not PatchAttack.train):
+            raise TypeError(
+                f"{cls.__name__}: an attack must define train if it is universal, and only then"
+            )
+
     def __post_init__(self) -> None:
         if isinstance(self.patch_size, np.integer):
             object.__setattr__(self, "patch_size", int(self.patch_size))
@@ -121,7 +128,8 @@ class PatchAttack(ABC):
         wanted = self.target_count
         if wanted is not None:
             self.check("target_count", 0 <= wanted < math.inf, "at least 0 and finite")
-            self.check("target_count", self.objective == "target", "none without objective target")
+            takes_count = self.goal.wants_count and not self.goal.is_mean
+            self.check("target_count", takes_count, "none without objective target")
         if self.is_universal:
             self.check("location", self.location != "worst", "a place that needs no search")
         self.check(
@@ -142,6 +150,11 @@ class PatchAttack(ABC):
         if self.init != "noise":
             settings["init_content"] = fingerprint([("init", load_image(self.init))])
         return settings
+
+    @property
+    def goal(self) -> Objective:
+        """What its objective means."""
+        return objectives[self.objective]
 
     @property
     def aim(self) -> Aim:
@@ -178,17 +191,17 @@ class PatchAttack(ABC):
             )
         return Place(side, (y, x))
 
-    def mask(self, side: int) -> Tensor:
+    def patch_mask(self, side: int) -> Tensor:
         """[side,side] float32 of 0 and 1: the patch's shape."""
         return patches.shapes[self.shape](side)
 
     def check_side(self, side: int) -> None:
         """ValueError if a patch of this side has no shape, or no picture to start from."""
-        mask = self.mask(side)
+        patch_mask = self.patch_mask(side)
         there = None if self.init == "noise" else load_opacity(self.init)
         if there is not None:
             scaled = functional.interpolate(there[None, None].float(), size=(side, side))[0, 0]
-            missing = int(((scaled == 0) & (mask > 0)).sum())
+            missing = int(((scaled == 0) & (patch_mask > 0)).sum())
             if missing:
                 raise ValueError(
                     f"{self.init}: a first patch must be opaque where the patch is, "
@@ -273,14 +286,16 @@ class PatchAttack(ABC):
         seed: int,
         step_done: Callable[[int], None],
     ) -> OptimisedPatches:
-        """One patch [1,3,p,p] for the images of all problems: a universal attack overrides it."""
-        raise NotImplementedError(f"{type(self).__name__}: a universal attack must define train")
+        """One patch [1,3,p,p] for the images of all problems: universal attacks define it."""
+        raise TypeError(f"{type(self).__name__}: makes one patch per image, not one for all")
 
-    def objective_loss(self, problem: Problem, patch: Tensor, mask: Tensor) -> Tensor:
+    def objective_loss(self, problem: Problem, patch: Tensor, patch_mask: Tensor) -> Tensor:
         """[N]: the objective's losses of patches [N,3,p,p], untransformed."""
-        return problem.loss(lambda region: pasted(region, patch, mask), self.objective, self.aim)
+        return problem.loss(
+            lambda region: pasted(region, patch, patch_mask), self.objective, self.aim
+        )
 
-    def penalty(self, problem: Problem, patch: Tensor, mask: Tensor) -> Tensor:
+    def penalty(self, problem: Problem, patch: Tensor, patch_mask: Tensor) -> Tensor:
         """[N]: what the loss of patches [N,3,p,p] holds beside the objective, on its scale."""
         return patch.new_zeros(len(patch))
 
@@ -288,8 +303,10 @@ class PatchAttack(ABC):
         self, problem: Problem, patch: Tensor, seed: int, step: int = 0, restart: int = 0
     ) -> Tensor:
         """[N]: the loss of patches [N,3,p,p] that a step descends."""
-        mask = self.mask(problem.side).to(problem.like)
-        return self.objective_loss(problem, patch, mask) + self.penalty(problem, patch, mask)
+        patch_mask = self.patch_mask(problem.side).to(problem.like)
+        return self.objective_loss(problem, patch, patch_mask) + self.penalty(
+            problem, patch, patch_mask
+        )
 
     def gradient(
         self, problem: Problem, patch: Tensor, seed: int, step: int = 0, restart: int = 0
@@ -307,8 +324,8 @@ class PatchAttack(ABC):
         parts = self.problems_at(problem, seed, step)
         rows = torch.split(patch, [len(part) for part in parts])
         return torch.cat([
-            self.gradient(part, own, seed, step, restart)
-            for part, own in zip(parts, rows, strict=True)
+            self.gradient(part, row, seed, step, restart)
+            for part, row in zip(parts, rows, strict=True)
         ])  # fmt: skip
 
     def problems_at(self, problem: Problem, seed: int, step: int) -> list[Problem]:
@@ -328,8 +345,8 @@ class PatchAttack(ABC):
 
     def zero_share(self, gradient: Tensor) -> list[float]:
         """N times the share of the patch's pixels whose gradient is exactly 0 in all channels."""
-        mask = self.mask(gradient.shape[-1]).to(gradient.device).bool()
-        zero = (gradient == 0).all(1)[:, mask]
+        patch_mask = self.patch_mask(gradient.shape[-1]).to(gradient.device).bool()
+        zero = (gradient == 0).all(1)[:, patch_mask]
         return zero.double().mean(1).tolist()
 
     # Variants of the same attack, for the checks and the search for a place
@@ -361,8 +378,9 @@ class PatchAttack(ABC):
 
     @property
     def trial(self) -> PatchAttack:
-        """The same attack with a tenth of the steps, to try a place."""
-        return replace(self, steps=max(1, round(TRIAL * self.steps)), location="centre")
+        """The same attack from one start with a tenth of the steps, to try a place."""
+        steps = max(1, round(TRIAL * self.steps))
+        return replace(self.single_start, steps=steps, location="centre")
 
     # Costs
 

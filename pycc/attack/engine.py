@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
-from typing import Any, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
 from pycc.attack.base import PatchAttack
 from pycc.attack.evaluation.all_checks import run_checks
 from pycc.attack.evaluation.baselines import baselines
 from pycc.attack.evaluation.builder import Member
-from pycc.attack.evaluation.checked import SampleCache, check_samples, held_out
-from pycc.attack.evaluation.checks import Check
+from pycc.attack.evaluation.checked import CheckedSamples, SampleCache, check_samples, held_out
 from pycc.attack.evaluation.jobs import EvaluationJobs
 from pycc.attack.evaluation.location import Candidates
 from pycc.attack.evaluation.plan import Surrogates, all_members
@@ -24,8 +23,9 @@ from pycc.attack.problem import combinations
 from pycc.attack.result import AttackRun
 from pycc.counters import frozen, identity
 from pycc.ranks import Ranks, exact
-from pycc.report import summarise
-from pycc.runs import open_or_resume, sharded, write_json
+from pycc.report import AttackSummary, summarise
+from pycc.runs import Run, open_or_resume, sharded, write_json
+from pycc.settings import values_of
 from pycc.types import Counter, Progress, Sample
 
 CHECKS = "checks.json"
@@ -49,7 +49,8 @@ class RunOptions(TypedDict, total=False):
     save_images: bool
     save_maps: bool
     progress: Progress | None
-    settings: Mapping[str, Any] | None
+    settings: object | None
+    fill: tuple[float, float, float] | None
     command: Sequence[str]
     ranks: Ranks
 
@@ -93,7 +94,8 @@ def run(
         save_images: False: attacked images are rounded in memory, which gives the same numbers.
         save_maps: also keeps the density maps, which pictures need.
         progress: called with megapixels.
-        settings: for the manifest, such as a command's ``flags``.
+        settings: a dataclass with the settings of a command, for the manifest (``flags``).
+        fill: the colour of the pixels that an ablated victim does not see, for the manifest.
         command: arguments of the command line, for the manifest.
         ranks: the processes.
 
@@ -137,7 +139,7 @@ def transfer(
     """The transfer matrix: patches made on each counter, and tried on every one.
 
     From three counters on, each is also attacked by patches made on all the others together
-    (leave-one-out ensembles, weighted as ``combine`` says). Options are those of ``run``.
+    (leave-one-out ensembles, with the loss ``combine``). Options are those of ``run``.
 
     Args:
         counters: two or more by name, of different weights.
@@ -195,7 +197,8 @@ def execute(
     save_images: bool = True,
     save_maps: bool = False,
     progress: Progress | None = None,
-    settings: Mapping[str, Any] | None = None,
+    settings: object | None = None,
+    fill: tuple[float, float, float] | None = None,
     command: Sequence[str] = (),
     ranks: Ranks = Ranks(),
 ) -> AttackRun:
@@ -210,72 +213,89 @@ def execute(
         training = check_samples(train, chosen, stride, seed=seed)
         training = held_out(training, checked) if unseen else training
         _check_sides(chosen, [item.shape for item in (*checked.items, *training.items)])
-    weights = {member: identity(member.counter) for member in members}
-    fingerprints: dict[str, Any] = {
-        "data": checked.fingerprint,
-        "weights": {member.label or _VICTIM: value for member, value in weights.items()},
-    }
-    if training is not None:
-        fingerprints["train"] = training.fingerprint
     if resume and out is None:
         raise ValueError("attack: resume needs the run folder as out")
+    weights = {member: identity(member.counter) for member in members}
+    stored: dict[str, object] = {
+        "seed": seed,
+        "seeds": seeds,
+        "combine": combine,
+        "attacks": [{"name": a.name, **a.settings()} for a in chosen],
+        "pgd": None if pgd is None else asdict(pgd),
+        "compare": compare,
+        "candidates": candidates is not None,
+        "save_images": save_images,
+        "save_maps": save_maps,
+    }
+    if settings is not None:
+        stored["flags"] = values_of(settings)
+    if fill is not None:
+        stored["fill"] = fill
     opened = partial(
         open_or_resume,
         out,
         kind="attack",
         command=command,
-        settings={
-            **(settings or {}),
-            "seed": seed,
-            "seeds": seeds,
-            "combine": combine,
-            "attacks": [{"name": a.name, **a.settings()} for a in chosen],
-            "pgd": None if pgd is None else asdict(pgd),
-            "compare": compare,
-            "candidates": candidates is not None,
-            "save_images": save_images,
-            "save_maps": save_maps,
-        },
-        fingerprints=fingerprints,
+        settings=stored,
+        fingerprints=_fingerprints(checked, training, weights),
         key=KEY,
         machine=machine,
         resume=resume,
     )
-    outcomes: list[Check] = []
-    with sharded(opened, out, ranks, KEY) as shards:
-        log = shards.mine
-        with ExitStack() as stack:
-            for member in members:
-                stack.enter_context(frozen(member.counter))
-            stack.enter_context(exact())
-            jobs = EvaluationJobs(
-                chosen,
-                surrogates,
-                SampleCache(samples),
-                checked,
-                range(seed, seed + seeds),
-                log,
-                train=None if train is None or training is None else (SampleCache(train), training),
-                combine=combine,
-                pgd=pgd,
-                compare=compare,
-                candidates=candidates,
-                progress=progress,
-                ranks=ranks,
-            )
-            jobs.do()
-            shards.merge()
-            if shards.main is not None:
-                log = shards.main
-                log.finish(summarise(jobs.ordered(log.records)))
-                if checks and chosen:
-                    outcomes = run_checks(jobs, weights)
-                    values = [outcome.json() for outcome in outcomes]
-                    log.finish({**log.summary, "checks": values})
-                    if (file := log.file(CHECKS)) is not None:
-                        write_json(file, {"checks": values})
+    summary = AttackSummary(images=0, rows=())
+    with sharded(opened, out, ranks, KEY) as shards, ExitStack() as stack:
+        for member in members:
+            stack.enter_context(frozen(member.counter))
+        stack.enter_context(exact())
+        jobs = EvaluationJobs(
+            chosen,
+            surrogates,
+            SampleCache(samples),
+            checked,
+            range(seed, seed + seeds),
+            shards.mine,
+            train=None if train is None or training is None else (SampleCache(train), training),
+            combine=combine,
+            pgd=pgd,
+            compare=compare,
+            candidates=candidates,
+            progress=progress,
+            ranks=ranks,
+        )
+        jobs.do()
+        shards.merge()
+        log = shards.mine if shards.main is None else shards.main
+        if shards.main is not None:
+            summary = _finished(shards.main, jobs, weights if checks and chosen else None)
     rows = jobs.ordered(log.records)
-    return AttackRun(log, rows, samples, chosen, outcomes, jobs.recorder.patches)
+    return AttackRun(log, rows, summary, samples, chosen, jobs.recorder.patches)
+
+
+def _fingerprints(
+    checked: CheckedSamples, training: CheckedSamples | None, weights: Mapping[Member, str]
+) -> dict[str, object]:
+    """Of everything that results depend on besides the settings."""
+    fingerprints: dict[str, object] = {
+        "data": checked.fingerprint,
+        "weights": {member.label or _VICTIM: value for member, value in weights.items()},
+    }
+    if training is not None:
+        fingerprints["train"] = training.fingerprint
+    return fingerprints
+
+
+def _finished(
+    log: Run, jobs: EvaluationJobs, weights: Mapping[Member, str] | None
+) -> AttackSummary:
+    """Write the summary of a run, then check it (not without ``weights``) and add the checks."""
+    summary = summarise(jobs.ordered(log.records))
+    log.finish(summary.json())
+    if weights is not None:
+        summary = replace(summary, checks=tuple(run_checks(jobs, weights)))
+        log.finish(summary.json())
+        if (file := log.file(CHECKS)) is not None:
+            write_json(file, {"checks": [check.json() for check in summary.checks]})
+    return summary
 
 
 def _check_names(counters: Mapping[str, Counter]) -> None:

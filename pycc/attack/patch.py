@@ -99,11 +99,11 @@ def noise(
     return picture[0]
 
 
-def roughness(patch: Tensor, mask: Tensor) -> Tensor:
-    """S of APAM (arXiv 2104.10868, eq. 6): patch [N,3,p,p], mask [p,p] -> [N].
+def roughness(patch: Tensor, patch_mask: Tensor) -> Tensor:
+    """S of APAM (arXiv 2104.10868, eq. 6): patch [N,3,p,p], ``patch_mask`` [p,p] -> [N].
 
     The sum of squared differences of neighbouring pixels, both of them inside the mask.
     """
-    across = (patch[..., 1:] - patch[..., :-1]).square() * (mask[:, 1:] * mask[:, :-1])
-    down = (patch[..., 1:, :] - patch[..., :-1, :]).square() * (mask[1:] * mask[:-1])
+    across = (patch[..., 1:] - patch[..., :-1]).square() * (patch_mask[:, 1:] * patch_mask[:, :-1])
+    down = (patch[..., 1:, :] - patch[..., :-1, :]).square() * (patch_mask[1:] * patch_mask[:-1])
     return across.sum((1, 2, 3)) + down.sum((1, 2, 3))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,7 +12,6 @@ from torch import Tensor
 from pycc import ops
 from pycc.attack.objective import Aim, gained, objectives
 from pycc.attack.patch import Place
-from pycc.local import Local
 from pycc.registry import Registry
 
 combinations: Registry[Callable[[Tensor], Tensor]] = Registry("combination")
@@ -34,11 +34,25 @@ class NoGradientError(ValueError):
     """A gradient is needed of a counter that has none."""
 
 
+class CellMap(Protocol):
+    """A counter's map of the cells that a patch can change, such as ``pycc.local.Local``."""
+
+    clean: Tensor
+    """[N,1,hc,wc]: of the clean images."""
+
+    @property
+    def follows_layers(self) -> bool:
+        """Whether only the changed part of each layer is computed, not the full window."""
+
+    def __call__(self, pixels: Tensor, /) -> Tensor:
+        """[N·D,1,hc,wc]: with other pixels [N·D,3,h,w] in the boxes."""
+
+
 @dataclass(frozen=True, eq=False)
 class AttackedRegion:
     """The parts of N images that a patch can change, and one counter's map of them.
 
-    >>> from pycc.local import Box
+    >>> from pycc.local import Box, Local
     >>> counter = torch.nn.Conv2d(3, 1, 1).eval().requires_grad_(False)
     >>> image, ones = torch.rand(1, 3, 8, 8), torch.ones(1, 1, 8, 8)
     >>> local = Local(counter, image, Box(0, 0, 8, 8))
@@ -50,8 +64,7 @@ class AttackedRegion:
     [1, 1, 1, 8, 8]
     """
 
-    local: Local
-    """The counter's map of the cells that the patch can change, [N·D,1,hc,wc]."""
+    local: CellMap
     pixels: Tensor
     """[N,3,h,w], RGB in [0,1]: the box of each clean image that the patch may change."""
     top_left: Tensor
@@ -77,7 +90,7 @@ class AttackedRegion:
 class Problem:
     """The attacked regions of the same N images for each of M counters, attacked together.
 
-    >>> from pycc.local import Box
+    >>> from pycc.local import Box, Local
     >>> counter = torch.nn.Conv2d(3, 1, 1).eval().requires_grad_(False)
     >>> image, ones = torch.zeros(1, 3, 8, 8), torch.ones(1, 1, 8, 8)
     >>> local = Local(counter, image, Box(0, 0, 8, 8))
@@ -135,24 +148,25 @@ class Problem:
         """N times the cells of the region of interest that a patch can change."""
         return self.regions[0].weight.sum((1, 2, 3)).tolist()
 
-    def added(self, patch: Tensor, mask: Tensor) -> Tensor:
+    def added(self, patch: Tensor, patch_mask: Tensor) -> Tensor:
         """[N]: people that patches [N,3,p,p] add to the (first) counter's count."""
         region = self.regions[0]
-        return gained(region.change(pasted(region, patch, mask)), region)[:, 0]
+        return gained(region.change(pasted(region, patch, patch_mask)), region)[:, 0]
 
 
 def _changed(region: AttackedRegion, pixels: Tensor) -> Tensor:
     cells = region.change(pixels)
     if pixels.requires_grad and not cells.requires_grad:
         raise NoGradientError(
-            "attack: the counter gives no gradient; ask it by query, or transfer patches to it"
+            "attack: the counter gives no gradient; use attack query without PGD "
+            "(--pgd-steps 0), or make the patches on another counter"
         )
     return cells
 
 
-def pasted(region: AttackedRegion, patch: Tensor, mask: Tensor) -> Tensor:
+def pasted(region: AttackedRegion, patch: Tensor, patch_mask: Tensor) -> Tensor:
     """The boxes with the patches, untransformed."""
-    return ops.paste_patch(region.pixels, patch, top_left=region.top_left, mask=mask)
+    return ops.paste_patch(region.pixels, patch, top_left=region.top_left, mask=patch_mask)
 
 
 def replaced(image: Tensor, _: AttackedRegion) -> Tensor:

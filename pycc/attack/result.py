@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pycc.attack.evaluation.checks import Check
 from pycc.attack.evaluation.recorder import with_patch
 from pycc.data import load_image, quantize
+from pycc.report import AttackSummary, Check
 from pycc.runs import Record, Run
 from pycc.types import Sample
 
@@ -129,24 +129,25 @@ class AttackRun:
         self,
         run: Run,
         records: Sequence[Record],
+        summary: AttackSummary,
         samples: Sequence[Sample],
         attacks: Sequence[PatchAttack],
-        checks: Sequence[Check],
         patches: dict[str, Tensor],
     ) -> None:
         self.run = run
         """The run itself: its manifest, records and folder."""
         self.rows = tuple(AttackRow.of(record) for record in records)
         """One row for each image and condition, in the order of the settings."""
-        self.checks = tuple(checks)
-        """The outcomes of the sanity checks; () without checks."""
+        self.summary = summary
+        """Means for each condition, size and victim, and the checks; empty in all processes of
+        torchrun but the first."""
         self._samples, self._patches = samples, patches
         self._attacks = {(attack.name, attack.patch_size): attack for attack in attacks}
 
     @property
-    def summary(self) -> Record:
-        """The JSON value of ``summary.json``: means for each condition, size and victim."""
-        return self.run.summary
+    def checks(self) -> tuple[Check, ...]:
+        """The outcomes of the sanity checks; () without checks."""
+        return self.summary.checks
 
     @property
     def folder(self) -> Path | None:
@@ -179,8 +180,8 @@ class AttackRun:
                 continue
             image = sample.image
             if row.top_left is not None and row.side is not None:
-                mask = self._attacks[row.condition, row.patch_size or 0].mask(row.side)
-                image = with_patch(image, self._patch(row.file), row.top_left, mask)
+                patch_mask = self._attacks[row.condition, row.patch_size or 0].patch_mask(row.side)
+                image = with_patch(image, self._patch(row.file), row.top_left, patch_mask)
             images[row.file] = quantize(image)
         return images
 

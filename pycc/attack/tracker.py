@@ -74,7 +74,7 @@ class BestTracker:
 
     def __init__(self, attack: PatchAttack, problem: Problem) -> None:
         self._attack, self._problem = attack, problem
-        self._mask = attack.mask(problem.side).to(problem.like)
+        self._mask = attack.patch_mask(problem.side).to(problem.like)
         self.loss = torch.full((len(problem),), torch.inf, device=problem.like.device)
         self._patch = problem.like.new_zeros(len(problem), 3, problem.side, problem.side)
         self._history: list[Tensor] = []  # objectives of the best of this restart

@@ -34,11 +34,11 @@ class Transform(Protocol):
         """Pixels by which the transformed patch may stick out of its place on each side."""
 
     def paste(
-        self, region: AttackedRegion, patch: Tensor, mask: Tensor, drawn: Drawn, sampling: str
+        self, region: AttackedRegion, patch: Tensor, patch_mask: Tensor, drawn: Drawn, sampling: str
     ) -> Tensor:
         """The boxes [R,3,h,w] of the region with the transformed patches.
 
-        ``patch`` [N,3,p,p], ``mask`` [p,p] of 0 and 1; with R = N·D, row n·D + d is image n.
+        ``patch`` [N,3,p,p], ``patch_mask`` [p,p] of 0 and 1; with R = N·D, row n·D + d is image n.
         """
 
 
@@ -66,16 +66,16 @@ def _rows(region: AttackedRegion, patch: Tensor, drawn: Drawn) -> tuple[Tensor, 
 
 
 class _Nothing:
-    """The patch as it is."""
+    """The patch, unchanged."""
 
     def margin(self, side: int) -> int:
         return 0
 
     def paste(
-        self, region: AttackedRegion, patch: Tensor, mask: Tensor, drawn: Drawn, sampling: str
+        self, region: AttackedRegion, patch: Tensor, patch_mask: Tensor, drawn: Drawn, sampling: str
     ) -> Tensor:
         pixels, top_left, patch = _rows(region, patch, drawn)
-        return ops.paste_patch(pixels, patch, top_left=top_left, mask=mask, sampling=sampling)
+        return ops.paste_patch(pixels, patch, top_left=top_left, mask=patch_mask, sampling=sampling)
 
 
 class _Affine:
@@ -91,7 +91,7 @@ class _Affine:
         return math.ceil(half - 0.5 * (side - 1))
 
     def paste(
-        self, region: AttackedRegion, patch: Tensor, mask: Tensor, drawn: Drawn, sampling: str
+        self, region: AttackedRegion, patch: Tensor, patch_mask: Tensor, drawn: Drawn, sampling: str
     ) -> Tensor:
         pixels, top_left, patch = _rows(region, patch, drawn)
         angle, zoom, brightness = torch.from_numpy(drawn[:, :3]).float().unbind(1)
@@ -100,7 +100,7 @@ class _Affine:
             pixels,
             patch,
             top_left=top_left + self.shift(patch.shape[-1], zoom, sampling).to(top_left.device),
-            mask=mask,
+            mask=patch_mask,
             angle=self.rotation * angle,
             zoom=zoom,
             brightness=self.brightness * brightness,
@@ -136,7 +136,7 @@ class _Physical:
         return math.ceil(wide * (math.cos(angle) + math.sin(angle)) - 0.5 * (side - 1))
 
     def paste(
-        self, region: AttackedRegion, patch: Tensor, mask: Tensor, drawn: Drawn, sampling: str
+        self, region: AttackedRegion, patch: Tensor, patch_mask: Tensor, drawn: Drawn, sampling: str
     ) -> Tensor:
         pixels, top_left, patch = _rows(region, patch, drawn)
         seen = self._camera(patch, drawn)
@@ -154,7 +154,7 @@ class _Physical:
         nearest = [(value + 0.5).floor().long() for value in (row, column)]
         inside = torch.stack([(n >= 0) & (n < side) for n in nearest]).all(0) & (at[:, 2] > 0)
         i, j = (n.clamp(0, side - 1) for n in nearest)
-        covered = (inside & mask.bool()[i, j])[:, None]
+        covered = (inside & patch_mask.bool()[i, j])[:, None]
         grid = torch.stack([column, row], dim=-1) * (2 / max(side - 1, 1)) - 1
         warped = functional.grid_sample(
             seen, grid.to(seen), padding_mode="border", align_corners=True

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 
 from pycc import attack, data, defense, report
 from pycc.attack import AttackRun, attacks
+from pycc.attack.engine import RunOptions
 from pycc.commands.attack_physical import MODES, ModeFlags
 from pycc.commands.attack_settings import (
     APAM,
@@ -27,7 +27,7 @@ from pycc.commands.base import DONE, FAILED, Context, RunCommand, argument
 from pycc.commands.machine import set_threads
 from pycc.commands.progress import say
 from pycc.registry import nearest
-from pycc.settings import Flag, flags_of, values_of
+from pycc.settings import Flag, flags_of
 from pycc.types import Counter
 
 _CHOICES = ("attack", "preset")
@@ -135,95 +135,91 @@ class Attack(RunCommand[AttackSettings]):
 
     def run(self, settings: AttackSettings, context: Context) -> int:
         """Attack, draw, and print the table."""
-        counters = _Counters(settings, context.device)
-        stored: dict[str, Any] = {"flags": values_of(settings)}
-        if settings.black_box.transfer:
-            work: Callable[..., AttackRun] = partial(
-                attack.transfer, counters.named(settings.black_box.transfer)
-            )
-        else:
-            fill = counters.fill()
-            if fill is not None:
-                stored["fill"] = fill
-            work = partial(
-                attack.run,
-                counters.victim(fill),
-                surrogates=counters.named(settings.black_box.surrogates),
-            )
+        black_box = settings.black_box
+        fill = _fill(settings)
+        counter = None if black_box.transfer else settings.counter.load(context.device)
+        victim = None if counter is None else _ablated(settings, counter, fill)
+        members = _named(settings, black_box.transfer or black_box.surrogates, context.device)
         samples, wanted = settings.samples(), settings.patches.attacks()
         universal = any(method.is_universal for method in wanted)
-        train = settings.samples(train=True) if universal else None
+        pgd = settings.evaluation.pgd()
         if context.ranks.first and wanted and not context.resume:
             _note_pictures(settings, context)
         with context.progress("megapixels") as progress:
-            done = work(
-                samples,
-                wanted,
-                train=train,
-                seed=settings.machine.seed,
-                seeds=settings.evaluation.seeds,
-                combine=settings.black_box.combine,
-                pgd=settings.evaluation.pgd(),
-                out=context.run_folder,
-                resume=context.resume,
-                save_images=settings.output.save_images,
-                save_maps=bool(settings.output.pictures),
-                progress=progress,
-                ranks=context.ranks,
-                settings=stored,
-                command=context.command,
-            )
-        return _report(settings, context, done, samples) if context.ranks.first else DONE
+            options: RunOptions = {
+                "train": settings.samples(train=True) if universal else None,
+                "seed": settings.machine.seed,
+                "seeds": settings.evaluation.seeds,
+                "combine": black_box.combine,
+                "out": context.run_folder,
+                "resume": context.resume,
+                "save_images": settings.output.save_images,
+                "save_maps": bool(settings.output.pictures),
+                "progress": progress,
+                "ranks": context.ranks,
+                "settings": settings,
+                "fill": fill,
+                "command": context.command,
+            }
+            if victim is None:
+                done = attack.transfer(members, samples, wanted, pgd=pgd, **options)
+            else:
+                done = attack.run(victim, samples, wanted, surrogates=members, pgd=pgd, **options)
+        if not context.ranks.first:
+            return DONE
+        published = None if counter is None else _published(settings, samples, counter.name)
+        return _report(settings, context, done, published)
 
 
-@dataclass(frozen=True)
-class _Counters:
-    """Makes the counters of a run, on its device."""
+def _named(
+    settings: AttackSettings, weights: Sequence[str], device: torch.device
+) -> dict[str, Counter]:
+    """Counters by the stem of their file; ValueError for two of one name."""
+    named: dict[str, Counter] = {}
+    for file in weights:
+        name = Path(file).stem
+        if name in named:
+            raise ValueError(f"--transfer, --surrogates: names must differ, got {name!r} twice")
+        named[name] = settings.counter.load(device, file)
+    return named
 
-    settings: AttackSettings
-    device: torch.device
 
-    def named(self, weights: Sequence[str]) -> dict[str, Counter]:
-        """Counters by the stem of their file; ValueError for two of one name."""
-        named: dict[str, Counter] = {}
-        for file in weights:
-            name = Path(file).stem
-            if name in named:
-                raise ValueError(f"--transfer, --surrogates: names must differ, got {name!r} twice")
-            named[name] = self.settings.counter.load(self.device, file)
-        return named
+def _fill(settings: AttackSettings) -> tuple[float, float, float] | None:
+    """The colour of the pixels that ``--ablate`` hides; None without it."""
+    ablation = settings.ablation
+    if ablation.ablate is None:
+        return None
+    if ablation.ablation_fill is not None:
+        return (ablation.ablation_fill,) * 3
+    images = settings.samples(train=True)
+    return data.mean_colour(images[index].image for index in range(len(images)))
 
-    def fill(self) -> tuple[float, float, float] | None:
-        """The colour of the pixels that ``--ablate`` hides; None without it."""
-        ablation = self.settings.ablation
-        if ablation.ablate is None:
-            return None
-        if ablation.ablation_fill is not None:
-            return (ablation.ablation_fill,) * 3
-        shown = self.settings.samples(train=True)
-        return data.mean_colour(shown[index].image for index in range(len(shown)))
 
-    def victim(self, fill: tuple[float, float, float] | None) -> Counter:
-        """The attacked counter, of ablated images if there is a ``fill``."""
-        counter, ablation = self.settings.counter.load(self.device), self.settings.ablation
-        if fill is None or ablation.ablate is None:
-            return counter
-        return defense.ablated(
-            counter, ablation.ablate, draws=ablation.ablation_samples, fill=fill,
-            unit=ablation.ablation_unit, seed=self.settings.machine.seed,
-        )  # fmt: skip
+def _ablated(
+    settings: AttackSettings, counter: Counter, fill: tuple[float, float, float] | None
+) -> Counter:
+    """The counter of ablated images if there is a ``fill``, or else the counter."""
+    ablation = settings.ablation
+    if fill is None or ablation.ablate is None:
+        return counter
+    return defense.ablated(
+        counter, ablation.ablate, draws=ablation.ablation_samples, fill=fill,
+        unit=ablation.ablation_unit, seed=settings.machine.seed,
+    )  # fmt: skip
 
 
 def _report(
-    settings: AttackSettings, context: Context, done: AttackRun, samples: data.Dataset
+    settings: AttackSettings,
+    context: Context,
+    done: AttackRun,
+    published: Mapping[int, tuple[float, float]] | None,
 ) -> int:
     """Print the results, draw the pictures; the exit code."""
     if settings.attack != CLEAN:
         print(preset_text(settings))
-    print(report.table(done.summary, published=_published(settings, samples)))
-    outcomes = done.summary.get("checks", [])
-    if outcomes:
-        print(report.checks_table(outcomes))
+    print(report.table(done.summary, published=published))
+    if done.checks:
+        print(report.checks_table(done.checks))
     print(f"run folder: {context.run_folder}", flush=True)
     if settings.output.pictures:
         with context.progress("pictures") as progress:
@@ -231,21 +227,21 @@ def _report(
             report.draw(
                 context.run_folder, drawn=lambda done, total: progress(done, total, "drawing")
             )
-    failed = any(outcome["verdict"] == "fail" for outcome in outcomes)
+    failed = any(check.failed for check in done.checks)
     return FAILED if failed and settings.evaluation.checks else DONE
 
 
 def _published(
-    settings: AttackSettings, samples: data.Dataset
+    settings: AttackSettings, samples: data.Dataset, family: str
 ) -> Mapping[int, tuple[float, float]] | None:
-    """What the paper printed for this counter, if the images are those of its table."""
+    """What the paper printed for a family of counters, if the images are those of its table."""
     images = settings.images
     same = samples.origin == "shanghaitech_a" and images.split == "test"
     same = same and images.max_images is None and not images.unannotated
     plain = not settings.black_box.transfer and settings.ablation.ablate is None
     if not (same and plain and settings.attack in (APAM, CLEAN)):
         return None
-    return report.APAM_TABLE_1.get(settings.counter.model or "mcnn")
+    return report.APAM_TABLE_1.get(family)
 
 
 def _no_pictures(settings: AttackSettings) -> str | None:

@@ -11,7 +11,7 @@ from pycc.attack.physical.printing import print_kit
 from pycc.commands.base import DONE, Command, Context, folder_by_time
 from pycc.commands.flags import CounterFlags, DeviceFlags
 from pycc.data.reading import Reading
-from pycc.settings import flag, group, values_of
+from pycc.settings import flag, group
 
 S = TypeVar("S")
 
@@ -119,10 +119,10 @@ class Photo(_Mode[PhotoSettings]):
                 bit_depth=settings.reading.bit_depth,
                 max_image_pixels=settings.reading.max_image_pixels,
                 progress=progress,
-                settings={"flags": values_of(settings)},
+                settings=settings,
                 command=context.command,
             )
-        print(photo_table(done.summary, done.records))
+        print(photo_table(done.summary, done.rows))
         print(f"run folder: {out}", flush=True)
         return DONE
 

@@ -2,6 +2,16 @@
 
 from pycc.report.pictures import draw, missing_library
 from pycc.report.published import APAM_TABLE_1
-from pycc.report.summary import checks_table, summarise, table
+from pycc.report.summary import AttackSummary, Check, SummaryRow, checks_table, summarise, table
 
-__all__ = ["APAM_TABLE_1", "checks_table", "draw", "missing_library", "summarise", "table"]
+__all__ = [
+    "APAM_TABLE_1",
+    "AttackSummary",
+    "Check",
+    "SummaryRow",
+    "checks_table",
+    "draw",
+    "missing_library",
+    "summarise",
+    "table",
+]

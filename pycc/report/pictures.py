@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,7 +65,8 @@ def draw(
     for done, records in enumerate(by_image.values(), start=1):
         panels = [panel for record in records if (panel := _panel(folder, record)) is not None]
         if panels:
-            panels = panels[:1] + sorted(panels[1:], key=lambda p: p["area"])[1 - _MOST_COLUMNS :]
+            largest = sorted(panels[1:], key=lambda panel: panel.area)[1 - _MOST_COLUMNS :]
+            panels = [panels[0], *largest]
             name = records[0]["file"].removesuffix(f".{records[0]['condition']}")
             path = folder / "pictures" / f"{name}.png"
             if redo or not path.exists():
@@ -76,8 +77,32 @@ def draw(
     return made
 
 
-def _panel(folder: Path, record: Record) -> dict[str, Any] | None:
-    """What one column shows; None where the run did not keep it."""
+@dataclass(frozen=True, eq=False)
+class _Panel:
+    """What one column shows."""
+
+    record: Record
+    pixels: NDArray[np.uint8]
+    """[H,W,3]."""
+    density: NDArray[np.float32]
+    """[h,w], people per cell."""
+
+    @property
+    def is_clean(self) -> bool:
+        return bool(self.record["condition"] == "clean")
+
+    @property
+    def count(self) -> float:
+        return float(self.record["count"])
+
+    @property
+    def area(self) -> float:
+        """The patch's share of the image's pixels."""
+        return float(self.record["area"])
+
+
+def _panel(folder: Path, record: Record) -> _Panel | None:
+    """The column of one result; None where the run did not keep its image and map."""
     image = folder / "images" / f"{record['file']}.png"
     cells = folder / "maps" / f"{record['file']}.npz"
     if not (image.exists() and cells.exists()):
@@ -85,16 +110,15 @@ def _panel(folder: Path, record: Record) -> dict[str, Any] | None:
     with Image.open(image) as opened:
         pixels = np.asarray(opened.convert("RGB"))
     with np.load(cells) as stored:
-        density: NDArray[np.float32] = stored["density"]
-    return {**record, "pixels": pixels, "density": density}
+        return _Panel(record, pixels, stored["density"])
 
 
-def _draw(panels: list[dict[str, Any]], path: Path) -> None:
+def _draw(panels: Sequence[_Panel], path: Path) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
 
-    height, width = panels[0]["pixels"].shape[:2]
+    height, width = panels[0].pixels.shape[:2]
     column = 4.0
     row = column * height / width
     figure = Figure(
@@ -103,48 +127,46 @@ def _draw(panels: list[dict[str, Any]], path: Path) -> None:
     axes = figure.subplots(2, len(panels), squeeze=False)
     # One scale for all maps, and its root: an attacked map may peak a hundred times higher, and
     # the clean one must stay visible beside it.
-    top = max(float(np.quantile(panel["density"], 0.999)) for panel in panels)
+    top = max(float(np.quantile(panel.density, 0.999)) for panel in panels)
     norm = PowerNorm(0.5, 0.0, max(top, 1e-6), clip=True)
     for (above, below), panel in zip(axes.T, panels, strict=True):
-        frame = (0, panel["width"], panel["height"], 0)
-        above.imshow(panel["pixels"], extent=frame)
+        above.imshow(panel.pixels, extent=(0, width, height, 0))
         above.set_title(_title(panel, panels[0]), fontsize=11)
-        cells_high, cells_wide = panel["density"].shape
-        stride = round(panel["width"] / cells_wide)
+        cells_high, cells_wide = panel.density.shape
+        stride = round(width / cells_wide)
         covered = (0, cells_wide * stride, cells_high * stride, 0)
         below.imshow(
-            panel["density"], extent=covered, norm=norm, cmap="inferno", interpolation="nearest"
+            panel.density, extent=covered, norm=norm, cmap="inferno", interpolation="nearest"
         )
-        below.set_title(f"density map: {panel['count']:,.1f} people", fontsize=11)
-        if "top_left" in panel:
-            y, x = panel["top_left"]
-            side = panel["side"]
+        below.set_title(f"density map: {panel.count:,.1f} people", fontsize=11)
+        if "top_left" in panel.record:
+            (y, x), side = panel.record["top_left"], panel.record["side"]
             edge = np.array([(x, y), (x + side, y), (x + side, y + side), (x, y + side), (x, y)])
             below.plot(*edge.T, color="#35d0ff", linewidth=1.0)
         for axis in (above, below):
-            axis.set_xlim(0, panel["width"])
-            axis.set_ylim(panel["height"], 0)
+            axis.set_xlim(0, width)
+            axis.set_ylim(height, 0)
             axis.set_axis_off()
-    scale = ScalarMappable(norm, "inferno")
     ticks = norm.inverse(np.linspace(0, 1, 6))
     bar = figure.colorbar(
-        scale, ax=axes[1, :].tolist(), shrink=0.9, pad=0.01, ticks=ticks, format="%.2g"
-    )
+        ScalarMappable(norm, "inferno"), ax=axes[1, :].tolist(), shrink=0.9, pad=0.01, ticks=ticks,
+        format="%.2g",
+    )  # fmt: skip
     bar.set_label("people per cell (root scale)")
-    truth = panels[0]["truth"]
+    truth, name = panels[0].record["truth"], panels[0].record["image"]
     heads = "not annotated" if truth is None else f"{truth:,} people annotated"
-    figure.suptitle(f"{panels[0]['image']}: {heads}", fontsize=13, x=0.5)
+    figure.suptitle(f"{name}: {heads}", fontsize=13, x=0.5)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", metadata={"Software": None})
     path.parent.mkdir(exist_ok=True)
     write_atomic(path, stream.getvalue())
 
 
-def _title(panel: dict[str, Any], clean: dict[str, Any]) -> str:
-    if panel["condition"] == "clean":
-        return f"clean: counted {panel['count']:,.1f}"
+def _title(panel: _Panel, clean: _Panel) -> str:
+    if panel.is_clean:
+        return f"clean: counted {panel.count:,.1f}"
     share = ""
-    if clean["condition"] == "clean" and clean["count"] > 0:
-        share = f" ({100 * (panel['count'] / clean['count'] - 1):+,.0f} %)"
-    name = panel["condition"].upper()
-    return f"{name}, {panel['side']} pixels: counted {panel['count']:,.1f}{share}"
+    if clean.is_clean and clean.count > 0:
+        share = f" ({100 * (panel.count / clean.count - 1):+,.0f} %)"
+    name, side = str(panel.record["condition"]).upper(), panel.record["side"]
+    return f"{name}, {side} pixels: counted {panel.count:,.1f}{share}"

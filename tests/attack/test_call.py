@@ -29,7 +29,7 @@ def test_it_is_the_run(
 ) -> None:
     chosen, counter = ATTACKS[name], tiny()
     samples = [sample(0), sample(1)]
-    images = torch.stack([one.image for one in samples])
+    images = torch.stack([scene.image for scene in samples])
     result = chosen(counter, images, seed=3)
     done = attack.run(counter, samples, chosen, seed=3, pgd=None, compare=False, checks=False)
     rows = [row for row in done.rows if row.condition == chosen.name]
@@ -59,7 +59,7 @@ def test_counts_are_those_of_the_images_that_it_returns(
         counts = counter(result.images).double().sum((1, 2, 3))
     torch.testing.assert_close(counts, result.attacked_counts, rtol=1e-6, atol=1e-6)
     changed = (result.images != images).any(1)
-    mask = chosen.mask(12).bool()
+    mask = chosen.patch_mask(12).bool()
     for row, (y, x) in zip(changed, result.places.tolist(), strict=True):
         assert not row[y : y + 12, x : x + 12][~mask].any()
         row[y : y + 12, x : x + 12] = False
@@ -71,7 +71,7 @@ def test_images_of_several_sizes_and_a_universal_patch(
 ) -> None:
     images = [sample(0).image, sample(1, shape=(48, 64)).image]
     result = attack.Universal(patch_size=8, steps=5, objective="over")(tiny(), images)
-    assert [tuple(one.shape) for one in result.images] == [(3, 64, 80), (3, 48, 64)]
+    assert [tuple(image.shape) for image in result.images] == [(3, 64, 80), (3, 48, 64)]
     assert torch.equal(result.patches[0], result.patches[1])
     assert result.loss_history.shape == (2, 21)
 
@@ -79,12 +79,12 @@ def test_images_of_several_sizes_and_a_universal_patch(
 def test_heads_are_needed_by_objectives_that_are_about_them(
     tiny: Callable[..., nn.Module], sample: Callable[..., Sample]
 ) -> None:
-    one, chosen = sample(0), attack.APAM(patch_size=8, steps=2)
+    scene, chosen = sample(0), attack.APAM(patch_size=8, steps=2)
     with pytest.raises(ValueError, match="objective density is about annotated heads; take over"):
-        chosen(tiny(), one.image[None])
+        chosen(tiny(), scene.image[None])
     with pytest.raises(ValueError, match=r"APAM: points must be one tensor .* got 2"):
-        chosen(tiny(), one.image[None], points=[one.points, one.points])
-    result = chosen(tiny(), one.image[None], points=[one.points])
+        chosen(tiny(), scene.image[None], points=[scene.points, scene.points])
+    result = chosen(tiny(), scene.image[None], points=[scene.points])
     assert result.patches[0].shape == (3, 8, 8)
 
 

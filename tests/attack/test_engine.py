@@ -37,14 +37,14 @@ def samples(sample) -> list[Sample]:
 
 def test_every_condition_of_every_image_is_measured(samples, tiny) -> None:
     done = run(tiny(), samples, ATTACKS)
-    found = [(r["index"], r["condition"], r["patch_size"]) for r in done.run.records]
+    measured = [(r["index"], r["condition"], r["patch_size"]) for r in done.run.records]
     wanted = [(i, c, None) for i in range(3) for c in ("clean", "pgd")]
     wanted += [(i, c, s) for i in range(3) for c in (*BASELINES, "apam") for s in (6, 0.2)]
-    assert sorted(found, key=str) == sorted(wanted, key=str)
-    assert [row["condition"] for row in done.summary["rows"]] == [
+    assert sorted(measured, key=str) == sorted(wanted, key=str)
+    assert [row.condition for row in done.summary.rows] == [
         "clean", "pgd", *BASELINES, "apam", *BASELINES, "apam",
     ]  # fmt: skip
-    assert done.summary["images"] == 3
+    assert done.summary.images == 3
 
 
 def test_counts_are_those_of_the_stored_images(tmp_path: Path, samples, tiny) -> None:
@@ -100,34 +100,34 @@ def test_rounding_in_memory_gives_the_same_numbers(tmp_path: Path, samples, tiny
 def test_the_summary_is_what_the_measures_say(samples, tiny) -> None:
     done = run(tiny(), samples, ATTACKS)
     clean = [r["count"] for r in done.run.records if r["condition"] == "clean"]
-    for row in done.summary["rows"]:
+    for row in done.summary.rows:
         group = sorted(
             (
                 r
                 for r in done.run.records
-                if (r["condition"], r["patch_size"]) == (row["condition"], row["patch_size"])
+                if (r["condition"], r["patch_size"]) == (row.condition, row.patch_size)
             ),
             key=lambda r: r["index"],
         )
         counts, truth = [r["count"] for r in group], [r["truth"] for r in group]
-        assert row["mae"] == metrics.mae(truth, counts)
-        assert row["rmse"] == metrics.rmse(truth, counts)
-        assert row["bias"] == metrics.bias(truth, counts)
-        assert row["error_rate"] == metrics.error_rate(clean, counts).percent
-        if row["condition"] == "noise":
-            assert row["gain_over_noise"] == 0
+        assert row.mae == metrics.mae(truth, counts)
+        assert row.rmse == metrics.rmse(truth, counts)
+        assert row.bias == metrics.bias(truth, counts)
+        assert row.error_rate == metrics.error_rate(clean, counts).percent
+        if row.condition == "noise":
+            assert row.gain_over_noise == 0
 
 
 def test_an_optimised_patch_beats_noise(samples, tiny) -> None:
     strong = APAM(patch_size=24, steps=15, step_size=16 / 255, objective="over", smoothness=0.0)
-    rows = run(tiny(), samples, strong).summary["rows"]
-    count = {row["condition"]: row["mean_count"] for row in rows}
+    rows = run(tiny(), samples, strong).summary.rows
+    count = {row.condition: row.mean_count for row in rows}
     assert count["apam"] > 1.1 * max(count[name] for name in (*BASELINES, "clean"))
 
 
 def test_no_attack_counts_only(samples, tiny) -> None:
     done = run(tiny(), samples, ())
-    assert [row["condition"] for row in done.summary["rows"]] == ["clean"]
+    assert [row.condition for row in done.summary.rows] == ["clean"]
     assert len(done.run.records) == 3
 
 
@@ -152,22 +152,22 @@ def test_a_patch_outside_the_region_changes_no_loss(sample, tiny, problem) -> No
         patch_size=6, location="given", top_left=(0, 0), transform="none", smoothness=0.0
     )
     made = problem(attack_, tiny(), [sample(0, region=True)])
-    found = attack_.optimise(made, seed=0, step_done=lambda _: None)
-    assert torch.equal(found.patches, quantize(attack_.start(made.index, 6, 0)))
-    assert found.zero_gradient == (1.0,)
+    optimised = attack_.optimise(made, seed=0, step_done=lambda _: None)
+    assert torch.equal(optimised.patches, quantize(attack_.start(made.index, 6, 0)))
+    assert optimised.zero_gradient == (1.0,)
 
 
 def test_cell_weight_of_an_incomplete_last_cell() -> None:
     mask = torch.ones(10, 9, dtype=torch.bool)
-    one = Sample("a", torch.zeros(3, 10, 9), torch.zeros(0, 2), mask)
-    assert torch.equal(cell_weight(one.roi, (3, 3), 4), torch.ones(3, 3))
-    assert torch.equal(cell_weight(one.roi, (2, 2), 4), torch.ones(2, 2))
+    scene = Sample("a", torch.zeros(3, 10, 9), torch.zeros(0, 2), mask)
+    assert torch.equal(cell_weight(scene.roi, (3, 3), 4), torch.ones(3, 3))
+    assert torch.equal(cell_weight(scene.roi, (2, 2), 4), torch.ones(2, 2))
 
 
 @pytest.mark.parametrize("cells", [(15, 20), (16, 21), (15, 21), (16, 20)])
 def test_density_keeps_every_head_whatever_the_map_keeps(cells, sample) -> None:
-    one = sample(2, shape=(61, 83), heads=7)
-    density = cell_density(one, cells, 4)
+    scene = sample(2, shape=(61, 83), heads=7)
+    density = cell_density(scene, cells, 4)
     assert tuple(density.shape) == cells
     assert float(density.min()) >= 0
     if cells == (16, 21):
@@ -182,10 +182,10 @@ def test_an_image_without_heads(tiny, sample) -> None:
 
 
 def test_points_outside_are_dropped_with_a_warning(tiny, sample) -> None:
-    one = sample()
-    points = torch.cat([one.points, torch.tensor([[80.0, 3.0], [-0.1, 3.0]])])
+    scene = sample()
+    points = torch.cat([scene.points, torch.tensor([[80.0, 3.0], [-0.1, 3.0]])])
     with pytest.warns(UserWarning, match="2 points outside"):
-        assert len(counted_points(Sample("x", one.image, points))) == 9
+        assert len(counted_points(Sample("x", scene.image, points))) == 9
 
 
 def test_the_counter_is_left_as_it_was(samples, tiny) -> None:
@@ -236,8 +236,8 @@ def test_a_defended_counter_is_attacked_like_any_other(samples, tiny) -> None:
             return cells.unflatten(0, (len(images), 4)).mean(1)
 
     strong = APAM(patch_size=24, steps=15, step_size=0.1, objective="over", smoothness=0.0)
-    rows = run(Ablated(), samples[:2], strong).summary["rows"]
-    count = {row["condition"]: row["mean_count"] for row in rows}
+    rows = run(Ablated(), samples[:2], strong).summary.rows
+    count = {row.condition: row.mean_count for row in rows}
     assert count["apam"] > 1.01 * max(count[name] for name in (*BASELINES, "clean"))
 
 
@@ -252,15 +252,15 @@ class Killed(BaseException):
     """Not caught by anything on the way."""
 
 
-def test_a_run_stopped_at_any_result_resumes_to_the_same_bytes(
+def test_a_run_stopped_at_every_result_ends_with_the_same_bytes(
     tmp_path: Path, samples, tiny, monkeypatch
 ) -> None:
-    whole = tmp_path / "whole"
-    run(tiny(), samples, ATTACKS, out=whole, checks=False)
-    lines = len((whole / RESULTS).read_bytes().splitlines())
+    """Resumed after each stop, and stopped again at the next result."""
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    run(tiny(), samples, ATTACKS, out=whole)
+    lines = (whole / RESULTS).read_bytes().splitlines(keepends=True)
     append = Run.append
-    for last in range(lines):
-        folder = tmp_path / f"stopped-{last}"
+    for last in range(len(lines)):
 
         def stop(run: Run, record, last: int = last) -> None:
             if len(run.records) == last:
@@ -270,25 +270,26 @@ def test_a_run_stopped_at_any_result_resumes_to_the_same_bytes(
         with monkeypatch.context() as patched:
             patched.setattr(Run, "append", stop)
             with pytest.raises(Killed):
-                run(tiny(), samples, ATTACKS, out=folder, checks=False)
-        assert not (folder / SUMMARY).exists()
-        with (folder / RESULTS).open("ab") as file:
+                run(tiny(), samples, ATTACKS, out=stopped, resume=last > 0)
+        assert (stopped / RESULTS).read_bytes() == b"".join(lines[:last])
+        assert not (stopped / SUMMARY).exists()
+        with (stopped / RESULTS).open("ab") as file:
             file.write(b'{"condition": "apam", "cou')
-        run(tiny(), samples, ATTACKS, out=folder, resume=True, checks=False)
-        for name in (RESULTS, SUMMARY):
-            assert (folder / name).read_bytes() == (whole / name).read_bytes()
+    run(tiny(), samples, ATTACKS, out=stopped, resume=True)
+    for name in (RESULTS, SUMMARY):
+        assert (stopped / name).read_bytes() == (whole / name).read_bytes()
     for file in sorted((whole / "images").iterdir()):
-        assert (folder / "images" / file.name).read_bytes() == file.read_bytes()
+        assert (stopped / "images" / file.name).read_bytes() == file.read_bytes()
 
 
 def test_a_finished_run_resumes_without_work(tmp_path: Path, samples, tiny) -> None:
     first = run(tiny(), samples, ATTACKS, out=tmp_path / "run")
-    told: list[float] = []
+    totals: list[float] = []
     again = run(
         tiny(), samples, ATTACKS, out=tmp_path / "run", resume=True,
-        progress=lambda done, total, label: told.append(total),
+        progress=lambda done, total, label: totals.append(total),
     )  # fmt: skip
-    assert told == []
+    assert totals == []
     assert again.summary == first.summary
 
 
@@ -323,12 +324,12 @@ def test_resume_needs_a_folder(samples, tiny) -> None:
 
 
 def test_progress_reaches_its_total(samples, tiny) -> None:
-    told: list[tuple[float, float, str]] = []
-    run(tiny(), samples, ATTACKS, progress=lambda *state: told.append(state))
-    done = [state[0] for state in told]
+    reports: list[tuple[float, float, str]] = []
+    run(tiny(), samples, ATTACKS, progress=lambda *state: reports.append(state))
+    done = [state[0] for state in reports]
     assert done == sorted(done)
-    assert done[-1] == pytest.approx(told[-1][1])
-    assert any("step 2 of 2" in label for _, _, label in told)
+    assert done[-1] == pytest.approx(reports[-1][1])
+    assert any("step 2 of 2" in label for _, _, label in reports)
 
 
 def test_bad_input_leaves_nothing_behind(tmp_path: Path, samples, sample, tiny) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pycc.attack import APAM, Problem, objectives
 from pycc.attack.evaluation.cells import cell_density
-from pycc.attack.objective import Aim, attack_gain, can_gain
+from pycc.attack.objective import Aim
 from pycc.attack.problem import pasted
 from pycc.data import quantize
 from pycc.grid import cell_weight
@@ -60,7 +60,7 @@ def attacked(sample: Sample, attack: APAM, patch: Tensor) -> Tensor:
     image, side = quantize(sample.image), patch.shape[-1]
     height, width = image.shape[1:]
     y, x = (height - side) // 2, (width - side) // 2
-    inside = attack.mask(side).bool()
+    inside = attack.patch_mask(side).bool()
     image[:, y : y + side, x : x + side][:, inside] = patch[:, inside]
     return image
 
@@ -93,7 +93,7 @@ def test_the_loss_is_that_of_the_full_maps(
     samples = [sample(0, region=with_roi), sample(1, region=with_roi)]
     attack = APAM(patch_size=14, shape="disc", objective=objective, **wanted)
     made = problem(attack, counter, samples)
-    mask = attack.mask(14)
+    mask = attack.patch_mask(14)
     one, other = (attack.start(made.index, 14, seed) for seed in (1, 2))
     pair = torch.stack([one, other], 1).flatten(0, 1)  # two draws of each image
     (region,) = made.regions
@@ -114,8 +114,8 @@ def test_the_loss_is_that_of_the_full_maps(
         without = written_out(objective, attack.aim, clean, clean, truth, weight, heads)
         assert abs(expected[0] - without) > 1e-4
         nothing = objectives[objective](torch.zeros_like(both[0]), region, attack.aim)[row, 0]
-        found = losses[row].double().numpy() - float(nothing)
-        assert found == pytest.approx(np.array(expected) - without, rel=2e-4, abs=2e-5)
+        differences = losses[row].double().numpy() - float(nothing)
+        assert differences == pytest.approx(np.array(expected) - without, rel=2e-4, abs=2e-5)
 
 
 def region_of(cells: int, images: int = 2, *, seed: int = 0, dtype: Any = torch.float64) -> Any:
@@ -230,10 +230,10 @@ def test_a_target_loss_falls_exactly_where_the_count_comes_nearer(clean, wanted,
 )
 def test_attack_gain_by_hand(objective: str, aim: Aim, count: float, expected: float) -> None:
     """Of a clean count of 100 where 90 people are annotated."""
-    assert attack_gain(objective, aim, count=count, clean=100.0, truth=90.0) == pytest.approx(
-        expected
-    )
-    assert attack_gain(objective, aim, count=100.0, clean=100.0, truth=90.0) == 0
+    assert objectives[objective].attack_gain(
+        aim, count=count, clean=100.0, truth=90.0
+    ) == pytest.approx(expected)
+    assert objectives[objective].attack_gain(aim, count=100.0, clean=100.0, truth=90.0) == 0
 
 
 @pytest.mark.parametrize("objective", ["over", "under", "target"])
@@ -243,7 +243,7 @@ def test_attack_gain_and_loss_agree_in_sign(objective: str, count: float, clean:
     region.weight[:], region.count[:] = 1.0, clean
     change = torch.tensor([0.0, count - clean], dtype=torch.float64).view(1, 2, 1, 1, 1)
     losses = objectives[objective](change, region, aim)[0]
-    done = attack_gain(objective, aim, count=count, clean=clean, truth=12.0)
+    done = objectives[objective].attack_gain(aim, count=count, clean=clean, truth=12.0)
     if abs(done) > 1e-6:
         assert bool(losses[1] < losses[0]) == (done > 0)
 
@@ -265,11 +265,11 @@ def test_attack_gain_and_loss_agree_in_sign(objective: str, count: float, clean:
 def test_there_is_no_room_where_the_clean_count_is_what_is_wanted(
     objective: str, aim: Aim, clean: float, expected: bool
 ) -> None:
-    assert can_gain(objective, aim, clean=clean, truth=9.0) == expected
+    assert objectives[objective].can_gain(aim, clean=clean, truth=9.0) == expected
     if not expected:
         assert (
             max(
-                attack_gain(objective, aim, count=count, clean=clean, truth=9.0)
+                objectives[objective].attack_gain(aim, count=count, clean=clean, truth=9.0)
                 for count in (0.0, clean, clean + 5.0)
             )
             <= 0.0

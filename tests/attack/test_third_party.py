@@ -10,7 +10,6 @@ import torch
 from support.third_party import SignDescent, registered, small_dots, write_heads_in_text
 
 from pycc import attack, data, models
-from pycc.attack.base import LOCATIONS
 from pycc.types import Sample
 
 
@@ -21,14 +20,9 @@ def known() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("location", LOCATIONS)
-def test_an_attack_runs_with_every_location_and_every_check(
-    location: str, sample: Callable[..., Sample]
-) -> None:
-    top_left = (3, 5) if location == "given" else None
-    chosen = SignDescent(
-        patch_size=8, steps=20, objective="over", location=location, top_left=top_left
-    )
+def test_an_attack_runs_with_every_check(sample: Callable[..., Sample]) -> None:
+    """With every location: ``tests/commands/test_third_party.py``."""
+    chosen = SignDescent(patch_size=8, steps=20, objective="over", location="worst")
     done = attack.run(small_dots(), [sample(0, heads=5), sample(1, heads=7)], chosen, pgd=None)
     assert len(done.checks) == 16
     verdicts = {check.name: check.verdict for check in done.checks}
@@ -52,6 +46,39 @@ def test_an_attack_transfers(
     done = attack.transfer(counters, [sample(0)], chosen, compare=False, checks=False)
     pairs = {(row.surrogates, row.victim) for row in done.rows if row.condition == "sign"}
     assert pairs == {(a, b) for a in counters for b in counters}
+
+
+class Fewer(attack.Objective):
+    """Fewer people, as objective ``under``."""
+
+    sign = -1
+
+    def __call__(
+        self, change: torch.Tensor, region: attack.AttackedRegion, aim: attack.Aim, /
+    ) -> torch.Tensor:
+        return (region.weight[:, None] * change).sum((2, 3, 4))
+
+
+def test_an_objective_runs_with_every_check(sample: Callable[..., Sample]) -> None:
+    with attack.objectives.registered("fewer", Fewer()):
+        mine, under = (
+            attack.run(
+                small_dots(), [sample(0), sample(1)],
+                attack.APAM(patch_size=8, steps=4, objective=objective), pgd=None,
+            )
+            for objective in ("fewer", "under")
+        )  # fmt: skip
+    assert mine.rows == under.rows
+    assert mine.summary == under.summary
+
+
+@pytest.mark.parametrize("universal", [True, False])
+def test_an_attack_that_trains_is_universal_and_only_that(universal: bool) -> None:
+    train = {} if universal else {"train": attack.Universal.train}
+    with pytest.raises(TypeError, match="Odd: an attack must define train if it is universal"):
+        type("Odd", (SignDescent,), {"is_universal": universal, **train})
+    with pytest.raises(TypeError, match="SignDescent: makes one patch per image"):
+        SignDescent().train([], seed=0, step_done=lambda _: None)
 
 
 class TwoRestarts(SignDescent):
@@ -86,11 +113,11 @@ def test_a_model_is_created_saved_loaded_and_attacked(
 
 def test_a_data_set_layout_is_opened(tmp_path: Path, sample: Callable[..., Sample]) -> None:
     samples = [
-        Sample(f"scene{number}", one.image, one.points)
-        for number, one in enumerate([sample(0), sample(1, heads=0)])
+        Sample(f"scene{number}", scene.image, scene.points)
+        for number, scene in enumerate([sample(0), sample(1, heads=0)])
     ]
     opened = data.open(write_heads_in_text(tmp_path / "crowd", samples), split="all")
-    assert [one.name for one in opened] == ["scene0", "scene1"]
-    for one, written in zip(opened, samples, strict=True):
-        assert torch.equal(one.image, written.image)
-        assert torch.allclose(one.points, written.points)
+    assert [scene.name for scene in opened] == ["scene0", "scene1"]
+    for scene, written in zip(opened, samples, strict=True):
+        assert torch.equal(scene.image, written.image)
+        assert torch.allclose(scene.points, written.points)

@@ -10,7 +10,7 @@ import torch
 from pycc import attack
 from pycc.attack import APAM
 from pycc.attack.evaluation.checks import Results
-from pycc.report import table
+from pycc.report import SummaryRow, table
 from pycc.runs import RESULTS, SUMMARY
 
 CHOSEN = [
@@ -40,15 +40,15 @@ def samples(sample):
     return [sample(0), sample(1, shape=(72, 64))]
 
 
-def rows(done) -> dict[tuple, dict]:
-    return {(r["victim"], r["surrogates"], r["condition"]): r for r in done.summary["rows"]}
+def rows(done: attack.AttackRun) -> dict[tuple[str | None, str | None, str], SummaryRow]:
+    return {(r.victim, r.surrogates, r.condition): r for r in done.summary.rows}
 
 
 def test_the_matrix_has_all_surrogates_on_every_victim(counters, samples, tmp_path: Path) -> None:
     done = attack.transfer(counters, samples, CHOSEN, out=tmp_path / "run", checks=False)
-    found = {(v, s) for v, s, condition in rows(done) if condition == "apam"}
+    pairs = {(v, s) for v, s, condition in rows(done) if condition == "apam"}
     singles = {(v, s) for v in "abc" for s in "abc"}
-    assert found == singles | {("a", "b+c"), ("b", "a+c"), ("c", "a+b")}
+    assert pairs == singles | {("a", "b+c"), ("b", "a+c"), ("c", "a+b")}
     for victim in "abc":
         conditions = {c for v, s, c in rows(done) if v == victim and s is None}
         assert conditions == {"clean", "grey", "black", "noise", "crowd"}
@@ -62,27 +62,27 @@ def test_the_matrix_has_all_surrogates_on_every_victim(counters, samples, tmp_pa
 def test_counts_are_those_of_each_victim(counters, samples) -> None:
     done = attack.transfer(counters, samples, CHOSEN, checks=False)
     alone = attack.run(counters["b"], samples, CHOSEN, checks=False, pgd=None)
-    own = [r["count"] for r in alone.run.records if r["condition"] == "apam"]
-    found = [
+    expected = [r["count"] for r in alone.run.records if r["condition"] == "apam"]
+    counts = [
         r["count"]
         for r in done.run.records
         if (r["condition"], r["victim"], r["surrogates"]) == ("apam", "b", "b")
     ]
-    assert found == own
+    assert counts == expected
     clean = {r["victim"]: r["count"] for r in done.run.records if r["condition"] == "clean"}
     assert len(set(clean.values())) == 3
 
 
 def test_white_box_is_strongest_and_the_check_says_so(counters, samples) -> None:
     done = attack.transfer(counters, samples, CHOSEN)
-    by_name = {check["name"]: check for check in done.summary["checks"]}
-    assert by_name["white-box beats transfer"]["verdict"] == "pass"
+    verdicts = {check.name: check.verdict for check in done.checks}
+    assert verdicts["white-box beats transfer"] == "pass"
     results = Results(done.run.records, CHOSEN)
     for victim in "abc":
-        own = results.of(CHOSEN[0], victim, victim)
+        white_box = results.of(CHOSEN[0], victim, victim)
         for made_on in set(results.surrogates) - {victim}:
             theirs = results.of(CHOSEN[0], victim, made_on)
-            assert all(theirs[index] < own[index] for index in theirs)
+            assert all(theirs[index] < white_box[index] for index in theirs)
 
 
 def test_two_counters_have_no_ensembles(counters, samples) -> None:
@@ -98,8 +98,8 @@ def test_surrogates_stand_beside_the_white_box(counters, samples) -> None:
     )
     assert {(v, s) for v, s, c in rows(done) if c == "apam"} == {(None, None), (None, "b+c")}
     matrix = attack.transfer(counters, samples, CHOSEN, combine="worst", checks=False)
-    assert rows(done)[None, "b+c", "apam"]["mae"] == rows(matrix)["a", "b+c", "apam"]["mae"]
-    assert rows(done)[None, None, "apam"]["mae"] == rows(matrix)["a", "a", "apam"]["mae"]
+    assert rows(done)[None, "b+c", "apam"].mae == rows(matrix)["a", "b+c", "apam"].mae
+    assert rows(done)[None, None, "apam"].mae == rows(matrix)["a", "a", "apam"].mae
 
 
 def test_a_victim_inside_its_own_ensemble_is_refused(counters, samples, tiny, tmp_path) -> None:
@@ -146,13 +146,13 @@ def test_a_stopped_matrix_resumes_to_the_same_bytes(
 
 def test_several_seeds(counters, samples) -> None:
     done = attack.run(counters["a"], samples, CHOSEN, seeds=3, seed=5, pgd=None)
-    (row,) = [r for r in done.summary["rows"] if r["condition"] == "apam"]
-    assert row["seeds"] == 3
-    assert len(set(row["mae_by_seed"])) == 3
-    assert row["mae"] == pytest.approx(sum(row["mae_by_seed"]) / 3)
-    for seed, mae in zip((5, 6, 7), row["mae_by_seed"], strict=True):
+    (row,) = [r for r in done.summary.rows if r.condition == "apam"]
+    assert row.seeds == 3
+    assert len(set(row.mae_by_seed)) == 3
+    assert row.mae == pytest.approx(sum(row.mae_by_seed) / 3)
+    for seed, mae in zip((5, 6, 7), row.mae_by_seed, strict=True):
         alone = attack.run(counters["a"], samples, CHOSEN, seed=seed, pgd=None, checks=False)
-        (one,) = [r for r in alone.summary["rows"] if r["condition"] == "apam"]
-        assert one["mae"] == mae
-    outcome = {check["name"]: check["verdict"] for check in done.summary["checks"]}
+        (one,) = [r for r in alone.summary.rows if r.condition == "apam"]
+        assert one.mae == mae
+    outcome = {check.name: check.verdict for check in done.checks}
     assert outcome["three seeds or more"] == "pass"

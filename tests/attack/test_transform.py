@@ -140,7 +140,7 @@ def test_margins_are_not_larger_than_they_need_be(kind: str, sampling: str) -> N
 def test_pixels_outside_the_warped_mask_keep_their_bits(kind, sampling, shape) -> None:
     """Two patches tell what is covered: there both show, elsewhere the picture's bits."""
     side, room = 16, 12
-    mask = APAM(shape=shape).mask(side)
+    mask = APAM(shape=shape).patch_mask(side)
     drawn = draw([0, 1, 2], seed=1, step=0, eot_samples=1)
     scenes = boxes(side, room, 3)
     scenes.pixels = torch.rand(scenes.pixels.shape, generator=torch.Generator().manual_seed(0))
@@ -206,9 +206,9 @@ def test_homographies_bring_the_corners_home(seed: int, side: int) -> None:
     corners = PHYSICAL.corners(side, drawn)
     wanted = np.array([[0, 0], [0, 1], [1, 1], [1, 0]]) * side - 0.5
     for matrix, four in zip(homography(corners, side), corners, strict=True):
-        found = np.concatenate([four, np.ones((4, 1))], 1) @ matrix.T
-        assert found[:, :2] / found[:, 2:] == pytest.approx(wanted, abs=1e-6 * side)
-        assert np.all(found[:, 2] > 0)
+        projected = np.concatenate([four, np.ones((4, 1))], 1) @ matrix.T
+        assert projected[:, :2] / projected[:, 2:] == pytest.approx(wanted, abs=1e-6 * side)
+        assert np.all(projected[:, 2] > 0)
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 9])
@@ -292,12 +292,12 @@ def test_a_physical_attack_beats_noise(tiny, sample, problem) -> None:
     attack = APAM(patch_size=24, steps=25, step_size=0.1, decay="cosine", objective="over",
                   transform="physical", eot_samples=2, smoothness=0.0)  # fmt: skip
     made = problem(attack, tiny(), [sample(), sample(1)])
-    mask = attack.mask(24)
-    found = attack.optimise(made, seed=0, step_done=lambda _: None).patches
+    mask = attack.patch_mask(24)
+    optimised = attack.optimise(made, seed=0, step_done=lambda _: None).patches
     rivals = attack.start(made.index, 24, 7)
     drawn = draw(made.index, seed=99, step=0, eot_samples=8)
-    gained = [attack.transformed_loss(made, patch, drawn) for patch in (found, rivals)]
+    gained = [attack.transformed_loss(made, patch, drawn) for patch in (optimised, rivals)]
     assert torch.all(gained[0] < gained[1] - 1)
     assert torch.all(
-        attack.objective_loss(made, found, mask) < attack.objective_loss(made, rivals, mask) - 1
+        attack.objective_loss(made, optimised, mask) < attack.objective_loss(made, rivals, mask) - 1
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pycc import attack
@@ -19,20 +21,20 @@ def test_all_or_none(sample) -> None:
     mixed = [sample(0), bare(sample(1)), sample(2)]
     with pytest.raises(ValueError, match="scene 1: not annotated, but other images are"):
         check_samples(mixed, [], 4, seed=0)
-    found = check_samples([bare(one) for one in mixed[::2]], [], 4, seed=0)
-    assert [item.truth for item in found.items] == [None, None]
-    assert found.fingerprint != check_samples(mixed[::2], [], 4, seed=0).fingerprint
+    checked = check_samples([bare(scene) for scene in mixed[::2]], [], 4, seed=0)
+    assert [item.truth for item in checked.items] == [None, None]
+    assert checked.fingerprint != check_samples(mixed[::2], [], 4, seed=0).fingerprint
 
 
 def test_patches_are_those_of_annotated_images(tiny, sample) -> None:
     """What objective over does to an image does not depend on what is known of it."""
     chosen = attack.APAM(patch_size=9, steps=5, objective="over", location="worst")
     samples = [sample(index, region=True) for index in range(2)]
-    counts = [
-        [record["count"] for record in attack.run(tiny(), data, chosen, pgd=None).run.records
-         if record["condition"] != "crowd"]
-        for data in (samples, [bare(one) for one in samples])
-    ]  # fmt: skip
+    runs = [
+        attack.run(tiny(), images, chosen, pgd=None, checks=False)
+        for images in (samples, [bare(scene) for scene in samples])
+    ]
+    counts = [[row.count for row in done.rows if row.condition != "crowd"] for done in runs]
     assert counts[0] == counts[1]
 
 
@@ -40,7 +42,7 @@ def test_a_universal_patch(tiny, sample) -> None:
     chosen = attack.Universal(patch_size=9, steps=2, objective="under")
     train = [bare(sample(index)) for index in (2, 3)]
     done = attack.run(tiny(), [bare(sample(0))], chosen, train=train, pgd=None, checks=False)
-    assert [row["mae"] for row in done.summary["rows"]] == [None] * 5
+    assert [row.mae for row in done.summary.rows] == [None] * 5
     with pytest.raises(ValueError, match="not annotated, and objective density is about"):
         attack.run(tiny(), [sample(0)], attack.Universal(patch_size=9), train=train)
 
@@ -50,7 +52,7 @@ def test_there_is_no_true_density(sample) -> None:
         cell_density(bare(sample()), (16, 20), 4)
 
 
-class AttackedRegion(Dataset):
+class Scenes(Dataset):
     """Samples in memory, of two scenes."""
 
     name, groups = "scenes", ("S1", "S2", "S1")
@@ -64,18 +66,18 @@ class AttackedRegion(Dataset):
 
 def test_errors_by_scene(tiny, sample) -> None:
     samples = [sample(index, heads=20 * index + 5) for index in range(3)]
-    done = attack.run(tiny(), AttackedRegion(samples), [])
+    done = attack.run(tiny(), Scenes(samples), [])
     errors = [abs(record["count"] - record["truth"]) for record in done.run.records]
-    (row,) = done.summary["rows"]
-    assert row["mae_by_group"] == {
+    (row,) = done.summary.rows
+    assert row.mae_by_group == {
         "S1": pytest.approx((errors[0] + errors[2]) / 2),
         "S2": pytest.approx(errors[1]),
     }
-    assert row["mae_over_groups"] == pytest.approx(sum(row["mae_by_group"].values()) / 2)
-    assert row["mae_over_groups"] != pytest.approx(row["mae"])
-    (plain,) = attack.run(tiny(), samples, []).summary["rows"]
-    assert plain == {name: row[name] for name in row if "group" not in name}
-    (unknown,) = attack.run(tiny(), AttackedRegion([bare(one) for one in samples]), []).summary[
-        "rows"
-    ]
-    assert "mae_by_group" not in unknown
+    assert row.mae_over_groups == pytest.approx(sum(row.mae_by_group.values()) / 2)
+    assert row.mae_over_groups != pytest.approx(row.mae)
+    (plain,) = attack.run(tiny(), samples, []).summary.rows
+    assert plain == replace(row, mae_by_group=None, mae_over_groups=None)
+    assert plain.json() == {name: v for name, v in row.json().items() if "group" not in name}
+    bare_scenes = Scenes([bare(scene) for scene in samples])
+    (unknown,) = attack.run(tiny(), bare_scenes, []).summary.rows
+    assert unknown.mae_by_group is None

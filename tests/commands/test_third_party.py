@@ -49,22 +49,21 @@ def test_help_names_it_and_its_flags(flags, capsys: pytest.CaptureFixture[str]) 
 
 @pytest.mark.parametrize("location", LOCATIONS)
 def test_every_location_with_all_checks(location: str, flags) -> None:
-    more = ["--patch-size", "8", "12", "--steps", "20", "--objective", "over", "--pgd-steps", "0"]
+    more = ["--patch-size", "8", "--steps", "20", "--objective", "over", "--pgd-steps", "0"]
     more += ["--location", location, "--out", "run", "--no-checks"]
     more += ["--top-left", "3", "4"] if location == "given" else []
     assert main("attack", [*flags, *more]) == 0
     summary = json.loads(Path("run/summary.json").read_text())
-    rows = {(row["condition"], row["patch_size"]): row for row in summary["rows"]}
-    clean = rows["clean", None]["mean_count"]
-    for size in (8, 12):
-        assert rows["sign", size]["mean_count"] > rows["noise", size]["mean_count"]
-        assert rows["sign", size]["mean_count"] > clean
+    count = {row["condition"]: row["mean_count"] for row in summary["rows"]}
+    assert count["sign"] > max(count["noise"], count["clean"])
     verdicts = {check["name"]: check["verdict"] for check in summary["checks"]}
     assert len(verdicts) == 16
     assert verdicts["gradient agrees with finite differences"] == "pass"
     assert verdicts["the counter stays as it was"] == "pass"
     settings = json.loads(Path("run/manifest.json").read_text())["settings"]
-    assert [method["name"] for method in settings["attacks"]] == ["sign", "sign"]
+    assert [method["name"] for method in settings["attacks"]] == ["sign"]
+    if location != "worst":  # whose places are not searched again
+        return
     before = Path("run/summary.json").read_bytes()
     assert main("attack", ["--resume", "run", "--no-checks"]) == 0
     assert Path("run/summary.json").read_bytes() == before

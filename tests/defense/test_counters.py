@@ -131,6 +131,6 @@ def test_gates_agree_on_a_defended_counter() -> None:
     apam = attack.APAM(patch_size=10, steps=3, objective="over", transform="none", smoothness=0.0)
     counter = defense.ablated(defense.clipped(Tiny(), 0.5), 600, draws=3, fill=0.5)
     run = attack.run(counter, [scene()], apam, pgd=None, save_images=False)
-    verdicts = {gate["name"]: gate["verdict"] for gate in run.summary["checks"]}
+    verdicts = {check.name: check.verdict for check in run.checks}
     assert verdicts["gradient agrees with finite differences"] == "pass"
     assert verdicts["the counter stays as it was"] == "pass"

@@ -261,6 +261,6 @@ def test_a_window_tells_what_the_full_image_does(
     with ops.reference():  # in double precision
         stage = ProblemBuilder([Member(counter)], SampleCache([sample]), CleanCounts())
         problem = stage.problem(apam, [item], [Place(side, place)])
-        added = float(problem.added(patch, apam.mask(side).double())[0])
+        added = float(problem.added(patch, apam.patch_mask(side).double())[0])
     assert expected != 0
     assert added == pytest.approx(expected, rel=1e-9)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from pycc.attack.evaluation.builder import Member
-from pycc.attack.evaluation.checks import Check, Results
+from pycc.attack.evaluation.checks import Results
 from pycc.attack.evaluation.counter_checks import (
     finite_differences,
     planted,
@@ -21,6 +21,7 @@ from pycc.attack.evaluation.trial_checks import (
     random_search,
     whole_image,
 )
+from pycc.report import Check
 
 TRIALS: Sequence[Callable[[EvaluationJobs, Results], Check]] = (
     whole_image,

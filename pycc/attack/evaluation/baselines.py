@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,8 +13,22 @@ from pycc.attack import patch as patches
 from pycc.attack.evaluation.checked import CheckedImage, SampleCache, counted_points
 from pycc.registry import Registry
 
-Baseline = Callable[..., "Tensor | None"]
-"""(side, *, seed, item, items, samples) -> a patch [3,side,side] in [0,1], or None."""
+
+class Baseline(Protocol):
+    """A patch that is not optimised."""
+
+    def __call__(
+        self,
+        side: int,
+        /,
+        *,
+        seed: int,
+        item: CheckedImage,
+        items: tuple[CheckedImage, ...],
+        samples: SampleCache,
+    ) -> Tensor | None:
+        """A patch [3,side,side] in [0,1] for image ``item`` of ``items``; None if it has none."""
+
 
 baselines: Registry[Baseline] = Registry("baseline")
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from pycc.attack.evaluation.cells import cell_density
 from pycc.attack.evaluation.checked import CheckedImage, SampleCache
-from pycc.attack.objective import DENSITY
 from pycc.attack.patch import Place
 from pycc.attack.problem import AttackedRegion, Problem
 from pycc.checks import naming
@@ -46,8 +45,8 @@ class Member:
         if not torch.isfinite(cells).all():
             raise ValueError(f"{name}: the counter's map must be finite, got NaN or infinity")
         stride = self.counter.stride
-        for pixels, found in zip(image.shape[1:], cells.shape[2:], strict=True):
-            if not pixels // stride <= found <= -(-pixels // stride):
+        for pixels, count in zip(image.shape[1:], cells.shape[2:], strict=True):
+            if not pixels // stride <= count <= -(-pixels // stride):
                 raise ValueError(
                     f"{name}: a map of stride {stride} must have {pixels // stride} cells "
                     f"for {pixels} pixels, got {list(cells.shape)}"
@@ -173,7 +172,7 @@ class ProblemBuilder:
                 )
             full = cell_weight(sample.roi, shape, stride)
             weight.append(full[None, *part.slices])
-            if attack.objective in DENSITY:
+            if attack.goal.needs_density:
                 density.append(self._density(item, shape, stride)[None, *part.slices])
             # An image whose region of interest is empty has no loss, rather than one of 0 / 0.
             cells.append(full.sum().clamp(min=1.0))

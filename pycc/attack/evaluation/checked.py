@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from pycc.attack.objective import needs_heads
 from pycc.data.dataset import Fingerprint
 from pycc.grid import heads_in
 from pycc.types import Sample
@@ -114,7 +113,7 @@ def _check_annotation(items: Sequence[CheckedImage], attacks: Sequence[PatchAtta
             f"{without[0]}: not annotated, but other images are; expected all to be, or none"
         )
     for attack in attacks:
-        if without and needs_heads(attack.objective, attack.aim):
+        if without and attack.goal.needs_heads(attack.aim):
             raise ValueError(
                 f"{without[0]}: not annotated, and objective {attack.objective} is about annotated "
                 "heads; take over, under, or target with a target count"

@@ -1,4 +1,4 @@
-"""Sanity checks of an attack run: their outcome, and the results that they look at.
+"""Sanity checks of an attack run: their verdicts, and the results that they look at.
 
 A check is a fact that holds for a sound attack, whatever the counter. ``result_checks`` are
 functions of a run's results; ``trial_checks`` and ``counter_checks`` try something on
@@ -9,39 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
 from pycc.attack.base import PatchAttack
-from pycc.attack.objective import attack_gain, can_gain
+from pycc.report import Check
 from pycc.runs import Record
 
 TOLERANCE = 0.02
 """Relative, by which a mean may fall short of one that it should reach."""
 NOTHING = "; a white-box attack has gained nothing"
 """What a figure ends with if a comparison is one of nothing with nothing."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """The outcome of one check."""
-
-    name: str
-    verdict: str
-    """``pass``, ``fail`` or ``not applicable``."""
-    figure: str
-    """The measured figure, and its bound."""
-
-    @property
-    def failed(self) -> bool:
-        """Whether it speaks against the run."""
-        return self.verdict == "fail"
-
-    def json(self) -> dict[str, str]:
-        """For the run folder."""
-        return asdict(self)
 
 
 def decided(name: str, passed: bool, figure: str) -> Check:
@@ -56,8 +34,8 @@ def not_applicable(name: str, why: str) -> Check:
 
 def no_less(name: str, means: Sequence[tuple[float, float]], figure: str) -> Check:
     """A check on pairs of mean attack gains: each first is above 0 and reaches its second."""
-    fine = all(own >= other - TOLERANCE * abs(other) for own, other in means)
-    gains = all(own > 0 for own, _ in means)
+    fine = all(first >= second - TOLERANCE * abs(second) for first, second in means)
+    gains = all(first > 0 for first, _ in means)
     return decided(name, fine and gains, f"{figure}{'' if gains else NOTHING}")
 
 
@@ -75,19 +53,20 @@ class Results:
         self.clean = {
             (r["victim"], r["index"]): r["count"] for r in self.records if r["condition"] == "clean"
         }
-        self.victims = list(dict.fromkeys(r["victim"] for r in self.records))
+        self.victims: list[str | None] = list(dict.fromkeys(r["victim"] for r in self.records))
         names = [attack.name for attack in attacks]
         self.reached = [
             r for r in self.records if r["condition"] in names and r.get("reach", 1.0) > 0
         ]
         self.attacked = [r for r in self.reached if self.can_gain(r)]
-        self.surrogates = list(dict.fromkeys(r["surrogates"] for r in self.reached))
+        self.surrogates: list[str | None] = list(
+            dict.fromkeys(r["surrogates"] for r in self.reached)
+        )
 
     def attack_gain(self, record: Record, count: float | None = None) -> float:
         """Of one result; with ``count`` of another count of the same image."""
         attack = self.attacks[0]
-        return attack_gain(
-            attack.objective,
+        return attack.goal.attack_gain(
             attack.aim,
             count=record["count"] if count is None else count,
             clean=self.clean[record["victim"], record["index"]],
@@ -97,21 +76,26 @@ class Results:
     def can_gain(self, record: Record) -> bool:
         """Whether a patch could gain on the image of this result."""
         attack = self.attacks[0]
-        return can_gain(
-            attack.objective,
+        return attack.goal.can_gain(
             attack.aim,
             clean=self.clean[record["victim"], record["index"]],
             truth=math.nan if record["truth"] is None else record["truth"],
         )
 
-    def rows(self, attack: PatchAttack, surrogates: Any, *, can_gain: bool = True) -> list[Record]:
+    def rows(
+        self, attack: PatchAttack, surrogates: str | None, *, can_gain: bool = True
+    ) -> list[Record]:
         """Results of an attack's patches from these surrogates; ``can_gain`` False: all of them."""
         wanted = attack.name, attack.patch_size, surrogates
         known = self.attacked if can_gain else self.reached
         return [r for r in known if (r["condition"], r["patch_size"], r["surrogates"]) == wanted]
 
     def by_image(
-        self, condition: str, patch_size: Any, victim: Any, surrogates: Any
+        self,
+        condition: str,
+        patch_size: int | float | None,
+        victim: str | None,
+        surrogates: str | None,
     ) -> dict[int, float]:
         """Attack gain of one row of the table on each of its images, the mean over seeds."""
         wanted = condition, patch_size, victim, surrogates
@@ -122,10 +106,12 @@ class Results:
                 gains.setdefault(r["index"], []).append(self.attack_gain(r))
         return {index: float(np.mean(values)) for index, values in gains.items()}
 
-    def of(self, attack: PatchAttack, victim: Any, surrogates: Any) -> dict[int, float]:
+    def of(
+        self, attack: PatchAttack, victim: str | None, surrogates: str | None
+    ) -> dict[int, float]:
         """Attack gain of an attack on each image."""
         return self.by_image(attack.name, attack.patch_size, victim, surrogates)
 
-    def white_box(self, victim: Any) -> Any:
+    def white_box(self, victim: str | None) -> str | None:
         """The label of the victim itself among the surrogates."""
         return None if None in self.surrogates else victim

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from pycc.attack.evaluation.baselines import baselines
 from pycc.attack.evaluation.builder import CleanCounts, Member, ProblemBuilder
 from pycc.attack.evaluation.cells import cell_density
 from pycc.attack.evaluation.checked import CheckedImage, SampleCache
-from pycc.attack.evaluation.checks import Check, Results, decided, not_applicable
+from pycc.attack.evaluation.checks import Results, decided, not_applicable
 from pycc.attack.evaluation.jobs import EvaluationJobs
 from pycc.attack.evaluation.recorder import with_patch
 from pycc.attack.evaluation.trial_checks import attacked, quiet, smallest
@@ -26,6 +25,7 @@ from pycc.attack.problem import AttackedRegion, Problem
 from pycc.counters import identity
 from pycc.data import quantize
 from pycc.grid import cell_weight
+from pycc.report import Check
 from pycc.runs import fingerprint
 from pycc.types import Sample
 
@@ -43,8 +43,11 @@ def finite_differences(jobs: EvaluationJobs, results: Results) -> Check:
         return not_applicable(name, "an attack without gradient")
     if not isinstance(counter, nn.Module):
         return not_applicable(name, "a counter that cannot be had in float64")
-    if chosen[0][1].objective == "pap":
-        return not_applicable(name, "objective pap holds its weights fixed in the gradient")
+    if not chosen[0][1].goal.exact_gradient:
+        objective = chosen[0][1].objective
+        return not_applicable(
+            name, f"objective {objective} holds its weights fixed in the gradient"
+        )
     places = [
         (attack.unpenalised.differentiable, item, jobs.place(item, number, jobs.seeds[0]))
         for number, attack in chosen
@@ -58,11 +61,11 @@ def finite_differences(jobs: EvaluationJobs, results: Results) -> Check:
     except RuntimeError as error:  # types that do not meet: a float32 kept somewhere inside
         reason = " ".join(str(error).split())[:80]
         return not_applicable(name, f"a counter that cannot be had in float64: {reason}")
-    for own, slope in slopes:
-        if own == 0 or slope == 0:
-            silent = "the gradient is" if own == 0 else "differences are"
-            return decided(name, False, f"{silent} exactly 0; slopes {own:.1e} and {slope:.1e}")
-    worst = max(abs(own - slope) / max(abs(own), abs(slope)) for own, slope in slopes)
+    for local, full in slopes:
+        if local == 0 or full == 0:
+            silent = "the gradient is" if local == 0 else "differences are"
+            return decided(name, False, f"{silent} exactly 0; slopes {local:.1e} and {full:.1e}")
+    worst = max(abs(local - full) / max(abs(local), abs(full)) for local, full in slopes)
     return decided(name, worst <= 1e-3, f"off by {worst:.1e} at most; bound 1e-3")
 
 
@@ -102,6 +105,8 @@ def _slopes(
 class _Full:
     """A full image as an attacked region from which nothing is cut, without local evaluation."""
 
+    follows_layers = False
+
     def __init__(self, member: Member, sample: Sample, item: CheckedImage) -> None:
         self._counter = member.counter
         pixels = quantize(sample.image).to(member.like)[None]
@@ -113,10 +118,9 @@ class _Full:
         if sample.annotated:
             density = cell_density(sample, shape, stride)
         count = (self.clean * weight).sum()[None]
-        local: Any = self
         self._index = item.index
         self._region = AttackedRegion(
-            local=local,
+            local=self,
             pixels=pixels,
             top_left=torch.zeros(1, 2, dtype=torch.int64),
             density=density.to(pixels)[None, None],
@@ -172,16 +176,13 @@ def planted(jobs: EvaluationJobs, results: Results) -> Check:
     side, attack = 16, jobs.attacks[0].per_image
     if attack is None:
         return not_applicable(name, "an attack that has no variant for one image")
-    changes: dict[str, Any] = {
-        "patch_size": side, "location": "centre", "top_left": None, "init": "noise",
-    }  # fmt: skip
-    if attack.objective in ("target", "density", "pap"):
-        changes |= {"objective": "over", "target_count": None}
-    attack = replace(attack, **changes)
+    attack = replace(attack, patch_size=side, location="centre", top_left=None, init="noise")
+    if attack.goal.wants_count or attack.goal.needs_density:
+        attack = replace(attack, objective="over", target_count=None)
     sample = Sample(
         "planted", torch.full((3, 64, 64), 0.5), torch.full((1, 2), 32.0, dtype=torch.float64)
     )
-    member = Member(Planted(-1.0 if attack.objective == "under" else 1.0))
+    member = Member(Planted(float(attack.goal.sign)))
     builder, item = (
         ProblemBuilder([member], SampleCache([sample]), CleanCounts()),
         CheckedImage(0, "planted", (64, 64), 1),
@@ -190,10 +191,10 @@ def planted(jobs: EvaluationJobs, results: Results) -> Check:
     optimised = attack.optimise(problem, seed=jobs.seeds[0], step_done=quiet)
     added = optimised.unrounded
     if added is None:
-        added = problem.added(optimised.patches, attack.mask(side))
-    gained = float((-1 if attack.objective == "under" else 1) * added[0])
+        added = problem.added(optimised.patches, attack.patch_mask(side))
+    gained = float(attack.goal.sign * added[0])
     # Of what a red patch would add, less what the grey ground there already does.
-    possible = float(attack.mask(side).sum()) / 16 * (1 - 0.125)
+    possible = float(attack.patch_mask(side).sum()) / 16 * (1 - 0.125)
     return decided(
         name, gained >= 0.8 * possible, f"{gained:.1f} of {possible:.1f} people; at least 80 %"
     )
@@ -208,9 +209,11 @@ def same_count(jobs: EvaluationJobs, results: Results) -> Check:
     item, seed = smallest(jobs.items), jobs.seeds[0]
     place = jobs.place(item, 0, seed)
     clean = quantize(jobs.samples[item.index].image)
-    noise = baselines["noise"](place.side, seed=seed, item=item)
+    noise = baselines["noise"](
+        place.side, seed=seed, item=item, items=jobs.items, samples=jobs.samples
+    )
     assert noise is not None
-    patched = with_patch(clean, noise, place.top_left, jobs.attacks[0].mask(place.side))
+    patched = with_patch(clean, noise, place.top_left, jobs.attacks[0].patch_mask(place.side))
     pairs = []
     changed = False
     for member in jobs.members:

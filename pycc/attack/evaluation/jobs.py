@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+
+from torch import Tensor
 
 from pycc.attack.base import PatchAttack
 from pycc.attack.evaluation.baselines import baselines
@@ -12,7 +13,7 @@ from pycc.attack.evaluation.builder import CleanCounts, Member, ProblemBuilder
 from pycc.attack.evaluation.checked import CheckedImage, CheckedSamples, SampleCache
 from pycc.attack.evaluation.location import Candidates, PatchPlaces, search_cost
 from pycc.attack.evaluation.plan import Surrogates, all_members, batches
-from pycc.attack.evaluation.recorder import Case, ResultRecorder
+from pycc.attack.evaluation.recorder import Case, PlacedPatch, ResultRecorder
 from pycc.attack.methods.pgd import PGD
 from pycc.attack.patch import Place
 from pycc.attack.problem import Problem
@@ -94,7 +95,7 @@ class EvaluationJobs:
 
     def ordered(self, records: Sequence[Record]) -> list[Record]:
         """Results in the order of the settings, whichever process found them and when."""
-        orders: dict[str, list[Any]] = {
+        orders: dict[str, list[object]] = {
             "victim": [victim.label for victim in self.victims],
             "condition": ["clean", *self._baselines, "pgd", *(a.name for a in self.attacks)],
             "patch_size": [None, *(a.patch_size for a in self.attacks)],
@@ -142,43 +143,46 @@ class EvaluationJobs:
 
     def _cost(self) -> float:
         """Megapixels of what is still to be measured."""
-        total = 0.0
-        for item in self.items:
-            pixels = item.shape[0] * item.shape[1]
-            free = [Case(item, "clean", None, seed=self.seeds[0])]
-            free += [
-                self._case(item, attack, name, seed, None)
-                for attack in range(len(self.attacks))
-                for seed in self._baseline_seeds(attack)
-                for name in self._baselines
-            ]
-            if self.pgd is not None and self.attacks:
-                reference = Case(item, "pgd", None, seed=self.seeds[0])
-                free.append(reference)
-                if not self._known(reference, self.victims):
-                    total += pixels * self.pgd.steps
-            total += (
-                pixels
-                * _FORWARD
-                * len(self.victims)
-                * sum(not self._known(case, self.victims) for case in free)
-            )
+        total = sum(self._fixed_pixels(item) for item in self.items)
         for seed in self.seeds:
-            for made_on, counters in enumerate(self.surrogates):
-                for attack, chosen in enumerate(self.attacks):
-                    cases = self._attack_cases(seed, made_on, attack)
-                    for case in cases:
-                        pixels = case.item.shape[0] * case.item.shape[1]
-                        total += pixels * _FORWARD * len(counters.victims)
-                        place = chosen.place(case.item.shape, seed=seed, image=case.item.index)
-                        window = self.builders[made_on].pixels(chosen, case.item, place)
-                        if not chosen.is_universal:
-                            total += window * chosen.cost
-                        if chosen.location == "worst":
-                            total += pixels + search_cost(chosen) * window
-                    if chosen.is_universal and cases:
-                        total += self._training_pixels(chosen, seed, made_on) * chosen.cost
+            for made_on in range(len(self.surrogates)):
+                for attack in range(len(self.attacks)):
+                    total += self._attack_pixels(seed, made_on, attack)
         return total / 1e6
+
+    def _fixed_pixels(self, item: CheckedImage) -> float:
+        """Of the clean image, the baselines and PGD."""
+        cases = [Case(item, "clean", None, seed=self.seeds[0])]
+        cases += [
+            self._case(item, attack, name, seed, None)
+            for attack in range(len(self.attacks))
+            for seed in self._baseline_seeds(attack)
+            for name in self._baselines
+        ]
+        steps = 0
+        if self.pgd is not None and self.attacks:
+            reference = Case(item, "pgd", None, seed=self.seeds[0])
+            cases.append(reference)
+            steps = 0 if self._known(reference, self.victims) else self.pgd.steps
+        missing = sum(not self._known(case, self.victims) for case in cases)
+        return item.shape[0] * item.shape[1] * (steps + _FORWARD * len(self.victims) * missing)
+
+    def _attack_pixels(self, seed: int, made_on: int, attack: int) -> float:
+        """Of the patches of one attack, seed and surrogates."""
+        chosen, counters = self.attacks[attack], self.surrogates[made_on]
+        cases, total = self._attack_cases(seed, made_on, attack), 0.0
+        for case in cases:
+            pixels = case.item.shape[0] * case.item.shape[1]
+            total += pixels * _FORWARD * len(counters.victims)
+            place = chosen.place(case.item.shape, seed=seed, image=case.item.index)
+            window = self.builders[made_on].pixels(chosen, case.item, place)
+            if not chosen.is_universal:
+                total += window * chosen.cost
+            if chosen.location == "worst":
+                total += pixels + search_cost(chosen) * window
+        if chosen.is_universal and cases:
+            total += self._training_pixels(chosen, seed, made_on) * chosen.cost
+        return total
 
     def _training_pixels(self, chosen: PatchAttack, seed: int, made_on: int) -> float:
         """Of one step, on average."""
@@ -196,11 +200,19 @@ class EvaluationJobs:
 
     # Measuring
 
-    def _measure(self, case: Case, victims: Sequence[Member], **what: Any) -> None:
+    def _measure(
+        self,
+        case: Case,
+        victims: Sequence[Member],
+        *,
+        patch: PlacedPatch | None = None,
+        image: Tensor | None = None,
+        facts: Mapping[str, object] | None = None,
+    ) -> None:
         """Count one image under one condition by all victims that have not yet."""
         for victim in victims:
             if not self.recorder.knows(case, victim):
-                record = self.recorder.measure(case, victim, **what)
+                record = self.recorder.measure(case, victim, patch=patch, image=image, facts=facts)
                 if case.condition == "clean":
                     cells = record["cells"][0], record["cells"][1]
                     self.clean.remember(victim.label, case.item.name, record["count"], cells)
@@ -234,8 +246,8 @@ class EvaluationJobs:
                             place.side, seed=seed, item=item, items=self.items, samples=self.samples
                         )
                         if patch is not None:
-                            mask = chosen.mask(place.side)
-                            self._measure(case, [victim], place=place, patch=patch, mask=mask)
+                            placed = PlacedPatch(place, patch, chosen.patch_mask(place.side))
+                            self._measure(case, [victim], patch=placed)
         if self.pgd is None or not self.attacks:
             return
         case = Case(item, "pgd", None, seed=self.seeds[0])
@@ -248,19 +260,14 @@ class EvaluationJobs:
                 self._measure(case, [victim], image=image)
 
     def _measure_attack(self, seed: int, made_on: int, attack: int) -> None:
-        """Optimise patches in batches and measure what they do."""
+        """Optimise patches in batches, or one for all images, and measure what they do."""
         chosen, builder = self.attacks[attack], self.builders[made_on]
         missing = {case.item.index for case in self._attack_cases(seed, made_on, attack)}
         if not missing:
             return
         if chosen.is_universal:
-            if not self._turn():  # one training for all images
-                return
-            trained = self._trained(chosen, seed, made_on)
-            for item in self.items:
-                place = self.place(item, attack, seed, made_on)
-                (reach,) = builder.problem(chosen, [item], [place]).reach()
-                self._measure_patch(trained, 0, item, place, seed, made_on, attack, reach)
+            if self._turn():  # one training for all images
+                self._measure_universal(seed, made_on, attack)
             return
         for items, places in self._plan(seed, made_on, attack):
             if not self._turn() or not missing & {item.index for item in items}:
@@ -268,23 +275,32 @@ class EvaluationJobs:
             pixels = float(len(items) * builder.pixels(chosen, items[0], places[0]))
             label = self.surrogates[made_on].label
             origin = "" if label is None else f" from {label}"
-            what = (
-                f"{chosen.name} {chosen.patch_size}{origin}, {_range(items)} of {len(self.items)}"
-            )
-            step_done = self._steps(chosen, pixels, what)
+            text = f"{chosen.name} {chosen.patch_size}{origin}, "
+            text += f"{_range(items)} of {len(self.items)}"
             with naming(", ".join(item.name for item in items), items[0].shape):
                 problem = builder.problem(chosen, items, places)
-                optimised = chosen.optimise(problem, seed=seed, step_done=step_done)
+                optimised = chosen.optimise(
+                    problem, seed=seed, step_done=self._steps(chosen, pixels, text)
+                )
             _check_history(chosen, optimised, len(items))
             rows = zip(items, places, problem.reach(), strict=True)
             for row, (item, place, reach) in enumerate(rows):
                 self._measure_patch(optimised, row, item, place, seed, made_on, attack, reach)
 
-    def _steps(self, chosen: PatchAttack, pixels: float, what: str) -> Callable[[int], None]:
+    def _measure_universal(self, seed: int, made_on: int, attack: int) -> None:
+        chosen = self.attacks[attack]
+        trained = self._trained(chosen, seed, made_on)
+        for item in self.items:
+            place = self.place(item, attack, seed, made_on)
+            (reach,) = self.builders[made_on].problem(chosen, [item], [place]).reach()
+            self._measure_patch(trained, 0, item, place, seed, made_on, attack, reach)
+
+    def _steps(self, chosen: PatchAttack, pixels: float, text: str) -> Callable[[int], None]:
+        """The ``step_done`` of an optimisation, which reports the progress."""
         each = pixels * chosen.cost / max(chosen.rounds, 1)
 
         def step_done(step: int) -> None:
-            self._advance(each, f"{what}, step {step} of {chosen.rounds}")
+            self._advance(each, f"{text}, step {step} of {chosen.rounds}")
 
         return step_done
 
@@ -300,21 +316,18 @@ class EvaluationJobs:
         reach: float,
     ) -> None:
         chosen, counters = self.attacks[attack], self.surrogates[made_on]
-        facts: dict[str, Any] = {"loss_history": list(optimised.loss_history[row]), "reach": reach}
+        facts: Record = {"loss_history": list(optimised.loss_history[row]), "reach": reach}
         if optimised.zero_gradient:
             facts["zero_gradient"] = optimised.zero_gradient[row]
+        placed = PlacedPatch(
+            place, optimised.patches[row].cpu().float(), chosen.patch_mask(place.side)
+        )
+        case = self._case(item, attack, chosen.name, seed, made_on)
         for victim in counters.victims:
             unrounded = {}
             if optimised.unrounded is not None and counters.is_white_box(victim):
                 unrounded = {"unrounded": float(optimised.unrounded[row])}
-            self._measure(
-                self._case(item, attack, chosen.name, seed, made_on),
-                [victim],
-                place=place,
-                patch=optimised.patches[row].cpu().float(),
-                mask=chosen.mask(place.side),
-                facts=facts | unrounded,
-            )
+            self._measure(case, [victim], patch=placed, facts=facts | unrounded)
 
     def _trained(self, chosen: PatchAttack, seed: int, made_on: int) -> OptimisedPatches:
         """The universal patch of one set of surrogates, from the training images."""
@@ -326,9 +339,8 @@ class EvaluationJobs:
             for part, at in batches(chosen, builder, items, places)
         ]
         pixels = self._training_pixels(chosen, seed, made_on)
-        what = f"{chosen.name} {chosen.patch_size} on {len(items)} images"
-        step_done = self._steps(chosen, pixels, what)
-        trained = chosen.train(problems, seed=seed, step_done=step_done)
+        text = f"{chosen.name} {chosen.patch_size} on {len(items)} images"
+        trained = chosen.train(problems, seed=seed, step_done=self._steps(chosen, pixels, text))
         _check_history(chosen, trained, 1)
         return trained
 

@@ -6,7 +6,6 @@ import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -47,6 +46,17 @@ class Case:
         return "-".join(parts)
 
 
+@dataclass(frozen=True, eq=False)
+class PlacedPatch:
+    """A patch at its place in an image."""
+
+    place: Place
+    patch: Tensor
+    """[3,p,p] in [0,1]."""
+    patch_mask: Tensor
+    """[p,p] of 0 and 1: the patch's shape."""
+
+
 class ResultRecorder:
     """Counts full images, attacked ones as read back from their PNG, and appends the results."""
 
@@ -72,13 +82,14 @@ class ResultRecorder:
         case: Case,
         victim: Member,
         *,
-        place: Place | None = None,
-        patch: Tensor | None = None,
-        mask: Tensor | None = None,
+        patch: PlacedPatch | None = None,
         image: Tensor | None = None,
-        facts: Mapping[str, Any] | None = None,
+        facts: Mapping[str, object] | None = None,
     ) -> Record:
-        """Count the image with a patch, another image in its place, or the clean one."""
+        """Count the image with a patch, another image in its place, or the clean one.
+
+        ``facts`` are further fields of the record.
+        """
         item = case.item
         sample = self._samples[item.index]
         record: Record = {
@@ -102,13 +113,14 @@ class ResultRecorder:
             record["file"] = case.file
         if image is None:
             image = sample.image
-        if place is not None and patch is not None and mask is not None:
-            image = with_patch(image, patch, place.top_left, mask)
+        if patch is not None:
+            place, patch_mask = patch.place, patch.patch_mask
+            image = with_patch(image, patch.patch, place.top_left, patch_mask)
             record["top_left"] = list(place.top_left)
             record["side"] = place.side
-            record["area"] = float(mask.sum()) / (item.shape[0] * item.shape[1])
+            record["area"] = float(patch_mask.sum()) / (item.shape[0] * item.shape[1])
             if kept:
-                self._keep_patch(case.file, patch, mask)
+                self._keep_patch(case.file, patch.patch, patch_mask)
         cells = victim.map(self._eight_bits(image, case.file if kept else None), item.name)
         weight = cell_weight(sample.roi, cells.shape[-2:], victim.counter.stride)
         record["count"] = float((cells.double().cpu() * weight.double()).sum())
@@ -129,18 +141,20 @@ class ResultRecorder:
         save_image(file, image)
         return load_image(file, max_image_pixels=image[0].numel())
 
-    def _keep_patch(self, name: str, patch: Tensor, mask: Tensor) -> None:
+    def _keep_patch(self, name: str, patch: Tensor, patch_mask: Tensor) -> None:
         """Keep the patch as PNG, transparent outside its shape, or in memory without a folder."""
         file = self._run.file("patches", f"{name}.png")
         if file is None:
             self.patches[name] = torch.where(
-                mask.bool(), quantize(patch), 1.0
+                patch_mask.bool(), quantize(patch), 1.0
             )  # as a reader has it
             return
-        planes = torch.cat([quantize(patch), mask[None]]) * 255.0
+        planes = torch.cat([quantize(patch), patch_mask[None]]) * 255.0
         pixels = planes.round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
         stream = io.BytesIO()
-        Image.fromarray(pixels if bool((mask == 0).any()) else pixels[..., :3]).save(stream, "PNG")
+        Image.fromarray(pixels if bool((patch_mask == 0).any()) else pixels[..., :3]).save(
+            stream, "PNG"
+        )
         write_atomic(file, stream.getvalue())
 
     def _save_map(self, name: str, cells: Tensor) -> None:
@@ -151,10 +165,12 @@ class ResultRecorder:
             write_atomic(file, stream.getvalue())
 
 
-def with_patch(image: Tensor, patch: Tensor, top_left: tuple[int, int], mask: Tensor) -> Tensor:
-    """The image [3,H,W] with the patch [3,p,p] at (y, x) where ``mask`` [p,p] is 1."""
+def with_patch(
+    image: Tensor, patch: Tensor, top_left: tuple[int, int], patch_mask: Tensor
+) -> Tensor:
+    """The image [3,H,W] with the patch [3,p,p] at (y, x) where ``patch_mask`` [p,p] is 1."""
     place = torch.tensor([top_left])
-    return ops.paste_patch(image[None], patch, top_left=place, mask=mask)[0]
+    return ops.paste_patch(image[None], patch, top_left=place, mask=patch_mask)[0]
 
 
 def _safe(name: str) -> str:

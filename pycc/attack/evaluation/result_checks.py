@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise, product
-from typing import Any
 
 import numpy as np
 
@@ -12,13 +11,13 @@ from pycc.attack.evaluation.baselines import baselines
 from pycc.attack.evaluation.checks import (
     NOTHING,
     TOLERANCE,
-    Check,
     Results,
     decided,
     no_less,
     not_applicable,
 )
 from pycc.attack.tracker import LOOKS, look_at
+from pycc.report import Check
 
 CONVERGED = 0.05
 """Most of the gain that may come from the last tenth of the steps."""
@@ -68,9 +67,9 @@ def beats_baselines(results: Results) -> Check:
     lead, where, tried = np.inf, "", set()
     for attack in results.attacks:
         for victim in results.victims:
-            own = results.of(attack, victim, results.white_box(victim))
+            gains = results.of(attack, victim, results.white_box(victim))
             for other in baselines.names():
-                both = _means(own, results.by_image(other, attack.patch_size, victim, None))
+                both = _means(gains, results.by_image(other, attack.patch_size, victim, None))
                 if both is not None:
                     tried.add(other)
                     if both[0] - both[1] < lead:
@@ -89,9 +88,9 @@ def beats_transfer(results: Results) -> Check:
     for attack in results.attacks:
         for victim in results.victims:
             white = results.white_box(victim)
-            own = results.of(attack, victim, white)
+            gains = results.of(attack, victim, white)
             for made_on in (label for label in results.surrogates if label != white):
-                both = _means(own, results.of(attack, victim, made_on))
+                both = _means(gains, results.of(attack, victim, made_on))
                 if both is None:
                     continue
                 means.append(both)
@@ -131,7 +130,7 @@ def gradient_everywhere(results: Results) -> Check:
     return decided(name, worst <= 0.5, f"{worst:.1%} of the pixels have none{note}; at most 50 %")
 
 
-def _of(made_on: Any) -> str:
+def _of(made_on: str | None) -> str:
     return "" if made_on is None else f" on {made_on}"
 
 

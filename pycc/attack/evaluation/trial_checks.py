@@ -15,7 +15,6 @@ from pycc.attack.evaluation.builder import ProblemBuilder
 from pycc.attack.evaluation.checked import CheckedImage
 from pycc.attack.evaluation.checks import (
     TOLERANCE,
-    Check,
     Results,
     decided,
     no_less,
@@ -24,11 +23,10 @@ from pycc.attack.evaluation.checks import (
 from pycc.attack.evaluation.jobs import EvaluationJobs
 from pycc.attack.methods.pgd import PGD
 from pycc.attack.methods.query import Query
-from pycc.attack.objective import attack_gain
 from pycc.attack.patch import Place
-from pycc.attack.problem import NoGradientError, Problem
-from pycc.attack.tracker import OptimisedPatches
+from pycc.attack.problem import NoGradientError
 from pycc.data import quantize
+from pycc.report import Check
 from pycc.runs import Record
 
 IMAGES = 2
@@ -50,16 +48,16 @@ def more_steps(jobs: EvaluationJobs, results: Results) -> Check:
         if attack.steps == 0 or attack.is_universal:
             continue
         longer = replace(attack, steps=2 * attack.steps)
-        gains = []
-        for item, record in attacked(jobs, results, attack, items):
-            problem = jobs.builders[0].problem(longer, [item], [jobs.place(item, number, seed)])
-            optimised = longer.optimise(problem, seed=seed, step_done=quiet)
-            gains.append(
-                (results.attack_gain(record), gain_of(jobs, attack, item, optimised, problem))
+        gains = [
+            (
+                results.attack_gain(record),
+                trial_gain(jobs, longer, item, jobs.place(item, number, seed)),
             )
+            for item, record in attacked(jobs, results, attack, items)
+        ]
         if not gains:
             continue
-        usual, twice = (float(np.mean(values)) for values in zip(*gains, strict=True))
+        usual, twice = _means(gains)
         if usual <= 0:
             return decided(
                 name, False, f"size {attack.patch_size}: no attack gain with the usual steps"
@@ -79,19 +77,18 @@ def more_restarts(jobs: EvaluationJobs, results: Results) -> Check:
     """1: all restarts gain no less than the first alone."""
     name = "restarts bring no loss"
     seed, items = jobs.seeds[0], jobs.items[:IMAGES]
-    pairs = []
-    for number, attack in enumerate(jobs.attacks):
-        if attack.restarts > 1 and not attack.is_universal:
-            single = attack.single_start
-            for item, record in attacked(jobs, results, attack, items):
-                problem = jobs.builders[0].problem(single, [item], [jobs.place(item, number, seed)])
-                optimised = single.optimise(problem, seed=seed, step_done=quiet)
-                pairs.append(
-                    (results.attack_gain(record), gain_of(jobs, attack, item, optimised, problem))
-                )
+    pairs = [
+        (
+            results.attack_gain(record),
+            trial_gain(jobs, attack.single_start, item, jobs.place(item, number, seed)),
+        )
+        for number, attack in enumerate(jobs.attacks)
+        if attack.restarts > 1 and not attack.is_universal
+        for item, record in attacked(jobs, results, attack, items)
+    ]
     if not pairs:
         return not_applicable(name, "one start, or nothing to gain")
-    every, first = (float(np.mean(values)) for values in zip(*pairs, strict=True))
+    every, first = _means(pairs)
     text = f"{every:,.1f} against {first:,.1f} people of the first, on {_images(items)}"
     return no_less(name, [(every, first)], text)
 
@@ -103,9 +100,10 @@ def whole_image(jobs: EvaluationJobs, results: Results) -> Check:
     if not jobs.surrogates[0].is_white_box(victim) or not jobs.attacks:
         return not_applicable(name, "no white-box attack")
     attack, steps = jobs.attacks[0], min(30, max(20, jobs.attacks[0].steps))
-    clean_results = [r for r in results.records if r["condition"] == "clean"]
     known = {
-        r["index"] for r in clean_results if r["victim"] == victim.label and results.can_gain(r)
+        r["index"]
+        for r in results.records
+        if (r["condition"], r["victim"]) == ("clean", victim.label) and results.can_gain(r)
     }
     possible = [item for item in jobs.items if item.index in known]
     if not possible:
@@ -118,32 +116,24 @@ def whole_image(jobs: EvaluationJobs, results: Results) -> Check:
     def count(image: Tensor) -> float:
         return float((victim.map(image, item.name)[0].double() * weight).sum())
 
-    def reached(people: float) -> float:
-        return attack_gain(
-            attack.objective, attack.aim, count=people, clean=clean, truth=item.heads
-        )
+    def gain(people: float) -> float:
+        return attack.goal.attack_gain(attack.aim, count=people, clean=clean, truth=item.heads)
 
     try:
         attacked_count = count(PGD(epsilon=1.0, steps=steps).attack(builder, item, attack))
     except NoGradientError:
         return not_applicable(name, "a counter without gradient")
-    gained = reached(attacked_count)
+    gained = gain(attacked_count)
     figure = f"{item.name}: {clean:,.1f} becomes {attacked_count:,.1f}, attack gain {gained:,.1f}"
-    gains = gained > 0
-    figure += "" if gains else ", which must be above 0"
-    if attack.objective in ("target", "density"):
+    figure += "" if gained > 0 else ", which must be above 0"
+    if attack.goal.wants_count:
         wanted = float(attack.aim.wanted(torch.tensor(item.heads)))
         # A mean of squares over cells is not a count: it only has to come near the target.
-        share = 0.05 if attack.objective == "target" else 0.25
+        share = 0.25 if attack.goal.is_mean else 0.05
         fine = abs(attacked_count - wanted) <= share * abs(clean - wanted) + 0.5
         figure = f"{figure}; {wanted:,.1f} within {share:.0%} of the way"
-        return decided(name, fine and gains, figure)
-    side = max(item.shape)
-    rivals = {
-        label: reached(count(quantize(patch[:, : item.shape[0], : item.shape[1]])))
-        for label in ("grey", "black", "noise")
-        if (patch := baselines[label](side, seed=jobs.seeds[0], item=item)) is not None
-    }
+        return decided(name, fine and gained > 0, figure)
+    rivals = {label: gain(count(image)) for label, image in _flat_images(jobs, item).items()}
     rivals["a patch"] = max(
         (
             results.attack_gain(r)
@@ -155,7 +145,20 @@ def whole_image(jobs: EvaluationJobs, results: Results) -> Check:
     best = max(rivals, key=lambda label: rivals[label])
     fine = gained >= rivals[best] - TOLERANCE * abs(rivals[best])
     figure = f"{figure}; at least the {rivals[best]:,.1f} of {best}"
-    return decided(name, fine and gains, figure)
+    return decided(name, fine and gained > 0, figure)
+
+
+def _flat_images(jobs: EvaluationJobs, item: CheckedImage) -> dict[str, Tensor]:
+    """Images [3,H,W] of the shape of ``item`` that are nothing but a baseline."""
+    height, width = item.shape
+    images: dict[str, Tensor] = {}
+    for label in ("grey", "black", "noise"):
+        patch = baselines[label](
+            max(item.shape), seed=jobs.seeds[0], item=item, items=jobs.items, samples=jobs.samples
+        )
+        if patch is not None:
+            images[label] = quantize(patch[:, :height, :width])
+    return images
 
 
 def per_image(jobs: EvaluationJobs, results: Results) -> Check:
@@ -172,20 +175,18 @@ def per_image(jobs: EvaluationJobs, results: Results) -> Check:
     for number, attack, single in chosen:
         if single is None:
             return not_applicable(name, f"{attack.name} has no variant for one image")
-        pairs = []
-        for item, record in attacked(jobs, results, attack, items):
-            place = jobs.place(item, number, seed)
-            problem = jobs.builders[0].problem(attack, [item], [place])
-            optimised = single.optimise(problem, seed=seed, step_done=quiet)
-            pairs.append(
-                (gain_of(jobs, attack, item, optimised, problem), results.attack_gain(record))
+        pairs = [
+            (
+                trial_gain(jobs, single, item, jobs.place(item, number, seed)),
+                results.attack_gain(record),
             )
+            for item, record in attacked(jobs, results, attack, items)
+        ]
         if pairs:
-            own, shared = (float(np.mean(values)) for values in zip(*pairs, strict=True))
-            means.append((own, shared))
+            means.append(_means(pairs))
     if not means:
         return not_applicable(name, "nothing to gain")
-    figure = ", ".join(f"{own:,.1f} against {shared:,.1f}" for own, shared in means)
+    figure = ", ".join(f"{single:,.1f} against {shared:,.1f}" for single, shared in means)
     return no_less(name, means, f"people by size, {_images(items)}: {figure}")
 
 
@@ -208,29 +209,23 @@ def random_search(jobs: EvaluationJobs, results: Results) -> Check:
         if not chosen or attack.location == "moving" or not pairs:
             continue
         item = smallest([item for item, _ in pairs])
-        place = jobs.place(item, number, seed)
-
-        def gain(rival: PatchAttack, item: CheckedImage = item, place: Place = place) -> float:
-            problem = jobs.builders[0].problem(rival, [item], [place])
-            optimised = rival.optimise(problem, seed=seed, step_done=quiet)
-            return gain_of(jobs, rival, item, optimised, problem)
-
-        search = _search(attack)
-        own, other = results.attack_gain(dict(pairs)[item]), gain(search)
-        figure = f"{own:,.1f} against {other:,.1f}"
-        if own < other and attack.plain != attack:
-            plain = gain(attack.plain)
+        place, search = jobs.place(item, number, seed), _search(attack)
+        aimed = results.attack_gain(dict(pairs)[item])
+        queried = trial_gain(jobs, search, item, place)
+        figure = f"{aimed:,.1f} against {queried:,.1f}"
+        if aimed < queried and attack.plain != attack:
+            plain = trial_gain(jobs, attack.plain, item, place)
             figure += f" ({plain:,.1f} without transform and penalty)"
-            own = max(own, plain)
-        means.append((own, other))
+            aimed = max(aimed, plain)
+        means.append((aimed, queried))
         gains.append(figure)
         queries.append(search.steps)
         names.append(item.name)
     if not means:
         return not_applicable(name, "no patch that a gradient made for one place of an image")
-    asked = " and ".join(f"{count:,}" for count in dict.fromkeys(queries))
+    numbers = " and ".join(f"{count:,}" for count in dict.fromkeys(queries))
     where = ", ".join(dict.fromkeys(names))
-    figure = f"{', '.join(gains)} people of {asked} queries, on {where}"
+    figure = f"{', '.join(gains)} people of {numbers} queries, on {where}"
     return no_less(name, means, figure)
 
 
@@ -268,27 +263,28 @@ def attacked(
     of which a patch can change a cell.
     """
     victim, seed = jobs.victims[0].label, jobs.seeds[0]
-    found = {
+    records = {
         r["index"]: r
         for r in results.rows(attack, jobs.surrogates[0].label, can_gain=can_gain)
         if (r["victim"], r["seed"]) == (victim, seed)
     }
-    return [(item, found[item.index]) for item in items if item.index in found]
+    return [(item, records[item.index]) for item in items if item.index in records]
 
 
-def gain_of(
-    jobs: EvaluationJobs,
-    attack: PatchAttack,
-    item: CheckedImage,
-    optimised: OptimisedPatches,
-    problem: Problem,
+def trial_gain(
+    jobs: EvaluationJobs, attack: PatchAttack, item: CheckedImage, place: Place
 ) -> float:
-    """The attack gain of a patch that a trial has made, from its box alone."""
+    """The attack gain of a patch that is optimised anew for one image, from its box alone."""
     victim = jobs.victims[0]
+    problem = jobs.builders[0].problem(attack, [item], [place])
+    optimised = attack.optimise(problem, seed=jobs.seeds[0], step_done=quiet)
     clean, _ = jobs.clean(victim, item, jobs.samples)
-    mask = attack.mask(problem.side).to(problem.like)
+    patch_mask = attack.patch_mask(problem.side).to(problem.like)
     with torch.no_grad():
-        added = float(problem.added(optimised.patches.to(problem.like), mask)[0])
-    return attack_gain(
-        attack.objective, attack.aim, count=clean + added, clean=clean, truth=item.heads
-    )
+        added = float(problem.added(optimised.patches.to(problem.like), patch_mask)[0])
+    return attack.goal.attack_gain(attack.aim, count=clean + added, clean=clean, truth=item.heads)
+
+
+def _means(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    first, second = (float(np.mean(values)) for values in zip(*pairs, strict=True))
+    return first, second

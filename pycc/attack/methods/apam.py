@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from pycc.attack import patch as patches
-from pycc.attack.base import TRIAL, PatchAttack, attacks
-from pycc.attack.objective import MEANS
+from pycc.attack.base import PatchAttack, attacks
 from pycc.attack.optimiser import decays, optimisers
 from pycc.attack.patch import Place
 from pycc.attack.problem import Problem
@@ -138,22 +137,22 @@ class APAM(PatchAttack):
 
     def transformed_loss(self, problem: Problem, patch: Tensor, drawn: Drawn) -> Tensor:
         """[N]: L of patches [N,3,p,p] under the transforms that were drawn."""
-        mask = self.mask(problem.side).to(problem.like)
+        patch_mask = self.patch_mask(problem.side).to(problem.like)
         paste = transforms[self.transform].paste
         loss = problem.loss(
-            lambda region: paste(region, patch, mask, drawn, self.sampling),
+            lambda region: paste(region, patch, patch_mask, drawn, self.sampling),
             self.objective,
             self.aim,
         )
-        loss = loss + self.penalty(problem, patch, mask)
+        loss = loss + self.penalty(problem, patch, patch_mask)
         if not torch.isfinite(loss).all():
             raise ValueError(f"{type(self).__name__}: the loss must be finite, got {loss.tolist()}")
         return loss
 
-    def penalty(self, problem: Problem, patch: Tensor, mask: Tensor) -> Tensor:
+    def penalty(self, problem: Problem, patch: Tensor, patch_mask: Tensor) -> Tensor:
         """[N]: smoothness · S, on the scale of the objective."""
-        penalty = self.smoothness * patches.roughness(patch, mask)
-        return penalty / problem.regions[0].cells if self.objective in MEANS else penalty
+        penalty = self.smoothness * patches.roughness(patch, patch_mask)
+        return penalty / problem.regions[0].cells if self.goal.is_mean else penalty
 
     @property
     def unpenalised(self) -> Self:
@@ -174,8 +173,3 @@ class APAM(PatchAttack):
     def single_start(self) -> PatchAttack:
         """The same attack with its first start alone."""
         return replace(self, restarts=1)
-
-    @property
-    def trial(self) -> PatchAttack:
-        """The same attack from one start with a tenth of the steps, to try a place."""
-        return replace(self, steps=max(1, round(TRIAL * self.steps)), restarts=1, location="centre")

@@ -46,7 +46,7 @@ class Universal(APAM):
     @property
     def per_image(self) -> PatchAttack | None:
         """``APAM`` with the same fields."""
-        return APAM(**{entry.name: getattr(self, entry.name) for entry in fields(self)})
+        return APAM(**{entry.name: getattr(self, entry.name) for entry in fields(APAM)})
 
     def train(
         self,
@@ -58,7 +58,7 @@ class Universal(APAM):
         """One patch [1,3,p,p] for the images of all problems, which are made first and kept."""
         made = [make() for make in problems]
         total = sum(len(problem) for problem in made)
-        mask = self.mask(made[0].side).to(made[0].like)
+        patch_mask = self.patch_mask(made[0].side).to(made[0].like)
         best, least = None, float("inf")
         history: list[float] = []
         zero: list[float] = []
@@ -71,7 +71,7 @@ class Universal(APAM):
             for step in range(self.steps + 1):
                 for _ in range(looks.count(step)):
                     objective, loss = (
-                        value / total for value in self._evaluated(made, patch, mask)
+                        value / total for value in self._evaluated(made, patch, patch_mask)
                     )
                     if loss < least:
                         best, least = patch, loss
@@ -103,7 +103,7 @@ class Universal(APAM):
         return self.step_gradient(problem, shared, seed, step, restart).sum(0, keepdim=True)
 
     def _evaluated(
-        self, problems: Sequence[Problem], patch: Tensor, mask: Tensor
+        self, problems: Sequence[Problem], patch: Tensor, patch_mask: Tensor
     ) -> tuple[float, float]:
         """The objective of all images, summed, in 8 bits and without transform; and the loss."""
         rounded = quantize(patch).to(patch)
@@ -111,9 +111,9 @@ class Universal(APAM):
         with torch.no_grad():
             for problem in problems:
                 shared = rounded.expand(len(problem), -1, -1, -1)
-                objective = self.objective_loss(problem, shared, mask)
+                objective = self.objective_loss(problem, shared, patch_mask)
                 objectives.append(objective.sum())
-                losses.append((objective + self.penalty(problem, shared, mask)).sum())
+                losses.append((objective + self.penalty(problem, shared, patch_mask)).sum())
         loss = float(torch.stack(losses).sum())
         if not math.isfinite(loss):
             raise ValueError(f"Universal: the loss must be finite, got {loss}")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from pycc import metrics
 from pycc.attack.evaluation.builder import Member
@@ -16,8 +16,66 @@ from pycc.data.images import read_image
 from pycc.data.pictures import pictures
 from pycc.data.reading import MAX_IMAGE_PIXELS, Reading
 from pycc.ranks import exact
+from pycc.report.summary import aligned, people
 from pycc.runs import Record, Run, open_or_resume
+from pycc.settings import values_of
 from pycc.types import Counter, Progress, Sample
+
+
+@dataclass(frozen=True)
+class PhotoRow:
+    """The counts of one scene, in people."""
+
+    index: int
+    """The scene's position in the numeric order of the names."""
+    image: str
+    """The photo's name without suffix."""
+    clean: float
+    """Without the patch."""
+    count: float
+    """With the patch."""
+    error_rate: float | None
+    """Per cent of the clean count; None where that is 0."""
+
+    def json(self) -> Record:
+        """As ``results.jsonl`` stores it."""
+        return {"condition": "photo", "patch_size": None, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class PhotoSummary:
+    """Means over the photos: counts in people, the error rate in per cent where it is defined."""
+
+    images: int
+    mean_clean: float
+    mean_count: float
+    error_rate: float | None
+    error_rate_undefined: int
+    """Photos whose clean count is 0."""
+
+    @classmethod
+    def of(cls, rows: Sequence[PhotoRow]) -> PhotoSummary:
+        """The summary of photos."""
+        clean, count = [row.clean for row in rows], [row.count for row in rows]
+        rate = metrics.error_rate(clean, count)
+        return cls(
+            images=len(rows),
+            mean_clean=metrics.mean_count(clean),
+            mean_count=metrics.mean_count(count),
+            error_rate=rate.percent,
+            error_rate_undefined=rate.undefined,
+        )
+
+
+@dataclass(frozen=True)
+class PhotoRun:
+    """The result of ``photographed``."""
+
+    rows: tuple[PhotoRow, ...]
+    """In numeric order of the names."""
+    summary: PhotoSummary
+    run: Run
+    """The run itself: its manifest, records and folder."""
 
 
 def photographed(
@@ -29,9 +87,9 @@ def photographed(
     bit_depth: int | None = None,
     max_image_pixels: int = MAX_IMAGE_PIXELS,
     progress: Progress | None = None,
-    settings: Mapping[str, Any] | None = None,
+    settings: object | None = None,
     command: Sequence[str] = (),
-) -> Run:
+) -> PhotoRun:
     """Count photos of scenes without (``clean``) and with (``attacked``) a printed patch.
 
     The two folders hold one photo of each scene under the same name, such as ``7.jpg`` and
@@ -39,13 +97,11 @@ def photographed(
     the clean photo and ŷ on the attacked one, by the error rate π = |y − ŷ| / |y| · 100 % of APAM
     (arXiv 2104.10868); annotations are not needed. Where y is 0, π is undefined: None.
 
-    The result holds ``records`` (``index``, ``image``, ``condition`` "photo", ``size`` None,
-    ``clean`` and ``count`` in people, ``error_rate`` in per cent) in numeric order of the names,
-    and ``summary``. ``out`` is the run folder (new or empty), or None to keep the results in
+    ``out`` is the run folder (new or empty), or None to keep the results in
     memory. ``bit_depth`` and ``max_image_pixels`` are those of ``pycc.data.load_image``; files
     that Pillow does not open are left out, with a warning that names them. ``progress`` is
-    called with the number of pairs that are done. ``settings`` and ``command`` are for the
-    manifest. A counter that is a module is put in eval mode and frozen meanwhile.
+    called with the number of pairs that are done. ``settings`` (a dataclass) and ``command`` are
+    for the manifest. A counter that is a module is put in eval mode and frozen meanwhile.
 
     ValueError, before anything is counted or written, for a folder without photos, a photo that
     has no partner in the other folder, two of one name, one that cannot be read or is smaller than
@@ -53,87 +109,62 @@ def photographed(
     """
     reading = Reading(bit_depth, max_image_pixels)
     pairs = _pairs(Path(clean), Path(attacked))
-    log = open_or_resume(
+    stored: dict[str, object] = {
+        "clean": str(Path(clean).absolute()),
+        "attacked": str(Path(attacked).absolute()),
+    }
+    if settings is not None:
+        stored["flags"] = values_of(settings)
+    member = Member(counter)
+    run = open_or_resume(
         out,
         kind="photo",
         command=command,
-        settings={
-            **(settings or {}),
-            "clean": str(Path(clean).absolute()),
-            "attacked": str(Path(attacked).absolute()),
-        },
+        settings=stored,
         fingerprints={
-            "data": _survey(pairs, reading, counter.stride),
+            "data": _fingerprints(pairs, reading, counter.stride),
             "weights": identity(counter),
         },
         key=("image",),
         resume=False,
     )
-    member = Member(counter)
+    rows: list[PhotoRow] = []
     try:
         with frozen(counter), exact():
             for index, pair in enumerate(pairs):
                 if progress is not None:
                     progress(index, len(pairs), pair.name)
                 before, after = (_count(member, path, reading) for path in pair.files)
-                log.append(
-                    {
-                        "index": index,
-                        "image": pair.name,
-                        "condition": "photo",
-                        "patch_size": None,
-                        "clean": before,
-                        "count": after,
-                        "error_rate": metrics.error_rate([before], [after]).percent,
-                    }
-                )
+                rate = metrics.error_rate([before], [after]).percent
+                rows.append(PhotoRow(index, pair.name, before, after, rate))
+                run.append(rows[-1].json())
             if progress is not None:
                 progress(len(pairs), len(pairs), "done")
     finally:
-        log.close()
-    log.finish(summarise_photos(log.records))
-    return log
+        run.close()
+    summary = PhotoSummary.of(rows)
+    run.finish(asdict(summary))
+    return PhotoRun(tuple(rows), summary, run)
 
 
-def summarise_photos(records: Sequence[Record]) -> dict[str, Any]:
-    """Means over the photos: counts in people, the error rate in per cent where it is defined."""
-    clean = [record["clean"] for record in records]
-    count = [record["count"] for record in records]
-    rate = metrics.error_rate(clean, count)
-    return {
-        "images": len(records),
-        "mean_clean": metrics.mean_count(clean),
-        "mean_count": metrics.mean_count(count),
-        "error_rate": rate.percent,
-        "error_rate_undefined": rate.undefined,
-    }
-
-
-def photo_table(summary: Mapping[str, Any], records: Sequence[Record]) -> str:
+def photo_table(summary: PhotoSummary, rows: Sequence[PhotoRow]) -> str:
     """The photos and their mean as aligned text, with what needs saying about them below."""
     lines = [["photo", "clean count", "attacked count", "error rate %"]]
-    for record in sorted(records, key=lambda one: int(one["index"])):
-        values = (record[name] for name in ("clean", "count", "error_rate"))
-        lines.append([record["image"], *map(_cell, values)])
-    values = (summary[name] for name in ("mean_clean", "mean_count", "error_rate"))
-    lines.append(["mean", *map(_cell, values)])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = [
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
-        for line in lines
+    lines += [
+        [row.image, *map(people, (row.clean, row.count, row.error_rate))]
+        for row in sorted(rows, key=lambda row: row.index)
     ]
-    rule = "-" * len(text[0])
-    text = [text[0], rule, *text[1:-1], rule, text[-1]]
-    text.append(f"photos: {summary['images']}; error rate against the clean prediction")
-    undefined = summary["error_rate_undefined"]
+    means = summary.mean_clean, summary.mean_count, summary.error_rate
+    lines.append(["mean", *map(people, means)])
+    text = aligned(lines, 1)
+    rule = text[1]
+    text = [*text[:-1], rule, text[-1]]
+    text.append(f"photos: {summary.images}; error rate against the clean prediction")
+    undefined = summary.error_rate_undefined
     if undefined:
         photos = "1 photo" if undefined == 1 else f"{undefined} photos"
         text.append(f"error rate undefined on {photos}: the clean prediction is 0")
     return "\n".join(text)
-
-
-def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.1f}"
 
 
 def _pairs(clean: Path, attacked: Path) -> list[Pair]:
@@ -160,10 +191,10 @@ def _photos(folder: Path) -> dict[str, list[Path]]:
     return by_name(paths)
 
 
-def _survey(
+def _fingerprints(
     pairs: Sequence[Pair], reading: Reading, stride: int
 ) -> dict[str, dict[str, int | str]]:
-    """Read every photo once, since only that tells whether it is whole: their fingerprints."""
+    """Read every photo once, which alone shows whether its file is complete; their fingerprints."""
     clean, attacked = Fingerprint(), Fingerprint()
     for pair in pairs:
         for path, photos in zip(pair.files, (clean, attacked), strict=True):

@@ -73,7 +73,7 @@ def print_kit(
     nearest neighbour, so that every dot has the colour of one pixel of the patch; the height
     follows from the aspect. ``patch.png`` holds these dots exactly; ``page.pdf`` holds them as JPEG
     of the highest quality (within 5 of 255 levels) between crop marks whose inner edges are the
-    patch's, above its sizes and a bar of 50 mm that tells whether the printer scaled the page;
+    patch's, above its sizes and a bar of 50 mm that shows whether the printer scaled the page;
     ``kit.json`` holds the numbers. The same patch and sizes give the same bytes.
 
     PNG stores whole dots per metre, which bounds its error by half a dot per metre of patch; the
@@ -147,8 +147,8 @@ def _dots(pixels: tuple[int, ...], width_mm: float, dpi: float) -> tuple[int, in
     return dots
 
 
-def _facts(kit: Kit, sheet: _Sheet) -> dict[str, Any]:
-    """What ``kit.json`` says of the sizes."""
+def _facts(kit: Kit, sheet: _Sheet) -> dict[str, object]:
+    """The sizes, as ``kit.json`` stores them."""
     numbers = ("pixels", "dots", "dpi", "width_mm", "height_mm", "pixels_per_inch")
     return {
         **{name: getattr(kit, name) for name in numbers},
@@ -173,7 +173,7 @@ class _Sheet:
     """The page, in dots: where the patch lies on it, and what is drawn around.
 
     From top to bottom: white, the patch between its crop marks, a line of text, the scale bar. The
-    page is as wide as the widest of them asks for, and the patch lies in its middle.
+    page is as wide as the widest of them needs, and the patch lies in its middle.
     """
 
     def __init__(self, patch: tuple[int, int], dpi: float, text: str) -> None:

@@ -56,9 +56,9 @@ def test_noise_is_keyed_by_seed_and_image(sample) -> None:
     samples = [sample(number) for number in range(3)]
     patches = [of("noise", 9, samples, index) for index in range(3)]
     patches += [of("noise", 9, samples, seed=1), APAM().start([0], 9, 0)[0]]
-    for one in range(5):
-        for other in range(one):
-            assert not torch.equal(patches[one], patches[other])
+    for first in range(5):
+        for other in range(first):
+            assert not torch.equal(patches[first], patches[other])
     assert torch.equal(of("noise", 9, samples[:2], 1), patches[1])
     large = of("noise", 80, samples)
     assert float(large.min()) >= 0
@@ -150,8 +150,8 @@ def test_the_crop_is_a_copy() -> None:
 def test_a_run_leaves_out_what_there_is_not(count: int, tiny, sample) -> None:
     done = run(tiny(), [sample(n) for n in range(count)], APAM(patch_size=10, steps=1))
     wanted = ["clean", "grey", "black", "noise", *["crowd"] * (count > 1), "apam"]
-    assert [row["condition"] for row in done.summary["rows"]] == wanted
-    assert all(row["images"] == count for row in done.summary["rows"] if "images" in row)
+    assert [row.condition for row in done.summary.rows] == wanted
+    assert all(row.images == count for row in done.summary.rows)
 
 
 def test_a_run_measures_them_as_they_are(tiny, sample) -> None:
@@ -159,8 +159,8 @@ def test_a_run_measures_them_as_they_are(tiny, sample) -> None:
     counter, samples = tiny().eval(), [sample(0), sample(1)]
     chosen = APAM(patch_size=14, steps=0, shape="disc", location="given", top_left=(3, 41))
     done = run(counter, samples, chosen)
-    mask = chosen.mask(14).bool()
-    found = {(r["index"], r["condition"]): r for r in done.run.records}
+    mask = chosen.patch_mask(14).bool()
+    records = {(r["index"], r["condition"]): r for r in done.run.records}
     for name in baselines.names():
         for index in (0, 1):
             image = samples[index].image.clone()
@@ -169,7 +169,7 @@ def test_a_run_measures_them_as_they_are(tiny, sample) -> None:
             image = (image * 255).round() / 255
             with torch.no_grad():
                 count = float(counter(image[None]).double().sum())
-            record = found[index, name]
+            record = records[index, name]
             assert record["count"] == pytest.approx(count, rel=1e-5)
             assert record["top_left"] == [3, 41]
             assert record["area"] == pytest.approx(float(mask.sum()) / (64 * 80))

@@ -14,7 +14,6 @@ from pycc.attack import APAM, Place
 from pycc.attack.evaluation.builder import CleanCounts, Member, ProblemBuilder
 from pycc.attack.evaluation.cells import cell_density
 from pycc.attack.evaluation.checked import SampleCache, check_samples
-from pycc.attack.objective import MEANS
 from pycc.attack.patch import anywhere, roughness
 from pycc.attack.transform import draw, transforms
 from pycc.grid import cell_weight
@@ -54,7 +53,7 @@ def full_image_loss(
         pixels=image,
         top_left=torch.tensor([place.top_left]),
     )
-    mask = attack.mask(place.side).double()
+    mask = attack.patch_mask(place.side).double()
     drawn = draw([0], seed=0, step=step, eot_samples=attack.eot_samples)
     attacked = transforms[attack.transform].paste(scenes, patch, mask, drawn, attack.sampling)
     cells = counter(attacked)[:, 0]
@@ -72,7 +71,7 @@ def full_image_loss(
     else:
         loss = -count if attack.objective == "over" else count
     penalty = attack.smoothness * roughness(patch, mask).sum()
-    return loss.mean() + (penalty / weight.sum() if attack.objective in MEANS else penalty)
+    return loss.mean() + (penalty / weight.sum() if attack.objective == "density" else penalty)
 
 
 @pytest.mark.parametrize("region", [False, True], ids=["whole image", "region"])
@@ -114,16 +113,16 @@ def test_patches_agree_after_many_steps(case: str, tiny, sample, problem) -> Non
     """Layer by layer, by windows, and on the full image: the same patches to the last level."""
     attack = APAM(steps=12, step_size=16 / 255, **CASES[case])
     image = sample(4, shape=(101, 139), heads=12)
-    found = []
+    trials = []
     with pycc.ops.reference():
         for wrap in (lambda c: c, lambda c: Opaque(c, 20), lambda c: Opaque(c, None)):
             made = problem(attack, wrap(tiny().double()), [image])
-            found.append((made, attack.optimise(made, seed=0, step_done=lambda _: None)))
-    follows = [made.regions[0].local.follows_layers for made, _ in found]
+            trials.append((made, attack.optimise(made, seed=0, step_done=lambda _: None)))
+    follows = [made.regions[0].local.follows_layers for made, _ in trials]
     assert follows == [True, False, False]
-    falls = [torch.tensor(one.loss_history) - one.loss_history[0][0] for _, one in found]
-    for (_, other), fall in zip(found[1:], falls[1:], strict=True):
-        assert torch.equal(found[0][1].patches, other.patches)
+    falls = [torch.tensor(p.loss_history) - p.loss_history[0][0] for _, p in trials]
+    for (_, other), fall in zip(trials[1:], falls[1:], strict=True):
+        assert torch.equal(trials[0][1].patches, other.patches)
         assert torch.allclose(falls[0], fall, rtol=1e-5, atol=1e-6)
 
 
@@ -195,7 +194,7 @@ def test_a_problem_of_two_counters_combines_their_losses(tiny, sample) -> None:
             attack, items, places
         )
         patch = attack.start(made.index, 9, 0)
-        losses[name] = attack.objective_loss(made, patch, attack.mask(9))
+        losses[name] = attack.objective_loss(made, patch, attack.patch_mask(9))
     assert torch.allclose(losses["mean"], (losses["a"] + losses["b"]) / 2)
     assert torch.allclose(losses["worst"], torch.maximum(losses["a"], losses["b"]))
 

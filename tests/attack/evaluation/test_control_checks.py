@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pycc import attack
 from pycc.attack import APAM, Query, Universal
+from pycc.report import Check
 
 SEARCH, SAME = "white-box beats random search", "the same image has the same count"
 QUICK: dict[str, Any] = {
@@ -20,8 +21,8 @@ QUICK: dict[str, Any] = {
 }
 
 
-def judged(done: Any, name: str) -> dict[str, str]:
-    (check,) = [check for check in done.summary["checks"] if check["name"] == name]
+def judged(done: attack.AttackRun, name: str) -> Check:
+    (check,) = [check for check in done.checks if check.name == name]
     return check
 
 
@@ -42,18 +43,18 @@ class Reversed(nn.Module):
 def test_a_gradient_that_leads_astray_loses_to_random_search(tiny, sample) -> None:
     chosen = APAM(**QUICK, steps=20)
     sound = judged(attack.run(tiny(), [sample(0)], chosen, pgd=None), SEARCH)
-    assert sound["verdict"] == "pass", sound
+    assert sound.verdict == "pass", sound
     astray = judged(attack.run(Reversed(tiny()), [sample(0)], chosen, pgd=None), SEARCH)
-    assert astray["verdict"] == "fail", astray
+    assert astray.verdict == "fail", astray
 
 
 def test_a_patch_that_heeds_more_than_the_count_gets_a_second_chance(tiny, sample) -> None:
     """A tenth of the roughness weighs more than the few people that 12 pixels add."""
     chosen = APAM(**QUICK, steps=60, smoothness=0.1)
     check = judged(attack.run(tiny(), [sample(0)], chosen, pgd=None), SEARCH)
-    assert check["verdict"] == "pass", check
-    assert "without transform and penalty" in check["figure"]
-    assert "people of 180 queries, on scene 0" in check["figure"]
+    assert check.verdict == "pass", check
+    assert "without transform and penalty" in check.figure
+    assert "people of 180 queries, on scene 0" in check.figure
 
 
 def test_queries_are_bounded_and_made_on_the_smallest_image(tiny, sample, monkeypatch) -> None:
@@ -74,7 +75,7 @@ def test_queries_are_bounded_and_made_on_the_smallest_image(tiny, sample, monkey
     done = attack.run(tiny(), two, chosen, pgd=None)
     searches = [(query.steps, query.shape, index, side) for query, index, side in asked]
     assert searches == [(9, "disc", (1,), 8), (20, "square", (1,), 12)]
-    assert "people of 9 and 20 queries, on scene 1" in judged(done, SEARCH)["figure"]
+    assert "people of 9 and 20 queries, on scene 1" in judged(done, SEARCH).figure
 
 
 @pytest.mark.parametrize(
@@ -90,7 +91,7 @@ def test_queries_are_bounded_and_made_on_the_smallest_image(tiny, sample, monkey
 def test_where_nothing_is_to_be_compared(chosen: Any, more: dict, tiny, sample) -> None:
     options = {name: [sample(number) for number in numbers] for name, numbers in more.items()}
     done = attack.run(tiny(), [sample(0)], chosen, pgd=None, **options)
-    assert judged(done, SEARCH)["verdict"] == "not applicable"
+    assert judged(done, SEARCH).verdict == "not applicable"
 
 
 class Noisy(nn.Module):
@@ -134,16 +135,16 @@ class Learning(Noisy):
 def test_a_counter_with_a_memory_or_chance_is_told(kind: type[nn.Module], tiny, sample) -> None:
     chosen = APAM(**QUICK, steps=1)
     check = judged(attack.run(kind(tiny()), [sample(0)], chosen, pgd=None), SAME)
-    assert check["verdict"] == "fail", check
-    changes = "counting changes what the counter holds" in check["figure"]
+    assert check.verdict == "fail", check
+    changes = "counting changes what the counter holds" in check.figure
     assert changes == (kind is Learning)
-    assert ("the same bits" in check["figure"]) == (kind is Learning)
+    assert ("the same bits" in check.figure) == (kind is Learning)
 
 
 def test_every_counter_of_a_run_is_counted_twice(tiny, sample) -> None:
     chosen, other = APAM(**QUICK, steps=1), tiny()
     other.net[7].bias.data.add_(0.1)
     run = attack.run(tiny(), [sample(0)], chosen, pgd=None, surrogates={"other": other})
-    assert judged(run, SAME)["verdict"] == "pass"
+    assert judged(run, SAME).verdict == "pass"
     run = attack.run(tiny(), [sample(0)], chosen, pgd=None, surrogates={"other": Noisy(other)})
-    assert judged(run, SAME)["verdict"] == "fail"
+    assert judged(run, SAME).verdict == "fail"

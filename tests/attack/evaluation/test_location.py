@@ -161,8 +161,8 @@ def test_counters_of_an_ensemble_weigh_alike(sample) -> None:
 
 
 def test_the_cost_counts_the_trials() -> None:
-    one = replace(WORST, steps=20, restarts=1).cost
-    assert search_cost(replace(WORST, steps=200, restarts=5)) == (CANDIDATES + 1) * one
+    passes = replace(WORST, steps=20, restarts=1).cost
+    assert search_cost(replace(WORST, steps=200, restarts=5)) == (CANDIDATES + 1) * passes
     assert search_cost(replace(WORST, steps=3)) == (CANDIDATES + 1) * replace(WORST, steps=1).cost
 
 
@@ -172,10 +172,10 @@ def samples(sample) -> list[Sample]:
 
 
 def test_a_run_puts_all_patches_of_an_image_there(tiny, samples) -> None:
-    counter = tiny()
-    done = run(counter, samples, WORST)
+    counter, chosen = tiny(), replace(WORST, steps=10)
+    done = run(counter, samples, chosen)
     builder, items = staged([counter], samples)
-    wanted = [list(worst_place(WORST, builder, item, seed=0).top_left) for item in items]
+    wanted = [list(worst_place(chosen, builder, item, seed=0).top_left) for item in items]
     assert wanted != [[(i.shape[0] - 8) // 2, (i.shape[1] - 8) // 2] for i in items]
     places = {
         (r["index"], r["condition"]): r["top_left"]
@@ -233,14 +233,14 @@ def test_candidates_take_the_place_of_the_gradients(sample) -> None:
     builder, (item,) = staged([counter], [sample()])
     asked: list[int] = []
 
-    def candidates(one: Sample, side: int) -> list[tuple[int, int]]:
+    def candidates(scene: Sample, side: int) -> list[tuple[int, int]]:
         asked.append(side)
         return [(40, 10), (0, 70), (40, 10)]
 
     place = worst_place(WORST, builder, item, seed=0, candidates=candidates)
     assert place == Place(8, (40, 10))
     assert asked == [8]
-    none = worst_place(WORST, builder, item, seed=0, candidates=lambda one, side: [])
+    none = worst_place(WORST, builder, item, seed=0, candidates=lambda scene, side: [])
     assert none == WORST.place(item.shape, seed=0, image=item.index)
 
 
@@ -248,8 +248,8 @@ def test_a_resumed_run_does_not_search_again(sample, tmp_path: Path) -> None:
     samples = [replace(sample(), name=str(n)) for n in range(3)]
     counter, searched = gains((13, 50, 8, 1.0)), []
 
-    def candidates(one: Sample, side: int) -> list[tuple[int, int]]:
-        searched.append(one.name)
+    def candidates(scene: Sample, side: int) -> list[tuple[int, int]]:
+        searched.append(scene.name)
         return [(13, 50)]
 
     options = {"compare": False, "candidates": candidates, "save_images": False}

@@ -71,8 +71,8 @@ def test_target_is_approached(wanted: dict, sample, problem) -> None:
                   transform="none", smoothness=0.0, **wanted)  # fmt: skip
     made = problem(attack, Linear(), [sample(heads=9)])
     assert float(made.regions[0].count) < 1290
-    found = attack.optimise(made, seed=0, step_done=lambda _: None)
-    added = made.added(found.patches, attack.mask(16))
+    optimised = attack.optimise(made, seed=0, step_done=lambda _: None)
+    added = made.added(optimised.patches, attack.patch_mask(16))
     assert float(made.regions[0].count + added) == pytest.approx(1300, abs=1)
 
 
@@ -95,11 +95,11 @@ def test_momentum_and_normalisation_by_hand(sample, problem) -> None:
         window[:, :, y : y + 3, x : x + 3] = p
         count = outside + float((weights * window).sum())
         g = 2 * (count - 1275.0) / scale * np.broadcast_to(weights, p.shape)
-        found = attack.gradient(made, patch, 0, step)
-        assert np.allclose(found.numpy(), g, atol=2e-5)
+        slope = attack.gradient(made, patch, 0, step)
+        assert np.allclose(slope.numpy(), g, atol=2e-5)
         q = 0.9 * q + g / np.abs(g).sum()
         p = np.clip(p - 0.1 * np.sign(q), 0, 1)
-        patch = (patch - follow(found, 0.1)).clamp(0, 1)
+        patch = (patch - follow(slope, 0.1)).clamp(0, 1)
         assert np.allclose(patch.numpy(), p, atol=1e-6)
 
 
@@ -127,11 +127,11 @@ def test_the_best_is_kept_not_the_last(sample, problem) -> None:
     attack = APAM(patch_size=8, steps=20, step_size=0.5, objective="target", target_count=1290.0,
                   transform="none", smoothness=0.0, momentum=0.0)  # fmt: skip
     made = problem(attack, Linear(), [sample()])
-    found = attack.optimise(made, seed=0, step_done=lambda _: None)
-    (path,) = found.loss_history
+    optimised = attack.optimise(made, seed=0, step_done=lambda _: None)
+    (path,) = optimised.loss_history
     assert len(path) == LOOKS + 1
     assert list(path) == sorted(path, reverse=True)
-    judged = attack.objective_loss(made, found.patches, attack.mask(8))
+    judged = attack.objective_loss(made, optimised.patches, attack.patch_mask(8))
     assert float(judged) == pytest.approx(path[-1], rel=1e-4)
     assert path[-1] < path[0]
 
@@ -142,17 +142,17 @@ def test_restarts_start_elsewhere_and_the_best_of_all_is_kept(tiny, sample, prob
     for restarts in (1, 3):
         attack = APAM(patch_size=10, steps=6, step_size=0.05, objective="over", restarts=restarts)
         steps: list[int] = []
-        found = attack.optimise(made, seed=0, step_done=steps.append)
+        optimised = attack.optimise(made, seed=0, step_done=steps.append)
         assert steps == list(range(1, 6 * restarts + 1))
-        assert all(len(path) == restarts * (LOOKS + 1) for path in found.loss_history)
-        ends.append([path[LOOKS :: LOOKS + 1] for path in found.loss_history])
-        mask = attack.mask(10)
-        judged = attack.objective_loss(made, found.patches, mask)
+        assert all(len(path) == restarts * (LOOKS + 1) for path in optimised.loss_history)
+        ends.append([path[LOOKS :: LOOKS + 1] for path in optimised.loss_history])
+        mask = attack.patch_mask(10)
+        judged = attack.objective_loss(made, optimised.patches, mask)
         # The best by the loss, which the penalty on roughness is part of; the path is without it.
-        rough = attack.penalty(made, found.patches, mask)
+        rough = attack.penalty(made, optimised.patches, mask)
         assert torch.all(rough > 0)
         for end, objective in zip(ends[-1], judged.tolist(), strict=True):
-            assert any(one == pytest.approx(objective, rel=1e-5) for one in end)
+            assert any(loss == pytest.approx(objective, rel=1e-5) for loss in end)
     assert [more[:1] for more in ends[1]] == ends[0]
     assert not torch.equal(attack.start([0], 10, 0, 0), attack.start([0], 10, 0, 1))
 
@@ -169,26 +169,26 @@ def test_draws_average_the_gradient(tiny, sample, problem) -> None:
     made = problem(many, tiny(), [sample(), sample(1)])
     patch = many.start(made.index, 10, 0)
     drawn = draw(made.index, seed=0, step=3, eot_samples=4)
-    one = APAM(patch_size=10, objective="over", smoothness=0.0)
+    single = APAM(patch_size=10, objective="over", smoothness=0.0)
     gradients = []
     for row in range(4):
         leaf = patch.clone().requires_grad_()
-        loss = one.transformed_loss(made, leaf, drawn[row::4]).sum()
+        loss = single.transformed_loss(made, leaf, drawn[row::4]).sum()
         gradients.append(torch.autograd.grad(loss, leaf)[0])
-    found = many.gradient(made, patch, 0, 3)
+    gradient = many.gradient(made, patch, 0, 3)
     expected = torch.stack(gradients).mean(0)
-    assert torch.allclose(found, expected, atol=1e-6 * float(expected.abs().max()))
+    assert torch.allclose(gradient, expected, atol=1e-6 * float(expected.abs().max()))
 
 
 def test_the_update_does_not_depend_on_the_gradients_scale(sample, problem) -> None:
     attack = APAM(patch_size=6, steps=5, objective="over", smoothness=0.0)
-    found = []
+    patches = []
     for gain in (1.0, 4096.0):
         counter = Linear()
         counter.gain = gain
         made = problem(attack, counter, [sample()])
-        found.append(optimise(attack, made))
-    assert torch.equal(*found)
+        patches.append(optimise(attack, made))
+    assert torch.equal(*patches)
 
 
 def test_a_gradient_of_zero_leaves_the_patch(sample, problem) -> None:
@@ -215,22 +215,22 @@ def test_what_is_measured_of_a_counter_leaves_the_penalty_out(sample, problem) -
     ):
         made = problem(attack, Blind(), [sample()])
         if isinstance(attack, Universal):
-            found = attack.train([lambda made=made: made], seed=0, step_done=lambda _: None)
+            optimised = attack.train([lambda made=made: made], seed=0, step_done=lambda _: None)
         else:
-            found = attack.optimise(made, seed=0, step_done=lambda _: None)
-        assert not torch.equal(found.patches, start(attack, made)), "it was smoothed"
-        assert set(found.loss_history[0]) == {0.0}
-        assert found.zero_gradient == (1.0,)
+            optimised = attack.optimise(made, seed=0, step_done=lambda _: None)
+        assert not torch.equal(optimised.patches, start(attack, made)), "it was smoothed"
+        assert set(optimised.loss_history[0]) == {0.0}
+        assert optimised.zero_gradient == (1.0,)
 
 
 def test_the_path_is_that_of_the_patch_that_is_kept(tiny, sample, problem) -> None:
     """By the loss with its penalty: where that chooses a smoother patch, the objective may rise."""
     attack = APAM(patch_size=12, steps=20, smoothness=1.0, step_size=0.1, objective="over")
     made = problem(attack, tiny(), [sample(), sample(1)])
-    found = attack.optimise(made, seed=0, step_done=lambda _: None)
-    judged = attack.objective_loss(made, found.patches, attack.mask(12))
-    assert [path[-1] for path in found.loss_history] == pytest.approx(judged.tolist(), rel=1e-4)
-    assert any(path[-1] > path[0] for path in found.loss_history)
+    optimised = attack.optimise(made, seed=0, step_done=lambda _: None)
+    judged = attack.objective_loss(made, optimised.patches, attack.patch_mask(12))
+    assert [path[-1] for path in optimised.loss_history] == pytest.approx(judged.tolist(), rel=1e-4)
+    assert any(path[-1] > path[0] for path in optimised.loss_history)
 
 
 def test_cosine_decay_takes_half_the_way(sample, problem) -> None:
@@ -346,7 +346,7 @@ def test_smoothness_shapes_the_patch_of_every_objective(tiny, sample, problem, o
             patch_size=20, objective=objective, steps=8, smoothness=weight, step_size=0.05
         )
         patch = optimise(attack, problem(attack, tiny(), [sample()]))
-        rough.append(float(patches.roughness(patch, attack.mask(20))[0]))
+        rough.append(float(patches.roughness(patch, attack.patch_mask(20))[0]))
     assert rough[1] < 0.9 * rough[0]
 
 

@@ -22,13 +22,15 @@ def test_it_raises_the_loss_above_noise_and_changes_a_square_alone() -> None:
         for seed in range(3):
             noise = InnerAttack(24, 0)(counter, image, target, seed)
             with torch.enable_grad():
-                found = InnerAttack(24, 5, 0.2)(counter, image, target, seed)
-            losses = [float((counter(x[None]) - target).square().sum()) for x in (noise, found)]
+                attacked_image = InnerAttack(24, 5, 0.2)(counter, image, target, seed)
+            losses = [
+                float((counter(x[None]) - target).square().sum()) for x in (noise, attacked_image)
+            ]
             assert losses[1] > 1.5 * losses[0]
-            rows, columns = (found != image).any(0).nonzero().T
+            rows, columns = (attacked_image != image).any(0).nonzero().T
             assert int(rows.max() - rows.min()) < 24
             assert int(columns.max() - columns.min()) < 24
-            assert 0 <= float(found.min()) <= float(found.max()) <= 1
+            assert 0 <= float(attacked_image.min()) <= float(attacked_image.max()) <= 1
     assert all(parameter.grad is None for parameter in counter.parameters())
 
 
@@ -42,8 +44,8 @@ def test_it_is_a_function_of_its_seed() -> None:
 def test_a_patch_that_does_not_fit_is_refused() -> None:
     counter, image, target = scene()
     crop, truth = image[:, :32, :40], target[:, :8, :10]
-    found = InnerAttack(32, 1)(counter, crop, truth, 0)
-    assert ((found != crop).any(0).any(1)).all()
+    attacked_image = InnerAttack(32, 1)(counter, crop, truth, 0)
+    assert ((attacked_image != crop).any(0).any(1)).all()
     with pytest.raises(ValueError, match="a patch of 33 pixels needs an image of 33x33, got 32x40"):
         InnerAttack(33, 1)(counter, crop, truth, 0)
 

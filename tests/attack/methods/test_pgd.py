@@ -38,9 +38,9 @@ def attacked(chosen: PGD, counter: Any, sample: Sample, wanted: APAM | None = No
     wanted = wanted or APAM(patch_size=4, objective="over")
     if isinstance(counter, nn.Module):
         counter.eval().requires_grad_(False)
-    found = check_samples([sample], [wanted], counter.stride, seed=0)
+    checked = check_samples([sample], [wanted], counter.stride, seed=0)
     stage = ProblemBuilder([Member(counter)], SampleCache([sample]), CleanCounts())
-    return chosen.attack(stage, found.items[0], wanted)
+    return chosen.attack(stage, checked.items[0], wanted)
 
 
 def count(counter: Any, image: Tensor) -> float:
@@ -74,11 +74,11 @@ def test_epsilon_holds_in_eight_bits(epsilon: float, steps: int, seed: int) -> N
     image = quantize(torch.rand(3, 12, 12, generator=generator))
     image[:, :2, :2], image[:, 2:4, 2:4] = 0.0, 1.0
     clean = Sample("scene", image, torch.tensor([[3.0, 4.0]], dtype=torch.float64))
-    found = attacked(PGD(epsilon, steps), Linear(), clean)
-    change = levels(found) - levels(image)
+    attacked_image = attacked(PGD(epsilon, steps), Linear(), clean)
+    change = levels(attacked_image) - levels(image)
     assert float(change.abs().max()) <= 255 * epsilon + 1e-9
     if steps == 0:
-        assert torch.equal(found, image)
+        assert torch.equal(attacked_image, image)
     elif steps >= 2:
         # Each pixel goes as far as whole levels allow: no rounding loses one.
         most = math.floor(255 * epsilon + 1e-9)
@@ -95,9 +95,9 @@ def test_an_epsilon_below_one_level_changes_nothing(sample, tiny) -> None:
 
 @pytest.mark.parametrize("steps", [1, 3, 10])
 def test_with_epsilon_one_the_image_is_at_the_attackers_will(steps: int, sample) -> None:
-    found = attacked(PGD(1.0, steps), Linear(), unseen(sample))
-    assert torch.all(found[0] == 1)
-    assert torch.all(found[1] == 0)
+    attacked_image = attacked(PGD(1.0, steps), Linear(), unseen(sample))
+    assert torch.all(attacked_image[0] == 1)
+    assert torch.all(attacked_image[1] == 0)
     under = attacked(
         PGD(1.0, steps), Linear(), unseen(sample), APAM(patch_size=4, objective="under")
     )
@@ -141,15 +141,15 @@ def test_the_image_as_stored_is_never_worse_for_the_attacker(
     for counter in (tiny(), Teeth()):
         clean = unseen(sample)
         wanted = APAM(patch_size=4, objective=objective)
-        found = attacked(PGD(epsilon, steps), counter, clean, wanted)
-        assert sign * (count(counter, found) - count(counter, quantize(clean.image))) >= 0
+        attacked_image = attacked(PGD(epsilon, steps), counter, clean, wanted)
+        assert sign * (count(counter, attacked_image) - count(counter, quantize(clean.image))) >= 0
 
 
 def test_pixels_outside_the_region_are_left_alone(tiny, sample) -> None:
     """None of them is in the field of a cell that counts."""
     clean = sample(region=True)
-    found = attacked(PGD(8 / 255, 4), tiny(), clean)
-    change = (found != quantize(clean.image)).any(0)
+    attacked_image = attacked(PGD(8 / 255, 4), tiny(), clean)
+    change = (attacked_image != quantize(clean.image)).any(0)
     assert change[5:, 40:].float().mean() > 0.9
     assert not change[:, :12].any()
 

@@ -50,8 +50,8 @@ def test_the_optimum_of_a_linear_counter_is_reached(sample, problem) -> None:
     patch = optimise(attack, made).patches
     best = torch.zeros(2, 3, 5, 5)
     best[:, 0] = 1.0
-    added, most = (made.added(p, attack.mask(5)) for p in (patch, best))
-    none = made.added(optimise(Query(patch_size=5, steps=0), made).patches, attack.mask(5))
+    added, most = (made.added(p, attack.patch_mask(5)) for p in (patch, best))
+    none = made.added(optimise(Query(patch_size=5, steps=0), made).patches, attack.patch_mask(5))
     assert torch.all(most - added <= 0.1 * (most - none))
     assert torch.all(added <= most)
 
@@ -60,28 +60,28 @@ def test_no_gradient_is_asked_for(sample, problem) -> None:
     attack, counter = Query(patch_size=6, steps=60, objective="over"), Steps()
     made = problem(attack, counter, [sample()])
     counter.asked = 0
-    found = optimise(attack, made)
+    optimised = optimise(attack, made)
     # The first patch, the queries, and the people that the best one adds.
     assert counter.asked == 62
-    (path,) = found.loss_history
+    (path,) = optimised.loss_history
     assert path[-1] < path[0]
-    assert found.zero_gradient == ()
+    assert optimised.zero_gradient == ()
 
 
 def test_it_never_gets_worse_and_keeps_what_was_best(tiny, sample, problem) -> None:
     attack = Query(patch_size=12, steps=50, objective="over")
     made = problem(attack, tiny(), [sample(), sample(1)])
     steps: list[int] = []
-    found = attack.optimise(made, seed=0, step_done=steps.append)
+    optimised = attack.optimise(made, seed=0, step_done=steps.append)
     assert steps == list(range(1, 51))
-    judged = attack.objective_loss(made, found.patches, attack.mask(12))
-    for path, last in zip(found.loss_history, judged.tolist(), strict=True):
+    judged = attack.objective_loss(made, optimised.patches, attack.patch_mask(12))
+    for path, last in zip(optimised.loss_history, judged.tolist(), strict=True):
         assert len(path) == LOOKS + 1
         assert list(path) == sorted(path, reverse=True)
         assert path[-1] < path[0]
         assert last == pytest.approx(path[-1], abs=1e-5)
     fewer = optimise(Query(patch_size=12, steps=0, objective="over"), made)
-    assert [path[-1] for path in fewer.loss_history] == [path[0] for path in found.loss_history]
+    assert [path[-1] for path in fewer.loss_history] == [path[0] for path in optimised.loss_history]
 
 
 def test_only_the_corners_of_the_colour_cube_are_used(tiny, sample, problem) -> None:
@@ -97,8 +97,8 @@ def test_only_the_corners_of_the_colour_cube_are_used(tiny, sample, problem) -> 
 
 def single(counter: object, samples: list[Sample], numbers: list[int], attack: Query) -> Problem:
     """A batch of some of the samples, which keep their numbers."""
-    found = check_samples(samples, [attack], 4, seed=0)
-    items = [found.items[number] for number in numbers]
+    checked = check_samples(samples, [attack], 4, seed=0)
+    items = [checked.items[number] for number in numbers]
     places = [attack.place(item.shape, seed=0, image=item.index) for item in items]
     return ProblemBuilder([Member(counter)], SampleCache(samples), CleanCounts()).problem(
         attack, items, places
@@ -154,10 +154,10 @@ def test_squares_reach_every_pixel_and_stay_inside(side, sample, problem, monkey
         edge = attack.edge(side, step / 200)
         if len(rows):
             assert max(rows.max() - rows.min(), columns.max() - columns.min()) < edge
-        lows.append(float(objective_loss(attack, made, asked, attack.mask(side))))
-        if lows[-1] < float(objective_loss(attack, made, best, attack.mask(side))):
+        lows.append(float(objective_loss(attack, made, asked, attack.patch_mask(side))))
+        if lows[-1] < float(objective_loss(attack, made, best, attack.patch_mask(side))):
             best = asked
-    assert min(lows) == float(objective_loss(attack, made, best, attack.mask(side)))
+    assert min(lows) == float(objective_loss(attack, made, best, attack.patch_mask(side)))
 
 
 def test_it_starts_from_a_picture(tmp_path: Path, sample, problem) -> None:
@@ -188,12 +188,12 @@ def test_gradients_do_better_than_as_many_queries(objective, tiny, sample, probl
 def test_a_disc_is_evaluated_as_a_disc(sample, problem) -> None:
     attack = Query(patch_size=9, steps=120, objective="over", shape="disc")
     made = problem(attack, Linear(), [sample()])
-    found = optimise(attack, made)
-    mask = attack.mask(9)
+    optimised = optimise(attack, made)
+    mask = attack.patch_mask(9)
     y, x = made.regions[0].top_left[0].tolist()
     under = made.regions[0].pixels[0, :, y : y + 9, x : x + 9]
-    change = (found.patches[0] - under) * mask
-    assert float(found.unrounded[0]) == pytest.approx(
+    change = (optimised.patches[0] - under) * mask
+    assert float(optimised.unrounded[0]) == pytest.approx(
         float(change[0].sum() - 0.5 * change[1].sum()), abs=1e-4
     )
     assert float(change[0].sum()) > 0.8 * float(((1 - under[0]) * mask).sum())

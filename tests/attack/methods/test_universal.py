@@ -45,8 +45,8 @@ def problem_of(
 ) -> Problem:
     """One problem of the samples with these numbers, which they keep."""
     counter.eval().requires_grad_(False)
-    found = check_samples(samples, [chosen], 4, seed=0)
-    items = [found.items[number] for number in numbers]
+    checked = check_samples(samples, [chosen], 4, seed=0)
+    items = [checked.items[number] for number in numbers]
     places = [chosen.place(item.shape, seed=0, image=item.index) for item in items]
     return ProblemBuilder([Member(counter)], SampleCache(samples), CleanCounts()).problem(
         chosen, items, places
@@ -115,9 +115,9 @@ def test_a_batchs_gradient_is_the_sum_of_its_images(tiny, train) -> None:
         ]
         whole = problem_of(chosen, counter, train, [0, 1, 2, 3]) if location == "centre" else None
         if whole is not None:
-            found = chosen.batch_gradient(whole, patch, 0, 3, 1)
+            gradient = chosen.batch_gradient(whole, patch, 0, 3, 1)
             expected = torch.stack(parts).sum(0)
-            assert torch.allclose(found, expected, atol=1e-5 * float(expected.abs().max()))
+            assert torch.allclose(gradient, expected, atol=1e-5 * float(expected.abs().max()))
         assert len({tuple(part.flatten().tolist()) for part in parts}) == 4
 
 
@@ -131,12 +131,12 @@ def test_a_moving_batch_is_the_sum_over_its_new_places(tiny, train) -> None:
 
     def moved(at) -> list[Problem]:
         places.extend(place.top_left for place in at)
-        found = check_samples(train, [chosen], 4, seed=0)
+        checked = check_samples(train, [chosen], 4, seed=0)
         stage = ProblemBuilder([Member(counter)], SampleCache(train), CleanCounts())
-        return stage.moved(chosen, found.items[:3], at)
+        return stage.moved(chosen, checked.items[:3], at)
 
     whole.moved = moved
-    found = chosen.batch_gradient(whole, patch, 0, 5, 0)
+    checked = chosen.batch_gradient(whole, patch, 0, 5, 0)
     assert len(set(places)) == 3
     assert all(0 <= y <= 64 - 16 and 0 <= x <= 80 - 16 for y, x in places)
     singles = [
@@ -144,7 +144,7 @@ def test_a_moving_batch_is_the_sum_over_its_new_places(tiny, train) -> None:
         for number in range(3)
     ]
     expected = torch.stack(singles).sum(0)
-    assert torch.allclose(found, expected, atol=1e-5 * float(expected.abs().max()))
+    assert torch.allclose(checked, expected, atol=1e-5 * float(expected.abs().max()))
 
 
 def test_batches_come_in_an_order_that_seed_and_restart_draw(tiny, train, monkeypatch) -> None:
@@ -164,7 +164,7 @@ def test_batches_come_in_an_order_that_seed_and_restart_draw(tiny, train, monkey
         orders.append(list(seen))
     assert orders[0] == orders[1] != orders[2]
     passes = [tuple(orders[0][start : start + 4]) for start in range(0, 24, 4)]
-    assert all(sorted(one) == [0, 1, 2, 3] for one in passes)
+    assert all(sorted(order) == [0, 1, 2, 3] for order in passes)
     assert len(set(passes)) > 3
     assert passes[:3] != passes[3:]
 
@@ -176,17 +176,17 @@ def test_the_best_for_all_training_images_is_kept(tiny, train) -> None:
     problems = [problem_of(chosen, tiny(), train, numbers) for numbers in ([0, 1, 2], [3])]
     steps: list[int] = []
     making = [lambda problem=problem: problem for problem in problems]
-    found = chosen.train(making, seed=0, step_done=steps.append)
+    optimised = chosen.train(making, seed=0, step_done=steps.append)
     assert steps == list(range(1, 31))
-    (path,) = found.loss_history
+    (path,) = optimised.loss_history
     assert len(path) == 2 * (LOOKS + 1)
     ends = path[: LOOKS + 1], path[LOOKS + 1 :]
     assert all(list(end) == sorted(end, reverse=True) for end in ends)
-    assert found.patches.shape == (1, 3, 12, 12)
-    assert torch.equal(found.patches, quantize(found.patches))
-    mask = chosen.mask(12)
+    assert optimised.patches.shape == (1, 3, 12, 12)
+    assert torch.equal(optimised.patches, quantize(optimised.patches))
+    mask = chosen.patch_mask(12)
     losses = [
-        chosen.objective_loss(p, found.patches.expand(len(p), -1, -1, -1), mask).sum()
+        chosen.objective_loss(p, optimised.patches.expand(len(p), -1, -1, -1), mask).sum()
         for p in problems
     ]
     # The mean over images, not over batches of different sizes.
@@ -217,11 +217,11 @@ def test_it_beats_noise_on_scenes_it_has_not_seen(tiny, sample, train) -> None:
 
 def test_what_fits_one_image_serves_it_better_than_what_serves_all(tiny, sample, train) -> None:
     options = {**QUICK, "steps": 20, "smoothness": 0.0, "transform": "none"}
-    one, all_of_them = APAM(**options), Universal(**options)
-    problem = problem_of(one, tiny(), train, [0, 1, 2, 3])
-    own = one.optimise(problem, seed=0, step_done=lambda _: None)
+    per_image, all_of_them = APAM(**options), Universal(**options)
+    problem = problem_of(per_image, tiny(), train, [0, 1, 2, 3])
+    each = per_image.optimise(problem, seed=0, step_done=lambda _: None)
     shared = trained(all_of_them, [problem])
-    assert sum(path[-1] for path in own.loss_history) / 4 < shared.loss_history[0][-1]
+    assert sum(path[-1] for path in each.loss_history) / 4 < shared.loss_history[0][-1]
 
 
 def test_a_run_needs_training_images_and_one_size(tiny, sample, train) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pycc.attack.physical.photo import photo_table, photographed
+from pycc.attack.physical.photo import PhotoSummary, photo_table, photographed
 from pycc.data import load_image
 
 
@@ -28,7 +29,7 @@ class Reds(nn.Module):
         self.seen: list[tuple[bool, bool, tuple[int, ...]]] = []
 
     def forward(self, images: Tensor) -> Tensor:
-        if images.shape[-2:] != (64, 64):  # the picture that tells counters apart
+        if images.shape[-2:] != (64, 64):  # the image by which counters are identified
             self.seen.append((self.training, self.factor.requires_grad, tuple(images.shape)))
         cells: Tensor = functional.avg_pool2d(images[:, :1], 4)
         return self.factor * cells
@@ -44,7 +45,7 @@ def photo(path: Path, red: int, shape: tuple[int, int] = (8, 12)) -> Path:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
-    """AttackedRegion 2 and 10, and one without any red, under the suffixes that phones like."""
+    """Scenes 2 and 10, and one without any red, under the suffixes that phones like."""
     clean, attacked = tmp_path / "clean", tmp_path / "attacked"
     for folder, suffix, reds in ((clean, ".png", (51, 102, 0)), (attacked, ".bmp", (204, 51, 51))):
         for name, red in zip(("IMG_2", "IMG_10", "dark"), reds, strict=True):
@@ -55,35 +56,32 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 def test_error_rates_by_hand(folders: tuple[Path, Path]) -> None:
     """6 cells of 10 · red / 255: 12 -> 48, 24 -> 12, 0 -> 12."""
     done = photographed(Reds(), *folders)
-    assert [r["image"] for r in done.records] == ["IMG_2", "IMG_10", "dark"], "2 before 10"
-    assert [r["index"] for r in done.records] == [0, 1, 2]
-    assert {(r["condition"], r["patch_size"]) for r in done.records} == {("photo", None)}
-    assert [r["clean"] for r in done.records] == pytest.approx([12, 24, 0])
-    assert [r["count"] for r in done.records] == pytest.approx([48, 12, 12])
-    assert [r["error_rate"] for r in done.records[:2]] == pytest.approx([300, 50])
-    assert done.records[2]["error_rate"] is None
-    assert done.summary == {
-        "images": 3,
-        "mean_clean": pytest.approx(12),
-        "mean_count": pytest.approx(24),
-        "error_rate": pytest.approx(175),
-        "error_rate_undefined": 1,
-    }
+    assert [r.image for r in done.rows] == ["IMG_2", "IMG_10", "dark"], "2 before 10"
+    assert [r.index for r in done.rows] == [0, 1, 2]
+    assert {(r["condition"], r["patch_size"]) for r in done.run.records} == {("photo", None)}
+    assert [r.clean for r in done.rows] == pytest.approx([12, 24, 0])
+    assert [r.count for r in done.rows] == pytest.approx([48, 12, 12])
+    assert [r.error_rate for r in done.rows[:2]] == pytest.approx([300, 50])
+    assert done.rows[2].error_rate is None
+    assert done.summary == PhotoSummary(
+        images=3, mean_clean=pytest.approx(12), mean_count=pytest.approx(24),
+        error_rate=pytest.approx(175), error_rate_undefined=1,
+    )  # fmt: skip
 
 
 def test_a_negative_clean_count_has_a_positive_error_rate(folders: tuple[Path, Path]) -> None:
     done = photographed(Reds(-10.0), *folders)
-    assert [r["clean"] for r in done.records[:2]] == pytest.approx([-12, -24])
-    assert [r["error_rate"] for r in done.records[:2]] == pytest.approx([300, 50])
+    assert [r.clean for r in done.rows[:2]] == pytest.approx([-12, -24])
+    assert [r.error_rate for r in done.rows[:2]] == pytest.approx([300, 50])
 
 
 def test_undefined_on_all_photos(tmp_path: Path) -> None:
     photo(tmp_path / "a" / "1.png", 0)
     photo(tmp_path / "b" / "1.png", 9)
     done = photographed(Reds(), tmp_path / "a", tmp_path / "b")
-    assert done.summary["error_rate"] is None
-    assert done.summary["error_rate_undefined"] == 1
-    table = photo_table(done.summary, done.records)
+    assert done.summary.error_rate is None
+    assert done.summary.error_rate_undefined == 1
+    table = photo_table(done.summary, done.rows)
     assert "undefined on 1 photo: the clean prediction is 0" in table
     assert "nan" not in table
     assert "inf" not in table
@@ -98,10 +96,10 @@ def test_pairs_across_suffixes_and_sizes(tmp_path: Path) -> None:
     counter = Reds()
     done = photographed(counter, tmp_path / "a", tmp_path / "b")
     assert [shape for _, _, shape in counter.seen] == [(1, 3, 16, 8), (1, 3, 8, 12)]
-    (record,) = done.records
+    (row,) = done.rows
     red = float(load_image(tmp_path / "a" / "x.JPG")[0].mean())
-    assert record["clean"] == pytest.approx(80 * red)
-    assert record["count"] == pytest.approx(24)
+    assert row.clean == pytest.approx(80 * red)
+    assert row.count == pytest.approx(24)
 
 
 def test_every_picture_is_a_photo_and_the_rest_is_named(tmp_path: Path) -> None:
@@ -117,8 +115,8 @@ def test_every_picture_is_a_photo_and_the_rest_is_named(tmp_path: Path) -> None:
     ) as warned:
         done = photographed(Reds(), clean, attacked)
     assert len(warned) == 1
-    assert [record["image"] for record in done.records] == ["1", "2", "3", "4", "5"]
-    assert [record["error_rate"] for record in done.records] == [0.0] * 5
+    assert [row.image for row in done.rows] == ["1", "2", "3", "4", "5"]
+    assert [row.error_rate for row in done.rows] == [0.0] * 5
 
 
 def test_photos_of_twelve_bits(tmp_path: Path) -> None:
@@ -131,9 +129,9 @@ def test_photos_of_twelve_bits(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="its highest value is 2048"):
         dark = photographed(Reds(), *folders)
     bright = photographed(Reds(), *folders, bit_depth=12)
-    assert dark.records[0]["clean"] == pytest.approx(60 * 2048 / 65535)
-    assert bright.records[0]["clean"] == pytest.approx(60 * 2048 / 4095)
-    prints = [done.manifest["fingerprints"]["data"] for done in (dark, bright)]
+    assert dark.rows[0].clean == pytest.approx(60 * 2048 / 65535)
+    assert bright.rows[0].clean == pytest.approx(60 * 2048 / 4095)
+    prints = [done.run.manifest["fingerprints"]["data"] for done in (dark, bright)]
     assert prints[0] != prints[1]
     with pytest.raises(ValueError, match=r"a/1\.png: .* at most 95 pixels, got 12 x 8"):
         photographed(Reds(), *folders, max_image_pixels=95)
@@ -150,37 +148,40 @@ def test_the_counter_is_frozen_meanwhile(folders: tuple[Path, Path]) -> None:
 
 def test_the_run_folder(folders: tuple[Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "run"
-    told: list[tuple[float, float, str]] = []
+    reported: list[tuple[float, float, str]] = []
     done = photographed(
         Reds(),
         *folders,
         out=out,
-        progress=lambda *now: told.append(now),
+        progress=lambda *now: reported.append(now),
         command=["--photo"],
     )
     lines = (out / "results.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == done.records
+    assert [json.loads(line) for line in lines] == done.run.records
     assert '"error_rate": null' in lines[2]
-    assert json.loads((out / "summary.json").read_text()) == done.summary
+    assert json.loads((out / "summary.json").read_text()) == asdict(done.summary)
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["kind"] == "photo"
     assert manifest["command"] == ["--photo"]
     assert manifest["settings"]["attacked"] == str(folders[1])
-    assert [done for done, _, _ in told] == [0, 1, 2, 3]
-    assert {total for _, total, _ in told} == {3}
+    assert [done for done, _, _ in reported] == [0, 1, 2, 3]
+    assert {total for _, total, _ in reported} == {3}
 
 
 def test_the_fingerprints_tell_photos_and_weights(folders: tuple[Path, Path]) -> None:
-    first = photographed(Reds(), *folders).manifest["fingerprints"]
-    assert photographed(Reds(), *folders).manifest["fingerprints"] == first
-    assert photographed(Reds(9.0), *folders).manifest["fingerprints"]["weights"] != first["weights"]
+    def prints(counter: Reds) -> dict[str, object]:
+        return dict(photographed(counter, *folders).run.manifest["fingerprints"])
+
+    first = prints(Reds())
+    assert prints(Reds()) == first
+    assert prints(Reds(9.0))["weights"] != first["weights"]
     photo(folders[1] / "dark.bmp", 52)
-    assert photographed(Reds(), *folders).manifest["fingerprints"]["data"] != first["data"]
+    assert prints(Reds())["data"] != first["data"]
 
 
 def test_the_table(folders: tuple[Path, Path]) -> None:
     done = photographed(Reds(), *folders)
-    assert photo_table(done.summary, done.records[::-1]).splitlines() == [
+    assert photo_table(done.summary, done.rows[::-1]).splitlines() == [
         "photo   clean count  attacked count  error rate %",
         "-------------------------------------------------",
         "IMG_2          12.0            48.0         300.0",
@@ -194,7 +195,7 @@ def test_the_table(folders: tuple[Path, Path]) -> None:
 
 
 def spoil(kind: str, clean: Path, attacked: Path) -> str:
-    """Spoils the folders; the pattern that must be said of it."""
+    """Spoils the folders; the pattern of the error."""
     if kind == "no attacked photo":
         (attacked / "IMG_10.bmp").unlink()
         return r"clean/IMG_10\.png: .* same name in \S*attacked, got none"

@@ -62,9 +62,9 @@ def test_every_dot_is_the_pixel_it_lies_in(square: Path, tmp_path: Path, width_m
     kit = print_kit(square, tmp_path / "kit", width_mm=width_mm, dpi=dpi)
     assert kit.dots == (round(width_mm / 25.4 * dpi),) * 2
     with Image.open(kit.patch) as picture:
-        found = np.asarray(picture)
+        levels = np.asarray(picture)
     place = [int((dot + 0.5) * 20 / kit.dots[0]) for dot in range(kit.dots[0])]
-    assert np.array_equal(found, noise(20, 20)[place][:, place])
+    assert np.array_equal(levels, noise(20, 20)[place][:, place])
 
 
 def test_a_whole_enlargement_is_blocks(square: Path, tmp_path: Path) -> None:
@@ -150,12 +150,12 @@ def test_what_is_transparent_is_printed_white(tmp_path: Path) -> None:
     picture = saved(tmp_path / "disc.png", pixels)
     kit = print_kit(picture, tmp_path / "kit", width_mm=25.4, dpi=60)
     with Image.open(kit.patch) as printed:
-        found = np.asarray(printed)
-    assert np.array_equal(found[..., 3], pixels[..., 3].repeat(3, 0).repeat(3, 1))
-    hole = found[..., 3] == 0
+        levels = np.asarray(printed)
+    assert np.array_equal(levels[..., 3], pixels[..., 3].repeat(3, 0).repeat(3, 1))
+    hole = levels[..., 3] == 0
     assert hole.any()
-    assert (found[hole][:, :3] == 255).all(), "white also for a program that ignores alpha"
-    assert np.array_equal(found[~hole], pixels.repeat(3, 0).repeat(3, 1)[~hole])
+    assert (levels[hole][:, :3] == 255).all(), "white also for a program that ignores alpha"
+    assert np.array_equal(levels[~hole], pixels.repeat(3, 0).repeat(3, 1)[~hole])
     top, left, *_ = inside(kit)
     assert page(kit)[0][top + 1 : top + 4, left + 1 : left + 4].min() >= 250
     assert load_image(kit.patch).shape == (3, 60, 60)
@@ -175,18 +175,18 @@ def test_a_palette_with_a_transparent_colour(tmp_path: Path) -> None:
     picture.save(tmp_path / "p.png", transparency=0)
     kit = print_kit(tmp_path / "p.png", tmp_path / "kit", width_mm=25.4, dpi=2)
     with Image.open(kit.patch) as printed:
-        found = np.asarray(printed)
-    assert found.tolist() == [
+        levels = np.asarray(printed)
+    assert levels.tolist() == [
         [[255, 255, 255, 0], [200, 100, 50, 255]],
         [[200, 100, 50, 255], [200, 100, 50, 255]],
     ]
 
 
 def test_too_few_dots_are_told(square: Path, tmp_path: Path) -> None:
-    said = r"10x10 printed dots cannot show 20x20 pixels: at 25\.4 mm they are 20\.0 per inch"
-    with pytest.warns(UserWarning, match=said) as told:
+    message = r"10x10 printed dots cannot show 20x20 pixels: at 25\.4 mm they are 20\.0 per inch"
+    with pytest.warns(UserWarning, match=message) as warned:
         kit = print_kit(square, tmp_path / "kit", width_mm=25.4, dpi=10)
-    assert told[0].filename == __file__
+    assert warned[0].filename == __file__
     assert kit.pixels_per_inch == pytest.approx(20.0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -236,7 +236,7 @@ def test_refusals_leave_nothing_behind(flags, says, square: Path, tmp_path: Path
 
 
 def broken(kind: str, path: Path) -> str:
-    """Makes a picture that is no patch; what must be said of it, beside its name."""
+    """Makes a picture that is no patch; what the error must say, beside its name."""
     if kind == "missing":
         return "cannot read the image"
     if kind == "text":

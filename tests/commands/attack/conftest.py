@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from support.crowds import make_sample, write_folder, write_weights
+from support.small import Small, registered
 
+from pycc import models
 from pycc.commands import main
 from pycc.types import Sample
 
@@ -27,16 +29,50 @@ def sample() -> Callable[..., Sample]:
     return make_sample
 
 
+@pytest.fixture(autouse=True)
+def small_counter() -> Iterator[None]:
+    """The counter of three layers is known by its name and its weights."""
+    with registered():
+        yield
+
+
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with weights of a counter of three layers whose count depends on the image."""
+    counter, generator = Small(), torch.Generator().manual_seed(2)
+    for parameter in counter.parameters():
+        if parameter.ndim > 1:
+            draw = torch.randn(parameter.shape, generator=generator)
+            parameter.data.copy_(draw * (2 / parameter[0].numel()) ** 0.5)
+    counter.net[0].bias.data.zero_()
+    path = tmp_path_factory.mktemp("weights") / "lively.npz"
+    with registered():
+        models.save(counter, path, metadata={})
+    return path
+
+
+@pytest.fixture(scope="session")
+def mcnn_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with weights of an MCNN whose count depends on the image."""
-    return write_weights(tmp_path_factory.mktemp("weights") / "lively.npz")
+    return write_weights(tmp_path_factory.mktemp("weights") / "mcnn.npz")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A data set of three small images with points in CSV files."""
     return write_folder(tmp_path / "crowd")
+
+
+@pytest.fixture(scope="session")
+def finished(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of two patch sizes on one image; tests leave it unchanged."""
+    root = tmp_path_factory.mktemp("finished")
+    flags = ["--steps", "2", "--patch-size", "6", "0.2", "--pgd-steps", "0", "--max-images", "1"]
+    flags += ["--data", str(write_folder(root / "crowd")), "--weights", str(weights)]
+    with registered():
+        out = str(root / "run")
+        assert main("attack", [*flags, "--no-checks", "--no-pictures", "--out", out]) == 0
+    return root / "run"
 
 
 class Called:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -209,10 +210,8 @@ def test_an_output_folder_that_cannot_be_had(kind, refused, folder, weights, tmp
         (["--out", "elsewhere"], "neither --out nor --like"),
     ],
 )
-def test_resume_with_other_settings(flags, says, call, refused, folder, weights, tmp_path) -> None:
-    out = tmp_path / "run"
-    call("--data", folder, "--weights", weights, "--out", out, "--max-images", 1, *FAST)
-    assert says in refused("--resume", out, *flags)
+def test_resume_with_other_settings(flags, says, refused, finished: Path) -> None:
+    assert says in refused("--resume", finished, *flags)
 
 
 def test_resume_with_other_data_or_weights(call, refused, folder, weights, tmp_path) -> None:
@@ -224,7 +223,7 @@ def test_resume_with_other_data_or_weights(call, refused, folder, weights, tmp_p
     assert "the head annotations changed (fingerprints.data.points)" in refused("--resume", out)
     (folder / "scene_0.csv").write_text(text)
     counter = models.load(file)
-    counter.net.fuse[0].conv.bias.data += 0.001
+    counter.net[3].bias.data += 0.001
     models.save(counter, file, metadata={})
     assert "fingerprints.weights.victim changed" in refused("--resume", out)
 
@@ -250,9 +249,8 @@ def test_resume_keeps_the_number_of_threads(call, refused, folder, weights, tmp_
     assert "--threads was 2, got 1" in refused("--resume", out, "--threads", 1)
 
 
-def test_other_versions_are_a_warning(call, folder, weights, tmp_path) -> None:
-    out = tmp_path / "run"
-    call("--data", folder, "--weights", weights, "--out", out, "--max-images", 1, *FAST)
+def test_other_versions_are_a_warning(call, finished: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(finished, tmp_path / "run"))
     manifest = json.loads((out / "manifest.json").read_text())
     manifest["environment"]["torch"] = "1.0"
     (out / "manifest.json").write_text(json.dumps(manifest))
@@ -263,9 +261,8 @@ def test_other_versions_are_a_warning(call, folder, weights, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["setting", "environment", "result"])
-def test_resume_of_a_damaged_run(damage, call, refused, folder, weights, tmp_path) -> None:
-    out = tmp_path / "run"
-    call("--data", folder, "--weights", weights, "--out", out, "--max-images", 1, *FAST)
+def test_resume_of_a_damaged_run(damage, call, refused, finished: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(finished, tmp_path / "run"))
     manifest = json.loads((out / "manifest.json").read_text())
     if damage == "setting":
         del manifest["settings"]["flags"]["momentum"]

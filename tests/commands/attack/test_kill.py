@@ -24,10 +24,10 @@ def lines(out: Path) -> int:
     return (out / "results.jsonl").read_bytes().count(b"\n")
 
 
-@pytest.mark.slow
-def test_killed_and_resumed(folder: Path, weights: Path, tmp_path: Path) -> None:
+@pytest.mark.long
+def test_killed_and_resumed(folder: Path, mcnn_weights: Path, tmp_path: Path) -> None:
     whole, out = tmp_path / "whole", tmp_path / "killed"
-    asked = ["--data", str(folder), "--weights", str(weights), *SETTINGS]
+    asked = ["--data", str(folder), "--weights", str(mcnn_weights), *SETTINGS]
     assert main("attack", [*asked, "--out", str(whole)]) == 0
 
     env = {"PYTHONPATH": str(Path(pycc.__file__).parents[1])}

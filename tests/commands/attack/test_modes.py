@@ -139,6 +139,6 @@ def test_photo(call, refused, weights, tmp_path: Path) -> None:
     assert summary["error_rate"] > 0
     assert "--weights" in refused(*flags)
     (tmp_path / "attacked" / "mall_1.png").unlink()
-    said = refused(*flags, "--weights", weights, "--out", tmp_path / "none")
-    assert "mall_1" in said
-    assert "attacked" in said
+    message = refused(*flags, "--weights", weights, "--out", tmp_path / "none")
+    assert "mall_1" in message
+    assert "attacked" in message

@@ -30,9 +30,9 @@ def test_a_patch_on_shanghaitech(shared: Path, tmp_path: Path) -> None:
     assert failed <= {"twice the steps bring little"}
     assert code == (1 if failed else 0)
     rows = summary["rows"]
-    found = {(row["condition"], row["patch_size"]): row for row in rows}
-    assert found["apam", 20]["gain_over_noise"] > 60
-    assert found["apam", 81]["gain_over_noise"] > 3000
-    assert found["apam", 81]["mae"] > found["apam", 20]["mae"] > found["clean", None]["mae"]
+    by_row = {(row["condition"], row["patch_size"]): row for row in rows}
+    assert by_row["apam", 20]["gain_over_noise"] > 60
+    assert by_row["apam", 81]["gain_over_noise"] > 3000
+    assert by_row["apam", 81]["mae"] > by_row["apam", 20]["mae"] > by_row["clean", None]["mae"]
     # Untrained patches of one seventieth of the image hardly move the count.
-    assert abs(found["noise", 81]["mean_count"] / found["clean", None]["mean_count"] - 1) < 0.05
+    assert abs(by_row["noise", 81]["mean_count"] / by_row["clean", None]["mean_count"] - 1) < 0.05

@@ -32,7 +32,7 @@ def test_counting(call, folder: Path, weights: Path, tmp_path: Path, refused) ->
     assert line[:5] == ["clean", "-", "-", "-", "-"]
     assert "images without annotation: errors against their heads are unknown" in done.out
     assert "images without annotation" not in known.out
-    # It has to be said: a missing annotation is an error otherwise.
+    # Without the flag, a missing annotation is an error.
     for file in folder.glob("*.csv"):
         file.unlink()
     assert "scene_0.png: image without annotation" in refused(*flags)
@@ -46,6 +46,8 @@ def test_attacks_with_checks_and_a_resumed_run(
 ) -> None:
     flags = ["--data", pictures, "--weights", weights, "--unannotated", "--objective", *wanted]
     flags += ["--steps", "4", "--patch-size", "8", "--pgd-steps", "2"]
+    pictures_too = wanted == ["over"]
+    flags += [] if pictures_too else ["--no-pictures"]
     done = call(*flags, "--out", tmp_path / "run")
     assert done.err == ""
     before = (tmp_path / "run/summary.json").read_bytes()
@@ -59,7 +61,7 @@ def test_attacks_with_checks_and_a_resumed_run(
     verdicts = {check["name"]: check["verdict"] for check in summary["checks"]}
     assert verdicts["gradient agrees with finite differences"] == "pass"
     assert verdicts["finds a planted weakness"] in ("pass", "fail")  # of four steps
-    assert (tmp_path / "run/pictures/0000-scene_0.png").exists()
+    assert (tmp_path / "run/pictures/0000-scene_0.png").exists() == pictures_too
     # Stopped in the middle and resumed: the same bytes.
     lines = (tmp_path / "run/results.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "run/results.jsonl").write_text("".join(lines[:7]) + lines[7][:20])
