@@ -13,6 +13,7 @@ from pycc.certify.maps import certified_map, shape_of
 from pycc.certify.methods.base import Certificate
 from pycc.certify.results import CLEAN, CertifyRow, CertifyRun, CertifySummary
 from pycc.defense.windows import window_of
+from pycc.report.figures import save_figure
 from pycc.report.summary import aligned, people
 from pycc.runs import Record
 from pycc.types import Counter, Sample
@@ -101,7 +102,6 @@ def draw(
     The intervals are those of one method and of the third patch size, or of the last if there are
     fewer. Without a bounded receptive field no window of cells exists, and only the curve is drawn.
     """
-    folder.mkdir(exist_ok=True)
     draw_curve(run.summary, folder / "curve.png")
     if counter.receptive_field is None:
         return
@@ -137,7 +137,7 @@ def draw_curve(summary: CertifySummary, file: Path) -> None:
     from matplotlib.figure import Figure
 
     known = summary.undefended_mae is not None
-    figure = Figure(figsize=(9.0 if known else 4.8, 4.0), layout="constrained")
+    figure = Figure(figsize=(9.0 if known else 4.8, 4.0), dpi=120, layout="constrained")
     widths, *others = figure.subplots(1, 1 + known, squeeze=False)[0]
     for method in sorted({row.method for row in summary.rows}):
         rows = [row for row in summary.rows if row.method == method and row.width is not None]
@@ -157,7 +157,7 @@ def draw_curve(summary: CertifySummary, file: Path) -> None:
         errors.set(xlabel="side of the patch, pixels", ylabel="certified MAE, people")
         errors.set_ylim(bottom=0)
         errors.legend()
-    figure.savefig(file, dpi=120)
+    save_figure(figure, file)
 
 
 def draw_intervals(
@@ -177,7 +177,7 @@ def draw_intervals(
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-    figure = Figure(figsize=(10.0, 4.0), layout="constrained")
+    figure = Figure(figsize=(10.0, 4.0), dpi=100, layout="constrained")
     plain, hot = figure.subplots(1, 2)
     height, width = image.shape[:2]
     plain.imshow(image)
@@ -188,7 +188,7 @@ def draw_intervals(
     for axes in (plain, hot):
         axes.set_axis_off()
     figure.suptitle(title)
-    figure.savefig(file, dpi=100)
+    save_figure(figure, file)
 
 
 def widest(records: Sequence[Record], number: int) -> list[Record]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pycc.metrics.rates import BANDWIDTH, Roc, kde
+from pycc.report.figures import save_figure
 from pycc.report.pictures import missing_library
-from pycc.runs import write_atomic
 
 _COLOURS = ("0.45", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Grey for the clean model, then Okabe and Ito's colours, which colour-blind readers can tell
@@ -94,7 +93,7 @@ def draw_kde(
     figure.supylabel("density", fontsize=11)
     if title:
         figure.suptitle(title, fontsize=13)
-    _save(figure, file)
+    save_figure(figure, file)
 
 
 def draw_roc(curves: Mapping[str, Roc], file: Path, *, title: str = "") -> None:
@@ -121,7 +120,7 @@ def draw_roc(curves: Mapping[str, Roc], file: Path, *, title: str = "") -> None:
     axis.legend(loc="lower right", fontsize=9)
     if title:
         figure.suptitle(title, fontsize=13)
-    _save(figure, file)
+    save_figure(figure, file)
 
 
 def draw_gradcam(rows: Mapping[str, Sequence[Panel]], file: Path, *, title: str = "") -> None:
@@ -166,7 +165,7 @@ def draw_gradcam(rows: Mapping[str, Sequence[Panel]], file: Path, *, title: str 
     bar.set_label("contribution to the count, of the map's maximum", fontsize=11)
     if title:
         figure.suptitle(title, fontsize=13)
-    _save(figure, file)
+    save_figure(figure, file)
 
 
 def draw_maps(panels: Sequence[Panel], file: Path, *, title: str = "") -> None:
@@ -210,7 +209,7 @@ def draw_maps(panels: Sequence[Panel], file: Path, *, title: str = "") -> None:
     bar.set_label("people per cell (root scale)", fontsize=11)
     if title:
         figure.suptitle(title, fontsize=13)
-    _save(figure, file)
+    save_figure(figure, file)
 
 
 def _check(op: str, given: Sized) -> None:
@@ -242,11 +241,3 @@ def _finish(axis: Any, panel: Panel) -> None:
     axis.set(xticks=[], yticks=[])
     for spine in axis.spines.values():
         spine.set_visible(False)
-
-
-def _save(figure: Any, file: Path) -> None:
-    """Write identical bytes for identical figures, and never a partial file."""
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", metadata={"Software": None})
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(file, stream.getvalue())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -12,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pycc.runs import Record, read_records, write_atomic
+from pycc.report.figures import save_figure
+from pycc.runs import Record, read_records
 
 _MOST_COLUMNS = 5
 """The clean image and the four published sizes."""
@@ -156,10 +156,7 @@ def _draw(panels: Sequence[_Panel], path: Path) -> None:
     truth, name = panels[0].record["truth"], panels[0].record["image"]
     heads = "not annotated" if truth is None else f"{truth:,} people annotated"
     figure.suptitle(f"{name}: {heads}", fontsize=13, x=0.5)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", metadata={"Software": None})
-    path.parent.mkdir(exist_ok=True)
-    write_atomic(path, stream.getvalue())
+    save_figure(figure, path)
 
 
 def _title(panel: _Panel, clean: _Panel) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+from pycc.report.figures import save_figure
 from pycc.report.summary import aligned, people
 from pycc.train.results import CountErrors, TrainRun, ValidationRow
 
@@ -69,7 +70,7 @@ def draw_training(run: TrainRun, file: Path) -> None:
     """Draw the loss, and validation errors in people, by epoch."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.0, 3.6), layout="constrained")
+    figure = Figure(figsize=(9.0, 3.6), dpi=120, layout="constrained")
     losses, errors = figure.subplots(1, 2)
     losses.plot([row.epoch + 1 for row in run.epochs], [row.loss for row in run.epochs])
     losses.set(xlabel="epoch", ylabel="loss")
@@ -82,7 +83,7 @@ def draw_training(run: TrainRun, file: Path) -> None:
     errors.set_ylim(bottom=0)
     if validated:
         errors.legend()
-    figure.savefig(file, dpi=120)
+    save_figure(figure, file)
 
 
 def check_tensorboard() -> None:

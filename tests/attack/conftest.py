@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from support.crowds import make_sample
+from support.threads import one_thread as one_thread
 from torch import Tensor, nn
 
 from pycc.attack import PatchAttack, Problem
@@ -59,15 +60,6 @@ def make_problem(
     builder = ProblemBuilder([Member(counter)], SampleCache(samples), CleanCounts())
     places = [attack.place(item.shape, seed=seed, image=item.index) for item in checked.items]
     return builder.problem(attack, checked.items, places)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Images this small only lose by being shared among threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

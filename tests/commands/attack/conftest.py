@@ -9,19 +9,11 @@ import pytest
 import torch
 from support.crowds import make_sample, write_folder, write_weights
 from support.small import Small, registered
+from support.threads import one_thread as one_thread
 
 from pycc import models
 from pycc.commands import main
 from pycc.types import Sample
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Images this small only lose by being shared among threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
