@@ -187,16 +187,9 @@ class AttackSettings:
     def samples(self, *, train: bool = False) -> data.Dataset:
         """The images that are attacked, or the training images."""
         images, evaluation = self.images, self.evaluation
-        return data.open(
-            images.data,
-            split=evaluation.train_split if train else images.split,
-            limit=evaluation.train_max_images if train else images.max_images,
-            annotated=not images.unannotated,
-            outside=images.outside_roi,
-            on_error=images.on_error,
-            bit_depth=images.bit_depth,
-            max_image_pixels=images.max_image_pixels,
-        )
+        if not train:
+            return images.samples()
+        return images.opened(images.data, evaluation.train_split, evaluation.train_max_images)
 
 
 def preset_values(chosen: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from pycc.backdoor.evaluation.training import PUBLISHED_DEFENSE, PUBLISHED_OPTIO
 from pycc.backdoor.poisoning.strategies import Strategy, strategies
 from pycc.backdoor.poisoning.triggers import Trigger, triggers
 from pycc.commands.backdoor_images import check_fraction, check_least, check_needed
-from pycc.commands.options import with_options
+from pycc.commands.flags import StartFlags
+from pycc.commands.options import naming_option, with_options
 from pycc.models import CounterModel
 from pycc.settings import Options, flag
 
@@ -26,39 +27,17 @@ DefenseOptions = dict[str, bool | int | float | str | list[str] | None]
 
 
 @dataclass(frozen=True)
-class StartFlags:
-    """The counter that trainings start from."""
+class BackdoorStartFlags(StartFlags):
+    """The counter that trainings or a defense start from."""
 
-    model: str | None = flag(None, "the counter's family (default: that of the weights, or mcnn)")
-    weights: str | None = flag(
-        None, "weights that training or the defense starts from: a file, or the name of built-in "
-        "ones (default of trainings: fresh ones)",
-        names=models.builtin,
-    )  # fmt: skip
-    option: Options = flag(
-        help="an option of the counter, such as resize=4; may be repeated", factory=dict
-    )
-
-    def counter(self, seed: int) -> CounterModel:
-        """The counter that all trainings start from, on the CPU."""
-        # Fresh weights, and fresh parts of loaded ones, are drawn from torch's global generator.
-        torch.manual_seed(seed)
-        try:
-            if self.weights is not None:
-                return models.load(self.weights, name=self.model, **self.option)
-            name = self.model or "mcnn"
-            return models.create(name, **{**PUBLISHED_OPTIONS.get(name, {}), **self.option})
-        except TypeError as error:
-            raise ValueError(f"--option: {error}") from None
+    published = PUBLISHED_OPTIONS
 
     def loaded(self, weights: str | None, flag_name: str, device: torch.device) -> CounterModel:
         """The counter with these weights, in eval mode; ValueError without any."""
         if weights is None:
             raise ValueError(f"--{flag_name}: expected a file with weights, got none")
-        try:
+        with naming_option():
             counter = models.load(weights, name=self.model, **self.option)
-        except TypeError as error:
-            raise ValueError(f"--option: {error}") from None
         return counter.to(device).eval()
 
 

@@ -6,11 +6,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pycc import data
 from pycc.backdoor.defenses.finetuning import clean_images
-from pycc.data.dataset import Dataset, OnError
+from pycc.commands.flags import FolderFlags
+from pycc.data.dataset import Dataset
 from pycc.data.dataset import builtin as builtin_data
-from pycc.data.reading import Reading
 from pycc.data.scaled import Scaled
 from pycc.settings import flag
 from pycc.types import Sample
@@ -39,7 +38,7 @@ def check_needed(given: Collection[str], names: Collection[str], needed: str, me
 
 
 @dataclass(frozen=True)
-class ImageFlags(Reading):
+class ImageFlags(FolderFlags):
     """Annotated images, and how they are read."""
 
     data: str = flag(
@@ -48,9 +47,6 @@ class ImageFlags(Reading):
     )  # fmt: skip
     scale: float = flag(1.0, "resize all images by this factor", advanced=True)
     scene: str | None = flag(None, "size of built-in scenes (default: theirs)", metavar="HxW")
-    on_error: OnError = flag(
-        "raise", "what to do with broken items", choices=["raise", "skip"], advanced=True
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,18 +60,14 @@ class ImageFlags(Reading):
         if self.scene is not None and SYNTHETIC not in (self.data, *folders):
             raise ValueError("--scene: only built-in scenes have a variable size; see --scale")
 
-    def opened(self, folder: str, split: str, most: int | None) -> Dataset:
-        """Open the first ``most`` images of a part of a data set, resized."""
-        options: dict[str, Any] = {}
+    def opened(self, folder: str, split: str, limit: int | None = None, **options: Any) -> Dataset:
+        """Open images as ``FolderFlags`` does, resized."""
         if folder == SYNTHETIC:
             # Scenes are drawn, not stored: there are as many as needed.
-            options = {"count": max(100, most or 0)}
+            options["count"] = max(100, limit or 0)
             if self.scene is not None:
                 options["shape"] = _size(self.scene)
-        samples = data.open(
-            folder, split=split, limit=most, on_error=self.on_error, bit_depth=self.bit_depth,
-            max_image_pixels=self.max_image_pixels, **options,
-        )  # fmt: skip
+        samples = super().opened(folder, split, limit, **options)
         return samples if self.scale == 1.0 else Scaled(samples, self.scale)
 
 

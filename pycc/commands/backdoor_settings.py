@@ -14,10 +14,10 @@ from pycc.backdoor.evaluation.experiment import Experiment, Partitions
 from pycc.backdoor.evaluation.training import PUBLISHED
 from pycc.commands.backdoor_flags import (
     AttackFlags,
+    BackdoorStartFlags,
     DefenseFlags,
     OneAttack,
     PictureFlags,
-    StartFlags,
     TestedAttack,
 )
 from pycc.commands.backdoor_images import (
@@ -50,7 +50,7 @@ class RunSettings:
     """The whole experiment."""
 
     images: AllImages = group(AllImages, "data and counter")
-    start: StartFlags = group(StartFlags, "data and counter")
+    start: BackdoorStartFlags = group(BackdoorStartFlags, "data and counter")
     attack: AttackFlags = group(AttackFlags, "attack")
     training: TrainingSettings = group(TrainingSettings, "training")
     extra: ExtraFlags = group(ExtraFlags, "defenses")
@@ -119,7 +119,7 @@ class TrainSettings:
     """The counter that is trained, on a poisoned set or on the clean one."""
 
     images: TrainingImages = group(TrainingImages, "data and counter")
-    start: StartFlags = group(StartFlags, "data and counter")
+    start: BackdoorStartFlags = group(BackdoorStartFlags, "data and counter")
     attack: OneAttack = group(OneAttack, "attack")
     training: TrainingSettings = group(TrainingSettings, "training")
     machine: MachineFlags = group(MachineFlags, "machine")
@@ -133,7 +133,7 @@ class EvaluateSettings:
     """The counters that are evaluated, and the attack that they are tested with."""
 
     images: TestImages = group(TestImages, "data and counters")
-    start: StartFlags = group(StartFlags, "data and counters")
+    start: BackdoorStartFlags = group(BackdoorStartFlags, "data and counters")
     attack: TestedAttack = group(TestedAttack, "attack")
     machine: MachineFlags = group(MachineFlags, "machine")
     weights: str | None = flag(
@@ -159,7 +159,7 @@ class DefendSettings:
     defense: Defense = group(Defense, "defense")  # type: ignore[type-abstract]
     images: TrainingImages = group(TrainingImages, "data and counter")
     extra: ExtraFlags = group(ExtraFlags, "data and counter")
-    start: StartFlags = group(StartFlags, "data and counter")
+    start: BackdoorStartFlags = group(BackdoorStartFlags, "data and counter")
     machine: MachineFlags = group(MachineFlags, "machine")
 
     def __post_init__(self) -> None:

@@ -178,7 +178,7 @@ class Certify(RunCommand[CertifySettings]):
     def run(self, settings: CertifySettings, context: Context) -> int:
         """Calibrate, certify, print the table and draw the pictures."""
         counter = _counter(settings, context)
-        samples = _opened(settings.images)
+        samples = settings.images.samples()
         methods, sizes = settings.certificates, settings.patch_size
         attack = None
         if settings.attack:
@@ -198,14 +198,6 @@ class Certify(RunCommand[CertifySettings]):
 
 
 command = Certify()
-
-
-def _opened(flags: DataFlags) -> data.Dataset:
-    return data.open(
-        flags.data, split=flags.split, on_error=flags.on_error, limit=flags.max_images,
-        annotated=not flags.unannotated, outside=flags.outside_roi, bit_depth=flags.bit_depth,
-        max_image_pixels=flags.max_image_pixels,
-    )  # fmt: skip
 
 
 def _counter(settings: CertifySettings, context: Context) -> Counter:
@@ -235,7 +227,7 @@ def _calibration(
     source = f"{Path(flags.data).name}, {flags.split}"
     images: Sequence[Sample] = ()
     if settings.needs_calibration_images:
-        opened = _opened(flags)
+        opened = flags.samples()
         if settings.calibrates_on_certified:
             images, source = opened, f"{source} (the certified part itself)"
         else:

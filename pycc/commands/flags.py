@@ -8,13 +8,13 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import torch
 
-from pycc import models
+from pycc import data, models
 from pycc.commands.options import naming_option
-from pycc.data.dataset import OnError
+from pycc.data.dataset import Dataset, OnError
 from pycc.data.dataset import builtin as builtin_data
 from pycc.data.outside import SHOW, Show
 from pycc.data.reading import Reading
@@ -26,7 +26,23 @@ HELP, HELP_ALL, DEBUG = "--help", "--help-all", "--debug"
 
 
 @dataclass(frozen=True)
-class AnnotatedFlags(Reading):
+class FolderFlags(Reading):
+    """How a command reads the images of its data sets."""
+
+    on_error: OnError = flag(
+        "raise", "what to do with broken items", choices=["raise", "skip"], advanced=True
+    )
+
+    def opened(self, folder: str, split: str, limit: int | None = None, **options: Any) -> Dataset:
+        """Open the first ``limit`` images of a part of a data set, read as these flags say."""
+        return data.open(
+            folder, split=split, limit=limit, on_error=self.on_error, bit_depth=self.bit_depth,
+            max_image_pixels=self.max_image_pixels, **options,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class AnnotatedFlags(FolderFlags):
     """The images of a command that needs their head annotations."""
 
     data: str = flag(
@@ -38,9 +54,14 @@ class AnnotatedFlags(Reading):
     outside_roi: Show = flag(
         "keep", "what images show outside their region of interest", choices=SHOW, advanced=True
     )
-    on_error: OnError = flag(
-        "raise", "what to do with broken items", choices=["raise", "skip"], advanced=True
-    )
+
+    def opened(self, folder: str, split: str, limit: int | None = None, **options: Any) -> Dataset:
+        """Open images as ``FolderFlags`` does, with the outside of their regions as requested."""
+        return super().opened(folder, split, limit, outside=self.outside_roi, **options)
+
+    def samples(self) -> Dataset:
+        """The images that the flags name."""
+        return self.opened(self.data, self.split, self.max_images)
 
 
 @dataclass(frozen=True)
@@ -50,6 +71,10 @@ class DataFlags(AnnotatedFlags):
     unannotated: bool = flag(
         False, "images without head annotations: errors against heads are then unknown"
     )
+
+    def opened(self, folder: str, split: str, limit: int | None = None, **options: Any) -> Dataset:
+        """Open images as ``AnnotatedFlags`` does, with or without head annotations."""
+        return super().opened(folder, split, limit, annotated=not self.unannotated, **options)
 
 
 @dataclass(frozen=True)
@@ -72,6 +97,35 @@ class CounterFlags:
         with naming_option():
             counter = models.load(weights or self.weights, name=self.model, **self.option)
         return counter.to(device)
+
+
+@dataclass(frozen=True)
+class StartFlags:
+    """The counter that a training starts from."""
+
+    published: ClassVar[Mapping[str, Options]] = {}
+    """Options of fresh counters by family, unless ``--option`` says otherwise."""
+
+    model: str | None = flag(
+        None, "the counter's family (default: recognised from the weights, or mcnn)"
+    )
+    weights: str | None = flag(
+        None, "weights to start from: a file, or the name of built-in ones (default of trainings: "
+        "fresh ones)", names=models.builtin,
+    )  # fmt: skip
+    option: Options = flag(
+        help="an option of the counter, such as resize=4; may be repeated", factory=dict
+    )
+
+    def counter(self, seed: int) -> models.CounterModel:
+        """The counter that a training starts from, on the CPU."""
+        # Fresh weights, and fresh parts of loaded ones, are drawn from torch's global generator.
+        torch.manual_seed(seed)
+        with naming_option():
+            if self.weights is not None:
+                return models.load(self.weights, name=self.model, **self.option)
+            name = self.model or "mcnn"
+            return models.create(name, **{**self.published.get(name, {}), **self.option})
 
 
 @dataclass(frozen=True)

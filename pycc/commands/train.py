@@ -6,16 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
-from pycc import data, defense, models, report, train
+from pycc import data, defense, report, train
 from pycc.commands.base import DONE, EXIT_CODES, Context, RunCommand
-from pycc.commands.flags import AnnotatedFlags, MachineFlags
-from pycc.commands.options import naming_option
+from pycc.commands.flags import AnnotatedFlags, MachineFlags, StartFlags
 from pycc.data.dataset import builtin as builtin_data
 from pycc.models import CounterModel
 from pycc.ranks import Ranks
-from pycc.settings import Options, flag, group
+from pycc.settings import flag, group
 from pycc.train import CountErrors, TrainConfig, TrainSummary, curves
 from pycc.train import config as train_config
 from pycc.train.held import measured
@@ -57,22 +54,6 @@ class MeasuredImages:
     def __post_init__(self) -> None:
         if self.ablation_samples < 1:
             raise ValueError(f"--ablation-samples: must be at least 1, got {self.ablation_samples}")
-
-
-@dataclass(frozen=True)
-class StartFlags:
-    """The counter that is trained."""
-
-    model: str | None = flag(
-        None, "the counter's family (default: recognised from the weights, or mcnn)"
-    )
-    weights: str | None = flag(
-        None, "weights to start from: a file, or the name of built-in ones (default: fresh ones)",
-        names=models.builtin,
-    )  # fmt: skip
-    option: Options = flag(
-        help="an option of the counter, such as resize=4; may be repeated", factory=dict
-    )
 
 
 @dataclass(frozen=True)
@@ -154,9 +135,9 @@ class Train(RunCommand[TrainSettings]):
 
     def run(self, settings: TrainSettings, context: Context) -> int:
         """Train in the run folder and print the table."""
-        counter = _counter(settings, context.device)
+        counter = settings.start.counter(settings.machine.seed).to(context.device)
         images = settings.images
-        samples = _opened(images, images.data, images.split, max_images=images.max_images)
+        samples = images.samples()
         tested = _tested(settings)
         if tested is not None:
             samples = data.apart(samples, tested, ("training", "test"))
@@ -186,34 +167,13 @@ class Train(RunCommand[TrainSettings]):
 command = Train()
 
 
-def _counter(settings: TrainSettings, device: torch.device) -> CounterModel:
-    start = settings.start
-    # Fresh weights, and fresh parts of loaded ones, are drawn from torch's global generator.
-    torch.manual_seed(settings.machine.seed)
-    with naming_option():
-        if start.weights is not None:
-            counter = models.load(start.weights, name=start.model, **start.option)
-        else:
-            counter = models.create(start.model or "mcnn", **start.option)
-    return counter.to(device)
-
-
-def _opened(
-    images: AnnotatedFlags, path: str, split: str, *, max_images: int | None = None
-) -> data.Dataset:
-    return data.open(
-        path, split=split, limit=max_images, on_error=images.on_error,
-        outside=images.outside_roi, bit_depth=images.bit_depth,
-        max_image_pixels=images.max_image_pixels,
-    )  # fmt: skip
-
-
 def _tested(settings: TrainSettings) -> data.Dataset | None:
     """The images that the best weights are measured on, opened before the training."""
     test = settings.test
     if test.test_split is None:
         return None
-    return _opened(settings.images, test.test_data or settings.images.data, test.test_split)
+    images = settings.images
+    return images.opened(test.test_data or images.data, test.test_split)
 
 
 def _measure(
