@@ -167,7 +167,7 @@ def layout_of(root: Path) -> tuple[str, Layout]:
     if not root.exists():
         names = builtin.names()
         raise ValueError(
-            f"{root}: no such folder; built-in data sets: {', '.join(names)}"
+            f"{root}: no such file or folder; built-in data sets: {', '.join(names)}"
             f"{nearest(str(root), names)}"
         )
     if not listing(root):

@@ -81,7 +81,7 @@ def dace_loss(
     counts = density.new_tensor([float(len(xy)) for xy in heads])  # [N]
     total = density.sum((1, 2, 3))
     loss = loss + (total - counts).abs().mean()
-    loss = loss + _VARIATION_WEIGHT * _variation(density, target, counts).mean()
+    loss = loss + _VARIATION_WEIGHT * variation(density, target, counts).mean()
     return loss + _TRANSPORT_WEIGHT * transport_loss(density, heads, stride=stride)
 
 
@@ -116,7 +116,7 @@ def classification_loss(logits: Tensor, target: Tensor, region: Tensor | None = 
     return losses.sum((1, 2)).mean()
 
 
-def _variation(density: Tensor, target: Tensor, counts: Tensor) -> Tensor:
+def variation(density: Tensor, target: Tensor, counts: Tensor) -> Tensor:
     """Compute [N]: the count times the summed differences of both maps, each normalised to sum 1.
 
     Multiplied by the count, an image without heads gives 0 instead of 0 / 0.

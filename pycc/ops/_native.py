@@ -93,7 +93,8 @@ class Parameter(NamedTuple):
 Kernel = tuple[Callable[..., None], tuple[Parameter, ...]]
 
 
-def _load() -> tuple[Compiled | None, str]:
+def load() -> tuple[Compiled | None, str]:
+    """Import the compiled module; return it, or None and why it cannot be used."""
     try:
         import _pycc
     except ImportError as error:
@@ -117,16 +118,17 @@ def _kernels_of(compiled: Compiled | None) -> dict[str, Kernel]:
     }
 
 
-def _reference_in_environment() -> bool:
+def reference_in_environment() -> bool:
+    """Whether PYCC_OPS asks for the twins; ValueError for a value that it cannot have."""
     choice = os.environ.get("PYCC_OPS", "")
     if choice not in ("", "compiled", "reference"):
         raise ValueError(f"PYCC_OPS must be compiled or reference, got {choice!r}")
     return choice == "reference"
 
 
-_module, _why_missing = _load()
-_kernels = _kernels_of(_module)
-_at_start: bool = _reference_in_environment()
+_module, _why_missing = load()
+kernels = _kernels_of(_module)
+_at_start: bool = reference_in_environment()
 
 
 class _Choice(threading.local):
@@ -190,7 +192,7 @@ def run(op: str, device: torch.device, *arguments: object) -> None:
     """
     compiled = module()
     if device.type == "cpu":
-        _call(op, device, (*arguments, torch.get_num_threads()))
+        call(op, device, (*arguments, torch.get_num_threads()))
     elif device.type != "cuda":
         raise ValueError(f"{op}: tensors must be on cpu or cuda, got {device.type}")
     elif compiled.cuda is None:
@@ -201,12 +203,12 @@ def run(op: str, device: torch.device, *arguments: object) -> None:
     else:
         with torch.cuda.device(device):
             stream: int = torch.cuda.current_stream(device).cuda_stream
-            _call(op, device, (*arguments, stream))
+            call(op, device, (*arguments, stream))
 
 
-def _call(op: str, device: torch.device, arguments: tuple[object, ...]) -> None:
+def call(op: str, device: torch.device, arguments: tuple[object, ...]) -> None:
     """Check the arguments against the kernel's parameters and pass tensors as addresses."""
-    kernel, parameters = _kernels[f"{op}_{device.type}"]
+    kernel, parameters = kernels[f"{op}_{device.type}"]
     if len(arguments) != len(parameters):
         wanted, got = len(parameters) - 1, len(arguments) - 1
         raise TypeError(

@@ -307,11 +307,11 @@ def _remarks(summaries: Mapping[str, BackdoorSummary], lines: Sequence[Sequence[
         remarks.append(text)
     if any(line[1] == _LABEL for line in lines):
         for name in summaries:
-            remarks += _disagreement(name) if name in PUBLISHED_1 else []
+            remarks += disagreement_note(name) if name in PUBLISHED_1 else []
     return remarks
 
 
-def _disagreement(model: str) -> list[str]:
+def disagreement_note(model: str) -> list[str]:
     """Describe where the paper contradicts itself on a model, in lines of a note."""
     note = f"published of {model}, the paper's tables disagree: {'; '.join(disagreements(model))}."
     return textwrap.wrap(note, 95, break_on_hyphens=False)

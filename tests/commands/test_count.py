@@ -158,7 +158,7 @@ def test_broken_images(capsys, tmp_path: Path) -> None:
     ("argv", "message"),
     [
         ([], "the following arguments are required: PATH"),
-        (["nowhere"], "nowhere: no such folder"),
+        (["nowhere"], "nowhere: no such file or folder"),
         (["sythetic"], "sythetic does not exist; did you mean 'synthetic'?"),
         (["CROWD", "--csv", "--json"], "--csv: expected no --json beside it"),
         (["CROWD", "--max-memory", "0"], "--max-memory must be above 0 GB, got 0"),

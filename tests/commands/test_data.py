@@ -129,7 +129,7 @@ def test_export_of_a_part(capsys: pytest.CaptureFixture[str], crowd: Path, tmp_p
     [
         ([], "pycc data: expected one of inspect, export, got none"),
         (["inspect"], "the following arguments are required: PATH"),
-        (["inspect", "nowhere"], "nowhere: no such folder"),
+        (["inspect", "nowhere"], "nowhere: no such file or folder"),
         (["inspect", "synthetic"], "built-in scenes are not files"),
         (["inspect", "CROWD", "--split", "val"], "has splits test, train, got 'val'"),
         (["inspect", "CROWD", "--limit", "3"], "unknown flag --limit"),

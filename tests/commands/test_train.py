@@ -386,7 +386,7 @@ def test_a_process_that_dies_fails_the_run_with_its_message(
             ["--recipe", "magic"],
             "expected one of plain, adversarial, ablation, got 'magic'",
         ),
-        (["--data", "/nowhere"], "/nowhere: no such folder"),
+        (["--data", "/nowhere"], "/nowhere: no such file or folder"),
         (["--weights", "none.pth"], "no such file"),
         (["--epochs", "0"], "epochs must be at least 1, got 0"),
         (["--option", "speed=3"], "unknown option 'speed'"),

@@ -217,7 +217,7 @@ def test_bad_folders(tmp_path: Path) -> None:
     (tmp_path / "other" / "a.txt").write_text("")
     (tmp_path / "empty").mkdir()
     for name, problem in (
-        ("missing", "no such folder; built-in data sets: synthetic"),
+        ("missing", "no such file or folder; built-in data sets: synthetic"),
         ("file", "cannot read the folder: Not a directory"),
         ("empty", "the folder is empty"),
         ("other", "neither images nor a known layout of folders in it$"),

@@ -217,7 +217,7 @@ def test_regions_are_reported_and_folds_are_no_leak(tmp_path: Path) -> None:
 
 
 def test_what_is_no_data_set(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no such folder"):
+    with pytest.raises(ValueError, match="no such file or folder"):
         inspected(tmp_path / "none")
     with pytest.raises(ValueError, match="the folder is empty"):
         inspected(tmp_path)

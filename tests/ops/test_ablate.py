@@ -309,13 +309,12 @@ def test_autograd_sees_that_out_is_written() -> None:
 
 
 def test_registration(device) -> None:
-    from pycc.ops.ablate import _ablate, _ablate_backward
-
+    forward, backward = torch.ops.pycc.ablate.default, torch.ops.pycc.ablate_backward.default
     key = (7, 3, 0, 2, 1, False)
     images = noise(2, 3, 8, 8).to(device).requires_grad_()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, from inside opcheck
         for given_images in (images, images.to(memory_format=torch.channels_last)):
-            torch.library.opcheck(_ablate, (given_images, torch.zeros(3, device=device), *key))
+            torch.library.opcheck(forward, (given_images, torch.zeros(3, device=device), *key))
             grad = noise(4, 3, 8, 8).to(device).requires_grad_()
-            torch.library.opcheck(_ablate_backward, (grad, *key))
+            torch.library.opcheck(backward, (grad, *key))

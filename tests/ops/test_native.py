@@ -25,7 +25,7 @@ assert _pycc.version == pycc.__version__
 called = []
 def watched(name, kernel):
     return lambda *arguments: (called.append(name), kernel(*arguments))
-kernels = pycc.ops._native._kernels
+kernels = pycc.ops._native.kernels
 for name, (kernel, parameters) in kernels.items():
     kernels[name] = watched(name, kernel), parameters
 points = torch.tensor([[1.0, 2.0], [4.0, 5.0]])
@@ -70,7 +70,7 @@ def test_without_the_module_the_twins_run_only_when_asked(monkeypatch) -> None:
 
 def test_an_old_module_is_refused(monkeypatch) -> None:
     monkeypatch.setattr(pycc, "__version__", "99.0")
-    module, why = _native._load()
+    module, why = _native.load()
     assert module is None
     assert "99.0" in why
     assert "pip install ." in why
@@ -80,7 +80,7 @@ def test_a_module_of_an_earlier_build_is_refused(monkeypatch) -> None:
     """Of the same version, but from before kernels were listed."""
     earlier = SimpleNamespace(version=pycc.__version__)
     monkeypatch.setitem(sys.modules, "_pycc", earlier)
-    module, why = _native._load()
+    module, why = _native.load()
     assert module is None
     assert "older than the package" in why
     assert "pip install ." in why
@@ -113,4 +113,4 @@ def test_the_environment_asks_for_the_twins(value: str, expected: str) -> None:
 def test_a_misspelt_environment_is_refused(monkeypatch) -> None:
     monkeypatch.setenv("PYCC_OPS", "refrence")
     with pytest.raises(ValueError, match="PYCC_OPS must be compiled or reference, got 'refrence'"):
-        _native._reference_in_environment()
+        _native.reference_in_environment()

@@ -120,8 +120,8 @@ def test_every_kernel_is_called_as_it_was_compiled(
 
         return note, kernel[1]
 
-    kernels = {each: watched(each, kernel) for each, kernel in _native._kernels.items()}
-    monkeypatch.setattr(_native, "_kernels", kernels)
+    kernels = {each: watched(each, kernel) for each, kernel in _native.kernels.items()}
+    monkeypatch.setattr(_native, "kernels", kernels)
     with contextlib.nullcontext() if name == "cpu" else posing_as_cuda(monkeypatch):
         call_everything(torch.device(name))
     assert called == {each for each in kernels if each.endswith(f"_{name}")}
@@ -151,7 +151,7 @@ def others(parameter: Parameter) -> list[object]:
 
 
 def every_parameter() -> list[tuple[str, int]]:
-    kernels = _native._kernels.items()
+    kernels = _native.kernels.items()
     return [(name, i) for name, (_, parameters) in kernels for i in range(len(parameters))]
 
 
@@ -159,20 +159,20 @@ def every_parameter() -> list[tuple[str, int]]:
 def test_no_kernel_runs_on_what_it_does_not_take(
     name: str, index: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parameters = _native._kernels[name][1]
+    parameters = _native.kernels[name][1]
     ran: list[int] = []
     stub = {"op_cpu": (lambda *passed: ran.append(len(passed)), parameters)}
-    monkeypatch.setattr(_native, "_kernels", stub)
+    monkeypatch.setattr(_native, "kernels", stub)
     arguments = [fitting(parameter) for parameter in parameters]
-    _native._call("op", CPU, tuple(arguments))
+    _native.call("op", CPU, tuple(arguments))
     assert ran == [len(parameters)]
     expected = f"^op: argument {index + 1} of the kernel must be "
     for wrong in others(parameters[index]):
         changed = (*arguments[:index], wrong, *arguments[index + 1 :])
         with pytest.raises(TypeError, match=expected):
-            _native._call("op", CPU, changed)
+            _native.call("op", CPU, changed)
     with pytest.raises(TypeError, match=f"^op: the kernel takes {len(parameters) - 1} arguments"):
-        _native._call("op", CPU, tuple(arguments[:index] + arguments[index + 1 :]))
+        _native.call("op", CPU, tuple(arguments[:index] + arguments[index + 1 :]))
     assert len(ran) == 1
 
 

@@ -226,7 +226,7 @@ def test_contradictions_of_the_paper_are_noted_for_the_models_shown(
             sentence = f"published of {model}, the paper's tables disagree: "
             sentence += "; ".join(disagreements(model)) + "."
             assert words.count(sentence) == (model in shown), "once, and of no other model"
-    assert max(map(len, backdoor._disagreement("clip_ebc"))) < 100
+    assert max(map(len, backdoor.disagreement_note("clip_ebc"))) < 100
 
 
 def photo(shift: float = 0.0) -> np.ndarray:
