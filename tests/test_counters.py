@@ -56,7 +56,9 @@ def test_no_tile_is_larger_than_allowed() -> None:
     assert max(seen) <= 9000
 
 
-@pytest.mark.parametrize("name", ["mcnn", "cmtl", "csrnet", "narrow"])
+@pytest.mark.parametrize(
+    "name", ["mcnn", "cmtl", "narrow", pytest.param("csrnet", marks=pytest.mark.long)]
+)
 def test_tiles_of_published_counters(name: str) -> None:
     torch.manual_seed(1)
     counter = models.create(name).eval()

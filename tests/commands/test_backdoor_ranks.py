@@ -43,6 +43,7 @@ def results(folder: Path) -> list[Record]:
     return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.long
 def test_two_processes_count_what_one_counts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

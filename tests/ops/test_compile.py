@@ -12,7 +12,7 @@ from pycc.ops import ablate
 INDUCTOR = pytest.param(
     "inductor",
     # torch's own, from inside the compiler
-    marks=[pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")],
+    marks=[pytest.mark.long, pytest.mark.filterwarnings("ignore::DeprecationWarning")],
 )
 
 
