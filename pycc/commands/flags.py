@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import torch
 
 from pycc import models
+from pycc.commands.entry import DEBUG, HELP, HELP_ALL
 from pycc.data.dataset import OnError
 from pycc.data.dataset import builtin as builtin_data
 from pycc.data.outside import SHOW, Show
@@ -20,8 +21,6 @@ from pycc.data.reading import Reading
 from pycc.models.exchange import BlackBox
 from pycc.registry import nearest
 from pycc.settings import Flag, Options, flag
-
-HELP, HELP_ALL, DEBUG = "--help", "--help-all", "--debug"
 
 
 @dataclass(frozen=True)
