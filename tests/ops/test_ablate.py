@@ -308,6 +308,7 @@ def test_autograd_sees_that_out_is_written() -> None:
         loss.backward()
 
 
+@pytest.mark.compiled
 def test_registration(device) -> None:
     from pycc.ops.ablate import _ablate, _ablate_backward
 

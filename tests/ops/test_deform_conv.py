@@ -219,6 +219,7 @@ def test_cuda_agrees_with_the_cpu_to_the_bit(arguments: Problem, device: torch.d
     assert all(same_bits(a, b) for a, b in zip(got, expected, strict=True))
 
 
+@pytest.mark.compiled
 def test_only_the_gradients_that_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """A frozen network's kernels need none, and the backward of each is a kernel of its own."""
     ran: list[str] = []
@@ -237,6 +238,7 @@ def test_only_the_gradients_that_are_asked_for(monkeypatch: pytest.MonkeyPatch) 
         ran.clear()
 
 
+@pytest.mark.compiled
 def test_it_compiles_into_one_graph() -> None:
     def loss(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
         return deform_conv(x, offset, weight).square().sum()

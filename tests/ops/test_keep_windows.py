@@ -224,6 +224,7 @@ def test_a_reused_buffer_keeps_no_history() -> None:
     )
 
 
+@pytest.mark.compiled
 def test_it_compiles_into_one_graph(device: torch.device) -> None:
     weight = noise(2, 3, 3, 3).to(device)
 
@@ -242,6 +243,7 @@ def test_it_compiles_into_one_graph(device: torch.device) -> None:
         torch.testing.assert_close(*gradients)
 
 
+@pytest.mark.compiled
 def test_a_compiled_function_follows_the_choice_of_the_twins() -> None:
     graphs = []
 
