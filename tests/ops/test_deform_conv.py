@@ -191,6 +191,7 @@ def test_gradcheck_of_the_twin() -> None:
     assert torch.autograd.gradcheck(deform_conv_reference, leaves)
 
 
+@pytest.mark.compiled
 def test_the_kernel_takes_float32_and_the_twin_float64_too() -> None:
     double = {name: tensor.double() for name, tensor in problem().items()}
     exact = deform_conv_reference(**double)
@@ -254,6 +255,7 @@ def test_it_compiles_into_one_graph() -> None:
 
 
 @pytest.mark.parametrize("op", OPS)
+@pytest.mark.compiled
 def test_channels_last_in_and_out(op) -> None:
     arguments = problem(2, 5, 6, 7, 3)
     last = {
