@@ -76,6 +76,7 @@ def test_bad_arguments_change_nothing(op, change, error, message) -> None:
     assert not arguments["out"].any()
 
 
+@pytest.mark.compiled
 def test_the_kernel_takes_float32_and_the_twin_float64_too() -> None:
     images, patch = noise(2, 3, 8, 8).double(), noise(3, 4, 4).double()
     assert paste_patch_reference(images, patch, top_left=PLACE).dtype == torch.float64
