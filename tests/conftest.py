@@ -16,8 +16,14 @@ import torch
 from hypothesis import HealthCheck, settings
 from numpy.lib.npyio import NpzFile
 
-import pycc.ops
+from pycc._compiled import load
 from pycc.commands.progress import TerminalProgress
+
+COMPILED = load()
+if not COMPILED.built:  # the twins are asked for, so that no process warns of them
+    os.environ.setdefault("PYCC_OPS", "reference")
+
+import pycc.ops  # noqa: E402  (reads the environment)
 
 # A loaded machine is no failure, and a failure should come again.
 settings.register_profile(
@@ -33,7 +39,15 @@ _SHARED = Path(os.environ.get("PYCC_SHARED", _TESTS.parents[1] / "shared"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out tests that take minutes or gigabytes, unless -m names their marker."""
+    """Leave out tests that take minutes or gigabytes, unless -m names their marker.
+
+    Those of the compiled kernels are skipped if pycc was installed without them.
+    """
+    if not COMPILED.built:
+        without = pytest.mark.skip(reason="pycc was installed without its compiled kernels")
+        for item in items:
+            if item.get_closest_marker("compiled"):
+                item.add_marker(without)
     left_out = [name for name in ("long", "large") if name not in config.option.markexpr]
     skipped = [item for item in items if any(map(item.get_closest_marker, left_out))]
     if skipped:

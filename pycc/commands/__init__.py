@@ -5,8 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from pycc.commands.base import Command, CommandGroup, Context, Entry, RunCommand
+from pycc.commands.entry import DEBUG, DONE, CommandGroup, Entry, ended
+
+if TYPE_CHECKING:
+    from pycc.commands.base import Command, Context, RunCommand
 
 COMMANDS = {
     "count": "Count people in images or folders of images.",
@@ -16,10 +20,18 @@ COMMANDS = {
     "backdoor": "Poison training data, measure backdoors, and defend against them.",
     "data": "Inspect a data set, or write it in another layout.",
     "models": "List counters, check weights, and export them.",
+    "completion": "Print the script that completes pycc's flags in bash or zsh.",
 }
 """The commands and what help says about them; each is the module of its name in this package."""
 
-__all__ = ["COMMANDS", "Command", "CommandGroup", "Context", "Entry", "RunCommand", "main"]
+__all__ = ["COMMANDS", "ROOT", "Command", "CommandGroup", "Context", "Entry", "RunCommand", "main"]
+
+
+def __getattr__(name: str) -> object:
+    """Import the base of the commands, and with it torch, when it is used."""
+    if name in ("Command", "Context", "RunCommand"):
+        return getattr(import_module("pycc.commands.base"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class _Lazy(Entry):
@@ -30,14 +42,35 @@ class _Lazy(Entry):
 
     def main(self, argv: Sequence[str], prog: str) -> int:
         """Import the command and run it."""
+        return ended(lambda: self.loaded().main(argv, prog), debug=DEBUG in argv)
+
+    def loaded(self) -> Entry:
+        """The command, imported."""
         command: Entry = import_module(f"pycc.commands.{self.name}").command
-        return command.main(argv, prog)
+        return command
 
 
 class _Root(CommandGroup):
     name = "pycc"
     summary = "Measure how badly a crowd counter can fail, and make it fail less."
     entries: Sequence[Entry] = tuple(_Lazy(*entry) for entry in COMMANDS.items())
+
+    def main(self, argv: Sequence[str], prog: str) -> int:
+        """Run a command; ``--version`` prints the version and what is compiled."""
+        if "--version" in argv[:1]:
+            return ended(_print_version)
+        return super().main(argv, prog)
+
+
+def _print_version() -> int:
+    from pycc._compiled import version
+
+    print(version(), flush=True)
+    return DONE
+
+
+ROOT = _Root()
+"""``pycc`` itself: the group of all commands."""
 
 
 def main(name: str | None = None, argv: Sequence[str] | None = None) -> int:
@@ -46,6 +79,4 @@ def main(name: str | None = None, argv: Sequence[str] | None = None) -> int:
     Returns the exit code.
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
-    if name is None:
-        return _Root().main(arguments, "pycc")
-    return _Root().main([name, *arguments], "pycc")
+    return ROOT.main(arguments if name is None else [name, *arguments], "pycc")

@@ -6,38 +6,59 @@ frozen dataclass of settings; only this file and ``pycc.settings`` know values b
 
 from __future__ import annotations
 
-import re
-import sys
-import traceback
-import warnings
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TextIO, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 
 from pycc import runs
-from pycc.checks import lacks_memory
-from pycc.commands.flags import DEBUG, HELP, HELP_ALL, Parser
+from pycc.commands.entry import (
+    BAD_INPUT,
+    DEBUG,
+    DONE,
+    EXIT_CODES,
+    FAILED,
+    HELP,
+    HELP_ALL,
+    STOPPED,
+    CommandGroup,
+    Entry,
+    ended,
+)
+from pycc.commands.flags import Parser
 from pycc.commands.machine import device_of_name, set_threads
-from pycc.commands.progress import TerminalProgress, say
+from pycc.commands.progress import TerminalProgress
 from pycc.ranks import Ranks, own_device, ranks
-from pycc.registry import nearest
 from pycc.settings import Flag, build, flag, flags_of, values_of
+
+__all__ = [
+    "BAD_INPUT",
+    "DEBUG",
+    "DONE",
+    "EXIT_CODES",
+    "FAILED",
+    "HELP",
+    "HELP_ALL",
+    "MACHINE",
+    "STOPPED",
+    "Command",
+    "CommandGroup",
+    "Context",
+    "Entry",
+    "RunCommand",
+    "RunFlags",
+    "argument",
+    "ended",
+    "folder_by_time",
+]
 
 S = TypeVar("S")
 
-DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
-"""Exit codes: done; a check or certificate failed; bad usage or input, out of memory, or anything
-else that stopped the work; interrupted from the keyboard."""
-EXIT_CODES = (
-    f"Exit codes: {DONE} done, {FAILED} a check or certificate failed, {BAD_INPUT} bad usage or "
-    "input, out of memory, or anything else that stopped the work."
-)
 MACHINE = frozenset({"device", "threads", "pictures"})
 """Flags that no result depends on: a resumed run may have others. Commands may have more or fewer.
 """
@@ -77,44 +98,6 @@ class Context:
             yield shown
         finally:
             shown.close()
-
-
-class Entry(ABC):
-    """What can be called by name on the command line: a command, or a group of them."""
-
-    name: str
-    """What follows ``pycc``."""
-    summary: str
-    """One sentence."""
-
-    @abstractmethod
-    def main(self, argv: Sequence[str], prog: str) -> int:
-        """Run with these arguments; returns the exit code. ``prog`` is how help names it."""
-
-
-class CommandGroup(Entry):
-    """Commands behind one name, as in ``pycc models list``."""
-
-    entries: Sequence[Entry]
-
-    def main(self, argv: Sequence[str], prog: str) -> int:
-        """Run the command that the first argument names."""
-        if argv and argv[0] not in (HELP, HELP_ALL, "-h"):
-            for entry in self.entries:
-                if entry.name == argv[0]:
-                    return entry.main(argv[1:], f"{prog} {entry.name}")
-        return ended(lambda: self._help(argv, prog), debug=DEBUG in argv)
-
-    def _help(self, argv: Sequence[str], prog: str) -> int:
-        names = [entry.name for entry in self.entries]
-        if not argv or argv[0] not in (HELP, HELP_ALL, "-h"):
-            got = f"got {argv[0]!r}{nearest(argv[0], names)}" if argv else "got none"
-            raise ValueError(f"{prog}: expected one of {', '.join(names)}, {got}")
-        print(f"usage: {prog} COMMAND ...\n\n{self.summary}\n\ncommands:")
-        for entry in self.entries:
-            print(f"  {entry.name:12} {entry.summary}")
-        print(f"\n{prog} COMMAND {HELP} shows the flags of a command. {EXIT_CODES}", flush=True)
-        return DONE
 
 
 class Command(Entry, Generic[S]):
@@ -321,78 +304,3 @@ def argument(argv: Sequence[str], name: str) -> str | None:
 def folder_by_time(name: str) -> str:
     """The run folder of a command if none is given."""
     return f"runs/{name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-
-
-def ended(work: Callable[[], int], *, debug: bool = False, stopped: Callable[[], str] = str) -> int:
-    """Do a command's work and turn its end into an exit code.
-
-    Bad input (ValueError, OSError, a missing library), a lack of memory and every other exception
-    are one line on stderr and exit code 2, with a traceback before it if ``debug``. An interrupt
-    from the keyboard is 130, with what ``stopped`` returns. A warning is one line, printed once.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("always")
-        warnings.showwarning = _Warnings().show
-        try:
-            return work()
-        except KeyboardInterrupt:
-            say(f"stopped{stopped()}")
-            return STOPPED
-        except BrokenPipeError:  # the reader of the output has closed it, as head does
-            sys.stdout = None  # nothing is left to flush at exit
-            return BAD_INPUT
-        except Exception as error:  # exit code 1 is for a check that failed
-            if debug:
-                traceback.print_exc()
-            say(f"error: {_reason(error)}")
-            return BAD_INPUT
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, in one line, with the image at hand if ``naming`` knows it."""
-    text = str(error) or type(error).__name__
-    if lacks_memory(error):
-        notes = getattr(error, "__notes__", [])
-        asked = re.search(r"allocate (\d+) bytes", text)
-        least = f"at least {int(asked[1]) / 1e9:.2g} GB more are needed; " if asked else ""
-        at = "".join(f" at {note}" for note in notes)
-        fewer = "smaller images (pycc data export --max-side N), fewer at once, or "
-        if any(note.startswith("weights ") for note in notes):  # no image is at hand yet
-            fewer = ""
-        return f"out of memory{at}: {least}take {fewer}a machine with more memory"
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    expected = getattr(error, "one_line", False)
-    if expected or isinstance(error, ValueError | OSError | ImportError):
-        return text
-    root = Path(__file__).parents[1]
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if root in Path(frame.filename).parents and frame.filename != __file__
-    ]
-    at = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
-    notes = "".join(f"; {note}" for note in getattr(error, "__notes__", []))
-    return f"unexpected {type(error).__name__}{at}: {text}{notes}; {DEBUG} shows the traceback"
-
-
-class _Warnings:
-    """Prints each user warning once, in one line; those about code are for its authors."""
-
-    def __init__(self) -> None:
-        self._printed: set[str] = set()
-
-    def show(
-        self,
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
-        """Replace ``warnings.showwarning``."""
-        text = str(message)
-        if issubclass(category, UserWarning) and text not in self._printed:
-            self._printed.add(text)
-            say(f"warning: {text}")

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NoReturn
 import torch
 
 from pycc import data, models
+from pycc.commands.entry import DEBUG, HELP, HELP_ALL
 from pycc.commands.options import naming_option
 from pycc.data.dataset import Dataset, OnError
 from pycc.data.dataset import builtin as builtin_data
@@ -21,8 +22,6 @@ from pycc.data.reading import Reading
 from pycc.models.exchange import BlackBox
 from pycc.registry import nearest
 from pycc.settings import Flag, Options, flag
-
-HELP, HELP_ALL, DEBUG = "--help", "--help-all", "--debug"
 
 
 @dataclass(frozen=True)

@@ -5,63 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from enum import Enum
-from typing import NamedTuple, Protocol
+import warnings
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-import pycc
+from pycc._compiled import Ablation, Compiled, HitSizes, Loaded, load
 
-_HOW_TO_BUILD = (
-    "build it with `pip install .` in the source folder (needs a C++ compiler), or run the "
-    "pure-torch twins with `with pycc.ops.reference():` or PYCC_OPS=reference"
-)
-
-
-class Ablation(Protocol):
-    """The class of sizes of ``csrc/ops/ablate.h``."""
-
-    @property
-    def words(self) -> int:
-        """Number of 32-bit words in the bitmap of a row."""
-
-
-class HitSizes(Protocol):
-    """The class of sizes of ``csrc/ops/mask_hits.h``."""
-
-    @property
-    def scratch_words(self) -> int:
-        """Number of 64-bit words of one of the two scratch buffers that a set needs on CUDA."""
-
-
-class Compiled(Protocol):
-    """The attributes of the compiled module. Its classes take all fields by keyword."""
-
-    version: str
-    compiler: str
-    flags: str
-    simd: str
-    cuda: str | None
-    max_neighbours: int
-    max_population: int
-    max_shared_width: int
-    head_axes_bytes: int
-    best_window_bytes: int
-    window_pair_bytes: int
-    Boundary: type[Enum]
-    Event: type[Enum]
-    Rounding: type[Enum]
-    Sampling: type[Enum]
-    Ablation: Callable[..., Ablation]
-    DeformSizes: Callable[..., object]
-    HitSizes: Callable[..., HitSizes]
-    PasteSizes: Callable[..., object]
-    Steps: Callable[..., object]
-    SumSizes: Callable[..., object]
-    WindowSizes: Callable[..., object]
-    kernels: Mapping[str, tuple[Callable[..., None], tuple[type | str, ...]]]
+__all__ = ["Ablation", "HitSizes", "info", "module", "reference", "run", "use_reference"]
 
 
 class Parameter(NamedTuple):
@@ -93,22 +46,6 @@ class Parameter(NamedTuple):
 Kernel = tuple[Callable[..., None], tuple[Parameter, ...]]
 
 
-def load() -> tuple[Compiled | None, str]:
-    """Import the compiled module; return it, or None and why it cannot be used."""
-    try:
-        import _pycc
-    except ImportError as error:
-        return None, f"pycc: the compiled module is missing ({error}); {_HOW_TO_BUILD}"
-    if _pycc.version != pycc.__version__:
-        return None, (
-            f"pycc: the compiled module is of version {_pycc.version}, the Python package of "
-            f"{pycc.__version__}; {_HOW_TO_BUILD}"
-        )
-    if not hasattr(_pycc, "kernels"):  # built from an earlier checkout of the same version
-        return None, f"pycc: the compiled module is older than the package; {_HOW_TO_BUILD}"
-    return _pycc, ""
-
-
 def _kernels_of(compiled: Compiled | None) -> dict[str, Kernel]:
     if compiled is None:
         return {}
@@ -118,17 +55,20 @@ def _kernels_of(compiled: Compiled | None) -> dict[str, Kernel]:
     }
 
 
-def reference_in_environment() -> bool:
-    """Whether PYCC_OPS asks for the twins; ValueError for a value that it cannot have."""
+def reference_at_start(loaded: Loaded) -> bool:
+    """Whether the twins run where nothing else is said; warns if nobody has asked for them."""
     choice = os.environ.get("PYCC_OPS", "")
     if choice not in ("", "compiled", "reference"):
         raise ValueError(f"PYCC_OPS must be compiled or reference, got {choice!r}")
+    if choice == "" and not loaded.built:
+        warnings.warn(f"{loaded.missing}", stacklevel=2)
+        return True
     return choice == "reference"
 
 
-_module, _why_missing = load()
-kernels = _kernels_of(_module)
-_at_start: bool = reference_in_environment()
+_loaded = load()
+kernels = _kernels_of(_loaded.module)
+_at_start: bool = reference_at_start(_loaded)
 
 
 class _Choice(threading.local):
@@ -175,9 +115,9 @@ def reference() -> Iterator[None]:
 
 def module() -> Compiled:
     """Return the compiled module; raise ImportError if it is missing."""
-    if _module is None:
-        raise ImportError(_why_missing)
-    return _module
+    if _loaded.module is None:
+        raise ImportError(_loaded.missing)
+    return _loaded.module
 
 
 def run(op: str, device: torch.device, *arguments: object) -> None:
@@ -249,21 +189,23 @@ def info() -> dict[str, str | int | bool | None]:
     """Describe the compiled module and the choice of this thread.
 
     Returns:
-        ``compiled`` (whether the module was loaded), ``running`` (``compiled`` or ``reference``, in
-        this thread), ``threads`` (of CPU kernels), and of the module ``version``, ``compiler``,
-        ``flags``, ``simd`` (the SIMD clones) and ``cuda`` (the CUDA version); each of the last five
-        is None if the module is missing, ``cuda`` also if it was built without CUDA.
+        ``compiled`` (whether the module was loaded), ``missing`` (why it was not, or None),
+        ``running`` (``compiled`` or ``reference``, in this thread), ``threads`` (of CPU kernels),
+        and of the module ``version``, ``compiler``, ``flags``, ``simd`` (the SIMD clones) and
+        ``cuda`` (the CUDA version); each of the last five is None if the module is missing,
+        ``cuda`` also if it was built without CUDA.
 
     Example:
         >>> from pycc import ops
-        >>> sorted(ops.info())
-        ['compiled', 'compiler', 'cuda', 'flags', 'running', 'simd', 'threads', 'version']
+        >>> [name for name in ops.info() if name not in ("compiler", "flags")]
+        ['compiled', 'missing', 'running', 'threads', 'version', 'simd', 'cuda']
     """
     facts: dict[str, str | int | bool | None] = {
-        "compiled": _module is not None,
+        "compiled": _loaded.module is not None,
+        "missing": _loaded.missing,
         "running": "reference" if use_reference() else "compiled",
         "threads": torch.get_num_threads(),
     }
     for name in ("version", "compiler", "flags", "simd", "cuda"):
-        facts[name] = getattr(_module, name, None)
+        facts[name] = getattr(_loaded.module, name, None)
     return facts

@@ -308,6 +308,7 @@ def test_autograd_sees_that_out_is_written() -> None:
         loss.backward()
 
 
+@pytest.mark.compiled
 def test_registration(device) -> None:
     forward, backward = torch.ops.pycc.ablate.default, torch.ops.pycc.ablate_backward.default
     key = (7, 3, 0, 2, 1, False)

@@ -105,6 +105,7 @@ def test_bad_keys_are_refused(op, change, error, message: str) -> None:
         ({"first_draw": -1}, "first_draw must be within"),
     ],
 )
+@pytest.mark.compiled
 def test_the_registered_op_checks_before_it_hands_out_pointers(change, message: str) -> None:
     arguments = {
         "images": IMAGES,
@@ -136,6 +137,7 @@ def test_out_must_not_overlap_fill() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own
+@pytest.mark.compiled
 def test_forward_mode_is_refused() -> None:
     """Its tangents would silently be zero."""
 

@@ -78,6 +78,7 @@ def test_kernel_and_twin_agree_on_any_points(
 
 
 @given(coordinates, st.sampled_from([float("nan"), float("inf"), float("-inf")]), st.data())
+@pytest.mark.compiled
 def test_points_that_are_nowhere_are_refused(points: np.ndarray, nowhere: float, data) -> None:
     tensor = torch.from_numpy(np.concatenate([points, np.zeros((2, 2))]))
     tensor.view(-1)[data.draw(st.integers(0, tensor.numel() - 1))] = nowhere
@@ -102,6 +103,7 @@ def test_cuda_gives_the_same_bits(points: Tensor, device: torch.device) -> None:
     assert torch.equal(adaptive_sigma(points.to(device)).cpu(), adaptive_sigma(points))
 
 
+@pytest.mark.compiled
 def test_fifty_thousand_points_in_one_place_have_width_zero() -> None:
     assert not adaptive_sigma(torch.full((50_000, 2), 3.5)).any()
 
@@ -174,6 +176,7 @@ def test_no_gradient_reaches_the_widths(op, count: int) -> None:
     assert not op(scattered(count).requires_grad_(), single=1.0).requires_grad
 
 
+@pytest.mark.compiled
 def test_registration(device: torch.device) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, from inside opcheck
@@ -198,6 +201,7 @@ def test_registration(device: torch.device) -> None:
         ({"beta": 1e300}, r"beta must be within \[0, 1e\+09\], got 1e\+300"),
     ],
 )
+@pytest.mark.compiled
 def test_the_registered_op_checks_before_it_hands_out_pointers(change, message) -> None:
     arguments = {"points": scattered(5), "neighbours": 3, "beta": 0.3}
     torch.ops.pycc.adaptive_sigma(**arguments)

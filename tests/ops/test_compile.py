@@ -9,6 +9,8 @@ from torch import Tensor
 from pycc import models
 from pycc.ops import ablate
 
+pytestmark = pytest.mark.compiled
+
 INDUCTOR = pytest.param(
     "inductor",
     # torch's own, from inside the compiler

@@ -191,6 +191,7 @@ def test_gradcheck_of_the_twin() -> None:
     assert torch.autograd.gradcheck(deform_conv_reference, leaves)
 
 
+@pytest.mark.compiled
 def test_the_kernel_takes_float32_and_the_twin_float64_too() -> None:
     double = {name: tensor.double() for name, tensor in problem().items()}
     exact = deform_conv_reference(**double)
@@ -219,6 +220,7 @@ def test_cuda_agrees_with_the_cpu_to_the_bit(arguments: Problem, device: torch.d
     assert all(same_bits(a, b) for a, b in zip(got, expected, strict=True))
 
 
+@pytest.mark.compiled
 def test_only_the_gradients_that_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """A frozen network's kernels need none, and the backward of each is a kernel of its own."""
     ran: list[str] = []
@@ -237,6 +239,7 @@ def test_only_the_gradients_that_are_asked_for(monkeypatch: pytest.MonkeyPatch) 
         ran.clear()
 
 
+@pytest.mark.compiled
 def test_it_compiles_into_one_graph() -> None:
     def loss(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
         return deform_conv(x, offset, weight).square().sum()
@@ -252,6 +255,7 @@ def test_it_compiles_into_one_graph() -> None:
 
 
 @pytest.mark.parametrize("op", OPS)
+@pytest.mark.compiled
 def test_channels_last_in_and_out(op) -> None:
     arguments = problem(2, 5, 6, 7, 3)
     last = {

@@ -44,6 +44,7 @@ def test_bad_arguments(op, change, error, message) -> None:
         op(**{**problem(), **change})
 
 
+@pytest.mark.compiled
 def test_registration(device: torch.device) -> None:
     arguments = {name: tensor.to(device) for name, tensor in problem().items()}
     grad = noise(2, 2, 6, 5, seed=9).to(device)
@@ -62,6 +63,7 @@ def test_registration(device: torch.device) -> None:
             torch.library.opcheck(op.default, inputs, test_utils=("test_schema", "test_faketensor"))
 
 
+@pytest.mark.compiled
 def test_the_registered_ops_check_before_they_hand_out_pointers() -> None:
     x, offset, weight = problem().values()
     grad, ops = noise(2, 2, 6, 5), torch.ops.pycc
@@ -86,6 +88,7 @@ def test_the_registered_ops_check_before_they_hand_out_pointers() -> None:
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # torch's own, in jvp
 @pytest.mark.parametrize("name", ["x", "offset", "weight"])
+@pytest.mark.compiled
 def test_forward_mode_derivatives_are_refused(name: str) -> None:
     arguments = problem()
     with forward_ad.dual_level():

@@ -269,6 +269,7 @@ def test_bad_arguments_change_nothing(op, change, error, message) -> None:
         assert torch.equal(arguments["out"], before)
 
 
+@pytest.mark.compiled
 def test_registration(device: torch.device) -> None:
     pixels = crowd(9, 20, 30).flip(1).long().to(device)
     sigma = torch.rand(9, generator=torch.Generator().manual_seed(0)).double().to(device)
@@ -315,6 +316,7 @@ NAN, WIDE = float("nan"), 2**30
         ({"boundary": 7}, r"boundary must be within \[0, 2\], got 7"),
     ],
 )
+@pytest.mark.compiled
 def test_the_registered_op_checks_before_it_hands_out_pointers(change, message) -> None:
     arguments = {
         "pixels": torch.zeros(3, 2, dtype=torch.int64),

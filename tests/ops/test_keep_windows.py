@@ -83,6 +83,7 @@ def test_kernel_and_twin_agree_in_gradient_to_the_bit(problem, into: bool, data,
 
 @every_device
 @given(problem=problems(), dtype=st.sampled_from([torch.float64, torch.half, torch.bfloat16]))
+@pytest.mark.compiled
 def test_images_of_other_dtypes_are_refused(problem, dtype: torch.dtype, device) -> None:
     there = moved({**problem, "images": problem["images"].to(dtype)}, device)
     name = str(dtype).removeprefix("torch.")
@@ -202,6 +203,7 @@ def test_autograd_sees_that_out_is_written() -> None:
 
 
 @pytest.mark.parametrize("into", [False, True])
+@pytest.mark.compiled
 def test_autograd_sees_that_places_have_changed(into: bool) -> None:
     leaf, place = noise(1, 1, 4, 4).requires_grad_(), torch.tensor([[0, 0]])
     out = torch.empty(1, 1, 4, 4) if into else None
@@ -224,6 +226,7 @@ def test_a_reused_buffer_keeps_no_history() -> None:
     )
 
 
+@pytest.mark.compiled
 def test_it_compiles_into_one_graph(device: torch.device) -> None:
     weight = noise(2, 3, 3, 3).to(device)
 
@@ -242,6 +245,7 @@ def test_it_compiles_into_one_graph(device: torch.device) -> None:
         torch.testing.assert_close(*gradients)
 
 
+@pytest.mark.compiled
 def test_a_compiled_function_follows_the_choice_of_the_twins() -> None:
     graphs = []
 

@@ -79,6 +79,7 @@ def test_out_may_not_overlap_what_is_read(op) -> None:
         op(noise(2, 1, 4, 4), places, (2, 2), fill=0.5, out=memory[1:])
 
 
+@pytest.mark.compiled
 def test_registration(device: torch.device) -> None:
     images, places = noise(2, 3, 8, 9).to(device), PLACE.to(device)
     transposed = images.transpose(2, 3).contiguous().transpose(2, 3)
@@ -113,6 +114,7 @@ def test_registration(device: torch.device) -> None:
         ("_backward", (noise(4, 3, 8, 9), PLACE.to("meta"), 2, 4, 4), "on one device, got cpu and"),
     ],
 )
+@pytest.mark.compiled
 def test_the_registered_ops_check_before_they_hand_out_pointers(name, arguments, message) -> None:
     with pytest.raises(ValueError, match=f"keep_windows: .*{message}"):
         getattr(torch.ops.pycc, f"keep_windows{name}")(*arguments)
@@ -120,6 +122,7 @@ def test_the_registered_ops_check_before_they_hand_out_pointers(name, arguments,
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, from torch.func
 @pytest.mark.parametrize("into", [False, True])
+@pytest.mark.compiled
 def test_forward_mode_is_refused(into: bool) -> None:
     """Its tangents would silently be zero."""
     images = noise(2, 3, 8, 9)

@@ -129,6 +129,7 @@ def test_the_largest_of_large_populations(op, device: torch.device) -> None:
         assert ratio(d, n, k) >= Fraction(p) > ratio(d, n + 1, k)
 
 
+@pytest.mark.compiled
 def test_the_largest_broadcasts_and_knows_its_ends() -> None:
     d, p = torch.tensor([[IMAGE], [100]]), torch.tensor([1.0, 0.5, 1e-300], dtype=torch.float64)
     got = largest_untouched(d, 45, p)

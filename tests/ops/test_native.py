@@ -13,9 +13,11 @@ import pytest
 import torch
 
 import pycc
-from pycc import ops
+from pycc import _compiled, ops
 from pycc.ops import _native
 from pycc.ops.adaptive_sigma import _MAX_NEIGHBOURS
+
+pytestmark = pytest.mark.compiled
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -58,11 +60,12 @@ def test_info_describes_the_compiled_module() -> None:
     assert ops.info()["running"] == "compiled"
 
 
-def test_without_the_module_the_twins_run_only_when_asked(monkeypatch) -> None:
-    monkeypatch.setattr(_native, "_module", None)
-    monkeypatch.setattr(_native, "_why_missing", "pycc: the compiled module is missing")
+def test_with_a_broken_module_the_twins_run_only_when_asked(monkeypatch) -> None:
+    broken = _compiled.Loaded(None, "pycc: the compiled module cannot be loaded")
+    assert not _native.reference_at_start(broken)
+    monkeypatch.setattr(_native, "_loaded", broken)
     points = torch.rand(4, 2)
-    with pytest.raises(ImportError, match="compiled module is missing"):
+    with pytest.raises(ImportError, match="compiled module cannot be loaded"):
         ops.density_map(points, 1.0, (5, 5))
     with ops.reference():
         assert ops.density_map(points, 1.0, (5, 5)).shape == (5, 5)
@@ -70,8 +73,8 @@ def test_without_the_module_the_twins_run_only_when_asked(monkeypatch) -> None:
 
 def test_an_old_module_is_refused(monkeypatch) -> None:
     monkeypatch.setattr(pycc, "__version__", "99.0")
-    module, why = _native.load()
-    assert module is None
+    module, why, built = _compiled.load()
+    assert (module, built) == (None, True)
     assert "99.0" in why
     assert "pip install ." in why
 
@@ -80,8 +83,8 @@ def test_a_module_of_an_earlier_build_is_refused(monkeypatch) -> None:
     """Of the same version, but from before kernels were listed."""
     earlier = SimpleNamespace(version=pycc.__version__)
     monkeypatch.setitem(sys.modules, "_pycc", earlier)
-    module, why = _native.load()
-    assert module is None
+    module, why, built = _compiled.load()
+    assert (module, built) == (None, True)
     assert "older than the package" in why
     assert "pip install ." in why
 
@@ -113,4 +116,4 @@ def test_the_environment_asks_for_the_twins(value: str, expected: str) -> None:
 def test_a_misspelt_environment_is_refused(monkeypatch) -> None:
     monkeypatch.setenv("PYCC_OPS", "refrence")
     with pytest.raises(ValueError, match="PYCC_OPS must be compiled or reference, got 'refrence'"):
-        _native.reference_in_environment()
+        _native.reference_at_start(_compiled.load())

@@ -19,6 +19,8 @@ import pycc.ops
 from pycc.ops import _native
 from pycc.ops._native import Kernel, Parameter
 
+pytestmark = pytest.mark.compiled
+
 CPU = torch.device("cpu")
 MODULES = [
     importlib.import_module(f"pycc.ops.{module.name}")

@@ -76,6 +76,7 @@ def test_bad_arguments_change_nothing(op, change, error, message) -> None:
     assert not arguments["out"].any()
 
 
+@pytest.mark.compiled
 def test_the_kernel_takes_float32_and_the_twin_float64_too() -> None:
     images, patch = noise(2, 3, 8, 8).double(), noise(3, 4, 4).double()
     assert paste_patch_reference(images, patch, top_left=PLACE).dtype == torch.float64
@@ -99,6 +100,7 @@ def test_out_may_not_overlap_what_is_read(op) -> None:
 
 @pytest.mark.parametrize("mask", [None, torch.ones(4, 4, dtype=torch.uint8)])
 @pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.compiled
 def test_registration(mask: Tensor | None, nested: bool, device: torch.device) -> None:
     geometry = (
         mask if mask is None else mask.to(device),
@@ -119,6 +121,7 @@ def test_registration(mask: Tensor | None, nested: bool, device: torch.device) -
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # torch's own, in jvp
+@pytest.mark.compiled
 def test_forward_mode_derivatives_are_refused() -> None:
     images, patch = noise(2, 1, 5, 5), noise(1, 2, 2)
     message = "paste_patch: forward-mode derivatives are not supported"
@@ -144,6 +147,7 @@ def test_forward_mode_derivatives_are_refused() -> None:
         torch.func.jvp(lambda patch: paste(images, patch), (patch,), (torch.ones_like(patch),))
 
 
+@pytest.mark.compiled
 def test_it_compiles_into_one_graph() -> None:
     transform = torch.tensor([[0.9, 0.1, 1.1, 0.0]] * 2).double()
 
@@ -185,6 +189,7 @@ def test_it_compiles_into_one_graph() -> None:
         ),
     ],
 )
+@pytest.mark.compiled
 def test_the_registered_ops_check_before_they_hand_out_pointers(change, message) -> None:
     arguments = {
         "images": noise(2, 3, 8, 8),
@@ -203,6 +208,7 @@ def test_the_registered_ops_check_before_they_hand_out_pointers(change, message)
         torch.ops.pycc.paste_patch_backward(**arguments)
 
 
+@pytest.mark.compiled
 def test_the_registered_op_reads_a_transposed_mask_right() -> None:
     mask = (noise(4, 4) < 0.5).to(torch.uint8)
     arguments = (PLACE, torch.tensor([[1.0, 0.0, 1.0, 0.0]] * 2).double(), False)
