@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pycc import models, report
 from pycc.backdoor.defenses.base import defenses
-from pycc.backdoor.evaluation import drawing, folders
+from pycc.backdoor.evaluation import drawing, folders, page  # noqa: F401  (registers pages)
 from pycc.backdoor.evaluation.counting import EvaluationSet, counted
 from pycc.backdoor.evaluation.experiment import Experiment
 from pycc.backdoor.evaluation.folders import open_run
