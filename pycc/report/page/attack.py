@@ -102,7 +102,10 @@ def verdict(facts: AttackFacts) -> Verdict:
 def checks_text(outcomes: Sequence[CheckOutcome]) -> str:
     """What the checks of an attack say, in one sentence."""
     if not outcomes:
-        return "No checks were made: nothing says whether the attack is as strong as it can be."
+        return (
+            "The run folder holds no checks: nothing says whether the attack is as strong as it "
+            "can be."
+        )
     failed = sum(outcome.verdict == "fail" for outcome in outcomes)
     applied = sum(outcome.verdict != "not applicable" for outcome in outcomes)
     if failed:
@@ -214,8 +217,8 @@ def shifts(facts: AttackFacts) -> tuple[Block, ...]:
         ))  # fmt: skip
     if not rows:
         return ()
-    head = ("patch", "mean shift, people", "of the clean count", "largest rise", "on image",
-            "largest fall", "on image")  # fmt: skip
+    head = ("patch", "mean shift, people", "of the clean count", "highest shift", "on image",
+            "lowest shift", "on image")  # fmt: skip
     note = "Shift: the count with the patch less the count of the clean image; + people added."
     return (Table("Shift of the count by patch", head, tuple(rows), (note,)), *_by_image(facts))
 

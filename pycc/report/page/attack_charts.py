@@ -116,16 +116,16 @@ def places(facts: AttackFacts, options: Options) -> tuple[Block, ...]:
         Patch(x / row.width, y / row.height, side / row.width, side / row.height)
         for row, (y, x), side in _placed(changes)
     ]
-    caption = f"Places of the worst patches on {number_of(len(changes), 'image')} of one size"
+    caption = f"Outlines: where the worst patches lie in {number_of(len(changes), 'image')}"
     if heat is not None:
         caption += (
-            f"; red where they add people to the density map, blue where they hide some (mean of "
+            ". Red: where they add people to the density map; blue: where they hide some (mean of "
             f"{number_of(mapped, 'image')})"
         )
     ratio = float(np.median([row.attacked.height / row.attacked.width for row in changes]))
     drawn = place_map(
         heat, patches, unit="people per image", ratio=min(2.0, max(0.4, ratio)),
-        label=f"{caption}. The table beside it holds the largest.", caption=f"{caption}.",
+        label=f"{caption}. The table below holds the largest.", caption=f"{caption}.",
     )  # fmt: skip
     return (drawn, table)
 

@@ -128,9 +128,9 @@ def place_map(
             rows, columns = heat.shape
             shown = axes.pcolormesh(
                 np.linspace(0, 1, columns + 1), np.linspace(0, 1, rows + 1), heat,
-                cmap="RdBu_r", vmin=-far, vmax=far,
+                cmap=_less_and_more(), vmin=-far, vmax=far,
             )  # fmt: skip
-            bar = figure.colorbar(shown, ax=axes, label=unit, shrink=0.9, pad=0.02)
+            bar = figure.colorbar(shown, ax=axes, label=unit, shrink=0.75, pad=0.02)
             bar.outline.set_edgecolor(_GRID)
         for patch in patches:
             x = (patch.left, patch.left + patch.width, patch.left + patch.width, patch.left)
@@ -139,6 +139,16 @@ def place_map(
         axes.set(xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[], aspect=ratio)
         axes.grid(False)
         return Drawing(_svg(figure, caption), label, caption)
+
+
+def _less_and_more() -> Any:
+    """Blue below 0 and red above it, transparent at 0, so that it suits light and dark pages."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    blue, red = (0.15, 0.45, 0.9), (0.85, 0.2, 0.1)
+    colours = [(*blue, 1.0), (*blue, 0.0), (*red, 0.0), (*red, 1.0)]
+    places = (0.0, 0.5, 0.5, 1.0)
+    return LinearSegmentedColormap.from_list("shift", [*zip(places, colours, strict=True)])
 
 
 @contextmanager

@@ -64,8 +64,10 @@ def patch_uri(file: Path) -> str:
 def map_uri(cells: NDArray[np.float32], top: float) -> str:
     """A density map [h,w] as PNG data, transparent where it counts nobody.
 
-    The colour is that of the root of a cell's share of ``top``; cells above it have the colour of
-    ``top``. Large maps are brought to fewer cells by their largest.
+    The colour is that of the fourth root of a cell's share of ``top``: a cell of an attacked map
+    may hold a hundred times as many people as those of the clean one beside it, which must stay
+    visible. Cells above ``top`` have its colour. Large maps are brought to fewer cells by their
+    largest.
 
     >>> map_uri(np.ones((2, 3), np.float32), 1.0)[:22]
     'data:image/png;base64,'
@@ -76,7 +78,7 @@ def map_uri(cells: NDArray[np.float32], top: float) -> str:
         padded = np.zeros((rows, columns), np.float32)
         padded[: cells.shape[0], : cells.shape[1]] = cells
         cells = padded.reshape(rows // step, step, columns // step, step).max((1, 3))
-    share = np.sqrt(np.clip(cells / max(top, 1e-12), 0.0, 1.0))
+    share = np.clip(cells / max(top, 1e-12), 0.0, 1.0) ** 0.25
     image = Image.fromarray(np.rint(share * (_LEVELS - 1)).astype(np.uint8), "P")
     colour, opacity = coloured(np.linspace(0.0, 1.0, _LEVELS))
     image.putpalette(np.rint(colour).astype(np.uint8).tobytes())

@@ -126,7 +126,7 @@ def test_without_attack(call, folder: Path, weights: Path, tmp_path: Path) -> No
     assert done.code == 0
     assert [line.split()[0] for line in done.out.splitlines()[2:-2]] == ["clean"]
     assert sorted(p.name for p in out.iterdir()) == [
-        "manifest.json", "results.jsonl", "summary.json",
+        "card.json", "manifest.json", "report.html", "results.jsonl", "summary.json",
     ]  # fmt: skip
 
 
