@@ -111,7 +111,7 @@ def test_a_run_that_cannot_be_shown_is_one_line(call, tmp_path: Path, change, sa
         (["run", "--alarm", "0"], "--alarm: expected a number of people above 0, got 0"),
         (["run", "--alarm", "nan"], "--alarm: expected a number of people above 0, got nan"),
         (["run", "--leaderboard", "."], "--leaderboard: expected neither RUN nor --alarm beside"),
-        (["--leaderboard", "nowhere"], "--leaderboard nowhere: expected a folder of runs, got none"),
+        (["--leaderboard", "nowhere"], "--leaderboard nowhere: expected a folder of runs"),
         (["--leaderboard", "."], "--leaderboard .: expected runs with card.json, got none"),
         (["run", "--out", "."], "--out .: expected a file, got a folder"),
         (["run", "--alarms", "5"], "unknown flag --alarms; did you mean '--alarm'?"),

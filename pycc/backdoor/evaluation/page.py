@@ -321,10 +321,9 @@ def _curves(run: StoredRun, summary: BackdoorSummary, options: Options) -> tuple
     ]  # fmt: skip
     if roc:
         charts.append(line_chart(
-            roc, x_label="clean images flagged", y_label="triggered images flagged",
+            [*roc, Line("chance", (0.0, 1.0), (0.0, 1.0), points=False)], x_label="clean images flagged", y_label="triggered images flagged",
             label=f"ROC curves of detectors: {'; '.join(line.label for line in roc)}.",
-            caption="ROC curves of the detectors of triggered images; the diagonal would be "
-            "chance.",
+            caption="ROC curves of the detectors of triggered images.",
         ))  # fmt: skip
     return tuple(charts)
 
