@@ -321,7 +321,8 @@ def _curves(run: StoredRun, summary: BackdoorSummary, options: Options) -> tuple
     ]  # fmt: skip
     if roc:
         charts.append(line_chart(
-            [*roc, Line("chance", (0.0, 1.0), (0.0, 1.0), points=False)], x_label="clean images flagged", y_label="triggered images flagged",
+            [*roc, Line("chance", (0.0, 1.0), (0.0, 1.0), points=False)],
+            x_label="clean images flagged", y_label="triggered images flagged",
             label=f"ROC curves of detectors: {'; '.join(line.label for line in roc)}.",
             caption="ROC curves of the detectors of triggered images.",
         ))  # fmt: skip

@@ -69,7 +69,7 @@ def alarm_blocks(
         crowded = sum(reading.truth >= level for reading in condition.readings)
         missed = sum(reading.missed(level) for reading in condition.readings)
         false = sum(reading.false(level) for reading in condition.readings)
-        kind = "could be caused by a patch" if condition.possible else "counted"
+        kind = "possible" if condition.possible else "counted"
         calm = len(condition.readings) - crowded
         rows.append((Cell(condition.label), Cell(kind), _of(missed, crowded), _of(false, calm)))
     table = Table(
@@ -83,6 +83,7 @@ def alarm_blocks(
         f"An image sets off the alarm if at least {level:,.0f} people are in it ({source}): "
         f"{crowded:,} of {number_of(len(truths), 'image')}. A missed alarm is a count below that "
         "of such an image, a false alarm one that reaches it of another image."
+        + (" Possible: some patch could cause it." if any(c.possible for c in conditions) else "")
     )
     if alarm is None:
         about += " This level is an example; pycc report --alarm N shows another."

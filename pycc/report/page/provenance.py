@@ -32,4 +32,5 @@ def _entries(name: str, values: Values) -> Iterator[tuple[str, str]]:
         elif isinstance(value, list) and all(isinstance(item, str | int | float) for item in value):
             yield inner, ", ".join(map(str, value)) or "none"
         else:
-            yield inner, value if isinstance(value, str) else json.dumps(value)
+            text = "not given" if value is None else json.dumps(value)
+            yield inner, value if isinstance(value, str) else text

@@ -30,7 +30,7 @@ def test_alarms_are_those_of_the_truth() -> None:
     assert isinstance(table, Table)
     assert [[cell.text for cell in row] for row in table.rows] == [
         ["clean", "counted", "1 of 2", "1 of 2"],
-        ["masked", "could be caused by a patch", "1 of 2", "2 of 2"],
+        ["masked", "possible", "1 of 2", "2 of 2"],
     ]
 
 
