@@ -314,11 +314,11 @@ def _curves(run: StoredRun, summary: BackdoorSummary, options: Options) -> tuple
             _kde(images, counter, ratios, np.linspace(near, far, 128))
             for (images, counter), ratios in panels.items()
         ]
-    roc = [
-        Line(f"{name}: AUC {curve.auc:.2f}", *(tuple(r.tolist()) for r in curve.rates()),
-             points=False)
-        for name, curve in curves(run.records).items()
-    ]  # fmt: skip
+    roc = []
+    for name, curve in curves(run.records).items():
+        false, true = curve.rates()
+        label = f"{name}: AUC {curve.auc:.2f}"
+        roc.append(Line(label, tuple(false.tolist()), tuple(true.tolist()), points=False))
     if roc:
         charts.append(line_chart(
             [*roc, Line("chance", (0.0, 1.0), (0.0, 1.0), points=False)],

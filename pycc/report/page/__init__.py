@@ -46,6 +46,17 @@ def write_run(path: str | os.PathLike[str], options: Options = Options()) -> Pat
     Raises:
         ValueError: a folder without a finished run of this version, or with a damaged one.
         OSError: the folder cannot be written.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     run = runs.open_or_resume(
+    ...         folder, kind="train", settings={"seed": 0}, fingerprints={}, key=("kind", "epoch")
+    ...     )
+    ...     run.finish({"epochs": 3, "best_epoch": 2, "validation": {"images": 8, "mae": 12.5}})
+    ...     run.close()
+    ...     page = write_run(folder, Options(pictures=False)).read_text()
+    ...     "12.5 people on 8 validation images" in page, Card.read(f"{folder}/card.json").kind
+    (True, 'train')
     """
     run = StoredRun.read(path)
     content = contents[run.kind](run, options)
@@ -114,7 +125,7 @@ def _compared(stored: Sequence[StoredRun], made: Sequence[Content]) -> tuple[Tab
     for name, run in zip(names[1:], stored[1:], strict=True):
         found = runs.differences(_comparable(stored[0]), _comparable(run))
         if found and run.kind == stored[0].kind:
-            notes = ()
+            notes: tuple[str, ...] = ()
             if len(found) > _DIFFERENCES:
                 notes = (f"{len(found) - _DIFFERENCES} more in the settings below.",)
             tables.append(Table(

@@ -240,7 +240,7 @@ def _by_image(facts: AttackFacts) -> tuple[Table, ...]:
          number(change.percent, signed=True, unit=" %"))
         for change in changes[:_ROWS]
     )  # fmt: skip
-    notes = ()
+    notes: tuple[str, ...] = ()
     if len(changes) > _ROWS:
         notes = (f"The {_ROWS} largest shifts of {len(changes):,}; all are in results.jsonl.",)
     head = ("image", "heads", "clean count", "attacked count", "shift, people", "shift")

@@ -157,7 +157,7 @@ def _figure(size: tuple[float, float]) -> Iterator[tuple[Any, Any]]:
     import matplotlib
     from matplotlib.figure import Figure
 
-    style = {
+    style: dict[Any, Any] = {
         "svg.fonttype": "none", "text.parse_math": False, "font.size": 10, "text.color": _INK,
         "axes.labelcolor": _INK, "axes.edgecolor": _GRID, "xtick.color": _INK,
         "ytick.color": _INK, "xtick.labelsize": 9, "ytick.labelsize": 9, "grid.color": _GRID,

@@ -85,10 +85,8 @@ def _reliability(card: Card) -> Cell:
 
 
 def _attacks(cards: Sequence[Card]) -> Table:
-    noise, attacked = (
-        sorted({row.patch_size or 0.0 for card in cards for row in rows(card)})
-        for rows in (lambda card: card.noise, lambda card: card.attacked)
-    )
+    noise = sorted({row.patch_size or 0.0 for card in cards for row in card.noise})
+    attacked = sorted({row.patch_size or 0.0 for card in cards for row in card.attacked})
     head = (*_COMMON, "threat", "clean", *(f"noise, {size_text(size)}" for size in noise),
             *(f"attacked, {size_text(size)}" for size in attacked), "checks")  # fmt: skip
     rows = tuple(

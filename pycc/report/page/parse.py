@@ -43,7 +43,7 @@ def parsed(kind: type[T], value: object, where: str) -> T:
     if not isinstance(value, Mapping):
         raise _unexpected("a JSON object", value, where)
     arguments: dict[str, Any] = {}
-    hints = _hints(kind)
+    hints: dict[str, Any] = _hints(kind)  # type: ignore[arg-type]  # a class is hashable
     for entry in fields(kind):  # type: ignore[arg-type]
         if entry.name in value:
             inner = f"{where}, {entry.name}"
@@ -54,7 +54,7 @@ def parsed(kind: type[T], value: object, where: str) -> T:
 
 
 @cache
-def _hints(kind: type[Any]) -> dict[str, Any]:
+def _hints(kind: Any) -> dict[str, Any]:
     return typing.get_type_hints(kind)
 
 

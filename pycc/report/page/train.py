@@ -114,7 +114,7 @@ def _tables(summary: TrainSummary, rows: Sequence[TrainRecord]) -> tuple[Block, 
         tables.append(Table("Errors on test images, people",
                             ("images", "MAE", "RMSE", "bias", "number"), lines))  # fmt: skip
     held = {row.epoch: row for row in rows if row.kind == "validation"}
-    lines = tuple(
+    epochs: tuple[tuple[Cell, ...], ...] = tuple(
         (number(row.epoch + 1, 0), number(row.loss, 4),
          *(number(getattr(held.get(row.epoch), name, None)) for name in ("mae", "rmse")),
          number(getattr(held.get(row.epoch), "bias", None), signed=True), number(row.seconds),
@@ -123,7 +123,7 @@ def _tables(summary: TrainSummary, rows: Sequence[TrainRecord]) -> tuple[Block, 
         if row.kind == "train"
     )  # fmt: skip
     head = ("epoch", "loss", "validation MAE", "RMSE", "bias", "seconds", "weights")
-    tables.append(Table("Epochs", head, lines, ("Errors in people.",), sortable=True))
+    tables.append(Table("Epochs", head, epochs, ("Errors in people.",), sortable=True))
     return tuple(tables)
 
 
