@@ -67,10 +67,19 @@ def attack_records(
 
 def write_attack(
     folder: Path, names: Sequence[str] = ("one", "two"), *, checks: Sequence[Record] = (),
-    images: bool = True, maps: bool = True, shape: tuple[int, int] = (48, 64), **options: Any,
+    images: bool = True, maps: bool = True, dense: bool = False, shape: tuple[int, int] = (48, 64),
+    victims: Sequence[str | None] = (None,), **options: Any,
 ) -> Path:  # fmt: skip
-    """An attack on images of noise, with its images, patches and maps."""
-    records = attack_records(names, shape=shape, **options)
+    """An attack on images of noise, with its images, patches and maps.
+
+    Of several ``victims`` patches are made on the first; the second counts half as many people.
+    """
+    records = [
+        {**record, "victim": victim, "count": record["count"] / number,
+         "surrogates": victims[0] if record["condition"] == "apam" else None}
+        for number, victim in enumerate(victims, start=1)
+        for record in attack_records(names, shape=shape, **options)
+    ]  # fmt: skip
     sizes = list(dict.fromkeys(r["patch_size"] for r in records if r["patch_size"] is not None))
     flags = {"data": "/somewhere/<crowd>", "split": "test", "weights": "mcnn-synthetic",
              "pictures": True, "steps": 3}  # fmt: skip
@@ -93,6 +102,8 @@ def write_attack(
         if maps and "file" in record:
             cells = np.zeros(record["cells"], np.float32)
             cells[3, 4] = record["count"]
+            if dense:
+                cells = random.random(record["cells"], np.float32)
             (folder / "maps").mkdir(exist_ok=True)
             np.savez_compressed(folder / "maps" / f"{record['file']}.npz", density=cells)
     return folder

@@ -15,7 +15,7 @@ from pycc.report.page.attack_facts import (
     AttackMeans,
     Change,
 )
-from pycc.report.page.attack_gallery import density_of, worst_changes
+from pycc.report.page.attack_gallery import MOST, density_of, worst_changes
 from pycc.report.page.blocks import Block, Cell, Drawing, Table, Text, number
 from pycc.report.page.charts import Line, Patch, line_chart, place_map
 from pycc.report.page.contents import Options
@@ -105,7 +105,8 @@ def _losses(facts: AttackFacts) -> Drawing | None:
 
 def places(facts: AttackFacts, options: Options) -> tuple[Block, ...]:
     """Where the patches lie that move counts most, and where in the image people appear."""
-    changes = [change for change in worst_changes(facts) if change.attacked.top_left is not None]
+    placed = [change for change in worst_changes(facts) if change.attacked.top_left is not None]
+    changes = placed[:MOST]
     if not changes:
         return ()
     table = _places_table(changes)

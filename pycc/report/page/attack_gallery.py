@@ -19,7 +19,7 @@ from pycc.report.page.words import number_of, people, size_text
 
 MOST = 200
 """Images of a gallery, at most."""
-_BYTES = 6_000_000
+_BYTES = 5_000_000
 """All clean images together: with patches and maps, a page of 200 images stays below 15 MB."""
 _SIDE, _MOST_BYTES = 960, 120_000
 """The longer side, and the bytes, of one image in a small gallery."""

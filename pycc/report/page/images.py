@@ -14,11 +14,11 @@ from PIL import Image
 from pycc.report.overlay import coloured
 
 _QUALITY = 78
-_LEVELS = 32
+_LEVELS = 16
 """Colours of a density map: more cost bytes and are not seen."""
-_MAP_SIDE = 160
+_MAP_SIDE = 128
 """Most cells of a density map's longer side that are kept apart."""
-_PATCH_SIDE = 192
+_PATCH_SIDE = 128
 
 
 def jpeg_uri(image: Image.Image, *, side: int, most: int) -> tuple[str, int, int]:
@@ -49,7 +49,7 @@ def jpeg_uri(image: Image.Image, *, side: int, most: int) -> tuple[str, int, int
 
 
 def patch_uri(file: Path) -> str:
-    """A patch as PNG data, transparent outside its shape, of at most 192 pixels a side."""
+    """A patch as data, transparent outside its shape, of at most 128 pixels a side."""
     with Image.open(file) as opened:
         patch = opened.convert("RGBA" if opened.mode == "RGBA" else "RGB")
     patch.thumbnail((_PATCH_SIDE, _PATCH_SIDE))

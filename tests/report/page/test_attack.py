@@ -250,3 +250,20 @@ def test_damaged_results_are_named(tmp_path: Path) -> None:
     replaced(folder / "summary.json", rows=None)
     with pytest.raises(ValueError, match=r"summary.json: expected a field 'rows', got none"):
         content(folder)
+
+
+def test_several_victims_are_told_apart(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    made = content(write_attack(tmp_path / "run", maps=False, victims=("one", "other")))
+    assert rows(made.main[0])[-1][:5] == ["apam", "16 px", "other", "one", "113.0"]
+    assert rows(made.shift[0])[-1][0] == "apam, 16 px, made on one, against other"
+    assert [(row.victim, row.surrogates) for row in made.card.attacked] == [
+        ("one", "one"), ("one", "one"), ("other", "one"), ("other", "one"),
+    ]  # fmt: skip
+    errors, losses = made.curves
+    assert isinstance(errors, Drawing)
+    assert "apam, made on one, against other" in errors.svg
+    assert isinstance(losses, Drawing)
+    (gallery,) = made.gallery
+    assert isinstance(gallery, Gallery)
+    assert [pair.name for pair in gallery.pairs] == ["two", "one"]
