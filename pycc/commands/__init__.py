@@ -19,6 +19,7 @@ COMMANDS = {
     "train": "Train a counter, plainly or against patches.",
     "backdoor": "Poison training data, measure backdoors, and defend against them.",
     "data": "Inspect a data set, or write it in another layout.",
+    "report": "Write a page about runs, or about many runs, for people to look at.",
     "models": "List counters, check weights, and export them.",
     "completion": "Print the script that completes pycc's flags in bash or zsh.",
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pycc.backdoor.defenses.base import defenses
-from pycc.backdoor.evaluation import drawing, folders
+from pycc.backdoor.evaluation import drawing, folders, page  # noqa: F401  (registers pages)
 from pycc.backdoor.evaluation.counting import EvaluationSet, counted
 from pycc.backdoor.evaluation.summary import summarise
 from pycc.backdoor.evaluation.training import PUBLISHED, PUBLISHED_DEFENSE, train

@@ -196,7 +196,9 @@ class Command(Entry, Generic[S]):
 class RunFlags:
     """Where a run's folder is."""
 
-    out: str | None = flag(None, "run folder (default: runs/COMMAND-TIME)", metavar="RUN")
+    out: str | None = flag(
+        None, "run folder, where report.html is (default: runs/COMMAND-TIME)", metavar="RUN"
+    )
     resume: str | None = flag(None, "continue the run in this folder", metavar="RUN")
     like: str | None = flag(None, "take the settings of an earlier run as defaults", metavar="RUN")
 
@@ -204,7 +206,8 @@ class RunFlags:
 class RunCommand(Command[S]):
     """A command that writes a run folder and can be resumed.
 
-    Its manifest's ``settings.flags`` are ``values_of`` the settings.
+    A finished run gets a page, ``report.html``, and a card, ``card.json``. Its manifest's
+    ``settings.flags`` are ``values_of`` the settings.
     """
 
     kind: ClassVar[str]
@@ -214,6 +217,7 @@ class RunCommand(Command[S]):
 
     def __init__(self) -> None:
         self._folder: Path | None = None
+        self._first = True
         self._prog = f"pycc {self.name}"
 
     def how_to_continue(self) -> str:
@@ -273,7 +277,10 @@ class RunCommand(Command[S]):
         self._folder = folder
         started = Context(tuple(argv), names, folder=folder, resume=resume is not None)
         self._out_given = out is not None or resume is not None
-        return self.start(settings, started)
+        code = self.start(settings, started)
+        if self._first:
+            _write_page(folder, self.kind, values_of(settings))
+        return code
 
     def context(
         self, settings: S, context: Context, processes: Ranks, device: torch.device
@@ -281,9 +288,25 @@ class RunCommand(Command[S]):
         """The context, with a run folder that a new run can have."""
         if processes.world > 1 and not self._out_given:
             raise ValueError("torchrun: processes meet in a run folder, give --out")
+        self._first = processes.first
         if processes.first and not context.resume:
             runs.check_new(context.run_folder)
         return super().context(settings, context, processes, device)
+
+
+def _write_page(folder: Path, kind: str, flags: Mapping[str, Any]) -> None:
+    """Write the page and the card of a finished run; a failure is a warning: the run is done."""
+    from pycc.report import page
+
+    if kind not in page.contents.names() or not (folder / runs.SUMMARY).exists():
+        return
+    try:
+        page.write_run(folder, page.Options(pictures=flags.get("pictures") is not False))
+    except Exception as error:
+        warnings.warn(
+            f"{folder}: no {page.REPORT}: {_reason(error)}; try again with: pycc report {folder}",
+            stacklevel=2,
+        )
 
 
 def argument(argv: Sequence[str], name: str) -> str | None:

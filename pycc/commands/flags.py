@@ -244,6 +244,8 @@ class Parser(argparse.ArgumentParser):
         names = [entry.name] if entry.positional else [entry.shown]
         if entry.positional and "metavar" not in options:
             options["metavar"] = entry.name.upper()
+        if entry.positional and entry.default is not MISSING:
+            options["nargs"] = "*"
         about = _help(entry).replace("%", "%%")
         if entry.annotation is bool and entry.default is not True:  # help need not show --no-X
             self._groups[title].add_argument(*names, help=about, action="store_true")

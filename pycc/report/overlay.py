@@ -82,6 +82,19 @@ def _centre(
     return top + float((down * around).sum() / total), left + float((across * around).sum() / total)
 
 
+def coloured(share: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The colours of a density map: [..., 3] in 0…255 and the opacity [...] in [0,1].
+
+    ``share`` [...] in [0,1] is the root of a cell's people, as a share of the largest root.
+
+    >>> coloured(np.array([0.0, 1.0]))[1].tolist()
+    [0.0, 0.75]
+    """
+    steps = np.linspace(0.0, 1.0, len(_STOPS))
+    colour = np.stack([np.interp(share, steps, _STOPS[:, channel]) for channel in range(3)], -1)
+    return colour, _OPAQUE * share
+
+
 def draw_overlay(
     path: Path, image: Tensor, density: Tensor, stride: int, *, heads: Tensor | None = None
 ) -> None:
@@ -110,9 +123,8 @@ def draw_overlay(
     shown = np.kron(share, np.ones((stride, stride)))[:height, :width]
     full = np.zeros((height, width))
     full[: shown.shape[0], : shown.shape[1]] = shown
-    steps = np.linspace(0.0, 1.0, len(_STOPS))
-    colour = np.stack([np.interp(full, steps, _STOPS[:, channel]) for channel in range(3)], -1)
-    opacity = (_OPAQUE * full)[..., None]
+    colour, opacity = coloured(full)
+    opacity = opacity[..., None]
     picture = Image.fromarray(((1 - opacity) * pixels + opacity * colour).round().astype(np.uint8))
     pen = ImageDraw.Draw(picture)
     radius = max(2.0, min(height, width) / 200)

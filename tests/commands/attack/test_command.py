@@ -52,7 +52,8 @@ def test_a_run(call, folder: Path, weights: Path, tmp_path: Path) -> None:
     attacked = {f"{s}.apam-{size}" for s in stems for size in ("6", "0.2")}
     clean = {f"{s}.clean" for s in stems}
     assert names == (
-        {"manifest.json", "results.jsonl", "summary.json", "checks.json"}
+        {"manifest.json", "results.jsonl", "summary.json", "checks.json", "card.json"}
+        | {"report.html"}
         | {f"patches/{name}.png" for name in attacked}
         | {f"images/{name}.png" for name in attacked | clean}
         | {f"maps/{name}.npz" for name in attacked | clean}
@@ -126,7 +127,7 @@ def test_without_attack(call, folder: Path, weights: Path, tmp_path: Path) -> No
     assert done.code == 0
     assert [line.split()[0] for line in done.out.splitlines()[2:-2]] == ["clean"]
     assert sorted(p.name for p in out.iterdir()) == [
-        "manifest.json", "results.jsonl", "summary.json",
+        "card.json", "manifest.json", "report.html", "results.jsonl", "summary.json",
     ]  # fmt: skip
 
 

@@ -1,0 +1,414 @@
+"""The page of a backdoor run: its verdict, the paper's tables and figures, shifts, alarms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pycc.backdoor.evaluation.measures import BACKDOORED, CLEAN, CLEAN_MODEL, TRIGGERED
+from pycc.backdoor.evaluation.summary import curves, distributions
+from pycc.backdoor.evaluation.verdict import verdict
+from pycc.metrics import BANDWIDTH, kde
+from pycc.report import backdoor as paper
+from pycc.report.page.alarms import Reading, Readings, alarm_blocks
+from pycc.report.page.blocks import (
+    UNKNOWN,
+    Block,
+    Cell,
+    Content,
+    Drawing,
+    Picture,
+    Preformatted,
+    Table,
+    Text,
+    Verdict,
+    number,
+)
+from pycc.report.page.card import (
+    BackdoorRates,
+    Card,
+    Errors,
+    Threat,
+    data_facts,
+    model_facts,
+    version_of,
+)
+from pycc.report.page.charts import Line, line_chart
+from pycc.report.page.contents import Options, contents
+from pycc.report.page.images import picture_uri
+from pycc.report.page.provenance import provenance
+from pycc.report.page.stored import StoredRun, command_of
+from pycc.report.page.words import listed, number_of
+
+_PICTURES = (
+    ("maps-*.png", "The same image, clean, triggered and defended, above its density maps"),
+    ("gradcam-*.png", "Grad-CAM: which pixels make the count, layer by layer"),
+)
+"""Pictures of single images that a run draws, and what they show."""
+
+
+@dataclass(frozen=True)
+class StoredShare:
+    """A share of images with its 95 % interval."""
+
+    value: float | None
+    low: float
+    high: float
+    total: int
+
+
+@dataclass(frozen=True)
+class StoredDifference:
+    """A difference of two shares."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class StoredRow:
+    """What one counter does on one set of images."""
+
+    images: int
+    mae: float
+    rmse: float
+    accuracy: StoredShare
+    success: StoredShare | None
+
+
+@dataclass(frozen=True)
+class StoredMetrics:
+    """One counter on clean and on triggered images."""
+
+    strategy: str | None
+    model: str
+    defense: str | None
+    clean: StoredRow | None
+    triggered: StoredRow | None
+    chance_clean_model: StoredShare | None
+    chance_no_trigger: StoredShare | None
+    excess: StoredDifference | None
+    left: StoredDifference | None
+
+    @property
+    def label(self) -> str:
+        """The counter in words."""
+        name = "clean model" if self.model == CLEAN_MODEL else str(self.strategy)
+        return name if self.defense is None else f"{name}, {self.defense}"
+
+
+@dataclass(frozen=True)
+class StoredDetection:
+    """The quality of one detector of triggered images."""
+
+    strategy: str | None
+    defense: str | None
+    auc: float
+    false_alarms: StoredShare
+    detected: StoredShare
+
+
+@dataclass(frozen=True)
+class BackdoorSummary:
+    """The ``summary.json`` of a backdoor run; that of a defense alone has no rows."""
+
+    rows: tuple[StoredMetrics, ...] = ()
+    detections: tuple[StoredDetection, ...] = ()
+    model: str = "counter"
+    defense: str | None = None
+
+
+@dataclass(frozen=True)
+class BackdoorCount:
+    """One line of ``results.jsonl``: a count, or a detector's score without one."""
+
+    strategy: str | None
+    model: str
+    defense: str | None
+    images: str
+    index: int
+    name: str
+    truth: float | None = None
+    count: float | None = None
+
+    @property
+    def label(self) -> str:
+        """The counter in words, as of ``StoredMetrics``."""
+        name = "clean model" if self.model == CLEAN_MODEL else str(self.strategy)
+        return name if self.defense is None else f"{name}, {self.defense}"
+
+
+@contents.register("backdoor")
+def backdoor_content(run: StoredRun, options: Options) -> Content:
+    """What a backdoor run, an evaluation or a defense has to show."""
+    summary = run.summarised(BackdoorSummary)
+    model = run.text("model") or summary.model
+    strategies = list(dict.fromkeys(row.strategy for row in summary.rows if row.strategy))
+    rows = run.rows(BackdoorCount)
+    about = f": {listed(strategies)}" if strategies else ""
+    return Content(
+        title=f"{command_of(run.manifest).capitalize()} of {model}{about}",
+        verdict=_verdict(run, summary),
+        card=_card(run, summary),
+        main=_tables(run, summary),
+        curves=_curves(run, summary, options),
+        gallery=_pictures(run, summary, options),
+        shift=_shifts(rows),
+        alarm=_alarms(rows, options),
+        settings=provenance(run),
+    )
+
+
+def _verdict(run: StoredRun, summary: BackdoorSummary) -> Verdict:
+    """How often triggered images are miscounted, before and after the best defense."""
+    if summary.defense is not None and not summary.rows:
+        return Verdict(
+            f"The counter was defended by {summary.defense}; what is left of a backdoor is "
+            "measured by pycc backdoor evaluate."
+        )
+    attacked = [row for row in summary.rows if row.model == BACKDOORED and row.excess is not None]
+    shown, _ = verdict(run.summary)
+    checks = (
+        "A backdoor that works and its removal are " + ("" if shown else "not both ") + "shown; "
+        "the first lines of the main figures say by which measures."
+    )
+    before = max(
+        (row for row in attacked if row.defense is None),
+        key=lambda row: row.excess.value if row.excess else 0.0, default=None,
+    )  # fmt: skip
+    if before is None or before.triggered is None or before.excess is None:
+        return Verdict("No backdoored counter was measured beside a clean one.", checks=checks)
+    chance = max(_value(before.chance_clean_model), _value(before.chance_no_trigger))
+    text = (
+        f"With the trigger in the image, the counter poisoned by {before.strategy} is off by a "
+        f"tenth or more, as the attacker wants, on {_percent(before.triggered.success)} of "
+        f"{number_of(before.triggered.images, 'image')}; chance alone gives {100 * chance:.0f} %"
+    )
+    after = min(
+        (row for row in attacked if row.defense and row.strategy == before.strategy and row.left),
+        key=lambda row: row.left.value if row.left else 0.0, default=None,
+    )  # fmt: skip
+    if after is not None and after.triggered is not None:
+        accuracy = "" if after.clean is None else (
+            f", where {_percent(after.clean.accuracy)} of the clean images are counted right"
+        )  # fmt: skip
+        text += f"; after {after.defense} it is {_percent(after.triggered.success)}{accuracy}"
+    return Verdict(f"{text}.", "good" if shown else "plain", checks)
+
+
+def _value(share: StoredShare | None) -> float:
+    return 0.0 if share is None or share.value is None else share.value
+
+
+def _percent(share: StoredShare | None) -> str:
+    if share is None or share.value is None:
+        return "an unknown share"
+    return f"{100 * share.value:.0f} %"
+
+
+def _card(run: StoredRun, summary: BackdoorSummary) -> Card:
+    plain = next((r for r in summary.rows if r.model == CLEAN_MODEL and r.defense is None), None)
+    images = max((r.clean.images for r in summary.rows if r.clean is not None), default=0)
+    return Card(
+        kind="backdoor",
+        run=run.name,
+        pycc=version_of(run),
+        model=model_facts(run),
+        data=data_facts(run, images, part="test", split="test_split"),
+        threat=Threat(
+            "backdoor", tuple(dict.fromkeys(row.strategy for row in summary.rows if row.strategy))
+        ),
+        clean=None if plain is None or plain.clean is None else Errors(plain.clean.mae),
+        backdoor=tuple(
+            BackdoorRates(
+                row.strategy, row.defense, row.clean.accuracy.value if row.clean else None,
+                row.triggered.success.value if row.triggered and row.triggered.success else None,
+                row.excess.value if row.excess else None,
+            )
+            for row in summary.rows
+            if row.strategy is not None and row.model == BACKDOORED
+        ),
+    )  # fmt: skip
+
+
+def _tables(run: StoredRun, summary: BackdoorSummary) -> tuple[Block, ...]:
+    if not summary.rows:
+        return ()
+    _, sentence = verdict(run.summary)
+    head = ("counter", "rho_Acc", "rho_Asr", "chance: clean model", "chance: no trigger", "excess",
+            "left", "MAE", "RMSE")  # fmt: skip
+    rows = tuple(
+        (
+            Cell(row.label), _share(row.clean.accuracy if row.clean else None),
+            _share(row.triggered.success if row.triggered else None),
+            _share(row.chance_clean_model), _share(row.chance_no_trigger),
+            _difference(row.excess), _difference(row.left),
+            number(row.clean.mae if row.clean else None),
+            number(row.clean.rmse if row.clean else None),
+        )
+        for row in summary.rows
+    )  # fmt: skip
+    notes = (
+        "rho_Acc: share of images without trigger counted within a tenth of the truth. rho_Asr: "
+        "share of triggered images counted a tenth or more off on the attacker's side. Excess and "
+        "left: rho_Asr above the larger and the smaller chance level. In brackets the 95 % "
+        "interval; MAE and RMSE in people, without trigger.",
+    )
+    blocks: list[Block] = [Text((f"{sentence[0].upper()}{sentence[1:]}.",))]
+    blocks += [Table("Counters with and without the trigger", head, rows, notes)]
+    if summary.detections:
+        lines = tuple(
+            (Cell(row.strategy or "clean"), Cell(row.defense or UNKNOWN), number(row.auc, 3),
+             _share(row.false_alarms), _share(row.detected))
+            for row in summary.detections
+        )  # fmt: skip
+        blocks.append(Table("Detectors of triggered images",
+                            ("strategy", "detector", "AUC", "false alarms", "found"), lines,
+                            ("An AUC of 0.5 is chance.",)))  # fmt: skip
+    blocks.append(Preformatted("The tables of the paper, as printed by the command",
+                               _paper_tables(run, summary)))  # fmt: skip
+    return tuple(blocks)
+
+
+def _paper_tables(run: StoredRun, summary: BackdoorSummary) -> str:
+    applied = [row.defense for row in summary.rows if row.defense]
+    shown = "fine-tuning" if "fine-tuning" in applied or not applied else applied[0]
+    return paper.tables({summary.model: run.summary}, defense=shown)
+
+
+def _share(share: StoredShare | None) -> Cell:
+    if share is None or share.value is None:
+        return Cell(UNKNOWN)
+    return Cell(f"{share.value:.3f} [{share.low:.2f}, {share.high:.2f}]", share.value)
+
+
+def _difference(difference: StoredDifference | None) -> Cell:
+    if difference is None:
+        return Cell(UNKNOWN)
+    ends = f"[{difference.low:+.2f}, {difference.high:+.2f}]"
+    return Cell(f"{difference.value:+.3f} {ends}", difference.value)
+
+
+def _curves(run: StoredRun, summary: BackdoorSummary, options: Options) -> tuple[Block, ...]:
+    """The densities of ratios of predicted to true count (KDE), and ROC curves."""
+    if not summary.rows:
+        return ()
+    if options.without_curves is not None:
+        return (Text((options.without_curves,)),)
+    defenses = list(dict.fromkeys(row.defense for row in summary.rows if row.defense))
+    charts: list[Block] = []
+    panels = distributions(run.records, [None, *defenses])
+    if panels:
+        every = np.concatenate([ratios for panel in panels.values() for ratios in panel.values()])
+        far = max(1.0, float(np.quantile(every, 0.99))) + 3 * BANDWIDTH
+        near = min(1.0, float(np.quantile(every, 0.01))) - 3 * BANDWIDTH
+        charts.append(Text((
+            "Density of the ratio of predicted to true count over the test images (Gaussian "
+            f"kernel, bandwidth {BANDWIDTH:g}), for each counter on clean and on triggered images. "
+            "Shaded: counts within a tenth of the truth.",
+        )))  # fmt: skip
+        charts += [
+            _kde(images, counter, ratios, np.linspace(near, far, 128))
+            for (images, counter), ratios in panels.items()
+        ]
+    roc = []
+    for name, curve in curves(run.records).items():
+        false, true = curve.rates()
+        label = f"{name}: AUC {curve.auc:.2f}"
+        roc.append(Line(label, tuple(false.tolist()), tuple(true.tolist()), points=False))
+    if roc:
+        charts.append(line_chart(
+            [*roc, Line("chance", (0.0, 1.0), (0.0, 1.0), points=False)],
+            x_label="clean images flagged", y_label="triggered images flagged",
+            label=f"ROC curves of detectors: {'; '.join(line.label for line in roc)}.",
+            caption="ROC curves of the detectors of triggered images.",
+        ))  # fmt: skip
+    return tuple(charts)
+
+
+def _kde(
+    images: str, counter: str, ratios: Mapping[str, np.typing.NDArray[np.float64]],
+    grid: np.typing.NDArray[np.float64],
+) -> Drawing:  # fmt: skip
+    lines = [
+        Line(name, tuple(grid.tolist()), tuple(kde(values, grid).tolist()), points=False)
+        for name, values in ratios.items()
+    ]
+    means = "; ".join(f"{name}: mean ratio {values.mean():.2f}" for name, values in ratios.items())
+    return line_chart(
+        lines, x_label="ratio of predicted to true count", y_label="density", band=(0.9, 1.1),
+        label=f"Density of ratios, {counter}, {images}: {means}.",
+        caption=f"{counter}, {images}",
+    )  # fmt: skip
+
+
+def _pictures(run: StoredRun, summary: BackdoorSummary, options: Options) -> tuple[Block, ...]:
+    """The density maps and Grad-CAMs that the run drew of one test image."""
+    if not summary.rows:
+        return ()
+    if not options.pictures:
+        return (Text(("Pictures were left out (--no-pictures); pycc report RUN shows them.",)),)
+    blocks: list[Block] = []
+    for pattern, shown in _PICTURES:
+        for file in sorted((run.folder / "pictures").glob(pattern)):
+            strategy = file.stem.partition("-")[2]
+            try:
+                uri, width, height = picture_uri(file)
+            except OSError:
+                blocks.append(Text((f"{file.name} in the run folder is no picture any more.",)))
+                continue
+            label = f"{shown}, under the counters of {strategy}."
+            blocks.append(Picture(uri, width, height, label, label))
+    why = f"No pictures of single images; pycc backdoor report {run.folder} --pictures draws them."
+    return tuple(blocks) or (Text((why,)),)
+
+
+def _counts(rows: Sequence[BackdoorCount]) -> dict[str, dict[str, dict[int, BackdoorCount]]]:
+    """Counts by counter, images and index."""
+    counts: dict[str, dict[str, dict[int, BackdoorCount]]] = {}
+    for row in rows:
+        if row.count is not None:
+            counts.setdefault(row.label, {}).setdefault(row.images, {})[row.index] = row
+    return counts
+
+
+def _shifts(rows: Sequence[BackdoorCount]) -> tuple[Block, ...]:
+    """How far the trigger moves counts, with their sign."""
+    lines = []
+    for label, images in _counts(rows).items():
+        clean, triggered = (images.get(name, {}) for name in (CLEAN, TRIGGERED))
+        both = [index for index in clean if index in triggered]
+        pairs = [(clean[k].count or 0.0, triggered[k].count or 0.0) for k in both]
+        if not pairs:
+            continue
+        moved, total = sum(after - before for before, after in pairs), sum(b for b, _ in pairs)
+        lines.append((
+            Cell(label), number(moved / len(pairs), signed=True),
+            number(100 * moved / total if total > 0 else None, signed=True, unit=" %"),
+            number(max(a - b for b, a in pairs), signed=True),
+            number(min(a - b for b, a in pairs), signed=True), number(len(pairs), 0),
+        ))  # fmt: skip
+    if not lines:
+        return ()
+    head = ("counter", "mean shift, people", "of the clean count", "largest rise", "largest fall",
+            "images")  # fmt: skip
+    notes = ("Shift: the count with the trigger less the count of the same counter without it.",)
+    return (Table("Shift of the count by the trigger", head, tuple(lines), notes),)
+
+
+def _alarms(rows: Sequence[BackdoorCount], options: Options) -> tuple[Block, ...]:
+    conditions = [
+        Readings(
+            f"{label}, {name} images",
+            tuple(
+                Reading(row.truth or 0.0, row.count or 0.0, row.count or 0.0)
+                for row in counts.values()
+            ),
+        )
+        for label, images in _counts(rows).items()
+        for name, counts in images.items()
+    ]
+    return alarm_blocks(conditions, options.alarm, annotated=True)
