@@ -1,9 +1,12 @@
 """Attack your own network: any module that returns people per cell."""
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
 from pycc import attack, data, models
+from pycc.report.overlay import draw_overlay
 
 torch.manual_seed(0)
 network = nn.Sequential(  # in place of your own
@@ -14,3 +17,7 @@ images = data.open("synthetic", split="test", limit=1)[0].image[None]  # [1,3,H,
 
 result = attack.APAM(patch_size=160, objective="over", steps=20, step_size=0.25)(counter, images)
 print(f"clean {result.clean_counts[0]:.2f}, attacked {result.attacked_counts[0]:.2f} people")
+
+attacked = result.images[0]
+density = counter(attacked[None])[0, 0].detach()
+draw_overlay(Path("attack_own_network.png"), attacked, density, counter.stride)

@@ -1,0 +1,21 @@
+"""What the documentation generates: command reference, tables, registries, the gallery."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pycc_docs import commands, gallery
+from pycc_docs.directives import Benchmark, RegistryTable, Results
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register the directives, and write the generated pages before any is read."""
+    app.add_directive("results", Results)
+    app.add_directive("benchmark", Benchmark)
+    app.add_directive("registry", RegistryTable)
+    app.connect("builder-inited", commands.write_pages)
+    app.connect("builder-inited", gallery.draw)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
