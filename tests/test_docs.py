@@ -8,6 +8,7 @@ was printed. Blocks marked ``<!-- long -->`` run under ``-m long``; the default 
 from __future__ import annotations
 
 import io
+import json
 import re
 import shlex
 import shutil
@@ -20,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from support import documents
 from support.documents import LONG, READ, ROOT, Block, blocks, name_of, pages
 
@@ -28,6 +28,8 @@ from pycc import commands
 from pycc.attack import attacks
 from pycc.commands.attack_physical import MODES
 from pycc.commands.base import CommandGroup, Entry
+from pycc.data.dataset import formats
+from pycc.models.base import MODELS
 
 sys.path.insert(0, str(ROOT / "docs" / "_ext"))
 
@@ -51,15 +53,15 @@ def user_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def here(
     user_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     with_threads: Callable[[int], None],
-) -> Path:  # fmt: skip
+) -> Iterator[Path]:  # fmt: skip
     """A fresh copy of the user's folder, which is the current one."""
     shutil.copytree(user_folder, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    before = attacks.names()
     with_threads(1)
+    before = {registry: dict(registry._entries) for registry in (attacks, formats, MODELS)}
     yield tmp_path
-    for name in {*attacks.names()} - {*before}:
-        del attacks._entries[name]
+    for registry, entries in before.items():  # what pages add is theirs alone
+        registry._entries = entries
 
 
 @pytest.mark.parametrize("page", RUN)
@@ -160,8 +162,6 @@ def entry_of(argv: list[str]) -> tuple[Any, str, list[str]]:
 def check_run_folders(folder: Path) -> None:
     """Every run that a page made has the format that the documentation states."""
     jsonschema = pytest.importorskip("jsonschema")
-    import json
-
     schema = json.loads((ROOT / "docs" / "schema" / "run.schema.json").read_text("utf-8"))
     for manifest in sorted(folder.rglob("manifest.json")):
         run = {"manifest": json.loads(manifest.read_text("utf-8"))}
@@ -235,6 +235,3 @@ def test_a_wrong_excerpt_is_found() -> None:
         "image  count  seconds"
     ]
 
-
-def test_threads_are_left_alone() -> None:
-    assert torch.get_num_threads() >= 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pycc_docs import commands, gallery
-from pycc_docs.directives import Benchmark, RegistryTable, Results
+from pycc_docs.directives import Benchmark, Gallery, RegistryTable, Results
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -15,6 +15,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directives, and write the generated pages before any is read."""
     app.add_directive("results", Results)
     app.add_directive("benchmark", Benchmark)
+    app.add_directive("gallery", Gallery)
     app.add_directive("registry", RegistryTable)
     app.connect("builder-inited", commands.write_pages)
     app.connect("builder-inited", gallery.draw)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 from collections.abc import Callable, Mapping
-from typing import ClassVar
+from pathlib import Path
 
 from docutils import nodes
-from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
 from sphinx.util.docutils import SphinxDirective
 
 from pycc_docs import tables
+from pycc_docs.gallery import EXAMPLES, FOLDER
 
 
 class Generated(SphinxDirective):
@@ -33,6 +34,33 @@ class Generated(SphinxDirective):
         container = nodes.Element()
         self.state.nested_parse(StringList(text.splitlines(), source=""), 0, container)
         return list(container.children)
+
+
+class Gallery(Generated):
+    """``{gallery}``: every script of ``examples/``, with its picture."""
+
+    required_arguments = 0
+
+    def run(self) -> list[nodes.Node]:
+        """One section per script."""
+        self.arguments = [""]
+        return super().run()
+
+    def markdown(self, name: str) -> str:
+        """Picture, title and code of each script."""
+        return "\n\n".join(map(self._entry, sorted(EXAMPLES.glob("*.py"))))
+
+    def _entry(self, script: Path) -> str:
+        self.env.note_dependency(str(script))
+        code = script.read_text("utf-8")
+        title = ast.get_docstring(ast.parse(code)) or script.stem
+        first, _, rest = title.partition(":")
+        body = code.split('"""\n', 1)[1].strip()
+        return (
+            f"**{first.rstrip('.')}**{':' + rest if rest else ''}\n\n"
+            f"```{{image}} {FOLDER}/{script.stem}.png\n:alt: {first}\n```\n\n"
+            f"`examples/{script.name}`\n\n```python\n{body}\n```"
+        )
 
 
 class Results(Generated):
@@ -151,8 +179,6 @@ REGISTRIES: Mapping[str, Callable[[], str]] = {
 
 class RegistryTable(Generated):
     """``{registry} NAME``: what is registered under names, and its summary."""
-
-    option_spec: ClassVar = {"class": directives.class_option}
 
     def markdown(self, name: str) -> str:
         """The table of the registry."""
