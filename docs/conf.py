@@ -11,7 +11,7 @@ import pycc  # noqa: E402
 project = "pycc"
 author = "the authors of pycc"
 version = release = pycc.__version__
-copyright = "the authors of pycc, MIT licence"  # noqa: A001
+copyright = "the authors of pycc, MIT licence"
 
 extensions = [
     "myst_parser",

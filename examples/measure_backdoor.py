@@ -17,6 +17,6 @@ print(metrics.clean)
 print(metrics.triggered)
 
 image = test[0].image  # without and with every trigger
-marked = [kind()(image, seed=0, name="shown") for kind in map(backdoor.triggers.__getitem__,
-                                                              backdoor.triggers.names())]  # fmt: skip
+kinds = [backdoor.triggers[name] for name in backdoor.triggers.names()]
+marked = [kind()(image, seed=0, name="shown") for kind in kinds]
 data.save_image("measure_backdoor.png", torch.cat([image, *marked], dim=2))

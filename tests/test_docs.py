@@ -33,7 +33,7 @@ from pycc.models.base import MODELS
 
 sys.path.insert(0, str(ROOT / "docs" / "_ext"))
 
-from pycc_docs import tables  # noqa: E402
+from pycc_docs import tables
 
 PAGES = {name_of(page): blocks(page) for page in pages()}
 RUN = [name for name, found in PAGES.items() if any(b.language in ("python", "sh") for b in found)]
@@ -234,4 +234,3 @@ def test_a_wrong_excerpt_is_found() -> None:
     assert documents.differences("images: 1; 2.5 s\nimage  count  seconds\n", printed) == [
         "image  count  seconds"
     ]
-

@@ -70,7 +70,7 @@ def blocks(page: Path) -> list[Block]:
         if match := _FENCE.match(line):
             fence, language, start = match[2], match[3], at + 1
             at = start
-            while not lines[at].strip() == fence:
+            while lines[at].strip() != fence:
                 at += 1
             text = "\n".join(lines[start:at]) + "\n"
             if not language.startswith("{"):
@@ -109,8 +109,7 @@ _SECONDS = re.compile(r"\d[\d,.]* s\b|\d+\.\d{3}$")
 
 def _alike(shown: str, printed: str) -> bool:
     left, right = (_SECONDS.sub("T", line.rstrip()) for line in (shown, printed))
-    texts = [" ".join(re.sub(r"[\s-]+", " ", _NUMBER.sub("#", text)).split()) for text in (left, right)]
-    if texts[0] != texts[1]:
+    if _words(left) != _words(right):
         return False
     for a, b in zip(_NUMBER.findall(left), _NUMBER.findall(right), strict=True):
         digits = len(a.partition(".")[2])
@@ -118,6 +117,11 @@ def _alike(shown: str, printed: str) -> bool:
         if abs(x - y) > max(0.01 * abs(y), 1.001 * 10**-digits if digits else 0.0):
             return False
     return True
+
+
+def _words(line: str) -> list[str]:
+    """The words of a line, with ``#`` for each number; rules of a table are left out."""
+    return re.sub(r"[\s-]+", " ", _NUMBER.sub("#", line)).split()
 
 
 SHAPE = (96, 128)

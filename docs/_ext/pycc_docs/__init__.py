@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pycc_docs import commands, gallery
-from pycc_docs.directives import Benchmark, Gallery, RegistryTable, Results
-
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directives, and write the generated pages before any is read."""
+    # Imported here: the README's tables need neither Sphinx nor torch.
+    from pycc_docs import commands, gallery
+    from pycc_docs.directives import Benchmark, Gallery, RegistryTable, Results
+
     app.add_directive("results", Results)
     app.add_directive("benchmark", Benchmark)
     app.add_directive("gallery", Gallery)

@@ -8,14 +8,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pycc_docs.tables import markdown
-
 from pycc.attack import attacks
 from pycc.commands import COMMANDS
 from pycc.commands.attack import command as attack_command
 from pycc.commands.attack_physical import MODES
 from pycc.commands.base import Command, CommandGroup, Entry
 from pycc.settings import Flag
+from pycc_docs.tables import markdown
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
