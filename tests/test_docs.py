@@ -86,7 +86,10 @@ def run_page(page: str, *, long: bool) -> None:
         if block.language == "python":
             printed = run_python(block, namespace) if executed else compiled(block)
         elif block.language == "sh":
-            lines = [run_line(line, block, executed=executed) for line in block.commands()]
+            lines = [
+                run_words(words, block, executed=executed and alone)
+                for words, alone in block.commands()
+            ]
             printed = "".join(lines) if executed else None
         elif block.language == "text" and block.after in ("sh", "python") and printed is not None:
             missing = documents.differences(block.text, printed)
@@ -105,11 +108,8 @@ def compiled(block: Block) -> None:
     compile(block.text, block.page, "exec")
 
 
-def run_line(line: str, block: Block, *, executed: bool) -> str:
-    """Run or parse one command line; what it printed."""
-    words = shlex.split(line)
-    while re.fullmatch(r"[A-Z_]+=\S*", words[0]):
-        words = words[1:]
+def run_words(words: list[str], block: Block, *, executed: bool) -> str:
+    """Run or parse one command; what it printed. One of a chain is parsed: installs come first."""
     several = words[0] == "torchrun"
     if several:
         start = words.index("-m")
@@ -189,7 +189,7 @@ def test_the_commands_of_results_exist() -> None:
     for file in tables.RESULTS.glob("*.json"):
         block = Block(f"docs/results/{file.name}", 1, "sh", "", READ)
         for line in tables.read(file.stem)["commands"]:
-            run_line(line, block, executed=False)
+            run_words(shlex.split(line), block, executed=False)
 
 
 def test_readme_is_short_and_its_tables_are_made_from_results() -> None:

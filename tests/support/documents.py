@@ -20,7 +20,7 @@ LONG = "long"
 """``<!-- long -->`` before a block: it runs under ``-m long``; otherwise its flags are parsed."""
 READ = "read"
 """``<!-- read: REASON -->``: its flags are parsed and it never runs here, for the reason given."""
-_FENCE = re.compile(r"^( *)(`{3,}|:{3,})(\S*)\s*$")
+_FENCE = re.compile(r"^( *)(`{3,}|:{3,})(\S*)")
 _MARK = re.compile(r"<!-- (long|read): ?(.*?) ?-->|<!-- (long) -->")
 
 
@@ -41,12 +41,19 @@ class Block:
     def where(self) -> str:
         return f"{self.page}:{self.line}"
 
-    def commands(self) -> Iterator[str]:
-        """The command lines of a shell block, continued lines joined, comments left out."""
+    def commands(self) -> Iterator[tuple[list[str], bool]]:
+        """The commands of a shell block in words, and whether each stands alone on its line.
+
+        Continued lines are joined; comments and variables before a command are left out.
+        """
         for line in self.text.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
-            if words:
-                yield shlex.join(words)
+            parts = [part.strip() for part in line.split("&&")]
+            for part in parts:
+                words = shlex.split(part, comments=True)
+                while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+                    words.pop(0)
+                if words:
+                    yield words, len(parts) == 1
 
 
 def pages() -> list[Path]:

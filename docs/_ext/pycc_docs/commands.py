@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING
 from importlib import import_module
@@ -80,6 +81,7 @@ def _flags(flags: Sequence[Flag]) -> Iterator[str]:
 def _row(flag: Flag) -> list[str]:
     metavar = flag.metavar
     value = " ".join(metavar) if isinstance(metavar, tuple) else metavar or ""
+    value = value.replace("|", "\\|")
     if flag.positional:
         name = f"`{value or flag.shown}`"
     else:
@@ -103,6 +105,6 @@ def _default(flag: Flag) -> str:
 
 
 def _plain(text: str) -> str:
-    """A help text with its flags as code, so that ``--`` is not made a dash."""
-    words = [f"`{word}`" if word.startswith("--") else word for word in text.split(" ")]
-    return " ".join(words).replace("|", "\\|").replace("<", "\\<").replace("*", "\\*")
+    """A help text in Markdown: its flags are code, so that ``--`` does not become a dash."""
+    escaped = re.sub(r"[|<*]", lambda mark: f"\\{mark[0]}", text)
+    return re.sub(r"(?<![\w-])--[a-z][\w-]*", lambda flag: f"`{flag[0]}`", escaped)
