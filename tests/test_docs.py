@@ -229,7 +229,7 @@ def test_links_lead_to_files_and_headings_that_exist(page: str) -> None:
 
 def test_a_wrong_excerpt_is_found() -> None:
     printed = "image  count  seconds\na       41.0    0.721\nimages: 1; 2.5 s\n"
-    assert documents.differences("a  41.1  0.9\n…\nimages: 1; 9.9 s\n", printed) == []
+    assert documents.differences("a  41.1  0.913\n…\nimages: 1; 9.9 s\n", printed) == []
     assert documents.differences("a  45.0  0.721\n", printed) == ["a  45.0  0.721"]
     assert documents.differences("images: 1; 2.5 s\nimage  count  seconds\n", printed) == [
         "image  count  seconds"

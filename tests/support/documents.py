@@ -111,7 +111,7 @@ def differences(shown: str, printed: str) -> list[str]:
 
 
 _NUMBER = re.compile(r"[-+]?\d[\d,]*\.?\d*")
-_SECONDS = re.compile(r"\d[\d,.]* s\b|\d+\.\d{3}$")
+_SECONDS = re.compile(r"\d[\d,.]* s\b|\d+\.\d{2,3}$")
 
 
 def _alike(shown: str, printed: str) -> bool:
@@ -154,7 +154,7 @@ def write_user_folder(folder: Path) -> None:
     for part in ("part_A", "part_B"):
         backdoor.export(parts, folder / "shanghaitech" / part)
     write_h5(folder / "mcnn_shtechA_660.h5")
-    models.save(models.load("mcnn-synthetic"), folder / "mine.pth")
+    models.save(models.load("mcnn-synthetic"), folder / "mine.pth", metadata={})
     noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
     Image.fromarray(noise).save(folder / "mine.png")
     (folder / "square.json").write_text("[[10, 10], [110, 10], [110, 90], [10, 90]]")

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directives, and write the generated pages before any is read."""
     # Imported here: the README's tables need neither Sphinx nor torch.
-    from pycc_docs import commands, gallery
+    from pycc_docs import commands, docstrings, gallery
     from pycc_docs.directives import Benchmark, Gallery, RegistryTable, Results
 
     app.add_directive("results", Results)
@@ -20,4 +20,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("registry", RegistryTable)
     app.connect("builder-inited", commands.write_pages)
     app.connect("builder-inited", gallery.draw)
+    app.connect("autodoc-process-docstring", docstrings.escape_bars)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
