@@ -45,7 +45,7 @@ napoleon_use_ivar = True
 # lists of base classes mention; every name of a public module has to exist.
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!pycc\.).*"),
-    (r"py:.*", r"pycc\.\w+\.\w+\.\w+"),
+    (r"py:.*", r"pycc\.\w+(\.\w+){2,}"),
     (r"py:obj", r"pycc\.\w+\.[A-Z]"),
 ]
 

@@ -7,7 +7,7 @@ from pycc import data, models, train
 counter = models.load("mcnn-synthetic")
 samples = data.open("synthetic", split="train", limit=6, shape=(128, 160))
 config = train.TrainConfig(
-    recipe="adversarial", epochs=6, warmup=1, decline=1, batch=2, lr=1e-5, crop="whole", crops=1,
+    recipe="adversarial", epochs=4, warmup=1, decline=1, batch=3, lr=1e-5, crop="whole", crops=1,
     patch_size=24, patch_steps=1,
 )  # fmt: skip
 

@@ -165,9 +165,8 @@ def check_run_folders(folder: Path) -> None:
     schema = json.loads((ROOT / "docs" / "schema" / "run.schema.json").read_text("utf-8"))
     for manifest in sorted(folder.rglob("manifest.json")):
         run = {"manifest": json.loads(manifest.read_text("utf-8"))}
-        run["results"] = [
-            json.loads(line) for line in (manifest.parent / "results.jsonl").open(encoding="utf-8")
-        ]
+        lines = (manifest.parent / "results.jsonl").read_text("utf-8").splitlines()
+        run["results"] = [json.loads(line) for line in lines]
         for name in ("summary", "checks", "calibration"):
             file = manifest.parent / f"{name}.json"
             if file.exists():
