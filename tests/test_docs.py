@@ -200,6 +200,16 @@ def test_readme_is_short_and_its_tables_are_made_from_results() -> None:
     assert all(len(table.splitlines()) <= 2 + 6 for _, table in found)
 
 
+def test_the_reference_lists_every_public_module() -> None:
+    package = ROOT / "pycc"
+    folders = {path.parent.name for path in package.glob("*/__init__.py")}
+    files = {path.stem for path in package.glob("[!_]*.py") if "__all__ = [" in path.read_text()}
+    public = (folders | files) - {"adapters", "commands"}  # adapters need what they adapt to
+    text = (ROOT / "docs" / "reference" / "python.md").read_text("utf-8")
+    listed = re.findall(r"^   pycc\.(\w+)$", text, flags=re.MULTILINE)
+    assert listed == sorted(public)
+
+
 def links(text: str) -> Iterator[str]:
     yield from re.findall(r"\]\(([^)\s]+)\)", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
     yield from re.findall(r'src="([^"]+)"', text)
