@@ -4,11 +4,11 @@ from matplotlib.figure import Figure
 
 from pycc import attack, data, models
 
-SIDES = (8, 16, 24, 32)
+SIDES = (8, 16, 32)
 counter = models.load("mcnn-synthetic")
-samples = data.open("synthetic", split="test", limit=2, shape=(128, 160))
+samples = data.open("synthetic", split="test", limit=1, shape=(96, 128))
 attacks = [
-    attack.APAM(patch_size=side, objective="over", steps=40, step_size=0.25, decay="cosine")
+    attack.APAM(patch_size=side, objective="over", steps=20, step_size=0.25, decay="cosine")
     for side in SIDES
 ]
 run = attack.run(counter, samples, attacks, pgd=None, checks=False)
