@@ -1,12 +1,9 @@
 """Attack your own network: any module that returns people per cell."""
 
-from pathlib import Path
-
 import torch
 from torch import nn
 
 from pycc import attack, data, models
-from pycc.report.overlay import draw_overlay
 
 torch.manual_seed(0)
 network = nn.Sequential(  # in place of your own
@@ -20,7 +17,4 @@ apam = attack.APAM(
 )
 result = apam(counter, images)
 print(f"clean {result.clean_counts[0]:.2f}, attacked {result.attacked_counts[0]:.2f} people")
-
-attacked = result.images[0]
-density = counter(attacked[None])[0, 0].detach()
-draw_overlay(Path("attack_own_network.png"), attacked, density, counter.stride)
+data.save_image("attack_own_network.png", result.images[0])
