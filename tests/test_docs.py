@@ -24,7 +24,7 @@ import pytest
 from support import documents
 from support.documents import LONG, READ, ROOT, Block, blocks, name_of, pages
 
-from pycc import commands
+from pycc import commands, runs
 from pycc.attack import attacks
 from pycc.commands.attack_physical import MODES
 from pycc.commands.base import CommandGroup, Entry
@@ -38,6 +38,7 @@ from pycc_docs import tables
 PAGES = {name_of(page): blocks(page) for page in pages()}
 RUN = [name for name, found in PAGES.items() if any(b.language in ("python", "sh") for b in found)]
 WITH_LONG = [name for name in RUN if any(block.mark == LONG for block in PAGES[name])]
+SCHEMA = json.loads((ROOT / "docs" / "schema" / "run.schema.json").read_text("utf-8"))
 ELSEWHERE = ("cd", "git", "nox", "pip", "pytest", "ruff", "mypy", "sphinx-build", "python3", ".")
 """Programs that the pages name and that are not pycc's to test."""
 
@@ -162,7 +163,6 @@ def entry_of(argv: list[str]) -> tuple[Any, str, list[str]]:
 def check_run_folders(folder: Path) -> None:
     """Every run that a page made has the format that the documentation states."""
     jsonschema = pytest.importorskip("jsonschema")
-    schema = json.loads((ROOT / "docs" / "schema" / "run.schema.json").read_text("utf-8"))
     for manifest in sorted(folder.rglob("manifest.json")):
         run = {"manifest": json.loads(manifest.read_text("utf-8"))}
         lines = (manifest.parent / "results.jsonl").read_text("utf-8").splitlines()
@@ -171,7 +171,27 @@ def check_run_folders(folder: Path) -> None:
             file = manifest.parent / f"{name}.json"
             if file.exists():
                 run[name] = json.loads(file.read_text("utf-8"))
-        jsonschema.validate(run, schema)
+        jsonschema.validate(run, SCHEMA)
+
+
+def test_the_schema_refuses_what_is_no_run() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    manifest = {
+        "schema": 1, "kind": "photo", "command": [], "settings": {}, "fingerprints": {},
+        "environment": runs.environment(),
+    }  # fmt: skip
+    record = {
+        "index": 0, "image": "a", "condition": "photo", "patch_size": None, "clean": 3.0,
+        "count": 4.5, "error_rate": 50.0,
+    }  # fmt: skip
+    jsonschema.validate({"manifest": manifest, "results": [record]}, SCHEMA)
+    for field, value in (("schema", 2), ("kind", "other"), ("settings", None)):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({"manifest": {**manifest, field: value}, "results": []}, SCHEMA)
+    for field, value in (("count", "4.5"), ("index", 0.5), ("condition", "clean")):
+        wrong = {**record, field: value}
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({"manifest": manifest, "results": [wrong]}, SCHEMA)
 
 
 @pytest.mark.parametrize("page", PAGES)
