@@ -12,5 +12,9 @@ network = nn.Sequential(  # in place of your own
 counter = models.wrap(network, preprocess=lambda images: images, scale=0.05, stride=4)
 images = data.open("synthetic", split="test", limit=1)[0].image[None]  # [1,3,H,W] in [0,1]
 
-result = attack.APAM(patch_size=160, objective="over", steps=20, step_size=0.25)(counter, images)
+apam = attack.APAM(
+    patch_size=160, objective="over", steps=40, step_size=0.25, decay="cosine", transform="none"
+)
+result = apam(counter, images)
 print(f"clean {result.clean_counts[0]:.2f}, attacked {result.attacked_counts[0]:.2f} people")
+data.save_image("attack_own_network.png", result.images[0])

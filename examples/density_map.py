@@ -1,10 +1,13 @@
 """Make the density map of head annotations."""
 
-import torch
+from pathlib import Path
 
-from pycc import ops
+from pycc import data, ops
+from pycc.report.overlay import draw_overlay
 
-heads = torch.tensor([[30.0, 20.0], [34.0, 22.0], [70.5, 48.0]])  # [N,2] (x, y), pixels
-sigma = ops.adaptive_sigma(heads, neighbours=2)
-density = ops.density_map(heads, sigma, (96, 128), boundary="renormalize", stride=4)
+sample = data.open("synthetic", split="test", limit=1)[0]
+heads = sample.points.float()  # [N,2] (x, y), pixels
+sigma = ops.adaptive_sigma(heads, neighbours=3)
+density = ops.density_map(heads, sigma, (480, 640), boundary="renormalize", stride=4)
 print(f"{tuple(density.shape)} cells, {density.sum():.3f} people")
+draw_overlay(Path("density_map.png"), sample.image, density, 4, heads=sample.points)

@@ -1,4 +1,4 @@
-"""Every script in examples/ runs unchanged and prints its result."""
+"""Every script in examples/ runs unchanged, prints its result and writes its picture."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from pycc.registry import Registry
 
@@ -16,15 +17,23 @@ SCRIPTS = {
     "attack_own_network": "people",
     "certify": "patch_size=40",
     "count_folder": "test-0-1: ",
-    "density_map": "3.000 people",
+    "density_map": "45.000 people",
+    "error_by_size": "apam [",
     "kernels": "fullest windows",
     "measure_backdoor": "images=3",
+    "print_patch": "page.pdf",
     "train_robustly": "epoch=1",
 }
 
 
 def test_none_is_missing() -> None:
     assert sorted(SCRIPTS) == sorted(path.stem for path in EXAMPLES.glob("*.py"))
+    assert len(SCRIPTS) == 10
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_an_example_fits_on_a_screen(name: str) -> None:
+    assert len((EXAMPLES / f"{name}.py").read_text("utf-8").splitlines()) <= 40
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -42,3 +51,7 @@ def test_an_example_runs(
     printed = capsys.readouterr()
     assert printed.err == ""
     assert SCRIPTS[name] in printed.out
+    with Image.open(tmp_path / f"{name}.png") as picture:
+        shades = picture.convert("L").getextrema()
+    assert min(picture.size) >= 100
+    assert shades[1] - shades[0] > 100  # something is drawn

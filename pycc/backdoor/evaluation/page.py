@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from pycc.backdoor.evaluation.measures import BACKDOORED, CLEAN, CLEAN_MODEL, TRIGGERED
-from pycc.backdoor.evaluation.summary import curves, distributions
+from pycc.backdoor.evaluation.summary import curves, distributions, summarise
 from pycc.backdoor.evaluation.verdict import verdict
-from pycc.metrics import BANDWIDTH, kde
+from pycc.metrics import BANDWIDTH, Difference, Share, kde
+from pycc.metrics.backdoor import BackdoorMetrics, BackdoorSummary
 from pycc.report import backdoor as paper
 from pycc.report.page.alarms import Reading, Readings, alarm_blocks
 from pycc.report.page.blocks import (
@@ -50,75 +51,12 @@ _PICTURES = (
 
 
 @dataclass(frozen=True)
-class StoredShare:
-    """A share of images with its 95 % interval."""
+class SummaryHead:
+    """What ``summary.json`` says besides the measures, which follow from the results."""
 
-    value: float | None
-    low: float
-    high: float
-    total: int
-
-
-@dataclass(frozen=True)
-class StoredDifference:
-    """A difference of two shares."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class StoredRow:
-    """What one counter does on one set of images."""
-
-    images: int
-    mae: float
-    rmse: float
-    accuracy: StoredShare
-    success: StoredShare | None
-
-
-@dataclass(frozen=True)
-class StoredMetrics:
-    """One counter on clean and on triggered images."""
-
-    strategy: str | None
-    model: str
-    defense: str | None
-    clean: StoredRow | None
-    triggered: StoredRow | None
-    chance_clean_model: StoredShare | None
-    chance_no_trigger: StoredShare | None
-    excess: StoredDifference | None
-    left: StoredDifference | None
-
-    @property
-    def label(self) -> str:
-        """The counter in words."""
-        name = "clean model" if self.model == CLEAN_MODEL else str(self.strategy)
-        return name if self.defense is None else f"{name}, {self.defense}"
-
-
-@dataclass(frozen=True)
-class StoredDetection:
-    """The quality of one detector of triggered images."""
-
-    strategy: str | None
-    defense: str | None
-    auc: float
-    false_alarms: StoredShare
-    detected: StoredShare
-
-
-@dataclass(frozen=True)
-class BackdoorSummary:
-    """The ``summary.json`` of a backdoor run; that of a defense alone has no rows."""
-
-    rows: tuple[StoredMetrics, ...] = ()
-    detections: tuple[StoredDetection, ...] = ()
     model: str = "counter"
     defense: str | None = None
+    """The defense, in a run of a defense alone."""
 
 
 @dataclass(frozen=True)
@@ -136,24 +74,30 @@ class BackdoorCount:
 
     @property
     def label(self) -> str:
-        """The counter in words, as of ``StoredMetrics``."""
-        name = "clean model" if self.model == CLEAN_MODEL else str(self.strategy)
-        return name if self.defense is None else f"{name}, {self.defense}"
+        """The counter in words."""
+        return _label(self)
+
+
+def _label(row: BackdoorMetrics | BackdoorCount) -> str:
+    """The counter of a row in words."""
+    name = "clean model" if row.model == CLEAN_MODEL else str(row.strategy)
+    return name if row.defense is None else f"{name}, {row.defense}"
 
 
 @contents.register("backdoor")
 def backdoor_content(run: StoredRun, options: Options) -> Content:
     """What a backdoor run, an evaluation or a defense has to show."""
-    summary = run.summarised(BackdoorSummary)
-    model = run.text("model") or summary.model
+    head = run.summarised(SummaryHead)
+    rows = run.rows(BackdoorCount)  # checks them
+    summary = summarise(run.records)
+    model = run.text("model") or head.model
     strategies = list(dict.fromkeys(row.strategy for row in summary.rows if row.strategy))
-    rows = run.rows(BackdoorCount)
     about = f": {listed(strategies)}" if strategies else ""
     return Content(
         title=f"{command_of(run.manifest).capitalize()} of {model}{about}",
-        verdict=_verdict(run, summary),
+        verdict=_verdict(head, summary),
         card=_card(run, summary),
-        main=_tables(run, summary),
+        main=_tables(head, summary),
         curves=_curves(run, summary, options),
         gallery=_pictures(run, summary, options),
         shift=_shifts(rows),
@@ -162,15 +106,15 @@ def backdoor_content(run: StoredRun, options: Options) -> Content:
     )
 
 
-def _verdict(run: StoredRun, summary: BackdoorSummary) -> Verdict:
+def _verdict(head: SummaryHead, summary: BackdoorSummary) -> Verdict:
     """How often triggered images are miscounted, before and after the best defense."""
-    if summary.defense is not None and not summary.rows:
+    if head.defense is not None and not summary.rows:
         return Verdict(
-            f"The counter was defended by {summary.defense}; what is left of a backdoor is "
+            f"The counter was defended by {head.defense}; what is left of a backdoor is "
             "measured by pycc backdoor evaluate."
         )
     attacked = [row for row in summary.rows if row.model == BACKDOORED and row.excess is not None]
-    shown, _ = verdict(run.summary)
+    shown, _ = verdict(summary)
     checks = (
         "A backdoor that works and its removal are " + ("" if shown else "not both ") + "shown; "
         "the first lines of the main figures say by which measures."
@@ -199,11 +143,11 @@ def _verdict(run: StoredRun, summary: BackdoorSummary) -> Verdict:
     return Verdict(f"{text}.", "good" if shown else "plain", checks)
 
 
-def _value(share: StoredShare | None) -> float:
+def _value(share: Share | None) -> float:
     return 0.0 if share is None or share.value is None else share.value
 
 
-def _percent(share: StoredShare | None) -> str:
+def _percent(share: Share | None) -> str:
     if share is None or share.value is None:
         return "an unknown share"
     return f"{100 * share.value:.0f} %"
@@ -234,15 +178,15 @@ def _card(run: StoredRun, summary: BackdoorSummary) -> Card:
     )  # fmt: skip
 
 
-def _tables(run: StoredRun, summary: BackdoorSummary) -> tuple[Block, ...]:
+def _tables(head: SummaryHead, summary: BackdoorSummary) -> tuple[Block, ...]:
     if not summary.rows:
         return ()
-    _, sentence = verdict(run.summary)
+    _, sentence = verdict(summary)
     head = ("counter", "rho_Acc", "rho_Asr", "chance: clean model", "chance: no trigger", "excess",
             "left", "MAE", "RMSE")  # fmt: skip
     rows = tuple(
         (
-            Cell(row.label), _share(row.clean.accuracy if row.clean else None),
+            Cell(_label(row)), _share(row.clean.accuracy if row.clean else None),
             _share(row.triggered.success if row.triggered else None),
             _share(row.chance_clean_model), _share(row.chance_no_trigger),
             _difference(row.excess), _difference(row.left),
@@ -269,23 +213,23 @@ def _tables(run: StoredRun, summary: BackdoorSummary) -> tuple[Block, ...]:
                             ("strategy", "detector", "AUC", "false alarms", "found"), lines,
                             ("An AUC of 0.5 is chance.",)))  # fmt: skip
     blocks.append(Preformatted("The tables of the paper, as printed by the command",
-                               _paper_tables(run, summary)))  # fmt: skip
+                               _paper_tables(head, summary)))  # fmt: skip
     return tuple(blocks)
 
 
-def _paper_tables(run: StoredRun, summary: BackdoorSummary) -> str:
+def _paper_tables(head: SummaryHead, summary: BackdoorSummary) -> str:
     applied = [row.defense for row in summary.rows if row.defense]
     shown = "fine-tuning" if "fine-tuning" in applied or not applied else applied[0]
-    return paper.tables({summary.model: run.summary}, defense=shown)
+    return paper.tables({head.model: summary}, defense=shown)
 
 
-def _share(share: StoredShare | None) -> Cell:
+def _share(share: Share | None) -> Cell:
     if share is None or share.value is None:
         return Cell(UNKNOWN)
     return Cell(f"{share.value:.3f} [{share.low:.2f}, {share.high:.2f}]", share.value)
 
 
-def _difference(difference: StoredDifference | None) -> Cell:
+def _difference(difference: Difference | None) -> Cell:
     if difference is None:
         return Cell(UNKNOWN)
     ends = f"[{difference.low:+.2f}, {difference.high:+.2f}]"
