@@ -6,6 +6,7 @@ frozen dataclass of settings; only this file and ``pycc.settings`` know values b
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from pycc.commands.entry import (
     CommandGroup,
     Entry,
     ended,
+    reason,
 )
 from pycc.commands.flags import Parser
 from pycc.commands.machine import device_of_name, set_threads
@@ -304,7 +306,7 @@ def _write_page(folder: Path, kind: str, flags: Mapping[str, Any]) -> None:
         page.write_run(folder, page.Options(pictures=flags.get("pictures") is not False))
     except Exception as error:
         warnings.warn(
-            f"{folder}: no {page.REPORT}: {_reason(error)}; try again with: pycc report {folder}",
+            f"{folder}: no {page.REPORT}: {reason(error)}; try again with: pycc report {folder}",
             stacklevel=2,
         )
 

@@ -90,11 +90,11 @@ def ended(work: Callable[[], int], *, debug: bool = False, stopped: Callable[[],
         except Exception as error:  # exit code 1 is for a check that failed
             if debug:
                 traceback.print_exc()
-            say(f"error: {_reason(error)}")
+            say(f"error: {reason(error)}")
             return BAD_INPUT
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """What went wrong, in one line, with the image at hand if ``naming`` knows it."""
     text = str(error) or type(error).__name__
     if isinstance(error, ValueError | ImportError):

@@ -7,11 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pycc.backdoor.evaluation.measures import BACKDOORED, CLEAN, CLEAN_MODEL, TRIGGERED
 from pycc.backdoor.evaluation.summary import curves, distributions, summarise
 from pycc.backdoor.evaluation.verdict import verdict
 from pycc.metrics import BANDWIDTH, Difference, Share, kde
-from pycc.metrics.backdoor import BackdoorMetrics, BackdoorSummary
+from pycc.metrics.backdoor import (
+    BACKDOORED,
+    CLEAN,
+    CLEAN_MODEL,
+    TRIGGERED,
+    BackdoorMetrics,
+    BackdoorSummary,
+)
 from pycc.report import backdoor as paper
 from pycc.report.page.alarms import Reading, Readings, alarm_blocks
 from pycc.report.page.blocks import (
@@ -182,8 +188,8 @@ def _tables(head: SummaryHead, summary: BackdoorSummary) -> tuple[Block, ...]:
     if not summary.rows:
         return ()
     _, sentence = verdict(summary)
-    head = ("counter", "rho_Acc", "rho_Asr", "chance: clean model", "chance: no trigger", "excess",
-            "left", "MAE", "RMSE")  # fmt: skip
+    columns = ("counter", "rho_Acc", "rho_Asr", "chance: clean model", "chance: no trigger",
+               "excess", "left", "MAE", "RMSE")  # fmt: skip
     rows = tuple(
         (
             Cell(_label(row)), _share(row.clean.accuracy if row.clean else None),
@@ -202,7 +208,7 @@ def _tables(head: SummaryHead, summary: BackdoorSummary) -> tuple[Block, ...]:
         "interval; MAE and RMSE in people, without trigger.",
     )
     blocks: list[Block] = [Text((f"{sentence[0].upper()}{sentence[1:]}.",))]
-    blocks += [Table("Counters with and without the trigger", head, rows, notes)]
+    blocks += [Table("Counters with and without the trigger", columns, rows, notes)]
     if summary.detections:
         lines = tuple(
             (Cell(row.strategy or "clean"), Cell(row.defense or UNKNOWN), number(row.auc, 3),
