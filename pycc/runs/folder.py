@@ -120,6 +120,7 @@ class Run:
     def close(self) -> None:
         """Release the folder for other processes. A closed run can still be read."""
         if self._lock is not None:
+            _unlock(self._lock)
             os.close(self._lock)
             self._lock = None
 
@@ -397,6 +398,14 @@ def cut_torn_line(file: Path) -> bytes:
     if len(complete) < len(data):
         os.truncate(file, len(complete))
     return complete
+
+
+def _unlock(descriptor: int) -> None:
+    """Release the lock although forked processes, such as workers that load data, still hold it."""
+    if sys.platform != "win32":
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def _lock(descriptor: int) -> None:

@@ -7,6 +7,7 @@ import inspect
 
 import pytest
 import torch
+from support.marks import long
 from support.patched import counter_of
 from torch import Tensor, nn
 
@@ -79,7 +80,7 @@ def test_two_windows_of_a_patch_too_few_are_a_violation() -> None:
     assert float(result.min()) >= lowest.low
 
 
-@pytest.mark.parametrize("objective", ["over", "under"])
+@pytest.mark.parametrize("objective", ["over", *long("under")])
 def test_an_attack_on_the_defended_counter_stays_inside(objective: str) -> None:
     counter = counter_of(5, side=5)
     image = quantize(torch.rand(3, 24, 24, generator=torch.Generator().manual_seed(3)))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from support import narrow
+from support.marks import long
 from torch import nn
 
 from pycc import attack, models, ops
@@ -241,7 +242,7 @@ def test_a_patch_can_be_attacked(counter: CounterModel) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("place", [(0, 0), (61, 71)])
+@pytest.mark.parametrize("place", [(0, 0), *long((61, 71))])
 def test_a_window_tells_what_the_full_image_does(
     counter: CounterModel, place: tuple[int, int]
 ) -> None:

@@ -172,7 +172,7 @@ def test_bad_options(options: dict[str, object], message: str) -> None:
     assert len(str(caught.value)) < 200
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @torch.no_grad()
 def test_real_images_are_counted_plausibly(shared) -> None:
     """The published part-A network on real images: far better than always saying the mean."""

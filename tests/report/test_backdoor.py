@@ -314,7 +314,7 @@ def test_densities_stand_in_a_row_of_images_and_a_column_of_defenses(
         titles = [axis.get_title() for axis in axes]
         shown.extend(titles[n : n + columns] for n in range(0, len(titles), columns))
 
-    monkeypatch.setattr(pictures, "_save", kept)
+    monkeypatch.setattr(pictures, "save_figure", kept)
     defenses = ("backdoored", "fine-tuning", "nad", "anp")
     panels = {
         (images, defense): {"add": [0.9, 1.0, 1.4]}

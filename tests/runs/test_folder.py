@@ -88,6 +88,24 @@ def test_two_writers_are_refused(tmp_path: Path) -> None:
         run.append(record(9))
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_closed_run_is_free_although_a_child_process_lives(tmp_path: Path) -> None:
+    """As workers that load data may do, for a moment after their training has ended."""
+    run = started(tmp_path / "run")
+    ready, stop = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(stop)
+        os.read(ready, 1)  # until the parent closes its end
+        os._exit(0)
+    run.close()
+    Run.resume(tmp_path / "run").close()
+    os.close(stop)
+    os.waitpid(child, 0)
+    os.close(ready)
+
+
 def test_a_folder_with_files_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="new or empty folder"):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from support.marks import long
 
 from pycc import data
 from pycc.commands import main
@@ -65,13 +66,14 @@ def change_a_pixel(image: Path) -> None:
     data.save_image(image, pixels)
 
 
+SLOW = ("attack, universal", "backdoor run")
 EDITS: dict[str, Callable[[Path], None]] = {
     "the head annotations changed": move_a_head,
     "the pixels of the images changed": change_a_pixel,
 }
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", [*(name for name in COMMANDS if name not in SLOW), *long(*SLOW)])
 def test_a_run_whose_data_changed_is_refused(
     name: str,
     tmp_path: Path,

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.marks import long
 from torch import Tensor, nn
 
 from pycc import attack, models
@@ -187,7 +188,7 @@ def outcome(done: Any) -> dict[str, str]:
 STRONG = {"steps": 80, "step_size": 0.25, "decay": "cosine", "smoothness": 0.0, "transform": "none"}
 
 
-@pytest.mark.parametrize("objective", ["over", "under", "target", "pap"])
+@pytest.mark.parametrize("objective", ["over", *long("under", "target", "pap")])
 def test_a_sound_attack_passes(objective: str, tiny, sample, tmp_path: Path) -> None:
     wanted = {"factor": 2.0} if objective == "target" else {}
     chosen = [APAM(patch_size=size, objective=objective, **STRONG, **wanted) for size in (8, 20)]
@@ -240,7 +241,7 @@ WITHOUT_GRADIENT = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("objective", ["over", "under", "density", "target"])
+@pytest.mark.parametrize("objective", ["over", "density", *long("under", "target")])
 @pytest.mark.parametrize("kind", [silenced, stepwise])
 def test_a_counter_without_gradient_is_reported(kind: Any, objective: str, tiny, sample) -> None:
     """Though the penalty on the patch's roughness, which is on by default, has a gradient."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.marks import long
 from torch import Tensor, nn
 
 from pycc import attack
@@ -116,13 +117,13 @@ def test_where_nothing_matters_it_is_the_centre(shape: tuple[int, int], sample) 
     assert place.top_left == ((shape[0] - 8) // 2, (shape[1] - 8) // 2)
 
 
-@pytest.mark.parametrize("size", [1, 20, 61, 64])
+@pytest.mark.parametrize("size", [1, 64, *long(20, 61)])
 def test_any_size_that_fits_stays_inside(size: int, tiny, sample) -> None:
     place = worst(replace(WORST, patch_size=size, steps=10), tiny(), sample())
     assert place.side == size
 
 
-@pytest.mark.parametrize("objective", ["over", "under", "density"])
+@pytest.mark.parametrize("objective", ["over", *long("under", "density")])
 def test_a_trial_there_is_no_worse_than_at_the_centre(objective: str, tiny, sample) -> None:
     chosen = replace(WORST, patch_size=12, objective=objective)
     short = replace(chosen, steps=2, location="centre")
