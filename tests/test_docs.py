@@ -65,6 +65,7 @@ def here(
         registry._entries = entries
 
 
+@pytest.mark.command
 @pytest.mark.parametrize("page", RUN)
 def test_the_blocks_of_a_page_run(page: str, here: Path) -> None:
     run_page(page, long=False)

@@ -87,6 +87,7 @@ def test_an_attacked_image_differs_from_the_clean_one_inside_the_patch_only(
         assert record["area"] == pytest.approx(float(inside.float().mean()))
 
 
+@pytest.mark.long
 def test_rounding_in_memory_gives_the_same_numbers(tmp_path: Path, samples, tiny) -> None:
     runs = [
         run(tiny(), samples, ATTACKS, out=tmp_path / "files"),
@@ -252,6 +253,7 @@ class Killed(BaseException):
     """Not caught by anything on the way."""
 
 
+@pytest.mark.long
 def test_a_run_stopped_at_every_result_ends_with_the_same_bytes(
     tmp_path: Path, samples, tiny, monkeypatch
 ) -> None:

@@ -20,6 +20,7 @@ def known() -> Iterator[None]:
         yield
 
 
+@pytest.mark.long
 def test_an_attack_runs_with_every_check(sample: Callable[..., Sample]) -> None:
     """With every location: ``tests/commands/test_third_party.py``."""
     chosen = SignDescent(patch_size=8, steps=20, objective="over", location="worst")

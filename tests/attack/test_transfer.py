@@ -73,6 +73,7 @@ def test_counts_are_those_of_each_victim(counters, samples) -> None:
     assert len(set(clean.values())) == 3
 
 
+@pytest.mark.long
 def test_white_box_is_strongest_and_the_check_says_so(counters, samples) -> None:
     done = attack.transfer(counters, samples, CHOSEN)
     verdicts = {check.name: check.verdict for check in done.checks}
@@ -91,6 +92,7 @@ def test_two_counters_have_no_ensembles(counters, samples) -> None:
     assert {s for _, s, c in rows(done) if c == "apam"} == {"a", "b"}
 
 
+@pytest.mark.long
 def test_surrogates_stand_beside_the_white_box(counters, samples) -> None:
     others = {name: counters[name] for name in "bc"}
     done = attack.run(
@@ -144,6 +146,7 @@ def test_a_stopped_matrix_resumes_to_the_same_bytes(
         assert (folder / SUMMARY).read_bytes() == (whole / SUMMARY).read_bytes()
 
 
+@pytest.mark.long
 def test_several_seeds(counters, samples) -> None:
     done = attack.run(counters["a"], samples, CHOSEN, seeds=3, seed=5, pgd=None)
     (row,) = [r for r in done.summary.rows if r.condition == "apam"]

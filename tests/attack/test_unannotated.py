@@ -26,6 +26,7 @@ def test_all_or_none(sample) -> None:
     assert checked.fingerprint != check_samples(mixed[::2], [], 4, seed=0).fingerprint
 
 
+@pytest.mark.long
 def test_patches_are_those_of_annotated_images(tiny, sample) -> None:
     """What objective over does to an image does not depend on what is known of it."""
     chosen = attack.APAM(patch_size=9, steps=5, objective="over", location="worst")

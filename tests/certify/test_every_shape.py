@@ -12,9 +12,9 @@ from torch import nn
 
 from pycc import certify, defense, models
 
-SEEDS = [0, 1, 2]
-"""Counters of strides 4, 2 and 1."""
-FURTHER = long(3, 4, 5, 6, 7)
+SEEDS = [0]
+"""A counter of stride 4."""
+FURTHER = long(1, 2, 3, 4, 5, 6, 7)
 
 
 @torch.no_grad()

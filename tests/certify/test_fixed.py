@@ -170,6 +170,7 @@ def test_draws_that_cannot_be_counted_are_refused() -> None:
         most_touched(Elements(3), (8, 13), patch_size=3, draws=5, seed=0)
 
 
+@pytest.mark.long
 def test_an_image_is_certified_by_the_draws_that_its_counter_takes() -> None:
     counter = models.load("mcnn-synthetic")
     image = data.open("synthetic", shape=(96, 128))[0].image

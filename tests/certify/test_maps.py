@@ -36,6 +36,7 @@ def with_patches(image: Tensor, patch: int, number: int, generator: torch.Genera
     return torch.where(inside[:, None], content, images)
 
 
+@pytest.mark.long
 @torch.no_grad()
 def test_no_violation_in_a_hundred_thousand_trials() -> None:
     generator = torch.Generator().manual_seed(1)
@@ -80,6 +81,7 @@ def test_two_windows_of_a_patch_too_few_are_a_violation() -> None:
     assert float(result.min()) >= lowest.low
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("objective", ["over", *long("under")])
 def test_an_attack_on_the_defended_counter_stays_inside(objective: str) -> None:
     counter = counter_of(5, side=5)

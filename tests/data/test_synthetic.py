@@ -68,6 +68,7 @@ def test_an_8_bit_file_keeps_a_scene_exactly(tmp_path: Path) -> None:
     assert torch.equal(load_image(tmp_path / "a.png"), sample.image)
 
 
+@pytest.mark.long
 def test_numbers_of_heads_spread_over_20_to_800() -> None:
     counts = np.array([scene(2, index).count for index in range(25)])
     assert counts.min() >= 20

@@ -35,6 +35,7 @@ def test_it_is_the_full_image(kind: str, box: Box, draws: int) -> None:
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("box", [Box(0, 0, 8, 12), Box(40, 52, 61, 70), Box(83, 110, 95, 125)])
 @pytest.mark.parametrize(
     ("unit", "k", "budget"),

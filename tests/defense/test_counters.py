@@ -107,6 +107,7 @@ def test_bad_images(name: str) -> None:
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.long
 @every
 def test_attacks_run_on_it(name: str) -> None:
     """The gradient reaches the patch, and the count rises above the clean one and grey's."""

@@ -57,6 +57,7 @@ def test_another_stride_is_refused() -> None:
         defense.mixed([models.create("mcnn"), models.create("csrnet")])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("box", [Box(0, 0, 8, 12), Box(40, 52, 61, 70), Box(83, 110, 95, 125)])
 def test_a_change_in_a_box_is_the_full_images(box: Box) -> None:
     """Of parts with and without masks, evaluated in windows."""

@@ -274,6 +274,7 @@ def test_a_layer_among_convolutions(kind: str, data: st.DataObject) -> None:
     check(data.draw, ["convolution", kind, "convolution"])
 
 
+@pytest.mark.long
 @settings(max_examples=60)
 @given(data=st.data())
 def test_random_networks(data: st.DataObject) -> None:

@@ -235,6 +235,7 @@ def test_a_lack_of_memory_is_no_fault_of_the_file(
     )
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="limits its address space")
 def test_arrays_that_memory_cannot_hold(tmp_path: Path) -> None:
     """A compressed file of an array of 512 MB, in a process that may have 128 MB more."""

@@ -67,6 +67,7 @@ def published(fixture: Fixture) -> tuple[CLIPEBC, NpzFile]:
 # --- the published network
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @torch.no_grad()
 def test_output_is_the_published_networks(published: tuple[CLIPEBC, NpzFile]) -> None:

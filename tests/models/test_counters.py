@@ -227,6 +227,7 @@ def test_it_computes_under_autocast(counter: CounterModel) -> None:
     assert (density - expected).abs().max() <= 0.1 * expected.abs().max()
 
 
+@pytest.mark.long
 def test_a_patch_can_be_attacked(counter: CounterModel) -> None:
     """Gradients reach the patch through the engine, window by window or as a whole."""
     image = torch.rand(3, 80, 96, generator=_generator())
@@ -241,6 +242,7 @@ def test_a_patch_can_be_attacked(counter: CounterModel) -> None:
     assert record["count"] != run.run.records[0]["count"]
 
 
+@pytest.mark.long
 @torch.no_grad()
 @pytest.mark.parametrize("place", [(0, 0), *long((61, 71))])
 def test_a_window_tells_what_the_full_image_does(

@@ -33,6 +33,7 @@ def counter_of_boxes() -> models.CounterModel:
     return counter
 
 
+@pytest.mark.long
 @torch.no_grad()
 def test_the_file_counts_as_the_counter_does(exported: Path) -> None:
     counter = counter_of_boxes()
@@ -114,6 +115,7 @@ def test_bad_files_and_options(exported: Path, tmp_path: Path) -> None:
         models.black_box(exported, stride=4)(torch.rand(1, 3, 32, 32))
 
 
+@pytest.mark.long
 def test_export_leaves_nothing_when_it_fails(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,6 +48,7 @@ def alike(result: Tensor, expected: Tensor) -> bool:
     return bool((result - expected).abs().max() <= 1e-5 * expected.abs().max())
 
 
+@pytest.mark.long
 @torch.no_grad()
 def test_export(counter: CounterModel) -> None:
     program = torch.export.export(Counting(counter), (images(),))

@@ -164,6 +164,7 @@ def test_missing_normalisation_and_the_other_variant(monkeypatch: pytest.MonkeyP
     assert "variant='leeyeehoo' input='rgb_unit'" in str(diagnose(other))
 
 
+@pytest.mark.long
 def test_random_weights_are_left_alone_but_for_chance() -> None:
     """The published initialisation always; larger weights fall in now and then."""
     torch.manual_seed(0)

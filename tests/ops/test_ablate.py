@@ -236,6 +236,7 @@ def test_positions_of_a_large_image_are_uniform() -> None:
     assert chi2.sf(statistic, 99) > 1e-3
 
 
+@pytest.mark.long
 def test_the_chi_square_test_finds_a_biased_sampler(monkeypatch) -> None:
     """Integers below a size by taking words modulo it, kept below 3/4 of their range."""
 

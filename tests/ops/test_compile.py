@@ -18,6 +18,7 @@ INDUCTOR = pytest.param(
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("backend", ["aot_eager", INDUCTOR])
 def test_ablation_counter_and_sum_compile_into_one_graph(backend: str, device) -> None:
     counter = models.load("mcnn-synthetic").eval().to(device)

@@ -74,6 +74,7 @@ def test_small_populations_exhaustively(digits, device: torch.device) -> None:
         assert abs(Decimal(value) - exact) <= Decimal(6 * U) * -exact, (d, n, k)
 
 
+@pytest.mark.long
 def test_rounding_is_outward_and_tight(digits, device: torch.device) -> None:
     d, k = 10**9, 10**5
     cases = [*triples(8000), (d, k, k), (d, 4_000_000, k), (d, d // 2, k), (d, d - k - 3, k)]

@@ -55,6 +55,7 @@ def problems(draw: st.DrawFn) -> tuple[list[Tensor], tuple[int, int], tuple[int,
     return kept, shape, patch
 
 
+@pytest.mark.long
 @settings(every_device, max_examples=200)
 @given(problem=problems(), data=st.data())
 def test_all_forms_count_every_window(problem, data, device: torch.device) -> None:
@@ -144,6 +145,7 @@ def test_nothing_is_touched_where_nothing_is_kept(device: torch.device) -> None:
         assert op([empty, empty + 0], (4, 5), 2).device.type == device.type
 
 
+@pytest.mark.long
 def test_a_real_size(device: torch.device) -> None:
     shape = (768, 1024)
     kept = pixels(60, 45, shape)

@@ -38,6 +38,7 @@ print(sorted(called))
 COMPILED = "['adaptive_sigma_cpu', 'density_map_cpu', 'paste_patch_cpu']"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("folder", ["root", "elsewhere"])
 def test_the_compiled_kernels_run_from_any_folder(folder: str, tmp_path: Path) -> None:
     """Python started in the repository's root finds the sources; elsewhere, what was installed."""

@@ -231,6 +231,7 @@ def test_the_published_composite(fixture) -> None:
     np.testing.assert_allclose(pasted[0, 0].numpy(), numbers["composite"], rtol=0, atol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 @pytest.mark.parametrize("lead", [(), (2,)])
 def test_gradcheck_of_the_twin(sampling: str, lead: tuple[int, ...]) -> None:

@@ -51,6 +51,7 @@ def test_one_picture_per_image_with_stored_maps(folder: Path) -> None:
     assert height > 2 * 250
 
 
+@pytest.mark.long
 def test_existing_pictures_are_kept_unless_redo(folder: Path) -> None:
     (path,) = report.draw(folder)
     path.write_bytes(b"mine")

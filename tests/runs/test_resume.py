@@ -16,6 +16,8 @@ from pycc.commands import main
 from pycc.data.dataset import data_fingerprint
 from pycc.types import Sample
 
+pytestmark = pytest.mark.command
+
 MCNN = ["--weights", "mcnn-synthetic", "--threads", "1", "--no-pictures"]
 QUICK = ["--epochs", "1", "--crop", "64x64", "--lr", "1e-6"]
 COMMANDS = {

@@ -99,6 +99,7 @@ def test_errors(script: ModuleType) -> None:
     assert errors.relative == pytest.approx((5 / 10 + 5 / 20) / 2)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_stopped_training_ends_with_the_same_weights(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

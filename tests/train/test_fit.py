@@ -38,6 +38,7 @@ def test_it_learns(tmp_path: Path) -> None:
     assert not model.training
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "plan",
     [

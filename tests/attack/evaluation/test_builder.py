@@ -109,6 +109,7 @@ class Opaque(nn.Module):
         return cells
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", CASES)
 def test_patches_agree_after_many_steps(case: str, tiny, sample, problem) -> None:
     """Layer by layer, by windows, and on the full image: the same patches to the last level."""
@@ -155,6 +156,7 @@ def test_images_of_different_sizes_form_one_batch(tiny, sample, problem) -> None
             assert torch.equal(alone.patches[0], patches[item.index])
 
 
+@pytest.mark.long
 def test_a_moving_place_has_the_images_gradient_each_step(tiny, sample, problem) -> None:
     attack = APAM(
         patch_size=9, objective="over", location="moving", transform="none", smoothness=0.0

@@ -40,6 +40,7 @@ class Reversed(nn.Module):
         return cells
 
 
+@pytest.mark.long
 def test_a_gradient_that_leads_astray_loses_to_random_search(tiny, sample) -> None:
     chosen = APAM(**QUICK, steps=20)
     sound = judged(attack.run(tiny(), [sample(0)], chosen, pgd=None), SEARCH)
@@ -57,6 +58,7 @@ def test_a_patch_that_heeds_more_than_the_count_gets_a_second_chance(tiny, sampl
     assert "people of 180 queries, on scene 0" in check.figure
 
 
+@pytest.mark.long
 def test_queries_are_bounded_and_made_on_the_smallest_image(tiny, sample, monkeypatch) -> None:
     asked = []
     optimise = Query.optimise

@@ -172,6 +172,7 @@ def samples(sample) -> list[Sample]:
     return [sample(0), sample(1), sample(2, shape=(61, 83))]
 
 
+@pytest.mark.long
 def test_a_run_puts_all_patches_of_an_image_there(tiny, samples) -> None:
     counter, chosen = tiny(), replace(WORST, steps=10)
     done = run(counter, samples, chosen)
@@ -212,6 +213,7 @@ def test_patches_made_on_a_substitute_go_where_that_is_weak(samples) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_resumed_run_has_the_same_bytes(tmp_path: Path, tiny, samples) -> None:
     chosen = [replace(WORST, steps=3), APAM(patch_size=6, steps=1, objective="over")]
     whole = tmp_path / "whole"

@@ -67,6 +67,7 @@ def train(sample) -> list[Sample]:
     return [sample(number) for number in range(10, 14)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("location", ["centre", "random", "moving"])
 def test_one_patch_for_all_which_only_training_images_shape(
     location: str, tmp_path: Path, tiny, sample, train

@@ -73,6 +73,7 @@ def test_a_whole_enlargement_is_blocks(square: Path, tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(picture), noise(20, 20).repeat(7, 0).repeat(7, 1))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("width_mm", "dpi"), [(50, 300), (123.4, 72), (1000, 50), (10, 2400)])
 def test_files_print_at_the_true_size(square: Path, tmp_path: Path, width_mm, dpi) -> None:
     kit = print_kit(square, tmp_path / "kit", width_mm=width_mm, dpi=dpi)

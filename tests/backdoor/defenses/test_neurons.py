@@ -119,6 +119,7 @@ def test_perturbations_are_keyed_and_stay_within_their_bound() -> None:
     assert float(first.weights[0].abs().max()) == 0.0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("norm", [False, True])
 def test_the_neuron_of_a_backdoor_is_pruned(norm: bool, tmp_path: Path) -> None:
     counter, samples = planted(norm=norm), clean()

@@ -179,6 +179,7 @@ def test_truths_and_targets_are_found_once(tmp_path: Path) -> None:
     assert read == [0, 1, 0, 1]
 
 
+@pytest.mark.long
 def test_the_median_is_of_counters_that_learnt_different_images(tmp_path: Path) -> None:
     seen: list[list[float]] = []
 
@@ -305,6 +306,7 @@ def test_regions_are_content() -> None:
     assert content_of([sample]) != content_of([region])
 
 
+@pytest.mark.long
 def test_a_part_that_cannot_be_trained_does_not_stop_the_others(tmp_path: Path) -> None:
     """Its counter is the one that all start from, the log says so, and no number is nobody."""
     training = small(4)

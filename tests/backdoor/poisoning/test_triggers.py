@@ -300,6 +300,7 @@ def test_a_warp_moves_pixels_by_its_field() -> None:
     assert marked(Warp(), torch.rand(3, 1, 1)).shape == (3, 1, 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("file", ["rain1.jpeg", "rain2.jpeg", "snow.jpeg"])
 def test_real_rain_and_snow(shared: Path, file: str) -> None:
     path = str(shared / "data" / "triggers" / file)
