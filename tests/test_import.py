@@ -85,9 +85,9 @@ def test_without_kernels_a_warning_says_so_and_the_twins_run() -> None:
 
 
 def test_the_environment_chooses_without_kernels_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pycc.ops._native import _reference_at_start
+    from pycc.ops._native import reference_at_start
 
     nothing = _compiled.Loaded(None, _compiled.WITHOUT, built=False)
     for choice, twins in (("reference", True), ("compiled", False)):
         monkeypatch.setenv("PYCC_OPS", choice)
-        assert _reference_at_start(nothing) is twins
+        assert reference_at_start(nothing) is twins

@@ -86,7 +86,7 @@ def write_attack(
     attacks = [{"name": "apam", "patch_size": size, "objective": "over", "location": "centre",
                 "steps": 3} for size in sizes]  # fmt: skip
     settings = {"flags": flags, "attacks": attacks, "save_images": images, "save_maps": maps}
-    summary = summarise(records)
+    summary = summarise(records).json()
     if checks:
         summary["checks"] = list(checks)
     write_run(folder, "attack", records, summary, ATTACK_KEY, settings)
