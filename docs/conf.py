@@ -52,7 +52,6 @@ nitpick_ignore_regex = [
 html_theme = "furo"
 html_math_renderer = "mathml"
 html_title = f"pycc {release}"
-html_static_path = ["_static"]
 html_theme_options = {"navigation_with_keys": True}
 
 linkcheck_anchors = True
