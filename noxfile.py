@@ -40,7 +40,7 @@ def types(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """The documentation, with warnings as errors."""
     session.install(*CONSTRAINTS, ".[docs]")
-    session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "build/docs")
+    session.run("sphinx-build", "-n", "-W", "--keep-going", "-b", "html", "docs", "build/docs")
 
 
 @nox.session
