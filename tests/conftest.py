@@ -20,7 +20,7 @@ from pycc._compiled import load
 from pycc.commands.progress import TerminalProgress
 
 COMPILED = load()
-if not COMPILED.built:  # the twins are asked for, so that no process warns of them
+if not COMPILED.built:  # request the twins, so that no process warns
     os.environ.setdefault("PYCC_OPS", "reference")
 
 import pycc.ops  # noqa: E402  (reads the environment)

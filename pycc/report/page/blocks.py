@@ -63,7 +63,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Preformatted:
-    """Text in columns, shown when it is asked for."""
+    """Text in columns, hidden until the reader opens it."""
 
     template: ClassVar[str] = "preformatted"
     caption: str
@@ -166,7 +166,7 @@ class Bars:
     """The upper end of the scale, which begins at 0."""
     notes: tuple[str, ...] = ()
     opened: bool = True
-    """Whether the bars are shown before they are asked for."""
+    """Whether the bars are open at first."""
 
 
 @dataclass(frozen=True)

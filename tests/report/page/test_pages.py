@@ -50,7 +50,7 @@ def test_runs_side_by_side(tmp_path: Path) -> None:
     assert html.index("people on 2 images; noise") < html.index("Main figures</h2>")
     assert "What differs between" in html
     assert "settings.steps was 3, is 200" in html
-    assert f"<h2>{one}</h2>" in html, "two folders of one name are told apart"
+    assert f"<h2>{one}</h2>" in html, "folders of one name have different titles"
     assert "<h2>certified</h2>" in html
     assert "Nothing of this kind in this run." in html
 
