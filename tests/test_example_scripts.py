@@ -11,6 +11,8 @@ from PIL import Image
 
 from pycc.registry import Registry
 
+pytestmark = pytest.mark.command
+
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SCRIPTS = {
     "add_attack": "colours ",

@@ -12,6 +12,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+RUNS = tuple(  # modules whose examples are whole runs
+    f"pycc.{name}"
+    for name in ("attack.engine", "attack.methods", "attack.result", "backdoor", "models.exchange")
+)
 
 
 def examples(path: Path) -> Iterator[doctest.DocTest]:
@@ -46,7 +50,13 @@ def report(example: doctest.DocTest) -> str:
     return output.getvalue()
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=[example.name for example in EXAMPLES])
+def marked(example: doctest.DocTest) -> pytest.ParameterSet:
+    """As a parameter; with the marker of whole runs if the example is one."""
+    marks = [pytest.mark.command] if example.name.startswith(RUNS) else []
+    return pytest.param(example, marks=marks, id=example.name)
+
+
+@pytest.mark.parametrize("example", [marked(example) for example in EXAMPLES])
 def test_example(example: doctest.DocTest) -> None:
     assert report(example) == ""
 

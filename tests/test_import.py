@@ -42,6 +42,7 @@ def test_nothing_heavy_is_loaded(code: str) -> None:
     assert run(code + LOADED).splitlines()[-1] == ""
 
 
+@pytest.mark.command
 def test_what_is_used_is_loaded() -> None:
     assert "torch" in run("from pycc import count" + LOADED)
 
@@ -69,6 +70,7 @@ def test_the_version_says_what_is_compiled() -> None:
         assert "without its compiled kernels" in second
 
 
+@pytest.mark.command
 def test_without_kernels_a_warning_says_so_and_the_twins_run() -> None:
     """As after a build without a compiler: the module cannot be found."""
     hidden = (

@@ -13,6 +13,8 @@ from torch import nn
 from pycc import attack
 from pycc.types import Sample
 
+pytestmark = pytest.mark.command
+
 ATTACKS = {
     "apam": attack.APAM(patch_size=9, steps=5, objective="over", restarts=2),
     "worst place": attack.APAM(patch_size=9, steps=5, objective="over", location="worst"),

@@ -20,6 +20,8 @@ from pycc.grid import cell_weight
 from pycc.runs import RESULTS, SUMMARY, Run
 from pycc.types import Sample
 
+pytestmark = pytest.mark.command
+
 ATTACKS = [APAM(patch_size=6, steps=2), APAM(patch_size=0.2, steps=2, shape="disc")]
 BASELINES = ("grey", "black", "noise", "crowd")
 

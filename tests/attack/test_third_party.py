@@ -12,6 +12,8 @@ from support.third_party import SignDescent, registered, small_dots, write_heads
 from pycc import attack, data, models
 from pycc.types import Sample
 
+pytestmark = pytest.mark.command
+
 
 @pytest.fixture(autouse=True)
 def known() -> Iterator[None]:

@@ -13,6 +13,8 @@ from pycc.attack.evaluation.checks import Results
 from pycc.report import SummaryRow, table
 from pycc.runs import RESULTS, SUMMARY
 
+pytestmark = pytest.mark.command
+
 CHOSEN = [
     APAM(
         patch_size=16, steps=20, step_size=0.25, decay="cosine", objective="over", transform="none",

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.marks import long
 from support.toys import Plain, Tiny, Whole, pictures
 from torch import Tensor
 
@@ -64,7 +65,7 @@ def test_entries_of_the_array() -> None:
         assert not torch.allclose(result, make("ablated")(image))
 
 
-@pytest.mark.parametrize("combine", ["mean", "median"])
+@pytest.mark.parametrize("combine", [*long("mean"), "median"])
 @pytest.mark.parametrize("name", ["ablated", "banded", "blocked"])
 def test_neither_batch_nor_place_in_it_matters(name: str, combine: str) -> None:
     images = pictures(SHAPE, 2)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.marks import long
 
 from pycc import data, defense, models
 from pycc.local import Box, Local
 
 
 @pytest.mark.parametrize("box", [Box(0, 0, 8, 12), Box(40, 52, 61, 70), Box(83, 110, 95, 125)])
-@pytest.mark.parametrize("draws", [1, 2])
+@pytest.mark.parametrize("draws", [*long(1), 2])
 @pytest.mark.parametrize("kind", ["masked", "cells", "blocks"])
 def test_it_is_the_full_image(kind: str, box: Box, draws: int) -> None:
     counter = models.load("mcnn-synthetic")

@@ -268,7 +268,7 @@ def check(draw: Draw, kinds: list[str]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=12)
+@settings(max_examples=5)
 @given(data=st.data())
 def test_a_layer_among_convolutions(kind: str, data: st.DataObject) -> None:
     check(data.draw, ["convolution", kind, "convolution"])

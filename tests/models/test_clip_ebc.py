@@ -68,7 +68,7 @@ def published(fixture: Fixture) -> tuple[CLIPEBC, NpzFile]:
 
 
 @pytest.mark.long
-@pytest.mark.slow
+@pytest.mark.command
 @torch.no_grad()
 def test_output_is_the_published_networks(published: tuple[CLIPEBC, NpzFile]) -> None:
     counter, data = published
@@ -91,7 +91,7 @@ def test_output_is_the_published_networks(published: tuple[CLIPEBC, NpzFile]) ->
         assert torch.equal(net(x), cells)
 
 
-@pytest.mark.slow
+@pytest.mark.command
 @torch.no_grad()
 def test_counts_are_the_published_ones_at_any_size(published: tuple[CLIPEBC, NpzFile]) -> None:
     """Of 100x140 pixels the network counts 96x128; the cells beyond are 0."""
@@ -104,7 +104,7 @@ def test_counts_are_the_published_ones_at_any_size(published: tuple[CLIPEBC, Npz
         assert float(density.double().sum()) == pytest.approx(data["counts"][case], rel=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.command
 @torch.no_grad()
 def test_without_text_encoder_maps_are_the_same_bits(published: tuple[CLIPEBC, NpzFile]) -> None:
     counter, data = published

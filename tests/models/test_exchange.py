@@ -48,6 +48,7 @@ def test_the_file_counts_as_the_counter_does(exported: Path) -> None:
         models.load(exported, stride=4, input="rgb255")
 
 
+@pytest.mark.command
 def test_counts_alone_are_enough_for_a_query_attack(exported: Path) -> None:
     counter = models.load(exported, stride=4)
     sample = Sample("one", IMAGES[0], torch.tensor([[40.0, 30.0]], dtype=torch.float64))

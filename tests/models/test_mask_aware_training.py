@@ -13,6 +13,8 @@ from pycc import models
 from pycc.models.mask_aware import MaskAware
 from pycc.models.mask_aware_net import mask_loss
 
+pytestmark = pytest.mark.command
+
 
 @pytest.mark.parametrize("variant", ["solution1", "solution4"])
 def test_solutions_1_and_4_train_their_branches_apart(variant: str) -> None:

@@ -160,6 +160,7 @@ def public(shared: Path) -> Public:
     return Public(read_weights(source).state, image, count)
 
 
+@pytest.mark.command
 @pytest.mark.parametrize("wrapping", WRAPPINGS)
 def test_any_wrapping_of_public_weights(
     public: Public, tmp_path: Path, wrapping: str, capsys: pytest.CaptureFixture[str]

@@ -17,7 +17,7 @@ from pycc.ops import (
     topk_overlap,
 )
 
-pytestmark = [pytest.mark.compiled, pytest.mark.slow, pytest.mark.large]
+pytestmark = [pytest.mark.compiled, pytest.mark.large]
 
 SIDE = 1024
 ROWS = 2**31 // SIDE**2 + 2  # of SIDE x SIDE: the last begins beyond 2^31 elements

@@ -104,6 +104,7 @@ def test_the_twins_are_asked_for_by_thread() -> None:
         assert pool.submit(ops.info).result()["running"] == "compiled"
 
 
+@pytest.mark.command
 @pytest.mark.parametrize(("value", "expected"), [("reference", "reference"), ("", "compiled")])
 def test_the_environment_asks_for_the_twins(value: str, expected: str) -> None:
     code = "import pycc.ops; print(pycc.ops.info()['running'])"

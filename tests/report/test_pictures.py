@@ -12,6 +12,8 @@ from pycc.attack.evaluation.recorder import KEY
 from pycc.data import save_image
 from pycc.runs import Run
 
+pytestmark = pytest.mark.command
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

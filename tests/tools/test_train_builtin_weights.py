@@ -100,7 +100,7 @@ def test_errors(script: ModuleType) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.slow
+@pytest.mark.command
 def test_a_stopped_training_ends_with_the_same_weights(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

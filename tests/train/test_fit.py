@@ -25,6 +25,8 @@ from pycc.train.items import Items
 from pycc.train.step import Stepper
 from pycc.types import Sample
 
+pytestmark = pytest.mark.command
+
 
 def test_it_learns(tmp_path: Path) -> None:
     model = counter()

@@ -20,6 +20,8 @@ from pycc.train.step import Stepper
 from pycc.train.validation import DRAWS
 from pycc.types import Counter, Sample
 
+pytestmark = pytest.mark.command
+
 PLAN = TrainConfig(
     epochs=6, batch=2, lr=1e-2, crop="32x32", crops=2, validation_share=0.25, density="dots",
     down_sampling="sum",

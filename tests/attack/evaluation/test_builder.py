@@ -19,6 +19,8 @@ from pycc.attack.patch import anywhere, roughness
 from pycc.attack.transform import draw, transforms
 from pycc.grid import cell_weight
 
+pytestmark = pytest.mark.command
+
 CASES = {
     "middle": {"patch_size": 9},
     "share of the width": {"patch_size": 0.16},

@@ -29,6 +29,8 @@ from pycc.attack.problem import Problem
 from pycc.attack.tracker import BestTracker, OptimisedPatches, look_at
 from pycc.report import Check
 
+pytestmark = pytest.mark.command
+
 SIZES = (6, 12)
 ATTACKS = [APAM(patch_size=size, objective="over") for size in SIZES]
 

@@ -12,6 +12,8 @@ from pycc import attack
 from pycc.attack import APAM, Query, Universal
 from pycc.report import Check
 
+pytestmark = pytest.mark.command
+
 SEARCH, SAME = "white-box beats random search", "the same image has the same count"
 QUICK: dict[str, Any] = {
     "patch_size": 12,

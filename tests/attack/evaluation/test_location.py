@@ -18,6 +18,8 @@ from pycc.attack.evaluation.location import CANDIDATES, search_cost, worst_place
 from pycc.runs import MANIFEST, RESULTS, SUMMARY
 from pycc.types import Sample
 
+pytestmark = pytest.mark.command
+
 WORST = APAM(
     patch_size=8, steps=20, step_size=0.1, objective="over", location="worst", smoothness=0.0
 )

@@ -8,6 +8,8 @@ import torch
 from pycc import data, models
 from pycc.attack import InnerAttack
 
+pytestmark = pytest.mark.command
+
 
 def scene() -> tuple[models.CounterModel, torch.Tensor, torch.Tensor]:
     counter = models.load("mcnn-synthetic")

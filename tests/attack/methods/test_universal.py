@@ -18,6 +18,8 @@ from pycc.attack.tracker import LOOKS
 from pycc.data import quantize
 from pycc.types import Sample
 
+pytestmark = pytest.mark.command
+
 QUICK: dict[str, Any] = {
     "patch_size": 16,
     "step_size": 0.15,

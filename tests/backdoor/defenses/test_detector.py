@@ -18,6 +18,8 @@ from pycc.backdoor.defenses.detector import (
 )
 from pycc.types import Sample
 
+pytestmark = pytest.mark.command
+
 SIDE = 8
 PATTERN = torch.tensor([1.0, -1.0]).repeat(2 * SIDE, SIDE)
 """The trigger: stripes, which change no mean."""

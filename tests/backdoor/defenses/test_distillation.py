@@ -25,6 +25,8 @@ from pycc.models import CounterModel
 from pycc.train import TrainConfig, fit
 from pycc.types import Sample
 
+pytestmark = pytest.mark.command
+
 IMAGE = torch.rand(3, 64, 96, generator=torch.Generator().manual_seed(0))
 
 

@@ -27,6 +27,8 @@ from pycc.train.held import measured
 from pycc.train.items import Items, Joined
 from pycc.types import Sample
 
+pytestmark = pytest.mark.command
+
 NAMES = ("fine-tuning", "fine-pruning", "nad", "anp")
 BRIEF: dict[str, dict[str, Any]] = {
     "fine-tuning": {"epochs": 3, "lr": 1e-3},

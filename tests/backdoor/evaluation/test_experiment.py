@@ -39,6 +39,8 @@ from pycc.runs import Run, read_manifest
 from pycc.train import NotFiniteError, TrainConfig, fit, held
 from pycc.types import Interval, Sample
 
+pytestmark = pytest.mark.command
+
 PLAN = TrainConfig(epochs=1, lr=1e-5, batch=1, crop="whole", crops=1, validation_share=0.0)
 TRIGGER = Sinusoid(amplitude=0.1, frequency=24.0)
 

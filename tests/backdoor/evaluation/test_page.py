@@ -16,6 +16,8 @@ from pycc.report.page.blocks import Drawing, Picture, Preformatted, Table, Text
 from pycc.report.page.contents import Options
 from pycc.runs import Record
 
+pytestmark = pytest.mark.command
+
 TRUTHS = (10, 20, 30, 40, 50, 60, 70, 80, 90, 100)
 
 

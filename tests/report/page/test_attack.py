@@ -14,6 +14,8 @@ from pycc.report.page.blocks import Drawing, Gallery, Table, Text
 from pycc.report.page.card import Card
 from pycc.report.page.contents import Options
 
+pytestmark = pytest.mark.command
+
 PASS = {"name": "gradient", "verdict": "pass", "figure": "1e-6"}
 FAIL = {"name": "loss on a <plateau>", "verdict": "fail", "figure": "12 % at most 5 %"}
 NONE = {"name": "seeds", "verdict": "not applicable", "figure": "one seed"}
