@@ -244,6 +244,7 @@ def test_negative_counts_are_refused() -> None:
             call()
 
 
+@pytest.mark.command
 @pytest.mark.parametrize("objective", ["over", "under"])
 def test_straight_through_an_attack_beats_every_flat_patch(objective: str) -> None:
     """The mask takes the gradient of what it hides, not the count: noise would stand still."""

@@ -186,6 +186,7 @@ def trained(samples: list[Sample], out: Path) -> list[str | None]:
     return prints
 
 
+@pytest.mark.command
 def test_one_image_changes_the_weights_of_one_counter_alone(tmp_path: Path) -> None:
     """From the images to the weights: names and order change none of them."""
     samples = scenes(6)

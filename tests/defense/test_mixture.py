@@ -81,6 +81,7 @@ def test_a_change_in_a_box_is_the_full_images(box: Box) -> None:
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.command
 @pytest.mark.parametrize("objective", ["over", "under"])
 def test_an_attack_on_all_parts_stays_inside_the_sum_of_their_intervals(objective: str) -> None:
     torch.manual_seed(3)

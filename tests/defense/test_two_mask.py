@@ -44,6 +44,7 @@ class CrowdOfAll(Crowd):
         return super().__call__(images) * (1 + (images.sum((1, 2, 3), keepdim=True) % 3).round())
 
 
+@pytest.mark.command
 @pytest.mark.parametrize(("counter", "trials"), [(Crowd(), 1500), (CrowdOfAll(), 700)])
 def test_no_patch_leaves_the_clean_table(counter: Counter, trials: int) -> None:
     """C4: min A <= count <= max A for every patch; the numbers are whole, nothing is rounded."""

@@ -25,6 +25,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vgg, "BACKEND", (5, 4))
 
 
+@pytest.mark.command
 @pytest.mark.parametrize(
     ("file", "variant", "parameters"),
     [("CAN", "commissarma", 20_719_937), ("CAN_weizheliu", "weizheliu", 18_103_489)],

@@ -172,6 +172,7 @@ def test_gradients_are_those_of_differences(counter: CounterModel) -> None:
     assert torch.autograd.gradcheck(counter, images.requires_grad_(), eps=1e-7, fast_mode=True)
 
 
+@pytest.mark.command
 def test_weights_survive_saving(counter: CounterModel, tmp_path: Path) -> None:
     """Bit by bit, recognised by their keys and by their metadata."""
     models.save(counter, tmp_path / "own.npz", metadata={})

@@ -22,6 +22,7 @@ def state(fixture: Fixture) -> dict[str, Tensor]:
     return published_state(fixture("CSRNet"))
 
 
+@pytest.mark.command
 @pytest.mark.parametrize(
     ("file", "variant"), [("CSRNet", "leeyeehoo"), ("CSRNet_up", "commissarma")]
 )

@@ -15,6 +15,8 @@ from torch import nn
 from pycc import attack, models
 from pycc.types import Sample
 
+pytestmark = pytest.mark.command
+
 IMAGES = torch.rand(2, 3, 96, 128, generator=torch.Generator().manual_seed(1))
 
 

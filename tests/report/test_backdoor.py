@@ -256,6 +256,7 @@ PICTURES: dict[str, Callable[[Path], None]] = {
 }
 
 
+@pytest.mark.command
 @pytest.mark.parametrize("name", PICTURES)
 def test_pictures_are_drawn_and_the_same_again(name: str, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")

@@ -146,6 +146,7 @@ def test_the_crop_is_a_copy() -> None:
     assert torch.equal(samples[1].image, before)
 
 
+@pytest.mark.command
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_run_leaves_out_what_there_is_not(count: int, tiny, sample) -> None:
     done = run(tiny(), [sample(n) for n in range(count)], APAM(patch_size=10, steps=1))

@@ -16,6 +16,8 @@ from pycc.attack.tracker import LOOKS, look_at
 from pycc.attack.transform import draw
 from pycc.data import quantize, save_image
 
+pytestmark = pytest.mark.command
+
 
 class Linear(nn.Module):
     """A map whose count grows with red and falls with green, and does not see blue."""

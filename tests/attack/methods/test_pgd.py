@@ -15,6 +15,8 @@ from pycc.attack.evaluation.checked import SampleCache, check_samples
 from pycc.data import quantize
 from pycc.types import Sample
 
+pytestmark = pytest.mark.command
+
 
 class Linear(nn.Module):
     """A map whose count grows with red and falls with green, and does not see blue."""
