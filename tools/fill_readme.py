@@ -45,7 +45,7 @@ def main() -> None:
     elif arguments.picture:
         with tempfile.TemporaryDirectory() as folder:
             run = Path(folder) / "run"
-            command = [sys.executable, "-m", "pycc.commands", *COMMAND, "--out", str(run)]
+            command = [sys.executable, "-m", "pycc", *COMMAND, "--out", str(run)]
             subprocess.run(command, check=True)
             draw(run)
 

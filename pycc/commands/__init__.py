@@ -1,4 +1,4 @@
-"""The commands: ``pycc NAME``, and ``python -m pycc.NAME`` where a package of that name exists."""
+"""The commands: ``pycc NAME`` or ``python -m pycc NAME``; packages also run by their own names."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import runpy
 import subprocess
 import sys
 import warnings
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 
+import pycc
 from pycc import data, models, runs
 from pycc.checks import naming
 from pycc.commands import COMMANDS, main
@@ -458,3 +460,13 @@ def test_no_such_number_of_threads(threads: int) -> None:
     with pytest.raises(ValueError, match=r"--threads must be within \[1, "):
         set_threads(threads)
     assert set_threads(None) == before
+
+
+def test_it_runs_as_a_module(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["pycc", "--version"])
+    with pytest.raises(SystemExit) as done:
+        runpy.run_module("pycc", run_name="__main__", alter_sys=True)
+    assert done.value.code == 0
+    assert capsys.readouterr().out.startswith(f"pycc {pycc.__version__}\n")

@@ -185,7 +185,7 @@ def test_bad_usage(capsys, crowd: Path, argv: list[str], message: str) -> None:
 @pytest.mark.long
 def test_two_processes_print_what_one_prints(capsys, crowd: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
-               "2", "-m", "pycc.commands", "count", str(crowd), "--csv"]  # fmt: skip
+               "2", "-m", "pycc", "count", str(crowd), "--csv"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     _, out, _ = run(capsys, crowd, "--csv")
     both = [[{**row, "seconds": ""} for row in rows_of(text)] for text in (done.stdout, out)]

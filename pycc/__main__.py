@@ -1,4 +1,4 @@
-"""``python -m pycc.commands``: the same as ``pycc``."""
+"""``python -m pycc``: the same as ``pycc``."""
 
 from pycc.commands import main
 
