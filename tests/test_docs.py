@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 from support import documents
-from support.documents import LONG, READ, ROOT, Block, blocks, name_of, pages
+from support.documents import EXTRA, LONG, READ, ROOT, Block, blocks, name_of, pages
 
 from pycc import commands, runs
 from pycc.attack import attacks
@@ -84,7 +84,7 @@ def run_page(page: str, *, long: bool) -> None:
     namespace: dict[str, Any] = {"__name__": "__main__"}
     printed: str | None = None
     for block in PAGES[page]:
-        executed = not block.mark or (block.mark == LONG and long)
+        executed = block.runs(long=long)
         if block.language == "python":
             printed = run_python(block, namespace) if executed else compiled(block)
         elif block.language == "sh":
@@ -198,10 +198,10 @@ def test_the_schema_refuses_what_is_no_run() -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_marks_are_of_a_known_kind_and_needed(page: str) -> None:
     text = (ROOT / page).read_text("utf-8")
-    marks = re.findall(r"<!-- (?:long|read)\b", text)
+    marks = re.findall(r"<!-- (?:extra|long|read)\b", text)
     assert len(marks) == sum(bool(block.mark) for block in PAGES[page])
     for block in PAGES[page]:
-        assert block.mark in ("", LONG, READ)
+        assert block.mark in ("", EXTRA, LONG, READ)
         assert block.language in ("python", "sh", "text", "json", "console", "csv"), block.where
 
 

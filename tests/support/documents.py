@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import h5py
@@ -21,8 +22,10 @@ LONG = "long"
 """``<!-- long -->`` before a block: it runs under ``-m long``; otherwise its flags are parsed."""
 READ = "read"
 """``<!-- read: REASON -->``: its flags are parsed and it never runs here, for the reason given."""
+EXTRA = "extra"
+"""``<!-- extra: PACKAGE -->``: it runs where the package is installed."""
 _FENCE = re.compile(r"^( *)(`{3,}|:{3,})(\S*)")
-_MARK = re.compile(r"<!-- (long|read): ?(.*?) ?-->|<!-- (long) -->")
+_MARK = re.compile(r"<!-- (read|extra): ?(.*?) ?-->|<!-- (long) -->")
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,17 @@ class Block:
     language: str
     text: str
     mark: str
-    """``long``, ``read`` or empty."""
+    """``long``, ``read``, ``extra`` or empty."""
     after: str = ""
     """The language of the block just before it, without anything between; of ``text`` only."""
+    package: str = ""
+    """What it needs, if its mark is ``extra``."""
+
+    def runs(self, *, long: bool) -> bool:
+        """Whether it is to be run, here and now."""
+        if self.mark == EXTRA:
+            return find_spec(self.package) is not None
+        return not self.mark or (self.mark == LONG and long)
 
     @property
     def where(self) -> str:
@@ -72,7 +83,7 @@ def blocks(page: Path) -> list[Block]:
     """The fenced blocks of a page, except directives of Sphinx."""
     found: list[Block] = []
     lines = page.read_text("utf-8").splitlines()
-    at, mark, before = 0, "", ""
+    at, mark, detail, before = 0, "", "", ""
     while at < len(lines):
         line = lines[at]
         if match := _FENCE.match(line):
@@ -82,12 +93,12 @@ def blocks(page: Path) -> list[Block]:
                 at += 1
             text = "\n".join(lines[start:at]) + "\n"
             if not language.startswith("{"):
-                found.append(Block(name_of(page), start, language, text, mark, before))
-            mark, before = "", language
+                found.append(Block(name_of(page), start, language, text, mark, before, detail))
+            mark, detail, before = "", "", language
         elif match := _MARK.match(line.strip()):
-            mark = match[1] or match[3]
+            mark, detail = match[1] or match[3], match[2] or ""
         elif line.strip():
-            mark, before = "", ""
+            mark, detail, before = "", "", ""
         at += 1
     return found
 
