@@ -67,7 +67,7 @@ class TerminalProgress:
         elif now - self._last >= self._every:
             self._last = now
             parts = [f"{100 * share:.0f} %"]
-            if rate > 0:
+            if rate > 0 and done < total:
                 left = round((total - done) / rate)
                 clock = f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
                 parts += [f"{rate:.2f} {self._unit}/s", clock]

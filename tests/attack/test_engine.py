@@ -336,6 +336,14 @@ def test_progress_reaches_its_total(samples, tiny) -> None:
     assert any("step 2 of 2" in label for _, _, label in reports)
 
 
+def test_progress_counts_checks(samples, tiny) -> None:
+    labels: list[str] = []
+    run(tiny(), samples[:1], ATTACKS[:1], checks=True, progress=lambda *s: labels.append(s[2]))
+    assert [label for label in labels if "check" in label] == [
+        f"check {number} of 8" for number in range(1, 9)
+    ]
+
+
 def test_bad_input_leaves_nothing_behind(tmp_path: Path, samples, sample, tiny) -> None:
     image, points = samples[0].image, samples[0].points
     bad = {

@@ -68,3 +68,14 @@ def test_progress_as_a_bar() -> None:
 
 def test_progress_without_work() -> None:
     TerminalProgress("megapixels", io.StringIO(), every=0)(0.0, 0.0, "nothing")
+
+
+def test_nothing_is_left_at_the_end() -> None:
+    """What follows the measured work, such as checks, has no rate and no time left."""
+    clock = iter([0.0, 1.0, 2.0, 13.0]).__next__
+    stream = io.StringIO()
+    progress = TerminalProgress("megapixels", stream, clock=clock)
+    progress(1.0, 4.0, "step 1")
+    progress(4.0, 4.0, "step 4")
+    progress(4.0, 4.0, "check 1 of 8")
+    assert stream.getvalue() == "100 %: check 1 of 8\n"

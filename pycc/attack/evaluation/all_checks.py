@@ -43,5 +43,7 @@ def run_checks(jobs: EvaluationJobs, weights: Mapping[Member, str]) -> list[Chec
     """
     results = Results(jobs.ordered(jobs.run.records), jobs.attacks)
     checks = [check(results) for check in RESULT_CHECKS]
-    checks += [trial(jobs, results) for trial in TRIALS]
+    for number, trial in enumerate(TRIALS, 1):
+        jobs.advance(0.0, f"check {number} of {len(TRIALS)}")
+        checks.append(trial(jobs, results))
     return [*checks, unchanged(jobs, weights)]

@@ -72,7 +72,7 @@ class EvaluationJobs:
         self.recorder = ResultRecorder(samples, run)
         self._baselines = baselines.names() if compare else []
         self.place = PatchPlaces(
-            self.attacks, surrogates, self.builders, run.records, candidates, self._advance
+            self.attacks, surrogates, self.builders, run.records, candidates, self.advance
         )
         self._progress, self._done, self._total = progress, 0.0, 0.0
 
@@ -193,7 +193,8 @@ class EvaluationJobs:
         pixels = [len(group) * builder.pixels(chosen, group[0], at[0]) for group, at in plan]
         return sum(pixels) / len(pixels)
 
-    def _advance(self, pixels: float, label: str) -> None:
+    def advance(self, pixels: float, label: str) -> None:
+        """Report that so many pixels more are done; ``label`` says what is worked on."""
         self._done += pixels / 1e6
         if self._progress is not None:
             self._progress(min(self._done, self._total), self._total, label)
@@ -217,7 +218,7 @@ class EvaluationJobs:
                     cells = record["cells"][0], record["cells"][1]
                     self.clean.remember(victim.label, case.item.name, record["count"], cells)
                 pixels = case.item.shape[0] * case.item.shape[1]
-                self._advance(pixels * _FORWARD, f"counting {case.item.name}, {case.condition}")
+                self.advance(pixels * _FORWARD, f"counting {case.item.name}, {case.condition}")
 
     def _measure_clean(self, item: CheckedImage) -> None:
         self._measure(Case(item, "clean", None, seed=self.seeds[0]), self.victims)
@@ -256,7 +257,7 @@ class EvaluationJobs:
                 builder = ProblemBuilder([victim], self.samples, self.clean)
                 with naming(item.name, item.shape):
                     image = self.pgd.attack(builder, item, self.attacks[0])
-                self._advance(item.shape[0] * item.shape[1] * self.pgd.steps, f"PGD, {item.name}")
+                self.advance(item.shape[0] * item.shape[1] * self.pgd.steps, f"PGD, {item.name}")
                 self._measure(case, [victim], image=image)
 
     def _measure_attack(self, seed: int, made_on: int, attack: int) -> None:
@@ -300,7 +301,7 @@ class EvaluationJobs:
         each = pixels * chosen.cost / max(chosen.rounds, 1)
 
         def step_done(step: int) -> None:
-            self._advance(each, f"{text}, step {step} of {chosen.rounds}")
+            self.advance(each, f"{text}, step {step} of {chosen.rounds}")
 
         return step_done
 
