@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pycc.backdoor.evaluation import page as backdoor_page  # noqa: F401  (registers its pages)
+from pycc.certify import page as certify_page  # noqa: F401  (likewise)
 from pycc.commands.base import DONE, Command, Context, folder_by_time
 from pycc.report import page
 from pycc.settings import flag

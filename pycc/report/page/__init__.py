@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pycc import runs
-from pycc.report.page import attack, certify, train  # noqa: F401  (registered on import)
+from pycc.report.page import attack, train  # noqa: F401  (registered on import)
 from pycc.report.page.blocks import Cell, Content, Table, number
 from pycc.report.page.card import CARD, Card
 from pycc.report.page.contents import Options, contents

@@ -10,9 +10,7 @@ from pycc.report.page.attack_facts import (
     CLEAN,
     NOISE,
     AttackFacts,
-    AttackMeans,
     Change,
-    CheckOutcome,
 )
 from pycc.report.page.attack_gallery import gallery
 from pycc.report.page.blocks import UNKNOWN, Block, Cell, Content, Table, Tone, Verdict, number
@@ -29,6 +27,7 @@ from pycc.report.page.contents import Options, contents
 from pycc.report.page.provenance import provenance
 from pycc.report.page.stored import StoredRun
 from pycc.report.page.words import listed, number_of, people, size_text
+from pycc.report.summary import Check, SummaryRow
 
 _ROWS = 300
 """Most rows of the table by image."""
@@ -54,10 +53,10 @@ def attack_content(run: StoredRun, options: Options) -> Content:
     )
 
 
-def worst_of(facts: AttackFacts) -> AttackMeans | None:
+def worst_of(facts: AttackFacts) -> SummaryRow | None:
     """The attack of the largest error, or of the largest change where errors are unknown."""
 
-    def size(row: AttackMeans) -> float:
+    def size(row: SummaryRow) -> float:
         clean = facts.means(row, CLEAN)
         if row.mae is not None or clean is None:
             return row.mae or 0.0
@@ -99,7 +98,7 @@ def verdict(facts: AttackFacts) -> Verdict:
     return Verdict(f"{sentence}.", checks=checks_text(facts.summary.checks))
 
 
-def checks_text(outcomes: Sequence[CheckOutcome]) -> str:
+def checks_text(outcomes: Sequence[Check]) -> str:
     """What the checks of an attack say, in one sentence."""
     if not outcomes:
         return (
@@ -124,7 +123,7 @@ def card(facts: AttackFacts) -> Card:
     first = methods[0] if methods else None
     clean = next((row for row in facts.summary.rows if row.condition == CLEAN), None)
 
-    def errors(rows: Sequence[AttackMeans]) -> tuple[Errors, ...]:
+    def errors(rows: Sequence[SummaryRow]) -> tuple[Errors, ...]:
         return tuple(
             Errors(row.mae, row.mean_count, row.patch_size, row.condition, row.victim,
                    row.surrogates, row.mae_low, row.mae_high)

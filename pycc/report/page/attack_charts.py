@@ -12,7 +12,6 @@ from pycc.report.page.attack_facts import (
     NOISE,
     AttackCount,
     AttackFacts,
-    AttackMeans,
     Change,
 )
 from pycc.report.page.attack_gallery import MOST, density_of, worst_changes
@@ -20,6 +19,7 @@ from pycc.report.page.blocks import Block, Cell, Drawing, Table, Text, number
 from pycc.report.page.charts import Line, Patch, line_chart, place_map
 from pycc.report.page.contents import Options
 from pycc.report.page.words import number_of, size_text
+from pycc.report.summary import SummaryRow
 
 _ROWS, _COLUMNS = 12, 16
 """Cells of the map of places."""
@@ -44,7 +44,7 @@ def _errors(facts: AttackFacts) -> Drawing | None:
     if len(sizes) < 2:
         return None
     shares = all(size is not None and size <= 1 for size in sizes)
-    lines: dict[str, list[AttackMeans]] = {}
+    lines: dict[str, list[SummaryRow]] = {}
     for row in facts.summary.rows:
         if row.patch_size is not None and row.condition in (*facts.names, NOISE):
             label = facts.label(row).replace(f", {size_text(row.patch_size)}", "")
@@ -70,7 +70,7 @@ def _errors(facts: AttackFacts) -> Drawing | None:
     )  # fmt: skip
 
 
-def _line(label: str, rows: Sequence[AttackMeans], shares: bool, annotated: bool) -> Line:
+def _line(label: str, rows: Sequence[SummaryRow], shares: bool, annotated: bool) -> Line:
     rows = sorted(rows, key=lambda row: row.patch_size or 0.0)
     x = tuple((row.patch_size or 0.0) * (100 if shares else 1) for row in rows)
     if not annotated:

@@ -9,6 +9,7 @@ from functools import cached_property
 from pycc.report.page.parse import parsed
 from pycc.report.page.stored import StoredRun
 from pycc.report.page.words import size_text
+from pycc.report.summary import AttackSummary, SummaryRow
 from pycc.runs import MANIFEST, RESULTS
 
 CLEAN, NOISE = "clean", "noise"
@@ -33,45 +34,6 @@ class AttackCount:
     side: int | None = None
     file: str | None = None
     loss_history: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True)
-class AttackMeans:
-    """One row of an attack's summary."""
-
-    victim: str | None
-    patch_size: float | None
-    surrogates: str | None
-    condition: str
-    images: int
-    seeds: int
-    mae: float | None
-    mae_low: float | None
-    mae_high: float | None
-    rmse: float | None
-    bias: float | None
-    mean_count: float
-    error_rate: float | None
-    gain_over_noise: float | None
-    area: float
-
-
-@dataclass(frozen=True)
-class CheckOutcome:
-    """The outcome of one sanity check."""
-
-    name: str
-    verdict: str
-    figure: str
-
-
-@dataclass(frozen=True)
-class AttackSummary:
-    """An attack's ``summary.json``."""
-
-    images: int
-    rows: tuple[AttackMeans, ...]
-    checks: tuple[CheckOutcome, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -146,16 +108,16 @@ class AttackFacts:
         return any(r.victim is not None for r in rows), any(r.surrogates is not None for r in rows)
 
     @cached_property
-    def optimised(self) -> list[AttackMeans]:
+    def optimised(self) -> list[SummaryRow]:
         """The rows of attacks, without baselines."""
         return [row for row in self.summary.rows if row.condition in self.names]
 
     @property
-    def told(self) -> list[AttackMeans]:
+    def told(self) -> list[SummaryRow]:
         """The rows of attacks and of noise, which says what place and size do alone."""
         return [r for r in self.summary.rows if r.condition in (*self.names, NOISE)]
 
-    def means(self, like: AttackMeans, condition: str) -> AttackMeans | None:
+    def means(self, like: SummaryRow, condition: str) -> SummaryRow | None:
         """The row of the clean images, or of a baseline of the same size, for the same victim."""
         size = None if condition == CLEAN else like.patch_size
         for row in self.summary.rows:
@@ -163,7 +125,7 @@ class AttackFacts:
                 return row
         return None
 
-    def rows_of(self, means: AttackMeans) -> list[AttackCount]:
+    def rows_of(self, means: SummaryRow) -> list[AttackCount]:
         """The counts of which a row of the summary holds the means."""
         wanted = (means.condition, means.patch_size, means.surrogates, means.victim)
         return [
@@ -176,7 +138,7 @@ class AttackFacts:
         """What the counts differ by from those of the clean images."""
         return [Change(row, self.clean[row.victim, row.index]) for row in rows]
 
-    def label(self, means: AttackMeans) -> str:
+    def label(self, means: SummaryRow) -> str:
         """The condition with its size, and the counters where there are several."""
         victims, surrogates = self.several
         parts = [means.condition, size_text(means.patch_size)]

@@ -17,7 +17,8 @@ def parsed(kind: type[T], value: object, where: str) -> T:
     """A frozen dataclass from a JSON object; fields of the object that it lacks are ignored.
 
     Types of fields may be ``int``, ``float``, ``str``, ``bool``, ``object`` (anything), dataclasses
-    of these, ``tuple`` and ``Mapping`` of these, and any of them ``| None``.
+    of these, ``tuple``, ``Mapping`` and ``dict`` of these, and any of them ``| None``. A field
+    ``int | float`` holds a float.
 
     Args:
         kind: the dataclass.
@@ -64,11 +65,11 @@ def _value(kind: Any, value: object, where: str) -> object:
         return value
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        (wanted,) = (entry for entry in inner if entry is not type(None))
+        (wanted,) = set(inner) - {type(None)} - ({int} if float in inner else set())
         return None if value is None else _value(wanted, value, where)
     if origin is tuple:
         return _tuple(inner, value, where)
-    if origin is Mapping:
+    if origin in (Mapping, dict):
         if not isinstance(value, Mapping):
             raise _unexpected("a JSON object", value, where)
         return {name: _value(inner[1], item, where) for name, item in value.items()}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pycc.certify.calibration import CalibratedNumber
+from pycc.certify.results import CLEAN, AttackedRow, CertifyRow
 from pycc.report.page.alarms import Reading, Readings, alarm_blocks
 from pycc.report.page.blocks import (
     Bar,
@@ -37,7 +39,6 @@ from pycc.report.page.words import listed, number_of, people, size_text
 
 _BARS = 200
 """Images of one chart of bars, at most, and of all charts that are open from the start."""
-_CLEAN = "clean"
 
 
 @dataclass(frozen=True)
@@ -58,58 +59,20 @@ class Certified:
 
 
 @dataclass(frozen=True)
-class CertifiedMeans:
-    """One method and patch size over all images."""
-
-    method: str
-    patch_size: int
-    images: int
-    clean_mae: float | None
-    certified_mae: float | None
-    width: float | None
-    unbounded: int
-    vacuous: float
-    reasons: Mapping[str, int]
-
-
-@dataclass(frozen=True)
-class AttackedMeans:
-    """One method and patch size, attacked."""
-
-    method: str
-    patch_size: int
-    attacked_mae: float | None
-    violations: int
-    images: int
-
-
-@dataclass(frozen=True)
-class CalibratedNumber:
-    """A number that was fixed on other images."""
-
-    kind: str
-    value: float
-    source: str
-    images: int
-    patch_size: int | None = None
-    counter: int | None = None
-
-
-@dataclass(frozen=True)
-class CertifySummary:
+class StoredSummary:
     """The ``summary.json`` of a certificate run."""
 
     images: int
     undefended_mae: float | None
-    rows: tuple[CertifiedMeans, ...]
+    rows: tuple[CertifyRow, ...]
     calibration: tuple[CalibratedNumber, ...] = ()
-    attacks: tuple[AttackedMeans, ...] = ()
+    attacks: tuple[AttackedRow, ...] = ()
 
 
 @contents.register("certify")
 def certify_content(run: StoredRun, options: Options) -> Content:
     """What a certificate run has to show."""
-    summary, rows = run.summarised(CertifySummary), run.rows(Certified)
+    summary, rows = run.summarised(StoredSummary), run.rows(Certified)
     model, data = model_facts(run), data_facts(run, summary.images)
     methods = listed(_methods(summary)) if summary.rows else "no method"
     return Content(
@@ -126,11 +89,11 @@ def certify_content(run: StoredRun, options: Options) -> Content:
     )  # fmt: skip
 
 
-def _methods(summary: CertifySummary) -> list[str]:
+def _methods(summary: StoredSummary) -> list[str]:
     return list(dict.fromkeys(row.method for row in summary.rows))
 
 
-def verdict(run: StoredRun, summary: CertifySummary, rows: Sequence[Certified]) -> Verdict:
+def verdict(run: StoredRun, summary: StoredSummary, rows: Sequence[Certified]) -> Verdict:
     """What is certified for the largest patch, by the method of the least error or width."""
     failed = _violations(summary)
     if not summary.rows:
@@ -167,7 +130,7 @@ def verdict(run: StoredRun, summary: CertifySummary, rows: Sequence[Certified]) 
     return Verdict(f"{sentence}.", "bad" if failed else "good", _checks(summary))
 
 
-def _violations(summary: CertifySummary) -> tuple[FailedCheck, ...]:
+def _violations(summary: StoredSummary) -> tuple[FailedCheck, ...]:
     return tuple(
         FailedCheck(
             f"attacked counts stay in their intervals: {row.method}, {size_text(row.patch_size)}",
@@ -178,7 +141,7 @@ def _violations(summary: CertifySummary) -> tuple[FailedCheck, ...]:
     )
 
 
-def _checks(summary: CertifySummary) -> str:
+def _checks(summary: StoredSummary) -> str:
     failed = len(_violations(summary))
     if failed:
         return f"{failed} of {number_of(len(summary.attacks), 'attack')} broke the certificate:"
@@ -187,7 +150,7 @@ def _checks(summary: CertifySummary) -> str:
     return "The defended counters were not attacked; pycc certify --attack tries."
 
 
-def card(run: StoredRun, summary: CertifySummary) -> Card:
+def card(run: StoredRun, summary: StoredSummary) -> Card:
     """What was certified."""
     failed = _violations(summary)
     return Card(
@@ -214,7 +177,7 @@ def card(run: StoredRun, summary: CertifySummary) -> Card:
     )  # fmt: skip
 
 
-def _table(summary: CertifySummary) -> Table:
+def _table(summary: StoredSummary) -> Table:
     attacked = {(row.method, row.patch_size): row for row in summary.attacks}
     rows = []
     for row in summary.rows:
@@ -244,7 +207,7 @@ def _table(summary: CertifySummary) -> Table:
     )  # fmt: skip
 
 
-def _calibration(summary: CertifySummary) -> Table:
+def _calibration(summary: StoredSummary) -> Table:
     rows = tuple(
         (Cell(entry.kind), Cell("all sizes" if entry.patch_size is None
                                 else size_text(entry.patch_size)),
@@ -255,7 +218,7 @@ def _calibration(summary: CertifySummary) -> Table:
                                                           "images"), rows)  # fmt: skip
 
 
-def _curves(summary: CertifySummary, options: Options) -> tuple[Block, ...]:
+def _curves(summary: StoredSummary, options: Options) -> tuple[Block, ...]:
     """Interval width and certified error by patch size, one line per method."""
     if len({row.patch_size for row in summary.rows}) < 2:
         return ()
@@ -285,7 +248,7 @@ def _curves(summary: CertifySummary, options: Options) -> tuple[Block, ...]:
     return tuple(charts)
 
 
-def _bars(summary: CertifySummary, rows: Sequence[Certified]) -> tuple[Bars, ...]:
+def _bars(summary: StoredSummary, rows: Sequence[Certified]) -> tuple[Bars, ...]:
     """The intervals of each method and patch size; those of the middle size are shown at first."""
     sizes = list(dict.fromkeys(row.patch_size for row in summary.rows))
     first = sizes[min(2, len(sizes) - 1)] if sizes else None
@@ -297,7 +260,7 @@ def _bars(summary: CertifySummary, rows: Sequence[Certified]) -> tuple[Bars, ...
     return tuple(charts)
 
 
-def _chart(means: CertifiedMeans, rows: Sequence[Certified], *, opened: bool) -> Bars:
+def _chart(means: CertifyRow, rows: Sequence[Certified], *, opened: bool) -> Bars:
     shown = sorted(rows, key=lambda row: (row.high is not None, -_width(row)))[:_BARS]
     shown.sort(key=lambda row: row.count if row.truth is None else row.truth)
     ends = [row.high for row in shown if row.high is not None]
@@ -366,7 +329,7 @@ def _shifts(rows: Sequence[Certified]) -> tuple[Block, ...]:
     """How far a patch could move counts at most, down and up."""
     groups: dict[tuple[int, str], list[Certified]] = {}
     for row in rows:
-        if row.method != _CLEAN and row.patch_size is not None:
+        if row.method != CLEAN and row.patch_size is not None:
             groups.setdefault((row.patch_size, row.method), []).append(row)
     lines = []
     for (size, method), group in sorted(groups.items()):
@@ -392,12 +355,12 @@ def _shifts(rows: Sequence[Certified]) -> tuple[Block, ...]:
 
 
 def _alarms(rows: Sequence[Certified], options: Options) -> tuple[Block, ...]:
-    clean = {row.index: row.count for row in rows if row.method == _CLEAN}
+    clean = {row.index: row.count for row in rows if row.method == CLEAN}
     annotated = all(row.truth is not None for row in rows)
     groups: dict[str, list[Reading]] = {}
     for row in sorted(rows, key=lambda row: (row.patch_size or 0, row.method)):
         truth = clean.get(row.index, row.count) if row.truth is None else row.truth
-        if row.method == _CLEAN:
+        if row.method == CLEAN:
             reading = Reading(truth, row.count, row.count)
         else:
             high = float("inf") if row.high is None else row.high
@@ -407,7 +370,7 @@ def _alarms(rows: Sequence[Certified], options: Options) -> tuple[Block, ...]:
         )
         groups.setdefault(label, []).append(reading)
     conditions = [
-        Readings(label, tuple(readings), possible=label != _CLEAN)
+        Readings(label, tuple(readings), possible=label != CLEAN)
         for label, readings in groups.items()
     ]
     return alarm_blocks(conditions, options.alarm, annotated=annotated)
