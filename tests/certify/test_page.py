@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from support.reports import save, write_certify
 
-from pycc.certify import page as certify_page  # noqa: F401  (registers the page)
 from pycc.report import page
 from pycc.report.page.blocks import Bars, Drawing, Picture, Table, Text
 from pycc.report.page.contents import Options

@@ -87,7 +87,7 @@ def gone(run: Path) -> None:
         (unfinished, "expected a finished run, got one with 10 results and no summary.json; "
          "continue it with: pycc attack --resume"),
         (newer, "expected a run of schema 1, got one of schema 2, of another version of pycc"),
-        (foreign, "unknown kind of run 'photo'; known: attack, certify, train, backdoor"),
+        (foreign, "unknown kind of run 'photo'; known: attack, train, backdoor, certify"),
         (damaged, "results.jsonl, line 1: expected a field 'image', got none"),
         (gone, "expected a run folder, got none"),
     ],

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+import pycc.commands.report  # noqa: F401  (registers the page of every kind of run)
 from pycc import runs
 from pycc.report import summarise
 from pycc.runs import Record
