@@ -298,6 +298,7 @@ class RunCommand(Command[S]):
 
 def _write_page(folder: Path, kind: str, flags: Mapping[str, Any]) -> None:
     """Write the page and the card of a finished run; a failure is a warning: the run is done."""
+    import pycc.commands.report  # noqa: F401  (registers the page of every kind)
     from pycc.report import page
 
     if kind not in page.contents.names() or not (folder / runs.SUMMARY).exists():
