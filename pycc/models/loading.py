@@ -238,7 +238,7 @@ class _WeightsFile:
         values = {
             k: v
             for k, v in counter.options().items()
-            if k in counter.not_in_keys and k not in given
+            if k in counter.hidden_options() and k not in given
         }
         guess = ", ".join(f"{k}={v!r}" for k, v in values.items())
         origin = f"{counter.name} by {how} ({len(stored.state)} tensors of {self.path.name}"

@@ -112,7 +112,7 @@ def diagnose(counter: CounterModel) -> str | None:
     """Find other readings of a counter's weights that make an implausible counter plausible.
 
     The counter is tested under every input convention with its number of channels, every value of
-    the options that its keys do not show (``not_in_keys``), and the output scales of published
+    the options that its keys do not show (``hidden_options``), and the output scales of published
     trainings. Returns a message that names those readings that count about as many heads on the
     probe image as there are, and nearly none on its bare ground, nearest first. None for a counter
     that is already plausible, and for one that no reading makes plausible. Some random weights are
@@ -151,7 +151,7 @@ def _readings(counter: CounterModel) -> Iterator[tuple[dict[str, object], Counte
     options, kind = counter.options(), counter.convention.kind
     inputs = [name for name in CHANNELS if CHANNELS[name] == CHANNELS[kind]]
     not_in_keys = {
-        k: values for k, values in counter.not_in_keys.items() if values and k in options
+        k: values for k, values in counter.hidden_options().items() if values and k in options
     }
     for values in product(*not_in_keys.values()):
         wanted = dict(zip(not_in_keys, values, strict=True))

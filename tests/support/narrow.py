@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pycc import models
-from pycc.models import clip_ebc, danet, families, mask_aware_net, vgg
+from pycc.models import clip_ebc, danet, families, mask_aware_net, vgg, vgg19
 from pycc.models.base import CounterModel
 from pycc.models.clip_ebc_net import CLIPEBCNet
 
@@ -20,6 +20,9 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on, counters are created with few channels."""
     monkeypatch.setattr(vgg, "FRONTEND", (4, 4, None, 4, 4, None, 4, 4, 4, None, 6, 6, 6))
     monkeypatch.setattr(vgg, "BACKEND", (5, 5, 5, 4, 4, 4))
+    narrowed = tuple(None if c is None else max(4, c // 64) for c in vgg.TRUNK_19)
+    monkeypatch.setattr(vgg, "TRUNK_19", narrowed)
+    monkeypatch.setattr(vgg19, "HEAD", (5, 4))
     blocks = {block: tuple(max(1, c // 64) for c in row) for block, row in danet._BLOCKS.items()}
     monkeypatch.setattr(danet, "_BLOCKS", blocks)
     monkeypatch.setattr(mask_aware_net, "PATH", 2)
