@@ -42,6 +42,9 @@ FAMILIES: tuple[tuple[str, dict[str, object]], ...] = (
     ("can", {"variant": "weizheliu"}),
     ("danet", {}),
     ("clip_ebc", {}),
+    ("vgg19", {}),
+    ("vgg19", {"variant": "dm_count"}),
+    ("vgg19", {"variant": "generalized_loss"}),
     ("mask_aware", {}),
     ("mask_aware", {"backbone": "csr"}),
 )

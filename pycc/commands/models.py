@@ -189,6 +189,8 @@ def _geometry(counter: CounterModel) -> None:
     print(f"options          {' '.join(f'{k}={v!r}' for k, v in counter.options().items())}")
     print(f"input            {counter.convention.kind}, output scale {counter.scale:g}")
     print(f"stride           {counter.stride} pixels")
+    if counter.period != counter.stride:
+        print(f"grid             {counter.period} pixels, of which {counter.stride} make a cell")
     print(f"receptive field  {_field(counter)}")
     print(f"parameters       {_parameters(counter):,}")
 

@@ -77,7 +77,9 @@ def load(
     """Load a counter with trained weights, on the CPU, in eval mode.
 
     ``weights`` is a path or one of ``builtin()``. The model (unless ``name`` gives it) and its
-    variant are recognised by the keys; the counter's ``origin`` says as what. ``options`` are those
+    variant are recognised by the keys; the counter's ``origin`` says as what, and which options the
+    keys do not show (metadata that state only counts of the probe image decide, where the counts
+    of one value alone agree with them). ``options`` are those
     of ``create`` and take precedence. They are needed for conventions that leave no trace in the
     keys (``input="gray_half"``, ``final_relu=False`` for MCNN weights converted from TensorFlow,
     for example).
@@ -94,8 +96,8 @@ def load(
     gradients; their options are those of ``black_box``.
 
     With a ``name``, weights of a backbone alone are accepted too (torchvision's VGG-16 for
-    "csrnet", "can" and "mask_aware", OpenAI's CLIP archive for "clip_ebc"); a warning says that the
-    rest is untrained.
+    "csrnet", "can" and "mask_aware", its VGG-19 for "vgg19", OpenAI's CLIP archive for "clip_ebc");
+    a warning says that the rest is untrained.
 
     FileNotFoundError or ValueError, in one line that names the file: missing, unreadable, of an
     unknown format, requiring code, or not fitting the model (listing missing and unexpected keys,

@@ -11,6 +11,7 @@ from support.scenes import scenes
 from torch import Tensor
 
 from pycc import data, models
+from pycc.backdoor.defenses.distillation import Distilled
 from pycc.models import vgg, vgg19
 from pycc.models.heads import Heads
 from pycc.models.recipe import Boxes, Crop
@@ -93,8 +94,13 @@ def test_the_loss_receives_them(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = [items[0, n] for n in range(4)]
     value = Stepper(counter, config, 0, Ranks(), None).gradient(0, 0, 4, batch)
     (heads,) = seen
+    assert isinstance(heads, list)
     assert heads is not None
     assert [len(known.points) for known in heads] == [len(item.heads.points) for item in batch]
+    distilled = Distilled(counter, counter, layers=["features.2"], beta=1.0)
+    assert distilled.period == 16
+    Stepper(distilled, config, 0, Ranks(), None).gradient(0, 0, 4, batch)
+    assert seen[-1] is not None
     alone = [Stepper(counter, config, 0, Ranks(), None).gradient(0, 0, 1, [item]) for item in batch]
     assert value == pytest.approx(sum(alone) / 4, rel=1e-4)
 
