@@ -96,7 +96,7 @@ def _make_monotone(counter: CounterModel) -> None:
                 setattr(module, key, nn.Identity())
     for module in counter.modules():
         if isinstance(module, _BatchNorm):
-            module.reset_running_stats()
+            module.reset_parameters()  # small factors would hide the smallest effects
         elif isinstance(module, nn.Dropout):
             module.p = 0.0
     for parameter in counter.parameters():
