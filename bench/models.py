@@ -47,6 +47,9 @@ FAMILIES: tuple[tuple[str, dict[str, object]], ...] = (
     ("vgg19", {"variant": "generalized_loss"}),
     ("mask_aware", {}),
     ("mask_aware", {"backbone": "csr"}),
+    ("sfanet", {}),
+    ("sfanet", {"variant": "m_sfanet"}),
+    ("sfanet", {"variant": "m_sfanet_qnrf"}),
 )
 WEIGHTS = {"mcnn": "mcnn-synthetic"}
 """Built-in weights; the other models have random ones."""

@@ -21,6 +21,7 @@ CASES: dict[str, tuple[str, dict[str, object]]] = {
     **{name: (name, {}) for name in models.names()},
     "clip_ebc, dmcount": ("clip_ebc", {"count_loss": "dmcount"}),
     "vgg19, dm_count": ("vgg19", {"variant": "dm_count"}),
+    "sfanet, qnrf": ("sfanet", {"variant": "m_sfanet_qnrf"}),
     "vgg19, generalized_loss": ("vgg19", {"variant": "generalized_loss"}),
 }
 
