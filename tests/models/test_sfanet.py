@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pycc import models
+from pycc.grid import window_field
+from pycc.local import Box, Local
 from pycc.models.bayesian import bayesian_loss
 from pycc.models.heads import Heads
 from pycc.models.sfanet import SFANet
@@ -92,6 +94,27 @@ def test_images_of_any_size(variant: str) -> None:
         assert counter(torch.rand(1, 3, *sides)).shape[2:] == (sides[0] // 2, sides[1] // 2)
     with pytest.raises(ValueError, match="sfanet: images must be at least 16x16 pixels, got 15x40"):
         counter(torch.rand(1, 3, 15, 40))
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("shape", [(304, 288), (301, 290)])
+def test_a_change_is_followed_through_the_whole_image(shape: tuple[int, int]) -> None:
+    """No window has the image's cells; the layers have rules, also for what extends and cuts."""
+    counter = narrow.create("sfanet").double()
+    assert window_field(counter) is None
+    images, box = torch.rand(1, 3, *shape, dtype=torch.float64), Box(8, 280, 16, 288)
+    local = Local(counter, images, box)
+    assert local.follows_layers
+    reached = Box(0, 140 - 71, 4 + 71, shape[1] // 2)  # 134 pixels and a cell on each side
+    assert local.cells.intersection(reached) == local.cells
+    pixels = torch.rand(1, 3, *box.shape, dtype=torch.float64)
+    changed = images.clone()
+    changed[..., *box.slices] = pixels
+    density = counter(changed)
+    torch.testing.assert_close(local(pixels), density[..., *local.cells.slices])
+    rest = (density - counter(images)).detach()
+    rest[..., *local.cells.slices] = 0
+    assert not rest.any()
 
 
 @pytest.mark.usefixtures("small")
