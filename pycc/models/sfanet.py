@@ -55,19 +55,20 @@ class SFANet(CounterModel):
       standardisation and 1.
 
     The networks take sides that are multiples of 16, or one more. Other images are extended at the
-    lower and right border by the mean colour, and the cells beyond the image are dropped.
+    lower and right border by the mean colour (zeros of the network's input), and the cells beyond
+    the image are dropped.
 
     ``net`` returns (density, attention), of "m_sfanet_qnrf" the density alone. Cells of the first
     two variants may be negative. A cell of "sfanet" depends on up to 134 pixels beyond it on each
     side, which differs from cell to cell with a period of 16 pixels. Enlargements with aligned
     corners mix other shares at every place and for every size, so a map does not move with its
-    image, and no window can replace the image. M-SFANet averages over the whole
-    image, and its ``receptive_field`` is None.
+    image, and no window can replace the image. M-SFANet averages over the whole image, and its
+    ``receptive_field`` is None.
 
     The loss of the first two is an image's sum of squared errors plus 0.1 times that of the binary
-    cross-entropy of the attention; that of "m_sfanet_qnrf" is Bayesian (``pycc.models.bayesian``)
-    A fresh network has weights N(0, 0.01), biases 0; ``pycc.models.load``
-    accepts torchvision's VGG-16 (with or without batch norm) or, for the last, VGG-19.
+    cross-entropy of the attention; that of "m_sfanet_qnrf" is ``pycc.models.bayesian``'s. A fresh
+    network has weights N(0, 0.01), biases 0; ``pycc.models.load`` accepts torchvision's VGG-16
+    (with or without batch norm) or, for the last, VGG-19.
 
     >>> counter = SFANet().eval()
     >>> with torch.no_grad():
