@@ -42,8 +42,14 @@ FAMILIES: tuple[tuple[str, dict[str, object]], ...] = (
     ("can", {"variant": "weizheliu"}),
     ("danet", {}),
     ("clip_ebc", {}),
+    ("vgg19", {}),
+    ("vgg19", {"variant": "dm_count"}),
+    ("vgg19", {"variant": "generalized_loss"}),
     ("mask_aware", {}),
     ("mask_aware", {"backbone": "csr"}),
+    ("sfanet", {}),
+    ("sfanet", {"variant": "m_sfanet"}),
+    ("sfanet", {"variant": "m_sfanet_qnrf"}),
 )
 WEIGHTS = {"mcnn": "mcnn-synthetic"}
 """Built-in weights; the other models have random ones."""

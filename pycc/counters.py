@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pycc.checks import check_image, naming
-from pycc.grid import in_region
+from pycc.grid import in_region, window_field
 from pycc.local.box import Box, influence
 from pycc.random import Stream
 from pycc.ranks import exact
@@ -241,7 +241,8 @@ def tiled_density(counter: Counter, image: Tensor, max_pixels: int | None = None
 
     Every tile shows its cells their whole receptive field, and padding only at the image's own
     border, so the map is that of the whole image but for rounding. ValueError for a larger image
-    and a counter without a bounded receptive field, and for ``max_pixels`` that hold no tile.
+    and a counter that does not count windows as parts of images (``pycc.grid.window_field``), and
+    for ``max_pixels`` that hold no tile.
 
     >>> layer = torch.nn.Conv2d(3, 1, 3, padding=1)
     >>> layer.stride, layer.receptive_field = 1, 3
@@ -253,11 +254,11 @@ def tiled_density(counter: Counter, image: Tensor, max_pixels: int | None = None
     height, width = image.shape[2:]
     if max_pixels is None or height * width <= max_pixels:
         return counter(image)
-    field, stride = counter.receptive_field, counter.stride
+    field, stride = window_field(counter), counter.stride
     if field is None:
         raise ValueError(
             f"count: {height}x{width} pixels are more than the {max_pixels:,} allowed at once, and "
-            "a counter without a bounded receptive field cannot count in tiles; allow more memory, "
+            f"{_why_whole(counter)} cannot count in tiles; allow more memory, "
             "or count smaller images (pycc data export --max-side N)"
         )
     side = _tile_side((height, width), stride, field, max_pixels)
@@ -279,6 +280,13 @@ def tiled_density(counter: Counter, image: Tensor, max_pixels: int | None = None
             row.append(cells[..., first[0] : last[0], first[1] : last[1]])
         rows.append(torch.cat(row, -1))
     return torch.cat(rows, -2)
+
+
+def _why_whole(counter: Counter) -> str:
+    """Name the kind of counter that no window of an image can be counted with."""
+    if counter.receptive_field is None:
+        return "a counter without a bounded receptive field"
+    return "a counter whose network enlarges a grid coarser than its cells"
 
 
 def _tile_side(shape: tuple[int, int], stride: int, field: int, max_pixels: int) -> int:

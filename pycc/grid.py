@@ -8,7 +8,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["cell_weight", "field_margin", "heads_in", "in_region", "reached_window"]
+from pycc.types import Counter
+
+__all__ = [
+    "cell_weight",
+    "field_margin",
+    "heads_in",
+    "in_region",
+    "period_of",
+    "reached_window",
+    "window_field",
+]
 
 
 def cell_weight(roi: Tensor | None, cells: Sequence[int], stride: int) -> Tensor:
@@ -98,6 +108,34 @@ def reached_window(patch_size: int, stride: int, receptive_field: int) -> int:
             raise ValueError(f"reached_window: {name} must be at least 1 pixel, got {number}")
     margin = field_margin(stride, receptive_field)
     return -(-(patch_size + stride + 2 * margin - 1) // stride)
+
+
+def period_of(counter: Counter) -> int:
+    """Return the pixels by which an image must move for its map to move with it.
+
+    ``counter.period`` if the counter has it, else its stride: a counter whose network enlarges a
+    coarser grid has a larger one.
+
+    >>> from pycc import models
+    >>> period_of(models.load("mcnn-synthetic"))
+    4
+    """
+    return int(getattr(counter, "period", counter.stride))
+
+
+def window_field(counter: Counter) -> int | None:
+    """Return the receptive field with which a window of an image has the image's own cells.
+
+    Pass it to ``pycc.local.influence`` where a window is counted in place of its image. None if the
+    receptive field is unbounded, and if the counter's period is larger than its stride: windows
+    begin at multiples of the stride, and such a counter counts them differently.
+
+    >>> from pycc import models
+    >>> counter = models.load("mcnn-synthetic")
+    >>> window_field(counter) == counter.receptive_field
+    True
+    """
+    return counter.receptive_field if period_of(counter) == counter.stride else None
 
 
 def heads_in(points: Tensor, roi: Tensor | tuple[int, int]) -> Tensor:

@@ -40,6 +40,7 @@ def density(
       between the annotated coordinates; three coincident neighbours make a dot.
     - ``fixed15_reflect`` (CSRNet by leeyeehoo, part B; CAN by weizheliu): heads in one pixel merge;
       σ = 15; mass is reflected at the border.
+    - ``fixed5_reflect`` (SFANet by pxq0312): the same with σ = 5.
     - ``shhb15`` (CommissarMa, part B): rounded pixels, clamped into the image; σ = 15; the map is
       scaled to sum to the number of heads.
     - ``svishwa_window`` (MCNN and CMTL by svishwa): a window of 15 × 15 pixels, σ = 4, at the floor
@@ -164,6 +165,13 @@ def _fixed15_reflect(points: Points, shape: tuple[int, int]) -> Tensor:
     pixels, inside = _pixels(points, shape)
     distinct = _tensor(np.unique(pixels[inside], axis=0))
     return density_map(distinct, 15.0, shape, boundary="reflect")
+
+
+@recipes.register("fixed5_reflect")
+def _fixed5_reflect(points: Points, shape: tuple[int, int]) -> Tensor:
+    pixels, inside = _pixels(points, shape)
+    distinct = _tensor(np.unique(pixels[inside], axis=0))
+    return density_map(distinct, 5.0, shape, boundary="reflect")
 
 
 @recipes.register("shhb15")

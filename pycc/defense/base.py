@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pycc.checks import check_images
 from pycc.counters import check_eval
+from pycc.grid import period_of, window_field
 from pycc.local import Box, LastDensityCache, TracedGraph, aligned, influence
 from pycc.types import Counter
 
@@ -41,7 +42,7 @@ class Change:
         """Return the window that determines the change of the map, and the change's box in it."""
         seen = influence(
             aligned(self.box, self.shape, counter.stride), self.shape, stride=counter.stride,
-            receptive_field=counter.receptive_field,
+            receptive_field=window_field(counter),
         )  # fmt: skip
         return seen, self.box.moved(-seen.top, -seen.left)
 
@@ -82,6 +83,10 @@ class Defense(ABC):
         """Side in pixels of the square that a defended cell depends on; None if unbounded."""
         return None
 
+    def period(self, counter: Counter) -> int:
+        """Pixels by which images must move for defended maps to; by default the counter's."""
+        return period_of(counter)
+
     @abstractmethod
     def density(self, counter: Counter, images: Tensor) -> Tensor:
         """Compute the defended map [N,1,h,w] of images [N,3,H,W], people per cell."""
@@ -115,6 +120,11 @@ class _DefendedCounter:
         None if it is unbounded, or if a window alone would be counted differently.
         """
         return self.defense.receptive_field(self.counter)
+
+    @property
+    def period(self) -> int:
+        """Pixels by which an image must move for its map to move with it."""
+        return self.defense.period(self.counter)
 
     @property
     def minimum_side(self) -> int:

@@ -17,7 +17,7 @@ from pycc.checks import check_image, check_whole
 from pycc.counters import check_eval
 from pycc.defense.retained import BUDGET, check_fill
 from pycc.defense.windows import check_patch
-from pycc.grid import field_margin
+from pycc.grid import field_margin, window_field
 from pycc.local import Box, influence
 from pycc.types import Counter, Progress
 
@@ -187,7 +187,8 @@ class _Table:
         if affected[0].intersection(affected[1]).empty:
             return None
         both = self._boxes[i].union(self._boxes[j])
-        window = influence(both, shape, stride=stride, receptive_field=field)
+        whole = window_field(self._counter)
+        window = influence(both, shape, stride=stride, receptive_field=whole)
         return _Task((i, j), window, self._affected(both, field))
 
     def _affected(self, box: Box, field: int) -> Box:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pycc.checks import check_images
 from pycc.defense.base import Around, minimum_side
+from pycc.grid import period_of
 from pycc.local import Box, LastDensityCache, Local
 from pycc.types import Counter
 
@@ -55,6 +56,11 @@ class Mixture(nn.Module):
         if any(field is None for field in fields):
             return None
         return max(cast(list[int], fields))
+
+    @property
+    def period(self) -> int:
+        """The least common multiple of the counters' periods, in pixels."""
+        return math.lcm(*(period_of(counter) for counter in self.counters))
 
     @property
     def minimum_side(self) -> int:

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from pycc import ops
 from pycc.defense.retained import Bands, Batch, Blocks
+from pycc.grid import window_field
 from pycc.local import Box, Local, TracedGraph, aligned, influence
 from pycc.types import Counter
 
@@ -75,7 +76,7 @@ def _pieces(
     counter: Counter, corner: tuple[int, int], window: tuple[int, int], shape: tuple[int, int]
 ) -> list[_Piece]:
     """Return the parts of a window that wraps around; none if they must be counted together."""
-    field, stride = counter.receptive_field, counter.stride
+    field, stride = window_field(counter), counter.stride
     if field is None:
         return []
     rows, columns = (

@@ -43,6 +43,10 @@ class Tiled(Defense):
         """The tile's side: a cell depends on its own tile and on nothing else."""
         return self.tile
 
+    def period(self, counter: Counter) -> int:
+        """The tile's side."""
+        return self.tile
+
     def density(self, counter: Counter, images: Tensor) -> Tensor:
         """Compute the count of each tile."""
         least = minimum_side(counter)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import operator
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch.nn import functional
 
 from pycc.local import thin
 from pycc.local.box import Box
+from pycc.local.linear import affected_shares
 from pycc.local.program import Field, Program, UnsupportedError, embedding
 
 aten = torch.ops.aten
@@ -66,7 +68,7 @@ def _rule_of_many(*operators: Any) -> Callable[[Rule], Rule]:
     *(aten.clamp, aten.clamp_min, aten.clamp_max, aten.minimum, aten.maximum, aten.abs, aten.neg),
     *(aten.exp, aten.log, aten.sqrt, aten.rsqrt, aten.reciprocal, aten.pow, aten.square),
     *(aten.add, aten.sub, aten.rsub, aten.mul, aten.div, aten.where, aten.clone, aten.detach),
-    *(aten.alias, aten._to_copy, aten._prelu_kernel, aten.lerp),
+    *(aten.alias, aten._to_copy, aten._prelu_kernel, aten.lerp, aten.gt, aten.ge, aten.lt, aten.le),
 )
 def _pointwise(program: Program, target: Any, *args: Any, **kwargs: Any) -> Field:
     if any(isinstance(value, (Field, Tensor)) for value in kwargs.values()):
@@ -181,6 +183,8 @@ def _slice(
     most = sys.maxsize if dim % x.clean.ndim == 0 else x.clean.shape[dim]
     if start in (None, 0) and step == 1 and (end is None or end >= most):
         return x
+    if step == 1 and dim % x.clean.ndim >= x.clean.ndim - 2:
+        return _cut_grid(program, target, x, dim, start, end)
     _check_channel(target, x, dim)
 
     def compute(values: Tensor) -> Tensor:
@@ -188,6 +192,23 @@ def _slice(
         return part
 
     return program.add(compute(x.clean), x.box, compute, x)
+
+
+def _cut_grid(
+    program: Program, target: Any, x: Field, dim: int, start: int | None, end: int | None
+) -> Field:
+    """Keep some rows or columns of the grid."""
+    first, last, _ = slice(start, end).indices(x.clean.shape[dim])
+    whole = Box(0, 0, *x.shape)
+    rows = dim % x.clean.ndim == x.clean.ndim - 2
+    kept = (
+        replace(whole, top=first, bottom=last) if rows else replace(whole, left=first, right=last)
+    )
+    box = x.box.intersection(kept)
+    inner = box.moved(-x.box.top, -x.box.left)
+    cut = box.moved(-kept.top, -kept.left)
+    clean = target(x.clean, dim, start, end)
+    return program.add(clean, cut, lambda values: values[..., *inner.slices], x)
 
 
 def _check_channel(target: Any, x: Field, dim: Any, *, room: bool = False) -> None:
@@ -419,6 +440,34 @@ def _nearest(program: Program, target: Any, x: Field, *args: Any, **kwargs: Any)
         raise UnsupportedError(f"{target}: not enlarged by a whole number")
     box = Box(x.box.top * down, x.box.left * across, x.box.bottom * down, x.box.right * across)
     return program.add(clean, box, enlarged, x)
+
+
+@_rule(aten.upsample_bilinear2d)
+def _bilinear(
+    program: Program, target: Any, x: Field, size: Sequence[int], corners: bool, *scales: Any
+) -> Field:
+    if x.clean.ndim != 4 or size is None or len(scales) not in (0, 2):
+        raise UnsupportedError(f"{target}: with other options")
+    limits = ((x.box.top, x.box.bottom), (x.box.left, x.box.right))
+    shares, ends, sources = [], [], []
+    for axis, (start, stop) in enumerate(limits):
+        out, wide, scale = size[axis], x.shape[axis], scales[axis] if scales else None
+        share, reached, read = affected_shares(
+            lambda rows: target(rows, [out, wide], corners, scale, None),  # noqa: B023
+            *(wide, start, stop, x.clean),
+        )
+        shares.append(share)
+        ends.append(reached)
+        sources.append(read)
+    part = embedding(x, Box(sources[0][0], sources[1][0], sources[0][1], sources[1][1]))
+    down, across = shares
+
+    def compute(values: Tensor) -> Tensor:
+        enlarged: Tensor = down @ (part(values) @ across.T)
+        return enlarged
+
+    box = Box(ends[0][0], ends[1][0], ends[0][1], ends[1][1])
+    return program.add(target(x.clean, size, corners, *scales), box, compute, x)
 
 
 @_rule(aten.constant_pad_nd)

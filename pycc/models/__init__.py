@@ -13,6 +13,8 @@ from pycc.models import danet as _danet  # noqa: F401
 from pycc.models import mask_aware as _mask_aware  # noqa: F401
 from pycc.models import mcnn as _mcnn  # noqa: F401
 from pycc.models import narrow as _narrow  # noqa: F401
+from pycc.models import sfanet as _sfanet  # noqa: F401
+from pycc.models import vgg19 as _vgg19  # noqa: F401
 from pycc.models.base import CounterModel
 from pycc.models.exchange import black_box, export_onnx
 from pycc.models.lightweight import lightweight

@@ -119,3 +119,30 @@ class PepperAndSalt(Augmentation):
         drawn = torch.from_numpy(np.asarray(stream.uniform(0.0, 1.0, image.shape[1:]), np.float32))
         image = torch.where(drawn < self.pepper, torch.zeros(()), image)
         return torch.where(drawn > 1.0 - self.salt, torch.ones(()), image)
+
+
+@augmentations.register("gamma")
+@dataclass(frozen=True)
+class Gamma(Augmentation):
+    """All values to the power of a random ``exponent``."""
+
+    name = "gamma"
+    exponent: tuple[float, float]
+    """The least and the largest."""
+
+    def changed(self, image: Tensor, stream: Stream) -> Tensor:
+        """Raise the values to a random power."""
+        return image.clamp(min=0.0) ** float(stream.uniform(*self.exponent))
+
+
+@augmentations.register("grey")
+@dataclass(frozen=True)
+class Grey(Augmentation):
+    """The image's luma in all three channels."""
+
+    name = "grey"
+
+    def changed(self, image: Tensor, stream: Stream) -> Tensor:
+        """Drop the colours."""
+        luma = torch.tensor(LUMA)[:, None, None]
+        return (image * luma).sum(0, keepdim=True).expand_as(image).contiguous()

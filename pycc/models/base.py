@@ -102,6 +102,17 @@ class CounterModel(nn.Module):
         """
         return self._receptive_field
 
+    @property
+    def period(self) -> int:
+        """Pixels by which an image must move for its map to move with it; by default the stride.
+
+        A larger one is a multiple of the stride: the network enlarges a coarser grid. Then the
+        fields of cells lie differently from cell to cell (all within ``receptive_field``), a window
+        of an image is not counted as it is in the image (``pycc.grid.window_field``), and the cells
+        beyond a side's last whole period are 0 if the network does not compute them.
+        """
+        return self._stride
+
     def preprocess(self, images: Tensor) -> Tensor:
         """Convert images [N,3,H,W], RGB in [0,1], to the network's convention; differentiable."""
         return self.convention(images)
@@ -136,8 +147,8 @@ class CounterModel(nn.Module):
         for a network whose output contradicts ``stride``; TypeError if ``images`` is not a tensor.
         """
         self._check_images(images)
-        density = self.density(self.run(self.preprocess(images)))
         height, width = images.shape[-2:]
+        density = self._completed(self.density(self.run(self.preprocess(images))), height, width)
         for size, cells in ((height, density.shape[2]), (width, density.shape[3])):
             # Networks differ in whether a last, incomplete cell is kept.
             if not size // self._stride <= cells <= -(-size // self._stride):
@@ -147,6 +158,15 @@ class CounterModel(nn.Module):
                     f"the network returned {density.shape[2]}x{density.shape[3]}"
                 )
         return density
+
+    def _completed(self, density: Tensor, height: int, width: int) -> Tensor:
+        """Append cells of 0 for those beyond the last whole period, if the network omits them."""
+        most = self.period // self._stride - 1
+        down, across = (
+            min(max(0, size // self._stride - cells), most)
+            for size, cells in ((height, density.shape[2]), (width, density.shape[3]))
+        )
+        return nn.functional.pad(density, (0, across, 0, down)) if down or across else density
 
     def loss(
         self,
@@ -183,6 +203,10 @@ class CounterModel(nn.Module):
         NoRecipeError if that is not published.
         """
         raise NoRecipeError(f"{self.name}: no published training recipe")
+
+    def hidden_options(self) -> Mapping[str, tuple[object, ...]]:
+        """Return those of ``not_in_keys`` that this counter's own keys do not show."""
+        return self.not_in_keys
 
     def options(self) -> dict[str, object]:
         """Return the options with which ``create(name, **options)`` rebuilds this counter.

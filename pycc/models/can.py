@@ -63,8 +63,8 @@ class CANNet(nn.Module):
         return density
 
 
-class _Context(nn.Module):
-    """The authors' context module: one weight convolution shared by all scales."""
+class Context(nn.Module):
+    """The authors' context module, also M-SFANet's: one weight convolution for all scales."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -77,6 +77,7 @@ class _Context(nn.Module):
         self.weight_net = nn.Conv2d(channels, channels, 1)
 
     def forward(self, features: Tensor) -> Tensor:
+        """Compute [N,C,h,w] of features [N,C,h,w]; not negative."""
         size = features.shape[-2:]
         fused, total = torch.zeros_like(features), torch.zeros_like(features)
         for scale in self.scales:
@@ -99,7 +100,7 @@ class CANAuthorsNet(nn.Module):
         super().__init__()
         self.frontend = vgg.frontend()
         channels = vgg.channels(self.frontend)
-        self.context = _Context(channels)
+        self.context = Context(channels)
         self.backend = vgg.backend(channels, norm=True)
         self.output_layer = nn.Conv2d(vgg.BACKEND[-1], 1, 1)
 

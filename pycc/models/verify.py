@@ -37,10 +37,10 @@ def measure_receptive_field(
     """Measure the receptive field of a counter's architecture by perturbing rows and columns.
 
     Single rows of a strip ``probe_side`` pixels high (then columns of one as wide) are changed:
-    ``stride`` neighbouring ones in turn, so that every phase is tested, and the cells that change
-    are recorded. The larger axis counts. Returns None if a cell at the strip's end still changes:
-    the field is unbounded, or ``probe_side`` (by default 128 or three declared fields) is too
-    small. It takes a few forward passes in float64 on the counter's device.
+    ``counter.period`` neighbouring ones in turn, so that every phase is tested, and the cells that
+    change are recorded. The larger axis counts. Returns None if a cell at the strip's end still
+    changes: the field is unbounded, or ``probe_side`` (by default 128 or three declared fields) is
+    too small. It takes a few forward passes in float64 on the counter's device.
 
     Why the result is neither too small nor too large: with trained weights a ReLU or a maximum may
     hide an influence, and so may a weight that happens to be 0. So a copy is measured whose weights
@@ -57,12 +57,12 @@ def measure_receptive_field(
     >>> measure_receptive_field(models.create("mcnn"))
     ReceptiveField(before=34, after=34, side=72)
     """
-    stride = counter.stride
+    stride, period = counter.stride, counter.period
     probe = copy.deepcopy(counter).double().eval()
     _make_monotone(probe)
     if probe_side is None:
         probe_side = max(128, 3 * (counter.receptive_field or 0))
-    side = -(-probe_side // (2 * stride)) * 2 * stride
+    side = -(-probe_side // (2 * period)) * 2 * period
     # Changing whole rows needs little width.
     narrow = -(-max(counter.minimum_side, 4 * stride) // stride) * stride
     device = device_of(probe)
@@ -71,7 +71,7 @@ def measure_receptive_field(
         # Not one half: "(x - 127.5) / 128" and the like must stay positive.
         image = torch.full((1, 3, *shape), 0.75, dtype=torch.float64, device=device)
         unchanged = probe(image)
-        for pixel in range(side // 2, side // 2 + stride):
+        for pixel in range(side // 2, side // 2 + period):
             changed = image.clone()
             changed.select(axis, pixel).add_(1000.0)
             # The tolerance only absorbs a different order of summation.
@@ -96,7 +96,7 @@ def _make_monotone(counter: CounterModel) -> None:
                 setattr(module, key, nn.Identity())
     for module in counter.modules():
         if isinstance(module, _BatchNorm):
-            module.reset_running_stats()
+            module.reset_parameters()  # small factors would hide the smallest effects
         elif isinstance(module, nn.Dropout):
             module.p = 0.0
     for parameter in counter.parameters():

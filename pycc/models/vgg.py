@@ -1,13 +1,13 @@
-"""The front end of VGG-16 that several counters share, and CSRNet's back end.
+"""The convolutions of VGG-16 and VGG-19 that several counters share, and CSRNet's back end.
 
 Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR
-2015; its first ten convolutions as Li et al., "CSRNet", CVPR 2018, use them.
+2015; VGG-16's first ten convolutions as Li et al., "CSRNet", CVPR 2018, use them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,14 @@ FRONTEND: tuple[int | None, ...] = (
     512,
 )
 """Channels of VGG-16's first ten convolutions; None is a 2x2 max pooling."""
+TRUNK_19: tuple[int | None, ...] = (
+    *(64, 64, None),
+    *(128, 128, None),
+    *(256, 256, 256, 256, None),
+    *(512, 512, 512, 512, None),
+    *(512, 512, 512, 512),
+)
+"""Channels of VGG-19's sixteen convolutions, without its fifth pooling; None as above."""
 BACKEND: tuple[int, ...] = (512, 512, 512, 256, 128, 64)
 """Channels of CSRNet's six dilated convolutions."""
 STRIDE = 8
@@ -42,9 +50,22 @@ def frontend() -> nn.Sequential:
 
     x [N,3,H,W] -> [N,512,H//8,W//8] (each pooling rounds down); 7,635,264 parameters.
     """
+    return _convolutions(FRONTEND)
+
+
+def trunk_19() -> nn.Sequential:
+    """Make VGG-19 without its fifth pooling, each convolution with its ReLU, indices as above.
+
+    x [N,3,H,W] -> [N,512,H//16,W//16] (each pooling rounds down); 20,024,384 parameters.
+    """
+    return _convolutions(TRUNK_19)
+
+
+def _convolutions(plan: Sequence[int | None]) -> nn.Sequential:
+    """Make 3x3 convolutions, each with its ReLU, and poolings, under torchvision's indices."""
     layers: list[nn.Module] = []
     channels = 3
-    for outputs in FRONTEND:
+    for outputs in plan:
         if outputs is None:
             layers.append(nn.MaxPool2d(2))
         else:
@@ -84,12 +105,23 @@ def initialise(net: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def adopt_vgg(front: nn.Sequential, state: Mapping[str, Tensor]) -> str | None:
-    """Copy the first ten convolutions of torchvision's VGG-16 into a front end.
+def initialise_trunk(net: nn.Module) -> None:
+    """Draw the weights of all convolutions as torchvision does for VGG: He, fan-out; biases 0."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def adopt_vgg(
+    front: nn.Sequential, state: Mapping[str, Tensor], *, network: str = "VGG-16"
+) -> str | None:
+    """Copy the first convolutions of torchvision's VGG-16 (or ``network``) into a front end.
 
     ``state`` holds ``features.N.weight`` and ``.bias`` (with or without the classifier). Returns a
-    description of what was copied, or None if it is not VGG-16. ValueError if a tensor has another
-    shape (as in VGG-16 with batch normalisation, whose indices differ).
+    description of what was copied, or None if it is not a VGG. ValueError if a tensor has another
+    shape (as in networks with batch normalisation, whose indices differ).
     """
     features = {key: value for key, value in state.items() if key.startswith("features.")}
     if not features or any(_FEATURE.fullmatch(key) is None for key in features):
@@ -100,12 +132,13 @@ def adopt_vgg(front: nn.Sequential, state: Mapping[str, Tensor]) -> str | None:
         if given is None or given.shape != tensor.shape or not given.is_floating_point():
             got = "nothing" if given is None else f"{list(given.shape)} of {given.dtype}"
             raise ValueError(
-                f"vgg16: features.{key} must be floats {list(tensor.shape)}, got {got}; the front "
-                "end is that of VGG-16 without batch normalisation"
+                f"vgg: features.{key} must be floats {list(tensor.shape)}, got {got}; the front "
+                f"end is that of {network} without batch normalisation"
             )
     front.load_state_dict({key: features[f"features.{key}"] for key in wanted})
     return (
-        f"the first {len(wanted) // 2} convolutions of VGG-16 ({len(features)} of its tensors read)"
+        f"the first {len(wanted) // 2} convolutions of {network} "
+        f"({len(features)} of its tensors read)"
     )
 
 

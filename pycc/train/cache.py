@@ -28,11 +28,13 @@ class CachedSample:
     """[h,w] bool, the region of interest."""
     shape: tuple[int, int]
     """Height and width before it was cut."""
+    boxes: Tensor | None = None
+    """[N] float64, the sides of the heads' boxes in pixels, if the recipe has them."""
 
     @property
     def size(self) -> int:
         """Its size in bytes."""
-        parts = (self.image, self.target, self.points, self.roi)
+        parts = (self.image, self.target, self.points, self.roi, self.boxes)
         return sum(part.numel() * part.element_size() for part in parts if part is not None)
 
 

@@ -206,6 +206,7 @@ def resolved(config: TrainConfig, model: CounterModel, origin: str) -> Recipe:
     """
     recipe = _published(config, model)
     density = config.density or recipe.density.get(origin, recipe.density[""])
+    boxes = recipe.boxes.get(origin, recipe.boxes.get(""))
     crop = _crop(config, recipe, origin)
     _check_truth(config, density, crop, model)
     optimisers = recipe.optimisers
@@ -228,6 +229,8 @@ def resolved(config: TrainConfig, model: CounterModel, origin: str) -> Recipe:
         density={"": density},
         down_sampling=config.down_sampling or recipe.down_sampling,
         crop=crop,
+        sizes={},
+        boxes={} if boxes is None else {"": boxes},
     )
 
 
@@ -246,7 +249,8 @@ def _published(config: TrainConfig, model: CounterModel) -> Recipe:
 
 
 def _crop(config: TrainConfig, recipe: Recipe, origin: str) -> Crop:
-    crop = replace(recipe.crop, number=recipe.crops.get(origin, recipe.crop.number))
+    number, size = recipe.crops.get(origin, recipe.crop.number), recipe.sizes.get(origin)
+    crop = replace(recipe.crop, number=number, size=size or recipe.crop.size)
     if config.crop is not None:
         number = 1 if config.crop == "whole" else crop.number
         crop = replace(crop_of(config.crop, number), multiple=crop.multiple)

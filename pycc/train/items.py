@@ -15,6 +15,7 @@ from torch.nn import functional
 from pycc import ops
 from pycc.data.scaled import resized_region
 from pycc.grid import cell_weight
+from pycc.models.heads import Heads
 from pycc.models.recipe import Crop, Recipe
 from pycc.random import Stream
 from pycc.train import truth
@@ -56,6 +57,8 @@ class Item:
     """Its number in its epoch."""
     region: Tensor | None = None
     """[1,h//s,w//s] float32, the share of each cell in the region of interest; None: all of it."""
+    heads: Heads | None = None
+    """The heads that it is counted for, if the recipe has boxes for them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +73,7 @@ class _Part:
     """Row and column of its first pixel in the image."""
     shape: tuple[int, int]
     """Height and width of the image, at the part's scale."""
+    heads: Heads | None = None
 
 
 class Joined(Sequence[Sample]):
@@ -207,19 +211,20 @@ class Items(torch.utils.data.Dataset[Item]):
         crop = self.recipe.crop
         part = (self._scaled if crop.kind == "scaled" else self._cut)(sample, crop, stream)
         image, target, region = part.image, part.target, part.region
-        points, kept = part.points, self._kept(part, key)
+        points, heads, kept = part.points, part.heads, self._kept(part, key)
         if float(stream.uniform(0.0, 1.0)) < self.recipe.flip:
             image, target = image.flip(2), target.flip(2)
             region, kept = (None if t is None else t.flip(2) for t in (region, kept))
             points = points.clone()
             points[:, 0] = image.shape[2] - 1e-9 - points[:, 0]
+            heads = None if heads is None else heads.flipped(image.shape[2])
         for augmentation in self.recipe.augmentations:
             image = augmentation(image, stream)
         ablated = None
         if kept is not None and self.ablation is not None:
             fill = torch.tensor(self.ablation.fill)[:, None, None]
             ablated = torch.where(kept, image.clamp(0.0, 1.0), fill)
-        return Item(sample.name, image, target.contiguous(), points, ablated, number, region)
+        return Item(sample.name, image, target.contiguous(), points, ablated, number, region, heads)
 
     def _kept(self, part: _Part, key: tuple[int, int]) -> Tensor | None:
         """[1,h,w] or [3,h,w] bool: what the ablation of the whole image leaves in a part.
@@ -256,13 +261,15 @@ class Items(torch.utils.data.Dataset[Item]):
         target = truth.target(
             sample, sides, self.stride, rule=rule, down_sampling=self.recipe.down_sampling
         )
+        points, rule_of_boxes = truth.heads(sample), self.recipe.boxes.get("")
         return CachedSample(
             sample.name,
             stored(sample.image[:, : sides[0], : sides[1]]),
             target.contiguous(),
-            truth.heads(sample),
+            points,
             None if sample.roi is None else sample.roi[: sides[0], : sides[1]],
             shape,
+            None if rule_of_boxes is None else truth.box_sides(points, rule_of_boxes),
         )
 
     def _rule(self, index: int) -> str:
@@ -295,7 +302,11 @@ class Items(torch.utils.data.Dataset[Item]):
             image, target = functional.pad(image, beyond), functional.pad(target, cells)
             region = None if region is None else functional.pad(region, cells)
         points = _within(sample.points, top, left, sides)
-        return _Part(image, target, points, region, (top, left), sample.shape)
+        heads = None
+        if sample.boxes is not None:
+            rule = self.recipe.boxes[""]
+            heads = truth.boxed(sample.points, sample.boxes, rule, (top, left), sides, sample.shape)
+        return _Part(image, target, points, region, (top, left), sample.shape, heads)
 
     def _scaled(self, sample: CachedSample, crop: Crop, stream: Stream) -> _Part:
         """A crop of a random size, resized to the recipe's; its heads as dots."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from pycc.attack import InnerAttack
 from pycc.checks import naming
 from pycc.counters import device_of
 from pycc.models import CounterModel
+from pycc.models.heads import Heads
 from pycc.random import Stream
 from pycc.ranks import Ranks
 from pycc.train import schedule
@@ -34,6 +35,8 @@ class Part(NamedTuple):
     weight: float
     region: Tensor | None = None
     """[n,1,h',w'], the share of each cell that counts; None: all of it."""
+    heads: list[Heads] | None = None
+    """The heads that each image is counted for, for models whose recipe has boxes."""
 
 
 class NotFiniteError(Exception):
@@ -67,8 +70,10 @@ class Objective(nn.Module):
         """Sum of weight x loss over the parts."""
         total = None
         for part in parts:
-            within = {} if part.region is None else {"region": part.region}
-            loss = self.model.loss(part.images, part.target, points=part.points, **within)
+            more = {"region": part.region, "heads": part.heads}
+            given = {name: value for name, value in more.items() if value is not None}
+            loss_of = cast("Callable[..., Tensor]", self.model.loss)
+            loss = loss_of(part.images, part.target, points=part.points, **given)
             total = part.weight * loss if total is None else total + part.weight * loss
         assert total is not None
         return total
@@ -206,6 +211,7 @@ def together(items: Sequence[Item], weight: float, device: torch.device) -> Part
         [item.points.to(device) for item in items],
         weight,
         region,
+        [item.heads.to(device) for item in items if item.heads is not None] or None,
     )
 
 

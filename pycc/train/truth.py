@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from pycc import ops
 from pycc.data import density, downsample
 from pycc.grid import heads_in
+from pycc.models.heads import Heads
+from pycc.models.recipe import Boxes
 from pycc.types import Sample
 
 
@@ -48,6 +53,34 @@ def dots(points: Tensor, shape: tuple[int, int], stride: int) -> Tensor:
     return cells.index_add_(
         0, (y * columns + x)[inside], torch.ones(int(inside.sum()))
     ).reshape(rows, columns)  # fmt: skip
+
+
+def box_sides(points: Tensor, rule: Boxes) -> Tensor:
+    """Sides [N] of the boxes around all heads [N,2] of an image; of one alone, the largest."""
+    mean = ops.adaptive_sigma(points, neighbours=3, beta=1.0, single=rule.largest / rule.factor)
+    return (rule.factor * mean.double()).clamp(rule.smallest, rule.largest)
+
+
+def boxed(
+    points: Tensor,
+    boxes: Tensor,
+    rule: Boxes,
+    corner: tuple[int, int],
+    sides: Sequence[int],
+    shape: tuple[int, int],
+) -> Heads:
+    """The heads that a crop is counted for, of all heads [N,2] with boxes of sides [N].
+
+    The crop has ``sides`` (h, w) and begins at ``corner`` (row, column) of an image of ``shape``.
+    """
+    moved = points - torch.tensor([corner[1], corner[0]], dtype=torch.float64)
+    last = torch.tensor([sides[1], sides[0]], dtype=torch.float64)
+    half = boxes[:, None] / 2
+    inside = (torch.minimum(moved + half, last) - (moved - half).clamp_min(0.0)).clamp_min(0.0)
+    part = (inside.prod(1) / boxes.square()).clamp(0.0, 1.0)
+    kept = part >= rule.share
+    people = torch.ones_like(part) if rule.whole else part
+    return Heads(moved[kept], people[kept], float(min(shape)))
 
 
 def _block_sums(full: Tensor, stride: int) -> Tensor:

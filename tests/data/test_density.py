@@ -33,7 +33,16 @@ def case(arrays, name: str) -> tuple[torch.Tensor, tuple[int, int]]:
 
 
 def test_all_published_recipes_are_offered() -> None:
-    assert set(RECIPES) == {recipe for _, _, recipe, _ in CASES}
+    assert set(RECIPES) == {recipe for _, _, recipe, _ in CASES} | {"fixed5_reflect"}
+
+
+def test_sfanets_map_is_scipys_of_the_dots() -> None:
+    """Heads of one pixel merge, mass is reflected at the border, the kernel ends at 4 sigma."""
+    points = torch.tensor([[3.2, 2.9], [3.8, 2.1], [30.0, 20.0], [54.9, 39.9]])
+    dots = np.zeros((40, 56))
+    dots[2, 3] = dots[20, 30] = dots[39, 54] = 1
+    wanted = scipy.ndimage.gaussian_filter(dots, 5.0)
+    assert close(density(points, (40, 56), recipe="fixed5_reflect"), wanted)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +106,7 @@ def test_no_head_gives_zeros(recipe: str, shape: tuple[int, int]) -> None:
     assert not spread.any()
 
 
-FULL_MASS = ("fixed15_reflect", "shhb15", "svishwa_window", "danet_geometry")
+FULL_MASS = ("fixed5_reflect", "fixed15_reflect", "shhb15", "svishwa_window", "danet_geometry")
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -160,7 +169,7 @@ def test_mass_is_that_of_the_recipe(crowd, recipe: str) -> None:
     pixels = len(points.long().unique(dim=0))
     if recipe in ("shhb15", "svishwa_window", "danet_geometry"):
         assert total == pytest.approx(heads, rel=1e-5)
-    elif recipe == "fixed15_reflect":
+    elif recipe in ("fixed5_reflect", "fixed15_reflect"):
         assert total == pytest.approx(pixels, rel=1e-5)
     else:
         drawn = heads if recipe == "csrnet_raw" else pixels
@@ -184,8 +193,9 @@ OUTSIDE = torch.tensor(
 
 @pytest.mark.parametrize(
     ("recipe", "dropped"),
-    [("csrnet_adaptive", 3), ("csrnet_raw", 3), ("fixed15_reflect", 3), ("danet_geometry", 2)],
-)
+    [("csrnet_adaptive", 3), ("csrnet_raw", 3), ("fixed15_reflect", 3), ("fixed5_reflect", 3),
+     ("danet_geometry", 2)],
+)  # fmt: skip
 def test_heads_outside_are_dropped_and_counted(recipe: str, dropped: int) -> None:
     with pytest.warns(UserWarning, match=f"dropped {dropped} of 6 heads outside the image"):
         spread = density(OUTSIDE, (40, 56), recipe=recipe).double()

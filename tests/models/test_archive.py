@@ -90,7 +90,5 @@ def test_a_backbone_alone_needs_a_name(tmp_path: Path) -> None:
     assert not counter.training
     assert torch.equal(counter.net.frontend[0].weight, front["0.weight"])
     torch.save({"features.0.weight": torch.zeros(1)}, path)
-    with pytest.raises(
-        ValueError, match=r"vgg16-397923af\.pth: vgg16: features\.0\.weight must be"
-    ):
+    with pytest.raises(ValueError, match=r"vgg16-397923af\.pth: vgg: features\.0\.weight must be"):
         models.load(path, name="csrnet")

@@ -9,7 +9,9 @@ from pycc import models
 from pycc.models.augmentation import (
     Augmentation,
     ColourJitter,
+    Gamma,
     GaussianBlur,
+    Grey,
     PepperAndSalt,
     UniformNoise,
     augmentations,
@@ -24,6 +26,8 @@ EXAMPLES: dict[str, Augmentation] = {
         ColourJitter(0.5, brightness=0.1, contrast=0.1, saturation=0.1),
         GaussianBlur(0.5, kernel=5, sigma=(0.1, 5.0)),
         PepperAndSalt(0.5, pepper=0.01, salt=0.01),
+        Gamma(0.5, exponent=(0.5, 1.5)),
+        Grey(0.5),
     )
 }
 
@@ -56,3 +60,13 @@ def test_metadata_state_augmentations_and_repeats_by_name() -> None:
     assert isinstance(changes, dict)
     assert list(changes) == ["colour_jitter", "gaussian_blur", "pepper_and_salt"]
     assert changes["gaussian_blur"] == {"probability": 0.2, "kernel": 5, "sigma": (0.1, 5.0)}
+
+
+def test_gamma_and_grey() -> None:
+    image = torch.rand(3, 8, 9, generator=torch.Generator().manual_seed(1))
+    squared = Gamma(1.0, exponent=(2.0, 2.0))(image, Stream(1, "test"))
+    torch.testing.assert_close(squared, image**2)
+    grey = Grey(1.0)(image, Stream(1, "test"))
+    torch.testing.assert_close(
+        grey, (0.299 * image[0] + 0.587 * image[1] + 0.114 * image[2]).expand(3, 8, 9)
+    )

@@ -88,6 +88,7 @@ def test_quadrants_are_the_authors_habit() -> None:
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("variant", ["commissarma", "weizheliu"])
 def test_every_pixel_reaches_every_cell(variant: str) -> None:
+    torch.manual_seed(2)  # under some weights every ReLU of so narrow a network shuts
     counter = models.create("can", variant=variant, quadrants=False).double().eval()
     for parameter in counter.parameters():
         torch.nn.init.normal_(parameter, std=0.5)

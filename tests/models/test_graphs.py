@@ -18,6 +18,9 @@ FAMILIES: list[tuple[str, dict[str, object]]] = [
     ("csrnet", {"variant": "commissarma"}),
     ("can", {"variant": "weizheliu"}),
     ("mask_aware", {"variant": "solution4"}),
+    ("vgg19", {"variant": "dm_count"}),
+    ("sfanet", {"variant": "m_sfanet"}),
+    ("sfanet", {"variant": "m_sfanet_qnrf"}),
 ]
 SHAPE = (48, 64)
 

@@ -132,9 +132,8 @@ def test_public_weights_are_checked_on_the_probe_image(
     shared: Path, monkeypatch: pytest.MonkeyPatch, refused
 ) -> None:
     path = shared / "data/weights/mcnn_tf_uestc_A.pth"
-    monkeypatch.setattr(
-        known, "CHECKPOINTS", [replace(e, final_relu=True) for e in known.CHECKPOINTS]
-    )
+    others = [replace(e, options={**e.options, "final_relu": True}) for e in known.CHECKPOINTS]
+    monkeypatch.setattr(known, "CHECKPOINTS", others)
     refused(path, r"states a count of 13\.8671 on the probe image, got ")
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pycc import models
-from pycc.models import clip_ebc, danet, families, mask_aware_net, vgg
+from pycc.models import clip_ebc, danet, families, mask_aware_net, sfanet_net, vgg, vgg19
 from pycc.models.base import CounterModel
 from pycc.models.clip_ebc_net import CLIPEBCNet
 
@@ -20,11 +20,18 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on, counters are created with few channels."""
     monkeypatch.setattr(vgg, "FRONTEND", (4, 4, None, 4, 4, None, 4, 4, 4, None, 6, 6, 6))
     monkeypatch.setattr(vgg, "BACKEND", (5, 5, 5, 4, 4, 4))
+    narrowed = tuple(None if c is None else max(4, c // 64) for c in vgg.TRUNK_19)
+    monkeypatch.setattr(vgg, "TRUNK_19", narrowed)
+    monkeypatch.setattr(vgg19, "HEAD", (5, 4))
     blocks = {block: tuple(max(1, c // 64) for c in row) for block, row in danet._BLOCKS.items()}
     monkeypatch.setattr(danet, "_BLOCKS", blocks)
     monkeypatch.setattr(mask_aware_net, "PATH", 2)
     monkeypatch.setattr(mask_aware_net, "FEATURES", 8)
     monkeypatch.setattr(mask_aware_net, "STEM", (4, 4))
+    monkeypatch.setattr(sfanet_net, "WIDTHS", (4, 4, 6, 6, 6))
+    monkeypatch.setattr(sfanet_net, "DECODER", (6, 5, 5, 4))
+    monkeypatch.setattr(sfanet_net, "POOLED", 4)
+    monkeypatch.setattr(sfanet_net, "REGRESSION", (4, 3))
     monkeypatch.setattr(families, "skeletons", {})  # those of other widths are kept
     sizes = {"width": 8, "embedding": 16, "text_width": 64, "text_layers": 1}
     monkeypatch.setattr(clip_ebc, "CLIPEBCNet", partial(CLIPEBCNet, **sizes))

@@ -17,12 +17,23 @@ from pycc.train.step import Stepper, together
 STILL = (nn.BatchNorm2d, nn.Dropout)
 
 
-@pytest.fixture(params=[*models.names(), "clip_ebc, dmcount"])
+CASES: dict[str, tuple[str, dict[str, object]]] = {
+    **{name: (name, {}) for name in models.names()},
+    "clip_ebc, dmcount": ("clip_ebc", {"count_loss": "dmcount"}),
+    "vgg19, dm_count": ("vgg19", {"variant": "dm_count"}),
+    "sfanet, qnrf": ("sfanet", {"variant": "m_sfanet_qnrf"}),
+    "vgg19, generalized_loss": ("vgg19", {"variant": "generalized_loss"}),
+}
+
+
+@pytest.fixture(params=CASES)
 def counter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> CounterModel:
     """Narrow, in train mode but for what looks at the whole batch, or draws."""
     narrow.narrow(monkeypatch)
-    name, _, count_loss = request.param.partition(", ")
-    model = narrow.create(name, **({"count_loss": count_loss} if count_loss else {}))
+    name, options = CASES[request.param]
+    model = narrow.create(name, **options)
+    if options.get("variant") == "dm_count":
+        narrow.positive(model)  # else its last ReLU is 0 everywhere
     for module in model.modules():
         if isinstance(module, STILL):
             module.train = lambda mode=True, module=module: module  # type: ignore[method-assign]

@@ -16,7 +16,7 @@ from pycc.attack.problem import AttackedRegion, Problem
 from pycc.checks import naming
 from pycc.counters import like_of
 from pycc.data import quantize
-from pycc.grid import cell_weight
+from pycc.grid import cell_weight, window_field
 from pycc.local import Box, Local, TracedGraph, aligned, influence
 from pycc.types import Counter
 
@@ -57,7 +57,7 @@ class Member:
         """The window of an image that an extent needs, and the box inside it that may change."""
         stride = self.counter.stride
         changed = aligned(extent, shape, stride)
-        field = self.counter.receptive_field
+        field = window_field(self.counter)
         window = influence(changed, shape, stride=stride, receptive_field=field)
         return window, changed.moved(-window.top, -window.left)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pycc.grid import window_field
 from pycc.local import Box, influence
 from pycc.random import Stream
 from pycc.types import Counter
@@ -71,7 +72,7 @@ class InnerAttack:
         # (pycc.local) costs more than it saves. Cells at the window's border lack a part of their
         # field, but none of the patch's.
         seen = influence(
-            box, (height, width), stride=counter.stride, receptive_field=counter.receptive_field
+            box, (height, width), stride=counter.stride, receptive_field=window_field(counter)
         )
         window, inner = image[None][..., *seen.slices], box.moved(-seen.top, -seen.left)
         first = (seen.top // counter.stride, seen.left // counter.stride)

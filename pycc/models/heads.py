@@ -1,0 +1,83 @@
+"""The heads of a crop, for losses that compare a map with points rather than with a map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pycc.models.options import shown
+
+
+@dataclass(frozen=True, eq=False)
+class Heads:
+    """The heads that an image or crop should be counted for.
+
+    >>> Heads(torch.zeros(2, 2), torch.ones(2), side=512.0).flipped(64).points[:, 0].tolist()
+    [64.0, 64.0]
+    """
+
+    points: Tensor
+    """[M,2] (x, y) in pixels of the crop; some may lie outside it."""
+    people: Tensor
+    """[M]: what each counts for, 1 or the part of it that lies in the crop."""
+    side: float
+    """Short side in pixels of the image that the crop was cut from."""
+
+    def flipped(self, width: int) -> Heads:
+        """Return the heads of the crop, ``width`` pixels wide, seen in a mirror."""
+        mirrored = torch.stack([width - self.points[:, 0], self.points[:, 1]], 1)
+        return Heads(mirrored, self.people, self.side)
+
+    def each(self) -> Tensor:
+        """Return one point for each person; ValueError for parts of people."""
+        number = self.people.round()
+        if not torch.allclose(number, self.people, atol=1e-3):
+            wrong = self.people[(number - self.people).abs() > 1e-3][0]
+            raise ValueError(
+                "heads: a target without points must hold numbers of heads per cell (dots), got "
+                f"{float(wrong):g}"
+            )
+        return self.points.repeat_interleave(number.long(), 0)
+
+    def to(self, device: torch.device) -> Heads:
+        """Return the same heads on a device."""
+        return Heads(self.points.to(device), self.people.to(device), self.side)
+
+
+def heads_of(
+    name: str,
+    images: Tensor,
+    target: Tensor,
+    points: Sequence[Tensor] | None,
+    *,
+    stride: int,
+) -> list[Heads]:
+    """Return the heads of whole images [N,3,H,W]: their points, or the target's if there are none.
+
+    ``points`` are [M,2] (x, y) of each image. Without them, the people of each cell of ``target``
+    [N,1,h,w] stand in its centre. ValueError, in the name of a model, for points of another number
+    of images or another shape, and for points that are not finite.
+    """
+    side = float(min(images.shape[2:]))
+    if points is None:
+        return [_of_cells(cells, stride, side) for cells in target[:, 0]]
+    if len(points) != len(images):
+        raise ValueError(
+            f"{name}.loss: points must be those of {len(images)} images, got {len(points)}"
+        )
+    for xy in points:
+        if not isinstance(xy, Tensor) or xy.ndim != 2 or xy.shape[1] != 2:
+            got = list(xy.shape) if isinstance(xy, Tensor) else shown(type(xy).__name__)
+            raise ValueError(f"{name}.loss: points must be [M,2] (x, y) of each image, got {got}")
+        if not torch.isfinite(xy).all():
+            raise ValueError(f"{name}.loss: points must be finite, got NaN or infinity")
+    return [Heads(xy, torch.ones(len(xy), device=xy.device), side) for xy in points]
+
+
+def _of_cells(cells: Tensor, stride: int, side: float) -> Heads:
+    places = cells.nonzero()
+    points = stride * places.flip(1).double() + stride / 2
+    return Heads(points, cells[places[:, 0], places[:, 1]], side)
