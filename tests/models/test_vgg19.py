@@ -157,16 +157,24 @@ def test_variants_are_told_apart_as_far_as_files_show_them(
     grown: dict[str, CounterModel], tmp_path: Path
 ) -> None:
     """LWCC keeps weights under "model", trainings under "model_state_dict", both without prefix."""
-    path = tmp_path / "w.pth"
     for variant, counter in grown.items():
         state = counter.net.state_dict()
-        for content in ({"model": state}, {"epoch": 3, "model_state_dict": state}, state):
-            torch.save(content, path)
-            loaded = models.load(path)
+        adam = torch.optim.Adam(counter.net.parameters())
+        counter(torch.rand(1, 3, 32, 32)).sum().backward()
+        adam.step()
+        training = {"epoch": 3, "optimizer_state_dict": adam.state_dict()}
+        for file, content in {
+            "Bay_SHA.pth": {"model": state},
+            "600_ckpt.tar": {**training, "model_state_dict": state},
+            "best_model.pth": state,
+        }.items():
+            torch.save(content, tmp_path / file)
+            loaded = models.load(tmp_path / file)
             assert loaded.options() == counter.options()
             assert torch.equal(loaded.net.features[0].weight, counter.net.features[0].weight)
             note = f"; not shown by the keys: variant='{variant}'"
             assert loaded.origin.endswith(note) == (variant != "dm_count")
+    path = tmp_path / "w.pth"
     # Sorted, as converters write them, nothing shows Generalized Loss: it has to be requested.
     state = dict(sorted(grown["generalized_loss"].net.state_dict().items()))
     torch.save({f"module.{key}": value for key, value in state.items()}, path)
