@@ -230,6 +230,7 @@ def test_views_are_read_right(view, device: torch.device) -> None:
     same(max_pair_sum(maps, (3, 2), 0.5), max_pair_sum_reference(plain(maps.cpu()), (3, 2), 0.5))
 
 
+@pytest.mark.compiled  # the twin has no threads, and takes minutes
 @pytest.mark.parametrize("count", [1, 3, 20])
 def test_threads_and_batches_do_not_matter(count: int, with_threads) -> None:
     maps = torch.stack([heads(30 + n, (150, 170), 4.0, n) for n in range(count)])
