@@ -12,6 +12,7 @@ from __future__ import annotations
 import operator
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ def _rule_of_many(*operators: Any) -> Callable[[Rule], Rule]:
     *(aten.clamp, aten.clamp_min, aten.clamp_max, aten.minimum, aten.maximum, aten.abs, aten.neg),
     *(aten.exp, aten.log, aten.sqrt, aten.rsqrt, aten.reciprocal, aten.pow, aten.square),
     *(aten.add, aten.sub, aten.rsub, aten.mul, aten.div, aten.where, aten.clone, aten.detach),
-    *(aten.alias, aten._to_copy, aten._prelu_kernel, aten.lerp),
+    *(aten.alias, aten._to_copy, aten._prelu_kernel, aten.lerp, aten.gt, aten.ge, aten.lt, aten.le),
 )
 def _pointwise(program: Program, target: Any, *args: Any, **kwargs: Any) -> Field:
     if any(isinstance(value, (Field, Tensor)) for value in kwargs.values()):
@@ -181,6 +182,8 @@ def _slice(
     most = sys.maxsize if dim % x.clean.ndim == 0 else x.clean.shape[dim]
     if start in (None, 0) and step == 1 and (end is None or end >= most):
         return x
+    if step == 1 and dim % x.clean.ndim >= x.clean.ndim - 2:
+        return _cut_grid(program, target, x, dim, start, end)
     _check_channel(target, x, dim)
 
     def compute(values: Tensor) -> Tensor:
@@ -188,6 +191,23 @@ def _slice(
         return part
 
     return program.add(compute(x.clean), x.box, compute, x)
+
+
+def _cut_grid(
+    program: Program, target: Any, x: Field, dim: int, start: int | None, end: int | None
+) -> Field:
+    """Keep some rows or columns of the grid."""
+    first, last, _ = slice(start, end).indices(x.clean.shape[dim])
+    whole = Box(0, 0, *x.shape)
+    rows = dim % x.clean.ndim == x.clean.ndim - 2
+    kept = (
+        replace(whole, top=first, bottom=last) if rows else replace(whole, left=first, right=last)
+    )
+    box = x.box.intersection(kept)
+    inner = box.moved(-x.box.top, -x.box.left)
+    cut = box.moved(-kept.top, -kept.left)
+    clean = target(x.clean, dim, start, end)
+    return program.add(clean, cut, lambda values: values[..., *inner.slices], x)
 
 
 def _check_channel(target: Any, x: Field, dim: Any, *, room: bool = False) -> None:
