@@ -13,6 +13,7 @@ from pycc.models import danet as _danet  # noqa: F401
 from pycc.models import mask_aware as _mask_aware  # noqa: F401
 from pycc.models import mcnn as _mcnn  # noqa: F401
 from pycc.models import narrow as _narrow  # noqa: F401
+from pycc.models import p2pnet as _p2pnet  # noqa: F401
 from pycc.models import vgg19 as _vgg19  # noqa: F401
 from pycc.models.base import CounterModel
 from pycc.models.exchange import black_box, export_onnx
