@@ -196,6 +196,7 @@ def _recipe(recipe: Recipe) -> None:
         print(
             f"  from epoch {optimiser.from_epoch}: {optimiser.kind}, rate {optimiser.lr:g}, "
             f"momentum {optimiser.momentum:g}, weight decay {optimiser.weight_decay:g}"
+            + ("" if optimiser.backbone == 1.0 else f", of the backbone x {optimiser.backbone:g}")
         )
     print(
         f"  {recipe.epochs} epochs, batch {recipe.batch}, schedule {recipe.schedule.kind}, "

@@ -225,6 +225,10 @@ class CounterModel(nn.Module):
         """Return those of ``not_in_keys`` that this counter's own keys do not show."""
         return self.not_in_keys
 
+    def backbone_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters for which a recipe may have another learning rate; default none."""
+        return []
+
     def options(self) -> dict[str, object]:
         """Return the options with which ``create(name, **options)`` rebuilds this counter.
 
