@@ -13,13 +13,16 @@ from support.published import close, images_of, published_input, published_state
 from torch import Tensor
 from torch.nn import functional
 
-from pycc import models
-from pycc.counters import tiled_density
-from pycc.grid import window_field
+import pycc
+from pycc import attack, certify, data, models, train
+from pycc.counters import heads_of, tiled_density
+from pycc.grid import heads_in, reached_window, window_field
 from pycc.local import Box, Local
+from pycc.models import p2pnet_net
 from pycc.models.p2pnet import P2PNet
 from pycc.models.p2pnet_loss import matched, p2pnet_loss
 from pycc.models.p2pnet_net import Maps, P2PNetNet, Proposals
+from pycc.types import Sample
 
 Fixture = Callable[[str], NpzFile]
 
@@ -336,6 +339,83 @@ def test_more_heads_than_proposals() -> None:
     assert not torch.isfinite(p2pnet_loss(broken, proposals, [heads]).scores)
 
 
+@pytest.mark.long
+@pytest.mark.command
+def test_a_short_training_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the trainer, on built-in scenes: full scenes get more heads than sparse ones."""
+    narrow.narrow(monkeypatch)
+    monkeypatch.setattr(p2pnet_net, "FEATURES", 16)
+    torch.manual_seed(0)
+    learning = P2PNet()
+
+    def scenes(split: str, heads: int, limit: int) -> list[Sample]:
+        return [*data.open("synthetic", split=split, limit=limit, shape=(128, 128), heads=heads)]
+
+    config = train.TrainConfig(
+        epochs=25, batch=4, lr=4e-3, crop="128x128", crops=1, validation_share=0.0, clip=1.0
+    )
+    tests = {heads: scenes("test", heads, 4) for heads in (5, 45)}
+
+    def counted() -> dict[int, float]:
+        learning.eval()
+        return {heads: mean_count(learning, samples) for heads, samples in tests.items()}
+
+    assert counted()[5] > 100  # nearly every proposal of a random network has the same score
+    train.fit(learning, [*scenes("train", 5, 12), *scenes("train", 45, 12)], config)
+    after = counted()
+    assert after[5] < 15 < 30 < after[45] < 90
+
+
+def mean_count(counter: P2PNet, samples: list[Sample]) -> float:
+    counts = [result.count for result in pycc.count(counter, samples)]
+    return sum(counts) / len(counts)
+
+
+# --- attacks, certificates, commands
+
+
+@pytest.mark.long
+def test_an_attack_and_its_checks(counter: P2PNet) -> None:
+    """On whole numbers, with the slopes of scores; these agree with differences of scores."""
+    sample = Sample("one", images(64, 80)[0], torch.tensor([[40.0, 30.0]], dtype=torch.float64))
+    apam = attack.APAM(patch_size=24, steps=5, objective="over", transform="none")
+    run = attack.run(counter, [sample], apam, pgd=None)
+    (record,) = [row for row in run.run.records if row["condition"] == "apam"]
+    assert record["count"] == round(record["count"]) > run.run.records[0]["count"]
+    verdicts = {check.name: check.verdict for check in run.checks}
+    assert verdicts["gradient agrees with finite differences"] == "pass", run.checks
+
+
+@torch.no_grad()
+def test_the_network_itself_limits_what_a_patch_adds(counter: P2PNet) -> None:
+    """No caps, no training data: four people in each cell that the patch reaches."""
+    shown = images(64, 700)[0]
+    cells = counter(shown[None])[0, 0]
+    interval = certify.additive(counter, shown, patch_size=16)
+    reached = reached_window(16, 8, 268)
+    sums = [float(cells[:, n : n + reached].sum()) for n in range(88 - reached + 1)]
+    count, room = float(cells.sum()), 0.01 + 1e-5 * float(cells.sum())
+    assert interval.count == count
+    assert interval.deterministic
+    assert interval.high == pytest.approx(count + max(4 * 8 * reached - s for s in sums) + room)
+    assert interval.low == pytest.approx(count - max(sums) - room)
+    attacked = shown.clone()
+    attacked[:, 24:40, 300:316] = 1 - attacked[:, 24:40, 300:316].round()
+    assert float(counter(attacked[None]).sum()) in interval
+
+
+def test_overlays_show_the_points(counter: P2PNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = images(64, 80)[0]
+    (points,) = counter.heads(shown[None])
+    roi = torch.zeros(64, 80, dtype=torch.bool)
+    roi[:32] = True
+    found = heads_of(counter.train(), Sample("one", shown, None, roi))
+    assert counter.training
+    assert found is not None
+    assert 0 < len(found) < len(points)
+    assert torch.equal(found, points[heads_in(points, roi)])
+
+
 # --- weights and recipe
 
 
@@ -373,5 +453,7 @@ def test_recipe_is_the_published_one(counter: P2PNet) -> None:
     assert (recipe.crop.number, recipe.crop.size) == (4, (128, 128))
     (optimiser,) = recipe.optimisers
     assert (optimiser.kind, optimiser.lr, optimiser.weight_decay) == ("adam", 1e-4, 0.0)
+    assert optimiser.backbone == 0.1
+    assert len(counter.backbone_parameters()) == 13 * 4
     assert recipe.density == {"": "dots"}
     assert isinstance(counter.net, P2PNetNet)
