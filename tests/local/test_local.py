@@ -190,7 +190,7 @@ BLACK_BOXES: dict[str, Callable[[], Counter]] = {
     "sum over the grid": lambda: Ground(lambda x: x + x.sum((2, 3), keepdim=True)),
     "sum over all": lambda: Ground(lambda x: x + x.mean() + torch.sum(x, [], keepdim=True)),
     "reflected border": lambda: Ground(lambda x: functional.pad(x, (1, 1, 1, 1), "reflect")),
-    "every other row": lambda: Ground(lambda x: x[:, :, ::2]),
+    "every second row": lambda: Ground(lambda x: x[:, :, ::2]),
     "turned": lambda: Ground(lambda x: x.flip(-1)),
     "enlarged by 1.5": lambda: Ground(lambda x: functional.interpolate(x, scale_factor=1.5)),
     "joined down": lambda: Ground(lambda x: torch.cat([x, x], 2)),
