@@ -169,6 +169,8 @@ def _check(counter: CounterModel) -> int:
     for name, value in counter.metadata.items():
         if name in ("source", "data", "mae", "rmse", "recipe"):
             print(f"{name:16} {value}")
+    if counter.caution is not None:
+        print(f"caution          {counter.caution}")
     other = models.diagnose(counter)
     if other is not None:
         verdict = f"wrong convention: {other}"

@@ -49,6 +49,9 @@ class CounterModel(nn.Module):
     distinguish (empty: none)."""
     most_per_cell: ClassVar[float | None] = None
     """People that no cell exceeds, whatever the image shows; None: the network sets no limit."""
+    caution: ClassVar[str | None] = None
+    """A weakness of the network that other counters do not have, in one line; ``pycc models check``
+    reports it."""
     origin: str = "fresh"
     """Where the weights come from: what ``pycc.models.load`` recognised."""
     metadata: Mapping[str, object] = MappingProxyType({})

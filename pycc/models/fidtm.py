@@ -45,6 +45,10 @@ class FIDTM(CounterModel):
     minimum_side = 4
     adjustable = frozenset({"cells", "averaged"})
     most_per_cell = 1.0
+    caution = (
+        "heads are compared with the image's own maximum: one bright spot can erase all others "
+        "(pycc attack --objective erase)"
+    )
     net: FIDTMNet
 
     def __init__(

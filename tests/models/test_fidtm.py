@@ -10,9 +10,10 @@ import torch
 from numpy.lib.npyio import NpzFile
 from support import narrow
 from support.published import close, images_of, published_input, published_state
-from torch import Tensor
+from torch import Tensor, nn
 
-from pycc import models
+from pycc import attack, models
+from pycc.models.convention import IMAGENET
 from pycc.models.fidtm import FIDTM
 from pycc.models.fidtm_net import fidt, peaks, soft_peaks
 
@@ -88,6 +89,33 @@ def test_a_bright_spot_erases_everyone(fixture: Fixture) -> None:
     totals = [total for total, _ in soft]
     assert sorted(totals, reverse=True) == totals
     assert totals[0] > 20 > 10 > totals[-1]
+
+
+class Bright(nn.Module):
+    """A planted network: its map is the image's brightness."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, std = torch.tensor(IMAGENET, dtype=x.dtype)[..., None, None]
+        return (std * x + mean).mean(1, keepdim=True)
+
+
+@pytest.mark.command
+def test_erase_finds_the_weakness(counter: FIDTM) -> None:
+    """25 people of brightness 0.35 among darkness; a patch in the corner erases them all."""
+    counter.net = Bright()  # type: ignore[assignment]
+    scene = torch.full((3, 60, 60), 0.05)
+    scene[:, 8::12, 8::12] = 0.35
+    assert float(counter(scene[None]).sum()) == 25
+    others = {}
+    for objective in ("erase", "over"):
+        apam = attack.APAM(
+            patch_size=5, steps=20, step_size=0.1, objective=objective, transform="none",
+            location="given", top_left=(0, 0), smoothness=0.0,
+        )  # fmt: skip
+        attacked = apam(counter, scene[None]).images
+        cells = counter(attacked)[0, 0]
+        others[objective] = int(cells.sum() - cells[:6, :6].sum())
+    assert others == {"erase": 0, "over": 25}
 
 
 def test_cells_are_heads_with_the_slopes_of_the_stand_in(counter: FIDTM) -> None:
