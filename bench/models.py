@@ -42,6 +42,8 @@ FAMILIES: tuple[tuple[str, dict[str, object]], ...] = (
     ("can", {"variant": "weizheliu"}),
     ("danet", {}),
     ("clip_ebc", {}),
+    ("p2pnet", {}),
+    ("fidtm", {}),
     ("mask_aware", {}),
     ("mask_aware", {"backbone": "csr"}),
 )

@@ -12,6 +12,7 @@ from pycc.models.base import MODELS, CounterModel
 from pycc.models.convention import Convention, Kind, convention
 from pycc.models.fidtm_net import FIDTMNet, fidt, peaks, soft_peaks
 from pycc.models.heads import heads_of
+from pycc.models.hrnet import adopt_hrnet
 from pycc.models.options import choice
 from pycc.models.recipe import Crop, Optimiser, Recipe
 
@@ -35,10 +36,10 @@ class FIDTM(CounterModel):
     * ``input``, ``mean``, ``std``: the input convention, see ``pycc.models.convention.Convention``;
       by default ImageNet standardisation.
 
-    The image's maximum depends on the whole image, so ``receptive_field`` is None; the map alone
-    depends on 2847 pixels each way. The loss is the published one, the sum over pixels of the
-    squared difference from the focal inverse distance transform of the heads. A fresh network has
-    PyTorch's initialisation.
+    The image's maximum depends on the whole image, so ``receptive_field`` is None. The loss is the
+    published one, the sum over pixels of the squared difference from the focal inverse distance
+    transform of the heads. A fresh network has PyTorch's initialisation; ``pycc.models.load``
+    accepts HRNet-W48 trained on ImageNet for its trunk.
     """
 
     name = "fidtm"
@@ -147,3 +148,8 @@ class FIDTM(CounterModel):
         """Recognise the published keys: HRNet's trunk and two transposed convolutions."""
         keys = {"stage4.0.fuse_layers.0.3.0.weight", "last_layer.3.weight", "last_layer.5.weight"}
         return {} if keys <= set(state) else None
+
+    def adopt(self, state: Mapping[str, Tensor]) -> str | None:
+        """Take the trunk from HRNet-W48 trained on ImageNet."""
+        is_counter = self.recognise(state) is not None
+        return None if is_counter else adopt_hrnet(self.net, state)

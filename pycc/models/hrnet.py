@@ -5,7 +5,7 @@ Wang et al., "Deep High-Resolution Representation Learning for Visual Recognitio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -59,6 +59,27 @@ class HRNet(nn.Module):
         branches = _through(self.stage2, branches)
         branches = _through(self.stage3, [*branches, self.transition2[-1](branches[-1])])
         return _through(self.stage4, [*branches, self.transition3[-1](branches[-1])])
+
+
+def adopt_hrnet(net: HRNet, state: Mapping[str, Tensor]) -> str | None:
+    """Copy the trunk of HRNet-W48 trained on ImageNet, under the published names.
+
+    Its classifier (``incre_modules``, ``downsamp_modules``, ``final_layer``, ``classifier``) is
+    left out. Returns a description of what was copied, or None if it is not an HRNet. ValueError
+    if a tensor is missing or has another shape (as in an HRNet of another width).
+    """
+    if not {"transition1.0.0.weight", "stage2.0.branches.0.0.conv1.weight"} <= state.keys():
+        return None
+    trunk = {k: v for k, v in net.state_dict().items() if not k.startswith("last_layer.")}
+    for key, tensor in trunk.items():
+        given = state.get(key)
+        if given is None or given.shape != tensor.shape:
+            got = "nothing" if given is None else str(list(given.shape))
+            raise ValueError(
+                f"hrnet: {key} must be {list(tensor.shape)}, got {got}; the trunk is HRNet-W48"
+            )
+    net.load_state_dict({key: state[key] for key in trunk}, strict=False)
+    return f"the trunk of HRNet-W48 ({len(trunk)} of {len(state)} tensors)"
 
 
 def _through(stage: nn.ModuleList, branches: list[Tensor]) -> list[Tensor]:

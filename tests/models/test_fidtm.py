@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from support.published import close, images_of, published_input, published_state
 from torch import Tensor, nn
 
 from pycc import attack, models
+from pycc.commands import main
 from pycc.models.convention import IMAGENET
 from pycc.models.fidtm import FIDTM
 from pycc.models.fidtm_net import fidt, peaks, soft_peaks
@@ -171,6 +173,34 @@ def test_the_loss_is_the_sum_of_squares_in_the_region(counter: FIDTM) -> None:
     torch.testing.assert_close(inside, (region * (maps - wanted).square()).sum() / 2)
     with pytest.raises(ValueError, match=r"fidtm\.loss: target must be \[2, 1, 24, 32\]"):
         counter.loss(shown, target[..., 1:])
+
+
+@torch.no_grad()
+def test_hrnet_becomes_the_trunk(counter: FIDTM) -> None:
+    state = {k: torch.rand_like(v.float()) for k, v in counter.net.state_dict().items()}
+    state = {k: v for k, v in state.items() if not k.startswith("last_layer.")}
+    state["classifier.weight"] = torch.zeros(1000, 8)
+    head = counter.net.last_layer[0].weight.clone()
+    taken = counter.adopt(state)
+    assert taken == f"the trunk of HRNet-W48 ({len(state) - 1} of {len(state)} tensors)"
+    key = "stage4.0.branches.3.0.conv2.weight"
+    assert torch.equal(counter.net.state_dict()[key], state[key])
+    assert torch.equal(counter.net.last_layer[0].weight, head)
+    with pytest.raises(ValueError, match=r"hrnet: conv1\.weight must be \[4, 3, 3, 3\], got \[2\]"):
+        counter.adopt({**state, "conv1.weight": torch.zeros(2)})
+    assert counter.adopt(models.create("mcnn").net.state_dict()) is None
+    assert counter.adopt(counter.net.state_dict()) is None
+
+
+def test_its_weakness_is_reported(
+    counter: FIDTM, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models.save(counter, tmp_path / "w.npz", metadata={})
+    assert main("models", ["check", str(tmp_path / "w.npz")]) in (0, 1)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "caution" in line]
+    assert line.endswith("one bright spot can erase all others (pycc attack --objective erase)")
+    main("models", ["check", "mcnn-synthetic"])
+    assert "caution" not in capsys.readouterr().out
 
 
 def test_options_and_recipe(counter: FIDTM) -> None:
