@@ -44,6 +44,9 @@ FAMILIES: tuple[tuple[str, dict[str, object]], ...] = (
     ("clip_ebc", {}),
     ("p2pnet", {}),
     ("fidtm", {}),
+    ("vgg19", {}),
+    ("vgg19", {"variant": "dm_count"}),
+    ("vgg19", {"variant": "generalized_loss"}),
     ("mask_aware", {}),
     ("mask_aware", {"backbone": "csr"}),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.toys import Coarse
 from torch import Tensor, nn
 
 import pycc
@@ -77,6 +78,8 @@ def test_tiles_of_published_counters(name: str) -> None:
 def test_what_cannot_be_counted_in_tiles() -> None:
     with pytest.raises(ValueError, match="without a bounded receptive field cannot count in tiles"):
         pycc.count(Layers(None), torch.rand(3, 64, 64), max_pixels=1000)
+    with pytest.raises(ValueError, match="enlarges a grid coarser than its cells cannot count in"):
+        pycc.count(Coarse(), torch.rand(3, 64, 64), max_pixels=1000)
     with pytest.raises(ValueError, match="a tile of one cell needs"):
         pycc.count(Layers(), torch.rand(3, 640, 640), max_pixels=50)
 

@@ -10,14 +10,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.toys import Coarse, Tiny
 from torch import Tensor, nn
 
-from pycc import attack, grid, models
+from pycc import attack, defense, grid, models
 from pycc.attack.evaluation.checked import counted_points
 from pycc.backdoor.evaluation.gradcam import gradcam
 from pycc.certify.maps import certified_map
 from pycc.counters import count_of
-from pycc.grid import cell_weight, heads_in, in_region
+from pycc.grid import cell_weight, heads_in, in_region, period_of, window_field
 from pycc.models.recipe import Crop, Optimiser, Recipe
 from pycc.train import truth
 from pycc.train.items import Items
@@ -196,3 +197,15 @@ def test_a_patch_reaches_so_many_cells_and_somewhere_as_many(
 def test_a_window_is_of_pixels(numbers: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match=r"reached_window: \w+ must be at least 1 pixel, got"):
         grid.reached_window(*numbers)
+
+
+def test_windows_replace_images_only_of_counters_on_their_own_grid() -> None:
+    """Defended counters and mixtures are of their counters' grid, isolated tiles of their own."""
+    fine, coarse = Tiny(), Coarse()
+    assert [(period_of(c), window_field(c)) for c in (fine, coarse)] == [(2, 8), (4, None)]
+    for defended in (defense.clipped(coarse, 0.5), defense.mixed([fine, coarse])):
+        assert (period_of(defended), window_field(defended)) == (4, None)
+        assert defended.receptive_field == 16
+    assert window_field(defense.clipped(fine, 0.5)) == 8
+    tiled = defense.tiled(coarse, 8)
+    assert (period_of(tiled), window_field(tiled)) == (8, 8)

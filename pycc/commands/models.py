@@ -14,7 +14,7 @@ from pycc.commands.base import DONE, FAILED, Command, CommandGroup, Context, Ent
 from pycc.commands.options import naming_option
 from pycc.models.base import MODELS, CounterModel
 from pycc.models.families import untrained
-from pycc.models.probe import HEADS, probe_result
+from pycc.models.probe import HEADS, hidden_readings, probe_result
 from pycc.models.recipe import Recipe
 from pycc.registry import nearest
 from pycc.settings import Options, flag
@@ -91,7 +91,7 @@ class Check(Command[CheckSettings]):
 
     def run(self, settings: CheckSettings, context: Context) -> int:
         """Print a verdict; the check fails for weights that are read in a wrong convention."""
-        return _check(settings.counter())
+        return _check(settings.counter(), settings.option)
 
 
 class Export(Command[ExportSettings]):
@@ -158,7 +158,7 @@ def _show(name: str, options: Options) -> int:
     return DONE
 
 
-def _check(counter: CounterModel) -> int:
+def _check(counter: CounterModel, given: Options) -> int:
     print(f"recognised       {counter.origin}")
     _geometry(counter)
     result = probe_result(counter)
@@ -166,6 +166,9 @@ def _check(counter: CounterModel) -> int:
         f"probe image      {result.count:.5g} people for {HEADS} heads, checksum "
         f"{result.checksum:.6g}; bare ground {result.blank:.4g}"
     )
+    for changes, reading in hidden_readings(counter, given):
+        text = " ".join(f"{k}={v!r}" for k, v in changes.items())
+        print(f"or, with {text}: {reading.count:.5g} people, bare ground {reading.blank:.4g}")
     for name, value in counter.metadata.items():
         if name in ("source", "data", "mae", "rmse", "recipe"):
             print(f"{name:16} {value}")
@@ -188,6 +191,8 @@ def _geometry(counter: CounterModel) -> None:
     print(f"options          {' '.join(f'{k}={v!r}' for k, v in counter.options().items())}")
     print(f"input            {counter.convention.kind}, output scale {counter.scale:g}")
     print(f"stride           {counter.stride} pixels")
+    if counter.period != counter.stride:
+        print(f"grid             {counter.period} pixels, of which {counter.stride} make a cell")
     print(f"receptive field  {_field(counter)}")
     print(f"parameters       {_parameters(counter):,}")
 

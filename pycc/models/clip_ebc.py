@@ -13,7 +13,6 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from pycc.models.augmentation import ColourJitter, GaussianBlur, PepperAndSalt
 from pycc.models.base import MODELS, CounterModel
@@ -114,12 +113,16 @@ class CLIPEBC(CounterModel):
         )
         self.data, self.anchors, self.prompt, self.count_loss = data, anchors, prompt, count_loss
 
+    @property
+    def period(self) -> int:
+        """Pixels by which an image must move for its map to move with it."""
+        return _PERIOD
+
     def run(self, x: Tensor) -> Tensor:
-        """Compute the network's map [N,1,H//8,W//8], with 0 for cells that the network omits."""
+        """Compute the network's map [N,1,h,w]; the cells that it omits are appended to it."""
         output = self.net(x)
         cells: Tensor = output[1] if isinstance(output, tuple) else output
-        down, across = _left_out(x, cells)
-        return functional.pad(cells, (0, across, 0, down)) if down or across else cells
+        return cells
 
     def loss(
         self,

@@ -70,7 +70,7 @@ def dace_loss(
                 f"dace_loss: {name} must be {maps} like the logits, got {list(tensor.shape)}"
             )
     # Sums over thousands of blocks, with 1e-16 added, exceed half precision.
-    logits, density = (_single(tensor) for tensor in (logits, density))
+    logits, density = (single(tensor) for tensor in (logits, density))
     loss = classification_loss(logits, target, region)
     target = target.to(density)
     if count_loss == "mae":
@@ -194,7 +194,8 @@ def _potential(share: Tensor, xy: Tensor, stride: int) -> Tensor:
     return _REGULARISATION * torch.log(blocks + _NEVER_ZERO)
 
 
-def _single(tensor: Tensor) -> Tensor:
+def single(tensor: Tensor) -> Tensor:
+    """Return a tensor of half precision in single precision, any other unchanged."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 

@@ -8,9 +8,11 @@ import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import cast
 
+import torch
 from torch import Tensor
 
 from pycc.models.base import MODELS, CounterModel
@@ -18,7 +20,13 @@ from pycc.models.exchange import BlackBox, black_box, network_file
 from pycc.models.families import takers, untrained
 from pycc.models.foreign import network_of
 from pycc.models.known import metadata_of
-from pycc.models.metadata import TOLERANCE, check_metadata, read_beside
+from pycc.models.metadata import (
+    COUNTS,
+    TOLERANCE,
+    CountsDifferError,
+    check_metadata,
+    read_beside,
+)
 from pycc.models.options import known, shown
 from pycc.models.probe import diagnose, probe_image, probe_result
 from pycc.models.weights import (
@@ -69,7 +77,9 @@ def load(
     """Load a counter with trained weights, on the CPU, in eval mode.
 
     ``weights`` is a path or one of ``builtin()``. The model (unless ``name`` gives it) and its
-    variant are recognised by the keys; the counter's ``origin`` says as what. ``options`` are those
+    variant are recognised by the keys; the counter's ``origin`` says as what, and which options the
+    keys do not show (metadata that state only counts of the probe image decide, where the counts
+    of one value alone agree with them). ``options`` are those
     of ``create`` and take precedence. They are needed for conventions that leave no trace in the
     keys (``input="gray_half"``, ``final_relu=False`` for MCNN weights converted from TensorFlow,
     for example).
@@ -86,8 +96,8 @@ def load(
     gradients; their options are those of ``black_box``.
 
     With a ``name``, weights of a backbone alone are accepted too (torchvision's VGG-16 for
-    "csrnet", "can" and "mask_aware", OpenAI's CLIP archive for "clip_ebc"); a warning says that the
-    rest is untrained.
+    "csrnet", "can" and "mask_aware", its VGG-19 for "vgg19", OpenAI's CLIP archive for "clip_ebc");
+    a warning says that the rest is untrained.
 
     FileNotFoundError or ValueError, in one line that names the file: missing, unreadable, of an
     unknown format, requiring code, or not fitting the model (listing missing and unexpected keys,
@@ -203,7 +213,9 @@ class _WeightsFile:
         # The metadata is checked with the options that it states; free ones are changed afterwards.
         free = {k: v for k, v in options.items() if self.metadata and k in model.adjustable}
         stated = {**known_options, **{k: v for k, v in options.items() if k not in free}}
-        counter = self._checked(model, stated)
+        decided = self._decided(model, stated, {**self.options, **options})
+        stated = {**stated, **decided}
+        counter = self._checked(model, stated, shown_options)
         if free:
             changed = create(model.name, **{**stated, **free})
             changed.net.load_state_dict(counter.net.state_dict())
@@ -217,20 +229,69 @@ class _WeightsFile:
                 counter = scaled
                 metadata = {**metadata, "options": {**self.options, **rescaled}}
         counter.metadata = metadata
-        counter.origin = self._origin(counter, how, {**_options(metadata, self.source), **options})
+        given = {**_options(metadata, self.source), **options, **decided}
+        counter.origin = self._origin(counter, how, given)
+        if decided:
+            chosen = ", ".join(f"{k}={v!r}" for k, v in decided.items())
+            counter.origin += f"; {chosen} by its count of the probe image"
         return counter
 
-    def _checked(self, model: type[CounterModel], options: Mapping[str, object]) -> CounterModel:
+    def _decided(
+        self,
+        model: type[CounterModel],
+        options: Mapping[str, object],
+        given: Mapping[str, object],
+    ) -> dict[str, object]:
+        """Options that the keys do not show, where the counts in the metadata leave one value."""
+        if not COUNTS.keys() & self.metadata.keys():
+            return {}
+        with torch.device("meta"):
+            hidden = create(model.name, **options).hidden_options()
+        open_options = {k: values for k, values in hidden.items() if values and k not in given}
+        agreeing = []
+        for values in product(*open_options.values()) if open_options else ():
+            changes = dict(zip(open_options, values, strict=True))
+            try:
+                self._checked(model, {**options, **changes}, {})
+            except CountsDifferError:
+                continue
+            agreeing.append(changes)
+        return agreeing[0] if len(agreeing) == 1 else {}
+
+    def _checked(
+        self,
+        model: type[CounterModel],
+        options: Mapping[str, object],
+        shown_options: Mapping[str, object],
+    ) -> CounterModel:
         """The counter with these options, whose count on the probe image is as expected."""
         with naming_weights(self.path):
             counter = create(model.name, **options)
-            fit(counter, self.stored.state, self.source)
+            try:
+                fit(counter, self.stored.state, self.source)
+            except ValueError as error:
+                raise ValueError(f"{error}{self._meant(model, options, shown_options)}") from None
         counter.eval()
         if self.metadata:
             check_metadata(counter, self.metadata, self.source, tolerance=self.tolerance)
         else:
             _warn(counter, self.source, stacklevel=5)
         return counter
+
+    def _meant(
+        self,
+        model: type[CounterModel],
+        options: Mapping[str, object],
+        shown_options: Mapping[str, object],
+    ) -> str:
+        """What the keys are of, for a message: other options of the model, or another family."""
+        others = [f"{k}={v!r}" for k, v in shown_options.items() if options.get(k, v) != v]
+        if others:
+            return f"; its keys are those of {', '.join(others)}"
+        if _read_as(model, self.stored) is not None:
+            return ""
+        families = [n for n in MODELS.names() if _read_as(MODELS[n], self.stored) is not None]
+        return f"; its keys are those of {known(families)}" if families else ""
 
     def _origin(self, counter: CounterModel, how: str, given: Mapping[str, object]) -> str:
         """What was recognised, how, and the options that neither keys nor caller state."""
@@ -333,8 +394,9 @@ def _recognise(stored: Stored, source: str) -> tuple[type[CounterModel], dict[st
         name: len(stored.state.keys() & counter.net.state_dict().keys())
         for name, counter in fresh.items()
     }
-    if not any(shared.values()):
-        raise ValueError(f"weights: {source} {_unknown(stored.state)}")
+    # VGG numbers its layers as backbones of several counters do: a few keys are the same.
+    if not any(shared.values()) or network_of(stored.state):
+        raise ValueError(f"weights: {source} {_unknown(stored.state, any(shared.values()))}")
 
     # The nearest shares most keys; among equals, the one with fewest missing keys.
     def far(name: str) -> tuple[int, int]:
@@ -343,12 +405,13 @@ def _recognise(stored: Stored, source: str) -> tuple[type[CounterModel], dict[st
     return MODELS[min(fresh, key=far)], {}
 
 
-def _unknown(state: Mapping[str, Tensor]) -> str:
-    """Describe weights that share no key with any family."""
+def _unknown(state: Mapping[str, Tensor], shares: bool) -> str:
+    """Describe weights of no family; ``shares``: whether they share a few keys with some."""
     network = network_of(state)
+    what = "is not of any family" if shares else "shares no key with any family"
     seems = f", which seem to be those of {network}" if network else ""
     return (
-        f"shares no key with any family of counters ({', '.join(MODELS.names())}); its keys are "
+        f"{what} of counters ({', '.join(MODELS.names())}); its keys are "
         f"{shortened(state)}{seems}; pycc.models.wrap makes a counter of any other network"
     )
 

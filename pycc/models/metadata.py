@@ -21,11 +21,15 @@ from pycc.models.probe import probe_result
 TOLERANCE = 1e-4
 """Largest relative difference of a count from the metadata's, for this package's own weights."""
 _MOST_PEOPLE = 1e12
-_COUNTS = {
+COUNTS = {
     "probe_count": "a count of {:.6g} on the probe image",
     "probe_checksum": "a checksum of {:.6g} of the probe image's map",
     "blank_count": "a count of {:.6g} on the bare ground",
 }
+
+
+class CountsDifferError(ValueError):
+    """A counter does not count the probe image as its metadata state."""
 
 
 def weights_metadata(counter: CounterModel, facts: Mapping[str, object]) -> dict[str, object]:
@@ -45,7 +49,7 @@ def weights_metadata(counter: CounterModel, facts: Mapping[str, object]) -> dict
 
 
 _KNOWN = (
-    *_COUNTS, "model", "options", "stride", "data", "mae", "rmse", "recipe", "source",
+    *COUNTS, "model", "options", "stride", "data", "mae", "rmse", "recipe", "source",
 )  # fmt: skip
 
 
@@ -103,7 +107,7 @@ def check_metadata(
             f"weights: {source}: the metadata states stride {shown(stated)}, the counter has "
             f"{counter.stride}"
         )
-    stated_counts = {name: metadata[name] for name in _COUNTS if name in metadata}
+    stated_counts = {name: metadata[name] for name in COUNTS if name in metadata}
     for name, value in stated_counts.items():
         if not isinstance(value, int | float) or not abs(value) <= _MOST_PEOPLE:
             raise ValueError(
@@ -120,8 +124,8 @@ def check_metadata(
     for name, value in stated_counts.items():
         assert isinstance(value, int | float)
         if not abs(measured[name] - value) <= tolerance * max(1.0, abs(value)):
-            raise ValueError(
-                f"weights: {source}: the metadata states {_COUNTS[name].format(value)}, got "
+            raise CountsDifferError(
+                f"weights: {source}: the metadata states {COUNTS[name].format(value)}, got "
                 f"{measured[name]:.6g}; the weights or their input convention are not those "
                 "stated"
             )

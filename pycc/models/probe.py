@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import cast
@@ -145,6 +145,30 @@ def diagnose(counter: CounterModel) -> str | None:
         f"its bare ground, as {_reading(counter)}; plausible in another convention: "
         + ", ".join(best)
     )
+
+
+def hidden_readings(
+    counter: CounterModel, given: Collection[str] = ()
+) -> list[tuple[dict[str, object], ProbeResult]]:
+    """Compute the results of the readings that neither keys nor ``given`` options exclude.
+
+    They are those of the same tensors under other values of options that the counter's keys do not
+    show and its metadata does not state, with the options that differ.
+    """
+    stated = counter.metadata.get("options", {})
+    known = {*given, *(stated if isinstance(stated, dict) else ())}
+    open_options = {
+        k: values
+        for k, values in counter.hidden_options().items()
+        if values and k in counter.options() and k not in known
+    }
+    results = []
+    for values in product(*open_options.values()):
+        wanted = dict(zip(open_options, values, strict=True))
+        changes = {k: value for k, value in wanted.items() if value != counter.options()[k]}
+        if changes:
+            results.append((changes, probe_result(_with(counter, counter.options(), changes))))
+    return results
 
 
 def _readings(counter: CounterModel) -> Iterator[tuple[dict[str, object], CounterModel]]:

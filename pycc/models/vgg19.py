@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,7 +19,7 @@ from pycc.models import vgg
 from pycc.models.base import MODELS, CounterModel
 from pycc.models.bayesian import bayesian_loss
 from pycc.models.convention import Convention, Kind, convention
-from pycc.models.dace import dm_loss
+from pycc.models.dace import dm_loss, single
 from pycc.models.heads import Heads, heads_of
 from pycc.models.options import choice
 from pycc.models.recipe import Recipe
@@ -173,10 +174,16 @@ class VGG19(CounterModel):
         density = self._within(self(images), target, region)
         if heads is None:
             heads = heads_of("vgg19", images, target, points, stride=_STRIDE)
+        with torch.autocast(density.device.type, enabled=False):
+            return self._loss_of(single(density), target, heads, max(images.shape[2:]))
+
+    def _loss_of(
+        self, density: Tensor, target: Tensor, heads: Sequence[Heads], crop: int
+    ) -> Tensor:
         if self.variant == "bl":
             return bayesian_loss(density, heads, stride=_STRIDE)
         if self.variant == "generalized_loss":
-            return generalized_loss(density, heads, crop=max(images.shape[2:]), stride=_STRIDE)
+            return generalized_loss(density, heads, crop=crop, stride=_STRIDE)
         each = [known.each().to(density) for known in heads]
         return dm_loss(density, target.to(density), each, transport=_DM_TRANSPORT, stride=_STRIDE)
 

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import narrow
 
 from pycc import models
 from pycc.commands import main
+from pycc.models.probe import probe_count
 
 
 def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
@@ -72,6 +74,25 @@ def test_check_finds_a_wrong_convention(capsys: pytest.CaptureFixture[str], tmp_
     code, out, _ = run(capsys, "check", str(tmp_path / "w.pth"))
     assert code == 0
     assert "under no known convention does it see the heads" in out
+
+
+def test_check_states_what_keys_do_not_show(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bayesian Loss and Generalized Loss have the same keys, and different counts."""
+    narrow.narrow(monkeypatch)
+    counter = narrow.positive(narrow.create("vgg19"))
+    path = tmp_path / "w.pth"
+    torch.save(counter.net.state_dict(), path)
+    other = models.create("vgg19", variant="generalized_loss").eval()
+    other.net.load_state_dict(counter.net.state_dict())
+    _, out, _ = run(capsys, "check", str(path))
+    assert "not shown by the keys: variant='bl'\n" in out
+    line = next(line for line in out.splitlines() if line.startswith("or, with"))
+    assert f"variant='generalized_loss': {probe_count(other):.5g} people, bare ground" in line
+    _, out, _ = run(capsys, "check", str(path), "--option", "variant=generalized_loss")
+    assert "or, with" not in out
+    assert "not shown" not in out
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from support.marks import long
-from support.toys import Plain, Tiny, Whole, pictures
+from support.toys import Coarse, Plain, Tiny, Whole, pictures
 
 from pycc import ops
 from pycc.defense.ablated_maps import (
@@ -61,7 +61,9 @@ def test_pixels_are_those_of_the_op(unit: str) -> None:
             assert float(result) == pytest.approx(float(counter(kept).double().sum()), rel=1e-6)
 
 
-@pytest.mark.parametrize("counter", [Tiny(), Plain(), Whole()], ids=lambda c: type(c).__name__)
+@pytest.mark.parametrize(
+    "counter", [Tiny(), Plain(), Whole(), Coarse()], ids=lambda c: type(c).__name__
+)
 @pytest.mark.parametrize("shape", [(20, 24), *long((37, 53), (14, 81))])
 @pytest.mark.parametrize("kind", [Bands(5), Bands(18), Blocks(7)], ids=str)
 def test_windows_equal_whole_images(

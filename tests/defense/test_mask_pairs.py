@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.toys import Plain, Tiny, Whole, pictures
+from support.toys import Coarse, Plain, Tiny, Whole, pictures
 
 from pycc.defense.mask_pairs import hidden, mask_boxes, two_mask_table
 from pycc.local import Box
@@ -80,6 +80,17 @@ def test_a_smaller_field_would_be_wrong() -> None:
     result = two_mask_table(counter, image, patch_size=3, masks=36, fill=FILL)
     wanted = brute_force(counter, image, 3, 36)
     assert float((result - wanted).abs().max()) > 1e-5 * float(wanted.max())
+
+
+def test_a_coarser_grid_is_counted_whole() -> None:
+    """Windows would be wrong, although the field is as declared: pairs far apart are sums."""
+    counter, image = Coarse().double(), pictures((64, 68), dtype=torch.float64)[0]
+    wanted = brute_force(counter, image, 3, 16)
+    result = two_mask_table(counter, image, patch_size=3, masks=16, fill=FILL)
+    torch.testing.assert_close(result, wanted, rtol=1e-12, atol=0)
+    counter.period = 2
+    with pytest.raises(ValueError, match="must give the same cells for a window as for the image"):
+        two_mask_table(counter, image, patch_size=3, masks=16, fill=FILL)
 
 
 def test_less_is_looked_at_than_whole_images() -> None:

@@ -18,6 +18,7 @@ FAMILIES: list[tuple[str, dict[str, object]]] = [
     ("csrnet", {"variant": "commissarma"}),
     ("can", {"variant": "weizheliu"}),
     ("mask_aware", {"variant": "solution4"}),
+    ("vgg19", {"variant": "dm_count"}),
 ]
 SHAPE = (48, 64)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +17,8 @@ from pycc import models
 from pycc.grid import window_field
 from pycc.models import vgg
 from pycc.models.base import CounterModel
+from pycc.models.metadata import beside, weights_metadata
+from pycc.models.probe import probe_result
 
 Fixture = Callable[[str], NpzFile]
 FILES = {"bl": "BL", "dm_count": "DMCount", "generalized_loss": "GL"}
@@ -135,3 +139,82 @@ def test_the_field_covers_both_kinds_of_cells(variant: str, margin: int) -> None
     )
     assert counter.receptive_field == 2 * margin + 8
     assert (counter.period, window_field(counter)) == (16, None)
+
+
+# --- weights
+
+
+@pytest.fixture
+def grown(small: None) -> dict[str, CounterModel]:
+    """One counter of each variant; that of Generalized Loss has the weights of Bayesian Loss."""
+    counters = {variant: narrow.create("vgg19", variant=variant) for variant in VARIANTS}
+    counters["generalized_loss"].net.load_state_dict(counters["bl"].net.state_dict())
+    return counters
+
+
+@pytest.mark.filterwarnings("ignore:weights. .* plausible in another convention")
+def test_variants_are_told_apart_as_far_as_files_show_them(
+    grown: dict[str, CounterModel], tmp_path: Path
+) -> None:
+    """LWCC keeps weights under "model", trainings under "model_state_dict", both without prefix."""
+    for variant, counter in grown.items():
+        state = counter.net.state_dict()
+        adam = torch.optim.Adam(counter.net.parameters())
+        counter(torch.rand(1, 3, 32, 32)).sum().backward()
+        adam.step()
+        training = {"epoch": 3, "optimizer_state_dict": adam.state_dict()}
+        for file, content in {
+            "Bay_SHA.pth": {"model": state},
+            "600_ckpt.tar": {**training, "model_state_dict": state},
+            "best_model.pth": state,
+        }.items():
+            torch.save(content, tmp_path / file)
+            loaded = models.load(tmp_path / file)
+            assert loaded.options() == counter.options()
+            assert torch.equal(loaded.net.features[0].weight, counter.net.features[0].weight)
+            note = f"; not shown by the keys: variant='{variant}'"
+            assert loaded.origin.endswith(note) == (variant != "dm_count")
+    path = tmp_path / "w.pth"
+    # Sorted, as converters write them, nothing shows Generalized Loss: it has to be requested.
+    state = dict(sorted(grown["generalized_loss"].net.state_dict().items()))
+    torch.save({f"module.{key}": value for key, value in state.items()}, path)
+    assert models.load(path).options()["variant"] == "bl"
+    assert models.load(path, variant="generalized_loss").options()["variant"] == "generalized_loss"
+
+
+def test_a_count_of_the_probe_image_decides(
+    grown: dict[str, CounterModel], tmp_path: Path, refused: Callable[..., None]
+) -> None:
+    path = tmp_path / "w.pth"
+    state = dict(sorted(grown["bl"].net.state_dict().items()))
+    torch.save(state, path)
+    for variant in ("bl", "generalized_loss"):
+        counts = probe_result(grown[variant]).record()
+        beside(path).write_text(json.dumps(counts))
+        loaded = models.load(path)
+        assert loaded.options()["variant"] == variant
+        assert loaded.origin.endswith(f"; variant='{variant}' by its count of the probe image")
+    beside(path).write_text(json.dumps({**counts, "options": {"variant": "bl"}}))
+    refused(path, "the metadata states a count of")
+    beside(path).write_text(json.dumps({"probe_count": 1e6}))
+    refused(path, r"the metadata states a count of 1e\+06 on the probe image")
+    content = weights_metadata(grown["generalized_loss"], {"data": "somewhere"})
+    beside(path).write_text(json.dumps(content))
+    assert models.load(path).options() == grown["generalized_loss"].options()
+    refused(path, "was trained with variant='generalized_loss', got variant='bl'", variant="bl")
+
+
+def test_weights_of_another_variant_or_family_are_named(
+    grown: dict[str, CounterModel], tmp_path: Path, refused: Callable[..., None]
+) -> None:
+    path = tmp_path / "w.pth"
+    torch.save(grown["dm_count"].net.state_dict(), path)
+    message = "does not fit vgg19 .*; its keys are those of variant='dm_count'"
+    refused(path, message, variant="bl")
+    refused(path, "does not fit mcnn .*; its keys are those of 'vgg19'", name="mcnn")
+    torch.save(grown["bl"].net.state_dict(), path)
+    refused(path, "does not fit vgg19 .*those of variant='bl'", variant="dm_count")
+    with pytest.raises(ValueError, match="vgg19: variant must be 'bl' or 'dm_count' or 'general"):
+        models.create("vgg19", variant="gl")
+    with pytest.raises(ValueError, match="vgg19: unknown option 'down'"):
+        models.create("vgg19", down=16)

@@ -10,6 +10,7 @@ from numpy.lib.npyio import NpzFile
 from support import narrow
 from torch import Tensor
 
+from pycc import models
 from pycc.models import bayesian, dace
 from pycc.models.bayesian import bayesian_loss, posterior
 from pycc.models.heads import Heads
@@ -147,6 +148,26 @@ def test_a_map_of_nobody_has_finite_gradients() -> None:
         (slope,) = torch.autograd.grad(loss(density), density)
         assert slope.isfinite().all()
         assert (slope < 0).any()
+
+
+# --- all of them
+
+
+@pytest.mark.parametrize("variant", ["bl", "dm_count", "generalized_loss"])
+def test_in_mixed_precision_the_loss_is_single(
+    variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    narrow.narrow(monkeypatch)
+    counter = narrow.positive(models.create("vgg19", variant=variant)).eval()
+    images, points = torch.rand(1, 3, 64, 64), [torch.tensor([[20.0, 12.0], [50.0, 50.0]])]
+    target = torch.zeros(1, 1, 8, 8)
+    target[0, 0, 1, 2] = target[0, 0, 6, 6] = 1.0
+    with torch.autocast("cpu", torch.bfloat16):
+        density = counter(images)
+        assert density.dtype == torch.bfloat16
+        loss = counter.loss(images, target, points=points)
+    monkeypatch.setattr(counter, "forward", lambda _: density.float())
+    assert torch.equal(loss, counter.loss(images, target, points=points))
 
 
 # --- Generalized Loss

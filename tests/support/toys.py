@@ -55,6 +55,19 @@ class Whole(Tiny):
         return super().forward(images) * images.mean((1, 2, 3), keepdim=True)
 
 
+class Coarse(Tiny):
+    """Cells of 2 pixels from a grid of 4, enlarged as VGG-19's: no window counts as its part."""
+
+    period = 4
+
+    def __init__(self) -> None:
+        super().__init__(16)
+        self.net[2] = nn.Sequential(
+            nn.AvgPool2d(4), nn.Upsample(scale_factor=2.0, mode="bilinear", align_corners=True)
+        )
+        self.eval()
+
+
 class Plain:
     """A counter that is no module, with a bounded field."""
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from pycc.backdoor.defenses.finetuning import FineTuning
 from pycc.backdoor.hooks import removing
 from pycc.counters import device_of
 from pycc.models import CounterModel
+from pycc.models.heads import Heads
 from pycc.models.recipe import Recipe
 from pycc.runs import fingerprint
 from pycc.settings import flag
@@ -155,6 +156,11 @@ class Distilled(CounterModel):
         teacher.training = mode
         return self
 
+    @property
+    def period(self) -> int:
+        """The student's."""
+        return self._parts[0].period
+
     def forward(self, images: Tensor) -> Tensor:
         """The student's density map."""
         density: Tensor = self._parts[0](images)
@@ -167,11 +173,14 @@ class Distilled(CounterModel):
         *,
         points: Sequence[Tensor] | None = None,
         region: Tensor | None = None,
+        heads: Sequence[Heads] | None = None,
     ) -> Tensor:
         """The student's loss plus the weighted distances of the attention maps."""
         student, teacher = self._parts
+        boxed = {} if heads is None else {"heads": heads}
+        student_loss_of = cast("Callable[..., Tensor]", student.loss)
         with watched(student.net, self.layers) as ours:
-            student_loss = student.loss(images, target, points=points, region=region)
+            student_loss = student_loss_of(images, target, points=points, region=region, **boxed)
         with watched(teacher.net, self.layers) as theirs, torch.no_grad():
             teacher(images)
         idle = [name for name in self.layers if name not in ours or name not in theirs]
