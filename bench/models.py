@@ -42,6 +42,8 @@ FAMILIES: tuple[tuple[str, dict[str, object]], ...] = (
     ("can", {"variant": "weizheliu"}),
     ("danet", {}),
     ("clip_ebc", {}),
+    ("p2pnet", {}),
+    ("fidtm", {}),
     ("vgg19", {}),
     ("vgg19", {"variant": "dm_count"}),
     ("vgg19", {"variant": "generalized_loss"}),

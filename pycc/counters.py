@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pycc.checks import check_image, naming
-from pycc.grid import in_region, window_field
+from pycc.grid import heads_in, in_region, window_field
 from pycc.local.box import Box, influence
 from pycc.random import Stream
 from pycc.ranks import exact
@@ -29,6 +29,7 @@ __all__ = [
     "density_in_roi",
     "device_of",
     "frozen",
+    "heads_of",
     "identity",
     "like_of",
 ]
@@ -155,6 +156,26 @@ def count_of(counter: Counter, sample: Sample) -> float:
     22
     """
     return float(density_in_roi(counter, sample).double().sum())
+
+
+def heads_of(counter: Counter, sample: Sample) -> Tensor | None:
+    """Locate the heads in a sample's region of interest with a counter that counts points.
+
+    Returns:
+        [M,2] (x, y) in pixels on the CPU, by the counter's ``heads``; None for a counter of maps.
+
+    >>> from pycc import data, models
+    >>> sample = data.open("synthetic", split="test", shape=(96, 128), heads=20)[0]
+    >>> heads_of(models.load("mcnn-synthetic"), sample) is None
+    True
+    """
+    locate: Callable[[Tensor], list[Tensor]] | None = getattr(counter, "heads", None)
+    if locate is None:
+        return None
+    with frozen(counter), naming(sample.name, sample.image.shape):
+        (heads,) = locate(sample.image[None].to(like_of(counter)))
+    heads = heads.detach().cpu()
+    return heads if sample.roi is None else heads[heads_in(heads, sample.roi)]
 
 
 @dataclass(frozen=True, eq=False)

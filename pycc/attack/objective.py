@@ -131,6 +131,22 @@ class Under(Objective):
         return gained(change, region)
 
 
+class Erase(Under):
+    """Count as few people as possible outside the patch: the count without the patch's own cells.
+
+    A patch may count as people itself. Where heads are compared with an image's maximum (FIDTM), it
+    erases all others by being the brightest; elsewhere it can hide those around it.
+    """
+
+    def __call__(self, change: Tensor, region: AttackedRegion, aim: Aim, /) -> Tensor:
+        """[N,D]."""
+        if region.own is None:
+            return gained(change, region)
+        others = change.clone()
+        others[..., *region.own.slices] = 0.0
+        return gained(others, region)
+
+
 class Target(Objective):
     """Count c* people: (count − c*)² / (2·|clean − c*|), whose slope is near 1 at first.
 
@@ -170,5 +186,6 @@ class Pap(Objective):
 objectives.register("density")(Density())
 objectives.register("over")(Over())
 objectives.register("under")(Under())
+objectives.register("erase")(Erase())
 objectives.register("target")(Target())
 objectives.register("pap")(Pap())

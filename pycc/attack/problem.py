@@ -12,6 +12,7 @@ from torch import Tensor
 from pycc import ops
 from pycc.attack.objective import Aim, gained, objectives
 from pycc.attack.patch import Place
+from pycc.local import Box
 from pycc.registry import Registry
 
 combinations: Registry[Callable[[Tensor], Tensor]] = Registry("combination")
@@ -79,6 +80,8 @@ class AttackedRegion:
     """[N], people: the counter's count of the clean full image."""
     truth: Tensor
     """[N], people: the annotated heads."""
+    own: Box | None = None
+    """The cells of the map that lie in the box, at least in part; None: none are set apart."""
 
     def change(self, attacked: Tensor) -> Tensor:
         """[N,D,1,hc,wc]: the change of the map with boxes [N·D,3,h,w]."""

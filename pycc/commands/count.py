@@ -256,7 +256,8 @@ def _row(
         limit = pixels_within(settings.max_memory, counter, sample)
     (counted,) = counters.count(counter, [sample], max_pixels=limit)
     if overlay is not None:
-        draw_overlay(overlay, sample.image, counted.density, counter.stride)
+        heads = counters.heads_of(counter, sample)
+        draw_overlay(overlay, sample.image, counted.density, counter.stride, heads=heads)
     pixels = sample.image[0].numel() if sample.roi is None else int(sample.roi.sum())
     return Row(
         source.path, source.split, sample.name, counted.count, counted.truth,

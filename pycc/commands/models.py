@@ -172,6 +172,8 @@ def _check(counter: CounterModel, given: Options) -> int:
     for name, value in counter.metadata.items():
         if name in ("source", "data", "mae", "rmse", "recipe"):
             print(f"{name:16} {value}")
+    if counter.caution is not None:
+        print(f"caution          {counter.caution}")
     other = models.diagnose(counter)
     if other is not None:
         verdict = f"wrong convention: {other}"
@@ -201,6 +203,7 @@ def _recipe(recipe: Recipe) -> None:
         print(
             f"  from epoch {optimiser.from_epoch}: {optimiser.kind}, rate {optimiser.lr:g}, "
             f"momentum {optimiser.momentum:g}, weight decay {optimiser.weight_decay:g}"
+            + ("" if optimiser.backbone == 1.0 else f", of the backbone x {optimiser.backbone:g}")
         )
     print(
         f"  {recipe.epochs} epochs, batch {recipe.batch}, schedule {recipe.schedule.kind}, "

@@ -10,9 +10,11 @@ from pycc.models import clip_ebc as _clip_ebc  # noqa: F401
 from pycc.models import cmtl as _cmtl  # noqa: F401
 from pycc.models import csrnet as _csrnet  # noqa: F401
 from pycc.models import danet as _danet  # noqa: F401
+from pycc.models import fidtm as _fidtm  # noqa: F401
 from pycc.models import mask_aware as _mask_aware  # noqa: F401
 from pycc.models import mcnn as _mcnn  # noqa: F401
 from pycc.models import narrow as _narrow  # noqa: F401
+from pycc.models import p2pnet as _p2pnet  # noqa: F401
 from pycc.models import sfanet as _sfanet  # noqa: F401
 from pycc.models import vgg19 as _vgg19  # noqa: F401
 from pycc.models.base import CounterModel

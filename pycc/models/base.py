@@ -47,6 +47,11 @@ class CounterModel(nn.Module):
     not_in_keys: ClassVar[Mapping[str, tuple[object, ...]]] = {}
     """Options that leave no trace in the keys of weights, with the values that the probe image may
     distinguish (empty: none)."""
+    most_per_cell: ClassVar[float | None] = None
+    """People that no cell exceeds, whatever the image shows; None: the network sets no limit."""
+    caution: ClassVar[str | None] = None
+    """A weakness of the network that other counters do not have, in one line; ``pycc models check``
+    reports it."""
     origin: str = "fresh"
     """Where the weights come from: what ``pycc.models.load`` recognised."""
     metadata: Mapping[str, object] = MappingProxyType({})
@@ -139,6 +144,21 @@ class CounterModel(nn.Module):
             )
         return output if self.scale == 1.0 else output * self.scale
 
+    def increasing(self, output: object) -> Tensor:
+        """Convert the network's output to a map [N,1,h,w] that increases with each of its values.
+
+        The receptive field is measured on it (``pycc.models.measure_receptive_field``); by default
+        it is the density. A model whose density is a step function or a difference overrides it.
+        """
+        return self.density(output)
+
+    def smooth(self) -> None:
+        """Count by the differentiable function whose derivative the gradient is, from now on.
+
+        By default nothing changes. A model that counts in whole numbers overrides this, so that its
+        gradient can be compared with differences.
+        """
+
     def forward(self, images: Tensor) -> Tensor:
         """Compute the density map [N,1,h,w], people per cell, of images [N,3,H,W] (RGB in [0,1]).
 
@@ -207,6 +227,10 @@ class CounterModel(nn.Module):
     def hidden_options(self) -> Mapping[str, tuple[object, ...]]:
         """Return those of ``not_in_keys`` that this counter's own keys do not show."""
         return self.not_in_keys
+
+    def backbone_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters for which a recipe may have another learning rate; default none."""
+        return []
 
     def options(self) -> dict[str, object]:
         """Return the options with which ``create(name, **options)`` rebuilds this counter.

@@ -126,9 +126,10 @@ def diagnose(counter: CounterModel) -> str | None:
     if now.plausible:
         return None
     plausible: list[tuple[float, str]] = []
+    factors = _FACTORS if "scale" in counter.options() else (1.0,)
     for changes, other in _readings(counter):
         result = probe_result(other)
-        for factor in _FACTORS:
+        for factor in factors:
             scaled = result.times(factor)
             if (changes or factor != 1.0) and scaled.plausible:
                 scale = {} if factor == 1.0 else {"scale": float(f"{other.scale * factor:.6g}")}

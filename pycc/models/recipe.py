@@ -22,6 +22,8 @@ class Optimiser:
     momentum: float = 0.0
     weight_decay: float = 0.0
     from_epoch: int = 0
+    backbone: float = 1.0
+    """Factor of the rate for the layers of ``CounterModel.backbone_parameters``."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import copy
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pycc.checks import unchecked
@@ -70,13 +70,13 @@ def measure_receptive_field(
     for axis, shape in ((2, (side, narrow)), (3, (narrow, side))):
         # Not one half: "(x - 127.5) / 128" and the like must stay positive.
         image = torch.full((1, 3, *shape), 0.75, dtype=torch.float64, device=device)
-        unchanged = probe(image)
+        unchanged = _increasing(probe, image)
         for pixel in range(side // 2, side // 2 + period):
             changed = image.clone()
             changed.select(axis, pixel).add_(1000.0)
             # The tolerance only absorbs a different order of summation.
             with unchecked():
-                moved = (probe(changed) - unchanged).abs() > 1e-12 * unchanged.abs()
+                moved = (_increasing(probe, changed) - unchanged).abs() > 1e-12 * unchanged.abs()
             cells = moved.any(dim=5 - axis)[0, 0].nonzero().flatten()
             if len(cells) == 0:
                 continue
@@ -86,6 +86,10 @@ def measure_receptive_field(
             before = max(before, last * stride - pixel)
             after = max(after, pixel - (first * stride + stride - 1))
     return ReceptiveField(before=before, after=after, side=before + stride + after)
+
+
+def _increasing(counter: CounterModel, images: Tensor) -> Tensor:
+    return counter.increasing(counter.run(counter.preprocess(images)))
 
 
 def _make_monotone(counter: CounterModel) -> None:

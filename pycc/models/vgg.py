@@ -119,26 +119,29 @@ def adopt_vgg(
 ) -> str | None:
     """Copy the first convolutions of torchvision's VGG-16 (or ``network``) into a front end.
 
-    ``state`` holds ``features.N.weight`` and ``.bias`` (with or without the classifier). Returns a
-    description of what was copied, or None if it is not a VGG. ValueError if a tensor has another
-    shape (as in networks with batch normalisation, whose indices differ).
+    ``state`` holds ``features.N.weight`` and ``.bias``, and statistics if the front end has batch
+    normalisation (with or without the classifier). Returns a description of what was copied, or
+    None if it is not a VGG. ValueError if a tensor has another shape (networks with batch
+    normalisation have other indices than those without).
     """
     features = {key: value for key, value in state.items() if key.startswith("features.")}
     if not features or any(_FEATURE.fullmatch(key) is None for key in features):
         return None
-    wanted = front.state_dict()
+    # Old files lack the number of batches, on which no result depends.
+    wanted = {k: v for k, v in front.state_dict().items() if v.is_floating_point()}
+    norms = "with" if any(key.endswith("running_mean") for key in wanted) else "without"
     for key, tensor in wanted.items():
         given = features.get(f"features.{key}")
         if given is None or given.shape != tensor.shape or not given.is_floating_point():
             got = "nothing" if given is None else f"{list(given.shape)} of {given.dtype}"
             raise ValueError(
                 f"vgg: features.{key} must be floats {list(tensor.shape)}, got {got}; the front "
-                f"end is that of {network} without batch normalisation"
+                f"end is that of {network} {norms} batch normalisation"
             )
-    front.load_state_dict({key: features[f"features.{key}"] for key in wanted})
+    front.load_state_dict({key: features[f"features.{key}"] for key in wanted}, strict=False)
+    convolutions = sum(tensor.ndim == 4 for tensor in wanted.values())
     return (
-        f"the first {len(wanted) // 2} convolutions of {network} "
-        f"({len(features)} of its tensors read)"
+        f"the first {convolutions} convolutions of {network} ({len(features)} of its tensors read)"
     )
 
 

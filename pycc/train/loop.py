@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from pycc import models, runs
@@ -18,7 +19,7 @@ from pycc.checks import lacks_memory
 from pycc.counters import count_of
 from pycc.data.dataset import data_fingerprint
 from pycc.models import CounterModel
-from pycc.models.recipe import Recipe
+from pycc.models.recipe import Optimiser, Recipe
 from pycc.ranks import Ranks, exact
 from pycc.runs import Record, Run, fingerprint
 from pycc.settings import values_of
@@ -180,7 +181,7 @@ class _Training:
         self.state = TrainState()
         self.kept = KeptCounter(model, config.ema)
         self.number, first = schedule.optimiser_at(self.recipe, 0)
-        self.optimiser = schedule.made(first, model.parameters())
+        self.optimiser = self._made(first)
         self.best: dict[str, Tensor] = {}
         self.made_with: Record = {}
         self.clock = 0.0
@@ -249,6 +250,9 @@ class _Training:
             log.include(runs.read_records(self.folder))
         return log
 
+    def _made(self, rule: Optimiser) -> torch.optim.Optimizer:
+        return schedule.made(rule, self.model.parameters(), self.model.backbone_parameters())
+
     def _stale(self) -> bool:
         return self.config.patience is not None and self.state.stale >= self.config.patience
 
@@ -258,10 +262,9 @@ class _Training:
         state, epoch = self.state, self.state.epoch
         number, rule = schedule.optimiser_at(self.recipe, epoch)
         if number != self.number:
-            self.number, self.optimiser = number, schedule.made(rule, self.model.parameters())
+            self.number, self.optimiser = number, self._made(rule)
         rate = schedule.rate_at(rule.lr, self.recipe.schedule, epoch)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
+        schedule.set_rate(self.optimiser, rate)
         order = self.items.order(epoch)
         size = self.recipe.batch
         batches = [order[n : n + size] for n in range(0, len(order), size)]
@@ -392,7 +395,7 @@ class _Training:
             self.state, self.number, self.best = saved.state, saved.number, dict(saved.best)
             self.model.load_state_dict(saved.model)
             rule = self.recipe.optimisers[self.number]
-            self.optimiser = schedule.made(rule, self.model.parameters())
+            self.optimiser = self._made(rule)
             self.optimiser.load_state_dict(saved.optimiser)
             self.kept.restore_mean(saved.average)
         except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:

@@ -17,14 +17,34 @@ def optimiser_at(recipe: Recipe, epoch: int) -> tuple[int, Optimiser]:
     return number, recipe.optimisers[number]
 
 
-def made(optimiser: Optimiser, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """Create torch's optimiser of that kind, for the parameters that require gradients."""
+def made(
+    optimiser: Optimiser,
+    parameters: Iterable[nn.Parameter],
+    backbone: Iterable[nn.Parameter] = (),
+) -> torch.optim.Optimizer:
+    """Create torch's optimiser of that kind, for the parameters that require gradients.
+
+    Those of the ``backbone``, which are among them, have a rate of their own if the recipe does.
+    """
     learning = [parameter for parameter in parameters if parameter.requires_grad]
+    groups: list[dict[str, object]] = [{"params": learning}]
+    if optimiser.backbone != 1.0:
+        slow = {id(parameter) for parameter in backbone}
+        groups = [
+            {"params": [p for p in learning if id(p) not in slow]},
+            {"params": [p for p in learning if id(p) in slow], "factor": optimiser.backbone},
+        ]
     if optimiser.kind == "adam":
-        return torch.optim.Adam(learning, optimiser.lr, weight_decay=optimiser.weight_decay)
+        return torch.optim.Adam(groups, optimiser.lr, weight_decay=optimiser.weight_decay)
     return torch.optim.SGD(
-        learning, optimiser.lr, momentum=optimiser.momentum, weight_decay=optimiser.weight_decay
+        groups, optimiser.lr, momentum=optimiser.momentum, weight_decay=optimiser.weight_decay
     )
+
+
+def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate, times the factor of each group of parameters that has one."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group.get("factor", 1.0)
 
 
 def rate_at(lr: float, schedule: Schedule, epoch: int) -> float:

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from pycc.attack import APAM, Problem, objectives
 from pycc.attack.evaluation.cells import cell_density
 from pycc.attack.objective import Aim
+from pycc.attack.patch import Place
 from pycc.attack.problem import pasted
 from pycc.data import quantize
 from pycc.grid import cell_weight
+from pycc.local import aligned
 from pycc.types import Sample
 
 AIMS = {
@@ -25,6 +27,7 @@ AIMS = {
     "under": {},
     "target": {"target_count": 12.0},
     "pap": {},
+    "erase": {},
 }
 
 
@@ -44,7 +47,7 @@ def written_out(objective: str, aim: Aim, out: np.ndarray, clean: np.ndarray, tr
         wanted = aim.factor * heads if aim.target_count is None else aim.target_count
         far = abs(float((weight * clean).sum()) - wanted)
         return (count - wanted) ** 2 / (2 * max(far, 1.0))
-    return count if objective == "under" else -count
+    return -count if objective == "over" else count
 
 
 def test_every_objective_is_tried_here() -> None:
@@ -106,6 +109,11 @@ def test_the_loss_is_that_of_the_full_maps(
         truth = cell_density(each, clean.shape, 4).double().numpy()
         weight = cell_weight(each.roi, clean.shape, 4).double().numpy()
         heads = int(region.truth[row])
+        if objective == "erase":  # without the cells that the patch may lie in, however turned
+            shape = (each.image.shape[1], each.image.shape[2])
+            middle = ((shape[0] - 14) // 2, (shape[1] - 14) // 2)
+            box = aligned(attack.extent(Place(14, middle)), shape, 4)
+            weight[box.top // 4 : box.bottom // 4, box.left // 4 : box.right // 4] = 0.0
         expected = [
             written_out(objective, attack.aim, whole_map(counter, attacked(each, attack, patch)),
                         clean, truth, weight, heads)
@@ -132,6 +140,7 @@ def region_of(cells: int, images: int = 2, *, seed: int = 0, dtype: Any = torch.
         cells=torch.full((images,), 50.0, dtype=dtype),
         count=10 + rand(images),
         truth=torch.arange(images).to(dtype) + 3,
+        own=None,
     )
 
 
@@ -154,7 +163,7 @@ def test_without_change_nothing_is_lost(seed, factor, target_count, objective) -
         assert losses[row].tolist() == pytest.approx([expected] * 2)
 
 
-@pytest.mark.parametrize("objective", ["density", "over", "under", "target"])
+@pytest.mark.parametrize("objective", ["density", "over", "under", "target", "erase"])
 def test_what_lies_outside_the_region_does_not_matter(objective: str) -> None:
     region, aim = region_of(3), Aim(10.0, None)
     region.weight[:, :, 0] = 0.0
@@ -212,6 +221,7 @@ def test_a_target_loss_falls_exactly_where_the_count_comes_nearer(clean, wanted,
         ("under", Aim(10.0, None), 130.0, -30.0),
         ("under", Aim(10.0, None), 80.0, 20.0),
         ("pap", Aim(10.0, None), 130.0, 30.0),
+        ("erase", Aim(10.0, None), 80.0, 20.0),
         ("density", Aim(10.0, None), 130.0, 30.0),
         ("density", Aim(1.0, None), 130.0, -30.0),  # the truth is what is wanted
         ("density", Aim(0.5, None), 80.0, 20.0),

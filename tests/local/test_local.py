@@ -225,6 +225,22 @@ def test_other_counters_are_asked_about_the_whole_window(name: str) -> None:
     close(slope, wanted)
 
 
+def test_rows_and_columns_are_cut_off() -> None:
+    """As of padded images: also where a part of the change goes with them."""
+    images = image((18, 21), rows=2)
+    for cut in (slice(2, None), slice(None, -1), slice(3, 8)):
+        counter = Ground(lambda x, cut=cut: x[:, :, cut, cut])
+        for box in (Box(4, 6, 9, 13), Box(0, 0, 6, 5), Box(5, 14, 18, 21)):
+            local = Local(counter, images, box)
+            pixels = image(box.shape, rows=2).requires_grad_()
+            before, after = counter(images), counter(attacked(images, box, pixels))
+            close(local(pixels), after[..., *local.cells.slices])
+            rest = (after - before).detach()
+            assert local.follows_layers == bool(rest.any())  # else the change is all cut off
+            rest[..., *local.cells.slices] = 0
+            assert not rest.any()
+
+
 def test_noise_stays_noise() -> None:
     counter = Ground(lambda x: x + torch.randn(x.shape, dtype=x.dtype))
     local = Local(counter, image((18, 21)), Box(4, 6, 9, 13))

@@ -9,11 +9,26 @@ import torch
 from torch import nn
 
 from pycc import models
-from pycc.models import clip_ebc, danet, families, mask_aware_net, sfanet_net, vgg, vgg19
+from pycc.models import (
+    clip_ebc,
+    danet,
+    families,
+    fidtm_net,
+    hrnet,
+    mask_aware_net,
+    p2pnet_net,
+    sfanet_net,
+    vgg,
+    vgg19,
+)
 from pycc.models.base import CounterModel
 from pycc.models.clip_ebc_net import CLIPEBCNet
 
-OPTIONS: dict[str, dict[str, object]] = {"mask_aware": {"width": 2, "mask_features": [2, 3, 4]}}
+OPTIONS: dict[str, dict[str, object]] = {
+    "mask_aware": {"width": 2, "mask_features": [2, 3, 4]},
+    "p2pnet": {"cells": "scores"},  # whole numbers have no derivative
+    "fidtm": {"cells": "scores"},
+}
 
 
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,6 +47,14 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sfanet_net, "DECODER", (6, 5, 5, 4))
     monkeypatch.setattr(sfanet_net, "POOLED", 4)
     monkeypatch.setattr(sfanet_net, "REGRESSION", (4, 3))
+    bodies = tuple(tuple(n and n // 16 for n in body) for body in p2pnet_net.BODIES)
+    monkeypatch.setattr(p2pnet_net, "BODIES", bodies)
+    monkeypatch.setattr(p2pnet_net, "FEATURES", 8)
+    monkeypatch.setattr(hrnet, "WIDTHS", (4, 5, 6, 7))
+    monkeypatch.setattr(hrnet, "STEM", 4)
+    monkeypatch.setattr(hrnet, "BLOCKS", 1)
+    monkeypatch.setattr(hrnet, "MODULES", (1, 2, 1))
+    monkeypatch.setattr(fidtm_net, "HIDDEN", 4)
     monkeypatch.setattr(families, "skeletons", {})  # those of other widths are kept
     sizes = {"width": 8, "embedding": 16, "text_width": 64, "text_layers": 1}
     monkeypatch.setattr(clip_ebc, "CLIPEBCNet", partial(CLIPEBCNet, **sizes))

@@ -11,7 +11,7 @@ from pycc import models
 from pycc.models.clip_ebc import CLIPEBC
 from pycc.models.recipe import Optimiser, Recipe, Schedule
 from pycc.train.config import TABLE_6, TrainConfig, resolved
-from pycc.train.schedule import clean_share, made, optimiser_at, rate_at
+from pycc.train.schedule import clean_share, made, optimiser_at, rate_at, set_rate
 
 
 def test_the_share_of_clean_loss_falls_from_one_to_a_half() -> None:
@@ -57,6 +57,12 @@ def test_optimisers_change_where_a_recipe_says() -> None:
     assert len(sgd.param_groups[0]["params"]) == 1
     assert sgd.param_groups[0]["momentum"] == 0.9
     assert isinstance(made(Optimiser("adam", 0.1), [parameter]), torch.optim.Adam)
+    backbone = torch.nn.Parameter(torch.zeros(1))
+    slower = made(Optimiser("adam", 0.1, backbone=0.25), [backbone, parameter], [backbone])
+    set_rate(slower, 0.4)
+    assert [(g["params"], g["lr"]) for g in slower.param_groups] == [
+        ([parameter], 0.4), ([backbone], 0.1),
+    ]  # fmt: skip
 
 
 def test_table_6_is_the_ablation_recipes_preset() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,14 @@ class Member:
         field = window_field(self.counter)
         window = influence(changed, shape, stride=stride, receptive_field=field)
         return window, changed.moved(-window.top, -window.left)
+
+
+def cells_of(box: Box, stride: int, cells: Box) -> Box:
+    """The cells that a box of pixels touches, numbered from the first one of ``cells``."""
+    touched = Box(
+        box.top // stride, box.left // stride, -(-box.bottom // stride), -(-box.right // stride)
+    )
+    return touched.intersection(cells).moved(-cells.top, -cells.left)
 
 
 class CleanCounts:
@@ -140,6 +149,7 @@ class ProblemBuilder:
         height, width = item.shape
         everything, place = Box(0, 0, height, width), Place(1, (0, 0))
         regions = [self._region(attack, m, [item], [place], [everything]) for m in self.members]
+        regions = [replace(region, own=None) for region in regions]  # there are no others
         return Problem(regions, (item.index,), 1, combine=self.combine)
 
     def _region(
@@ -198,6 +208,7 @@ class ProblemBuilder:
             cells=put(torch.stack(cells)),
             count=put(torch.tensor([count for count, _ in known], dtype=torch.float64)),
             truth=put(truth),
+            own=cells_of(inner, stride, local.cells),
         )
 
     def _density(self, item: CheckedImage, cells: tuple[int, int], stride: int) -> Tensor:

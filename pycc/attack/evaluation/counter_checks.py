@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pycc import ops
 from pycc.attack.base import PatchAttack
 from pycc.attack.evaluation.baselines import baselines
-from pycc.attack.evaluation.builder import CleanCounts, Member, ProblemBuilder
+from pycc.attack.evaluation.builder import CleanCounts, Member, ProblemBuilder, cells_of
 from pycc.attack.evaluation.cells import cell_density
 from pycc.attack.evaluation.checked import CheckedImage, SampleCache
 from pycc.attack.evaluation.checks import Results, decided, not_applicable
@@ -25,6 +25,8 @@ from pycc.attack.problem import AttackedRegion, Problem
 from pycc.counters import identity
 from pycc.data import quantize
 from pycc.grid import cell_weight
+from pycc.local import Box, aligned
+from pycc.models import CounterModel
 from pycc.report import Check
 from pycc.runs import fingerprint
 from pycc.types import Sample
@@ -56,6 +58,9 @@ def finite_differences(jobs: EvaluationJobs, results: Results) -> Check:
     if not places:
         return not_applicable(name, "no cell that a patch can change")
     double = copy.deepcopy(counter).double().eval().requires_grad_(False)
+    for part in double.modules():
+        if isinstance(part, CounterModel):
+            part.smooth()  # whole numbers have no differences to compare with
     try:
         slopes = _slopes(jobs, Member(double), places)
     except RuntimeError as error:  # types that do not meet: a float32 kept somewhere inside
@@ -94,7 +99,7 @@ def _slopes(
             )
             with torch.no_grad():
                 ends = [
-                    attack.loss(full.problem(place), patch + way * _NUDGE * direction, seed)
+                    attack.loss(full.problem(attack, place), patch + way * _NUDGE * direction, seed)
                     for way in (1, -1)
                 ]
             slope = float(ends[0] - ends[1]) / (2 * _NUDGE)
@@ -133,9 +138,13 @@ class _Full:
     def __call__(self, pixels: Tensor) -> Tensor:
         return self._counter(pixels)
 
-    def problem(self, place: Place) -> Problem:
+    def problem(self, attack: PatchAttack, place: Place) -> Problem:
         """With the patch at this place."""
-        region = replace(self._region, top_left=torch.tensor([place.top_left]))
+        shape = (self._region.pixels.shape[2], self._region.pixels.shape[3])
+        box = aligned(attack.extent(place), shape, self._counter.stride)
+        cells = Box(0, 0, self.clean.shape[2], self.clean.shape[3])
+        own = cells_of(box, self._counter.stride, cells)
+        region = replace(self._region, top_left=torch.tensor([place.top_left]), own=own)
         return Problem([region], (self._index,), place.side)
 
 

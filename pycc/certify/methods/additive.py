@@ -40,9 +40,10 @@ def additive(
 
     ``caps`` is the limit in people per cell, a number or [h,w]; ``block_cap`` that of a block of
     ``block`` x ``block`` cells. At least one of them is needed, fixed beforehand on training data
-    (``cap_of``). The defended counter is ``pycc.defense.clipped`` with the same arguments. Outside
-    the affected windows cells keep their clean values; inside they lie in [0, caps], and a block
-    counts at most its cap. Deterministic.
+    (``cap_of``), unless the network limits its cells: without ``caps`` the counter's own
+    ``most_per_cell`` holds, which changes no count. The defended counter is
+    ``pycc.defense.clipped`` with the same arguments. Outside the affected windows cells keep their
+    clean values; inside they lie in [0, caps], and a block counts at most its cap. Deterministic.
 
     ValueError as for ``masked``, and for caps that are not positive or of another size than the
     map.
@@ -56,7 +57,8 @@ def additive(
     """
     cells = map_of(counter, image)
     window = window_of(counter, patch_size, shape_of(image), shape_of(cells))
-    return additive_of(cells, window, Caps(caps, block_cap, block), patches=patches)
+    limit = getattr(counter, "most_per_cell", None) if caps is None else caps
+    return additive_of(cells, window, Caps(limit, block_cap, block), patches=patches)
 
 
 def additive_of(
