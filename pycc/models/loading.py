@@ -96,8 +96,8 @@ def load(
     gradients; their options are those of ``black_box``.
 
     With a ``name``, weights of a backbone alone are accepted too (torchvision's VGG-16 for
-    "csrnet", "can", "sfanet" and "mask_aware", with batch norms for "p2pnet", its VGG-19 for "vgg19",
-    an HRNet-W48 for "fidtm", OpenAI's CLIP archive for "clip_ebc"); a warning says that the rest is
+    "csrnet", "can", "sfanet" and "mask_aware", with batch norms for "p2pnet", VGG-19 for "vgg19",
+    HRNet-W48 for "fidtm", OpenAI's CLIP archive for "clip_ebc"); a warning says that the rest is
     untrained.
 
     FileNotFoundError or ValueError, in one line that names the file: missing, unreadable, of an
