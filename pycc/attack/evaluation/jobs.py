@@ -92,6 +92,7 @@ class EvaluationJobs:
         for item in self.items:
             if self._turn():
                 self._measure_baselines(item)
+        self._done = self._total  # baselines that an image cannot have are done as well
 
     def ordered(self, records: Sequence[Record]) -> list[Record]:
         """Results in the order of the settings, whichever process found them and when."""

@@ -295,7 +295,7 @@ def test_a_counter_of_nonsense_is_told(sample, problem) -> None:
         ({"beta": 0.0}, "beta must be"),
         ({"shape": "star"}, "shape must be one of square, disc, got 'star'"),
         ({"decay": "linear"}, "decay must be one of"),
-        ({"objective": "chaos"}, "objective must be one of density, over, under, target"),
+        ({"objective": "chaos"}, "objective must be one of density, over, under, erase, target"),
         ({"optimiser": "newton"}, "optimiser must be one of"),
         ({"restarts": 0}, "restarts must be at least 1, got 0"),
         ({"eot_samples": 0}, "eot_samples must be at least 1, got 0"),
