@@ -71,6 +71,22 @@ class Registry(Generic[T]):
         finally:
             del self._entries[name]
 
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """Forget, after a ``with`` block, what was registered in it.
+
+        >>> colours: Registry[str] = Registry("colour")
+        >>> with colours.restored():
+        ...     red = colours.register("red")("#f00")
+        >>> colours.names()
+        []
+        """
+        before = dict(self._entries)
+        try:
+            yield
+        finally:
+            self._entries = before
+
     def names(self) -> list[str]:
         """Return all names, in the order of registration."""
         return list(self._entries)

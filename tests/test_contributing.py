@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +29,22 @@ def template(heading: str, language: str, number: int = 0) -> str:
     return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)[number]
 
 
-def made(heading: str, monkeypatch: pytest.MonkeyPatch, *registries: Any) -> dict[str, Any]:
-    """What a Python template defines; what it registers is forgotten after the test."""
-    for registry in registries:
-        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+@pytest.fixture(autouse=True)
+def forgotten() -> Iterator[None]:
+    """What a template registers is there for one test."""
+    with MODELS.restored(), attacks.restored():
+        yield
+
+
+def made(heading: str) -> dict[str, Any]:
+    """What a Python template defines."""
     names: dict[str, Any] = {"__name__": "template"}
     exec(compile(template(heading, "python"), heading, "exec"), names)
     return names
 
 
-def test_the_model_is_created_and_has_the_geometry_that_it_states(monkeypatch) -> None:
-    made("A model", monkeypatch, MODELS)
+def test_the_model_is_created_and_has_the_geometry_that_it_states() -> None:
+    made("A model")
     torch.manual_seed(0)
     counter = models.create("drawn", channels=4).eval()
     assert "drawn" in models.names()
@@ -47,8 +53,8 @@ def test_the_model_is_created_and_has_the_geometry_that_it_states(monkeypatch) -
     assert models.measure_receptive_field(counter).side == counter.receptive_field == 16
 
 
-def test_the_attack_finds_better_patches_step_by_step(monkeypatch) -> None:
-    made("An attack", monkeypatch, attacks)
+def test_the_attack_finds_better_patches_step_by_step() -> None:
+    made("An attack")
     counter = models.load("mcnn-synthetic")
     image = torch.rand(1, 3, 48, 64, generator=torch.Generator().manual_seed(0))
     attack = attacks["searched"](patch_size=16, objective="over", steps=20)
@@ -59,8 +65,8 @@ def test_the_attack_finds_better_patches_step_by_step(monkeypatch) -> None:
     assert losses[-1] < losses[0]
 
 
-def test_the_twin_of_the_kernel_checks_its_argument(monkeypatch) -> None:
-    halved = made("A kernel", monkeypatch)["halved"]
+def test_the_twin_of_the_kernel_checks_its_argument() -> None:
+    halved = made("A kernel")["halved"]
     with ops.reference():
         assert halved(torch.tensor([[3.0], [-1.0]])).tolist() == [[1.5], [-0.5]]
         with pytest.raises(ValueError, match="halved: values must be float32, got int64"):

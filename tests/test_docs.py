@@ -59,10 +59,8 @@ def here(
     shutil.copytree(user_folder, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     with_threads(1)
-    before = {registry: dict(registry._entries) for registry in (attacks, formats, MODELS)}
-    yield tmp_path
-    for registry, entries in before.items():  # what pages add is theirs alone
-        registry._entries = entries
+    with attacks.restored(), formats.restored(), MODELS.restored():  # what pages add is theirs
+        yield tmp_path
 
 
 @pytest.mark.command
