@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pycc.checks import check_image, naming
+from pycc.checks import check_image, lacks_memory, naming
 from pycc.grid import heads_in, in_region, window_field
 from pycc.local.box import Box, influence
 from pycc.random import Stream
@@ -126,7 +126,9 @@ def _fixed_count(counter: Counter) -> str:
     with frozen(counter), exact(), torch.no_grad():
         try:
             return f"{float(counter(image.to(like_of(counter))).double().sum()):.3e}"
-        except (ValueError, RuntimeError):  # the counter does not take this size
+        except (ValueError, RuntimeError) as error:  # the counter does not take this size
+            if lacks_memory(error):
+                raise
             return "nothing"
 
 

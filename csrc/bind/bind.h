@@ -5,7 +5,7 @@
 //   Nullable<T>               the same, or None
 //   number                    int, float or bool
 //   enum, const Struct&       a member of the enumeration, an object of the class, both bound
-//   before cudaStream_t              the address of the stream
+//   cudaStream_t              the address of the stream
 //
 // `kernels` of the module has, for each kernel, the function and the kinds of its parameters: a
 // Python type, or for a tensor the name of its dtype, with "?" if it may be None. pycc.ops checks

@@ -79,13 +79,13 @@ class Context:
     device: torch.device = torch.device("cpu")
     """This process's device."""
     folder: Path | None = None
-    """The run folder; None for a command without entry."""
+    """The run folder; None for a command that writes none."""
     resume: bool = False
     """Whether to continue the run in that folder."""
 
     @property
     def run_folder(self) -> Path:
-        """The run folder of a command that has entry."""
+        """The run folder of a command that writes one."""
         assert self.folder is not None
         return self.folder
 
@@ -220,6 +220,7 @@ class RunCommand(Command[S]):
     def __init__(self) -> None:
         self._folder: Path | None = None
         self._first = True
+        self._out_given = False
         self._prog = f"pycc {self.name}"
 
     def how_to_continue(self) -> str:

@@ -23,7 +23,7 @@ DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
 else that stopped the work; interrupted from the keyboard."""
 EXIT_CODES = (
     f"Exit codes: {DONE} done, {FAILED} a check or certificate failed, {BAD_INPUT} bad usage or "
-    "input, out of memory, or anything else that stopped the work."
+    f"input, out of memory, or anything else that stopped the work, {STOPPED} interrupted."
 )
 
 

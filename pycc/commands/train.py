@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pycc import data, defense, report, train
-from pycc.commands.base import DONE, EXIT_CODES, Context, RunCommand
+from pycc.commands.base import DONE, Context, RunCommand
 from pycc.commands.flags import AnnotatedFlags, MachineFlags, StartFlags
 from pycc.data.dataset import builtin as builtin_data
 from pycc.models import CounterModel
@@ -94,7 +94,6 @@ class Train(RunCommand[TrainSettings]):
         + ", ".join(f"--{name.replace('_', '-')} is {value}" for name, value in QUICK.items())
         + ". Several processes: torchrun --nproc-per-node N -m pycc.train ..."
     )
-    exit_codes = EXIT_CODES
 
     def presets(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """Few images and epochs for the built-in scenes."""

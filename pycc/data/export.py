@@ -103,7 +103,7 @@ def export(
             heads = resized = 0
             for index, pair in enumerate(samples.pairs):
                 original = samples[index]
-                sample = _shrink(original, max_side)
+                sample = shrink(original, max_side)
                 unchanged = sample is original and not is_rescaled(pair.image, reading)
                 unchanged = unchanged and is_upright(pair.image, reading)
                 save = partial(_save_or_copy, target, sample, pair.image, unchanged)
@@ -265,7 +265,7 @@ def _picture(sample: Sample) -> Image.Image:
     return Image.fromarray(levels.contiguous().numpy())
 
 
-def _shrink(sample: Sample, max_side: int | None) -> Sample:
+def shrink(sample: Sample, max_side: int | None) -> Sample:
     """Return the sample itself, or one whose longer side is ``max_side``, with its points moved."""
     height, width = sample.image.shape[1:]
     if max_side is None or max(height, width) <= max_side:

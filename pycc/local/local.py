@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from pycc.checks import unchecked
+from pycc.checks import lacks_memory, unchecked
 from pycc.local.box import Box
 from pycc.local.layers import RULES
 from pycc.local.program import Field, Program, UnsupportedError, embedding
@@ -59,7 +59,9 @@ def _watched(counter: Counter, window: Tensor) -> fx.GraphModule | None:
     with torch.no_grad(), unchecked():  # traced tensors have no values to check
         try:
             graph: fx.GraphModule = make_fx(functionalize(counter))(window)
-        except Exception:  # whatever prevents tracing, the counter itself still works
+        except Exception as error:  # whatever prevents tracing, the counter itself still works
+            if lacks_memory(error):
+                raise
             return None
     graph.graph.eliminate_dead_code()
     changing: set[fx.Node] = set()
@@ -89,7 +91,9 @@ def _same(graph: fx.GraphModule, counter: Counter, window: Tensor) -> bool:
                 if cells.requires_grad:
                     weights = torch.linspace(0.5, 1.5, cells.numel()).to(cells).view_as(cells)
                     (slope,) = torch.autograd.grad(cells, image, weights)
-            except Exception:  # whatever fails, the counter itself is then evaluated
+            except Exception as error:  # whatever fails, the counter itself is then evaluated
+                if lacks_memory(error):
+                    raise
                 return False
             sides.append((cells.detach(), slope))
     bound = 1e3 * torch.finfo(window.dtype).eps

@@ -19,7 +19,7 @@ from pycc.models.recipe import Crop, Optimiser, Recipe
 from pycc.ops import deform_conv, deform_conv_reference
 
 # Channels of the 3x3 convolutions of each block.
-_BLOCKS: dict[int, tuple[int, ...]] = {
+BLOCKS: dict[int, tuple[int, ...]] = {
     1: (64, 64),
     2: (128, 128),
     3: (256, 256, 256),
@@ -62,14 +62,14 @@ class DANetNet(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        for level in (*_SIDES, max(_BLOCKS)):
+        for level in (*_SIDES, max(BLOCKS)):
             self.register_parameter(f"w{level}", nn.Parameter(torch.ones(1)))
-        for block, widths in _BLOCKS.items():
+        for block, widths in BLOCKS.items():
             for index, outputs in enumerate(widths, start=1):
                 self.add_module(f"conv{block}_{index}", nn.Conv2d(channels, outputs, 3, padding=1))
                 channels = outputs
         for level in _SIDES:
-            features = _BLOCKS[level][-1]
+            features = BLOCKS[level][-1]
             self.add_module(f"offsets{level}", nn.Conv2d(features, _OFFSETS, 3, padding=1))
             self.add_module(f"conv{level}", Deformable(features))
 
@@ -82,14 +82,14 @@ class DANetNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Compute the map of x [N,1,H,W] in the weights' convention; values may be negative."""
         total = x.new_zeros(())
-        for block, widths in _BLOCKS.items():
+        for block, widths in BLOCKS.items():
             for index in range(1, len(widths) + 1):
                 x = functional.relu(self.get_submodule(f"conv{block}_{index}")(x))
             if block in _POOLED:
                 x = functional.max_pool2d(x, 2, ceil_mode=True)
             if block in _SIDES:
                 total = total + self.get_parameter(f"w{block}") * self.side(block, x)
-        return total + self.get_parameter(f"w{max(_BLOCKS)}") * x
+        return total + self.get_parameter(f"w{max(BLOCKS)}") * x
 
 
 @MODELS.register("danet")

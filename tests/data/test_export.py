@@ -134,7 +134,7 @@ def test_a_smooth_picture_keeps_its_place(tmp_path: Path) -> None:
 def test_no_point_leaves_its_image(height, width, side, share, edge) -> None:
     x = np.nextafter(width, 0) if edge else share * width
     points = torch.tensor([[x, share * height]], dtype=torch.float64)
-    sample = exporting._shrink(Sample("a", torch.rand(3, height, width), points), side)
+    sample = exporting.shrink(Sample("a", torch.rand(3, height, width), points), side)
     rows, columns = sample.image.shape[1:]
     assert max(rows, columns) == min(side, max(height, width))
     assert 0 <= sample.points[0, 0] < columns

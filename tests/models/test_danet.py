@@ -36,8 +36,8 @@ def counter(fixture: Fixture) -> CounterModel:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> CounterModel:
     """The same wiring with few channels, and no ReLU that shuts; offsets of about a cell."""
-    monkeypatch.setattr(danet, "_BLOCKS", {n: (2,) * len(w) for n, w in danet._BLOCKS.items()})
-    monkeypatch.setitem(danet._BLOCKS, 8, (2, 2, 1))
+    monkeypatch.setattr(danet, "BLOCKS", {n: (2,) * len(w) for n, w in danet.BLOCKS.items()})
+    monkeypatch.setitem(danet.BLOCKS, 8, (2, 2, 1))
     torch.manual_seed(2)
     counter = models.create("danet", input="gray_unit").eval()
     for name, parameter in counter.net.named_parameters():

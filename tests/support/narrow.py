@@ -38,8 +38,8 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     narrowed = tuple(None if c is None else max(4, c // 64) for c in vgg.TRUNK_19)
     monkeypatch.setattr(vgg, "TRUNK_19", narrowed)
     monkeypatch.setattr(vgg19, "HEAD", (5, 4))
-    blocks = {block: tuple(max(1, c // 64) for c in row) for block, row in danet._BLOCKS.items()}
-    monkeypatch.setattr(danet, "_BLOCKS", blocks)
+    blocks = {block: tuple(max(1, c // 64) for c in row) for block, row in danet.BLOCKS.items()}
+    monkeypatch.setattr(danet, "BLOCKS", blocks)
     monkeypatch.setattr(mask_aware_net, "PATH", 2)
     monkeypatch.setattr(mask_aware_net, "FEATURES", 8)
     monkeypatch.setattr(mask_aware_net, "STEM", (4, 4))

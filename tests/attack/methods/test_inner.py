@@ -61,7 +61,7 @@ def test_its_window_shows_all_that_the_patch_can_reach(
     image = data.open("synthetic", shape=(240, 320))[0].image
     target = torch.zeros(1, 60, 80)
     around = InnerAttack(12, 3)(counter, image, target, seed)
-    monkeypatch.setattr(counter, "_receptive_field", None)
+    monkeypatch.setattr(type(counter), "receptive_field", None)
     whole = InnerAttack(12, 3)(counter, image, target, seed)
     painted = (whole != image).any(0)
     assert torch.equal(painted, (around != image).any(0))
