@@ -135,7 +135,7 @@ class Erase(Under):
     """Count as few people as possible outside the patch: the count without the patch's own cells.
 
     A patch may count as people itself. Where heads are compared with an image's maximum (FIDTM), it
-    erases all others by being the brightest; elsewhere it can hide those around it.
+    erases all others if it is bright enough in the map; elsewhere it can hide those around it.
     """
 
     def __call__(self, change: Tensor, region: AttackedRegion, aim: Aim, /) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pycc.models.base import MODELS, CounterModel
 from pycc.models.convention import Convention, Kind, convention
+from pycc.models.dace import single
 from pycc.models.fidtm_net import FIDTMNet, fidt, peaks, soft_peaks
 from pycc.models.heads import heads_of
 from pycc.models.hrnet import adopt_hrnet
@@ -25,7 +26,7 @@ class FIDTM(CounterModel):
 
     A pixel holds one person where the network's map has a head: a local maximum of 3x3 pixels of at
     least 100/255 of the image's own maximum. So a single bright spot raises the bar for all heads
-    of an image: in a crowd whose heads are near 0.8, one spot of 2.1 leaves itself alone. No
+    of an image: in a crowd whose heads are near 0.8, one spot of 2.1 is then counted alone. No
     counter that sums a density has this weakness. ``heads`` returns the points.
 
     * ``cells``: ``"points"`` counts heads. The gradient of such a count is 0 nearly everywhere, so
@@ -89,7 +90,8 @@ class FIDTM(CounterModel):
     def heads(self, images: Tensor) -> list[Tensor]:
         """Locate the heads of images [N,3,H,W] (RGB in [0,1]): [M,2] (x, y) in pixels for each.
 
-        Each is the first corner of its pixel. ValueError and TypeError as for the counter itself.
+        Each is the upper left corner of its pixel. ValueError and TypeError as for the counter
+        itself.
         """
         self._check_images(images)
         chosen = peaks(self.net(self.preprocess(images)), averaged=self.averaged)
@@ -110,7 +112,7 @@ class FIDTM(CounterModel):
         ValueError for a target or region of another shape, and for bad points.
         """
         self._check_images(images)
-        maps = self.net(self.preprocess(images))
+        maps = single(self.net(self.preprocess(images)))
         self._within(maps, target, region)
         known = heads_of("fidtm", images, target, points, stride=1)
         shape = (images.shape[2], images.shape[3])

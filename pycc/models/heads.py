@@ -33,14 +33,17 @@ class Heads:
 
     def each(self) -> Tensor:
         """Return one point for each person; ValueError for parts of people."""
+        return self.points.repeat_interleave(self._whole_people(), 0)
+
+    def _whole_people(self) -> Tensor:
         number = self.people.round()
-        if not torch.allclose(number, self.people, atol=1e-3):
-            wrong = self.people[(number - self.people).abs() > 1e-3][0]
+        whole = self.people.isfinite() & (number >= 0) & ((number - self.people).abs() <= 1e-3)
+        if not whole.all():
             raise ValueError(
-                "heads: a target without points must hold numbers of heads per cell (dots), got "
-                f"{float(wrong):g}"
+                "heads: each must count for whole people, as the dots of a target without points "
+                f"do, got {float(self.people[~whole][0]):g}"
             )
-        return self.points.repeat_interleave(number.long(), 0)
+        return number.long()
 
     def to(self, device: torch.device) -> Heads:
         """Return the same heads on a device."""
@@ -80,4 +83,6 @@ def heads_of(
 def _of_cells(cells: Tensor, stride: int, side: float) -> Heads:
     places = cells.nonzero()
     points = stride * places.flip(1).double() + stride / 2
-    return Heads(points, cells[places[:, 0], places[:, 1]], side)
+    heads = Heads(points, cells[places[:, 0], places[:, 1]], side)
+    heads.each()  # a smoothed map holds no heads
+    return heads

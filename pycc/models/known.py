@@ -20,7 +20,7 @@ PROBE_TOLERANCE = 1e-3
 """Relative; looser than for this package's own weights, to allow for other versions of torch."""
 
 HALF_TOLERANCE = 0.05
-"""Relative, for copies in half precision: rounding moves one count by 2.3 %."""
+"""Relative, for copies in half precision: rounding moves the count of one checkpoint by 2.3 %."""
 
 
 @dataclass(frozen=True)

@@ -47,14 +47,14 @@ class P2PNet(CounterModel):
       colour: 128, as for the published errors, or 16, the least. Proposals beyond the image's own
       cells are no heads here; the published evaluation counts them (``net`` returns them).
       The published demonstration resizes images to multiples of 128 instead: resize them before.
-    * ``point_weight``: weight of the points' term in the loss: 2e-4, the paper's. The published
-      code leaves the term out by mistake, which is 0.
+    * ``point_weight``: weight of the points' term in the loss: 2e-4, the paper's; 0
+      reproduces the published code, which omits the term by mistake.
     * ``input``, ``mean``, ``std``: the input convention, see ``pycc.models.convention.Convention``;
       by default ImageNet standardisation.
 
-    A proposal depends on 260 pixels each way; which ones alternates between even and odd cells, and
-    ``receptive_field`` is the square that holds both. An image moved by an odd number of cells is
-    counted differently (``period``), and so is a part of an image.
+    A proposal depends on a square of 260 pixels; which ones alternates between even and odd cells,
+    and ``receptive_field`` is the square that holds both. An image moved by an odd number of cells
+    is counted differently (``period``), and so is a part of an image.
 
     A fresh network has PyTorch's initialisation; ``pycc.models.load`` accepts torchvision's VGG-16
     with batch normalisation (or without, for ``"vgg16"``) for its backbone.
@@ -144,7 +144,7 @@ class P2PNet(CounterModel):
         points: Sequence[Tensor] | None = None,
         region: Tensor | None = None,
     ) -> Tensor:
-        """Compute the published loss of images [N,3,H,W]: the mean of each image's, a scalar.
+        """Compute the paper's loss of images [N,3,H,W]: the mean of each image's, a scalar.
 
         ``points`` are the heads of each image, [M,2] (x, y) in its pixels (None: those of
         ``target`` [N,1,h,w], heads per cell, in the centres of their cells). See

@@ -19,6 +19,7 @@ from pycc.models.augmentation import Gamma, Grey
 from pycc.models.base import MODELS, CounterModel
 from pycc.models.bayesian import bayesian_loss
 from pycc.models.convention import Convention, Kind, convention
+from pycc.models.dace import single
 from pycc.models.heads import Heads, heads_of
 from pycc.models.options import choice
 from pycc.models.recipe import Boxes, Crop, Optimiser, Recipe
@@ -33,7 +34,7 @@ _NETS: dict[Variant, Callable[[], nn.Module]] = {
 }
 _STRIDE = 2
 # What a cell depends on repeats every 16 pixels: 120 to 134 pixels before the cell's first one and
-# 118 to 134 after its last. The square covers all of them.
+# 120 to 134 after its last. The square covers all of them.
 _RECEPTIVE_FIELD = 270
 _PEOPLE_PER_PIXEL = 1e-3
 """The density above which the attention should be 1."""
@@ -50,13 +51,13 @@ class SFANet(CounterModel):
       attention, absolute value at the end; 28,618,113 parameters).
     * ``resize``: 16 resizes the sides of an image to the nearest multiples of 16 before counting,
       as the published evaluation does; each cell's people are then spread over the cells of the
-      image, which keeps the count. None, the default, counts every pixel in its own size.
+      image, which keeps the count. None, the default, counts images without resizing.
     * ``input``, ``mean``, ``std``, ``scale``: as for other counters; by default ImageNet
       standardisation and 1.
 
     The networks take sides that are multiples of 16, or one more. Other images are extended at the
-    lower and right border by the mean colour (zeros of the network's input), and the cells beyond
-    the image are dropped.
+    lower and right border by zeros of the network's input (the mean colour by default), and the
+    cells beyond the image are dropped.
 
     ``net`` returns (density, attention), of "m_sfanet_qnrf" the density alone. Cells of the first
     two variants may be negative. A cell of "sfanet" depends on up to 134 pixels beyond it on each
@@ -149,7 +150,8 @@ class SFANet(CounterModel):
             density = self._within(self(images), target, region)
             if heads is None:
                 heads = heads_of("sfanet", images, target, points, stride=_STRIDE)
-            return bayesian_loss(density, heads, distance="difference", stride=_STRIDE)
+            with torch.autocast(density.device.type, enabled=False):
+                return bayesian_loss(single(density), heads, distance="difference", stride=_STRIDE)
         self._check_images(images)
         x = self.preprocess(images)
         output, scores = (_cut(part, x) for part in self.net.logits(_extended(x)))

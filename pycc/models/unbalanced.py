@@ -59,6 +59,7 @@ def generalized_loss(
 
 
 def _image_loss(cells: Tensor, heads: Heads, crop: int, stride: int) -> Tensor:
+    heads = heads.to(cells.device)
     people = heads.people.to(cells)
     cost = _cost((cells.shape[0], cells.shape[1]), heads.points, crop, stride)  # [h*w,M]
     weights = cells.flatten()

@@ -167,9 +167,9 @@ class VGG19(CounterModel):
 
         ``target`` [N,1,h,w] are heads per cell. ``points`` are the heads of each image, [M,2]
         (x, y) in its pixels (None: the target's, in the centres of their cells). ``heads`` are, in
-        their place, those that each crop is counted for, also outside it, and in part: only "bl"
-        and "generalized_loss" use them. "dm_count" compares the counts, 0.01 x the normalised maps
-        and 0.1 x 10 x the transport to heads, which is published as a sum over batches of 10.
+        their place, heads whose box overlaps the crop, each with the share that it counts for;
+        "dm_count" takes only whole ones. It compares the counts, 0.01 x the normalised maps and
+        0.1 x 10 x the transport to heads, which is published as a sum over batches of 10.
         """
         density = self._within(self(images), target, region)
         if heads is None:

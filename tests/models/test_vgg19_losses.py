@@ -13,7 +13,7 @@ from torch import Tensor
 from pycc import models
 from pycc.models import bayesian, dace
 from pycc.models.bayesian import bayesian_loss, posterior
-from pycc.models.heads import Heads
+from pycc.models.heads import Heads, heads_of
 from pycc.models.unbalanced import generalized_loss, transport_potentials
 
 Fixture = Callable[[str], NpzFile]
@@ -130,7 +130,7 @@ def test_dm_counts_transport_has_the_weight_of_its_batches(monkeypatch: pytest.M
     expected = dace.dm_loss(counter(images), target, points, transport=1.0)
     torch.testing.assert_close(counter.loss(images, target, points=points), expected)
     torch.testing.assert_close(counter.loss(images, target), expected)
-    with pytest.raises(ValueError, match=r"must hold numbers of heads per cell \(dots\), got 0.5"):
+    with pytest.raises(ValueError, match=r"must count for whole people, .* got 0.5"):
         counter.loss(images, target / 2)
 
 
@@ -153,21 +153,34 @@ def test_a_map_of_nobody_has_finite_gradients() -> None:
 # --- all of them
 
 
-@pytest.mark.parametrize("variant", ["bl", "dm_count", "generalized_loss"])
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [("vgg19", "bl"), ("vgg19", "dm_count"), ("vgg19", "generalized_loss"),
+     ("sfanet", "m_sfanet_qnrf")],
+)  # fmt: skip
 def test_in_mixed_precision_the_loss_is_single(
-    variant: str, monkeypatch: pytest.MonkeyPatch
+    name: str, variant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     narrow.narrow(monkeypatch)
-    counter = narrow.positive(models.create("vgg19", variant=variant)).eval()
+    counter = narrow.positive(models.create(name, variant=variant)).eval()
     images, points = torch.rand(1, 3, 64, 64), [torch.tensor([[20.0, 12.0], [50.0, 50.0]])]
-    target = torch.zeros(1, 1, 8, 8)
-    target[0, 0, 1, 2] = target[0, 0, 6, 6] = 1.0
+    target = torch.zeros(1, 1, 64 // counter.stride, 64 // counter.stride)
+    for x, y in (points[0] / counter.stride).long().tolist():
+        target[0, 0, y, x] = 1.0
     with torch.autocast("cpu", torch.bfloat16):
         density = counter(images)
         assert density.dtype == torch.bfloat16
         loss = counter.loss(images, target, points=points)
     monkeypatch.setattr(counter, "forward", lambda _: density.float())
     assert torch.equal(loss, counter.loss(images, target, points=points))
+
+
+@pytest.mark.parametrize("people", [0.25, -1.0, float("nan"), float("inf")])
+def test_a_target_without_points_must_hold_whole_people(people: float) -> None:
+    target = torch.zeros(1, 1, 4, 4)
+    target[0, 0, 1, 2] = people
+    with pytest.raises(ValueError, match="must count for whole people"):
+        heads_of("vgg19", torch.zeros(1, 3, 32, 32), target, None, stride=8)
 
 
 # --- Generalized Loss
