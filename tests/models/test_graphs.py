@@ -39,6 +39,7 @@ class Counting(nn.Module):
 @pytest.fixture(params=FAMILIES, ids=lambda family: "-".join([family[0], *family[1].values()]))
 def counter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> CounterModel:
     narrow.narrow(monkeypatch)
+    torch.manual_seed(0)  # some weights shut nearly all ReLUs: what is left is rounding
     name, options = request.param
     return narrow.create(name, **options)
 
