@@ -13,6 +13,7 @@ import operator
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -452,10 +453,10 @@ def _bilinear(
     shares, ends, sources = [], [], []
     for axis, (start, stop) in enumerate(limits):
         out, wide, scale = size[axis], x.shape[axis], scales[axis] if scales else None
-        share, reached, read = affected_shares(
-            lambda rows: target(rows, [out, wide], corners, scale, None),  # noqa: B023
-            *(wide, start, stop, x.clean),
+        enlarged = partial(
+            target, output_size=[out, wide], align_corners=corners, scales_h=scale, scales_w=None
         )
+        share, reached, read = affected_shares(enlarged, wide, start, stop, x.clean)
         shares.append(share)
         ends.append(reached)
         sources.append(read)

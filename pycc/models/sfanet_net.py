@@ -8,6 +8,7 @@ whose sides are multiples of 16, or one more.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -117,7 +118,7 @@ class _Output(nn.Module):
             self.bn = nn.BatchNorm2d(1)
 
 
-class AttentionNet(nn.Module):
+class AttentionNet(nn.Module, ABC):
     """What SFANet and M-SFANet share: two decoders, the attention and the density."""
 
     def __init__(self, eighth: int, fourth: int) -> None:
@@ -134,9 +135,9 @@ class AttentionNet(nn.Module):
     def _add_paths(self) -> None:
         """Add what a subclass has between trunk and decoders, in the published order of keys."""
 
+    @abstractmethod
     def _joined(self, features: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Compute both decoders' input at stride 8, and what joins them at stride 4."""
-        raise NotImplementedError
 
     def logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the density map and the attention before its sigmoid, [N,1,H//2,W//2] each."""
