@@ -9,9 +9,10 @@ certain to be exact.
 
 from __future__ import annotations
 
-import operator
+import math
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,7 +24,7 @@ from torch.nn import functional
 from pycc.local import thin
 from pycc.local.box import Box
 from pycc.local.linear import affected_shares
-from pycc.local.program import Field, Program, UnsupportedError, embedding
+from pycc.local.program import Field, Program, UnchangedError, UnsupportedError, embedding
 
 aten = torch.ops.aten
 
@@ -142,6 +143,13 @@ def _batch_norm(program: Program, target: Any, x: Field, *args: Any) -> list[Fie
     return [program.add(compute(x.clean), x.box, compute, x), None, None, None]
 
 
+@_rule(aten.zeros_like, aten.ones_like, aten.new_zeros, aten.new_ones, aten.new_full)
+def _constant(program: Program, target: Any, x: Field, *args: Any, **kwargs: Any) -> Tensor:
+    """Return a tensor of the layer's own, which depends on no value of ``x``."""
+    constant: Tensor = target(x.clean[:1], *args, **kwargs)
+    return constant
+
+
 # Layers that mix channels only
 
 
@@ -168,6 +176,28 @@ def _one_channel_axis(program: Program, target: Any, x: Field, *args: Any, **kwa
         _check_channel(target, x, dim, room=target.overloadpacket is aten.unsqueeze)
     clean = target(x.clean, *args, **kwargs)
     return program.add(clean, x.box, lambda values: target(values, *args, **kwargs), x)
+
+
+@_rule(aten.linalg_vector_norm)
+def _norm(
+    program: Program,
+    target: Any,
+    x: Field,
+    order: float = 2,
+    dim: Sequence[int] | None = None,
+    *args: Any,
+    **kwargs: Any,
+) -> Field:
+    if not dim:
+        raise UnsupportedError(f"{target}: over everything")
+    for axis in dim:
+        _check_channel(target, x, axis)
+
+    def compute(values: Tensor) -> Tensor:
+        norm: Tensor = target(values, order, dim, *args, **kwargs)
+        return norm
+
+    return program.add(compute(x.clean), x.box, compute, x)
 
 
 @_rule(aten.slice)
@@ -234,7 +264,9 @@ def _joined(program: Program, target: Any, parts: Sequence[Any], dim: int = 0) -
         joined: Tensor = target([f(v) for f, v in zip(embeddings, values, strict=True)], dim)
         return joined
 
-    return program.add(target(_clean(fields), dim), box, compute, *fields)
+    joined = program.add(target(_clean(fields), dim), box, compute, *fields)
+    by_channel = target.overloadpacket is aten.cat and joined.clean.ndim == 4
+    return replace(joined, parts=tuple(fields)) if by_channel else joined
 
 
 @_rule(aten.expand, aten.repeat)
@@ -289,7 +321,7 @@ def _slide(
     ]
     outputs = Box(ends[0][0], ends[1][0], ends[0][1], ends[1][1])
     if outputs.empty:
-        raise UnsupportedError("nothing changes")
+        raise UnchangedError("nothing changes")
     return outputs, Box(seen[0][0], seen[1][0], seen[0][1], seen[1][1])
 
 
@@ -316,6 +348,9 @@ def _convolution(
     if weight.ndim != 4 or x.clean.ndim != 4:
         raise UnsupportedError(f"{target}: not of an image")
     options = stride, padding, dilation, transposed, output_padding, groups
+    if groups == 1 and not transposed and _mostly_unchanged(x.parts, x.box):
+        with suppress(UnchangedError):  # of one part: the parts together may still change
+            return _convolution_of_parts(program, target, x.parts, weight, bias, *options)
     clean = target(x.clean, weight, bias, *options)
     stride, padding, dilation = _two(stride), _two(padding), _two(dilation)
     if transposed:
@@ -332,6 +367,33 @@ def _convolution(
         )
 
     return program.add(clean, box, compute, x)
+
+
+def _mostly_unchanged(parts: Sequence[Field], box: Box) -> bool:
+    """Whether the parts of a joined field change in at most three quarters of its box."""
+    changed = sum(part.clean.shape[1] * math.prod(part.box.shape) for part in parts)
+    joined = sum(part.clean.shape[1] for part in parts) * math.prod(box.shape)
+    return len(parts) > 1 and 4 * changed <= 3 * joined
+
+
+def _convolution_of_parts(
+    program: Program,
+    target: Any,
+    parts: Sequence[Field],
+    weight: Tensor,
+    bias: Tensor | None,
+    *options: Any,
+) -> Field:
+    """Convolve joined channels part by part, each where it changes, and add the results."""
+    total: Field | None = None
+    first = 0
+    for part in parts:
+        last = first + part.clean.shape[1]
+        term = _convolution(program, target, part, weight[:, first:last], bias, *options)
+        total = term if total is None else _pointwise(program, aten.add.Tensor, total, term)
+        first, bias = last, None
+    assert total is not None
+    return total
 
 
 def _transposed(
@@ -362,7 +424,7 @@ def _transposed(
         offsets.append(first - (low * s - p))
     box = Box(ends[0][0], ends[1][0], ends[0][1], ends[1][1])
     if box.empty:
-        raise UnsupportedError("nothing changes")
+        raise UnchangedError("nothing changes")
     part = embedding(x, Box(sources[0][0], sources[1][0], sources[0][1], sources[1][1]))
     inner = Box(0, 0, *box.shape).moved(*offsets)
 
@@ -480,12 +542,3 @@ def _padded(
     clean = target(x.clean, margins, value)
     across, down = (*margins, 0, 0, 0)[0], (*margins, 0, 0, 0)[2]
     return program.add(clean, x.box.moved(down, across), lambda values: values, x)
-
-
-def _part(program: Program, target: Any, parts: Sequence[Any], number: int) -> Any:
-    if parts[number] is None:
-        raise UnsupportedError("a layer's second result")
-    return parts[number]
-
-
-RULES[operator.getitem] = _part

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pycc.local.program import UnsupportedError
+from pycc.local.program import UnchangedError
 
 
 def affected_shares(
@@ -17,7 +17,7 @@ def affected_shares(
 
     ``enlarge`` maps [1,1,size,size] to [1,1,out,size] along the axis alone. Returns the shares
     [outputs,inputs] that the affected outputs take of all inputs that they read, and these outputs
-    and inputs as (first, one after the last). UnsupportedError if no output is affected.
+    and inputs as (first, one after the last). UnchangedError if no output is affected.
 
     >>> from torch.nn import functional
     >>> double = lambda x: functional.interpolate(x, size=(8, 4), mode="nearest")
@@ -35,5 +35,5 @@ def affected_shares(
 def _ends(chosen: Tensor) -> tuple[int, int]:
     places = chosen.nonzero()
     if not len(places):
-        raise UnsupportedError("nothing changes")
+        raise UnchangedError("nothing changes")
     return int(places[0]), int(places[-1]) + 1

@@ -12,16 +12,17 @@ from torch import Tensor, fx, nn
 from pycc.checks import lacks_memory, unchecked
 from pycc.local.box import Box
 from pycc.local.layers import RULES
-from pycc.local.program import Field, Program, UnsupportedError, embedding
+from pycc.local.program import Field, Program, UnchangedError, UnsupportedError, embedding
+from pycc.local.whole import WholeLayer
 from pycc.types import Counter
 
 
 class TracedGraph:
     """The graph of a counter's layers, traced on a window and kept per shape, dtype and device.
 
-    A counter that is not an ``nn.Module``, that cannot be traced, that has a layer without a rule
-    in ``pycc.local.layers``, or whose trace gives other values or gradients, is treated as a black
-    box: its graph is None. Pass one object to several ``Local`` to trace the counter once.
+    A counter that is not an ``nn.Module``, that cannot be traced, that draws random numbers, or
+    whose trace gives other values or gradients, is treated as a black box: its graph is None. Pass
+    one object to several ``Local`` to trace the counter once.
 
     Example:
         >>> import torch
@@ -52,7 +53,7 @@ class TracedGraph:
 
 
 def _watched(counter: Counter, window: Tensor) -> fx.GraphModule | None:
-    """Trace the counter on a window [1,3,h,w]; return None if a step has no rule."""
+    """Trace the counter on a window [1,3,h,w]; return None if it cannot be or is random."""
     from torch.func import functionalize
     from torch.fx.experimental.proxy_tensor import make_fx  # takes a second to import
 
@@ -64,14 +65,9 @@ def _watched(counter: Counter, window: Tensor) -> fx.GraphModule | None:
                 raise
             return None
     graph.graph.eliminate_dead_code()
-    changing: set[fx.Node] = set()
-    for node in graph.graph.nodes:
-        if node.op == "placeholder" or not changing.isdisjoint(node.all_input_nodes):
-            changing.add(node)
-            if node.op == "call_function" and _operator(node.target) not in RULES:
-                return None
-        elif torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
-            return None
+    random = torch.Tag.nondeterministic_seeded
+    if any(random in getattr(node.target, "tags", ()) for node in graph.graph.nodes):
+        return None
     return graph
 
 
@@ -111,8 +107,9 @@ class Local:
     same place in each.
 
     Each layer of the network is computed only where the change has spread to, from the stored clean
-    values around it. If that is not possible (a layer without a rule, a counter that is not a
-    module), the counter is evaluated on the full window, and the result has all its cells. Cells
+    values around it. A layer without a rule in ``pycc.local.layers``, such as a mean over the
+    image, is computed whole, and so is what depends on it. A counter that is not a module, or that
+    cannot be traced, is evaluated on the full window. The result then has all cells. Cells
     at the border of a cut window, whose field the window does not contain, then have values that
     differ from the full image's, but these do not change. A counter may provide a faster method
     ``around(windows, box)``, which returns the function of the changed pixels and the cells that it
@@ -140,8 +137,8 @@ class Local:
     """The cells of the window's map that the result contains."""
     clean: Tensor
     """[N,1,*cells.shape], people per cell: the map of the clean windows there."""
-    follows_layers: bool
-    """Whether only the changed part of each layer is computed, rather than the full window."""
+    whole_layers: int | None
+    """The number of layers that are computed whole; None if the counter is, on the full window."""
 
     def __init__(
         self, counter: Counter, windows: Tensor, box: Box, *, traced: TracedGraph | None = None
@@ -153,22 +150,27 @@ class Local:
             )
         self.box = box
         self._rows = len(windows)
-        offered: Callable[..., _Built | None] | None = getattr(counter, "around", None)
+        offered: Callable[..., tuple[Any, Box] | None] | None = getattr(counter, "around", None)
         built: _Built | None = None
         with torch.no_grad():
-            if offered is not None:
-                built = offered(windows, box)
+            around = None if offered is None else offered(windows, box)
+            if around is not None:
+                built = *around, 0
             graph = None if built is not None else (traced or TracedGraph(counter)).of(windows)
             if graph is not None:
                 try:
                     built = _build(graph, windows, box)
                 except UnsupportedError:
                     built = None
-            self.follows_layers = built is not None
             if built is None:
                 built = _full(counter, windows, box)
-            self._compute, self.cells = built
+            self._compute, self.cells, self.whole_layers = built
             self.clean = self._compute(windows[..., *box.slices])
+
+    @property
+    def follows_layers(self) -> bool:
+        """Whether only the changed part of each layer is computed."""
+        return self.whole_layers == 0
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Compute the map [N·draws,1,*cells.shape] for pixels [N·draws,3,*box.shape] in the box.
@@ -187,20 +189,17 @@ class Local:
         return self._compute(pixels)
 
 
-_Built = tuple[Callable[[Tensor], Tensor], Box]
-"""The function of the changed pixels, and the cells that it computes."""
-
-
-def _operator(target: Any) -> Any:
-    return getattr(target, "overloadpacket", target)
+_Built = tuple[Callable[[Tensor], Tensor], Box, int | None]
+"""The function of the changed pixels, the cells that it computes, and ``whole_layers``."""
 
 
 def _build(graph: fx.GraphModule, windows: Tensor, box: Box) -> _Built:
-    """Build the function for changes inside ``box``; return it and the cells that it computes."""
+    """Build the function for changes inside ``box``."""
     program = Program()
     known: dict[fx.Node, Any] = {}
     uses = {node: len(node.users) for node in graph.graph.nodes}
     result: Any = None
+    whole = 0
     for node in graph.graph.nodes:
         if node.op == "placeholder":
             known[node] = program.start(windows, box)
@@ -209,27 +208,53 @@ def _build(graph: fx.GraphModule, windows: Tensor, box: Box) -> _Built:
         elif node.op == "output":
             (result,) = fx.node.map_arg(node.args, known.__getitem__)
         else:
-            known[node] = _step(program, node, known)
+            known[node], by_rule = _step(program, node, known)
+            whole += not by_rule
             for value in node.all_input_nodes:  # free clean values after their last use
                 uses[value] -= 1
                 if not uses[value]:
                     del known[value]
-    if not isinstance(result, Field) or result.clean.ndim != 4:
+    if not isinstance(result, Field) or result.unchanged or result.clean.ndim != 4:
         raise UnsupportedError("the map does not depend on the image")
-    return program.to(result), result.box
+    return program.to(result), result.box, whole
 
 
-def _step(program: Program, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
-    """Apply a layer's rule to its inputs: return fields, or tensors if nothing changes."""
+def _step(program: Program, node: fx.Node, known: dict[fx.Node, Any]) -> tuple[Any, bool]:
+    """Apply a layer to its inputs: fields, or tensors if it depends on no image.
+
+    Return the result, and False if the layer is computed whole.
+    """
     args: Any = fx.node.map_arg(node.args, known.__getitem__)
     kwargs: Any = fx.node.map_arg(node.kwargs, known.__getitem__)
     target: Any = node.target
-    if not any(isinstance(known[value], (Field, list)) for value in node.all_input_nodes):
-        return target(*args, **kwargs)
-    try:
-        return RULES[_operator(target)](program, target, *args, **kwargs)
-    except TypeError as error:  # a signature that the rule does not know
-        raise UnsupportedError(f"{target}: {error}") from error
+    fields = [known[value] for value in node.all_input_nodes if isinstance(known[value], Field)]
+    changing = [field for field in fields if not field.unchanged]
+    if not fields:  # of constants, or one of a layer's several results
+        result = target(*args, **kwargs)
+        if target is operator.getitem and result is None:
+            raise UnsupportedError("a result that the layer's rule does not give")
+        return result, True
+    if not changing:
+        return WholeLayer(target, args, kwargs).unchanged(), True
+
+    def as_changing(value: Any) -> Any:
+        if not isinstance(value, Field) or not value.unchanged:
+            return value
+        same = value.grid and changing[0].grid and value.shape == changing[0].shape
+        return program.still(value, changing[0].box if same else Box(0, 0, 1, 1))
+
+    args, kwargs = fx.node.map_aggregate((args, kwargs), as_changing)
+    rule = RULES.get(getattr(target, "overloadpacket", target))
+    if rule is not None and all(field.grid for field in changing):
+        try:
+            return rule(program, target, *args, **kwargs), True
+        except UnchangedError:
+            return WholeLayer(target, args, kwargs).unchanged(), True
+        except (UnsupportedError, TypeError):  # options or a signature that the rule does not know
+            pass
+    if not program.steps:
+        raise UnsupportedError("nothing is computed before the first layer without a rule")
+    return WholeLayer(target, args, kwargs).add_to(program), False
 
 
 def _full(counter: Counter, windows: Tensor, box: Box) -> _Built:
@@ -240,4 +265,4 @@ def _full(counter: Counter, windows: Tensor, box: Box) -> _Built:
         return counter(part(pixels))
 
     height, width = counter(windows[:1]).shape[-2:]
-    return compute, Box(0, 0, height, width)
+    return compute, Box(0, 0, height, width), None

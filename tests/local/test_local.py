@@ -114,7 +114,7 @@ def test_rows_and_draws(box: Box, counter: Counter) -> None:
         close(together[row : row + 1], alone(pixels[row : row + 1]))
 
 
-# Counters that are asked as a whole
+# Counters of which a part is computed whole
 
 
 class Ground(nn.Module):
@@ -178,7 +178,7 @@ def weighed_without_gradient(x: Tensor) -> Tensor:
     return share * x
 
 
-BLACK_BOXES: dict[str, Callable[[], Counter]] = {
+WHOLE: dict[str, Callable[[], Counter]] = {
     "global pooling": lambda: Ground(lambda x: x * functional.adaptive_avg_pool2d(x, 1)),
     "bicubic": lambda: Ground(bicubic),
     "attention": lambda: Ground(self_attention),
@@ -188,7 +188,9 @@ BLACK_BOXES: dict[str, Callable[[], Counter]] = {
     "a gradient of its own": lambda: Ground(Reversed.apply),
     "without gradient": lambda: Ground(weighed_without_gradient),
     "sum over the grid": lambda: Ground(lambda x: x + x.sum((2, 3), keepdim=True)),
-    "sum over all": lambda: Ground(lambda x: x + x.mean() + torch.sum(x, [], keepdim=True)),
+    "sum over all": lambda: Ground(
+        lambda x: torch.stack([y + y.mean() + torch.sum(y, [], keepdim=True) for y in x])
+    ),
     "reflected border": lambda: Ground(lambda x: functional.pad(x, (1, 1, 1, 1), "reflect")),
     "every second row": lambda: Ground(lambda x: x[:, :, ::2]),
     "turned": lambda: Ground(lambda x: x.flip(-1)),
@@ -209,11 +211,19 @@ BLACK_BOXES: dict[str, Callable[[], Counter]] = {
 }
 
 
-@pytest.mark.parametrize("name", BLACK_BOXES)
-def test_other_counters_are_asked_about_the_whole_window(name: str) -> None:
-    counter = BLACK_BOXES[name]()
+BLACK_BOXES = {
+    *("no module", "data-dependent control flow", "by way of NumPy", "a gradient of its own"),
+    "without gradient",
+}
+"""Those of which no layer can be followed."""
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_layers_without_a_rule_are_computed_whole(name: str) -> None:
+    counter = WHOLE[name]()
     images, box = image((18, 21), rows=2), Box(4, 6, 9, 13)
     local = Local(counter, images, box)
+    assert (local.whole_layers is None) == (name in BLACK_BOXES)
     assert not local.follows_layers
     pixels = image(box.shape, rows=2).requires_grad_()
     result, after = local(pixels), counter(attacked(images, box, pixels))

@@ -170,6 +170,46 @@ def attention(draw: Draw) -> Layer:
     return lambda x: x.mean(1, keepdim=True).expand(-1, CHANNELS, -1, -1).sigmoid() * x
 
 
+def context(draw: Draw) -> Layer:
+    """Means over parts of the image, joined with the features by a convolution."""
+    side = few(draw, 1, 3)
+    join = nn.Conv2d(2 * CHANNELS, CHANNELS, few(draw, 1, 3), stride=few(draw, 1, 3))
+    join.double()
+
+    def layer(x: Tensor) -> Tensor:
+        means = functional.adaptive_avg_pool2d(x, side)
+        spread = functional.interpolate(means, size=x.shape[-2:], mode="bilinear")
+        return join(torch.cat([x, spread * x.sigmoid()], 1))
+
+    return layer
+
+
+def quarters(draw: Draw) -> Layer:
+    """Parts of the image that know nothing of each other."""
+    inner = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, dtype=torch.float64)
+    top, left = pair(draw, 2, 5)
+
+    def layer(x: Tensor) -> Tensor:
+        rows = [
+            torch.cat([inner(part[..., :left]).chunk(1, 1)[0], inner(part[..., left:])], 3)
+            for part in (x[..., :top, :], x[..., top:, :])
+        ]
+        return torch.cat(rows, 2)
+
+    return layer
+
+
+def words(draw: Draw) -> Layer:
+    """Attention among all places, by reshaping that also moves the batch axis."""
+
+    def layer(x: Tensor) -> Tensor:
+        tokens = x.flatten(2).permute(2, 0, 1)
+        share = torch.softmax(torch.einsum("pnc,qnc->npq", tokens, tokens), -1)
+        return x + torch.einsum("npq,qnc->ncp", share, tokens).reshape(x.shape)
+
+    return layer
+
+
 def arithmetic(draw: Draw) -> Layer:
     formulas: list[Layer] = [
         lambda x: 1.0 - x,
@@ -195,9 +235,13 @@ KINDS: dict[str, Callable[[Draw], Layer]] = {
     for kind in (
         *(convolution, transposed, max_pooling, average_pooling, normalisation, activation),
         *(upsampling, bilinear, cut, padding, halves, residual, branches, constant_map),
-        *(attention, arithmetic),
+        *(attention, arithmetic, context, quarters, words),
     )
 }
+
+
+WHOLE = {"context", "quarters", "words"}
+"""Kinds with a layer that is computed whole."""
 
 
 def grey(images: Tensor) -> Tensor:
@@ -267,8 +311,9 @@ def check(draw: Draw, kinds: list[str]) -> None:
     after = network(attacked)
 
     local = Local(network, images, box)
-    # Layers may leave out rows: then nothing changes, and it is not worth a rule.
-    assert local.follows_layers or torch.equal(after.detach(), before)
+    # Layers may leave out rows: then nothing changes, and the counter is evaluated whole.
+    assert local.whole_layers is not None or torch.equal(after.detach(), before)
+    assert local.follows_layers or not {*kinds}.isdisjoint(WHOLE) or local.whole_layers is None
     cells = local.cells.slices
     assert apart(local.clean, before[::draws, :, *cells], before) <= 1e-12
     result = local(pixels)
