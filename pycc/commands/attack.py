@@ -12,6 +12,7 @@ import torch
 from pycc import attack, data, defense, report
 from pycc.attack import AttackRun, attacks
 from pycc.attack.engine import RunOptions
+from pycc.commands.arguments import argument, earlier_manifest
 from pycc.commands.attack_physical import MODES, ModeFlags
 from pycc.commands.attack_settings import (
     APAM,
@@ -23,7 +24,7 @@ from pycc.commands.attack_settings import (
     preset_values,
     variants,
 )
-from pycc.commands.base import DONE, FAILED, Context, RunCommand, argument
+from pycc.commands.base import DONE, FAILED, Context, RunCommand
 from pycc.commands.machine import set_threads
 from pycc.commands.progress import say
 from pycc.registry import nearest
@@ -52,10 +53,11 @@ class Attack(RunCommand[AttackSettings]):
     )
 
     def main(self, argv: Sequence[str], prog: str) -> int:
-        """Run the command, or its mode if the flag of one is given."""
+        """Run the command, or its mode if the flag of one or a run of one is given."""
         names = {text.partition("=")[0] for text in argv}
+        kind = earlier_manifest(argv).get("kind")
         for mode in MODES:
-            if mode.shown in names:
+            if mode.shown in names or (kind is not None and kind == getattr(mode, "kind", None)):
                 others = [flag.shown for flag in self.flags(["--attack", APAM])]
                 return mode(others).main(argv, prog)
         return super().main(argv, prog)

@@ -21,6 +21,7 @@ import pycc
 from pycc import data, models, runs
 from pycc.checks import naming
 from pycc.commands import COMMANDS, main
+from pycc.commands.arguments import argument
 from pycc.commands.base import (
     DONE,
     Command,
@@ -28,7 +29,6 @@ from pycc.commands.base import (
     Context,
     Entry,
     RunCommand,
-    argument,
     ended,
 )
 from pycc.commands.flags import Parser, pair
