@@ -108,7 +108,7 @@ def inspect(
     split: str | None = None,
     reading: Reading = USUAL,
     progress: Progress | None = None,
-    ranks: Ranks = Ranks(),  # noqa: B008
+    ranks: Ranks = Ranks(),
 ) -> Report:
     """Read all images and annotations of a folder: of one split, or of all its splits.
 

@@ -97,7 +97,7 @@ def photographed(
     bit_depth: int | None = None,
     max_image_pixels: int = MAX_IMAGE_PIXELS,
     progress: Progress | None = None,
-    ranks: Ranks = Ranks(),  # noqa: B008
+    ranks: Ranks = Ranks(),
     settings: object | None = None,
     command: Sequence[str] = (),
     machine: Collection[str] = (),
@@ -111,10 +111,12 @@ def photographed(
 
     ``out`` is the run folder (new or empty), or None to keep the results in memory; ``resume``
     continues the run in it. ``ranks`` are the processes of torchrun, which share the photos; each
-    of them gets all rows. ``bit_depth`` and ``max_image_pixels`` are those of ``pycc.data.load_image``; files
-    that Pillow does not open are left out, with a warning that names them. ``progress`` is
-    called with the number of pairs that are done. ``settings`` (a dataclass), ``command`` and
-    ``machine`` are stored and compared as in ``pycc.runs.open_or_resume``. A counter that is a module is put in eval mode and frozen meanwhile.
+    of them gets all rows. ``bit_depth`` and ``max_image_pixels`` are those of
+    ``pycc.data.load_image``; files that Pillow does not open are left out, with a warning that
+    names them. ``progress`` is called with the number of pairs that are done. ``settings`` (a
+    dataclass), ``command`` and ``machine`` are stored and compared as in
+    ``pycc.runs.open_or_resume``. A counter that is a module is put in eval mode and frozen
+    meanwhile.
 
     ValueError, before anything is counted or written, for a folder without photos, a photo that
     has no partner in the other folder, two of one name, one that cannot be read or is smaller than

@@ -188,7 +188,8 @@ def test_photographs_are_a_run_as_any(
     assert page.Card.read(one / page.CARD).kind == "photo"
     assert "Photographs of a printed patch" in (one / page.REPORT).read_text()
     # A run of another kind is none of photographs, and the other way round.
-    assert call("--attack", "clean", "--max-images", 1, "--weights", weights, "--out", "c").code == 0
+    clean = ["--attack", "clean", "--max-images", 1, "--weights", weights]
+    assert call(*clean, "--out", "c").code == 0
     assert "expected a run of this command" in refused(*flags, "--resume", "c")
     (tmp_path / "attacked" / "2.png").write_bytes((tmp_path / "attacked" / "1.png").read_bytes())
     assert "the pixels of the images changed" in refused("--resume", one)
