@@ -200,7 +200,9 @@ def test_marks_are_of_a_known_kind_and_needed(page: str) -> None:
     assert len(marks) == sum(bool(block.mark) for block in PAGES[page])
     for block in PAGES[page]:
         assert block.mark in ("", EXTRA, LONG, READ)
-        assert block.language in ("python", "sh", "text", "json", "console", "csv"), block.where
+        assert block.language in ("python", "sh", "text", "toml", "json", "console", "csv"), (
+            block.where
+        )
 
 
 def test_the_commands_of_results_exist() -> None:

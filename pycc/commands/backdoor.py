@@ -249,7 +249,11 @@ class DefendGroup(CommandGroup):
 
     name = "defend"
     summary = "A defense for a counter that may have a backdoor."
-    entries: Sequence[Entry] = tuple(Defend(name) for name in defenses.names())
+
+    @property
+    def entries(self) -> Sequence[Entry]:
+        """One command for each defense."""
+        return [Defend(name) for name in defenses.names()]
 
 
 class Backdoor(CommandGroup):

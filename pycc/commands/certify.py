@@ -47,22 +47,28 @@ class MethodFlags:
     """The settings of the certificate methods: the fields of their dataclasses."""
 
 
-ALL_METHOD_FLAGS = make_dataclass(
-    "AllMethodFlags",
-    [
-        (name.replace("-", "_"), certificates[name], group(certificates[name], f"method {name}"))
-        for name in certificates.names()
-    ],
-    bases=(MethodFlags,),
-    frozen=True,
-)
+def all_method_flags() -> type[MethodFlags]:
+    """The settings of the methods that are registered when this is called."""
+    return make_dataclass(
+        "AllMethodFlags",
+        [
+            (
+                name.replace("-", "_"),
+                certificates[name],
+                group(certificates[name], f"method {name}"),
+            )
+            for name in certificates.names()
+        ],
+        bases=(MethodFlags,),
+        frozen=True,
+    )
 
 
 @dataclass(frozen=True)
 class CertifySettings:
     """The settings of ``pycc certify``."""
 
-    method: tuple[str, ...] = flag(("masked",), "certificates", choices=certificates.names())
+    method: tuple[str, ...] = flag(("masked",), "certificates", choices=certificates.names)
     patch_size: tuple[int, ...] = flag(
         PATCH_SIZES, "sides of square patches, pixels", metavar="PIXELS"
     )
@@ -152,7 +158,7 @@ class Certify(RunCommand[CertifySettings]):
 
     def variants(self, argv: Sequence[str]) -> Mapping[str, type[Any]]:
         """The settings of all registered methods."""
-        return {"methods": ALL_METHOD_FLAGS}
+        return {"methods": all_method_flags()}
 
     def presets(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """Use few images of the built-in scenes."""

@@ -33,7 +33,7 @@ class ExportSettings:
     path: str = flag(help="the data set's folder", positional=True)
     out: str = flag(help="the folder to write: new or empty", positional=True)
     split: str | None = flag(None, "one split (default: all)")
-    layout: str = flag("folder", "layout of the folder that is written", choices=targets.names())
+    layout: str = flag("folder", "layout of the folder that is written", choices=targets.names)
     max_images: int | None = flag(None, "use the first images of each split only")
     max_side: int | None = flag(None, "shrink images whose longer side exceeds so many pixels")
     on_error: OnError = flag("raise", "what to do with broken items", choices=["raise", "skip"])

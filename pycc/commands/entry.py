@@ -17,7 +17,7 @@ from typing import TextIO
 from pycc.commands.progress import say
 from pycc.registry import nearest
 
-HELP, HELP_ALL, DEBUG = "--help", "--help-all", "--debug"
+HELP, HELP_ALL, DEBUG, IMPORT = "--help", "--help-all", "--debug", "--import"
 DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
 """Exit codes: done; a check or certificate failed; bad usage or input, out of memory, or anything
 else that stopped the work; interrupted from the keyboard."""
@@ -47,7 +47,10 @@ class Entry(ABC):
 class CommandGroup(Entry):
     """Commands behind one name, as in ``pycc models list``."""
 
-    entries: Sequence[Entry]
+    @property
+    @abstractmethod
+    def entries(self) -> Sequence[Entry]:
+        """The commands."""
 
     def main(self, argv: Sequence[str], prog: str) -> int:
         """Run the command that the first argument names."""
