@@ -25,7 +25,6 @@ from pycc.commands.attack_settings import (
     variants,
 )
 from pycc.commands.base import DONE, FAILED, Context, RunCommand
-from pycc.commands.machine import set_threads
 from pycc.commands.progress import say
 from pycc.registry import nearest
 from pycc.settings import Flag, flags_of
@@ -109,7 +108,7 @@ class Attack(RunCommand[AttackSettings]):
         return super().completed(given, earlier, variants)
 
     def check(self, settings: AttackSettings, given: frozenset[str]) -> AttackSettings:
-        """The settings with threads and pictures decided."""
+        """The settings with pictures decided."""
         counters = settings.black_box
         if {"model", "weights"} & given == {"model"} and not counters.transfer:
             model = settings.counter.model
@@ -129,11 +128,7 @@ class Attack(RunCommand[AttackSettings]):
         if problem is not None and settings.output.pictures:
             raise ValueError(f"--pictures: {problem}")
         drawn = settings.output.pictures is not False and problem is None
-        return replace(
-            settings,
-            output=replace(settings.output, pictures=drawn),
-            machine=replace(settings.machine, threads=set_threads(settings.machine.threads)),
-        )
+        return replace(settings, output=replace(settings.output, pictures=drawn))
 
     def run(self, settings: AttackSettings, context: Context) -> int:
         """Attack, draw, and print the table."""

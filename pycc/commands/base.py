@@ -23,14 +23,15 @@ from pycc.commands.entry import (
     BAD_INPUT,
     DEBUG,
     DONE,
-    EXIT_CODES,
     FAILED,
+    FAILURE,
     HELP,
     HELP_ALL,
     STOPPED,
     CommandGroup,
     Entry,
     ended,
+    exit_codes,
     reason,
 )
 from pycc.commands.flags import Parser
@@ -43,8 +44,8 @@ __all__ = [
     "BAD_INPUT",
     "DEBUG",
     "DONE",
-    "EXIT_CODES",
     "FAILED",
+    "FAILURE",
     "HELP",
     "HELP_ALL",
     "MACHINE",
@@ -61,9 +62,9 @@ __all__ = [
 
 S = TypeVar("S")
 
-MACHINE = frozenset({"device", "threads", "pictures"})
-"""Flags that no result depends on: a resumed run may have others. Commands may have more or fewer.
-"""
+MACHINE = frozenset({"device", "pictures"})
+"""Flags that a resumed run may change. Commands may have more or fewer. The number of threads is
+none of them: the order of sums depends on it."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,8 @@ class Command(Entry, Generic[S]):
     """A frozen dataclass; its fields are the flags (``pycc.settings``)."""
     epilog: str = ""
     """What help says below the flags."""
-    exit_codes: ClassVar[str] = EXIT_CODES
+    failure: ClassVar[str] = FAILURE
+    """What the exit code 1 means."""
     shared: ClassVar[bool] = False
     """Whether processes of torchrun share the work. Otherwise the first does all of it, and the
     others wait for it and end as it does."""
@@ -159,7 +161,7 @@ class Command(Entry, Generic[S]):
 
     def parser(self, argv: Sequence[str], prog: str) -> Parser:
         """The parser of the command's flags, as far as ``argv`` chooses them."""
-        text = f"{self.epilog} {self.exit_codes}".strip()
+        text = f"{self.epilog} {exit_codes(self.failure)}".strip()
         return Parser(prog, self.summary, text, self.flags(argv), self.elsewhere(argv))
 
     def parsed(self, argv: Sequence[str], prog: str) -> tuple[S, frozenset[str]]:
@@ -175,6 +177,8 @@ class Command(Entry, Generic[S]):
         chosen = {**earlier, **given}
         values = {**self.presets(chosen), **chosen}
         for entry in flags_of(self.settings, variants):
+            if entry.name == "threads" and values.get("threads") is None:
+                values["threads"] = torch.get_num_threads()  # a manifest stores the number
             if entry.default is MISSING and entry.name not in values:
                 raise ValueError(f"{entry.shown} is needed")
             entry.checked(values.get(entry.name, entry.default)) if entry.name in values else None

@@ -209,8 +209,8 @@ class Parser(argparse.ArgumentParser):
         for text in rest:
             if text.startswith("--"):
                 name = text.partition("=")[0]
-                known = {option[2:]: option for option in self._option_string_actions}
-                close = nearest(name[2:], known).replace("mean '", "mean '--")
+                known = [option.removeprefix("--") for option in self._option_string_actions]
+                close = nearest(name.removeprefix("--"), known, prefix="--")
                 raise ValueError(self._elsewhere.get(name, f"unknown flag {name}{close}"))
         if rest:
             raise ValueError(f"unexpected argument {rest[0]!r}; {HELP} shows what is expected")
