@@ -266,7 +266,8 @@ class Parser(argparse.ArgumentParser):
         for group in self._action_groups:
             for action in group._group_actions:
                 entry = self.flags.get(action.dest)
-                if entry is not None and entry.advanced and not everything:
+                advanced = IMPORT in action.option_strings if entry is None else entry.advanced
+                if advanced and not everything:
                     action.help = argparse.SUPPRESS
         return self.format_help()
 

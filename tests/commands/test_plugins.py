@@ -106,7 +106,7 @@ def test_a_module_by_its_name(
         assert str(tmp_path / "mine_b.py") in sys.modules
     for name in ("mine_a", str(tmp_path / "mine_b.py")):
         del sys.modules[name]
-    assert main("count", ["--help", "--import", "os"]) == 0
+    assert main("count", ["--help-all", "--import", "os"]) == 0
     assert "--import MODULE_OR_FILE" in capsys.readouterr().out
 
 

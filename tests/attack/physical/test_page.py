@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from pycc import runs
 from pycc.attack.physical import page as photo_page  # noqa: F401  (registers the page)
 from pycc.attack.physical.photo import KEY, KIND, PhotoRow
@@ -44,6 +46,12 @@ def test_what_photographs_show(tmp_path: Path) -> None:
     assert made.card.clean is not None
     assert (made.card.clean.mae, made.card.clean.mean_count) == (None, 5.0)
     assert [row.mean_count for row in made.card.attacked] == [9.0]
+
+
+def test_an_unfinished_run_names_the_command_that_continues_it(tmp_path: Path) -> None:
+    (write_photos(tmp_path / "run") / "summary.json").unlink()
+    with pytest.raises(ValueError, match=r"continue it with: pycc attack --resume \S*run$"):
+        page.write_run(tmp_path / "run")
 
 
 def test_a_leaderboard_holds_photographs(tmp_path: Path) -> None:
