@@ -25,7 +25,7 @@ from pycc.commands.attack_settings import (
     variants,
 )
 from pycc.commands.base import DONE, FAILED, Context, RunCommand
-from pycc.commands.progress import say
+from pycc.commands.progress import note
 from pycc.registry import nearest
 from pycc.settings import Flag, flags_of
 from pycc.types import Counter
@@ -140,7 +140,7 @@ class Attack(RunCommand[AttackSettings]):
         samples, wanted = settings.samples(), settings.patches.attacks()
         universal = any(method.is_universal for method in wanted)
         pgd = settings.evaluation.pgd()
-        if context.ranks.first and wanted and not context.resume:
+        if wanted and not context.resume:
             _note_pictures(settings, context)
         with context.progress("megapixels") as progress:
             options: RunOptions = {
@@ -255,7 +255,7 @@ def _note_pictures(settings: AttackSettings, context: Context) -> None:
     """Print why no pictures are drawn, if nobody switched them off."""
     problem = _no_pictures(settings)
     if problem is not None and "pictures" not in context.given:
-        say(f"note: no pictures: {problem}")
+        note(f"no pictures: {problem}")
 
 
 def _attack_of(argv: Sequence[str]) -> str:

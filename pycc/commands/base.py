@@ -188,7 +188,7 @@ class Command(Entry, Generic[S]):
         """Run on the device and with the threads of the settings, if it has such flags."""
         values = values_of(settings)
         device = own_device(device_of_name(str(values.get("device", "cpu"))))
-        set_threads(values.get("threads"))
+        set_threads(values.get("threads"), given="threads" in context.given)
         with ranks(device) as processes:
             if self.shared:
                 return self.run(settings, self.context(settings, context, processes, device))

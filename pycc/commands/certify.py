@@ -15,7 +15,7 @@ from pycc.certify.engine import CALIBRATION, PATCH_SIZES, check
 from pycc.certify.report import certificates_table, draw
 from pycc.commands.base import DONE, FAILED, Context, RunCommand
 from pycc.commands.flags import CounterFlags, DataFlags, MachineFlags
-from pycc.commands.progress import say
+from pycc.commands.progress import note
 from pycc.data.dataset import builtin as builtin_data
 from pycc.data.dataset import data_fingerprint
 from pycc.settings import flag, group
@@ -175,7 +175,7 @@ class Certify(RunCommand[CertifySettings]):
         if settings.pictures is None:
             missing = report.missing_library()
             if missing is not None:
-                say(f"note: {missing}")
+                note(missing)
             settings = replace(settings, pictures=missing is None)
         return settings
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pycc.commands.arguments import earlier_manifest, earlier_run
 from pycc.commands.entry import IMPORT
-from pycc.commands.progress import say
+from pycc.commands.progress import note
 
 __all__ = ["GROUP", "import_installed", "import_named", "with_imports"]
 
@@ -54,7 +54,7 @@ def with_imports(argv: Sequence[str]) -> list[str]:
                     f"{flag} {folder}: that run imported {name}, a file in its own folder; to run "
                     f"this code, name it: {IMPORT} {name}"
                 )
-            say(f"note: {flag} {folder}: imports {name}, as that run did")
+            note(f"{flag} {folder}: imports {name}, as that run did")
             names.append(name)
     for name in names:
         import_named(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import runpy
 import subprocess
@@ -464,6 +465,13 @@ def test_the_number_of_threads_belongs_to_the_settings(call, with_threads) -> No
     assert call("--resume", "one") == (0, "", "")
     assert torch.get_num_threads() == 2
     assert "--threads was 2, got 1" in call("--resume", "one", "--threads", "1")[2]
+    more = 4 * (os.cpu_count() or 1) + 1  # of a larger machine
+    manifest = runs.read_manifest("one")
+    manifest["settings"]["flags"]["threads"] = more
+    Path("one/manifest.json").write_text(json.dumps(manifest))
+    assert "--threads must be within" in call("--threads", str(more), "--out", "two")[2]
+    assert call("--resume", "one")[0] == 0
+    assert torch.get_num_threads() == more
     assert call("--like", "one", "--threads", "1", "--out", "two")[0] == 0
     assert (stored("two")["threads"], torch.get_num_threads()) == (1, 1)
 
