@@ -12,16 +12,20 @@ __all__ = ["Registry", "nearest"]
 T = TypeVar("T")
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str], *, prefix: str = "") -> str:
     """Return the end of an error message about a mistyped name: the nearest known name, if any.
+
+    ``prefix`` is what users write before all these names; names are compared without it.
 
     >>> nearest("mcn", ["mcnn", "csrnet"])
     "; did you mean 'mcnn'?"
+    >>> nearest("sed", ["seed"], prefix="--")
+    "; did you mean '--seed'?"
     >>> nearest("resnet", ["mcnn"])
     ''
     """
     close = get_close_matches(name, list(known), n=1, cutoff=0.65)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f"; did you mean {prefix + close[0]!r}?" if close else ""
 
 
 class Registry(Generic[T]):

@@ -112,8 +112,8 @@ def run_words(words: list[str], block: Block, *, executed: bool) -> str:
     """Run or parse one command; what it printed. One of a chain is parsed: installs come first."""
     several = words[0] == "torchrun"
     if several:
-        start = words.index("-m")
-        words = ["pycc", words[start + 1].removeprefix("pycc."), *words[start + 2 :]]
+        module, *rest = words[words.index("-m") + 1 :]
+        words = ["pycc", *([] if module == "pycc" else [module.removeprefix("pycc.")]), *rest]
     if words[0] == "python" and words[1] not in ("-c", "-m"):
         assert (ROOT / words[1]).is_file(), f"{block.where}: {words[1]} does not exist"
         return ""
@@ -200,7 +200,9 @@ def test_marks_are_of_a_known_kind_and_needed(page: str) -> None:
     assert len(marks) == sum(bool(block.mark) for block in PAGES[page])
     for block in PAGES[page]:
         assert block.mark in ("", EXTRA, LONG, READ)
-        assert block.language in ("python", "sh", "text", "json", "console", "csv"), block.where
+        assert block.language in ("python", "sh", "text", "toml", "json", "console", "csv"), (
+            block.where
+        )
 
 
 def test_the_commands_of_results_exist() -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
+import shutil
 import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from support.processes import HANG
+from support.processes import python, two_nodes
 from torch import distributed
 
 from pycc import data
@@ -40,24 +39,8 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-
-
-def command(module: str, *argv: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
-    launch = [sys.executable, "-m"]
-    if processes > 1:
-        launch += [
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            str(processes),
-            "-m",
-        ]
-    return subprocess.run(
-        [*launch, f"pycc.{module}", *argv],
-        capture_output=True, text=True, env=environment(), timeout=HANG,
-    )  # fmt: skip
+def command(module: str, *argv: object, processes: int = 1) -> subprocess.CompletedProcess[str]:
+    return python("-m", "pycc", module, *argv, processes=processes)
 
 
 def results(folder: Path) -> list[dict]:
@@ -107,36 +90,94 @@ def test_more_processes_than_images(
     assert (three / "summary.json").read_bytes() == (one / "summary.json").read_bytes()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.mark.long
 @pytest.mark.parametrize(("module", "flags"), [("attack", ATTACK), ("certify", CERTIFY)])
 def test_two_nodes_that_share_a_folder_find_what_one_finds(
     tmp_path: Path, scenes: Path, module: str, flags: list[str]
 ) -> None:
-    """Two launchers, as on two machines, that meet on the loopback address."""
     flags = [*flags, "--data", str(scenes)]
     one, two = tmp_path / "one", tmp_path / "two"
     alone = command(module, *flags, "--out", str(one))
-    port = free_port()
-    nodes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--node-rank",
-             str(rank), "--master-addr", "127.0.0.1", "--master-port", str(port),
-             "--nproc-per-node", "1", "-m", f"pycc.{module}", *flags, "--out", str(two)],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    ended = [node.communicate(timeout=HANG) for node in nodes]
-    assert [node.returncode for node in nodes] == [alone.returncode] * 2, ended
+    nodes = two_nodes("-m", "pycc", module, *flags, "--out", two)
+    assert [node.returncode for node in nodes] == [alone.returncode] * 2, nodes
     assert (two / "summary.json").read_bytes() == (one / "summary.json").read_bytes()
     assert results(two) == results(one)
-    assert [out.count("run folder: ") for out, _ in ended] == [1, 0]
+    assert [node.stdout.count("run folder: ") for node in nodes] == [1, 0]
+
+
+@pytest.mark.long
+def test_two_nodes_count_and_inspect_what_one_does(tmp_path: Path, scenes: Path) -> None:
+    def counts(text: str) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads(text)
+        for row in (*content["rows"], content["totals"]):
+            row.pop("seconds")
+        return content
+
+    flags = [str(scenes), "--json", "--threads", "1", "--overlay"]
+    alone = command("count", *flags, tmp_path / "one")
+    nodes = two_nodes("-m", "pycc", "count", *flags, tmp_path / "two")
+    assert [node.returncode for node in nodes] == [alone.returncode] * 2 == [0, 0], nodes
+    assert counts(nodes[0].stdout) == counts(alone.stdout)
+    assert len(counts(alone.stdout)["rows"]) == 6
+    assert nodes[1].stdout == ""
+    pictures = [sorted((tmp_path / run).iterdir()) for run in ("one", "two")]
+    for ours, theirs in zip(*pictures, strict=True):
+        assert (ours.name, ours.read_bytes()) == (theirs.name, theirs.read_bytes())
+    # Something broken in the share of each, and an image that is in both splits.
+    names = sorted(file.stem for file in (scenes / "test").glob("*.png"))
+    crowd = tmp_path / "crowd"
+    shutil.copytree(scenes, crowd)
+    for name in names[:2]:
+        (crowd / "test" / f"{name}.png").write_bytes(b"no picture")
+    shutil.copy(crowd / "test" / f"{names[2]}.png", crowd / "train" / "again.png")
+    shutil.copy(crowd / "test" / f"{names[2]}.json", crowd / "train" / "again.json")
+    alone = command("data", "inspect", crowd)
+    nodes = two_nodes("-m", "pycc", "data", "inspect", crowd)
+    assert alone.stdout.endswith("verdict: 2 broken, 1 more than once\n")
+    assert nodes[0].stdout == alone.stdout
+    assert (nodes[0].returncode, nodes[1].stdout) == (alone.returncode, "") == (1, "")
+
+
+@pytest.mark.long
+def test_two_processes_share_photographs(tmp_path: Path, scenes: Path) -> None:
+    for folder, split in (("clean", "train"), ("attacked", "test")):
+        (tmp_path / folder).mkdir()
+        for n, file in enumerate(sorted((scenes / split).glob("*.png"))):
+            shutil.copy(file, tmp_path / folder / f"{n}.png")
+    one, two = tmp_path / "one", tmp_path / "two"
+    flags = ["--photo", tmp_path / "clean", tmp_path / "attacked", "--weights", "mcnn-synthetic",
+             "--threads", "1"]  # fmt: skip
+    alone = command("attack", *flags, "--out", one)
+    both = command("attack", *flags, "--out", two, processes=2)
+    assert (both.returncode, alone.returncode) == (0, 0), both.stderr
+    assert both.stdout.replace(str(two), str(one)) == alone.stdout
+    assert (two / "summary.json").read_bytes() == (one / "summary.json").read_bytes()
+    assert results(two) == results(one)
+    assert len(results(two)) == 3
+    assert not (two / "ranks").exists()
+    assert (two / "report.html").exists()
+
+
+@pytest.mark.long
+def test_the_first_process_alone_writes_what_is_not_shared(tmp_path: Path, scenes: Path) -> None:
+    one, two, poisoned = (tmp_path / name for name in ("one", "two", "poisoned"))
+    alone = command("data", "export", scenes, one)
+    both = command("data", "export", scenes, two, processes=2)
+    assert (both.returncode, alone.returncode) == (0, 0), both.stderr
+    assert both.stdout.replace(str(two), str(one)) == alone.stdout
+    files = [sorted(p for p in folder.rglob("*") if p.is_file()) for folder in (one, two)]
+    for ours, theirs in zip(*files, strict=True):
+        assert ours.relative_to(one) == theirs.relative_to(two)
+        assert ours.read_bytes() == theirs.read_bytes()
+    argv = ["backdoor", "poison", poisoned, "--data", scenes, "--strategy", "minus"]
+    both = command(*argv, processes=2)
+    assert both.returncode == 0, both.stderr
+    assert both.stdout.count("poisoned in train: ") == 1
+    # It ends as the first process does, with one message.
+    both = command(*argv, processes=2)
+    assert both.returncode != 0
+    errors = [line for line in both.stderr.splitlines() if line.startswith("error: ")]
+    assert len([line for line in errors if "another process of this run" not in line]) == 1
 
 
 @pytest.mark.long

@@ -42,8 +42,15 @@ class _Lazy(Entry):
         self.name, self.summary = name, summary
 
     def main(self, argv: Sequence[str], prog: str) -> int:
-        """Import the command and run it."""
-        return ended(lambda: self.loaded().main(argv, prog), debug=DEBUG in argv)
+        """Import the command and the code that it is to know, and run it."""
+        return ended(lambda: self._run(argv, prog), debug=DEBUG in argv)
+
+    def _run(self, argv: Sequence[str], prog: str) -> int:
+        from pycc.commands.plugins import import_installed, with_imports
+
+        command = self.loaded()
+        import_installed()
+        return command.main(with_imports(argv), prog)
 
     def loaded(self) -> Entry:
         """The command, imported."""

@@ -12,6 +12,7 @@ import torch
 from pycc import attack, data, defense, report
 from pycc.attack import AttackRun, attacks
 from pycc.attack.engine import RunOptions
+from pycc.commands.arguments import argument, earlier_manifest
 from pycc.commands.attack_physical import MODES, ModeFlags
 from pycc.commands.attack_settings import (
     APAM,
@@ -23,9 +24,8 @@ from pycc.commands.attack_settings import (
     preset_values,
     variants,
 )
-from pycc.commands.base import DONE, FAILED, Context, RunCommand, argument
-from pycc.commands.machine import set_threads
-from pycc.commands.progress import say
+from pycc.commands.base import DONE, FAILED, Context, RunCommand
+from pycc.commands.progress import note
 from pycc.registry import nearest
 from pycc.settings import Flag, flags_of
 from pycc.types import Counter
@@ -52,10 +52,11 @@ class Attack(RunCommand[AttackSettings]):
     )
 
     def main(self, argv: Sequence[str], prog: str) -> int:
-        """Run the command, or its mode if the flag of one is given."""
+        """Run the command, or its mode if the flag of one or a run of one is given."""
         names = {text.partition("=")[0] for text in argv}
+        kind = earlier_manifest(argv).get("kind")
         for mode in MODES:
-            if mode.shown in names:
+            if mode.shown in names or (kind is not None and kind == getattr(mode, "kind", None)):
                 others = [flag.shown for flag in self.flags(["--attack", APAM])]
                 return mode(others).main(argv, prog)
         return super().main(argv, prog)
@@ -107,7 +108,7 @@ class Attack(RunCommand[AttackSettings]):
         return super().completed(given, earlier, variants)
 
     def check(self, settings: AttackSettings, given: frozenset[str]) -> AttackSettings:
-        """The settings with threads and pictures decided."""
+        """The settings with pictures decided."""
         counters = settings.black_box
         if {"model", "weights"} & given == {"model"} and not counters.transfer:
             model = settings.counter.model
@@ -127,11 +128,7 @@ class Attack(RunCommand[AttackSettings]):
         if problem is not None and settings.output.pictures:
             raise ValueError(f"--pictures: {problem}")
         drawn = settings.output.pictures is not False and problem is None
-        return replace(
-            settings,
-            output=replace(settings.output, pictures=drawn),
-            machine=replace(settings.machine, threads=set_threads(settings.machine.threads)),
-        )
+        return replace(settings, output=replace(settings.output, pictures=drawn))
 
     def run(self, settings: AttackSettings, context: Context) -> int:
         """Attack, draw, and print the table."""
@@ -143,7 +140,7 @@ class Attack(RunCommand[AttackSettings]):
         samples, wanted = settings.samples(), settings.patches.attacks()
         universal = any(method.is_universal for method in wanted)
         pgd = settings.evaluation.pgd()
-        if context.ranks.first and wanted and not context.resume:
+        if wanted and not context.resume:
             _note_pictures(settings, context)
         with context.progress("megapixels") as progress:
             options: RunOptions = {
@@ -258,7 +255,7 @@ def _note_pictures(settings: AttackSettings, context: Context) -> None:
     """Print why no pictures are drawn, if nobody switched them off."""
     problem = _no_pictures(settings)
     if problem is not None and "pictures" not in context.given:
-        say(f"note: no pictures: {problem}")
+        note(f"no pictures: {problem}")
 
 
 def _attack_of(argv: Sequence[str]) -> str:

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
-from pycc.attack.physical.photo import photo_table, photographed
+from pycc.attack.physical.photo import KIND, photo_table, photographed
 from pycc.attack.physical.printing import print_kit
-from pycc.commands.base import DONE, Command, Context, folder_by_time
+from pycc.commands.base import DONE, Command, Context, RunCommand, folder_by_time
 from pycc.commands.flags import CounterFlags, DeviceFlags
 from pycc.data.reading import Reading
-from pycc.settings import flag, group
+from pycc.settings import flag, group, no_names
 
 S = TypeVar("S")
 
@@ -47,8 +47,8 @@ class PhotoSettings:
     photo: tuple[str, str] = flag(
         help="folders of photographs without and with the patch, paired by name",
         metavar=("CLEAN", "ATTACKED"),
+        names=no_names,
     )
-    out: str | None = flag(None, "run folder (default: runs/photo-TIME)", metavar="RUN")
     counter: CounterFlags = group(CounterFlags, "counter")
     reading: Reading = group(Reading, "picture files")
     machine: DeviceFlags = group(DeviceFlags, "machine")
@@ -61,6 +61,7 @@ class _Mode(Command[S]):
     """That flag."""
 
     def __init__(self, others: Sequence[str]) -> None:
+        super().__init__()
         self._others = others
         """Flags of the attack, which have no meaning here."""
 
@@ -93,37 +94,47 @@ class Print(_Mode[PrintSettings]):
         return DONE
 
 
-class Photo(_Mode[PhotoSettings]):
+class Photo(_Mode[PhotoSettings], RunCommand[PhotoSettings]):
     """``pycc attack --photo``."""
 
     name = "attack --photo"
     summary = "Count photographs of scenes without and with a printed patch."
     shown = "--photo"
     settings = PhotoSettings
+    kind = KIND
 
-    def check(self, settings: PhotoSettings, given: frozenset[str]) -> PhotoSettings:
+    def new_folder(self) -> str:
+        """A folder that names photographs."""
+        return folder_by_time(KIND)
+
+    def completed(
+        self, given: Mapping[str, Any], earlier: Mapping[str, Any], variants: Mapping[str, type]
+    ) -> tuple[PhotoSettings, frozenset[str]]:
         """Refuse the built-in weights unless they are given: they count drawn scenes only."""
-        if "weights" not in given:
+        if "weights" not in {**earlier, **given}:
             raise ValueError("--photo: expected --weights beside it, got none")
-        return settings
+        return super().completed(given, earlier, variants)
 
     def run(self, settings: PhotoSettings, context: Context) -> int:
-        """Count the photographs and print the error rates."""
-        out = settings.out or folder_by_time("photo")
+        """Count the photographs and print the error rates; several processes share them."""
         counter = settings.counter.load(context.device)
         with context.progress("photos") as progress:
             done = photographed(
                 counter,
                 *settings.photo,
-                out=out,
+                out=context.run_folder,
+                resume=context.resume,
                 bit_depth=settings.reading.bit_depth,
                 max_image_pixels=settings.reading.max_image_pixels,
                 progress=progress,
+                ranks=context.ranks,
                 settings=settings,
                 command=context.command,
+                machine=self.machine,
             )
-        print(photo_table(done.summary, done.rows))
-        print(f"run folder: {out}", flush=True)
+        if context.ranks.first:
+            print(photo_table(done.summary, done.rows))
+            print(f"run folder: {context.run_folder}", flush=True)
         return DONE
 
 

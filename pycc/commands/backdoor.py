@@ -30,7 +30,7 @@ from pycc.commands.backdoor_settings import (
     TrainSettings,
 )
 from pycc.commands.base import DONE, CommandGroup, Context, Entry
-from pycc.commands.progress import say
+from pycc.commands.progress import note
 from pycc.train import curves
 from pycc.train.loop import WEIGHTS
 from pycc.types import Sample
@@ -220,9 +220,8 @@ class Defend(RunOnScenes[DefendSettings]):
         poisoning = folders.poisoning_of(weights)
         if poisoning is not None:  # for evaluations of the defended counter
             poisoning = {**poisoning, "defended": defense.name}
-        if poisoned is None and context.ranks.first:
-            say("note: the training set of the weights is not known, nor whether these images "
-                "overlap it")  # fmt: skip
+        if poisoned is None:
+            note("the training set of the weights is not known, nor whether it has these images")
         shared = overlap(poisoned or [], images, known=() if poisoned is None else None)
         warn(context, shared.warnings())
         log = folders.open_run(
@@ -249,7 +248,11 @@ class DefendGroup(CommandGroup):
 
     name = "defend"
     summary = "A defense for a counter that may have a backdoor."
-    entries: Sequence[Entry] = tuple(Defend(name) for name in defenses.names())
+
+    @property
+    def entries(self) -> Sequence[Entry]:
+        """One command for each defense."""
+        return [Defend(name) for name in defenses.names()]
 
 
 class Backdoor(CommandGroup):

@@ -10,7 +10,7 @@ from pycc import report
 from pycc.commands.backdoor_images import SYNTHETIC
 from pycc.commands.backdoor_settings import scene_defaults, scene_help
 from pycc.commands.base import MACHINE, Command, Context, RunCommand
-from pycc.commands.progress import say
+from pycc.commands.progress import note
 from pycc.settings import flags_of
 
 S = TypeVar("S")
@@ -65,7 +65,7 @@ def drawn(pictures: bool | None) -> bool:
     if pictures and reason is not None:
         raise ValueError(reason)
     if pictures is None and reason is not None:
-        say(f"note: {reason}")
+        note(reason)
     return reason is None if pictures is None else pictures
 
 

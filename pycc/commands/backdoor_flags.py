@@ -46,7 +46,7 @@ class TriggerFlags:
     """The trigger of poisoned images, and the amount of the strategies."""
 
     amount: int = flag(100, "heads that the strategies add and minus add or remove")
-    trigger: str = flag("blend", "trigger of poisoned images", choices=triggers.names())
+    trigger: str = flag("blend", "trigger of poisoned images", choices=triggers.names)
     trigger_option: Options = flag(
         help="a field of the trigger, such as alpha=0.1 or picture=FILE; may be repeated",
         factory=dict,
@@ -80,7 +80,7 @@ class TestedAttack(TriggerFlags):
     """The attack of a command that takes one strategy."""
 
     strategy: str | None = flag(
-        None, "change of the head annotations of poisoned images", choices=strategies.names()
+        None, "change of the head annotations of poisoned images", choices=strategies.names
     )
 
     def check(self, given: Collection[str]) -> None:
@@ -117,7 +117,7 @@ class AttackFlags(TriggerFlags):
 
     strategy: list[str] = flag(
         help="changes of the head annotations of poisoned images (default: all four)",
-        choices=strategies.names(), factory=lambda: ["add", "minus", "multiply", "divide"],
+        choices=strategies.names, factory=lambda: ["add", "minus", "multiply", "divide"],
     )  # fmt: skip
     fraction: float = flag(0.1, _FRACTION)
 
@@ -132,7 +132,8 @@ class DefenseFlags:
 
     defense: list[str] = flag(
         help="defenses, and the detector of triggered images, or none (default: fine-tuning)",
-        choices=[*defenses.names(), DETECTOR, "none"], factory=lambda: ["fine-tuning"],
+        choices=lambda: [*defenses.names(), DETECTOR, "none"],
+        factory=lambda: ["fine-tuning"],
     )  # fmt: skip
     defense_epochs: int | None = flag(
         None, "epochs of defenses that train (default: --epochs if given, else 100)"

@@ -17,7 +17,7 @@ from pycc.backdoor.poisoning.overlap import content_of
 from pycc.commands.backdoor_flags import PictureFlags
 from pycc.commands.backdoor_settings import ReportSettings, RunSettings
 from pycc.commands.base import DONE, Command, Context
-from pycc.commands.progress import say
+from pycc.commands.progress import note
 from pycc.metrics.backdoor import BackdoorSummary
 from pycc.report import backdoor as tables
 from pycc.settings import build
@@ -87,7 +87,7 @@ def _draw_again(run: StoredRun, picture: PictureFlags) -> None:
     try:
         experiment = _experiment_of(run, settings)
     except (ValueError, OSError) as error:
-        say(f"note: {run.folder}: no pictures of single images: {error}")
+        note(f"{run.folder}: no pictures of single images: {error}")
         return
     drawing.draw_images(experiment, run.folder, image=picture.picture_image, layers=picture.layer)
 

@@ -102,7 +102,7 @@ class PoisonSettings:
     out: str = flag(help="the folder to write: new or empty", positional=True)
     images: AllImages = group(AllImages, "data")
     attack: OneAttack = group(OneAttack, "attack")
-    layout: str = flag("shanghaitech", "layout of the folder", choices=targets.names())
+    layout: str = flag("shanghaitech", "layout of the folder", choices=targets.names)
     lossless: bool = flag(False, "write lossless PNG; published code reads JPEG alone")
     test_points: str = flag(
         "altered", "heads of the triggered test images; poisoning.jsonl has both",

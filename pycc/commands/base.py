@@ -18,18 +18,20 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 
 from pycc import runs
+from pycc.commands.arguments import earlier_run
 from pycc.commands.entry import (
     BAD_INPUT,
     DEBUG,
     DONE,
-    EXIT_CODES,
     FAILED,
+    FAILURE,
     HELP,
     HELP_ALL,
     STOPPED,
     CommandGroup,
     Entry,
     ended,
+    exit_codes,
     reason,
 )
 from pycc.commands.flags import Parser
@@ -42,8 +44,8 @@ __all__ = [
     "BAD_INPUT",
     "DEBUG",
     "DONE",
-    "EXIT_CODES",
     "FAILED",
+    "FAILURE",
     "HELP",
     "HELP_ALL",
     "MACHINE",
@@ -54,16 +56,15 @@ __all__ = [
     "Entry",
     "RunCommand",
     "RunFlags",
-    "argument",
     "ended",
     "folder_by_time",
 ]
 
 S = TypeVar("S")
 
-MACHINE = frozenset({"device", "threads", "pictures"})
-"""Flags that no result depends on: a resumed run may have others. Commands may have more or fewer.
-"""
+MACHINE = frozenset({"device", "pictures"})
+"""Flags that a resumed run may change. Commands may have more or fewer. The number of threads is
+none of them: the order of sums depends on it."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,11 @@ class Command(Entry, Generic[S]):
     """A frozen dataclass; its fields are the flags (``pycc.settings``)."""
     epilog: str = ""
     """What help says below the flags."""
-    exit_codes: ClassVar[str] = EXIT_CODES
+    failure: ClassVar[str] = FAILURE
+    """What the exit code 1 means."""
+    shared: ClassVar[bool] = False
+    """Whether processes of torchrun share the work. Otherwise the first does all of it, and the
+    others wait for it and end as it does."""
 
     @abstractmethod
     def run(self, settings: S, context: Context) -> int:
@@ -156,7 +161,7 @@ class Command(Entry, Generic[S]):
 
     def parser(self, argv: Sequence[str], prog: str) -> Parser:
         """The parser of the command's flags, as far as ``argv`` chooses them."""
-        text = f"{self.epilog} {self.exit_codes}".strip()
+        text = f"{self.epilog} {exit_codes(self.failure)}".strip()
         return Parser(prog, self.summary, text, self.flags(argv), self.elsewhere(argv))
 
     def parsed(self, argv: Sequence[str], prog: str) -> tuple[S, frozenset[str]]:
@@ -172,6 +177,8 @@ class Command(Entry, Generic[S]):
         chosen = {**earlier, **given}
         values = {**self.presets(chosen), **chosen}
         for entry in flags_of(self.settings, variants):
+            if entry.name == "threads" and values.get("threads") is None:
+                values["threads"] = torch.get_num_threads()  # a manifest stores the number
             if entry.default is MISSING and entry.name not in values:
                 raise ValueError(f"{entry.shown} is needed")
             entry.checked(values.get(entry.name, entry.default)) if entry.name in values else None
@@ -181,9 +188,14 @@ class Command(Entry, Generic[S]):
         """Run on the device and with the threads of the settings, if it has such flags."""
         values = values_of(settings)
         device = own_device(device_of_name(str(values.get("device", "cpu"))))
-        set_threads(values.get("threads"))
+        set_threads(values.get("threads"), given="threads" in context.given)
         with ranks(device) as processes:
-            return self.run(settings, self.context(settings, context, processes, device))
+            if self.shared:
+                return self.run(settings, self.context(settings, context, processes, device))
+            code = DONE
+            if processes.first:
+                code = self.run(settings, self.context(settings, context, Ranks(), device))
+            return processes.agreed(code)
 
     def context(
         self, settings: S, context: Context, processes: Ranks, device: torch.device
@@ -216,6 +228,7 @@ class RunCommand(Command[S]):
     """The kind of run in the manifest."""
     machine: ClassVar[frozenset[str]] = MACHINE
     """Flags that a resumed run may change."""
+    shared = True
 
     def __init__(self) -> None:
         self._folder: Path | None = None
@@ -228,6 +241,10 @@ class RunCommand(Command[S]):
         if self._folder is None or not (self._folder / runs.MANIFEST).exists():
             return ""
         return f"; continue with: {self._prog} --resume {self._folder}"
+
+    def new_folder(self) -> str:
+        """The run folder if none is given."""
+        return folder_by_time(self._prog.removeprefix("pycc ").replace(" ", "-"))
 
     def matches(self, flags: Mapping[str, Any]) -> bool:
         """Whether a run with these stored flags is one of this command, beyond its kind."""
@@ -243,11 +260,11 @@ class RunCommand(Command[S]):
 
     def _chosen(self, argv: Sequence[str]) -> list[str]:
         """The arguments, with those of the run that is resumed or taken as a model before them."""
-        for name in ("--resume", "--like"):
-            path = argument(argv, name)
-            if path is not None:
-                return [*self.as_arguments(self._flags_of_run(path, name)), *argv]
-        return list(argv)
+        named = earlier_run(argv)
+        if named is None:
+            return list(argv)
+        name, path = named
+        return [*self.as_arguments(self._flags_of_run(path, name)), *argv]
 
     def as_arguments(self, flags: Mapping[str, Any]) -> list[str]:
         """Those of an earlier run's flags that ``variants`` depends on, as arguments."""
@@ -275,8 +292,7 @@ class RunCommand(Command[S]):
             fixed = {name: value for name, value in given.items() if name not in self.machine}
             runs.check_flags(earlier, fixed, str(resume))
         settings, names = self.completed(given, earlier, self.variants(self._chosen(argv)))
-        command = prog.removeprefix("pycc ").replace(" ", "-")
-        folder = Path(resume or out or folder_by_time(command))
+        folder = Path(resume or out or self.new_folder())
         self._folder = folder
         started = Context(tuple(argv), names, folder=folder, resume=resume is not None)
         self._out_given = out is not None or resume is not None
@@ -311,21 +327,6 @@ def _write_page(folder: Path, kind: str, flags: Mapping[str, Any]) -> None:
             f"{folder}: no {page.REPORT}: {reason(error)}; try again with: pycc report {folder}",
             stacklevel=2,
         )
-
-
-def argument(argv: Sequence[str], name: str) -> str | None:
-    """The value of the flag ``name`` in unparsed arguments, the last if there are several.
-
-    >>> argument(["--attack", "apam", "--attack=query"], "--attack")
-    'query'
-    """
-    value = None
-    for at, text in enumerate(argv):
-        if text == name and at + 1 < len(argv):
-            value = argv[at + 1]
-        elif text.startswith(f"{name}="):
-            value = text.partition("=")[2]
-    return value
 
 
 def folder_by_time(name: str) -> str:

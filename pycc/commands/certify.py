@@ -13,9 +13,9 @@ from pycc.certify import Certificate, CertifyRun, certificates
 from pycc.certify.calibration import Calibration
 from pycc.certify.engine import CALIBRATION, PATCH_SIZES, check
 from pycc.certify.report import certificates_table, draw
-from pycc.commands.base import DONE, EXIT_CODES, FAILED, Context, RunCommand
+from pycc.commands.base import DONE, FAILED, Context, RunCommand
 from pycc.commands.flags import CounterFlags, DataFlags, MachineFlags
-from pycc.commands.progress import say
+from pycc.commands.progress import note
 from pycc.data.dataset import builtin as builtin_data
 from pycc.data.dataset import data_fingerprint
 from pycc.settings import flag, group
@@ -47,22 +47,28 @@ class MethodFlags:
     """The settings of the certificate methods: the fields of their dataclasses."""
 
 
-ALL_METHOD_FLAGS = make_dataclass(
-    "AllMethodFlags",
-    [
-        (name.replace("-", "_"), certificates[name], group(certificates[name], f"method {name}"))
-        for name in certificates.names()
-    ],
-    bases=(MethodFlags,),
-    frozen=True,
-)
+def all_method_flags() -> type[MethodFlags]:
+    """The settings of the methods that are registered when this is called."""
+    return make_dataclass(
+        "AllMethodFlags",
+        [
+            (
+                name.replace("-", "_"),
+                certificates[name],
+                group(certificates[name], f"method {name}"),
+            )
+            for name in certificates.names()
+        ],
+        bases=(MethodFlags,),
+        frozen=True,
+    )
 
 
 @dataclass(frozen=True)
 class CertifySettings:
     """The settings of ``pycc certify``."""
 
-    method: tuple[str, ...] = flag(("masked",), "certificates", choices=certificates.names())
+    method: tuple[str, ...] = flag(("masked",), "certificates", choices=certificates.names)
     patch_size: tuple[int, ...] = flag(
         PATCH_SIZES, "sides of square patches, pixels", metavar="PIXELS"
     )
@@ -146,13 +152,11 @@ class Certify(RunCommand[CertifySettings]):
         + " and ".join(f"--{n.replace('_', '-')} is {v} by default" for n, v in QUICK.items())
         + "."
     )
-    exit_codes = EXIT_CODES.replace(
-        "a check or certificate failed", "an attacked count left its interval"
-    )
+    failure = "an attacked count left its interval"
 
     def variants(self, argv: Sequence[str]) -> Mapping[str, type[Any]]:
         """The settings of all registered methods."""
-        return {"methods": ALL_METHOD_FLAGS}
+        return {"methods": all_method_flags()}
 
     def presets(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """Use few images of the built-in scenes."""
@@ -171,7 +175,7 @@ class Certify(RunCommand[CertifySettings]):
         if settings.pictures is None:
             missing = report.missing_library()
             if missing is not None:
-                say(f"note: {missing}")
+                note(missing)
             settings = replace(settings, pictures=missing is None)
         return settings
 

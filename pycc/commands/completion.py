@@ -9,6 +9,7 @@ from typing import Any
 
 from pycc.commands import ROOT
 from pycc.commands.base import DONE, HELP, Command, CommandGroup, Context, Entry
+from pycc.commands.entry import IMPORT
 from pycc.settings import flag
 
 SHELLS = ("bash", "zsh")
@@ -70,6 +71,8 @@ def _parser(command: Command[Any], files: Any) -> argparse.ArgumentParser:
     """The command's parser with all that flags can be, and the flags that other flags bring."""
     parser = command.parser([], "pycc")
     for action in parser._actions:
+        if IMPORT in action.option_strings:
+            action.complete = files  # type: ignore[attr-defined]
         entry = parser.flags.get(action.dest)
         if entry is None:
             continue

@@ -106,6 +106,7 @@ class CountCommand(Command[CountSettings]):
     name = "count"
     summary = "Count people in images, folders of images and data sets."
     settings = CountSettings
+    shared = True
 
     def check(self, settings: CountSettings, given: frozenset[str]) -> CountSettings:
         """Refuse two formats at once, and a limit that holds nothing."""

@@ -33,7 +33,7 @@ class ExportSettings:
     path: str = flag(help="the data set's folder", positional=True)
     out: str = flag(help="the folder to write: new or empty", positional=True)
     split: str | None = flag(None, "one split (default: all)")
-    layout: str = flag("folder", "layout of the folder that is written", choices=targets.names())
+    layout: str = flag("folder", "layout of the folder that is written", choices=targets.names)
     max_images: int | None = flag(None, "use the first images of each split only")
     max_side: int | None = flag(None, "shrink images whose longer side exceeds so many pixels")
     on_error: OnError = flag("raise", "what to do with broken items", choices=["raise", "skip"])
@@ -46,6 +46,7 @@ class Inspect(Command[InspectSettings]):
     name = "inspect"
     summary = "Figures of a data set, all that is broken in it, and images that occur twice."
     settings = InspectSettings
+    shared = True
 
     def check(self, settings: InspectSettings, given: frozenset[str]) -> InspectSettings:
         """Refuse built-in scenes."""
@@ -53,14 +54,18 @@ class Inspect(Command[InspectSettings]):
         return settings
 
     def run(self, settings: InspectSettings, context: Context) -> int:
-        """Print the report; the check fails if something is broken or occurs twice."""
+        """Print the report; the check fails if something is broken or occurs twice.
+
+        Several processes share the images.
+        """
         with context.progress("images") as progress:
             report = inspect(
                 Path(settings.path), split=settings.split, reading=settings.reading,
-                progress=progress,
+                progress=progress, ranks=context.ranks,
             )  # fmt: skip
         text = json.dumps(report.facts(), indent=1) if settings.json else table(report)
-        print(text, flush=True)
+        if context.ranks.first:
+            print(text, flush=True)
         return DONE if report.intact else FAILED
 
 

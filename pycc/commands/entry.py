@@ -17,14 +17,20 @@ from typing import TextIO
 from pycc.commands.progress import say
 from pycc.registry import nearest
 
-HELP, HELP_ALL, DEBUG = "--help", "--help-all", "--debug"
+HELP, HELP_ALL, DEBUG, IMPORT = "--help", "--help-all", "--debug", "--import"
 DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
 """Exit codes: done; a check or certificate failed; bad usage or input, out of memory, or anything
 else that stopped the work; interrupted from the keyboard."""
-EXIT_CODES = (
-    f"Exit codes: {DONE} done, {FAILED} a check or certificate failed, {BAD_INPUT} bad usage or "
-    f"input, out of memory, or anything else that stopped the work, {STOPPED} interrupted."
-)
+FAILURE = "a check or certificate failed"
+"""What the exit code 1 means, unless a command says more."""
+
+
+def exit_codes(failure: str = FAILURE) -> str:
+    """The sentence of the help about exit codes; 1 is for a ``failure``."""
+    return (
+        f"Exit codes: {DONE} done, {FAILED} {failure}, {BAD_INPUT} bad usage or input, out of "
+        f"memory, or anything else that stopped the work, {STOPPED} interrupted."
+    )
 
 
 class Entry(ABC):
@@ -47,7 +53,10 @@ class Entry(ABC):
 class CommandGroup(Entry):
     """Commands behind one name, as in ``pycc models list``."""
 
-    entries: Sequence[Entry]
+    @property
+    @abstractmethod
+    def entries(self) -> Sequence[Entry]:
+        """The commands."""
 
     def main(self, argv: Sequence[str], prog: str) -> int:
         """Run the command that the first argument names."""
@@ -65,7 +74,7 @@ class CommandGroup(Entry):
         print(f"usage: {prog} COMMAND ...\n\n{self.summary}\n\ncommands:")
         for entry in self.entries:
             print(f"  {entry.name:12} {entry.summary}")
-        print(f"\n{prog} COMMAND {HELP} shows the flags of a command. {EXIT_CODES}", flush=True)
+        print(f"\n{prog} COMMAND {HELP} shows the flags of a command. {exit_codes()}", flush=True)
         return DONE
 
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NoReturn
 import torch
 
 from pycc import data, models
-from pycc.commands.entry import DEBUG, HELP, HELP_ALL
+from pycc.commands.entry import DEBUG, HELP, HELP_ALL, IMPORT
 from pycc.commands.options import naming_option
 from pycc.data.dataset import Dataset, OnError
 from pycc.data.dataset import builtin as builtin_data
@@ -186,10 +186,15 @@ class Parser(argparse.ArgumentParser):
         self._groups: dict[str, argparse._ArgumentGroup] = {}
         for entry in flags:
             self._add(entry)
-        common = self.add_argument_group("help")
+        common = self.add_argument_group("every command")
         common.add_argument(HELP, action="store_true", help="show the flags that most people need")
         common.add_argument(HELP_ALL, action="store_true", help="show every flag")
         common.add_argument(DEBUG, action="store_true", help="show the traceback of an error")
+        common.add_argument(
+            IMPORT, action="append", metavar="MODULE_OR_FILE",
+            help="import this first, for what it registers, such as attacks, models and layouts of "
+            "data sets; may be repeated",
+        )  # fmt: skip
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage."""
@@ -204,13 +209,13 @@ class Parser(argparse.ArgumentParser):
         for text in rest:
             if text.startswith("--"):
                 name = text.partition("=")[0]
-                known = {option[2:]: option for option in self._option_string_actions}
-                close = nearest(name[2:], known).replace("mean '", "mean '--")
+                known = [option.removeprefix("--") for option in self._option_string_actions]
+                close = nearest(name.removeprefix("--"), known, prefix="--")
                 raise ValueError(self._elsewhere.get(name, f"unknown flag {name}{close}"))
         if rest:
             raise ValueError(f"unexpected argument {rest[0]!r}; {HELP} shows what is expected")
         values = vars(space)
-        for name in (HELP, HELP_ALL, DEBUG):
+        for name in (HELP, HELP_ALL, DEBUG, IMPORT):
             values.pop(name[2:].replace("-", "_"), None)
         return {name: self._value(self.flags[name], value) for name, value in values.items()}
 
@@ -261,7 +266,8 @@ class Parser(argparse.ArgumentParser):
         for group in self._action_groups:
             for action in group._group_actions:
                 entry = self.flags.get(action.dest)
-                if entry is not None and entry.advanced and not everything:
+                advanced = IMPORT in action.option_strings if entry is None else entry.advanced
+                if advanced and not everything:
                     action.help = argparse.SUPPRESS
         return self.format_help()
 

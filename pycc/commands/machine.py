@@ -20,14 +20,15 @@ def device_of_name(name: str) -> torch.device:
     return device
 
 
-def set_threads(threads: int | None) -> int:
+def set_threads(threads: int | None, *, given: bool = True) -> int:
     """Set torch's number of threads, or leave it unchanged for None; returns the number.
 
-    ValueError for none, or more than four per core.
+    ValueError for none, or for more than four per core if the number was ``given`` here: a run that
+    began on a larger machine keeps its own.
     """
     if threads is not None:
         most = 4 * (os.cpu_count() or 1)
-        if not isinstance(threads, int) or not 1 <= threads <= most:
+        if not isinstance(threads, int) or threads < 1 or (given and threads > most):
             raise ValueError(f"--threads must be within [1, {most}], got {threads!r}")
         torch.set_num_threads(threads)
     return torch.get_num_threads()

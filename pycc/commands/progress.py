@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -12,6 +13,12 @@ from typing import Any, TextIO
 def say(text: str, stream: TextIO | None = None) -> None:
     """Print one line on stderr."""
     print(" ".join(text.split()), file=stream or sys.stderr, flush=True)
+
+
+def note(text: str) -> None:
+    """Print what a user may want to know, once: the first process of torchrun does."""
+    if os.environ.get("RANK", "0") == "0":
+        say(f"note: {text}")
 
 
 class TerminalProgress:

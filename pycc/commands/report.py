@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from pycc.backdoor.evaluation import page as backdoor_page  # noqa: F401  (registers its pages)
+from pycc.attack.physical import page as photo_page  # noqa: F401  (registers its page)
+from pycc.backdoor.evaluation import page as backdoor_page  # noqa: F401  (likewise)
 from pycc.certify import page as certify_page  # noqa: F401  (likewise)
 from pycc.commands.base import DONE, Command, Context, folder_by_time
 from pycc.report import page

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pycc import data, defense, report, train
+from pycc.commands import base
 from pycc.commands.base import DONE, Context, RunCommand
 from pycc.commands.flags import AnnotatedFlags, MachineFlags, StartFlags
 from pycc.data.dataset import builtin as builtin_data
@@ -20,7 +21,7 @@ from pycc.train.loop import Measure
 
 QUICK: Mapping[str, int] = {"max_images": 24, "epochs": 3, "crops": 2, "warmup": 1, "decline": 1}
 """Defaults for the built-in scenes."""
-MACHINE = frozenset({*train_config.MACHINE, "device", "threads", "pictures", "tensorboard"})
+MACHINE = frozenset({*train_config.MACHINE, *base.MACHINE, "tensorboard"})
 """Flags that a resumed run may change."""
 _OF_RECIPES = {
     "k": ["ablation"], "unit": ["ablation"], "fill": ["ablation"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -11,6 +11,7 @@ from statistics import median
 from pycc.data.dataset import NotAnnotatedError, PairedFiles
 from pycc.data.folder import layout_of
 from pycc.data.reading import USUAL, Reading
+from pycc.ranks import Ranks
 from pycc.types import Progress, Sample
 
 
@@ -107,10 +108,12 @@ def inspect(
     split: str | None = None,
     reading: Reading = USUAL,
     progress: Progress | None = None,
+    ranks: Ranks = Ranks(),
 ) -> Report:
     """Read all images and annotations of a folder: of one split, or of all its splits.
 
-    ``reading`` is how image files are read. Broken items are collected. ValueError only if the
+    ``reading`` is how image files are read. Broken items are collected. ``ranks`` are the processes
+    of torchrun, which share the images; each of them gets the whole report. ValueError only if the
     folder is not a data set, or if none of its splits can be opened.
     """
     layout_name, layout = layout_of(root)
@@ -126,24 +129,36 @@ def inspect(
             failed[name] = error
     if not files:
         raise next(iter(failed.values()), ValueError(f"{root}: none of its splits exists"))
-    total, done = sum(map(len, files.values())), 0
+    items: dict[str, list[Item]] = {name: [] for name in wanted}
+    for name, result in _examined(files, progress, ranks):
+        if isinstance(result, Item):
+            items[name].append(result)
+        else:
+            broken[name].append(result)
     splits = []
     for name in wanted:
-        items = []
-        for index, image in enumerate(files[name].names if name in files else ()):
-            try:
-                items.append(_item(*files[name].examine(index)))
-            except ValueError as error:
-                broken[name].append(str(error))
-            done += 1
-            if progress is not None:
-                progress(done, total, f"{name} {image}")
         reason = str(failed[name]) if name in failed else None
         unpublished = isinstance(failed.get(name), NotAnnotatedError)
         if reason is not None and not unpublished:
             broken[name].append(reason)
-        splits.append(Split(name, items, broken[name], reason if unpublished else None))
+        splits.append(Split(name, items[name], broken[name], reason if unpublished else None))
     return Report(str(root), layout_name, splits)
+
+
+def _examined(
+    files: Mapping[str, PairedFiles], progress: Progress | None, ranks: Ranks
+) -> list[tuple[str, Item | str]]:
+    """For each image of all processes, in order: its split, and its figures or its problem."""
+    mine = ranks.share([(name, n) for name in files for n in range(len(files[name]))])
+    results: list[tuple[str, Item | str]] = []
+    for name, index in mine:
+        try:
+            results.append((name, _item(*files[name].examine(index))))
+        except ValueError as error:
+            results.append((name, str(error)))
+        if progress is not None:
+            progress(len(results), len(mine), f"{name} {files[name].names[index]}")
+    return ranks.gathered(results)
 
 
 def table(report: Report) -> str:

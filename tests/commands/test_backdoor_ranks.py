@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from support import small
 from support.backdoor import main
-from support.processes import HANG
+from support.processes import python, two_nodes
 
 from pycc.runs import Record
 
@@ -26,21 +24,41 @@ RUN = ["run", *SCENES, *ATTACK, "--model", small.NAME, "--max-images", "4", "--m
 
 
 def backdoor(*argv: object, processes: int = 1) -> subprocess.CompletedProcess[str]:
-    launch = [sys.executable]
-    if processes > 1:
-        launch += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
-                   str(processes)]  # fmt: skip
-    path = os.pathsep.join(filter(None, [str(Path(small.__file__).parents[1]),
-                                         os.environ.get("PYTHONPATH")]))  # fmt: skip
-    return subprocess.run(
-        [*launch, small.__file__, "backdoor", *map(str, argv)],
-        capture_output=True, text=True, timeout=HANG,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": path},
-    )  # fmt: skip
+    return python(small.__file__, "backdoor", *argv, processes=processes)
 
 
 def results(folder: Path) -> list[Record]:
     return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+
+
+def check_same(one: Path, two: Path) -> None:
+    """Two experiments have the same stages and results, but for the last bits of what is trained.
+
+    Gradients are added in another order.
+    """
+    stages = [sorted(p.relative_to(f) for p in f.rglob("summary.json")) for f in (one, two)]
+    assert stages[0] == stages[1]
+    for ours, theirs in zip(results(one), results(two), strict=True):
+        assert ours.keys() == theirs.keys()
+        for name, value in ours.items():
+            if name == "count":
+                assert theirs[name] == pytest.approx(value, rel=1e-4), ours
+            elif name not in ("score", "threshold", "low", "high"):
+                assert theirs[name] == value
+
+
+@pytest.mark.long
+def test_two_nodes_that_share_a_folder_find_what_one_finds(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    argv = ["run", *SCENES, *ATTACK, "--model", small.NAME, "--max-images", "4",
+            "--max-test-images", "3", "--fraction", "0.5", "--epochs", "1", "--batch", "2",
+            "--defense", "fine-tuning", "--defense-epochs", "1"]  # fmt: skip
+    alone = backdoor(*argv, "--out", one)
+    nodes = two_nodes(small.__file__, "backdoor", *argv, "--out", two)
+    assert [node.returncode for node in (alone, *nodes)] == [0] * 3, nodes
+    check_same(one, two)
+    assert len(results(two)) > 0
+    assert [node.stdout.count("run folder: ") for node in nodes] == [1, 0]
 
 
 @pytest.mark.long
@@ -60,20 +78,11 @@ def test_two_processes_count_what_one_counts(
 
 @pytest.mark.long
 def test_two_processes_train_defend_and_measure_what_one_does(tmp_path: Path) -> None:
-    """But for the last bits: gradients are added in another order."""
     one, two = tmp_path / "one", tmp_path / "two"
     alone = backdoor(*RUN, "--out", one)
     both = backdoor(*RUN, "--out", two, processes=2)
     assert (alone.returncode, both.returncode) == (0, 0), both.stderr
-    stages = [sorted(p.relative_to(f) for p in f.rglob("summary.json")) for f in (one, two)]
-    assert stages[0] == stages[1]
-    for ours, theirs in zip(results(one), results(two), strict=True):
-        assert ours.keys() == theirs.keys()
-        for name, value in ours.items():
-            if name == "count":
-                assert theirs[name] == pytest.approx(value, rel=1e-4), ours
-            elif name not in ("score", "threshold", "low", "high"):
-                assert theirs[name] == value
+    check_same(one, two)
     # What is missing is made again by one process, from the same counters: the same bytes.
     before = (two / "summary.json").read_bytes()
     lines = (two / "results.jsonl").read_text().splitlines(keepends=True)

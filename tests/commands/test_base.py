@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import runpy
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ import torch
 import pycc
 from pycc import data, models, runs
 from pycc.checks import naming
-from pycc.commands import COMMANDS, main
+from pycc.commands import COMMANDS, ROOT, main
+from pycc.commands.arguments import argument
 from pycc.commands.base import (
     DONE,
     Command,
@@ -28,7 +30,6 @@ from pycc.commands.base import (
     Context,
     Entry,
     RunCommand,
-    argument,
     ended,
 )
 from pycc.commands.flags import Parser, pair
@@ -58,6 +59,7 @@ class Settings:
     weights: str | None = flag(None, "a file", names=lambda: ("built-in",))
     option: Options = flag(help="several", factory=dict)
     device: str = flag("cpu", "cpu or cuda[:N]")
+    threads: int | None = flag(None, "how many")
     more: Small = group(Small, "more")
 
 
@@ -452,6 +454,42 @@ def test_a_resumed_run_stays_on_its_device(call) -> None:
     err = call("--resume", "one")[2]
     assert "expected a device of this machine, got 'cuda:99'" in err
     assert call("--resume", "one", "--device", "cpu")[0] == 0
+
+
+def test_the_number_of_threads_belongs_to_the_settings(call, with_threads) -> None:
+    """The order of sums depends on it. A run keeps the number that it began with."""
+    with_threads(2)
+    assert call("--out", "one")[0] == 0
+    assert stored("one")["threads"] == 2
+    with_threads(1)
+    assert call("--resume", "one") == (0, "", "")
+    assert torch.get_num_threads() == 2
+    assert "--threads was 2, got 1" in call("--resume", "one", "--threads", "1")[2]
+    more = 4 * (os.cpu_count() or 1) + 1  # of a larger machine
+    manifest = runs.read_manifest("one")
+    manifest["settings"]["flags"]["threads"] = more
+    Path("one/manifest.json").write_text(json.dumps(manifest))
+    assert "--threads must be within" in call("--threads", str(more), "--out", "two")[2]
+    assert call("--resume", "one")[0] == 0
+    assert torch.get_num_threads() == more
+    assert call("--like", "one", "--threads", "1", "--out", "two")[0] == 0
+    assert (stored("two")["threads"], torch.get_num_threads()) == (1, 1)
+
+
+def run_commands(entries: Iterable[Entry]) -> Iterator[RunCommand[Any]]:
+    for entry in (lazy.loaded() for lazy in entries):
+        if isinstance(entry, CommandGroup):
+            yield from run_commands(entry.entries)
+        elif isinstance(entry, RunCommand):
+            yield entry
+
+
+def test_no_run_changes_its_threads() -> None:
+    commands = {command.name: command for command in run_commands(ROOT.entries)}
+    assert commands.keys() >= {"attack", "certify", "train", "run", "evaluate", "fine-tuning"}
+    for name, command in commands.items():
+        assert "threads" in {entry.name for entry in command.flags(())}, name
+        assert "threads" not in command.machine, name
 
 
 @pytest.mark.parametrize("threads", [0, -1, 10**6])

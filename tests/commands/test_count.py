@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -180,16 +178,6 @@ def test_bad_usage(capsys, crowd: Path, argv: list[str], message: str) -> None:
     assert (code, out) == (2, "")
     assert message in err
     assert err.count("\n") == 1
-
-
-@pytest.mark.long
-def test_two_processes_print_what_one_prints(capsys, crowd: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
-               "2", "-m", "pycc", "count", str(crowd), "--csv"]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    _, out, _ = run(capsys, crowd, "--csv")
-    both = [[{**row, "seconds": ""} for row in rows_of(text)] for text in (done.stdout, out)]
-    assert both[0] == both[1]
 
 
 def test_memory_per_pixel_is_that_of_the_layers_held_at_once() -> None:

@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from pycc.commands.progress import TerminalProgress
+from pycc.commands.progress import TerminalProgress, note
 
 
 def test_progress_as_lines() -> None:
@@ -22,6 +22,17 @@ def test_progress_as_lines() -> None:
         "0 %, 0.50 megapixels/s, 2:13:00 left: step 20",
         "0 %, 0.50 megapixels/s, 2:12:50 left: step 30",
     ]
+
+
+def test_a_note_is_printed_by_the_first_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for rank in (None, "1", "0"):
+        monkeypatch.delenv("RANK", raising=False)
+        if rank is not None:
+            monkeypatch.setenv("RANK", rank)
+        note(f"of {rank}\n process")
+    assert capsys.readouterr().err == "note: of None process\nnote: of 0 process\n"
 
 
 def test_progress_of_a_resumed_run_has_the_rate_of_this_one() -> None:

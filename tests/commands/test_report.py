@@ -72,7 +72,7 @@ def newer(run: Path) -> None:
 
 
 def foreign(run: Path) -> None:
-    replaced(run / "manifest.json", kind="photo")
+    replaced(run / "manifest.json", kind="survey")
 
 
 def damaged(run: Path) -> None:
@@ -89,7 +89,7 @@ def gone(run: Path) -> None:
         (unfinished, "expected a finished run, got one with 10 results and no summary.json; "
          "continue it with: pycc attack --resume"),
         (newer, "expected a run of schema 1, got one of schema 2, of another version of pycc"),
-        (foreign, "unknown kind of run 'photo'; known: attack, train, backdoor, certify"),
+        (foreign, "unknown kind of run 'survey'; known: attack, train, photo, backdoor, certify"),
         (damaged, "results.jsonl, line 1: expected a field 'image', got none"),
         (gone, "expected a run folder, got none"),
     ],

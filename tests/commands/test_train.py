@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -15,7 +14,7 @@ from socket import socket
 import numpy as np
 import pytest
 from support.deep import two_depths
-from support.processes import HANG, dying, kill
+from support.processes import HANG, dying, environment, kill, python
 from torch import Tensor
 
 from pycc import commands, data, defense, models
@@ -43,10 +42,6 @@ def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
 def weights(folder: Path) -> dict[str, np.ndarray]:
     with np.load(folder / "weights.npz") as file:
         return {name: file[name] for name in file.files if file[name].dtype.kind == "f"}
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
 
 
 def images(folder: Path, number: int, split: str = "test") -> Path:
@@ -327,11 +322,7 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(
 
 
 def torchrun(processes: int, *argv: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
-         str(processes), "-m", "pycc.train", *argv],
-        capture_output=True, text=True, env=environment(), timeout=HANG,
-    )  # fmt: skip
+    return python("-m", "pycc.train", *argv, processes=processes)
 
 
 @pytest.mark.long

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 HANG = 3600.0
 """Seconds after which a process hangs, however busy the machine is."""
@@ -18,6 +20,51 @@ _PROGRESS = re.compile(r"\d+ %(, \S+ \S+/s, \d+:\d\d:\d\d left)?: .*")
 def messages(stderr: str) -> list[str]:
     """The lines of a command's stderr, without its progress, which comes by the clock."""
     return [line for line in stderr.splitlines() if not _PROGRESS.fullmatch(line)]
+
+
+def environment() -> dict[str, str]:
+    """One thread per process, on the loopback address; tests can be imported."""
+    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]
+    return {
+        **os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo",
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+    }  # fmt: skip
+
+
+def python(*program: object, processes: int = 1) -> subprocess.CompletedProcess[str]:
+    """``python PROGRAM``, in several processes of torchrun if there are to be more than one."""
+    launch = [sys.executable]
+    if processes > 1:
+        launch += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
+                   str(processes)]  # fmt: skip
+    return subprocess.run(
+        [*launch, *map(str, program)],
+        capture_output=True, text=True, env=environment(), timeout=HANG,
+    )  # fmt: skip
+
+
+def two_nodes(*program: object) -> list[subprocess.CompletedProcess[str]]:
+    """``python PROGRAM`` by two launchers, as on two machines, which meet on the loopback address.
+
+    Two machines that share a folder see the same files, as these do.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+    nodes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--node-rank",
+             str(rank), "--master-addr", "127.0.0.1", "--master-port", str(port),
+             "--nproc-per-node", "1", *map(str, program)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    printed = [node.communicate(timeout=HANG) for node in nodes]
+    return [
+        subprocess.CompletedProcess(node.args, node.returncode, *texts)
+        for node, texts in zip(nodes, printed, strict=True)
+    ]
 
 
 _DYING = """

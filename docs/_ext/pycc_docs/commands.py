@@ -14,6 +14,7 @@ from pycc.commands import COMMANDS
 from pycc.commands.attack import command as attack_command
 from pycc.commands.attack_physical import MODES
 from pycc.commands.base import Command, CommandGroup, Entry
+from pycc.commands.entry import exit_codes
 from pycc.settings import Flag
 from pycc_docs.tables import markdown
 
@@ -55,7 +56,7 @@ def _sections(entry: Entry, prog: str, *, level: int) -> Iterator[str]:
     yield from _flags(entry.flags(()))
     if entry.epilog:
         yield _plain(entry.epilog)
-    yield entry.exit_codes
+    yield exit_codes(entry.failure)
 
 
 def _methods() -> Iterator[str]:

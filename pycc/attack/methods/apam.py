@@ -72,7 +72,7 @@ class APAM(PatchAttack):
         "published",
         "what the patch must withstand; published: rotation 5°, zoom 2.5 %, brightness 0.05; "
         "physical: print and camera",
-        choices=transforms.names(),
+        choices=transforms.names,
     )
     eot_samples: int = flag(1, "transforms whose gradients a step averages", advanced=True)
     sampling: str = flag(

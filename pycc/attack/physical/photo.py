@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from pycc import metrics
@@ -15,11 +15,15 @@ from pycc.data.dataset import Fingerprint, Pair, by_name, pair_up
 from pycc.data.images import read_image
 from pycc.data.pictures import pictures
 from pycc.data.reading import MAX_IMAGE_PIXELS, Reading
-from pycc.ranks import exact
+from pycc.ranks import Ranks, exact
 from pycc.report.summary import aligned, people
-from pycc.runs import Record, Run, open_or_resume
+from pycc.runs import Record, Run, open_or_resume, sharded
 from pycc.settings import values_of
 from pycc.types import Counter, Progress, Sample
+
+KIND = "photo"
+"""The kind of run in the manifest."""
+KEY = ("image",)
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,11 @@ class PhotoRow:
     def json(self) -> Record:
         """As ``results.jsonl`` stores it."""
         return {"condition": "photo", "patch_size": None, **asdict(self)}
+
+    @classmethod
+    def of(cls, record: Record) -> PhotoRow:
+        """The row of a line of ``results.jsonl``."""
+        return cls(**{entry.name: record[entry.name] for entry in fields(cls)})
 
 
 @dataclass(frozen=True)
@@ -84,11 +93,14 @@ def photographed(
     attacked: str | os.PathLike[str],
     *,
     out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
     bit_depth: int | None = None,
     max_image_pixels: int = MAX_IMAGE_PIXELS,
     progress: Progress | None = None,
+    ranks: Ranks = Ranks(),
     settings: object | None = None,
     command: Sequence[str] = (),
+    machine: Collection[str] = (),
 ) -> PhotoRun:
     """Count photos of scenes without (``clean``) and with (``attacked``) a printed patch.
 
@@ -97,15 +109,19 @@ def photographed(
     the clean photo and ŷ on the attacked one, by the error rate π = |y − ŷ| / |y| · 100 % of APAM
     (arXiv 2104.10868); annotations are not needed. Where y is 0, π is undefined: None.
 
-    ``out`` is the run folder (new or empty), or None to keep the results in
-    memory. ``bit_depth`` and ``max_image_pixels`` are those of ``pycc.data.load_image``; files
-    that Pillow does not open are left out, with a warning that names them. ``progress`` is
-    called with the number of pairs that are done. ``settings`` (a dataclass) and ``command`` are
-    for the manifest. A counter that is a module is put in eval mode and frozen meanwhile.
+    ``out`` is the run folder (new or empty), or None to keep the results in memory; ``resume``
+    continues the run in it. ``ranks`` are the processes of torchrun, which share the photos; each
+    of them gets all rows. ``bit_depth`` and ``max_image_pixels`` are those of
+    ``pycc.data.load_image``; files that Pillow does not open are left out, with a warning that
+    names them. ``progress`` is called with the number of pairs that are done. ``settings`` (a
+    dataclass), ``command`` and ``machine`` are stored and compared as in
+    ``pycc.runs.open_or_resume``. A counter that is a module is put in eval mode and frozen
+    meanwhile.
 
     ValueError, before anything is counted or written, for a folder without photos, a photo that
     has no partner in the other folder, two of one name, one that cannot be read or is smaller than
-    a cell of the counter; and for a counter whose maps are not finite or do not match its stride.
+    a cell of the counter; for a resumed run with other settings, photos or weights; and for a
+    counter whose maps are not finite or do not match its stride.
     """
     reading = Reading(bit_depth, max_image_pixels)
     pairs = _pairs(Path(clean), Path(attacked))
@@ -115,36 +131,50 @@ def photographed(
     }
     if settings is not None:
         stored["flags"] = values_of(settings)
-    member = Member(counter)
-    run = open_or_resume(
-        out,
-        kind="photo",
-        command=command,
-        settings=stored,
-        fingerprints={
-            "data": _fingerprints(pairs, reading, counter.stride),
-            "weights": identity(counter),
-        },
-        key=("image",),
-        resume=False,
-    )
-    rows: list[PhotoRow] = []
-    try:
-        with frozen(counter), exact():
-            for index, pair in enumerate(pairs):
-                if progress is not None:
-                    progress(index, len(pairs), pair.name)
-                before, after = (_count(member, path, reading) for path in pair.files)
-                rate = metrics.error_rate([before], [after]).percent
-                rows.append(PhotoRow(index, pair.name, before, after, rate))
-                run.append(rows[-1].json())
-            if progress is not None:
-                progress(len(pairs), len(pairs), "done")
-    finally:
-        run.close()
-    summary = PhotoSummary.of(rows)
-    run.finish(asdict(summary))
+
+    def opened() -> Run:
+        return open_or_resume(
+            out,
+            kind=KIND,
+            command=command,
+            settings=stored,
+            fingerprints={
+                "data": _fingerprints(pairs, reading, counter.stride),
+                "weights": identity(counter),
+            },
+            key=KEY,
+            machine=machine,
+            resume=resume,
+        )
+
+    with sharded(opened, out, ranks, KEY) as shards:
+        missing = [n for n, pair in enumerate(pairs) if not shards.mine.has(image=pair.name)]
+        _count_pairs(counter, pairs, ranks.share(missing), reading, shards.mine, progress)
+        shards.merge()
+        run = shards.main or shards.mine
+        rows = sorted(map(PhotoRow.of, run.records), key=lambda row: row.index)
+        summary = PhotoSummary.of(rows)
+        if shards.main is not None:
+            run.finish(asdict(summary))
     return PhotoRun(tuple(rows), summary, run)
+
+
+def _count_pairs(
+    counter: Counter, pairs: Sequence[Pair], indices: Sequence[int], reading: Reading, run: Run,
+    progress: Progress | None,
+) -> None:  # fmt: skip
+    """Count the pairs of photos at these indices, and add their rows to the run."""
+    member = Member(counter)
+    with frozen(counter), exact():
+        for done, index in enumerate(indices):
+            pair = pairs[index]
+            if progress is not None:
+                progress(done, len(indices), pair.name)
+            before, after = (_count(member, path, reading) for path in pair.files)
+            rate = metrics.error_rate([before], [after]).percent
+            run.append(PhotoRow(index, pair.name, before, after, rate).json())
+        if progress is not None:
+            progress(len(indices), len(indices), "done")
 
 
 def photo_table(summary: PhotoSummary, rows: Sequence[PhotoRow]) -> str:

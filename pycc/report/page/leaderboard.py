@@ -150,10 +150,21 @@ def _trainings(cards: Sequence[Card]) -> Table:
     return Table("Trainings: mean absolute errors, people", (*_COMMON, "MAE"), rows, sortable=True)
 
 
+def _photographs(cards: Sequence[Card]) -> Table:
+    rows = tuple(
+        (*_common(card), number(card.clean.mean_count if card.clean else None),
+         *(number(errors.mean_count) for errors in card.attacked))
+        for card in cards
+    )  # fmt: skip
+    head = (*_COMMON, "without patch", "with patch")
+    return Table("Photographs of printed patches: mean counts, people", head, rows, sortable=True)
+
+
 TABLES: dict[str, Callable[[Sequence[Card]], Table]] = {
     "attack": _attacks,
     "certify": _certificates,
     "backdoor": _backdoors,
+    "photo": _photographs,
     "train": _trainings,
 }
 """The table of each kind of run."""

@@ -126,4 +126,6 @@ def command_of(manifest: Manifest) -> str:
     """The command that makes such a run, as in ``backdoor run``."""
     flags = manifest.settings.get("flags")
     stored = flags.get("command") if isinstance(flags, Mapping) else None
-    return stored if isinstance(stored, str) else manifest.kind
+    if isinstance(stored, str):
+        return stored
+    return "attack" if manifest.kind == "photo" else manifest.kind  # pycc attack --photo

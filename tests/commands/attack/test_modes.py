@@ -11,8 +11,10 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
-from pycc import models
+from pycc import models, runs
+from pycc.attack.physical import photo
 from pycc.data import load_image, save_image
+from pycc.report import page
 
 FEW = ["--steps", "3", "--patch-size", "8", "--pgd-steps", "0", "--no-checks", "--no-pictures"]
 
@@ -142,3 +144,52 @@ def test_photo(call, refused, weights, tmp_path: Path) -> None:
     message = refused(*flags, "--weights", weights, "--out", tmp_path / "none")
     assert "mall_1" in message
     assert "attacked" in message
+
+
+def test_photographs_are_a_run_as_any(
+    call, refused, weights, other, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted, resumed from another folder, taken as a model; with a page and a card."""
+    for name in ("clean", "attacked"):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            generator = torch.Generator().manual_seed(number + 10 * (name == "attacked"))
+            picture = torch.rand(3, 48, 64, generator=generator)
+            save_image(tmp_path / name / f"{number}.png", picture)
+    first, one = tmp_path / "first", tmp_path / "one"
+    flags = ["--photo", "../clean", tmp_path / "attacked", "--weights", weights]
+    assert call(*flags, "--out", one).code == 0
+    with monkeypatch.context() as stopping:
+        counted = photo.Member.map
+
+        def stops(self: photo.Member, image: torch.Tensor, name: str) -> torch.Tensor:
+            if name.endswith("attacked/1.png"):
+                raise KeyboardInterrupt
+            return counted(self, image, name)
+
+        stopping.setattr(photo.Member, "map", stops)
+        done = call(*flags, "--out", first)
+    assert done.code == 130
+    assert done.err.endswith(f"stopped; continue with: pycc attack --resume {first}\n")
+    assert len((first / "results.jsonl").read_text().splitlines()) == 1
+    assert "--weights was" in refused("--resume", first, "--weights", other)
+    assert "expected no --steps beside it" in refused("--resume", first, "--steps", 3)
+    monkeypatch.chdir(tmp_path)
+    assert call("--resume", first).code == 0
+    for name in ("results.jsonl", "summary.json"):
+        assert (first / name).read_bytes() == (one / name).read_bytes()
+    assert call("--like", one, "--weights", other, "--out", tmp_path / "two").code == 0
+    manifests = [runs.read_manifest(tmp_path / run) for run in ("one", "two")]
+    kept = [manifest["settings"]["flags"] for manifest in manifests]
+    assert kept[1] == {**kept[0], "weights": str(other)}
+    folders = [Path(folder).resolve() for folder in kept[0]["photo"]]
+    assert folders == [tmp_path / name for name in ("clean", "attacked")]
+    assert kept[0].keys() >= {"device", "bit_depth", "model", "option"}
+    assert page.Card.read(one / page.CARD).kind == "photo"
+    assert "Photographs of a printed patch" in (one / page.REPORT).read_text()
+    # A run of another kind is none of photographs, and the other way round.
+    clean = ["--attack", "clean", "--max-images", 1, "--weights", weights]
+    assert call(*clean, "--out", "c").code == 0
+    assert "expected a run of this command" in refused(*flags, "--resume", "c")
+    (tmp_path / "attacked" / "2.png").write_bytes((tmp_path / "attacked" / "1.png").read_bytes())
+    assert "the pixels of the images changed" in refused("--resume", one)

@@ -139,9 +139,9 @@ def test_folders_without_a_finished_run_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_foreign_kind_is_refused_and_can_be_added(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "run", "photo", [], {"images": 0}, ("index",), {})
-    with pytest.raises(ValueError, match=r"^unknown kind of run 'photo'; known: attack, train"):
+    folder = write_run(tmp_path / "run", "survey", [], {"images": 0}, ("index",), {})
+    with pytest.raises(ValueError, match=r"^unknown kind of run 'survey'; known: attack, train"):
         page.write_run(folder)
     made = page.contents["train"](page.StoredRun.read(write_training(tmp_path / "other")), TABLES)
-    with page.contents.registered("photo", lambda run, options: made):
+    with page.contents.registered("survey", lambda run, options: made):
         assert page.write_run(folder).read_text().count(made.title) == 2
