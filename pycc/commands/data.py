@@ -1,4 +1,4 @@
-"""``pycc data``: what a data set consists of and what is wrong in it; its export."""
+"""``pycc data``: what a data set consists of and what is wrong in it; its conversion."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pathlib import Path
 
 from pycc.commands.base import DONE, FAILED, Command, CommandGroup, Context, Entry
 from pycc.data.dataset import OnError, builtin
-from pycc.data.export import export, targets
+from pycc.data.export import export
 from pycc.data.inspect import inspect, table
 from pycc.data.reading import Reading
+from pycc.data.target import targets
 from pycc.settings import flag, group
 
 
@@ -27,8 +28,8 @@ class InspectSettings:
 
 
 @dataclass(frozen=True)
-class ExportSettings:
-    """The data set that is exported, and how."""
+class ConvertSettings:
+    """The data set that is converted, and how."""
 
     path: str = flag(help="the data set's folder", positional=True)
     out: str = flag(help="the folder to write: new or empty", positional=True)
@@ -44,7 +45,7 @@ class Inspect(Command[InspectSettings]):
     """``pycc data inspect``."""
 
     name = "inspect"
-    summary = "Figures of a data set, all that is broken in it, and images that occur twice."
+    summary = "Format and figures of a data set, all that is broken, and images that occur twice."
     settings = InspectSettings
 
     def check(self, settings: InspectSettings, given: frozenset[str]) -> InspectSettings:
@@ -64,19 +65,19 @@ class Inspect(Command[InspectSettings]):
         return DONE if report.intact else FAILED
 
 
-class Export(Command[ExportSettings]):
-    """``pycc data export``."""
+class Convert(Command[ConvertSettings]):
+    """``pycc data convert``."""
 
-    name = "export"
-    summary = "Write a data set as a folder of images with points, or as ShanghaiTech."
-    settings = ExportSettings
+    name = "convert"
+    summary = "Write a data set in another layout, such as that of a labelling tool."
+    settings = ConvertSettings
 
-    def check(self, settings: ExportSettings, given: frozenset[str]) -> ExportSettings:
+    def check(self, settings: ConvertSettings, given: frozenset[str]) -> ConvertSettings:
         """Refuse built-in scenes."""
         _check_folder(settings.path)
         return settings
 
-    def run(self, settings: ExportSettings, context: Context) -> int:
+    def run(self, settings: ConvertSettings, context: Context) -> int:
         """Write the folder and print what it holds."""
         with context.progress("images") as progress:
             written = export(
@@ -96,7 +97,7 @@ class Data(CommandGroup):
 
     name = "data"
     summary = "Data sets: inspect one, or write it in another layout."
-    entries: Sequence[Entry] = (Inspect(), Export())
+    entries: Sequence[Entry] = (Inspect(), Convert())
 
 
 command = Data()
