@@ -12,6 +12,7 @@ from pycc.commands.base import DONE, FAILED, Command, CommandGroup, Context, Ent
 from pycc.data.dataset import OnError, builtin
 from pycc.data.export import export
 from pycc.data.inspect import inspect, table
+from pycc.data.outside import SHOW, Show
 from pycc.data.reading import Reading
 from pycc.data.target import targets
 from pycc.settings import flag, group
@@ -37,6 +38,9 @@ class ConvertSettings:
     layout: str = flag("folder", "layout of the folder that is written", choices=targets.names())
     max_images: int | None = flag(None, "use the first images of each split only")
     max_side: int | None = flag(None, "shrink images whose longer side exceeds so many pixels")
+    outside_roi: Show = flag(
+        "keep", "what images show outside their region of interest", choices=SHOW
+    )
     on_error: OnError = flag("raise", "what to do with broken items", choices=["raise", "skip"])
     reading: Reading = group(Reading, "picture files")
 
@@ -83,7 +87,8 @@ class Convert(Command[ConvertSettings]):
             written = export(
                 Path(settings.path), Path(settings.out), split=settings.split,
                 layout=settings.layout, limit=settings.max_images, max_side=settings.max_side,
-                on_error=settings.on_error, reading=settings.reading, progress=progress,
+                outside=settings.outside_roi, on_error=settings.on_error,
+                reading=settings.reading, progress=progress,
             )  # fmt: skip
         for split in written:
             resized = f", {split.resized:,} of them resized" if split.resized else ""

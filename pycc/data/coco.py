@@ -12,6 +12,7 @@ import numpy as np
 
 from pycc.data.dataset import Refuse, formats
 from pycc.data.labels import counted_labels
+from pycc.data.pictures import some
 from pycc.data.points import number, parse_json
 from pycc.data.tables import AnnotationTable, Entry
 from pycc.data.target import Picture, Target, targets
@@ -37,11 +38,12 @@ def read(path: Path, content: bytes, refuse: Refuse) -> list[Entry]:
     heads: dict[str, list[tuple[float, float]]] = {key: [] for key in files}
     problems: dict[str, str] = {}
     groups = 0
+    orphans = []
     for annotation in annotations:
         image, category = str(annotation.get("image_id")), str(annotation.get("category_id"))
         label = f"annotation {annotation.get('id')}"
         if image not in files:
-            refuse(f"{path}: {label}: no image has its image_id {image}")
+            orphans.append(f"{label} (image_id {image})")
         elif annotation.get("iscrowd"):
             groups += 1
         elif names[category] in counted:
@@ -49,6 +51,8 @@ def read(path: Path, content: bytes, refuse: Refuse) -> list[Entry]:
                 heads[image].append(_head(annotation, categories.get(category, {})))
             except ValueError as error:
                 problems.setdefault(image, f"{label}: {error}")
+    if orphans:
+        refuse(f"{path}: annotations of no image: {some(orphans)}")
     if groups:
         warnings.warn(
             f"{path}: left out {groups} annotations of groups of unknown size (iscrowd)",
@@ -140,14 +144,12 @@ def _write(path: Path, pictures: Sequence[Picture]) -> None:
     path.write_text(json.dumps(value) + "\n", "utf-8")
 
 
-formats.register("coco")(
-    AnnotationTable(
-        "coco",
-        (".json",),
-        lambda content: b'"images"' in content and b'"annotations"' in content,
-        read,
-    )
-)
+def _is_coco(content: bytes) -> bool:
+    # A file that was cut off is recognised too, so that it is named as broken.
+    return b'"images"' in content and (b'"annotations"' in content or b'"file_name"' in content)
+
+
+formats.register("coco")(AnnotationTable("coco", (".json",), _is_coco, read))
 targets.register("coco")(
     Target("{split}", "{name}", table="{split}/_annotations.coco.json", write_table=_write)
 )

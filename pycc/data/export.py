@@ -19,6 +19,7 @@ from PIL import Image
 from pycc.data.dataset import NotAnnotatedError, OnError, PairedFiles
 from pycc.data.folder import layout_of, open_folder
 from pycc.data.images import is_rescaled, is_upright, quantize, save_image
+from pycc.data.outside import Show, hide_outside
 from pycc.data.reading import USUAL, Reading
 from pycc.data.target import Picture, Target, targets
 from pycc.types import Progress, Sample
@@ -48,6 +49,7 @@ def export(
     layout: str = "folder",
     limit: int | None = None,
     max_side: int | None = None,
+    outside: Show = "keep",
     on_error: OnError = "raise",
     reading: Reading = USUAL,
     progress: Progress | None = None,
@@ -63,8 +65,11 @@ def export(
     shrinks images whose longer side exceeds it, and moves their points, with Lanczos' filter, as is
     usual for UCF-QNRF. ``limit`` keeps the first samples of each split.
 
+    No layout stores a region of interest: ``outside`` ``"black"`` or ``"blur"`` hides the people
+    outside it (``pycc.data.outside``).
+
     The folder appears complete or not at all. ValueError naming the problem: a broken input, an
-    ``out`` that is not empty, or samples with a region of interest (no layout stores one). A split
+    ``out`` that is not empty, or samples with a region whose outside is to be kept. A split
     without annotation is left out with a warning, unless there is no other.
     """
     target = targets[layout]
@@ -82,9 +87,10 @@ def export(
             folder = target.folder.format(split=split_name)
             resized, pictures = 0, list[Picture]()
             for index, pair in enumerate(samples.pairs):
-                original = samples[index]
+                read = samples[index]
+                original = _without_region(read, outside)
                 sample = shrink(original, max_side)
-                unchanged = sample is original and not is_rescaled(pair.image, reading)
+                unchanged = sample is read and not is_rescaled(pair.image, reading)
                 unchanged = unchanged and is_upright(pair.image, reading)
                 save = partial(_save_or_copy, target, sample, pair.image, unchanged)
                 source = str(pair.image)
@@ -213,7 +219,7 @@ def _write(
     if sample.roi is not None:
         raise ValueError(
             f"{source}: has a region of interest, which no exported layout stores; without it "
-            "other people would count"
+            "other people would count; outside (--outside-roi) black or blur hides them"
         )
     image = folder / target.image.format(name=sample.name, number=number)
     image.parent.mkdir(parents=True, exist_ok=True)
@@ -224,6 +230,14 @@ def _write(
         points.parent.mkdir(parents=True, exist_ok=True)
         target.write(points, picture)
     return picture
+
+
+def _without_region(sample: Sample, outside: Show) -> Sample:
+    """Return a sample of a whole image whose people outside its region are hidden, if requested."""
+    if sample.roi is None or outside == "keep":
+        return sample
+    points = sample.points if sample.annotated else None
+    return Sample(sample.name, hide_outside(sample, outside).image, points)
 
 
 def _write_table(target: Target, draft: Path, split: str, pictures: Sequence[Picture]) -> None:

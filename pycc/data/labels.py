@@ -19,6 +19,10 @@ def counted_labels(path: Path, labels: Iterable[str]) -> Collection[str]:
     A single label is that of the heads, whatever its name. Among several, ``head`` counts, or else
     ``person`` and its synonyms; a warning names the others. If none of them has such a name, all
     count, and a warning names them.
+
+    >>> with warnings.catch_warnings(action="ignore"):
+    ...     counted_labels(Path("street.json"), ["person", "car", "person"])
+    {'person'}
     """
     used = set(labels)
     if len(used) <= 1:

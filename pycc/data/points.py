@@ -54,13 +54,25 @@ def read_points(path: Path) -> NDArray[np.float64]:
     """Read points [N,2] (x, y) from a file of any registered format, by its content.
 
     ValueError naming the file and the problem.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "street.csv")
+    ...     _ = path.write_text("id,y,x\\n1,20,10.5\\n")
+    ...     points = read_points(path)
+    >>> points.tolist()
+    [[10.5, 20.0]]
     """
     content = read_bytes(path)
     return point_files[kind_of(path, content)].read(path, content)
 
 
 def number(value: object) -> float:
-    """Convert a number, or a text that holds one, to float; ValueError for anything else."""
+    """Convert a number, or a text that holds one, to float; ValueError for anything else.
+
+    >>> number("3.5"), number(2)
+    (3.5, 2.0)
+    """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError("not a number")
     if isinstance(value, str) and "_" in value:  # Python's digit separator is no data

@@ -21,7 +21,7 @@ from pycc.data.dataset import (
     numeric,
     read_bytes,
 )
-from pycc.data.pictures import number_of_pictures, pictures, some
+from pycc.data.pictures import has_image_suffix, pictures, some
 from pycc.data.points import read_points
 
 _PLACES = (".", "annotations", "labels", "points", "images")
@@ -107,17 +107,17 @@ class AnnotationTable:
         return samples
 
     def _files(self, root: Path) -> list[Path]:
-        """Return the annotation files of a folder; files that are named as an image are not."""
+        """Return the annotation files of a folder; one named as an image holds its points alone."""
         files: list[Path] = []
+        folders = [path for path in (root, root / "images") if path.is_dir()]
+        images = {path.stem for folder in folders for path in listing(folder)
+                  if has_image_suffix(path)}  # fmt: skip
         for place in self.places:
             folder = root / place
             if not folder.is_dir():
                 continue
-            inside = listing(folder)
-            images = {path.stem for where in (folder, root / "images") if where.is_dir()
-                      for path in listing(where) if path.suffix.lower() in _IMAGES}  # fmt: skip
             files += [
-                path for path in inside
+                path for path in listing(folder)
                 if path.suffix.lower() in self.suffixes and path.stem not in images
                 and path.is_file() and self.is_table(read_bytes(path))
             ]  # fmt: skip
@@ -136,10 +136,6 @@ class AnnotationTable:
                 continue  # this file is reported when its split is opened
             listed |= _found(file, base, split, entries, _ignore).keys()
         return [path for path in _below(base) if path not in listed]
-
-
-_IMAGES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
-"""Suffixes of images beside which a JSON or CSV file of the same name holds their points alone."""
 
 
 def place_of(file: Path, base: Path, split: str, name: str) -> Path | str:
@@ -239,12 +235,13 @@ def _short(path: Path) -> str:
     return next((stem.removeprefix(p) for p in _PREFIXES if stem.startswith(p)), stem)
 
 
-def _below(folder: Path) -> list[Path]:
-    """List the images in a folder and in the folders in it."""
-    images = pictures(folder) if number_of_pictures(folder) else []
+def _below(folder: Path, before: frozenset[Path] = frozenset()) -> list[Path]:
+    """List the images in a folder and in the folders in it; links may lead back to it."""
+    before |= {folder.resolve()}
+    images = pictures(folder)
     for path in listing(folder):
-        if path.is_dir():
-            images += _below(path)
+        if path.is_dir() and path.resolve() not in before:
+            images += _below(path, before)
     return images
 
 
