@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from pycc.data.points import PointFile, finite_points, point_files
 from pycc.data.target import Picture, Target, targets
 
+_DAMAGED = (ValueError, OSError, EOFError, MemoryError, RecursionError)
+"""Exceptions that NumPy raises for damaged files."""
+
 
 def read_points(path: Path, content: bytes) -> NDArray[np.float64]:
     """Return the heads [N,2] (x, y) of an array [N,2], or [N,3] with distances to neighbours.
@@ -20,7 +23,7 @@ def read_points(path: Path, content: bytes) -> NDArray[np.float64]:
     """
     try:
         values = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, OSError, EOFError, MemoryError) as error:
+    except _DAMAGED as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path}: cannot read the .npy file: {reason}") from error
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "iufU":
@@ -38,9 +41,17 @@ def read_points(path: Path, content: bytes) -> NDArray[np.float64]:
         raise ValueError(f"{path}: expected numbers: {error}") from error
 
 
+def _is_points(content: bytes) -> bool:
+    try:
+        read_points(Path(), content)
+    except ValueError:  # a density map, say
+        return False
+    return True
+
+
 def _write(path: Path, picture: Picture) -> None:
     np.save(path, np.array(picture.points, np.float64).reshape(-1, 2))
 
 
-point_files.register("npy")(PointFile(".npy", lambda content: True, read_points))
+point_files.register("npy")(PointFile(".npy", _is_points, read_points))
 targets.register("npy")(Target("{split}", "{name}", "{name}.npy", _write))

@@ -14,7 +14,7 @@ from pycc.data.dataset import Refuse, formats
 from pycc.data.labels import counted_labels
 from pycc.data.pictures import some
 from pycc.data.points import number, parse_json
-from pycc.data.tables import AnnotationTable, Entry
+from pycc.data.tables import AnnotationTable, Entry, stated_size
 from pycc.data.target import Picture, Target, targets
 
 _HEAD_KEYPOINTS = ("head", "nose")
@@ -58,10 +58,13 @@ def read(path: Path, content: bytes, refuse: Refuse) -> list[Entry]:
             f"{path}: left out {groups} annotations of groups of unknown size (iscrowd)",
             stacklevel=3,
         )
+    sizes = {str(each.get("id")): stated_size(each.get("height"), each.get("width"))
+             for each in images}  # fmt: skip
     return [
-        Entry(file, np.array(heads[key], np.float64).reshape(-1, 2), problem=problems.get(key, ""))
+        Entry(file, np.array(heads[key], np.float64).reshape(-1, 2), size=sizes[key],
+              problem=problems.get(key, ""))
         for key, file in files.items()
-    ]
+    ]  # fmt: skip
 
 
 def _records(path: Path, value: Any, key: str, optional: bool = False) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import numpy as np
 from pycc.data.dataset import Refuse, formats
 from pycc.data.labels import counted_labels
 from pycc.data.points import number
-from pycc.data.tables import AnnotationTable, Entry
+from pycc.data.tables import AnnotationTable, Entry, stated_size
 from pycc.data.target import Picture, Target, targets
 
 _NO_SHAPES = ("attribute", "tag")
@@ -33,7 +33,7 @@ def read(path: Path, content: bytes, refuse: Refuse) -> list[Entry]:
     parser.StartDoctypeDeclHandler = reader.doctype
     try:
         parser.Parse(content, True)
-    except expat.ExpatError as error:
+    except (expat.ExpatError, LookupError) as error:
         raise ValueError(f"{path}: not an XML file: {error}") from error
     except ValueError as error:
         raise ValueError(f"{path}: line {parser.CurrentLineNumber}: {error}") from error
@@ -45,8 +45,8 @@ def read(path: Path, content: bytes, refuse: Refuse) -> list[Entry]:
 class _Image:
     """The shapes of one image while the file is read."""
 
-    def __init__(self, file: str) -> None:
-        self.file = file
+    def __init__(self, file: str, size: tuple[int, int] | None) -> None:
+        self.file, self.size = file, size
         self.heads: list[tuple[str, float, float]] = []
         self.problem = ""
 
@@ -62,7 +62,8 @@ class _Image:
     def entry(self, counted: Collection[str]) -> Entry:
         """Return the image with the heads of the labels that count."""
         rows = [(x, y) for label, x, y in self.heads if label in counted]
-        return Entry(self.file, np.array(rows, np.float64).reshape(-1, 2), problem=self.problem)
+        points = np.array(rows, np.float64).reshape(-1, 2)
+        return Entry(self.file, points, problem=self.problem, size=self.size)
 
 
 class _Reader:
@@ -84,7 +85,8 @@ class _Reader:
         if above == ["annotations"] and kind == "image":
             if not attributes.get("name"):
                 raise ValueError("image without a name")
-            self.images.append(_Image(attributes["name"]))
+            size = stated_size(attributes.get("height"), attributes.get("width"))
+            self.images.append(_Image(attributes["name"], size))
         elif above == ["image"] and kind not in _NO_SHAPES:
             self.images[-1].add(kind, attributes)
         self._path.append(kind)

@@ -183,6 +183,9 @@ class Pair:
     points: NDArray[np.float64] | None = field(default=None, compare=False)
     """[N,2], its heads, if ``annotation`` holds those of many images and has been read."""
 
+    size: tuple[int, int] | None = None
+    """(H, W) of the image that was annotated, if the annotation states it."""
+
     @property
     def files(self) -> list[Path]:
         """The image and its annotation."""
@@ -288,6 +291,11 @@ class PairedFiles(Dataset):
         roi = None if region is None else torch.from_numpy(region)
         if pair.annotation is None:
             return None, roi, np.ones(0, np.bool_)
+        if pair.size not in (None, (height, width)):
+            raise ValueError(
+                f"{pair.image}: has {width} x {height} pixels upright, but its annotation in "
+                f"{pair.annotation} is of {pair.size[1]} x {pair.size[0]}"
+            )
         points = self._read(pair.annotation) if pair.points is None else pair.points
         heads = torch.from_numpy(np.ascontiguousarray(points))
         inside = heads_in(heads, (height, width))

@@ -25,7 +25,7 @@ from pycc.data.dataset import (
 from pycc.data.missing import Places
 from pycc.data.origin import origin
 from pycc.data.pictures import is_picture, pictures, some
-from pycc.data.points import kind_of, read_points, suffixes
+from pycc.data.points import holds_points, kind_of, read_points, suffixes
 from pycc.data.reading import USUAL, Reading
 from pycc.registry import nearest
 
@@ -143,8 +143,11 @@ def _annotations(folder: Path, images: Iterable[str]) -> dict[str, list[Path]]:
     unsure: list[Path] = []
     for place in (where, *others):
         for path in listing(place):
-            known = path.stem in names if place == where else path.stem.lower() not in _NO_POINTS
-            if known and path.stem not in annotations and path.suffix.lower() in suffixes():
+            if path.suffix.lower() not in suffixes() or path.stem in annotations:
+                continue
+            if place != where:
+                unsure += [path] if path.stem.lower() not in _NO_POINTS else []
+            elif path.stem in names and holds_points(path):
                 unsure.append(path)
     return annotations | by_name(unsure)
 

@@ -14,6 +14,9 @@ from pycc.data.points import PointFile, decode, point_files, rows_of_points
 from pycc.data.tables import AnnotationTable, Entry
 from pycc.data.target import Picture, Target, targets
 
+_YOLO = 5
+"""Columns of its text files: class, x, y, width, height."""
+
 
 def read_points(path: Path, content: bytes) -> NDArray[np.float64]:
     """Return the heads [N,2] of a file with one ``x y`` per line; no line means nobody.
@@ -22,8 +25,12 @@ def read_points(path: Path, content: bytes) -> NDArray[np.float64]:
     ValueError naming the file and line.
     """
     lines = decode(path, content).splitlines()
-    rows = ((index, re.split(r"[\s,]+", line.strip())) for index, line in enumerate(lines, start=1))
-    return rows_of_points(path, rows)
+    rows = [re.split(r"[\s,]+", line.strip()) for line in lines]
+    if {len(row) for row in rows if any(row)} == {_YOLO}:
+        raise ValueError(
+            f"{path}: five columns, as YOLO's boxes, which are not read; export them as COCO"
+        )
+    return rows_of_points(path, enumerate(rows, start=1))
 
 
 def read_list(path: Path, content: bytes, refuse: Refuse) -> list[Entry]:
@@ -40,6 +47,14 @@ def read_list(path: Path, content: bytes, refuse: Refuse) -> list[Entry]:
         if names:
             entries.append(Entry(names[0], annotation=names[1]))
     return entries
+
+
+def _is_points(content: bytes) -> bool:
+    try:
+        read_points(Path(), content)
+    except ValueError:  # a caption, say
+        return False
+    return True
 
 
 def _is_list(content: bytes) -> bool:
@@ -61,7 +76,7 @@ def _write_list(path: Path, pictures: Sequence[Picture]) -> None:
     path.write_text("".join(lines), "utf-8")
 
 
-point_files.register("p2pnet")(PointFile(".txt", lambda content: True, read_points))
+point_files.register("p2pnet")(PointFile(".txt", _is_points, read_points))
 formats.register("p2pnet")(
     AnnotationTable("p2pnet", (".list",), _is_list, read_list, places=(".",))
 )

@@ -44,10 +44,15 @@ def suffixes() -> tuple[str, ...]:
 def kind_of(path: Path, content: bytes) -> str:
     """Return the name of the format of a file; ``csv`` for an unknown suffix."""
     suffix = path.suffix.lower()
-    for name in reversed(point_files.names()):
-        if point_files[name].suffix == suffix and point_files[name].recognises(content):
-            return name
-    return "csv"
+    names = [name for name in reversed(point_files.names()) if point_files[name].suffix == suffix]
+    recognised = (name for name in names if point_files[name].recognises(content))
+    return next(recognised, names[0] if names else "csv")
+
+
+def holds_points(path: Path) -> bool:
+    """Return whether the content of a file is that of a format for its suffix."""
+    content = read_bytes(path)
+    return point_files[kind_of(path, content)].recognises(content)
 
 
 def read_points(path: Path) -> NDArray[np.float64]:
@@ -102,9 +107,10 @@ def decode(path: Path, content: bytes) -> str:
 
 def parse_json(path: Path, content: bytes) -> Any:
     """Return the content of a JSON file; ValueError if it is broken."""
+    text = decode(path, content)
     try:
-        return json.loads(decode(path, content))
-    except (json.JSONDecodeError, RecursionError) as error:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a JSON file: {error}") from error
 
 

@@ -22,7 +22,7 @@ from pycc.data.dataset import (
     read_bytes,
 )
 from pycc.data.pictures import has_image_suffix, pictures, some
-from pycc.data.points import read_points
+from pycc.data.points import number, read_points
 
 _PLACES = (".", "annotations", "labels", "points", "images")
 """Where in a folder its annotation files may lie."""
@@ -42,6 +42,8 @@ class Entry:
     """The name of the file of its heads, if they are not in this one."""
     problem: str = ""
     """Why its heads cannot be used."""
+    size: tuple[int, int] | None = None
+    """(H, W) of the image that was annotated, if it is stated."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,15 @@ class AnnotationTable:
         return [path for path in _below(base) if path not in listed]
 
 
+def stated_size(height: object, width: object) -> tuple[int, int] | None:
+    """Return the (H, W) that an annotation states; None if it states none."""
+    try:
+        size = int(number(height)), int(number(width))
+    except (ValueError, OverflowError):
+        return None
+    return size if min(size) > 0 else None
+
+
 def place_of(file: Path, base: Path, split: str, name: str) -> Path | str:
     """Return the file of this name in an annotation file, or why there is none.
 
@@ -187,7 +198,7 @@ def _pairs(
         if entry.problem:
             refuse(f"{file}: image {entry.file!r}: {entry.problem}")
         elif entry.annotation is None:
-            pairs[image] = Pair("", image, file, points=entry.points)
+            pairs[image] = Pair("", image, file, points=entry.points, size=entry.size)
         else:
             annotation = place_of(file, base, split, entry.annotation)
             if isinstance(annotation, str):
@@ -203,10 +214,7 @@ def _named(base: Path, pairs: dict[Path, Pair]) -> list[Pair]:
         names = {name_of(image.relative_to(base)): pair for image, pair in pairs.items()}
         if len(names) == len(pairs):
             break
-    return [
-        Pair(name, names[name].image, names[name].annotation, points=names[name].points)
-        for name in sorted(names, key=numeric)
-    ]
+    return [replace(names[name], name=name) for name in sorted(names, key=numeric)]
 
 
 def _stem(path: Path) -> str:

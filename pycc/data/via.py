@@ -106,7 +106,7 @@ def _shapes_of_csv(path: Path, content: bytes) -> list[tuple[str, list[object]]]
             shapes = images.setdefault((file, row.get("file_size") or ""), [])
             try:
                 shape = json.loads(text or "{}")
-            except (json.JSONDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(
                     f"{path}: line {reader.line_num}: {_SHAPE} is not JSON: {error}"
                 ) from error

@@ -86,6 +86,23 @@ def test_ids(tmp_path: Path) -> None:
             pycc.data.open(tmp_path)
 
 
+def test_an_image_of_another_size_than_annotated(tmp_path: Path) -> None:
+    """A turned or shrunk one: its points would lie elsewhere."""
+    sizes = [{"width": 40, "height": 20}, {"width": 20, "height": 40}]
+    images = [{**image, **size} for image, size in zip(IMAGES, sizes, strict=True)]
+    samples = pycc.data.open(write(tmp_path, [], images=images))
+    assert samples[0].count == 0
+    message = (
+        r"b\.png: has 40 x 20 pixels upright, but its annotation in .*result\.json is of 20 x 40"
+    )
+    for read in (samples.__getitem__, samples.points):
+        with pytest.raises(ValueError, match=message):
+            read(1)
+    with pytest.warns(UserWarning, match=message):
+        assert pycc.data.open(tmp_path, on_error="skip").names == ["a"]
+    assert len(pycc.data.open(tmp_path, annotated=False)[1].image) == 3
+
+
 def test_groups_are_left_out_loudly(tmp_path: Path) -> None:
     write(tmp_path, [{"bbox": [2, 3, 5, 4]}, {"bbox": [0, 0, 30, 9], "iscrowd": 1}])
     with pytest.warns(UserWarning, match="left out 1 annotations of groups of unknown size"):

@@ -76,6 +76,7 @@ def test_an_image_with_a_shape_that_is_no_head(tmp_path: Path, shape: str, probl
         ("<annotations><image id='0'/></annotations>", "line 1: image without a name"),
         ("<annotations><track id='0'/></annotations>", "line 1: has tracks of a video"),
         ("<annotations></annotations>", "lists no image"),
+        ("<?xml version='1.0' encoding='rot13'?><annotations/>", "not an XML file: "),
     ],
 )
 def test_other_xml_is_refused(tmp_path: Path, text: str, problem: str) -> None:

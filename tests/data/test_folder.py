@@ -85,7 +85,6 @@ def test_points_are_read(tmp_path: Path, name: str, text: str, points: list) -> 
         ("a.csv", "1,2\nx,y\n", "line 2: expected two numbers x,y, got 'x,y'"),
         ("a.csv", "y,z\n1,2\n", "line 1: expected two numbers x,y, got 'y,z'"),
         ("a.csv", "id,y,x\n1,2,3\n1,2\n", "line 3: expected id,y,x, got '1,2'"),
-        ("a.txt", "1 2 3\n", "line 1: expected two numbers x,y, got '1,2,3'"),
         ("a.csv", "1,2\n3,four\n", "line 2: expected two numbers x,y, got '3,four'"),
         ("a.csv", "1;2\n", "line 1: expected two numbers x,y, got '1;2'"),
         ("a.csv", "1_0,2\n", "line 1: expected two numbers x,y, got '1_0,2'"),

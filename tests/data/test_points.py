@@ -61,6 +61,22 @@ def test_text_and_arrays_are_points_where_nothing_surer_is(tmp_path: Path) -> No
         pycc.data.open(tmp_path)
 
 
+def test_other_text_and_arrays_beside_images_are_no_points(tmp_path: Path) -> None:
+    """Captions, density maps and YOLO's boxes: the images are then not annotated."""
+    add_images(tmp_path, "a.png", "b.png", "c.png")
+    (tmp_path / "a.txt").write_text("a caption of two lines\nof words\n")
+    (tmp_path / "c.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    np.save(tmp_path / "b.npy", np.ones((20, 40)))
+    assert not has_annotations(tmp_path, "all")
+    with pytest.raises(ValueError, match=r"a\.txt is there, but is not of this name and format"):
+        pycc.data.open(tmp_path)
+    (tmp_path / "labels").mkdir()
+    for name in "abc":
+        (tmp_path / "labels" / f"{name}.txt").write_text("0 0.5 0.5 0.1 0.1\n" * 2)
+    with pytest.raises(ValueError, match=r"labels/a\.txt: five columns, as YOLO's boxes, which"):
+        pycc.data.open(tmp_path)[0]
+
+
 @pytest.mark.parametrize(
     ("array", "points"),
     [
