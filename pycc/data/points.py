@@ -105,13 +105,25 @@ def decode(path: Path, content: bytes) -> str:
         raise ValueError(f"{path}: expected UTF-8 text: {error.reason}") from error
 
 
-def parse_json(path: Path, content: bytes) -> Any:
-    """Return the content of a JSON file; ValueError if it is broken."""
+def parse_json(path: Path, content: bytes, *, unique: bool = False) -> Any:
+    """Return the content of a JSON file; ValueError if it is broken.
+
+    With ``unique`` a key that an object has twice is refused; otherwise its last value counts.
+    """
     text = decode(path, content)
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_unique if unique else None)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a JSON file: {error}") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in values:
+            raise ValueError(f"the key {key!r} occurs twice")
+        values[key] = value
+    return values
 
 
 def rows_of_points(path: Path, rows: Iterable[tuple[int, Sequence[str]]]) -> NDArray[np.float64]:

@@ -71,7 +71,7 @@ def _head(shape: object) -> tuple[float, float]:
 
 
 def _shapes_of_json(path: Path, content: bytes) -> list[tuple[str, list[object]]]:
-    value = parse_json(path, content)
+    value = parse_json(path, content, unique=True)
     images = value.get("_via_img_metadata", value) if isinstance(value, dict) else None
     if not isinstance(images, dict):
         raise ValueError(f"{path}: expected a VIA project or its annotations as JSON")

@@ -39,6 +39,14 @@ def test_shapes(tmp_path: Path, project: bool) -> None:
     assert samples[1].points.tolist() == [point for _, point in SHAPES]
 
 
+def test_an_image_that_occurs_twice(tmp_path: Path) -> None:
+    write(tmp_path, [])
+    text = (tmp_path / "via.json").read_text().replace("a.png-1", "b.png-1")
+    (tmp_path / "via.json").write_text(text)
+    with pytest.raises(ValueError, match=r"via\.json: .*the key 'b\.png-1' occurs twice"):
+        pycc.data.open(tmp_path)
+
+
 def test_regions_of_version_1(tmp_path: Path) -> None:
     write(tmp_path, [], project=False)
     content = json.loads((tmp_path / "via.json").read_text())
