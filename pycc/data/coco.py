@@ -18,6 +18,7 @@ from pycc.data.tables import AnnotationTable, Entry, stated_size
 from pycc.data.target import Picture, Target, targets
 
 _HEAD_KEYPOINTS = ("head", "nose")
+_KEYS = (b'"images"', b'"annotations"', b'"file_name"', b'"image_id"')
 
 
 def read(path: Path, content: bytes, refuse: Refuse) -> list[Entry]:
@@ -148,8 +149,9 @@ def _write(path: Path, pictures: Sequence[Picture]) -> None:
 
 
 def _is_coco(content: bytes) -> bool:
-    # A file that was cut off is recognised too, so that it is named as broken.
-    return b'"images"' in content and (b'"annotations"' in content or b'"file_name"' in content)
+    # Not all of these: in large files one list hides the key of the next, and a file that was cut
+    # off must be named as broken.
+    return sum(key in content for key in _KEYS) > 1
 
 
 formats.register("coco")(AnnotationTable("coco", (".json",), _is_coco, read))

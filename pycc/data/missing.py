@@ -40,9 +40,9 @@ class Places:
         folder_of_image, above = image.parent, image.parent.parent
         if self.plain is not None:
             for folder in list(self.plain.parents)[:2]:
-                for kind in formats.names():
-                    if formats[kind].recognises(folder):
-                        return f"; {folder} is laid out as {kind}: open that folder"
+                kind = _recognised(folder)
+                if kind:
+                    return f"; {folder} is laid out as {kind}: open that folder"
         expected = {folder / file.format(name=name) for folder in self.folders
                     for file in self.files}  # fmt: skip
         here = {folder_of_image: None, **dict.fromkeys(self.folders)}
@@ -54,6 +54,14 @@ class Places:
             if folder_of_image.name == "images" and path.parent.name in _READ:
                 return f"; {path} lies beside the folder: open {above}"
             return f"; {path} is there, but is not looked for"
+        return ""
+
+
+def _recognised(folder: Path) -> str:
+    """Return the layout of a folder above the opened one; "" if it has none or is unreadable."""
+    try:
+        return next((name for name in formats.names() if formats[name].recognises(folder)), "")
+    except ValueError:
         return ""
 
 

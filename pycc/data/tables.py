@@ -23,11 +23,16 @@ from pycc.data.dataset import (
 )
 from pycc.data.pictures import has_image_suffix, pictures, some
 from pycc.data.points import number, read_points
+from pycc.data.reading import memory_errors
 
 _PLACES = (".", "annotations", "labels", "points", "images")
 """Where in a folder its annotation files may lie."""
 _PREFIXES = ("instances_", "person_keypoints_", "annotations_")
 """Starts of COCO's names that are not part of the split's."""
+
+
+_END = 1 << 20
+"""Bytes from the start and from the end of a file that tell its kind."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class AnnotationTable:
     suffixes: tuple[str, ...]
     """Of the annotation files, in lower case."""
     is_table: Callable[[bytes], bool]
-    """Whether a file with this content is such an annotation."""
+    """Whether a file with this start and end is such an annotation."""
     read: Callable[[Path, bytes, Refuse], Sequence[Entry]]
     """Reads the images of a file and its content; refuses what belongs to none of them."""
     places: tuple[str, ...] = _PLACES
@@ -121,7 +126,7 @@ class AnnotationTable:
             files += [
                 path for path in listing(folder)
                 if path.suffix.lower() in self.suffixes and path.stem not in images
-                and path.is_file() and self.is_table(read_bytes(path))
+                and path.is_file() and self.is_table(_ends(path))
             ]  # fmt: skip
         return files
 
@@ -138,6 +143,20 @@ class AnnotationTable:
                 continue  # this file is reported when its split is opened
             listed |= _found(file, base, split, entries, _ignore).keys()
         return [path for path in _below(base) if path not in listed]
+
+
+def _ends(path: Path) -> bytes:
+    """Return the start and the end of a file, which tell its kind; ValueError if it is unreadable.
+
+    Not all of it, since folders hold large files of other kinds too.
+    """
+    try:
+        with memory_errors(), path.open("rb") as stream:
+            start = stream.read(_END)
+            stream.seek(max(_END, path.stat().st_size - _END))
+            return start + stream.read(_END)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot read the file: {error.strerror}") from error
 
 
 def stated_size(height: object, width: object) -> tuple[int, int] | None:

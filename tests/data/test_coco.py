@@ -103,6 +103,21 @@ def test_an_image_of_another_size_than_annotated(tmp_path: Path) -> None:
     assert len(pycc.data.open(tmp_path, annotated=False)[1].image) == 3
 
 
+@pytest.mark.parametrize("first", ["images", "annotations"])
+def test_large_files_are_recognised(tmp_path: Path, first: str) -> None:
+    """Their start and end do not show every key."""
+    notes = "x" * (3 << 20)
+    add_images(tmp_path, "a.png")
+    lists = {
+        "images": [{"file_name": "a.png", "id": 1, "notes": notes}],
+        "annotations": [{"image_id": 1, "bbox": [1, 2, 2, 2], "notes": notes}],
+    }
+    other = {"images": "annotations", "annotations": "images"}[first]
+    content = {first: lists[first], other: lists[other], "info": {}}
+    (tmp_path / "large.json").write_text(json.dumps(content))
+    assert [sample.count for sample in pycc.data.open(tmp_path)] == [1]
+
+
 def test_groups_are_left_out_loudly(tmp_path: Path) -> None:
     write(tmp_path, [{"bbox": [2, 3, 5, 4]}, {"bbox": [0, 0, 30, 9], "iscrowd": 1}])
     with pytest.warns(UserWarning, match="left out 1 annotations of groups of unknown size"):
