@@ -272,7 +272,7 @@ class PairedFiles(Dataset):
 
     def _of(self, pairs: Sequence[Pair]) -> PairedFiles:
         part = PairedFiles(self.name, pairs, self._read, region=self._region, reading=self.reading)
-        part.origin = self.origin
+        part.origin, part.format = self.origin, self.format
         return part
 
     def _examine(self, index: int) -> tuple[Sample, NDArray[np.bool_]]:

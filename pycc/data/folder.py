@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from pycc.data.cclabeler import MARKS, PLACEHOLDER
@@ -105,8 +106,12 @@ class Folder:
         """Return the names of the formats of the samples' annotation."""
         if samples.format:
             return {samples.format}
-        files = [pair.annotation for pair in samples.pairs if pair.annotation is not None]
-        return {kind_of(path, read_bytes(path)) for path in files}
+        kinds = set()
+        for pair in samples.pairs:
+            if pair.annotation is not None:
+                with suppress(ValueError):  # unreadable, which reading the sample reports
+                    kinds.add(kind_of(pair.annotation, read_bytes(pair.annotation)))
+        return kinds
 
 
 def _images_of(folder: Path) -> Path:
@@ -147,7 +152,7 @@ def _annotations(folder: Path, images: Iterable[str]) -> dict[str, list[Path]]:
                 continue
             if place != where:
                 unsure += [path] if path.stem.lower() not in _NO_POINTS else []
-            elif path.stem in names and holds_points(path):
+            elif path.stem in names and path.is_file() and holds_points(path):
                 unsure.append(path)
     return annotations | by_name(unsure)
 

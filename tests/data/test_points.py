@@ -54,8 +54,10 @@ def test_text_and_arrays_are_points_where_nothing_surer_is(tmp_path: Path) -> No
     (tmp_path / "b.txt").write_text("")
     np.save(tmp_path / "c.npy", np.array([[1.5, 2], [3, 4]], np.float32))
     (tmp_path / "notes.txt").write_text("no points")
+    (tmp_path / "b.npy").mkdir()
     assert [sample.count for sample in pycc.data.open(tmp_path)] == [1, 0, 2]
     assert inspect(tmp_path).layout == "npy, p2pnet"
+    (tmp_path / "b.npy").rmdir()
     (tmp_path / "b.npy").write_bytes((tmp_path / "c.npy").read_bytes())
     with pytest.raises(ValueError, match=r"b\.txt: one file expected per name"):
         pycc.data.open(tmp_path)
