@@ -211,3 +211,16 @@ def test_every_format_becomes_every_other(street: Path, source: str, layout: str
     assert [each.points.tolist() for each in new] == [[], [[3.5, 4.25], [39.5, 0]]]
     for before, after in zip(pycc.data.open(street), new, strict=True):
         assert before.image.equal(after.image)
+
+
+@pytest.mark.parametrize("layout", ["coco", "via", "labelme"])
+def test_real_heads_come_back(shared: Path, tmp_path: Path, layout: str) -> None:
+    root = shared / "data" / "shanghaitech" / "part_A"
+    argv = ["convert", str(root), str(tmp_path / "out"), "--layout", layout, "--split", "test"]
+    assert main("data", [*argv, "--max-images", "3"]) == 0
+    old = pycc.data.open(root, split="test", limit=3)
+    new = pycc.data.open(tmp_path / "out", split="test")
+    assert [sample.count for sample in new] == [172, 1111, 297]
+    for before, after in zip(old, new, strict=True):
+        assert before.points.equal(after.points)
+        assert before.image.equal(after.image)
