@@ -282,7 +282,7 @@ def tiled_density(counter: Counter, image: Tensor, max_pixels: int | None = None
         raise ValueError(
             f"count: {height}x{width} pixels are more than the {max_pixels:,} allowed at once, and "
             f"{_why_whole(counter)} cannot count in tiles; allow more memory, "
-            "or count smaller images (pycc data export --max-side N)"
+            "or count smaller images (pycc data convert --max-side N)"
         )
     side = _tile_side((height, width), stride, field, max_pixels)
     rows = []

@@ -28,7 +28,7 @@ from pycc.commands.backdoor_images import (
     TrainingImages,
 )
 from pycc.commands.flags import MachineFlags
-from pycc.data.export import targets
+from pycc.data.target import targets
 from pycc.models import CounterModel
 from pycc.ranks import Ranks
 from pycc.settings import flag, group

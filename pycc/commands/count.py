@@ -22,8 +22,9 @@ from pycc.commands.progress import say
 from pycc.data import open as open_data
 from pycc.data.dataset import Dataset, OnError, Pair, PairedFiles
 from pycc.data.dataset import builtin as builtin_data
-from pycc.data.folder import has_annotations, read_points, splits_of
+from pycc.data.folder import has_annotations, splits_of
 from pycc.data.pictures import some
+from pycc.data.points import read_points
 from pycc.data.reading import Reading
 from pycc.data.worldexpo import polygon
 from pycc.grid import heads_in

@@ -1,4 +1,4 @@
-"""``pycc data``: what a data set consists of and what is wrong in it; its export."""
+"""``pycc data``: what a data set consists of and what is wrong in it; its conversion."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from pathlib import Path
 
 from pycc.commands.base import DONE, FAILED, Command, CommandGroup, Context, Entry
 from pycc.data.dataset import OnError, builtin
-from pycc.data.export import export, targets
+from pycc.data.export import export
 from pycc.data.inspect import inspect, table
+from pycc.data.outside import SHOW, Show
 from pycc.data.reading import Reading
+from pycc.data.target import targets
 from pycc.settings import flag, group
 
 
@@ -27,8 +29,8 @@ class InspectSettings:
 
 
 @dataclass(frozen=True)
-class ExportSettings:
-    """The data set that is exported, and how."""
+class ConvertSettings:
+    """The data set that is converted, and how."""
 
     path: str = flag(help="the data set's folder", positional=True)
     out: str = flag(help="the folder to write: new or empty", positional=True)
@@ -36,6 +38,9 @@ class ExportSettings:
     layout: str = flag("folder", "layout of the folder that is written", choices=targets.names)
     max_images: int | None = flag(None, "use the first images of each split only")
     max_side: int | None = flag(None, "shrink images whose longer side exceeds so many pixels")
+    outside_roi: Show = flag(
+        "keep", "what images show outside their region of interest", choices=SHOW
+    )
     on_error: OnError = flag("raise", "what to do with broken items", choices=["raise", "skip"])
     reading: Reading = group(Reading, "picture files")
 
@@ -44,7 +49,7 @@ class Inspect(Command[InspectSettings]):
     """``pycc data inspect``."""
 
     name = "inspect"
-    summary = "Figures of a data set, all that is broken in it, and images that occur twice."
+    summary = "Format and figures of a data set, all that is broken, and images that occur twice."
     settings = InspectSettings
     shared = True
 
@@ -69,25 +74,26 @@ class Inspect(Command[InspectSettings]):
         return DONE if report.intact else FAILED
 
 
-class Export(Command[ExportSettings]):
-    """``pycc data export``."""
+class Convert(Command[ConvertSettings]):
+    """``pycc data convert``."""
 
-    name = "export"
-    summary = "Write a data set as a folder of images with points, or as ShanghaiTech."
-    settings = ExportSettings
+    name = "convert"
+    summary = "Write a data set in another layout, such as that of a labelling tool."
+    settings = ConvertSettings
 
-    def check(self, settings: ExportSettings, given: frozenset[str]) -> ExportSettings:
+    def check(self, settings: ConvertSettings, given: frozenset[str]) -> ConvertSettings:
         """Refuse built-in scenes."""
         _check_folder(settings.path)
         return settings
 
-    def run(self, settings: ExportSettings, context: Context) -> int:
+    def run(self, settings: ConvertSettings, context: Context) -> int:
         """Write the folder and print what it holds."""
         with context.progress("images") as progress:
             written = export(
                 Path(settings.path), Path(settings.out), split=settings.split,
                 layout=settings.layout, limit=settings.max_images, max_side=settings.max_side,
-                on_error=settings.on_error, reading=settings.reading, progress=progress,
+                outside=settings.outside_roi, on_error=settings.on_error,
+                reading=settings.reading, progress=progress,
             )  # fmt: skip
         for split in written:
             resized = f", {split.resized:,} of them resized" if split.resized else ""
@@ -101,7 +107,7 @@ class Data(CommandGroup):
 
     name = "data"
     summary = "Data sets: inspect one, or write it in another layout."
-    entries: Sequence[Entry] = (Inspect(), Export())
+    entries: Sequence[Entry] = (Inspect(), Convert())
 
 
 command = Data()

@@ -115,7 +115,7 @@ def reason(error: Exception) -> str:
         asked = re.search(r"allocate (\d+) bytes", text)
         least = f"at least {int(asked[1]) / 1e9:.2g} GB more are needed; " if asked else ""
         at = "".join(f" at {note}" for note in notes)
-        fewer = "smaller images (pycc data export --max-side N), fewer at once, or "
+        fewer = "smaller images (pycc data convert --max-side N), fewer at once, or "
         if any(note.startswith("weights ") for note in notes):  # no image is at hand yet
             fewer = ""
         return f"out of memory{at}: {least}take {fewer}a machine with more memory"

@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
-from pycc.data import jhu, nwpu, shanghaitech, synthetic, ucf, worldexpo  # noqa: F401 (register)
+from pycc.data import (  # noqa: F401 (register)
+    arrays,
+    cclabeler,
+    coco,
+    cvat,
+    jhu,
+    labelme,
+    mall,
+    nwpu,
+    p2pnet,
+    shanghaitech,
+    synthetic,
+    ucf,
+    ucsd,
+    via,
+    worldexpo,
+)
 from pycc.data.dataset import Dataset, NotAnnotatedError
 from pycc.data.density import density, downsample
 from pycc.data.images import load_image, load_opacity, mean_colour, quantize, save_image

@@ -7,7 +7,7 @@ import re
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, overload
 
@@ -180,6 +180,11 @@ class Pair:
     region: Path | None = None
     """The file of its region of interest."""
     group: str | None = None
+    points: NDArray[np.float64] | None = field(default=None, compare=False)
+    """[N,2], its heads, if ``annotation`` holds those of many images and has been read."""
+
+    size: tuple[int, int] | None = None
+    """(H, W) of the image that was annotated, if the annotation states it."""
 
     @property
     def files(self) -> list[Path]:
@@ -196,6 +201,9 @@ class PairedFiles(Dataset):
     (int(x), int(y)) lies in it are points of the sample, without a warning: this is how such data
     sets count.
     """
+
+    format: str = ""
+    """The format of annotation files that hold many images each; "" for a file per image."""
 
     def __init__(
         self,
@@ -264,7 +272,7 @@ class PairedFiles(Dataset):
 
     def _of(self, pairs: Sequence[Pair]) -> PairedFiles:
         part = PairedFiles(self.name, pairs, self._read, region=self._region, reading=self.reading)
-        part.origin = self.origin
+        part.origin, part.format = self.origin, self.format
         return part
 
     def _examine(self, index: int) -> tuple[Sample, NDArray[np.bool_]]:
@@ -283,7 +291,12 @@ class PairedFiles(Dataset):
         roi = None if region is None else torch.from_numpy(region)
         if pair.annotation is None:
             return None, roi, np.ones(0, np.bool_)
-        points = self._read(pair.annotation)
+        if pair.size not in (None, (height, width)):
+            raise ValueError(
+                f"{pair.image}: has {width} x {height} pixels upright, but its annotation in "
+                f"{pair.annotation} is of {pair.size[1]} x {pair.size[0]}"
+            )
+        points = self._read(pair.annotation) if pair.points is None else pair.points
         heads = torch.from_numpy(np.ascontiguousarray(points))
         inside = heads_in(heads, (height, width))
         counted = heads[inside if roi is None else heads_in(heads, roi)]
@@ -338,7 +351,7 @@ def pair_up(
     expected = 0 if annotations is None else 1
     annotations = annotations or {}
     pairs = []
-    for name in sorted(images.keys() | annotations.keys(), key=_numeric):
+    for name in sorted(images.keys() | annotations.keys(), key=numeric):
         image, annotation = images.get(name, []), annotations.get(name, [])
         if len(image) == 1 and len(annotation) == expected:
             pairs.append(Pair(name, image[0], annotation[0] if expected else None))
@@ -346,8 +359,7 @@ def pair_up(
             lacks = places.no_annotation(image[0], name) if places else "image without annotation"
             refuse(f"{image[0]}: {lacks}")
         elif not image:
-            lacks = places.no_image(annotation[0]) if places else "annotation without image"
-            refuse(f"{annotation[0]}: {lacks}")
+            refuse(f"{annotation[0]}: annotation without image")
         else:
             many = sorted(image if len(image) > 1 else annotation)
             refuse(f"{many[1]}: one file expected per name, but there is also {many[0].name}")
@@ -362,7 +374,7 @@ def by_name(files: Sequence[Path], prefix: str = "") -> dict[str, list[Path]]:
     return groups
 
 
-def _numeric(name: str) -> tuple[tuple[int | str, ...], str]:
+def numeric(name: str) -> tuple[tuple[int | str, ...], str]:
     """Return a sort key that orders IMG_2 before IMG_10."""
     parts = re.split(r"([0-9]+)", name)
     return tuple(int(part) if i % 2 else part for i, part in enumerate(parts)), name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -14,15 +13,15 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import scipy.io
 import torch
 from PIL import Image
 
 from pycc.data.dataset import NotAnnotatedError, OnError, PairedFiles
 from pycc.data.folder import layout_of, open_folder
 from pycc.data.images import is_rescaled, is_upright, quantize, save_image
+from pycc.data.outside import Show, hide_outside
 from pycc.data.reading import USUAL, Reading
-from pycc.registry import Registry
+from pycc.data.target import Picture, Target, targets
 from pycc.types import Progress, Sample
 
 
@@ -38,27 +37,8 @@ class Written:
     """Images that were larger than ``max_side``."""
 
 
-@dataclass(frozen=True)
-class Target:
-    """A layout that can be written."""
-
-    folder: str
-    """Path of the folder of a {split}."""
-    image: str
-    """Path of a sample's image in it, by {name} or {number} (from 1), without suffix."""
-    points: str
-    """Path of a sample's points in it, by {name} or {number}."""
-    kept: frozenset[str] | None
-    """Suffixes of image files that its readers accept; None for all that pycc opens."""
-    write: Callable[[Path, Sample], None]
-    """Writes a sample's points."""
-
-
 _JPEG = (".jpeg", ".jpe", ".jfif")
 """Suffixes of JPEG files that readers may not know: written as .jpg."""
-
-targets: Registry[Target] = Registry("layout to export")
-"""The layouts that can be written."""
 
 
 def export(
@@ -69,6 +49,7 @@ def export(
     layout: str = "folder",
     limit: int | None = None,
     max_side: int | None = None,
+    outside: Show = "keep",
     on_error: OnError = "raise",
     reading: Reading = USUAL,
     progress: Progress | None = None,
@@ -77,14 +58,18 @@ def export(
 
     ``folder``: ``SPLIT/NAME.png`` with ``NAME.json``, which ``pycc.data.open`` reads by split.
     ``shanghaitech``: ``SPLIT_data/images/IMG_n.png`` with ``ground-truth/GT_IMG_n.mat``, numbered
-    from 1 in the samples' order. An image file is copied byte for byte if the layout has its
-    suffix, it is upright, not too large and not rescaled by the bit depth of ``reading`` (how image
-    files are read). All others become 8-bit PNG. ``max_side`` (pixels) shrinks images whose longer
-    side exceeds it, and moves their points, with Lanczos' filter, as is usual for UCF-QNRF.
-    ``limit`` keeps the first samples of each split.
+    from 1 in the samples' order. The layouts of labelling tools and of P2PNet keep the samples'
+    names; the page of data formats shows their files. An image file is copied byte for byte if the
+    layout has its suffix, it is upright, not too large and not rescaled by the bit depth of
+    ``reading`` (how image files are read). All others become 8-bit PNG. ``max_side`` (pixels)
+    shrinks images whose longer side exceeds it, and moves their points, with Lanczos' filter, as is
+    usual for UCF-QNRF. ``limit`` keeps the first samples of each split.
+
+    No layout stores a region of interest: ``outside`` ``"black"`` or ``"blur"`` hides the people
+    outside it (``pycc.data.outside``).
 
     The folder appears complete or not at all. ValueError naming the problem: a broken input, an
-    ``out`` that is not empty, or samples with a region of interest (no layout stores one). A split
+    ``out`` that is not empty, or samples with a region whose outside is to be kept. A split
     without annotation is left out with a warning, unless there is no other.
     """
     target = targets[layout]
@@ -100,19 +85,22 @@ def export(
         written = []
         for split_name, samples in opened.items():
             folder = target.folder.format(split=split_name)
-            heads = resized = 0
+            resized, pictures = 0, list[Picture]()
             for index, pair in enumerate(samples.pairs):
-                original = samples[index]
+                read = samples[index]
+                original = _without_region(read, outside)
                 sample = shrink(original, max_side)
-                unchanged = sample is original and not is_rescaled(pair.image, reading)
+                unchanged = sample is read and not is_rescaled(pair.image, reading)
                 unchanged = unchanged and is_upright(pair.image, reading)
                 save = partial(_save_or_copy, target, sample, pair.image, unchanged)
-                _write(target, draft / folder, index + 1, sample, str(pair.image), save)
-                heads += sample.count
+                source = str(pair.image)
+                pictures.append(_write(target, draft / folder, index + 1, sample, source, save))
                 resized += sample is not original
                 done += 1
                 if progress is not None:
                     progress(done, total, f"{split_name} {pair.name}")
+            _write_table(target, draft, split_name, pictures)
+            heads = sum(len(picture.points) for picture in pictures)
             written.append(Written(split_name, out / folder, len(samples), heads, resized))
     return written
 
@@ -152,16 +140,20 @@ def export_samples(
     with _drafted(out) as draft:
         for split, samples in splits.items():
             folder, names = target.folder.format(split=split), set[str]()
+            pictures: list[Picture] = []
             for index in range(len(samples)):
                 sample = samples[index]
                 _check_name(sample.name, names, target)
                 save = partial(_save_png if lossless else _save_jpeg, sample)
-                _write(target, draft / folder, index + 1, sample, sample.name, save)
+                pictures.append(
+                    _write(target, draft / folder, index + 1, sample, sample.name, save)
+                )
                 names.add(sample.name)
                 heads[split].append(sample.count)
                 done += 1
                 if progress is not None:
                     progress(done, total, f"{split} {sample.name}")
+            _write_table(target, draft, split, pictures)
             written.append(Written(split, out / folder, len(samples), sum(heads[split]), 0))
         for name, text in (notes(heads) if notes is not None else {}).items():
             (draft / name).write_text(text, "utf-8")
@@ -219,44 +211,64 @@ def _write(
     number: int,
     sample: Sample,
     source: str,
-    save: Callable[[Path], None],
-) -> None:
-    """Write sample ``number`` of a split; ``save(path without suffix)`` writes its image."""
+    save: Callable[[Path], Path],
+) -> Picture:
+    """Write sample ``number`` of a split; ``save(path without suffix)`` writes its image file."""
     if not sample.annotated:
         raise ValueError(f"{source}: not annotated, and exported layouts hold points")
     if sample.roi is not None:
         raise ValueError(
             f"{source}: has a region of interest, which no exported layout stores; without it "
-            "other people would count"
+            "other people would count; outside (--outside-roi) black or blur hides them"
         )
     image = folder / target.image.format(name=sample.name, number=number)
-    points = folder / target.points.format(name=sample.name, number=number)
-    for path in (image, points):
+    image.parent.mkdir(parents=True, exist_ok=True)
+    height, width = sample.image.shape[1:]
+    picture = Picture(save(image), height, width, sample.points.tolist())
+    if target.write is not None:
+        points = folder / target.points.format(name=sample.name, number=number)
+        points.parent.mkdir(parents=True, exist_ok=True)
+        target.write(points, picture)
+    return picture
+
+
+def _without_region(sample: Sample, outside: Show) -> Sample:
+    """Return a sample of a whole image whose people outside its region are hidden, if requested."""
+    if sample.roi is None or outside == "keep":
+        return sample
+    points = sample.points if sample.annotated else None
+    return Sample(sample.name, hide_outside(sample, outside).image, points)
+
+
+def _write_table(target: Target, draft: Path, split: str, pictures: Sequence[Picture]) -> None:
+    """Write the file of all images of a split, if the layout has one."""
+    if target.write_table is not None:
+        path = draft / target.table.format(split=split)
         path.parent.mkdir(parents=True, exist_ok=True)
-    save(image)
-    target.write(points, sample)
+        target.write_table(path, pictures)
 
 
 def _save_or_copy(
     target: Target, sample: Sample, source: Path, unchanged: bool, image: Path
-) -> None:
+) -> Path:
     """Copy the file that the sample was read from if it can stay unchanged; else write PNG."""
     suffix = source.suffix.lower()
     suffix = ".jpg" if suffix in _JPEG else suffix
     if unchanged and (target.kept is None or suffix in target.kept):
-        shutil.copyfile(source, image.with_name(image.name + suffix))
-    else:
-        _save_png(sample, image)
+        return Path(shutil.copyfile(source, image.with_name(image.name + suffix)))
+    return _save_png(sample, image)
 
 
-def _save_png(sample: Sample, image: Path) -> None:
-    save_image(image.with_name(f"{image.name}.png"), sample.image)
+def _save_png(sample: Sample, image: Path) -> Path:
+    file = image.with_name(f"{image.name}.png")
+    save_image(file, sample.image)
+    return file
 
 
-def _save_jpeg(sample: Sample, image: Path) -> None:
-    _picture(sample).save(
-        image.with_name(f"{image.name}.jpg"), format="JPEG", quality=100, subsampling=0
-    )
+def _save_jpeg(sample: Sample, image: Path) -> Path:
+    file = image.with_name(f"{image.name}.jpg")
+    _picture(sample).save(file, format="JPEG", quality=100, subsampling=0)
+    return file
 
 
 def _picture(sample: Sample) -> Image.Image:
@@ -278,29 +290,3 @@ def shrink(sample: Sample, max_side: int | None) -> Sample:
     # test_no_point_leaves_its_image.
     points = sample.points * torch.tensor([columns, rows]) / torch.tensor([width, height])
     return replace(sample, image=image.contiguous(), points=points)
-
-
-def _write_json(path: Path, sample: Sample) -> None:
-    path.write_text(json.dumps({"points": sample.points.tolist()}) + "\n")
-
-
-def _write_mat(path: Path, sample: Sample) -> None:
-    """Write points as published: image_info{1} holds location [N,2] and number [1,1]."""
-    info = np.empty((1, 1), object)
-    info[0, 0] = {
-        "location": sample.points.numpy(),
-        "number": np.array([[float(sample.count)]]),
-    }
-    scipy.io.savemat(path, {"image_info": info}, do_compression=True)
-
-
-targets.register("folder")(Target("{split}", "{name}", "{name}.json", None, _write_json))
-targets.register("shanghaitech")(
-    Target(
-        "{split}_data",
-        "images/IMG_{number}",
-        "ground-truth/GT_IMG_{number}.mat",
-        frozenset((".jpg", ".png")),
-        _write_mat,
-    )
-)

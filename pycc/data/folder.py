@@ -1,16 +1,13 @@
-"""Plain folders of images, each image with its points in CSV or JSON."""
+"""Plain folders of images, each image with a file of its points."""
 
 from __future__ import annotations
 
-import csv
-import json
 import warnings
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from pycc.data.cclabeler import MARKS, PLACEHOLDER
 from pycc.data.dataset import (
     Layout,
     NotAnnotatedError,
@@ -29,29 +26,37 @@ from pycc.data.dataset import (
 from pycc.data.missing import Places
 from pycc.data.origin import origin
 from pycc.data.pictures import is_picture, pictures, some
+from pycc.data.points import holds_points, kind_of, read_points, suffixes
 from pycc.data.reading import USUAL, Reading
 from pycc.registry import nearest
 
-_POINT_SUFFIXES = (".csv", ".json")
-_IMAGES, _POINTS, _JSONS = "images", "points", "jsons"
+_SURE = (".csv", ".json")
+"""Suffixes of points; files of the others beside images may be something else."""
+_IMAGES = "images"
+_POINTS = ("points", "labels", "annotations")
+"""Folders of points, beside or in that of the images."""
+_BESIDE_IMAGES = (*_POINTS, "jsons")
+_NO_POINTS = frozenset(("classes", "notes", "readme"))
+"""Names of files in folders of points that belong to no image."""
 
 
 class Folder:
     """Images ``NAME.jpg`` (or .png, …) with ``NAME.csv`` or ``NAME.json`` beside or in ``points/``.
 
-    CSV: one x,y per row, in pixels, after an optional header ``x,y``. JSON: a list of [x, y], or
-    ``{"points": [[x, y], …]}``. A folder without images of its own may have them in ``images/``;
-    their points then lie beside them, or in ``points/`` or ``jsons/`` beside or in ``images/``.
-    Such a folder is one split and is opened for any requested split. In a folder of such folders
-    each is a split of its name.
+    CSV: one x,y per row, in pixels, after an optional header that names x and y among any columns.
+    JSON: a list of [x, y], or ``{"points": [[x, y], …]}``, or the file of a labelling tool. If an
+    image has neither, ``NAME.txt`` (x y per line) or ``NAME.npy`` holds its points. Instead of
+    ``points/`` the folder may be ``labels/`` or ``annotations/``. A folder without images of its
+    own may have them in ``images/``; their points then lie beside them, or in one of these folders,
+    or in ``jsons/``, beside or in ``images/``. Such a folder is one split and is opened for any
+    requested split. In a folder of such folders each is a split of its name.
     """
 
     def splits(self, root: Path) -> tuple[str, ...]:
         """Return the names of the folders in it that are splits, or all."""
         if _holds_files(root):
             return ("all",)
-        inner = [path for path in listing(root) if path.is_dir() and _recognised(path) is None]
-        names = [path.name for path in inner if _holds_files(path)]
+        names = [path.name for path in _folders(root) if _is_split(path)]
         if not names:
             nothing = f"neither images nor a known layout of folders in it{_further_down(root)}"
             raise ValueError(f"{root}: {_data_sets(root) or nothing}")
@@ -77,16 +82,36 @@ class Folder:
         root = root.resolve()
         folder = self.folder_of(root, split)
         name = root.name if folder == root else f"{root.name}/{split}"
+        layout = _recognised(folder)
+        if layout is not None:
+            samples = formats[layout].open(folder, split=split, refuse=refuse, annotated=annotated)
+            samples.name = name
+            return samples
         where = _images_of(folder)
         images = by_name(pictures(where))
         _warn_of_folders(where)
         if not annotated:
             return PairedFiles(name, pair_up(images, None, refuse), read_points)
-        folders = _places(folder)
-        places = Places(folders, [f"{{name}}{suffix}" for suffix in _POINT_SUFFIXES], root)
-        annotations = [path for place in folders for path in _point_files(place)]
-        pairs = pair_up(images, by_name(annotations), refuse, places)
-        return PairedFiles(name, pairs, read_points)
+        annotations = _annotations(folder, images)
+        if (folder / MARKS).is_dir() and PLACEHOLDER in images.keys() - annotations.keys():
+            warnings.warn(
+                f"{where}: left out {images.pop(PLACEHOLDER)[0].name}, which the labeller shows "
+                "when all images are done",
+                stacklevel=4,
+            )
+        places = Places(_places(folder), [f"{{name}}{suffix}" for suffix in _SURE], root)
+        return PairedFiles(name, pair_up(images, annotations, refuse, places), read_points)
+
+    def kinds(self, samples: PairedFiles) -> set[str]:
+        """Return the names of the formats of the samples' annotation."""
+        if samples.format:
+            return {samples.format}
+        kinds = set()
+        for pair in samples.pairs:
+            if pair.annotation is not None:
+                with suppress(ValueError):  # unreadable, which reading the sample reports
+                    kinds.add(kind_of(pair.annotation, read_bytes(pair.annotation)))
+        return kinds
 
 
 def _images_of(folder: Path) -> Path:
@@ -100,9 +125,10 @@ def _images_of(folder: Path) -> Path:
 def _places(folder: Path) -> list[Path]:
     """Return the existing folders in which the points of one split may lie."""
     where = _images_of(folder)
-    places = [where, where / _POINTS]
+    places = [where, *(where / name for name in _POINTS)]
     if where != folder:
-        places += [where / _JSONS, folder / _POINTS, folder / _JSONS]
+        places += [place / name for name in _BESIDE_IMAGES for place in (where, folder)]
+        places = list(dict.fromkeys(places))
     return [place for place in places if place == where or place.is_dir()]
 
 
@@ -111,12 +137,38 @@ def _any_picture(folder: Path) -> bool:
 
 
 def _point_files(folder: Path) -> list[Path]:
-    return [path for path in listing(folder) if path.suffix.lower() in _POINT_SUFFIXES]
+    return [path for path in listing(folder) if path.suffix.lower() in _SURE]
+
+
+def _annotations(folder: Path, images: Iterable[str]) -> dict[str, list[Path]]:
+    """Return the files of points of one split by name."""
+    where, *others = _places(folder)
+    annotations = by_name([path for place in (where, *others) for path in _point_files(place)])
+    names = set(images)
+    unsure: list[Path] = []
+    for place in (where, *others):
+        for path in listing(place):
+            if path.suffix.lower() not in suffixes() or path.stem in annotations:
+                continue
+            if place != where:
+                unsure += [path] if path.stem.lower() not in _NO_POINTS else []
+            elif path.stem in names and path.is_file() and holds_points(path):
+                unsure.append(path)
+    return annotations | by_name(unsure)
 
 
 def _holds_files(folder: Path) -> bool:
     """Return whether a folder is one split: whether it holds images or points."""
     return _any_picture(_images_of(folder)) or any(map(_point_files, _places(folder)))
+
+
+def _is_split(folder: Path) -> bool:
+    """Return whether a folder in a plain one is a split of it."""
+    name = _recognised(folder)
+    if name is None:
+        return _holds_files(folder)
+    layout = formats[name]
+    return getattr(layout, "may_be_split", False) and layout.splits(folder) == ("all",)
 
 
 def _recognised(folder: Path) -> str | None:
@@ -145,7 +197,7 @@ def _further_down(root: Path) -> str:
 
 def _warn_of_folders(where: Path) -> None:
     """Warn of folders beside the images of a split that hold images too: they are not read."""
-    inner = [path for path in _folders(where) if path.name not in (_POINTS, _JSONS)]
+    inner = [path for path in _folders(where) if path.name not in _BESIDE_IMAGES]
     names = [path.name for path in inner if _any_picture(_images_of(path))]
     if names:
         warnings.warn(
@@ -184,14 +236,19 @@ def splits_of(root: Path) -> tuple[str, ...]:
 def has_annotations(root: Path, split: str) -> bool:
     """Whether a split was published, or is stored, with head annotations.
 
-    A folder of images in no published layout has them if any CSV or JSON file lies where its points
-    would. ValueError as of ``layout_of``.
+    A folder of images in no published layout has them if a file of points lies where they would.
+    ValueError as of ``layout_of``.
     """
     layout = layout_of(root)[1]
     if isinstance(layout, Folder):
-        return any(map(_point_files, _places(layout.folder_of(root, split))))
+        folder = layout.folder_of(root, split)
+        if _recognised(folder) is not None:
+            return True
+        images = [path.stem for path in listing(_images_of(folder)) if is_picture(path)]
+        return bool(_annotations(folder, images))
     try:
-        layout.open(root, split=split, refuse=skip)
+        with warnings.catch_warnings(action="ignore"):  # they come when the split is opened
+            layout.open(root, split=split, refuse=skip)
     except NotAnnotatedError:
         return False
     return True
@@ -217,70 +274,3 @@ def open_folder(
     if not len(samples):
         raise ValueError(f"{root}: no sample can be read")
     return samples
-
-
-def read_points(path: Path) -> NDArray[np.float64]:
-    """Read points [N,2] (x, y) from a CSV or JSON file; ValueError naming the file and problem."""
-    try:
-        text = read_bytes(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected UTF-8 text: {error.reason}") from error
-    rows = _json(path, text) if path.suffix.lower() == ".json" else _csv(path, text)
-    points = np.array(rows, np.float64).reshape(-1, 2)
-    if not np.isfinite(points).all():
-        first = int(np.argmin(np.isfinite(points).all(1)))
-        raise ValueError(f"{path}: point {first + 1} must be finite, got {points[first].tolist()}")
-    return points
-
-
-def _csv(path: Path, text: str) -> list[tuple[float, float]]:
-    points: list[tuple[float, float]] = []
-    reader = csv.reader(text.splitlines())
-    header_allowed = True
-    try:
-        for row in reader:
-            cells = [cell.strip() for cell in row]
-            if not any(cells):
-                continue
-            if not (header_allowed and [cell.lower() for cell in cells] == ["x", "y"]):
-                points.append(_row(path, reader.line_num, cells))
-            header_allowed = False
-    except csv.Error as error:
-        raise ValueError(f"{path}: line {reader.line_num}: {error}") from error
-    return points
-
-
-def _row(path: Path, line: int, cells: list[str]) -> tuple[float, float]:
-    try:
-        if any("_" in cell for cell in cells):  # Python's digit separator is not CSV
-            raise ValueError("_")
-        x, y = (float(cell) for cell in cells)
-    except ValueError as error:
-        got = ",".join(cells)[:60]
-        raise ValueError(f"{path}: line {line}: expected two numbers x,y, got {got!r}") from error
-    return x, y
-
-
-def _json(path: Path, text: str) -> list[tuple[float, float]]:
-    try:
-        content: Any = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not a JSON file: {error}") from error
-    if isinstance(content, dict):
-        content = content.get("points")
-    if not isinstance(content, list):
-        raise ValueError(f'{path}: expected a list of [x, y] or {{"points": [[x, y], …]}}')
-    points = []
-    for number, point in enumerate(content, start=1):
-        if not (isinstance(point, list) and len(point) == 2 and all(map(_is_number, point))):
-            got = json.dumps(point)[:60]
-            raise ValueError(f"{path}: point {number}: expected [x, y], got {got}")
-        try:
-            points.append((float(point[0]), float(point[1])))
-        except OverflowError as error:
-            raise ValueError(f"{path}: point {number}: number too large") from error
-    return points
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 from pycc.data.dataset import NotAnnotatedError, PairedFiles
-from pycc.data.folder import layout_of
+from pycc.data.folder import Folder, layout_of
 from pycc.data.reading import USUAL, Reading
 from pycc.ranks import Ranks
 from pycc.types import Progress, Sample
@@ -72,6 +72,7 @@ class Report:
 
     path: str
     layout: str
+    """The format that was recognised; ``folder`` for a plain one."""
     splits: Sequence[Split]
 
     @property
@@ -142,6 +143,8 @@ def inspect(
         if reason is not None and not unpublished:
             broken[name].append(reason)
         splits.append(Split(name, items[name], broken[name], reason if unpublished else None))
+    if isinstance(layout, Folder):
+        layout_name = _format(layout, files.values())
     return Report(str(root), layout_name, splits)
 
 
@@ -159,6 +162,12 @@ def _examined(
         if progress is not None:
             progress(len(results), len(mine), f"{name} {files[name].names[index]}")
     return ranks.gathered(results)
+
+
+def _format(layout: Folder, files: Iterable[PairedFiles]) -> str:
+    """Return the layout of a folder, or the formats of its points if they are not plain ones."""
+    kinds = set[str]().union(*map(layout.kinds, files)) - {"csv", "json"}
+    return ", ".join(sorted(kinds)) or "folder"
 
 
 def table(report: Report) -> str:

@@ -55,6 +55,18 @@ def read_pairs(path: Path, name: str) -> NDArray[np.float64]:
     return points_of(path, name, read_variable(path, name))
 
 
+def frames_of(path: Path, name: str, value: object) -> list[object]:
+    """Return ``loc`` of each frame in cell array ``name``, which published videos have.
+
+    ValueError naming the file if it is not a cell array of structures with ``loc``.
+    """
+    try:
+        cells = np.asarray(value, object).ravel()
+        return [cell["loc"].ravel()[0] for cell in cells]
+    except (TypeError, IndexError, ValueError, AttributeError):
+        raise ValueError(f"{path}: {name} must be a cell array of structures with loc") from None
+
+
 def points_of(path: Path, name: str, value: object) -> NDArray[np.float64]:
     """Check value ``name`` of a .mat file and return it as points [N,2].
 

@@ -16,9 +16,9 @@ from pycc.data.dataset import (
     pair_up,
     read_bytes,
 )
-from pycc.data.folder import read_points
 from pycc.data.missing import Places
 from pycc.data.pictures import pictures
+from pycc.data.points import read_points
 
 _SPLITS = ("train", "val", "test")
 

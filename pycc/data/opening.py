@@ -28,9 +28,10 @@ def open(
 
     Folders: ShanghaiTech (a part, or one split of it), UCF_CC_50 (splits ``all``, ``test1`` to
     ``test5``, ``train1`` to ``train5``), UCF-QNRF, WorldExpo'10 (``train``, ``test``, a test scene
-    by its name or as ``S1`` to ``S5``), NWPU-Crowd and JHU-Crowd++ (``train``, ``val``, ``test``)
-    as published, or any folder of images with points in CSV or JSON, whose splits may be folders
-    in it. It is checked at once that every image has its annotation; the content of files is read
+    by its name or as ``S1`` to ``S5``), NWPU-Crowd and JHU-Crowd++ (``train``, ``val``, ``test``),
+    UCSD and Mall (``train``, ``test``) as published, or any folder of images with points in CSV or
+    JSON, or annotated with COCO, VIA, labelme, CVAT and others, whose splits may be folders in it.
+    It is checked at once that every image has its annotation; the content of files is read
     when samples are accessed.
 
     Args:

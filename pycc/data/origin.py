@@ -10,6 +10,7 @@ from pycc.data.pictures import number_of_pictures
 _BY_LAYOUT = {
     "ucf_cc_50": "ucf_cc_50",
     "ucf_qnrf": "ucf_qnrf",
+    "ucsd": "ucsd",
     "worldexpo": "worldexpo10",
     "nwpu": "nwpu",
     "jhu": "jhu",
@@ -30,12 +31,13 @@ def origin(layout: str, root: Path) -> str:
     """Return the name of the published data set in a folder of this layout, "" if unknown.
 
     UCF_CC_50 (``ucf_cc_50``), UCF-QNRF (``ucf_qnrf``), WorldExpo'10 (``worldexpo10``), NWPU-Crowd
-    (``nwpu``) and JHU-Crowd++ (``jhu``) each have a layout of their own, which identifies them. The
-    layout of ShanghaiTech is shared by both parts (``shanghaitech_a``, ``shanghaitech_b``) and by
-    data exported in it. There the name of the part's folder, which holds ``train_data`` and
-    ``test_data``, is used (``part_A``, ``part_B_final``, ``SHB``, ``ShanghaiTech_A``, ...), but
-    never the names of the folders above it. If that name is not conclusive, the numbers of images
-    of its splits are: 300 and 182, or 400 and 316. A plain folder has no origin.
+    (``nwpu``), JHU-Crowd++ (``jhu``) and UCSD (``ucsd``) each have a layout of their own, which
+    identifies them. The layout of ShanghaiTech is shared by both parts (``shanghaitech_a``,
+    ``shanghaitech_b``) and by data exported in it. There the name of the part's folder, which holds
+    ``train_data`` and ``test_data``, is used (``part_A``, ``part_B_final``, ``SHB``,
+    ``ShanghaiTech_A``, ...), but never the names of the folders above it. If that name is not
+    conclusive, the numbers of images of its splits are: 300 and 182, or 400 and 316. Plain folders
+    and the formats of labelling tools have no origin.
     """
     if layout != "shanghaitech":
         return _BY_LAYOUT.get(layout, "")

@@ -37,17 +37,20 @@ class Outside(Dataset):
         self.origin, self.groups = samples.origin, samples.groups
 
     def _load(self, index: int) -> Sample:
-        sample = self.samples[index]
-        if sample.roi is None or self.show == "keep":
-            return sample
-        hidden = _blurred(sample.image) if self.show == "blur" else torch.zeros_like(sample.image)
-        shown = torch.where(sample.roi, sample.image, hidden)
-        points = sample.points if sample.annotated else None
-        return Sample(sample.name, shown, points, sample.roi)
+        return hide_outside(self.samples[index], self.show)
 
     def points(self, index: int) -> Tensor:
         """Return the head annotations [N,2] of a sample, as its data set has them."""
         return self.samples.points(index)
+
+
+def hide_outside(sample: Sample, show: Show) -> Sample:
+    """Return a sample that shows nobody outside its region of interest; see ``Outside``."""
+    if sample.roi is None or show == "keep":
+        return sample
+    hidden = _blurred(sample.image) if show == "blur" else torch.zeros_like(sample.image)
+    points = sample.points if sample.annotated else None
+    return Sample(sample.name, torch.where(sample.roi, sample.image, hidden), points, sample.roi)
 
 
 def _blurred(image: Tensor) -> Tensor:

@@ -25,8 +25,9 @@ _BY_CONTENT = ("GIF", "JPEG", "JPEG2000", "PNG", "WEBP")
 TIFF, since raw camera files start like it and hold a small preview first."""
 _BESIDE = frozenset(
     (
-        *(".cfg", ".csv", ".h5", ".hdf", ".hdf5", ".html", ".ini", ".json", ".jsonl", ".log"),
-        *(".mat", ".md", ".npy", ".npz", ".pkl", ".rst", ".tsv", ".txt", ".xml", ".yaml", ".yml"),
+        *(".cfg", ".csv", ".h5", ".hdf", ".hdf5", ".html", ".ini", ".json", ".jsonl", ".list"),
+        *(".log", ".mat", ".md", ".npy", ".npz", ".pkl", ".rst", ".tsv", ".txt", ".xml"),
+        *(".yaml", ".yml"),
     )
 )
 """Suffixes of annotations, density maps and notes, which usually lie beside images."""
@@ -100,12 +101,12 @@ def some(names: Sequence[str]) -> str:
 def _sorted_out(folder: Path, published: str) -> tuple[list[Path], dict[str, list[str]]]:
     """Return the images in a folder, and the names of files left out, by reason."""
     reasons = {path: _reason(path) for path in listing(folder) if not fnmatch(path.name, published)}
-    by_suffix = [path for path, reason in reasons.items() if reason == "" and _has_suffix(path)]
-    names = {name for path in by_suffix for name in (path.stem, path.name)}
+    known = [path for path, reason in reasons.items() if reason == "" and has_image_suffix(path)]
+    names = {name for path in known for name in (path.stem, path.name)}
     images: list[Path] = []
     others: dict[str, list[str]] = {}
     for path, reason in reasons.items():
-        if reason == "" and path.stem in names and not _has_suffix(path):
+        if reason == "" and path.stem in names and not has_image_suffix(path):
             reason = _COPY
         if reason == "":
             images.append(path)
@@ -114,7 +115,7 @@ def _sorted_out(folder: Path, published: str) -> tuple[list[Path], dict[str, lis
     return images, others
 
 
-def _has_suffix(path: Path) -> bool:
+def has_image_suffix(path: Path) -> bool:
     """Return whether a file has the suffix of a format that Pillow opens."""
     return Image.registered_extensions().get(path.suffix.lower()) in Image.OPEN
 

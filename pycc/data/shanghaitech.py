@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import scipy.io
 from numpy.typing import NDArray
 
 from pycc.data.dataset import (
@@ -19,6 +20,7 @@ from pycc.data.dataset import (
 from pycc.data.matlab import points_of, read_variable
 from pycc.data.missing import Places
 from pycc.data.pictures import pictures
+from pycc.data.target import Picture, Target, targets
 
 _TRUTHS = ("ground-truth", "ground_truth")
 _SPLITS = ("train", "test")
@@ -100,4 +102,23 @@ def read_points(path: Path) -> NDArray[np.float64]:
     return points_of(path, "image_info{1}.location", points)
 
 
+def _write(path: Path, picture: Picture) -> None:
+    """Write points as published: image_info{1} holds location [N,2] and number [1,1]."""
+    info = np.empty((1, 1), object)
+    info[0, 0] = {
+        "location": np.array(picture.points, np.float64).reshape(-1, 2),
+        "number": np.array([[float(len(picture.points))]]),
+    }
+    scipy.io.savemat(path, {"image_info": info}, do_compression=True)
+
+
 formats.register("shanghaitech")(ShanghaiTech())
+targets.register("shanghaitech")(
+    Target(
+        "{split}_data",
+        "images/IMG_{number}",
+        "ground-truth/GT_IMG_{number}.mat",
+        _write,
+        kept=frozenset((".jpg", ".png")),
+    )
+)

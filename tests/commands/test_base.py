@@ -308,7 +308,7 @@ def test_a_lack_of_memory_is_one_line_with_the_image(
         with naming("all of them"), naming("IMG_7", (3, 4000, 5000)):
             return work()
 
-    rest = f"{least}take smaller images (pycc data export --max-side N), fewer at once, "
+    rest = f"{least}take smaller images (pycc data convert --max-side N), fewer at once, "
     rest += "or a machine with more memory\n"
     assert ended(at_an_image) == 2
     printed = capsys.readouterr().err

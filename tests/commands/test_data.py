@@ -14,6 +14,7 @@ from support.processes import messages
 
 import pycc.data
 from pycc.commands import main
+from pycc.data.target import targets
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_images_are_read_as_requested(
     assert err.count("warning: ") == 1
     assert "a.png: its highest value is 4095" in err
     assert run(capsys, "inspect", crowd, "--bit-depth", 12)[::2] == (0, "")
-    code, _, err = run(capsys, "export", crowd, tmp_path / "out", "--bit-depth", 12)
+    code, _, err = run(capsys, "convert", crowd, tmp_path / "out", "--bit-depth", 12)
     assert (code, err) == (0, "")
     assert float(pycc.data.load_image(tmp_path / "out" / "train" / "a.png").min()) == 1.0
     code, out, _ = run(capsys, "inspect", crowd, "--max-image-pixels", 199)
@@ -94,14 +95,15 @@ def test_points_outside_are_a_figure_and_no_fault(
     assert json.loads(out)["splits"]["train"]["points_outside"] == 1
 
 
-@pytest.mark.parametrize("layout", ["folder", "shanghaitech"])
-def test_export_opens_again(
+@pytest.mark.parametrize("layout", targets.names())
+def test_converted_data_opens_again(
     capsys: pytest.CaptureFixture[str], crowd: Path, tmp_path: Path, layout: str
 ) -> None:
     target = tmp_path / "out"
     flags = ("--layout", layout, "--max-side", "10")
-    code, out, err = run(capsys, "export", crowd, target, *flags)
+    code, out, err = run(capsys, "convert", crowd, target, *flags)
     assert (code, err) == (0, "")
+    assert run(capsys, "inspect", target)[0] == 0
     suffix = "_data" if layout == "shanghaitech" else ""
     assert out.splitlines() == [
         f"{target}/test{suffix}: 1 images, 1 of them resized, 3 heads",
@@ -113,12 +115,12 @@ def test_export_opens_again(
         assert new[0].image.shape == (3, 5, 10)
 
 
-def test_export_of_a_part(capsys: pytest.CaptureFixture[str], crowd: Path, tmp_path: Path) -> None:
+def test_a_part(capsys: pytest.CaptureFixture[str], crowd: Path, tmp_path: Path) -> None:
     target = tmp_path / "out"
-    code, out, _ = run(capsys, "export", crowd, target, "--split", "train", "--max-images", "1")
+    code, out, _ = run(capsys, "convert", crowd, target, "--split", "train", "--max-images", "1")
     assert (code, out) == (0, f"{target}/train: 1 images, 1 heads\n")
     (crowd / "train" / "a.json").write_text("?")
-    code, out, err = run(capsys, "export", crowd, tmp_path / "other", "--on-error", "skip")
+    code, out, err = run(capsys, "convert", crowd, tmp_path / "other", "--on-error", "skip")
     assert code == 0
     assert err.startswith("warning: skipped: ")
     assert f"{tmp_path}/other/train: 1 images, 2 heads" in out
@@ -127,21 +129,22 @@ def test_export_of_a_part(capsys: pytest.CaptureFixture[str], crowd: Path, tmp_p
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "pycc data: expected one of inspect, export, got none"),
+        ([], "pycc data: expected one of inspect, convert, got none"),
         (["inspect"], "the following arguments are required: PATH"),
         (["inspect", "nowhere"], "nowhere: no such file or folder"),
         (["inspect", "synthetic"], "built-in scenes are not files"),
         (["inspect", "CROWD", "--split", "val"], "has splits test, train, got 'val'"),
         (["inspect", "CROWD", "--limit", "3"], "unknown flag --limit"),
-        (["export", "CROWD"], "the following arguments are required: OUT"),
-        (["export", "CROWD", "CROWD"], "expected a new or an empty folder"),
+        (["convert", "CROWD"], "the following arguments are required: OUT"),
+        (["convert", "CROWD", "CROWD"], "expected a new or an empty folder"),
         (
-            ["export", "CROWD", "OUT", "--layout", "nwpu"],
-            "--layout: expected one of folder, shanghaitech, got 'nwpu'",
+            ["convert", "CROWD", "OUT", "--layout", "nwpu"],
+            "--layout: expected one of folder, npy, cclabeler, coco, cvat, labelme, mall, p2pnet, "
+            "shanghaitech, via, via_csv, got 'nwpu'",
         ),
-        (["export", "CROWD", "OUT", "--max-images", "0"], "limit must be at least 1, got 0"),
-        (["export", "CROWD", "OUT", "--max-side", "x"], "invalid int value: 'x'"),
-        (["export", "CROWD", "OUT", "--split", "val"], "has splits test, train, got 'val'"),
+        (["convert", "CROWD", "OUT", "--max-images", "0"], "limit must be at least 1, got 0"),
+        (["convert", "CROWD", "OUT", "--max-side", "x"], "invalid int value: 'x'"),
+        (["convert", "CROWD", "OUT", "--split", "val"], "has splits test, train, got 'val'"),
     ],
 )
 def test_bad_usage(

@@ -216,7 +216,7 @@ def test_nobody_in_the_published_form(tmp_path: Path) -> None:
 
 
 def test_what_is_unknown_or_out_of_range_is_refused(crowd: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="unknown layout to export 'nwpu'; known: folder, shang"):
+    with pytest.raises(ValueError, match="unknown layout to export 'nwpu'; known: folder, npy, "):
         export(crowd, tmp_path / "other", layout="nwpu")
     for options in ({"limit": 0}, {"max_side": 0}):
         with pytest.raises(ValueError, match="must be at least 1, got 0"):

@@ -9,7 +9,7 @@ from PIL import Image
 
 import pycc.data
 from pycc.data.dataset import data_fingerprint
-from pycc.data.folder import read_points
+from pycc.data.points import read_points
 
 RED = np.full((30, 40, 3), (255, 0, 0), np.uint8)
 
@@ -61,6 +61,12 @@ def test_limit(crowd: Path) -> None:
         ("a.csv", "1,2", [[1, 2]]),
         ("a.csv", "\ufeff X , Y \r\n1, 2\r\n\r\n 3.5,4e1 \r\n", [[1, 2], [3.5, 40]]),
         ("a.csv", '"1","2"\n', [[1, 2]]),
+        ("a.csv", "id, Y, label, X\n7,2,a b,1\n8,4,,3.5\n", [[1, 2], [3.5, 4]]),
+        ("a.txt", "1 2\n\n3.5\t 4 \n", [[1, 2], [3.5, 4]]),
+        ("a.txt", "", []),
+        ("a.txt", "y x\n2, 1\n", [[1, 2]]),
+        ("a.json", '[["1", "2"], [" 3.5", 4]]', [[1, 2], [3.5, 4]]),
+        ("a.json", '{"points": [{"y": 2, "x": "1"}]}', [[1, 2]]),
         ("a.json", "[]", []),
         ("a.json", '{"points": [[1, 2], [3.5, 4]], "source": "x"}', [[1, 2], [3.5, 4]]),
     ],
@@ -77,7 +83,8 @@ def test_points_are_read(tmp_path: Path, name: str, text: str, points: list) -> 
     ("name", "text", "problem"),
     [
         ("a.csv", "1,2\nx,y\n", "line 2: expected two numbers x,y, got 'x,y'"),
-        ("a.csv", "y,x\n1,2\n", "line 1: expected two numbers x,y, got 'y,x'"),
+        ("a.csv", "y,z\n1,2\n", "line 1: expected two numbers x,y, got 'y,z'"),
+        ("a.csv", "id,y,x\n1,2,3\n1,2\n", "line 3: expected id,y,x, got '1,2'"),
         ("a.csv", "1,2\n3,four\n", "line 2: expected two numbers x,y, got '3,four'"),
         ("a.csv", "1;2\n", "line 1: expected two numbers x,y, got '1;2'"),
         ("a.csv", "1_0,2\n", "line 1: expected two numbers x,y, got '1_0,2'"),
@@ -91,7 +98,8 @@ def test_points_are_read(tmp_path: Path, name: str, text: str, points: list) -> 
         ("a.json", '{"points": {"x": 1}}', "expected a list of [x, y]"),
         ("a.json", "[[1, 2], [3]]", "point 2: expected [x, y], got [3]"),
         ("a.json", "[[1, true]]", "point 1: expected [x, y]"),
-        ("a.json", '[["1", "2"]]', 'point 1: expected [x, y], got ["1", "2"]'),
+        ("a.json", '[["1", "two"]]', 'point 1: expected [x, y], got ["1", "two"]'),
+        ("a.json", '[{"x": 1}]', 'point 1: expected [x, y], got {"x": 1}'),
         ("a.json", "[[NaN, 2]]", "point 1 must be finite"),
         ("a.json", json.dumps([[10**400, 1]]), "point 1: number too large"),
     ],

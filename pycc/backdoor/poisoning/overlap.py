@@ -12,9 +12,9 @@ from pycc import runs
 from pycc.backdoor.poisoning.poison import RECORD, PoisonedTraining
 from pycc.data import quantize
 from pycc.data.dataset import Dataset, PairedFiles, data_fingerprint
-from pycc.data.export import targets
 from pycc.data.scaled import Scaled
 from pycc.data.subset import Subset
+from pycc.data.target import targets
 from pycc.models import CounterModel
 from pycc.runs import fingerprint
 from pycc.train.items import Joined
