@@ -1,11 +1,13 @@
-"""One white-box attack of 20 steps on every counter: gradients, time per step, memory.
+"""One white-box attack on every counter: gradients, time of a step and of the whole image.
 
     python bench/models.py [--data PATH] [--only NAME ...] [--no-store]
 
-The table shows whether the gradient reaches every pixel of the patch, and the cost of a step. MCNN
-has the built-in weights. All others have random ones, determined by each entry's published name as
-in the fixtures: their counts are left out, since they have no meaning. Every counter runs in a
-separate process, whose peak memory beyond the loaded counter is reported.
+The table shows whether the gradient reaches every pixel of the patch, the cost of a step, how many
+times longer the same step takes if the whole image is computed (forward and backward pass, measured
+in turn, after values and gradients were compared), and the peak memory beyond the loaded counter.
+MCNN has the built-in weights. All others have random ones, determined by each entry's published
+name as in the fixtures: their counts are left out, since they have no meaning. Every counter runs
+in a separate process.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import multiprocessing
 import statistics
 import time
 import zlib
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -24,15 +27,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from timer import RESULTS, commit, machine
+from torch import Tensor
 
 from pycc import attack, data, models
 from pycc.attack.evaluation.builder import CleanCounts, Member, ProblemBuilder
 from pycc.attack.evaluation.checked import SampleCache, check_samples
+from pycc.local import Box, Local
 from pycc.models.base import CounterModel
 from pycc.types import Sample
 
 SHAPE = (768, 1024)
-SIDE, STEPS = 81, 20
+SIDE, STEPS, TURNS = 81, 10, 3
+TOLERANCE = 1e-3
+"""Of values and gradients of random networks in single precision; tests compare in double."""
 FAMILIES: tuple[tuple[str, dict[str, object]], ...] = (
     ("mcnn", {}),
     ("cmtl", {}),
@@ -67,8 +74,11 @@ class Result:
     model: str
     options: dict[str, object]
     parameters: int
-    layers_followed: bool
+    whole_layers: int | None
+    """Layers that are computed whole; None if the counter is."""
     seconds_a_step: float
+    whole_image: float
+    """How many times longer the step takes on the whole image."""
     megabytes: float
     clean: float | None
     """None for random weights, whose counts have no meaning."""
@@ -115,6 +125,31 @@ def restart_peak() -> int:
     return status("VmRSS")
 
 
+def whole_image(counter: CounterModel, image: Tensor) -> float:
+    """Time a step on the whole image and locally; return the ratio of the shortest times."""
+    top, left = ((side - SIDE) // 2 for side in image.shape[-2:])
+    local = Local(counter, image, Box(top, left, top + SIDE, left + SIDE))
+    patch = torch.rand(1, 3, *local.box.shape, generator=torch.Generator().manual_seed(0))
+
+    def changed(pixels: Tensor) -> Tensor:
+        attacked = image.clone()
+        attacked[..., *local.box.slices] = pixels
+        return counter(attacked)[..., *local.cells.slices]
+
+    def step(cells: Callable[[Tensor], Tensor]) -> tuple[float, Tensor, Tensor]:
+        pixels = patch.clone().requires_grad_()
+        start = time.perf_counter()
+        values = cells(pixels)
+        (gradient,) = torch.autograd.grad(values.square().sum(), pixels)
+        return time.perf_counter() - start, values.detach(), gradient
+
+    times = [(step(changed), step(local)) for _ in range(TURNS)]
+    (_, wanted, slope), (_, got, close) = times[0]
+    assert torch.allclose(got, wanted, rtol=0, atol=float(TOLERANCE * wanted.abs().max()))
+    assert float((close - slope).norm()) <= TOLERANCE * float(slope.norm())
+    return min(whole[0] for whole, _ in times) / min(part[0] for _, part in times)
+
+
 def measure(name: str, options: dict[str, object], sample: Sample) -> Result:
     trained = WEIGHTS.get(name)
     counter = models.create(name, **options) if trained is None else models.load(trained)
@@ -139,10 +174,13 @@ def measure(name: str, options: dict[str, object], sample: Sample) -> Result:
         added = float(problem.added(done.patches, apam.patch_mask(problem.side))[0])
         count, _ = clean(member, item, cache)
         counts = (count, count + added)
+    local = problem.regions[0].local
+    assert isinstance(local, Local)
+    ratio = whole_image(counter, sample.image[None])
     parameters = sum(parameter.numel() for parameter in counter.net.parameters())
     return Result(
-        name, options, parameters, problem.regions[0].local.follows_layers,
-        statistics.median(gaps), (peak - before) / 1024, *counts, done.zero_gradient[0],
+        name, options, parameters, local.whole_layers, statistics.median(gaps), ratio,
+        (peak - before) / 1024, *counts, done.zero_gradient[0],
     )  # fmt: skip
 
 
@@ -161,8 +199,11 @@ def main() -> None:
     sample = scenes[options.index]
     chosen = [f for f in FAMILIES if options.only is None or f[0] in options.only]
     print(f"{sample.name}, {sample.image.shape[1]}x{sample.image.shape[2]}, patch {SIDE}")
-    print("| counter | parameters | step | memory | evaluates | clean -> attacked | no gradient |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| counter | parameters | step | whole image | memory | evaluates | clean -> attacked | "
+        "no gradient |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     results = []
     context = multiprocessing.get_context("spawn")
     for name, settings in chosen:
@@ -173,10 +214,10 @@ def main() -> None:
         counts = "-"
         if result.clean is not None:
             counts = f"{result.clean:,.1f} -> {result.attacked:,.1f}"
-        way = "changed cells" if result.layers_followed else "window or image"
+        way = {None: "image", 0: "changed cells"}.get(result.whole_layers, "whole from some layer")
         print(
             f"| {label} | {result.parameters:,} | {1e3 * result.seconds_a_step:,.0f} ms | "
-            f"{result.megabytes:,.0f} MB | {way} | {counts} | "
+            f"{result.whole_image:.2f} x | {result.megabytes:,.0f} MB | {way} | {counts} | "
             f"{100 * result.without_gradient:.1f} % |",
             flush=True,
         )

@@ -72,10 +72,15 @@ def _steps_table(rows: Sequence[dict[str, Any]]) -> str:
         cells.append([
             f"`{row['model']}`" + (f", {options}" if options else ""),
             f"{row['parameters']:,}",
-            "what changes" if row["layers_followed"] else "the whole image",
-            duration(row["seconds_a_step"]), f"{row['megabytes']:,.0f} MB",
+            {None: "the whole image", 0: "what changes"}.get(
+                row["whole_layers"], "what changes, then whole layers"
+            ),
+            duration(row["seconds_a_step"]), f"{row['whole_image']:.2f} x",
+            f"{row['megabytes']:,.0f} MB",
         ])  # fmt: skip
-    return markdown(["counter", "parameters", "computes", "a step", "memory of it"], cells)
+    return markdown(
+        ["counter", "parameters", "computes", "a step", "whole image", "memory of it"], cells
+    )
 
 
 def machine(name: str) -> str:
