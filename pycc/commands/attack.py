@@ -16,9 +16,9 @@ from pycc.commands.attack_physical import MODES, ModeFlags
 from pycc.commands.attack_settings import (
     APAM,
     CLEAN,
-    PRESETS,
     AttackSettings,
     methods,
+    preset_flags,
     preset_text,
     preset_values,
     variants,
@@ -31,8 +31,6 @@ from pycc.settings import Flag, flags_of
 from pycc.types import Counter
 
 _CHOICES = ("attack", "preset")
-_SET = frozenset(name for values in PRESETS.values() for name in values)
-"""Flags that some preset sets."""
 
 
 class Attack(RunCommand[AttackSettings]):
@@ -103,7 +101,8 @@ class Attack(RunCommand[AttackSettings]):
     ) -> tuple[AttackSettings, frozenset[str]]:
         """Settings whose preset, if another than the earlier run's is given, sets what it does."""
         if any(given.get(name, earlier.get(name)) != earlier.get(name) for name in _CHOICES):
-            earlier = {name: value for name, value in earlier.items() if name not in _SET}
+            changed = preset_flags()
+            earlier = {name: value for name, value in earlier.items() if name not in changed}
         return super().completed(given, earlier, variants)
 
     def check(self, settings: AttackSettings, given: frozenset[str]) -> AttackSettings:
