@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -213,7 +214,12 @@ class _Training:
             "test": None if tested is None else _fingerprint(tested),
         }
         self.made_with = {"settings": settings, "fingerprints": fingerprints}
-        log = self._opened(resume, {**stated, **settings}, fingerprints, command, machine)
+        opened = partial(
+            runs.open_or_resume, self.folder, kind="train", command=command,
+            settings={**stated, **settings}, fingerprints=fingerprints, key=KEY, machine=machine,
+            resume=resume,
+        )  # fmt: skip
+        log = runs.replicated(opened, self.ranks, KEY)
         try:
             if resume and self.folder is not None:
                 self._restore(self.folder)
@@ -223,32 +229,6 @@ class _Training:
             return self._finish(log, measure)
         finally:
             log.close()
-
-    def _opened(
-        self,
-        resume: bool,
-        settings: Record,
-        fingerprints: Record,
-        command: Sequence[str],
-        machine: Collection[str],
-    ) -> Run:
-        """The run in its folder; in memory without a folder, and in all processes but the first."""
-        if resume and self.folder is not None:  # every process reports what is wrong
-            runs.check_resumed(
-                self.folder,
-                kind="train",
-                settings=settings,
-                machine=machine,
-                fingerprints=fingerprints,
-            )
-        first = self.ranks.first
-        log = runs.open_or_resume(
-            self.folder if first else None, kind="train", command=command, settings=settings,
-            fingerprints=fingerprints, key=KEY, machine=machine, resume=resume and first,
-        )  # fmt: skip
-        if resume and not first and self.folder is not None:
-            log.include(runs.read_records(self.folder))
-        return log
 
     def _made(self, rule: Optimiser) -> torch.optim.Optimizer:
         return schedule.made(rule, self.model.parameters(), self.model.backbone_parameters())
