@@ -35,6 +35,7 @@ from pycc.train.results import (
     BestErrors,
     CountErrors,
     EpochRow,
+    Facts,
     TrainRun,
     TrainSummary,
     epoch_rows,
@@ -63,7 +64,7 @@ def fit(
     resume: bool = False,
     ranks: Ranks = Ranks(),
     settings: object | None = None,
-    facts: Record | None = None,
+    facts: Facts | None = None,
     command: Sequence[str] = (),
     machine: Collection[str] = (),
     progress: Progress | None = None,
@@ -93,7 +94,7 @@ def fit(
         ranks: the processes under torchrun: each calls this function, they share each batch, and
             the first one writes. Their number may change when a training is resumed.
         settings: a dataclass of flags (``pycc.settings``) that the manifest states as ``flags``.
-        facts: JSON values that the manifest's settings hold beside them.
+        facts: what the manifest's settings state besides.
         command, machine: as of ``pycc.runs.open_or_resume``.
         progress: called with (batches done, batches in all, text).
         measure: returns errors of the best weights on test images, for summary and metadata;
@@ -123,10 +124,12 @@ def fit(
         raise ValueError("train: resume needs the run folder as out")
     folder = None if out is None else Path(out)
     training = _Training(counter, samples, config, seed, folder, ranks, progress, held)
-    flags = {} if settings is None else {"flags": values_of(settings)}
+    stated: Record = {} if settings is None else {"flags": values_of(settings)}
+    if facts is not None:
+        stated |= facts.record()
     with exact():
         return training.run(
-            resume, measure, tested, stated={**flags, **(facts or {})}, command=command,
+            resume, measure, tested, stated=stated, command=command,
             machine={*MACHINE, *machine},
         )  # fmt: skip
 
