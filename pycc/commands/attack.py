@@ -25,7 +25,7 @@ from pycc.commands.attack_settings import (
 )
 from pycc.commands.base import DONE, FAILED, Context, RunCommand, argument
 from pycc.commands.machine import set_threads
-from pycc.commands.progress import say
+from pycc.commands.pictures import drawn
 from pycc.registry import nearest
 from pycc.settings import Flag, flags_of
 from pycc.types import Counter
@@ -122,15 +122,16 @@ class Attack(RunCommand[AttackSettings]):
             raise ValueError("--ablate: expected one counter, with --weights, got --transfer")
         settings.evaluation.pgd()
         settings.patches.attacks()
-        problem = _no_pictures(settings)
-        if problem is not None and settings.output.pictures:
-            raise ValueError(f"--pictures: {problem}")
-        drawn = settings.output.pictures is not False and problem is None
+        pictures = drawn(settings.output.pictures, _no_pictures(settings))
         return replace(
             settings,
-            output=replace(settings.output, pictures=drawn),
+            output=replace(settings.output, pictures=pictures),
             machine=replace(settings.machine, threads=set_threads(settings.machine.threads)),
         )
+
+    def draws(self, settings: AttackSettings) -> bool:
+        """Whether pictures are drawn."""
+        return bool(settings.output.pictures)
 
     def run(self, settings: AttackSettings, context: Context) -> int:
         """Attack, draw, and print the table."""
@@ -142,8 +143,6 @@ class Attack(RunCommand[AttackSettings]):
         samples, wanted = settings.samples(), settings.patches.attacks()
         universal = any(method.is_universal for method in wanted)
         pgd = settings.evaluation.pgd()
-        if context.ranks.first and wanted and not context.resume:
-            _note_pictures(settings, context)
         with context.progress("megapixels") as progress:
             options: RunOptions = {
                 "train": settings.samples(train=True) if universal else None,
@@ -244,20 +243,12 @@ def _published(
 
 
 def _no_pictures(settings: AttackSettings) -> str | None:
-    """Why pictures cannot be drawn; None if they can."""
-    problem = report.missing_library()
-    if problem is None and settings.black_box.transfer:
+    """Why pictures cannot be drawn with these settings; None if they can."""
+    if settings.black_box.transfer:
         return "pictures show one counter, but --transfer has several"
-    if problem is None and not settings.output.save_images:
+    if not settings.output.save_images:
         return "pictures need the saved images, but --no-save-images was given"
-    return problem
-
-
-def _note_pictures(settings: AttackSettings, context: Context) -> None:
-    """Print why no pictures are drawn, if nobody switched them off."""
-    problem = _no_pictures(settings)
-    if problem is not None and "pictures" not in context.given:
-        say(f"note: no pictures: {problem}")
+    return None
 
 
 def _attack_of(argv: Sequence[str]) -> str:

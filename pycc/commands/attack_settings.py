@@ -12,7 +12,7 @@ from pycc.attack.methods.pgd import PGD
 from pycc.attack.presets import Preset, presets
 from pycc.attack.problem import combinations
 from pycc.commands.flags import CounterFlags, DataFlags, MachineFlags
-from pycc.data.dataset import builtin as builtin_data
+from pycc.commands.scenes import ATTACK, on_scenes
 from pycc.settings import flag, group, values_of
 
 CLEAN = "clean"
@@ -21,8 +21,6 @@ APAM, STRONG = "apam", "strong"
 """The default method and preset."""
 SIZES = (0.02, 0.04, 0.08, 0.16)
 """The published sizes as shares of the width: 20, 40, 81 and 163 of 1024 pixels."""
-FEW_IMAGES = 4
-"""Images of a built-in data set that are attacked by default."""
 
 
 def methods() -> list[str]:
@@ -185,8 +183,8 @@ def preset_values(chosen: Mapping[str, Any], names: Collection[str]) -> dict[str
     values |= _evaluation(presets[name])
     if attack == CLEAN:  # nothing is attacked, so there is nothing to look at unless requested
         values |= {"pictures": False, "save_images": bool(chosen.get("pictures"))}
-    if chosen.get("data", DataFlags.data) in builtin_data.names():
-        values["max_images"] = FEW_IMAGES
+    if on_scenes(chosen):
+        values |= vars(ATTACK)
     return {name: value for name, value in values.items() if name in names}
 
 

@@ -21,7 +21,7 @@ from pycc.backdoor.poisoning.overlap import (
 )
 from pycc.backdoor.poisoning.poison import Poisoned, Triggered, export, poison
 from pycc.backdoor.poisoning.stated import StatedPoisoning
-from pycc.commands.backdoor_base import OnScenes, RunOnScenes, drawn, warn
+from pycc.commands.backdoor_base import OnBackdoorScenes, RunOnScenes, warn
 from pycc.commands.backdoor_experiment import RunExperiment
 from pycc.commands.backdoor_report import Report, print_tables
 from pycc.commands.backdoor_settings import (
@@ -31,13 +31,15 @@ from pycc.commands.backdoor_settings import (
     TrainSettings,
 )
 from pycc.commands.base import DONE, CommandGroup, Context, Entry
+from pycc.commands.pictures import drawn
 from pycc.commands.progress import say
+from pycc.commands.scenes import BACKDOOR
 from pycc.train import curves
 from pycc.train.loop import WEIGHTS
 from pycc.types import Sample
 
 
-class Poison(OnScenes[PoisonSettings]):
+class Poison(OnBackdoorScenes[PoisonSettings]):
     """``pycc backdoor poison``."""
 
     name = step = "poison"
@@ -141,6 +143,10 @@ class Evaluate(RunOnScenes[EvaluateSettings]):
         settings.attack.check(given)
         return replace(settings, pictures=drawn(settings.pictures))
 
+    def draws(self, settings: EvaluateSettings) -> bool:
+        """Whether pictures are drawn."""
+        return bool(settings.pictures)
+
     def run(self, settings: EvaluateSettings, context: Context) -> int:
         """Count what is missing; print and draw the results."""
         device, seed = context.device, settings.machine.seed
@@ -193,6 +199,10 @@ class Defend(RunOnScenes[DefendSettings]):
 
     settings = DefendSettings
     step = "defend"
+    note = (
+        f"--lr is {BACKDOOR.lr} if the counter is MCNN with "
+        f"{' and '.join(f'{name}={value}' for name, value in BACKDOOR.option.items())}."
+    )
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -229,6 +229,10 @@ class RunCommand(Command[S]):
             return ""
         return f"; continue with: {self._prog} --resume {self._folder}"
 
+    def draws(self, settings: S) -> bool:
+        """Whether the page of the run has pictures."""
+        return True
+
     def matches(self, flags: Mapping[str, Any]) -> bool:
         """Whether a run with these stored flags is one of this command, beyond its kind."""
         return True
@@ -282,7 +286,7 @@ class RunCommand(Command[S]):
         self._out_given = out is not None or resume is not None
         code = self.start(settings, started)
         if self._first:
-            _write_page(folder, self.kind, values_of(settings))
+            _write_page(folder, self.kind, pictures=self.draws(settings))
         return code
 
     def context(
@@ -297,7 +301,7 @@ class RunCommand(Command[S]):
         return super().context(settings, context, processes, device)
 
 
-def _write_page(folder: Path, kind: str, flags: Mapping[str, Any]) -> None:
+def _write_page(folder: Path, kind: str, *, pictures: bool) -> None:
     """Write the page and the card of a finished run; a failure is a warning: the run is done."""
     import pycc.commands.report  # noqa: F401  (registers the page of every kind)
     from pycc.report import page
@@ -305,7 +309,7 @@ def _write_page(folder: Path, kind: str, flags: Mapping[str, Any]) -> None:
     if kind not in page.contents.names() or not (folder / runs.SUMMARY).exists():
         return
     try:
-        page.write_run(folder, page.Options(pictures=flags.get("pictures") is not False))
+        page.write_run(folder, page.Options(pictures=pictures))
     except Exception as error:
         warnings.warn(
             f"{folder}: no {page.REPORT}: {reason(error)}; try again with: pycc report {folder}",
