@@ -87,9 +87,11 @@ def frozen(counter: Counter) -> Iterator[None]:
         return
     modes = [(module, module.training) for module in counter.modules()]
     wanted = [(parameter, parameter.requires_grad) for parameter in counter.parameters()]
-    counter.eval()
-    counter.requires_grad_(False)
     try:
+        counter.eval()
+        for module, _ in modes:  # one by one too: ``train`` of a module may be overridden
+            module.training = False
+        counter.requires_grad_(False)
         yield
     finally:
         for module, mode in modes:

@@ -221,10 +221,7 @@ def _report(
     print(f"run folder: {context.run_folder}", flush=True)
     if settings.output.pictures:
         with context.progress("pictures") as progress:
-            assert progress is not None
-            report.draw(
-                context.run_folder, drawn=lambda done, total: progress(done, total, "drawing")
-            )
+            report.draw(context.run_folder, progress=progress)
     failed = any(check.failed for check in done.checks)
     return FAILED if failed and settings.evaluation.checks else DONE
 

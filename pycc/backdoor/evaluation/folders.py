@@ -91,13 +91,7 @@ class StoredRun:
     @classmethod
     def read(cls, folder: Path) -> StoredRun:
         """Read a folder; ValueError unless it holds results of a run or an evaluation."""
-        manifest = runs.read_manifest(folder)
-        stored = manifest.get("settings")
-        flags = stored.get("flags") if isinstance(stored, dict) else None
-        if manifest.get("kind") != "backdoor" or not isinstance(flags, dict):
-            raise ValueError(
-                f"{folder}: expected a run or an evaluation of this command, got another"
-            )
+        manifest, flags = runs.read_manifest(folder), runs.read_flags(folder, "backdoor")
         command = str(flags.get("command")).removeprefix("backdoor ")
         if command not in ("run", "evaluate"):
             raise ValueError(f"{folder}: expected a run or an evaluation, got {command}")
