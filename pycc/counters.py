@@ -101,9 +101,10 @@ def frozen(counter: Counter) -> Iterator[None]:
 
 
 def identity(counter: Counter) -> str:
-    """Return a SHA-256 of a counter: of its class, geometry, weights and count of a fixed image.
+    """Return a SHA-256 of a counter: its class, geometry, options, weights, count of a fixed image.
 
-    The count, to four digits, covers what the weights do not hold, such as a function in a closure.
+    Options are what the method ``options`` of the counter, and of counters inside it, returns. The
+    count, to four digits, covers what nothing else states, such as a function in a closure.
 
     >>> from pycc import models
     >>> counter = models.load("mcnn-synthetic")
@@ -118,9 +119,18 @@ def identity(counter: Counter) -> str:
         ("geometry", f"{counter.stride} {counter.receptive_field}"),
     ]
     if isinstance(counter, nn.Module):
+        facts += [(f"options {name}", text) for name, text in _options(counter)]
         facts += [(name, value) for name, value in counter.state_dict().items()]
     facts.append(("says", _fixed_count(counter)))
     return fingerprint(facts)
+
+
+def _options(counter: nn.Module) -> Iterator[tuple[str, str]]:
+    """The options of a counter and of all counters inside it, as text, by the name of the part."""
+    for name, part in counter.named_modules():
+        stated = getattr(part, "options", None)
+        if isinstance(part, Counter) and callable(stated):
+            yield name, repr(sorted(stated().items()))
 
 
 def _fixed_count(counter: Counter) -> str:

@@ -48,6 +48,7 @@ class RunOnScenes(OnBackdoorScenes[S], RunCommand[S]):
 
     kind = "backdoor"
     machine = MACHINE | {"layer", "picture_image"}
+    stated = frozenset({"command"})
 
     @property
     def command(self) -> str:

@@ -216,6 +216,8 @@ class RunCommand(Command[S]):
     """The kind of run in the manifest."""
     machine: ClassVar[frozenset[str]] = MACHINE
     """Flags that a resumed run may change."""
+    stated: ClassVar[frozenset[str]] = frozenset()
+    """What a manifest states among the flags without being one."""
 
     def __init__(self) -> None:
         self._folder: Path | None = None
@@ -278,6 +280,8 @@ class RunCommand(Command[S]):
         if resume is not None:
             fixed = {name: value for name, value in given.items() if name not in self.machine}
             runs.check_flags(earlier, fixed, str(resume))
+        if like is not None:
+            self._warn_of_unknown(earlier, argv, str(like))
         settings, names = self.completed(given, earlier, self.variants(self._chosen(argv)))
         command = prog.removeprefix("pycc ").replace(" ", "-")
         folder = Path(resume or out or folder_by_time(command))
@@ -288,6 +292,21 @@ class RunCommand(Command[S]):
         if self._first:
             _write_page(folder, self.kind, pictures=self.draws(settings))
         return code
+
+    def _warn_of_unknown(self, earlier: Mapping[str, Any], argv: Sequence[str], run: str) -> None:
+        """Warn of an earlier run's settings that this version lacks: a new run is without them.
+
+        What only another method has is no news: its method was changed.
+        """
+        chosen = self._chosen(argv)
+        others = {shown.removeprefix("--").replace("-", "_") for shown in self.elsewhere(chosen)}
+        unknown = {*earlier} - {flag.name for flag in self.flags(chosen)} - others - self.stated
+        if unknown:
+            values = (f"{name.replace('_', '-')} {earlier[name]}" for name in sorted(unknown))
+            warnings.warn(
+                f"--like {run}: left out, this version has no such flags: --{', --'.join(values)}",
+                stacklevel=2,
+            )
 
     def context(
         self, settings: S, context: Context, processes: Ranks, device: torch.device

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from pycc.checks import lacks_memory, unchecked
+from pycc.checks import lacks_memory, one_line, unchecked
 from pycc.local.box import Box
 from pycc.local.layers import RULES
 from pycc.local.program import Field, Program, UnsupportedError, embedding
@@ -21,7 +22,8 @@ class TracedGraph:
 
     A counter that is not an ``nn.Module``, that cannot be traced, that has a layer without a rule
     in ``pycc.local.layers``, or whose trace gives other values or gradients, is treated as a black
-    box: its graph is None. Pass one object to several ``Local`` to trace the counter once.
+    box: its graph is None, and ``obstacle`` says why. Pass one object to several ``Local`` to trace
+    the counter once.
 
     Example:
         >>> import torch
@@ -36,6 +38,9 @@ class TracedGraph:
         self._known: dict[Any, fx.GraphModule | None] = {}
         self._black_box = not isinstance(counter, nn.Module)
         self._proved = False
+        self.obstacle: str | None = None
+        """Why the layers of a module cannot be followed; None as long as they can."""
+        self._reported = False
 
     def of(self, windows: Tensor) -> fx.GraphModule | None:
         """Return the graph for windows [N,3,h,w] of this shape and type; None for a black box."""
@@ -43,16 +48,37 @@ class TracedGraph:
             return None
         key = tuple(windows.shape[1:]), windows.dtype, windows.device
         if key not in self._known:
-            graph = _watched(self.counter, windows[:1].clone())
-            if graph is not None and not self._proved:
-                self._proved = _same(graph, self.counter, windows[:1])
-                self._black_box = not self._proved
-            self._known[key] = graph if self._proved else None
+            try:
+                graph = _watched(self.counter, windows[:1].clone())
+                if not self._proved:
+                    self._prove(graph, windows[:1])
+                self._known[key] = graph
+            except UnsupportedError as error:
+                self.obstacle = str(error)
+                self._known[key] = None
         return self._known[key]
 
+    def _prove(self, graph: fx.GraphModule, window: Tensor) -> None:
+        """UnsupportedError, for all windows, unless the graph is the counter."""
+        self._proved = _same(graph, self.counter, window)
+        self._black_box = not self._proved
+        if self._black_box:
+            raise UnsupportedError("what it computes cannot be traced")
 
-def _watched(counter: Counter, window: Tensor) -> fx.GraphModule | None:
-    """Trace the counter on a window [1,3,h,w]; return None if a step has no rule."""
+    def report(self) -> None:
+        """Warn, once, that the layers cannot be followed and why; nothing for other black boxes."""
+        if self.obstacle is not None and not self._reported:
+            self._reported = True
+            name = getattr(self.counter, "name", type(self.counter).__name__)
+            warnings.warn(
+                f"{name}: layers cannot be followed ({self.obstacle}): each step counts a whole "
+                "window, with the same results and more work",
+                stacklevel=3,
+            )
+
+
+def _watched(counter: Counter, window: Tensor) -> fx.GraphModule:
+    """Trace the counter on a window [1,3,h,w]; UnsupportedError if a step has no rule."""
     from torch.func import functionalize
     from torch.fx.experimental.proxy_tensor import make_fx  # takes a second to import
 
@@ -62,16 +88,16 @@ def _watched(counter: Counter, window: Tensor) -> fx.GraphModule | None:
         except Exception as error:  # whatever prevents tracing, the counter itself still works
             if lacks_memory(error):
                 raise
-            return None
+            raise UnsupportedError(f"tracing: {one_line(error)}") from None
     graph.graph.eliminate_dead_code()
     changing: set[fx.Node] = set()
     for node in graph.graph.nodes:
         if node.op == "placeholder" or not changing.isdisjoint(node.all_input_nodes):
             changing.add(node)
             if node.op == "call_function" and _operator(node.target) not in RULES:
-                return None
+                raise UnsupportedError(f"no rule for {node.target}")
         elif torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
-            return None
+            raise UnsupportedError(f"{node.target} is random")
     return graph
 
 
@@ -158,14 +184,16 @@ class Local:
         with torch.no_grad():
             if offered is not None:
                 built = offered(windows, box)
-            graph = None if built is not None else (traced or TracedGraph(counter)).of(windows)
+            traced = traced or TracedGraph(counter)
+            graph = None if built is not None else traced.of(windows)
             if graph is not None:
                 try:
                     built = _build(graph, windows, box)
-                except UnsupportedError:
-                    built = None
+                except UnsupportedError as error:
+                    traced.obstacle = str(error)
             self.follows_layers = built is not None
             if built is None:
+                traced.report()
                 built = _full(counter, windows, box)
             self._compute, self.cells = built
             self.clean = self._compute(windows[..., *box.slices])

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from pycc import ops
-from pycc.checks import lacks_memory
+from pycc.checks import lacks_memory, one_line
 from pycc.counters import like_of
 from pycc.models.base import CounterModel
 from pycc.models.convention import Convention, Kind, convention
 from pycc.models.foreign import content_of
 from pycc.models.probe import probe_image
-from pycc.models.weights import one_line, third_party
+from pycc.models.weights import third_party
 from pycc.runs import write_atomic
 
 _TOLERANCE = 1e-4
