@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from pycc.checks import lacks_memory, one_line, unchecked
+from pycc.local import layers, neighbourhoods  # noqa: F401  (register their rules)
 from pycc.local.box import Box
-from pycc.local.layers import RULES
 from pycc.local.program import Field, Program, UnsupportedError, embedding
+from pycc.local.rules import RULES
 from pycc.types import Counter
 
 
@@ -21,7 +22,7 @@ class TracedGraph:
     """The graph of a counter's layers, traced on a window and kept per shape, dtype and device.
 
     A counter that is not an ``nn.Module``, that cannot be traced, that has a layer without a rule
-    in ``pycc.local.layers``, or whose trace gives other values or gradients, is treated as a black
+    in ``pycc.local.rules``, or whose trace gives other values or gradients, is treated as a black
     box: its graph is None, and ``obstacle`` says why. Pass one object to several ``Local`` to trace
     the counter once.
 
