@@ -100,7 +100,7 @@ def _experiment_of(run: StoredRun, settings: RunSettings) -> Experiment:
         counter = models.load(clean_weights)
         experiment = settings.experiment(counter, torch.device("cpu"))
         if drawing.complete(experiment, run.folder):
-            if content_of(experiment.test) != run.tested()["test"]:
+            if content_of(experiment.test) != run.test:
                 raise ValueError("the test images are not those of the run")
             return experiment
     raise ValueError("counters are missing")

@@ -81,11 +81,15 @@ class StoredRun:
     """A run or an evaluation, finished or not, as read from its folder."""
 
     folder: Path
-    manifest: Record
-    flags: Record
-    """The flags of its command."""
     command: str
     """``run`` or ``evaluate``."""
+    flags: Mapping[str, Any]
+    """The flags of the command as stored, for ``pycc.settings.build``."""
+    model: str
+    test: Mapping[str, int | str]
+    """Fingerprint of the test images."""
+    trigger: StatedTrigger
+    """The trigger of the test images."""
     records: list[Record]
 
     @classmethod
@@ -99,12 +103,16 @@ class StoredRun:
         log.include(runs.read_records(folder))
         if not log.records:
             raise ValueError(f"{folder}: expected results, got none")
-        return cls(folder, manifest, flags, command, log.records)
+        prints, model = manifest["fingerprints"], str(manifest["settings"]["model"])
+        trigger = StatedTrigger.read(prints["trigger"])
+        return cls(folder, command, flags, model, prints["test"], trigger, log.records)
 
-    def tested(self) -> Record:
-        """Fingerprint of the test images, and the trigger."""
-        prints = self.manifest["fingerprints"]
-        return {"test": prints["test"], "trigger": StatedTrigger.read(prints["trigger"]).content()}
+    def differences(self, other: StoredRun) -> list[str]:
+        """The differences of the other run's test images and trigger from these."""
+        before, now = (
+            {"test": run.test, "trigger": run.trigger.content()} for run in (self, other)
+        )
+        return runs.differences(before, now)
 
 
 def merged(stored: Sequence[StoredRun]) -> dict[str, BackdoorSummary]:
@@ -116,13 +124,13 @@ def merged(stored: Sequence[StoredRun]) -> dict[str, BackdoorSummary]:
     first = stored[0]
     models: dict[str, dict[tuple[Any, ...], tuple[Record, StoredRun]]] = {}
     for run in stored:
-        changed = runs.differences(first.tested(), run.tested())
+        changed = first.differences(run)
         if changed:
             raise ValueError(
                 f"{run.folder}: expected the test images and the trigger of {first.folder}, "
                 f"got others: {'; '.join(changed)}"
             )
-        group = models.setdefault(str(run.manifest["settings"]["model"]), {})
+        group = models.setdefault(run.model, {})
         for record in run.records:
             key = tuple(record[name] for name in measures.KEY)
             known, other = group.setdefault(key, (record, run))
