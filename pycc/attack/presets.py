@@ -15,7 +15,7 @@ Value = bool | int | float | str
 
 @dataclass(frozen=True)
 class Preset:
-    """What a preset sets: fields of the attack method, the reference, and how many images.
+    """The values of a preset: fields of the attack, the reference, and the number of images.
 
     >>> quick = presets["quick"]
     >>> quick.pgd, quick.max_images

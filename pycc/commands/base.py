@@ -217,7 +217,7 @@ class RunCommand(Command[S]):
     machine: ClassVar[frozenset[str]] = MACHINE
     """Flags that a resumed run may change."""
     stated: ClassVar[frozenset[str]] = frozenset()
-    """What a manifest states among the flags without being one."""
+    """Names that a manifest states among the flags without being flags."""
 
     def __init__(self) -> None:
         self._folder: Path | None = None

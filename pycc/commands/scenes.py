@@ -83,7 +83,7 @@ class OnScenes(Command[S]):
 
     scenes: ClassVar[Scenes]
     note: ClassVar[str] = ""
-    """What help says besides these defaults."""
+    """The end of the help text, after these defaults."""
 
     def scene_values(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The table's values that fit the flags that were given."""

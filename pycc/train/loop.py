@@ -94,7 +94,7 @@ def fit(
         ranks: the processes under torchrun: each calls this function, they share each batch, and
             the first one writes. Their number may change when a training is resumed.
         settings: a dataclass of flags (``pycc.settings``) that the manifest states as ``flags``.
-        facts: what the manifest's settings state besides.
+        facts: further entries of the manifest's settings.
         command, machine: as of ``pycc.runs.open_or_resume``.
         progress: called with (batches done, batches in all, text).
         measure: returns errors of the best weights on test images, for summary and metadata;

@@ -12,7 +12,7 @@ from pycc.runs import Record
 
 
 class Facts(Protocol):
-    """What a manifest states of a training besides its settings."""
+    """The facts that a manifest states of a training besides its settings."""
 
     def record(self) -> Record:
         """JSON values by name."""

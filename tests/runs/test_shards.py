@@ -1,4 +1,4 @@
-"""Runs that several processes write, without starting any: what one tells the others."""
+"""Runs that several processes write, without starting any."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ PUBLISHED_OPTIONS: Mapping[str, Options] = {"csrnet": {"variant": "commissarma"}
 
 @dataclass(frozen=True)
 class PoisoningFacts:
-    """What the manifest of a training on a poisoned set states besides its settings."""
+    """The facts of a poisoned set that the manifest of its training states."""
 
     training: PoisonedTraining
     poisoned: Sequence[PoisonedImage] | None

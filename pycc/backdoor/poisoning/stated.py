@@ -72,7 +72,7 @@ class StatedPoisoning:
     def of(
         cls, trigger: Trigger, strategy: Strategy, *, seed: int, defended: str | None
     ) -> StatedPoisoning:
-        """What a manifest would state of a poisoning with this trigger and strategy."""
+        """Make the statement of a poisoning with this trigger and strategy."""
         stated = {"trigger": trigger.settings(), "strategy": strategy.settings(), "seed": seed,
                   "defended": defended}  # fmt: skip
         return cls.read(json.loads(json.dumps(stated)))

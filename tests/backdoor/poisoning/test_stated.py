@@ -1,4 +1,4 @@
-"""What a manifest states of a poisoning is read back, and compared without file names."""
+"""The poisoning that a manifest states is read back, and compared without file names."""
 
 from __future__ import annotations
 
