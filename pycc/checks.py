@@ -20,6 +20,7 @@ __all__ = [
     "check_whole",
     "lacks_memory",
     "naming",
+    "one_line",
     "unchecked",
 ]
 
@@ -140,6 +141,16 @@ def naming(name: str, shape: Sequence[int] = ()) -> Iterator[None]:
             size = f" of {shape[-2]}x{shape[-1]} pixels" if shape else ""
             error.add_note(f"image {name}{size}")
         raise
+
+
+def one_line(error: BaseException) -> str:
+    """Format an exception's message as part of another: on one line, and shortened.
+
+    >>> one_line(RuntimeError("a layer\\n  is missing")), one_line(KeyboardInterrupt())
+    ('a layer is missing', 'KeyboardInterrupt')
+    """
+    text = " ".join(str(error).split())
+    return text[:160] if text else type(error).__name__
 
 
 def lacks_memory(error: BaseException) -> bool:

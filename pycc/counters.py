@@ -87,9 +87,11 @@ def frozen(counter: Counter) -> Iterator[None]:
         return
     modes = [(module, module.training) for module in counter.modules()]
     wanted = [(parameter, parameter.requires_grad) for parameter in counter.parameters()]
-    counter.eval()
-    counter.requires_grad_(False)
     try:
+        counter.eval()
+        for module, _ in modes:  # one by one too: ``train`` of a module may be overridden
+            module.training = False
+        counter.requires_grad_(False)
         yield
     finally:
         for module, mode in modes:
@@ -99,9 +101,10 @@ def frozen(counter: Counter) -> Iterator[None]:
 
 
 def identity(counter: Counter) -> str:
-    """Return a SHA-256 of a counter: of its class, geometry, weights and count of a fixed image.
+    """Return a SHA-256 of a counter: its class, geometry, options, weights, count of a fixed image.
 
-    The count, to four digits, covers what the weights do not hold, such as a function in a closure.
+    Options are what the method ``options`` of the counter, and of counters inside it, returns. The
+    count, to four digits, covers what nothing else states, such as a function in a closure.
 
     >>> from pycc import models
     >>> counter = models.load("mcnn-synthetic")
@@ -116,9 +119,18 @@ def identity(counter: Counter) -> str:
         ("geometry", f"{counter.stride} {counter.receptive_field}"),
     ]
     if isinstance(counter, nn.Module):
+        facts += [(f"options {name}", text) for name, text in _options(counter)]
         facts += [(name, value) for name, value in counter.state_dict().items()]
     facts.append(("says", _fixed_count(counter)))
     return fingerprint(facts)
+
+
+def _options(counter: nn.Module) -> Iterator[tuple[str, str]]:
+    """The options of a counter and of all counters inside it, as text, by the name of the part."""
+    for name, part in counter.named_modules():
+        stated = getattr(part, "options", None)
+        if isinstance(part, Counter) and callable(stated):
+            yield name, repr(sorted(stated().items()))
 
 
 def _fixed_count(counter: Counter) -> str:

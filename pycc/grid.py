@@ -12,6 +12,7 @@ from pycc.types import Counter
 
 __all__ = [
     "cell_weight",
+    "check_cells",
     "field_margin",
     "heads_in",
     "in_region",
@@ -44,17 +45,34 @@ def cell_weight(roi: Tensor | None, cells: Sequence[int], stride: int) -> Tensor
         return torch.ones(*cells)
     if roi.ndim != 2 or roi.dtype != torch.bool:
         raise ValueError(f"cell_weight: roi must be [H,W] bool, got {list(roi.shape)} {roi.dtype}")
-    if stride < 1:
-        raise ValueError(f"cell_weight: stride must be at least 1, got {stride}")
-    for pixels, number in zip(roi.shape, cells, strict=True):
-        # Networks differ in whether a last, incomplete cell is kept.
-        if not pixels // stride <= number <= -(-pixels // stride):
-            raise ValueError(
-                f"cell_weight: a roi of {roi.shape[0]}x{roi.shape[1]} pixels does not fit a map of "
-                f"{cells[0]}x{cells[1]} cells of {stride} pixels"
-            )
+    check_cells("cell_weight", cells, roi.shape, stride)
     pooled = functional.avg_pool2d(roi.float()[None], stride, ceil_mode=True)
     return pooled[0, : cells[0], : cells[1]]
+
+
+def check_cells(op: str, cells: Sequence[int], shape: Sequence[int], stride: int) -> None:
+    """Check that an image of ``shape`` (H,W) can have a map of ``cells`` (h,w) of a stride.
+
+    Networks differ in whether a last, incomplete cell is kept: both numbers are right. ValueError,
+    naming ``op``, for another map and for a stride below 1.
+
+    >>> check_cells("game", (2, 3), (16, 20), 8)
+    >>> check_cells("game", (2, 4), (16, 20), 8)
+    Traceback (most recent call last):
+    ...
+    ValueError: game: an image of 16x20 pixels has 2x2 to 2x3 cells of stride 8, got 2x4
+    """
+    if stride < 1:
+        raise ValueError(f"{op}: stride must be at least 1, got {stride}")
+    least = [pixels // stride for pixels in shape]
+    most = [-(-pixels // stride) for pixels in shape]
+    if all(low <= n <= high for low, n, high in zip(least, cells, most, strict=True)):
+        return
+    whole, cut, got, size = ("x".join(map(str, pair)) for pair in (least, most, cells, shape))
+    expected = whole if whole == cut else f"{whole} to {cut}"
+    raise ValueError(
+        f"{op}: an image of {size} pixels has {expected} cells of stride {stride}, got {got}"
+    )
 
 
 def in_region(density: Tensor, roi: Tensor | None, stride: int) -> Tensor:

@@ -204,7 +204,8 @@ def build(
     """Make settings from values by flag name; the others take their defaults.
 
     Values may come from JSON: a list is accepted for a tuple. ValueError of the dataclass itself
-    for a value out of range. Unknown names are ignored.
+    for a value out of range. Names of no field are left out: a part of a run's flags makes one
+    group. Commands warn of those that ``flags_of`` does not list.
 
     >>> @dataclass(frozen=True)
     ... class Size:

@@ -8,8 +8,10 @@ from support.toys import Coarse
 from torch import Tensor, nn
 
 import pycc
-from pycc import models
-from pycc.counters import tiled_density
+from pycc import defense, models
+from pycc.backdoor.poisoning.overlap import content_of
+from pycc.counters import identity, tiled_density
+from pycc.models import CounterModel
 from pycc.types import Sample
 
 
@@ -114,3 +116,26 @@ def test_images_of_another_shape_are_an_error() -> None:
     layer.stride, layer.receptive_field = 1, 1
     with pytest.raises(ValueError, match=r"count: image must be \[3,H,W\]"):
         pycc.count(layer, torch.rand(1, 4, 8, 8))
+
+
+class Rounding(CounterModel):
+    """A counter whose option shows in no count of a small image and in no weight."""
+
+    name = "rounding"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(nn.Conv2d(3, 1, 4, stride=4), stride=4, receptive_field=4)
+        self.limit = limit
+
+    def options(self) -> dict[str, object]:
+        return {"limit": self.limit}
+
+
+def test_counters_of_equal_weights_and_other_options_differ() -> None:
+    one, same, other = Rounding(500), Rounding(500), Rounding(1000)
+    for counter in (same, other):
+        counter.load_state_dict(one.state_dict())
+    assert identity(one) == identity(same) != identity(other)
+    inside = [identity(defense.clipped(counter.eval(), 1.0)) for counter in (one, same, other)]
+    assert inside[0] == inside[1] != inside[2], "a counter inside a defense too"
+    assert content_of(one) != content_of(other), "the fingerprint of backdoor runs"

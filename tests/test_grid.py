@@ -127,8 +127,8 @@ def test_without_a_region_all_counts() -> None:
 @pytest.mark.parametrize(
     ("roi", "cells", "stride", "message"),
     [
-        (torch.ones(8, 40, dtype=torch.bool), (2, 3), 4, "8x40 pixels does not fit a map of 2x3"),
-        (torch.ones(8, 8, dtype=torch.bool), (2, 2), 8, "does not fit a map of 2x2 cells of 8"),
+        (torch.ones(8, 40, dtype=torch.bool), (2, 3), 4, "2x10 cells of stride 4, got 2x3"),
+        (torch.ones(8, 8, dtype=torch.bool), (2, 2), 8, "1x1 cells of stride 8, got 2x2"),
         (torch.ones(8, 8, dtype=torch.bool), (2, 2), 0, "stride must be at least 1, got 0"),
         (torch.ones(8, 8), (2, 2), 4, r"roi must be \[H,W\] bool, got \[8, 8\] torch.float32"),
         (torch.ones(1, 8, 8, dtype=torch.bool), (2, 2), 4, r"must be \[H,W\] bool, got \[1, 8, 8"),

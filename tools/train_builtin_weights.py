@@ -10,6 +10,7 @@ depends on the seed and on the arithmetic of the machine, never on its speed.
 from __future__ import annotations
 
 import argparse
+import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -31,6 +32,7 @@ from pycc.models.mcnn import MCNN
 from pycc.models.recipe import Crop, Optimiser, Recipe, Schedule
 from pycc.ops import density_map
 from pycc.random import Stream
+from pycc.runs import write_atomic
 from pycc.types import Counter, Sample
 
 SHAPES = ((480, 640), (480, 640), (384, 512), (480, 640), (768, 1024), (256, 320))
@@ -154,9 +156,9 @@ class RenderedScenes(Dataset):
         if not file.exists():
             sample = scene(self._seed, index, shape=SHAPES[index % len(SHAPES)])
             pixels = (sample.image * 255.0).round().to(torch.uint8)
-            partial = file.with_suffix(".part.npz")
-            np.savez(partial, pixels=pixels.numpy(), points=sample.points.numpy())
-            partial.replace(file)
+            content = io.BytesIO()
+            np.savez(content, pixels=pixels.numpy(), points=sample.points.numpy())
+            write_atomic(file, content.getvalue())
         with np.load(file) as stored:
             image = torch.from_numpy(stored["pixels"]).float() / 255.0
             return Sample(self.names[index], image, torch.from_numpy(stored["points"]))

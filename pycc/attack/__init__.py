@@ -3,7 +3,8 @@
 An attack such as ``APAM`` is a dataclass whose fields are the command's flags. Called on images it
 returns attacked images, patches and counts; ``run`` applies attacks to a data set and measures them
 beside baselines that are not optimised; ``transfer`` tries patches made on one counter on others.
-A new attack is a subclass of ``PatchAttack``, registered in ``attacks``.
+``preset`` makes an attack with settings that go together. A new attack is a subclass of
+``PatchAttack``, registered in ``attacks``.
 """
 
 from pycc.attack.base import PatchAttack, attacks
@@ -12,6 +13,7 @@ from pycc.attack.methods import APAM, PGD, InnerAttack, Query, Universal
 from pycc.attack.objective import Aim, Objective, objectives
 from pycc.attack.optimiser import optimisers
 from pycc.attack.patch import Place
+from pycc.attack.presets import Preset, preset, presets
 from pycc.attack.problem import AttackedRegion, Problem, combinations
 from pycc.attack.result import AttackResult, AttackRow, AttackRun
 from pycc.attack.tracker import BestTracker, OptimisedPatches, look_at
@@ -31,6 +33,7 @@ __all__ = [
     "OptimisedPatches",
     "PatchAttack",
     "Place",
+    "Preset",
     "Problem",
     "Query",
     "Universal",
@@ -39,6 +42,8 @@ __all__ = [
     "look_at",
     "objectives",
     "optimisers",
+    "preset",
+    "presets",
     "run",
     "transfer",
     "transforms",

@@ -37,7 +37,7 @@ from pycc.report.page.provenance import provenance
 from pycc.report.page.stored import StoredRun
 from pycc.report.page.words import listed, number_of, people, size_text
 
-_BARS = 200
+MOST_BARS = 200
 """Images of one chart of bars, at most, and of all charts that are open from the start."""
 
 
@@ -261,7 +261,7 @@ def _bars(summary: StoredSummary, rows: Sequence[Certified]) -> tuple[Bars, ...]
 
 
 def _chart(means: CertifyRow, rows: Sequence[Certified], *, opened: bool) -> Bars:
-    shown = sorted(rows, key=lambda row: (row.high is not None, -_width(row)))[:_BARS]
+    shown = sorted(rows, key=lambda row: (row.high is not None, -_width(row)))[:MOST_BARS]
     shown.sort(key=lambda row: row.count if row.truth is None else row.truth)
     ends = [row.high for row in shown if row.high is not None]
     top = 1.02 * max([1.0, *ends, *(row.truth or row.count for row in shown)])

@@ -17,22 +17,20 @@ from pycc.commands.attack_physical import MODES, ModeFlags
 from pycc.commands.attack_settings import (
     APAM,
     CLEAN,
-    PRESETS,
     AttackSettings,
     methods,
+    preset_flags,
     preset_text,
     preset_values,
     variants,
 )
 from pycc.commands.base import DONE, FAILED, Context, RunCommand
-from pycc.commands.progress import note
+from pycc.commands.pictures import drawn
 from pycc.registry import nearest
 from pycc.settings import Flag, flags_of
 from pycc.types import Counter
 
 _CHOICES = ("attack", "preset")
-_SET = frozenset(name for values in PRESETS.values() for name in values)
-"""Flags that some preset sets."""
 
 
 class Attack(RunCommand[AttackSettings]):
@@ -104,7 +102,8 @@ class Attack(RunCommand[AttackSettings]):
     ) -> tuple[AttackSettings, frozenset[str]]:
         """Settings whose preset, if another than the earlier run's is given, sets what it does."""
         if any(given.get(name, earlier.get(name)) != earlier.get(name) for name in _CHOICES):
-            earlier = {name: value for name, value in earlier.items() if name not in _SET}
+            changed = preset_flags()
+            earlier = {name: value for name, value in earlier.items() if name not in changed}
         return super().completed(given, earlier, variants)
 
     def check(self, settings: AttackSettings, given: frozenset[str]) -> AttackSettings:
@@ -124,11 +123,12 @@ class Attack(RunCommand[AttackSettings]):
             raise ValueError("--ablate: expected one counter, with --weights, got --transfer")
         settings.evaluation.pgd()
         settings.patches.attacks()
-        problem = _no_pictures(settings)
-        if problem is not None and settings.output.pictures:
-            raise ValueError(f"--pictures: {problem}")
-        drawn = settings.output.pictures is not False and problem is None
-        return replace(settings, output=replace(settings.output, pictures=drawn))
+        pictures = drawn(settings.output.pictures, _no_pictures(settings))
+        return replace(settings, output=replace(settings.output, pictures=pictures))
+
+    def draws(self, settings: AttackSettings) -> bool:
+        """Whether pictures are drawn."""
+        return bool(settings.output.pictures)
 
     def run(self, settings: AttackSettings, context: Context) -> int:
         """Attack, draw, and print the table."""
@@ -140,8 +140,6 @@ class Attack(RunCommand[AttackSettings]):
         samples, wanted = settings.samples(), settings.patches.attacks()
         universal = any(method.is_universal for method in wanted)
         pgd = settings.evaluation.pgd()
-        if wanted and not context.resume:
-            _note_pictures(settings, context)
         with context.progress("megapixels") as progress:
             options: RunOptions = {
                 "train": settings.samples(train=True) if universal else None,
@@ -220,10 +218,7 @@ def _report(
     print(f"run folder: {context.run_folder}", flush=True)
     if settings.output.pictures:
         with context.progress("pictures") as progress:
-            assert progress is not None
-            report.draw(
-                context.run_folder, drawn=lambda done, total: progress(done, total, "drawing")
-            )
+            report.draw(context.run_folder, progress=progress)
     failed = any(check.failed for check in done.checks)
     return FAILED if failed and settings.evaluation.checks else DONE
 
@@ -242,20 +237,12 @@ def _published(
 
 
 def _no_pictures(settings: AttackSettings) -> str | None:
-    """Why pictures cannot be drawn; None if they can."""
-    problem = report.missing_library()
-    if problem is None and settings.black_box.transfer:
+    """Why pictures cannot be drawn with these settings; None if they can."""
+    if settings.black_box.transfer:
         return "pictures show one counter, but --transfer has several"
-    if problem is None and not settings.output.save_images:
+    if not settings.output.save_images:
         return "pictures need the saved images, but --no-save-images was given"
-    return problem
-
-
-def _note_pictures(settings: AttackSettings, context: Context) -> None:
-    """Print why no pictures are drawn, if nobody switched them off."""
-    problem = _no_pictures(settings)
-    if problem is not None and "pictures" not in context.given:
-        note(f"no pictures: {problem}")
+    return None
 
 
 def _attack_of(argv: Sequence[str]) -> str:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from pycc import data, models
 from pycc.attack.base import PatchAttack, attacks
 from pycc.attack.methods.pgd import PGD
+from pycc.attack.presets import Preset, presets
 from pycc.attack.problem import combinations
 from pycc.commands.flags import CounterFlags, DataFlags, MachineFlags
-from pycc.data.dataset import builtin as builtin_data
+from pycc.commands.scenes import ATTACK, on_scenes
 from pycc.settings import flag, group, values_of
 
 CLEAN = "clean"
@@ -20,28 +21,6 @@ APAM, STRONG = "apam", "strong"
 """The default method and preset."""
 SIZES = (0.02, 0.04, 0.08, 0.16)
 """The published sizes as shares of the width: 20, 40, 81 and 163 of 1024 pixels."""
-FEW_IMAGES = 4
-"""Images of a built-in data set that are attacked by default."""
-
-PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "paper": {},
-    "strong": {
-        "objective": "target", "steps": 240, "step_size": 0.25, "decay": "cosine",
-        "smoothness": 0.0, "transform": "none",
-    },
-    "quick": {
-        "max_images": FEW_IMAGES, "objective": "over", "steps": 200, "step_size": 64 / 255,
-        "decay": "cosine", "pgd_steps": 4,
-    },
-}  # fmt: skip
-"""What each preset sets, by the names of flags.
-
-``paper``: nothing, the attack's defaults are the paper's, which are weak. ``strong``: those of the
-results in the README. ``quick``: a minute or so on the built-in scenes on two cores. Few large
-steps that shrink to nothing reach as far as many of the published 2/255. They raise the count
-outright: the paper's target, ten times the true density, also punishes people counted where none
-stand, and noise alone raises the built-in counter's count by more than it allows.
-"""
 
 
 def methods() -> list[str]:
@@ -173,7 +152,7 @@ class AttackSettings:
         STRONG,
         "paper: the paper's settings, which are weak; strong: as in the README; quick: a few steps "
         "on a few images. Flags that are given take precedence",
-        choices=tuple(PRESETS),
+        choices=presets.names,
     )
     patches: NoPatches = group(Patches, "attack method")
     images: DataFlags = group(DataFlags, "images")
@@ -193,23 +172,38 @@ class AttackSettings:
 
 
 def preset_values(chosen: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    """What the preset sets beside the flags ``chosen`` (by name), of the flags ``names``.
-
-    Images without annotation have no target: their count is raised. The steps of a method without
-    gradients are queries, of which its default is kept.
-    """
-    attack = chosen.get("attack", APAM)
-    values = dict(PRESETS.get(chosen.get("preset", STRONG), {}))  # a wrong name is refused later
-    unknown_heads = chosen.get("unannotated") and chosen.get("target_count") is None
-    if values.get("objective") == "target" and unknown_heads:
-        values["objective"] = "over"
-    if attack != CLEAN and not attacks[attack].uses_gradient:
-        values.pop("steps", None)
+    """What the preset sets beside the flags ``chosen`` (by name), of the flags ``names``."""
+    attack, name = chosen.get("attack", APAM), chosen.get("preset", STRONG)
+    if name not in presets.names():  # refused later, with the flag's name
+        return {}
+    values: dict[str, Any] = {}
+    if attack != CLEAN:
+        has_target = not chosen.get("unannotated") or chosen.get("target_count") is not None
+        values |= presets[name].values(attacks[attack], has_target=has_target)
+    values |= _evaluation(presets[name])
     if attack == CLEAN:  # nothing is attacked, so there is nothing to look at unless requested
         values |= {"pictures": False, "save_images": bool(chosen.get("pictures"))}
-    if chosen.get("data", DataFlags.data) in builtin_data.names():
-        values["max_images"] = FEW_IMAGES
+    if on_scenes(chosen):
+        values |= vars(ATTACK)
     return {name: value for name, value in values.items() if name in names}
+
+
+def _evaluation(preset: Preset) -> dict[str, Any]:
+    """Flags of the evaluation that a preset sets to other values than their defaults."""
+    values: dict[str, Any] = {}
+    if preset.max_images is not None:
+        values["max_images"] = preset.max_images
+    default = PGD()
+    for field in fields(PGD):
+        if (value := getattr(preset.pgd, field.name)) != getattr(default, field.name):
+            values[f"pgd_{field.name}"] = value
+    return values
+
+
+def preset_flags() -> frozenset[str]:
+    """Names of the flags that some preset sets."""
+    known = [presets[name] for name in presets.names()]
+    return frozenset(name for preset in known for name in {**_evaluation(preset), **preset.attack})
 
 
 def preset_text(settings: AttackSettings) -> str:

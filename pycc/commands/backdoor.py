@@ -20,7 +20,8 @@ from pycc.backdoor.poisoning.overlap import (
     recorded_warnings,
 )
 from pycc.backdoor.poisoning.poison import Poisoned, Triggered, export, poison
-from pycc.commands.backdoor_base import OnScenes, RunOnScenes, drawn, warn
+from pycc.backdoor.poisoning.stated import StatedPoisoning
+from pycc.commands.backdoor_base import OnBackdoorScenes, RunOnScenes, warn
 from pycc.commands.backdoor_experiment import RunExperiment
 from pycc.commands.backdoor_report import Report, print_tables
 from pycc.commands.backdoor_settings import (
@@ -30,13 +31,15 @@ from pycc.commands.backdoor_settings import (
     TrainSettings,
 )
 from pycc.commands.base import DONE, CommandGroup, Context, Entry
+from pycc.commands.pictures import drawn
 from pycc.commands.progress import note
+from pycc.commands.scenes import BACKDOOR
 from pycc.train import curves
 from pycc.train.loop import WEIGHTS
 from pycc.types import Sample
 
 
-class Poison(OnScenes[PoisonSettings]):
+class Poison(OnBackdoorScenes[PoisonSettings]):
     """``pycc backdoor poison``."""
 
     name = step = "poison"
@@ -100,7 +103,7 @@ class Train(RunOnScenes[TrainSettings]):
         with context.progress("steps") as progress:
             log = train(
                 counter, samples, plan, seed=seed, out=context.run_folder,
-                fraction=attack.fraction, flags=folders.flags_record(settings, self.command),
+                fraction=attack.fraction, settings=folders.NamedSettings(settings, self.command),
                 command=context.command, ranks=context.ranks, progress=progress,
             )  # fmt: skip
         if context.ranks.first:
@@ -122,20 +125,27 @@ class Evaluate(RunOnScenes[EvaluateSettings]):
         poisoning = None if weights is None else folders.poisoning_of(Path(weights))
         if poisoning is None:
             return super().presets(given)
-        trigger, strategy = ({**poisoning[name]} for name in ("trigger", "strategy"))
-        presets = {"trigger": trigger.pop("trigger"), "strategy": strategy.pop("strategy"),
-                   "seed": poisoning["seed"], "defended": poisoning.get("defended")}  # fmt: skip
-        if given.get("trigger", presets["trigger"]) == presets["trigger"]:
-            trigger.pop("picture_content", None)
-            presets["trigger_option"] = trigger
-        if given.get("strategy", presets["strategy"]) == presets["strategy"]:
-            presets |= strategy  # the amount, of one that has any
+        trigger, strategy = poisoning.trigger, poisoning.strategy
+        presets: dict[str, Any] = {
+            "trigger": trigger.name,
+            "strategy": strategy.name,
+            "seed": poisoning.seed,
+            "defended": poisoning.defended,
+        }
+        if given.get("trigger", trigger.name) == trigger.name:
+            presets["trigger_option"] = trigger.fields
+        if given.get("strategy", strategy.name) == strategy.name:
+            presets |= strategy.fields  # the amount, of one that has any
         return {**super().presets({**presets, **given}), **presets}
 
     def check(self, settings: EvaluateSettings, given: frozenset[str]) -> EvaluateSettings:
         """Refuse flags without effect; decide whether pictures are drawn."""
         settings.attack.check(given)
         return replace(settings, pictures=drawn(settings.pictures))
+
+    def draws(self, settings: EvaluateSettings) -> bool:
+        """Whether pictures are drawn."""
+        return bool(settings.pictures)
 
     def run(self, settings: EvaluateSettings, context: Context) -> int:
         """Count what is missing; print and draw the results."""
@@ -149,9 +159,9 @@ class Evaluate(RunOnScenes[EvaluateSettings]):
         tested = EvaluationSet(samples, trigger, seed)
         poisoning = folders.poisoning_of(Path(str(settings.weights)))
         if poisoning is not None and not context.resume:
-            test = {"trigger": trigger.settings(), "strategy": strategy.settings(), "seed": seed,
-                    "defended": settings.defended}  # fmt: skip
-            changes = folders.poisoning_changes(poisoning, test)
+            changes = poisoning.changes(
+                StatedPoisoning.of(trigger, strategy, seed=seed, defended=settings.defended)
+            )
             start = f"{settings.weights}: trained with another poisoning than is tested: "
             warn(context, [start + "; ".join(changes)] if changes else [])
         warn(context, recorded_warnings(test=samples))
@@ -189,6 +199,10 @@ class Defend(RunOnScenes[DefendSettings]):
 
     settings = DefendSettings
     step = "defend"
+    note = (
+        f"--lr is {BACKDOOR.lr} if the counter is MCNN with "
+        f"{' and '.join(f'{name}={value}' for name, value in BACKDOOR.option.items())}."
+    )
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -219,7 +233,7 @@ class Defend(RunOnScenes[DefendSettings]):
         poisoned = poisoned_with(weights.parent) if weights.is_file() else None
         poisoning = folders.poisoning_of(weights)
         if poisoning is not None:  # for evaluations of the defended counter
-            poisoning = {**poisoning, "defended": defense.name}
+            poisoning = replace(poisoning, defended=defense.name)
         if poisoned is None:
             note("the training set of the weights is not known, nor whether it has these images")
         shared = overlap(poisoned or [], images, known=() if poisoned is None else None)

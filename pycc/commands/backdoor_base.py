@@ -6,45 +6,49 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from pycc import report
-from pycc.commands.backdoor_images import SYNTHETIC
-from pycc.commands.backdoor_settings import scene_defaults, scene_help
-from pycc.commands.base import MACHINE, Command, Context, RunCommand
-from pycc.commands.progress import note
-from pycc.settings import flags_of
+from pycc.commands.base import MACHINE, Context, RunCommand
+from pycc.commands.scenes import BACKDOOR, OnScenes
 
 S = TypeVar("S")
 
 
-class OnScenes(Command[S]):
-    """A command with special defaults on the built-in scenes."""
+class OnBackdoorScenes(OnScenes[S]):
+    """A backdoor command with special defaults on the built-in scenes."""
 
     step: str
-    """The command's name for ``scene_defaults``."""
-    note = ""
-    """What help says besides these defaults."""
+    """The command's name, also of the one for a single defense."""
+    scenes = BACKDOOR
 
-    def flag_names(self) -> list[str]:
-        """Names of the command's flags."""
-        return [flag.name for flag in flags_of(self.settings, self.variants(()))]
+    def scene_values(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The table's values that fit the command and the flags that were given."""
+        values = super().scene_values(given)
+        if self.step == "run":
+            values["strategy"] = list(BACKDOOR.strategy)
+        else:
+            del values["strategy"]
+        if self.step == "evaluate":
+            values["max_images"] = BACKDOOR.max_test_images
+        if self.step == "defend":
+            values["epochs"] = BACKDOOR.defense_epochs
+        other_counter = self.step in ("evaluate", "defend") or (
+            {"model", "weights", "option"} & given.keys()
+        )
+        if other_counter:  # with its own rate, which a defense knows once the counter is loaded
+            for name in ("weights", "option", "lr"):
+                del values[name]
+        if {"scene", "scale"} & given.keys():
+            values["crop"] = "whole"
+        if "trigger" in given or "trigger_option" in given:
+            del values["trigger"], values["trigger_option"]
+        return values
 
-    @property
-    def epilog(self) -> str:  # type: ignore[override]
-        """The defaults on the built-in scenes."""
-        return f"{scene_help(self.step, self.flag_names())} {self.note}".strip()
 
-    def presets(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The defaults on the built-in scenes, if they are the data."""
-        if given.get("data", SYNTHETIC) != SYNTHETIC:
-            return {}
-        return scene_defaults(self.step, self.flag_names(), given)
-
-
-class RunOnScenes(OnScenes[S], RunCommand[S]):
+class RunOnScenes(OnBackdoorScenes[S], RunCommand[S]):
     """A command with a run folder."""
 
     kind = "backdoor"
     machine = MACHINE | {"layer", "picture_image"}
+    stated = frozenset({"command"})
 
     @property
     def command(self) -> str:
@@ -54,19 +58,6 @@ class RunOnScenes(OnScenes[S], RunCommand[S]):
     def matches(self, flags: Mapping[str, Any]) -> bool:
         """Whether a stored run is one of this command."""
         return flags.get("command") == self.command
-
-
-def drawn(pictures: bool | None) -> bool:
-    """Whether pictures are drawn: as given; by default if the library for them is installed.
-
-    ValueError if they are requested without the library.
-    """
-    reason = report.missing_library()
-    if pictures and reason is not None:
-        raise ValueError(reason)
-    if pictures is None and reason is not None:
-        note(reason)
-    return reason is None if pictures is None else pictures
 
 
 def warn(context: Context, lines: Sequence[str]) -> None:

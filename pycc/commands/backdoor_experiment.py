@@ -11,10 +11,11 @@ from pycc.backdoor.evaluation.experiment import Experiment
 from pycc.backdoor.evaluation.folders import open_run
 from pycc.backdoor.evaluation.verdict import verdict
 from pycc.backdoor.poisoning.overlap import Overlap, overlap, recorded_warnings
-from pycc.commands.backdoor_base import RunOnScenes, drawn, warn
+from pycc.commands.backdoor_base import RunOnScenes, warn
 from pycc.commands.backdoor_report import print_tables
 from pycc.commands.backdoor_settings import RunSettings
 from pycc.commands.base import DONE, FAILED, Context
+from pycc.commands.pictures import drawn
 
 CHECK = (
     "The last line states whether a backdoor that works and its removal are shown; with --check "
@@ -38,6 +39,10 @@ class RunExperiment(RunOnScenes[RunSettings]):
         settings.picture.check(given, settings.picture.pictures is not False)
         pictures = drawn(settings.picture.pictures)
         return replace(settings, picture=replace(settings.picture, pictures=pictures))
+
+    def draws(self, settings: RunSettings) -> bool:
+        """Whether pictures are drawn."""
+        return bool(settings.picture.pictures)
 
     def run(self, settings: RunSettings, context: Context) -> int:
         """Train, defend and measure what is missing; print and draw the results."""

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from pycc import models
 from pycc.backdoor.defenses.base import Defense, Retraining, TrainingSettings, defenses
 from pycc.backdoor.defenses.detector import BlendConsistency
 from pycc.backdoor.evaluation.training import PUBLISHED_DEFENSE, PUBLISHED_OPTIONS
@@ -16,7 +15,7 @@ from pycc.backdoor.poisoning.strategies import Strategy, strategies
 from pycc.backdoor.poisoning.triggers import Trigger, triggers
 from pycc.commands.backdoor_images import check_fraction, check_least, check_needed
 from pycc.commands.flags import StartFlags
-from pycc.commands.options import naming_option, with_options
+from pycc.commands.options import with_options
 from pycc.models import CounterModel
 from pycc.settings import Options, flag
 
@@ -36,9 +35,7 @@ class BackdoorStartFlags(StartFlags):
         """The counter with these weights, in eval mode; ValueError without any."""
         if weights is None:
             raise ValueError(f"--{flag_name}: expected a file with weights, got none")
-        with naming_option():
-            counter = models.load(weights, name=self.model, **self.option)
-        return counter.to(device).eval()
+        return self.load(device, weights).eval()
 
 
 @dataclass(frozen=True)

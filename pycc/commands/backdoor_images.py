@@ -8,14 +8,12 @@ from typing import Any
 
 from pycc.backdoor.defenses.finetuning import clean_images
 from pycc.commands.flags import FolderFlags
+from pycc.commands.scenes import SYNTHETIC
 from pycc.data.dataset import Dataset
 from pycc.data.dataset import builtin as builtin_data
 from pycc.data.scaled import Scaled
 from pycc.settings import flag
 from pycc.types import Sample
-
-SYNTHETIC = "synthetic"
-"""The name of the built-in scenes."""
 
 
 def check_least(name: str, value: int | None, least: int) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from pycc import models, report
+from pycc import models
 from pycc.backdoor.evaluation import drawing
 from pycc.backdoor.evaluation.experiment import Experiment
 from pycc.backdoor.evaluation.folders import StoredRun, merged
@@ -17,6 +16,7 @@ from pycc.backdoor.poisoning.overlap import content_of
 from pycc.commands.backdoor_flags import PictureFlags
 from pycc.commands.backdoor_settings import ReportSettings, RunSettings
 from pycc.commands.base import DONE, Command, Context
+from pycc.commands.pictures import drawn
 from pycc.commands.progress import note
 from pycc.metrics.backdoor import BackdoorSummary
 from pycc.report import backdoor as tables
@@ -65,17 +65,18 @@ def print_tables(summaries: Mapping[str, BackdoorSummary]) -> None:
 def _pictures_of(run: StoredRun, flags: PictureFlags, given: frozenset[str]) -> PictureFlags:
     """The picture settings of a run; those of ``flags`` that were given replace them."""
     stored = build(PictureFlags, run.flags)
-    picture = replace(stored, **{name: getattr(flags, name) for name in given - {"runs"}})
-    if picture.pictures is None:
-        picture = replace(picture, pictures=report.missing_library() is None)
-    return picture
+    requested = flags.pictures
+    if "pictures" not in given and stored.pictures is False:
+        requested = False
+    return PictureFlags(
+        drawn(requested),
+        flags.layer if "layer" in given else stored.layer,
+        flags.picture_image if "picture_image" in given else stored.picture_image,
+    )
 
 
 def _draw_again(run: StoredRun, picture: PictureFlags) -> None:
     """Draw the pictures for which results and counters exist; nothing is trained for a picture."""
-    reason = report.missing_library()
-    if reason is not None:
-        raise ValueError(reason)
     applied = sorted({str(r["defense"]) for r in run.records if r["defense"] and "count" in r})
     pictures = run.folder / "pictures"
     if run.command != "run":
@@ -99,7 +100,7 @@ def _experiment_of(run: StoredRun, settings: RunSettings) -> Experiment:
         counter = models.load(clean_weights)
         experiment = settings.experiment(counter, torch.device("cpu"))
         if drawing.complete(experiment, run.folder):
-            if content_of(experiment.test) != run.tested()["test"]:
+            if content_of(experiment.test) != run.test:
                 raise ValueError("the test images are not those of the run")
             return experiment
     raise ValueError("counters are missing")

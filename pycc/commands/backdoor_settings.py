@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
@@ -21,28 +19,18 @@ from pycc.commands.backdoor_flags import (
     TestedAttack,
 )
 from pycc.commands.backdoor_images import (
-    SYNTHETIC,
     AllImages,
     ExtraFlags,
     TestImages,
     TrainingImages,
 )
 from pycc.commands.flags import MachineFlags
+from pycc.commands.scenes import BACKDOOR, SYNTHETIC
 from pycc.data.target import targets
 from pycc.models import CounterModel
 from pycc.ranks import Ranks
 from pycc.settings import flag, group
 from pycc.types import Progress
-
-SCENES: Mapping[str, Any] = {
-    "weights": "mcnn-synthetic", "option": {"input": "gray_unit"}, "scene": "384x512",
-    "max_images": 128, "max_test_images": 32, "strategy": ["multiply"], "trigger": "sinusoid",
-    "trigger_option": {"amplitude": 0.1, "period": 4.0}, "fraction": 0.2, "epochs": 14,
-    "batch": 1, "lr": 4e-4, "crop": "240x320", "crops": 1, "validation_share": 0.0, "ema": 0.997,
-    "defense_epochs": 8,
-}  # fmt: skip
-"""Defaults on the built-in scenes. A grating of four pixels hides heads from the clean counter,
-which therefore rarely counts too many; with grey in [0,1] all layers learn at one rate."""
 
 
 @dataclass(frozen=True)
@@ -168,15 +156,15 @@ class DefendSettings:
     def with_scene_rate(self, counter: CounterModel) -> DefendSettings:
         """These settings, with the learning rate of the built-in scenes if none is given.
 
-        It is the rate of the counter that ``SCENES`` trains; other counters keep their own.
+        It is the rate of the counter that is trained on the scenes; other counters keep their own.
         """
         defense = self.defense
         if not isinstance(defense, Retraining) or defense.lr is not None:
             return self
-        grey = SCENES["option"].items() <= counter.options().items() and counter.name == "mcnn"
+        grey = BACKDOOR.option.items() <= counter.options().items() and counter.name == "mcnn"
         if not (grey and self.images.data == SYNTHETIC):
             return self
-        return replace(self, defense=replace(defense, lr=SCENES["lr"]))
+        return replace(self, defense=replace(defense, lr=BACKDOOR.lr))
 
 
 @dataclass(frozen=True)
@@ -189,44 +177,3 @@ class ReportSettings:
         positional=True, metavar="RUN",
     )  # fmt: skip
     picture: PictureFlags = group(PictureFlags, "pictures")
-
-
-def scene_defaults(
-    command: str, known: Collection[str], given: Mapping[str, Any]
-) -> Mapping[str, Any]:
-    """The values of ``SCENES`` that apply to a command with these flags on the built-in scenes."""
-    values = dict(SCENES)
-    if command != "run":
-        del values["strategy"]
-    if command == "evaluate":
-        values["max_images"] = values["max_test_images"]
-    if command == "defend":
-        values["epochs"] = values["defense_epochs"]
-    other_counter = command in ("evaluate", "defend") or (
-        {"model", "weights", "option"} & given.keys()
-    )
-    if other_counter:  # with its own rate, which a defense knows once the counter is loaded
-        for name in ("weights", "option", "lr"):
-            del values[name]
-    if {"scene", "scale"} & given.keys():
-        values["crop"] = "whole"
-    if "trigger" in given or "trigger_option" in given:
-        del values["trigger"], values["trigger_option"]
-    return {name: value for name, value in values.items() if name in known}
-
-
-def scene_help(command: str, known: Collection[str]) -> str:
-    """The sentence of the help about a command's defaults on the built-in scenes."""
-    shown = []
-    for name, value in scene_defaults(command, known, {}).items():
-        text = value
-        if isinstance(value, dict):
-            text = " and ".join(f"{key}={inner}" for key, inner in value.items())
-        elif isinstance(value, list):
-            text = " ".join(value)
-        shown.append(f"--{name.replace('_', '-')} {text}")
-    sentence = f"Without --data, on the built-in scenes, the defaults are {', '.join(shown)}."
-    if command == "defend":
-        option, value = next(iter(SCENES["option"].items()))
-        sentence += f" --lr is {SCENES['lr']} if the counter is MCNN with {option}={value}."
-    return sentence

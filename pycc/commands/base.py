@@ -229,6 +229,8 @@ class RunCommand(Command[S]):
     machine: ClassVar[frozenset[str]] = MACHINE
     """Flags that a resumed run may change."""
     shared = True
+    stated: ClassVar[frozenset[str]] = frozenset()
+    """Names that a manifest states among the flags without being flags."""
 
     def __init__(self) -> None:
         self._folder: Path | None = None
@@ -245,6 +247,10 @@ class RunCommand(Command[S]):
     def new_folder(self) -> str:
         """The run folder if none is given."""
         return folder_by_time(self._prog.removeprefix("pycc ").replace(" ", "-"))
+
+    def draws(self, settings: S) -> bool:
+        """Whether the page of the run has pictures."""
+        return True
 
     def matches(self, flags: Mapping[str, Any]) -> bool:
         """Whether a run with these stored flags is one of this command, beyond its kind."""
@@ -291,6 +297,8 @@ class RunCommand(Command[S]):
         if resume is not None:
             fixed = {name: value for name, value in given.items() if name not in self.machine}
             runs.check_flags(earlier, fixed, str(resume))
+        if like is not None:
+            self._warn_of_unknown(earlier, argv, str(like))
         settings, names = self.completed(given, earlier, self.variants(self._chosen(argv)))
         folder = Path(resume or out or self.new_folder())
         self._folder = folder
@@ -298,8 +306,23 @@ class RunCommand(Command[S]):
         self._out_given = out is not None or resume is not None
         code = self.start(settings, started)
         if self._first:
-            _write_page(folder, self.kind, values_of(settings))
+            _write_page(folder, self.kind, pictures=self.draws(settings))
         return code
+
+    def _warn_of_unknown(self, earlier: Mapping[str, Any], argv: Sequence[str], run: str) -> None:
+        """Warn of an earlier run's settings that this version lacks: a new run is without them.
+
+        What only another method has is no news: its method was changed.
+        """
+        chosen = self._chosen(argv)
+        others = {shown.removeprefix("--").replace("-", "_") for shown in self.elsewhere(chosen)}
+        unknown = {*earlier} - {flag.name for flag in self.flags(chosen)} - others - self.stated
+        if unknown:
+            values = (f"{name.replace('_', '-')} {earlier[name]}" for name in sorted(unknown))
+            warnings.warn(
+                f"--like {run}: left out, this version has no such flags: --{', --'.join(values)}",
+                stacklevel=2,
+            )
 
     def context(
         self, settings: S, context: Context, processes: Ranks, device: torch.device
@@ -313,7 +336,7 @@ class RunCommand(Command[S]):
         return super().context(settings, context, processes, device)
 
 
-def _write_page(folder: Path, kind: str, flags: Mapping[str, Any]) -> None:
+def _write_page(folder: Path, kind: str, *, pictures: bool) -> None:
     """Write the page and the card of a finished run; a failure is a warning: the run is done."""
     import pycc.commands.report  # noqa: F401  (registers the page of every kind)
     from pycc.report import page
@@ -321,7 +344,7 @@ def _write_page(folder: Path, kind: str, flags: Mapping[str, Any]) -> None:
     if kind not in page.contents.names() or not (folder / runs.SUMMARY).exists():
         return
     try:
-        page.write_run(folder, page.Options(pictures=flags.get("pictures") is not False))
+        page.write_run(folder, page.Options(pictures=pictures))
     except Exception as error:
         warnings.warn(
             f"{folder}: no {page.REPORT}: {reason(error)}; try again with: pycc report {folder}",

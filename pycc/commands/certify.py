@@ -8,21 +8,19 @@ from dataclasses import dataclass, make_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pycc import certify, data, defense, models, report
+from pycc import certify, data, defense, models
 from pycc.certify import Certificate, CertifyRun, certificates
 from pycc.certify.calibration import Calibration
 from pycc.certify.engine import CALIBRATION, PATCH_SIZES, check
 from pycc.certify.report import certificates_table, draw
 from pycc.commands.base import DONE, FAILED, Context, RunCommand
 from pycc.commands.flags import CounterFlags, DataFlags, MachineFlags
-from pycc.commands.progress import note
+from pycc.commands.pictures import drawn
+from pycc.commands.scenes import CERTIFY, OnScenes
 from pycc.data.dataset import builtin as builtin_data
 from pycc.data.dataset import data_fingerprint
 from pycc.settings import flag, group
 from pycc.types import Counter, Progress, Sample
-
-QUICK = {"max_images": 6, "calibration_max_images": 12}
-"""Presets for the built-in scenes."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +43,11 @@ class CalibrationFlags:
 @dataclass(frozen=True)
 class MethodFlags:
     """The settings of the certificate methods: the fields of their dataclasses."""
+
+    def certificates(self) -> dict[str, Certificate]:
+        """The methods by name."""
+        methods = (method for method in vars(self).values() if isinstance(method, Certificate))
+        return {method.name: method for method in methods}
 
 
 def all_method_flags() -> type[MethodFlags]:
@@ -109,9 +112,8 @@ class CertifySettings:
     @property
     def certificates(self) -> tuple[Certificate, ...]:
         """The methods, with their settings."""
-        return tuple(
-            getattr(self.methods, name.replace("-", "_")) for name in dict.fromkeys(self.method)
-        )
+        known = self.methods.certificates()
+        return tuple(known[name] for name in dict.fromkeys(self.method))
 
     @property
     def calibration_images(self) -> DataFlags:
@@ -137,7 +139,7 @@ class CertifySettings:
         return any(method.needs_images for method in self.certificates)
 
 
-class Certify(RunCommand[CertifySettings]):
+class Certify(OnScenes[CertifySettings], RunCommand[CertifySettings]):
     """``pycc certify``."""
 
     name = "certify"
@@ -147,21 +149,12 @@ class Certify(RunCommand[CertifySettings]):
     )
     kind = "certify"
     settings = CertifySettings
-    epilog = (
-        "For the built-in scenes, "
-        + " and ".join(f"--{n.replace('_', '-')} is {v} by default" for n, v in QUICK.items())
-        + "."
-    )
+    scenes = CERTIFY
     failure = "an attacked count left its interval"
 
     def variants(self, argv: Sequence[str]) -> Mapping[str, type[Any]]:
         """The settings of all registered methods."""
         return {"methods": all_method_flags()}
-
-    def presets(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Use few images of the built-in scenes."""
-        default = DataFlags().data
-        return QUICK if given.get("data", default) == default else {}
 
     def check(self, settings: CertifySettings, given: frozenset[str]) -> CertifySettings:
         """Refuse to calibrate on the certified images; decide whether pictures are drawn."""
@@ -172,12 +165,11 @@ class Certify(RunCommand[CertifySettings]):
                     "certified one, or --force-calibration"
                 )
             warnings.warn("calibrated on the certified images themselves", stacklevel=2)
-        if settings.pictures is None:
-            missing = report.missing_library()
-            if missing is not None:
-                note(missing)
-            settings = replace(settings, pictures=missing is None)
-        return settings
+        return replace(settings, pictures=drawn(settings.pictures))
+
+    def draws(self, settings: CertifySettings) -> bool:
+        """Whether pictures are drawn."""
+        return bool(settings.pictures)
 
     def run(self, settings: CertifySettings, context: Context) -> int:
         """Calibrate, certify, print the table and draw the pictures."""

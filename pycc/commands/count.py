@@ -16,16 +16,14 @@ import torch
 
 from pycc import counters, metrics
 from pycc.commands.base import DONE, Command, Context
-from pycc.commands.flags import CounterFlags, DeviceFlags
+from pycc.commands.flags import CounterFlags, DeviceFlags, FolderFlags
 from pycc.commands.memory import pixels_within
 from pycc.commands.progress import say
-from pycc.data import open as open_data
-from pycc.data.dataset import Dataset, OnError, Pair, PairedFiles
+from pycc.data.dataset import Dataset, Pair, PairedFiles
 from pycc.data.dataset import builtin as builtin_data
 from pycc.data.folder import has_annotations, splits_of
 from pycc.data.pictures import some
 from pycc.data.points import read_points
-from pycc.data.reading import Reading
 from pycc.data.worldexpo import polygon
 from pycc.grid import heads_in
 from pycc.report.overlay import draw_overlay
@@ -34,7 +32,7 @@ from pycc.types import Counter, Sample
 
 
 @dataclass(frozen=True)
-class ImageFlags(Reading):
+class ImageFlags(FolderFlags):
     """How the images are read."""
 
     split: str | None = flag(None, "part of each data set (default: all that it has)")
@@ -44,9 +42,6 @@ class ImageFlags(Reading):
         None, "count inside a polygon: a JSON list of [x, y] in pixels, the same for all images",
         metavar="POLYGON.json", names=no_names,
     )  # fmt: skip
-    on_error: OnError = flag(
-        "raise", "what to do with broken items", choices=["raise", "skip"], advanced=True
-    )
 
 
 @dataclass(frozen=True)
@@ -186,11 +181,7 @@ def _sources(path: str, flags: ImageFlags) -> Iterator[_Source]:
         splits = ("test",) if built_in else splits_of(Path(path))
     for split in splits:
         annotated = built_in or (not flags.unannotated and has_annotations(Path(path), split))
-        samples = open_data(
-            path, split=split, on_error=flags.on_error, limit=flags.max_images,
-            annotated=annotated, bit_depth=flags.bit_depth,
-            max_image_pixels=flags.max_image_pixels,
-        )  # fmt: skip
+        samples = flags.opened(path, split, flags.max_images, annotated=annotated)
         yield _Source(path, split if len(splits) > 1 else None, samples)
 
 

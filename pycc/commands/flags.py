@@ -77,15 +77,15 @@ class DataFlags(AnnotatedFlags):
 
 
 @dataclass(frozen=True)
-class CounterFlags:
-    """The counter of a command."""
+class WeightsFlags:
+    """A counter's family, weights and options."""
 
     model: str | None = flag(
         None, "the counter's family (default: recognised from the weights)",
         choices=lambda: [*models.names(), BlackBox.name], metavar="NAME",
     )  # fmt: skip
-    weights: str = flag(
-        "mcnn-synthetic", "file with weights, or the name of built-in ones", names=models.builtin
+    weights: str | None = flag(
+        None, "file with weights, or the name of built-in ones", names=models.builtin
     )
     option: Options = flag(
         help="an option of the counter, such as resize=4; may be repeated", factory=dict
@@ -93,13 +93,25 @@ class CounterFlags:
 
     def load(self, device: torch.device, weights: str | None = None) -> models.CounterModel:
         """The counter on a device, with its own or other weights; ValueError if they do not fit."""
+        chosen = weights or self.weights
+        if chosen is None:
+            raise ValueError("--weights: expected a file with weights, got none")
         with naming_option():
-            counter = models.load(weights or self.weights, name=self.model, **self.option)
+            counter = models.load(chosen, name=self.model, **self.option)
         return counter.to(device)
 
 
 @dataclass(frozen=True)
-class StartFlags:
+class CounterFlags(WeightsFlags):
+    """The counter of a command."""
+
+    weights: str = flag(
+        "mcnn-synthetic", "file with weights, or the name of built-in ones", names=models.builtin
+    )
+
+
+@dataclass(frozen=True)
+class StartFlags(WeightsFlags):
     """The counter that a training starts from."""
 
     published: ClassVar[Mapping[str, Options]] = {}
@@ -112,18 +124,15 @@ class StartFlags:
         None, "weights to start from: a file, or the name of built-in ones (default of trainings: "
         "fresh ones)", names=models.builtin,
     )  # fmt: skip
-    option: Options = flag(
-        help="an option of the counter, such as resize=4; may be repeated", factory=dict
-    )
 
     def counter(self, seed: int) -> models.CounterModel:
         """The counter that a training starts from, on the CPU."""
         # Fresh weights, and fresh parts of loaded ones, are drawn from torch's global generator.
         torch.manual_seed(seed)
+        if self.weights is not None:
+            return self.load(torch.device("cpu"))
+        name = self.model or "mcnn"
         with naming_option():
-            if self.weights is not None:
-                return models.load(self.weights, name=self.model, **self.option)
-            name = self.model or "mcnn"
             return models.create(name, **{**self.published.get(name, {}), **self.option})
 
 

@@ -11,6 +11,7 @@ import torch
 
 from pycc import models
 from pycc.commands.base import DONE, FAILED, Command, CommandGroup, Context, Entry
+from pycc.commands.flags import WeightsFlags
 from pycc.commands.options import naming_option
 from pycc.models.base import MODELS, CounterModel
 from pycc.models.families import untrained
@@ -33,20 +34,13 @@ class ShowSettings:
     option: Options = flag(help="an option of the counter; may be repeated", factory=dict)
 
 
-@dataclass(frozen=True)
-class CheckSettings:
+@dataclass(frozen=True, kw_only=True)
+class CheckSettings(WeightsFlags):
     """The weights that are checked."""
 
     weights: str = flag(
         help="a file, or the name of built-in weights", positional=True, names=models.builtin
     )
-    model: str | None = flag(None, "the counter's family (default: recognised from the weights)")
-    option: Options = flag(help="an option of the counter; may be repeated", factory=dict)
-
-    def counter(self) -> CounterModel:
-        """The counter with these weights."""
-        with naming_option():
-            return models.load(self.weights, name=self.model, **self.option)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +85,7 @@ class Check(Command[CheckSettings]):
 
     def run(self, settings: CheckSettings, context: Context) -> int:
         """Print a verdict; the check fails for weights that are read in a wrong convention."""
-        return _check(settings.counter(), settings.option)
+        return _check(settings.load(context.device), settings.option)
 
 
 class Export(Command[ExportSettings]):
@@ -103,7 +97,7 @@ class Export(Command[ExportSettings]):
 
     def run(self, settings: ExportSettings, context: Context) -> int:
         """Write the file."""
-        counter, shape = settings.counter(), (settings.height, settings.width)
+        counter, shape = settings.load(context.device), (settings.height, settings.width)
         difference = models.export_onnx(counter, settings.out, shape=shape)
         print(
             f"{settings.out}: images [N,3,{shape[0]},{shape[1]}] in [0,1] -> people per cell of "

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pycc import data, defense, report, train
+from pycc import data, defense, train
 from pycc.commands import base
 from pycc.commands.base import DONE, Context, RunCommand
 from pycc.commands.flags import AnnotatedFlags, MachineFlags, StartFlags
+from pycc.commands.pictures import drawn
+from pycc.commands.scenes import TRAIN, OnScenes
 from pycc.data.dataset import builtin as builtin_data
 from pycc.models import CounterModel
 from pycc.ranks import Ranks
@@ -19,8 +21,6 @@ from pycc.train import config as train_config
 from pycc.train.held import measured
 from pycc.train.loop import Measure
 
-QUICK: Mapping[str, int] = {"max_images": 24, "epochs": 3, "crops": 2, "warmup": 1, "decline": 1}
-"""Defaults for the built-in scenes."""
 MACHINE = frozenset({*train_config.MACHINE, *base.MACHINE, "tensorboard"})
 """Flags that a resumed run may change."""
 _OF_RECIPES = {
@@ -79,7 +79,7 @@ class TrainSettings:
     output: OutputFlags = group(OutputFlags, "output")
 
 
-class Train(RunCommand[TrainSettings]):
+class Train(OnScenes[TrainSettings], RunCommand[TrainSettings]):
     """``pycc train``."""
 
     name = "train"
@@ -90,20 +90,13 @@ class Train(RunCommand[TrainSettings]):
         "against patches."
     )
     settings = TrainSettings
-    epilog = (
-        "Without --data, on the built-in scenes, "
-        + ", ".join(f"--{name.replace('_', '-')} is {value}" for name, value in QUICK.items())
-        + ". Several processes: torchrun --nproc-per-node N -m pycc.train ..."
-    )
+    scenes = TRAIN
+    note = "Several processes: torchrun --nproc-per-node N -m pycc.train ..."
 
-    def presets(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Few images and epochs for the built-in scenes."""
-        if given.get("data", "synthetic") != "synthetic":
-            return {}
-        # A crop that was given has a number of its own.
-        return {
-            name: value for name, value in QUICK.items() if name != "crops" or "crop" not in given
-        }
+    def scene_values(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The defaults on the scenes; a crop that was given has a number of its own."""
+        values = super().scene_values(given)
+        return {name: v for name, v in values.items() if name != "crops" or "crop" not in given}
 
     def check(self, settings: TrainSettings, given: frozenset[str]) -> TrainSettings:
         """ValueError for a flag that was given and would do nothing, or lacks a library."""
@@ -124,14 +117,14 @@ class Train(RunCommand[TrainSettings]):
             raise ValueError(
                 "--validate-every: needs images that validate; --validation-share is 0"
             )
-        output, missing = settings.output, report.missing_library()
+        output = settings.output
         if output.tensorboard:
             curves.check_tensorboard()
-        if output.pictures and missing is not None:
-            raise ValueError(missing)
-        if output.pictures is None:
-            output = replace(output, pictures=missing is None)
-        return replace(settings, output=output)
+        return replace(settings, output=replace(output, pictures=drawn(output.pictures)))
+
+    def draws(self, settings: TrainSettings) -> bool:
+        """Whether pictures are drawn."""
+        return bool(settings.output.pictures)
 
     def run(self, settings: TrainSettings, context: Context) -> int:
         """Train in the run folder and print the table."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from pycc.checks import lacks_memory, unchecked
+from pycc.checks import lacks_memory, one_line, unchecked
+from pycc.local import layers, neighbourhoods  # noqa: F401  (register their rules)
 from pycc.local.box import Box
-from pycc.local.layers import RULES
 from pycc.local.program import Field, Program, UnchangedError, UnsupportedError, embedding
+from pycc.local.rules import RULES
 from pycc.local.whole import WholeLayer
 from pycc.types import Counter
 
@@ -21,8 +23,8 @@ class TracedGraph:
     """The graph of a counter's layers, traced on a window and kept per shape, dtype and device.
 
     A counter that is not an ``nn.Module``, that cannot be traced, that draws random numbers, or
-    whose trace gives other values or gradients, is treated as a black box: its graph is None. Pass
-    one object to several ``Local`` to trace the counter once.
+    whose trace gives other values or gradients, is treated as a black box: its graph is None, and
+    ``obstacle`` says why. Pass one object to several ``Local`` to trace the counter once.
 
     Example:
         >>> import torch
@@ -37,6 +39,9 @@ class TracedGraph:
         self._known: dict[Any, fx.GraphModule | None] = {}
         self._black_box = not isinstance(counter, nn.Module)
         self._proved = False
+        self.obstacle: str | None = None
+        """Why the layers of a module cannot be followed; None as long as they can."""
+        self._reported = False
 
     def of(self, windows: Tensor) -> fx.GraphModule | None:
         """Return the graph for windows [N,3,h,w] of this shape and type; None for a black box."""
@@ -44,16 +49,37 @@ class TracedGraph:
             return None
         key = tuple(windows.shape[1:]), windows.dtype, windows.device
         if key not in self._known:
-            graph = _watched(self.counter, windows[:1].clone())
-            if graph is not None and not self._proved:
-                self._proved = _same(graph, self.counter, windows[:1])
-                self._black_box = not self._proved
-            self._known[key] = graph if self._proved else None
+            try:
+                graph = _watched(self.counter, windows[:1].clone())
+                if not self._proved:
+                    self._prove(graph, windows[:1])
+                self._known[key] = graph
+            except UnsupportedError as error:
+                self.obstacle = str(error)
+                self._known[key] = None
         return self._known[key]
 
+    def _prove(self, graph: fx.GraphModule, window: Tensor) -> None:
+        """UnsupportedError, for all windows, unless the graph is the counter."""
+        self._proved = _same(graph, self.counter, window)
+        self._black_box = not self._proved
+        if self._black_box:
+            raise UnsupportedError("what it computes cannot be traced")
 
-def _watched(counter: Counter, window: Tensor) -> fx.GraphModule | None:
-    """Trace the counter on a window [1,3,h,w]; return None if it cannot be or is random."""
+    def report(self) -> None:
+        """Warn, once, that the layers cannot be followed and why; nothing for other black boxes."""
+        if self.obstacle is not None and not self._reported:
+            self._reported = True
+            name = getattr(self.counter, "name", type(self.counter).__name__)
+            warnings.warn(
+                f"{name}: layers cannot be followed ({self.obstacle}): each step counts a whole "
+                "window, with the same results and more work",
+                stacklevel=3,
+            )
+
+
+def _watched(counter: Counter, window: Tensor) -> fx.GraphModule:
+    """Trace the counter on a window [1,3,h,w]; UnsupportedError if it is random."""
     from torch.func import functionalize
     from torch.fx.experimental.proxy_tensor import make_fx  # takes a second to import
 
@@ -63,11 +89,11 @@ def _watched(counter: Counter, window: Tensor) -> fx.GraphModule | None:
         except Exception as error:  # whatever prevents tracing, the counter itself still works
             if lacks_memory(error):
                 raise
-            return None
+            raise UnsupportedError(f"tracing: {one_line(error)}") from None
     graph.graph.eliminate_dead_code()
-    random = torch.Tag.nondeterministic_seeded
-    if any(random in getattr(node.target, "tags", ()) for node in graph.graph.nodes):
-        return None
+    for node in graph.graph.nodes:
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            raise UnsupportedError(f"{node.target} is random")
     return graph
 
 
@@ -156,13 +182,17 @@ class Local:
             around = None if offered is None else offered(windows, box)
             if around is not None:
                 built = *around, 0
-            graph = None if built is not None else (traced or TracedGraph(counter)).of(windows)
+            traced = traced or TracedGraph(counter)
+            graph = None if built is not None else traced.of(windows)
             if graph is not None:
                 try:
                     built = _build(graph, windows, box)
-                except UnsupportedError:
-                    built = None
+                except UnchangedError:
+                    pass  # all of the change is cut off
+                except UnsupportedError as error:
+                    traced.obstacle = str(error)
             if built is None:
+                traced.report()
                 built = _full(counter, windows, box)
             self._compute, self.cells, self.whole_layers = built
             self.clean = self._compute(windows[..., *box.slices])
@@ -214,7 +244,9 @@ def _build(graph: fx.GraphModule, windows: Tensor, box: Box) -> _Built:
                 uses[value] -= 1
                 if not uses[value]:
                     del known[value]
-    if not isinstance(result, Field) or result.unchanged or result.clean.ndim != 4:
+    if isinstance(result, Field) and result.unchanged:
+        raise UnchangedError("the change does not reach the map")
+    if not isinstance(result, Field) or not result.grid or result.clean.ndim != 4:
         raise UnsupportedError("the map does not depend on the image")
     return program.to(result), result.box, whole
 

@@ -1,4 +1,4 @@
-"""Metrics of counts (``counts``) and density maps (``maps``), and rates with intervals (``rates``).
+"""Metrics of counts, of density maps, of ratios of counts, and shares with intervals.
 
 All are pure functions that compute in float64.
 """
@@ -15,27 +15,21 @@ from pycc.metrics.counts import (
     mean_count,
     rmse,
 )
+from pycc.metrics.detection import Roc, roc
 from pycc.metrics.maps import game, psnr, ssim
 from pycc.metrics.rates import (
     BANDS,
     BANDWIDTH,
-    LEVEL,
-    Difference,
     Ratios,
-    Roc,
-    Share,
     accuracy,
     accurate,
     bands,
-    difference,
     kde,
     ratios,
-    roc,
-    share,
     succeeded,
     success,
-    wilson,
 )
+from pycc.metrics.shares import LEVEL, Difference, Share, difference, share, wilson
 
 __all__ = [
     "BANDS",

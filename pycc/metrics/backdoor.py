@@ -13,7 +13,8 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from pycc.metrics.counts import mae, rmse
-from pycc.metrics.rates import Difference, Share, accuracy, bands, ratios, success
+from pycc.metrics.rates import accuracy, bands, ratios, success
+from pycc.metrics.shares import Difference, Share
 
 __all__ = [
     "BACKDOORED",

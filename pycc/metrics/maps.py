@@ -7,6 +7,8 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pycc.grid import check_cells
+
 __all__ = ["game", "psnr", "ssim"]
 
 
@@ -62,6 +64,8 @@ def game(
         raise ValueError(f"game: shape must be positive, got {height} x {width}")
     if not isinstance(level, int) or isinstance(level, bool) or not 0 <= level <= 10:
         raise ValueError(f"game: level must be an integer in 0…10, got {level!r}")
+    if stride is not None:
+        check_cells("game", density.shape, shape, stride)
     sides = 2**level
     rows = _shares(height, density.shape[0], sides, stride)
     columns = _shares(width, density.shape[1], sides, stride)
@@ -76,11 +80,6 @@ def _shares(size: int, cells: int, regions: int, stride: int | None) -> NDArray[
     """Return the share [regions,cells] of each cell that lies in each region along one axis."""
     if stride is None:
         ends = np.arange(cells + 1) * (size / cells)
-    elif stride < 1 or not size // stride <= cells <= -(-size // stride):
-        raise ValueError(
-            f"game: stride {stride} does not make {cells} cells of {size} pixels; "
-            "predicted must be the map of an image of that shape"
-        )
     else:
         ends = np.minimum(np.arange(cells + 1) * float(stride), size)
     borders = np.arange(regions + 1) * (size / regions)

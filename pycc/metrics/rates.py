@@ -11,34 +11,25 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pycc.metrics.shares import Share, share
+
 __all__ = [
     "BANDS",
     "BANDWIDTH",
-    "LEVEL",
-    "Difference",
     "Ratios",
-    "Roc",
-    "Share",
     "accuracy",
     "accurate",
     "bands",
-    "difference",
     "kde",
     "ratios",
-    "roc",
-    "share",
     "succeeded",
     "success",
-    "wilson",
 ]
 
-LEVEL = 0.95
-"""Confidence level of the two-sided intervals."""
 BANDS = ("±0.1~", "±0.3~", "±0.5~", "±1~")
 """Names of the four bands, by the smallest distance of r from 1."""
 BANDWIDTH = 0.5
@@ -48,153 +39,6 @@ _ACCURATE = (9, 11)
 _RAISED: tuple[tuple[int, int | None], ...] = ((11, 13), (13, 15), (15, 20), (20, None))
 _LOWERED: tuple[tuple[int | None, int], ...] = ((7, 9), (5, 7), (None, 5))
 """Edges of r, in tenths."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """A share of images, with a confidence interval of the underlying probability.
-
-    Example:
-        >>> from pycc.metrics import share
-        >>> half = share([True, False])
-        >>> half.value, half.total, round(half.low, 3), round(half.high, 3)
-        (0.5, 2, 0.095, 0.905)
-    """
-
-    value: float | None
-    """``successes / total``; None without images."""
-    low: float
-    high: float
-    """Ends of Wilson's interval of level ``LEVEL``; 0 and 1 without images."""
-    successes: int
-    total: int
-    """Numbers of images."""
-
-
-def wilson(successes: int, total: int, level: float = LEVEL) -> tuple[float, float]:
-    """Compute Wilson's score interval of a probability after ``successes`` in ``total`` trials.
-
-    Args:
-        successes: number of successes, 0 to ``total``.
-        total: number of trials.
-        level: confidence level of the two-sided interval, within (0, 1).
-
-    Returns:
-        The ends (low, high), within [0, 1]; (0, 1) if ``total`` is 0.
-
-    Raises:
-        ValueError: unless 0 <= successes <= total and 0 < level < 1.
-
-    Source:
-        Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
-
-    Example:
-        >>> from pycc.metrics import wilson
-        >>> [round(end, 3) for end in wilson(9, 10)]
-        [0.596, 0.982]
-    """
-    if not 0 <= successes <= total:
-        raise ValueError(f"wilson: successes must be within 0…{total}, got {successes}")
-    if not 0 < level < 1:
-        raise ValueError(f"wilson: level must be within (0, 1), got {level}")
-    if total == 0:
-        return 0.0, 1.0
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    value, weight = successes / total, z * z / total
-    centre = (value + weight / 2) / (1 + weight)
-    half = math.sqrt(value * (1 - value) * weight + weight * weight / 4) / (1 + weight)
-    # The ends 0 and 1 are exact here; rounding would miss them.
-    low = 0.0 if successes == 0 else centre - half
-    return low, 1.0 if successes == total else centre + half
-
-
-def share(hits: ArrayLike) -> Share:
-    """Compute the share of True among [N] booleans.
-
-    Raises:
-        ValueError: hits that are not [N].
-
-    Example:
-        >>> from pycc.metrics import share
-        >>> share([True, True, False, True]).value
-        0.75
-    """
-    answers = np.asarray(hits, bool)
-    if answers.ndim != 1:
-        raise ValueError(f"share: hits must be [N], got {list(answers.shape)}")
-    successes, total = int(answers.sum()), int(answers.size)
-    low, high = wilson(successes, total)
-    return Share(successes / total if total else None, low, high, successes, total)
-
-
-@dataclass(frozen=True)
-class Difference:
-    """The difference of two shares of the same images, as :func:`difference` returns it.
-
-    Example:
-        >>> from pycc.metrics import Difference
-        >>> Difference(value=0.5, low=-0.1, high=0.8, total=4).total
-        4
-    """
-
-    value: float
-    """The first share minus the second, within [-1, 1]."""
-    low: float
-    high: float
-    """Ends of Newcombe's interval of level ``LEVEL``."""
-    total: int
-    """Number of images."""
-
-
-def difference(first: ArrayLike, second: ArrayLike) -> Difference:
-    """Compute the share of True in ``first`` minus that in ``second``, over the same images.
-
-    The interval combines the distances of the ends of Wilson's intervals, corrected by the
-    correlation of the answers.
-
-    Args:
-        first: [N] booleans, one per image.
-        second: [N] booleans for the same images.
-
-    Raises:
-        ValueError: arguments that are empty or of different lengths.
-
-    Source:
-        Newcombe, "Improved confidence intervals for the difference between binomial proportions
-        based on paired data", 1998, method 10.
-
-    Example:
-        >>> from pycc.metrics import difference
-        >>> result = difference([True, True, True, False], [True, False, False, False])
-        >>> result.value, result.low < 0.5 < result.high
-        (0.5, True)
-    """
-    a, b = np.asarray(first, bool), np.asarray(second, bool)
-    if a.ndim != 1 or a.shape != b.shape or a.size == 0:
-        raise ValueError(
-            "difference: first and second must be non-empty and of one length, "
-            f"got {list(a.shape)} and {list(b.shape)}"
-        )
-    total = int(a.size)
-    both, only_a, only_b = int((a & b).sum()), int((a & ~b).sum()), int((b & ~a).sum())
-    neither = total - both - only_a - only_b
-    margins = (both + only_a) * (both + only_b) * (only_b + neither) * (only_a + neither)
-    excess = float(both * neither - only_a * only_b)
-    if excess > 0:  # the continuity correction must not change the sign
-        excess = max(excess - total / 2, 0.0)
-    correlation = 0.0 if margins == 0 else excess / math.sqrt(margins)
-    share_a, share_b = share(a), share(b)
-    assert share_a.value is not None
-    assert share_b.value is not None
-    below, above = share_a.value - share_a.low, share_a.high - share_a.value
-    other_below, other_above = share_b.value - share_b.low, share_b.high - share_b.value
-
-    def together(x: float, y: float) -> float:
-        return math.sqrt(max(x * x - 2 * correlation * x * y + y * y, 0.0))
-
-    value = share_a.value - share_b.value
-    low = max(value - together(below, other_above), -1.0)
-    return Difference(value, low, min(value + together(above, other_below), 1.0), total)
 
 
 @dataclass(frozen=True, eq=False)
@@ -390,70 +234,3 @@ def kde(r: ArrayLike, grid: ArrayLike, bandwidth: float = BANDWIDTH) -> NDArray[
     steps = (points[:, None] - values[None, :]) / bandwidth
     norm = bandwidth * math.sqrt(2 * math.pi)
     return np.asarray(np.exp(-0.5 * np.square(steps)).mean(1) / norm, np.float64)
-
-
-@dataclass(frozen=True, eq=False)
-class Roc:
-    """The receiver operating characteristic of a score that detects triggered images.
-
-    Example:
-        >>> from pycc.metrics import roc
-        >>> false, true = roc([0.0, 1.0], [2.0, 3.0]).rates()
-        >>> false.tolist(), true.tolist()
-        ([0.0, 0.0, 0.0, 0.5, 1.0], [0.0, 0.5, 1.0, 1.0, 1.0])
-    """
-
-    thresholds: NDArray[np.float64]
-    """[K] decreasing: scores >= the threshold are flagged; the first, infinity, flags nothing."""
-    false_positives: NDArray[np.int64]
-    """[K] numbers of flagged clean images."""
-    true_positives: NDArray[np.int64]
-    """[K] numbers of flagged triggered images."""
-    auc: float
-    """Area under the curve: the probability that a triggered image has a higher score than a clean
-    one, where ties count half (the Mann-Whitney statistic)."""
-
-    def rates(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the false and true positive rates, [K] each, from (0, 0) to (1, 1)."""
-        false, true = self.false_positives, self.true_positives
-        return false / false[-1], true / true[-1]
-
-
-def roc(scores_clean: ArrayLike, scores_triggered: ArrayLike) -> Roc:
-    """Compute the receiver operating characteristic of a score that is higher on triggered images.
-
-    Equal scores are always on the same side of a threshold.
-
-    Args:
-        scores_clean: [N] scores of clean images; infinity is allowed.
-        scores_triggered: [M] scores of triggered images; infinity is allowed.
-
-    Raises:
-        ValueError: scores that are empty, not one-dimensional, or NaN.
-
-    Example:
-        >>> from pycc.metrics import roc
-        >>> roc([0.0, 1.0], [1.0, 3.0]).auc
-        0.875
-    """
-    from scipy.stats import rankdata  # takes a second to import
-
-    clean, triggered = (np.asarray(s, np.float64) for s in (scores_clean, scores_triggered))
-    for name, scores in (("scores_clean", clean), ("scores_triggered", triggered)):
-        if scores.ndim != 1 or scores.size == 0 or np.isnan(scores).any():
-            raise ValueError(
-                f"roc: {name} must be non-empty, [N] and without NaN, got {list(scores.shape)}"
-            )
-    every = np.unique(np.concatenate([clean, triggered]))[::-1]
-    false, true = (
-        np.concatenate([[0], len(s) - np.searchsorted(np.sort(s), every, side="left")])
-        for s in (clean, triggered)
-    )
-    ranks = rankdata(np.concatenate([clean, triggered]))[len(clean) :]
-    above = float(ranks.sum()) - len(triggered) * (len(triggered) + 1) / 2
-    return Roc(
-        np.concatenate([[np.inf], every]),
-        false.astype(np.int64),
-        true.astype(np.int64),
-        above / (len(clean) * len(triggered)),
-    )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pycc.checks import check_values
+from pycc.grid import check_cells
 from pycc.models.convention import Convention
 from pycc.models.options import is_number, shown
 from pycc.models.recipe import NoRecipeError, Recipe
@@ -169,14 +170,7 @@ class CounterModel(nn.Module):
         self._check_images(images)
         height, width = images.shape[-2:]
         density = self._completed(self.density(self.run(self.preprocess(images))), height, width)
-        for size, cells in ((height, density.shape[2]), (width, density.shape[3])):
-            # Networks differ in whether a last, incomplete cell is kept.
-            if not size // self._stride <= cells <= -(-size // self._stride):
-                raise ValueError(
-                    f"{self.name}: stride {self._stride} gives {height // self._stride}x"
-                    f"{width // self._stride} cells for an image of {height}x{width} pixels, "
-                    f"the network returned {density.shape[2]}x{density.shape[3]}"
-                )
+        check_cells(self.name, density.shape[2:], (height, width), self._stride)
         return density
 
     def _completed(self, density: Tensor, height: int, width: int) -> Tensor:

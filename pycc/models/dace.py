@@ -21,7 +21,7 @@ COUNT_LOSSES: tuple[CountLoss, ...] = ("mae", "mse", "dmcount")
 
 # DM-Count's constants, as CLIP-EBC uses them.
 _VARIATION_WEIGHT = 0.01
-_TRANSPORT_WEIGHT = 0.1
+TRANSPORT_WEIGHT = 0.1
 _REGULARISATION = 10.0  # of the transport, in pixels squared
 _ITERATIONS = 100
 _CHECKED_EVERY = 10
@@ -86,7 +86,7 @@ def dm_loss(
     target: Tensor,
     points: Sequence[Tensor],
     *,
-    transport: float = _TRANSPORT_WEIGHT,
+    transport: float = TRANSPORT_WEIGHT,
     stride: int = 8,
 ) -> Tensor:
     """Compute DM-Count's loss, a scalar; a mean over images.

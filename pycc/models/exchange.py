@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,13 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from pycc import ops
-from pycc.checks import lacks_memory
+from pycc.checks import lacks_memory, one_line
 from pycc.counters import like_of
 from pycc.models.base import CounterModel
 from pycc.models.convention import Convention, Kind, convention
 from pycc.models.foreign import content_of
 from pycc.models.probe import probe_image
-from pycc.models.weights import one_line, third_party
+from pycc.models.weights import third_party
+from pycc.runs import write_atomic
 
 _TOLERANCE = 1e-4
 """Largest difference of onnxruntime's map, relative to the map's maximum."""
@@ -210,7 +212,6 @@ def export_onnx(
     like = like_of(counter)
     images = nn.functional.interpolate(probe_image(), shape, mode="bilinear").to(like)
     counter.eval()
-    partial = target.with_name(f".{target.stem}.{os.getpid()}.onnx")
     try:
         # The runtime lacks pycc's kernels; their twins consist of operators that it has.
         with torch.no_grad(), ops.reference(), _quiet():
@@ -221,20 +222,21 @@ def export_onnx(
                 dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1, max=1 << 16)}},
             )  # fmt: skip
         assert program is not None
-        onnx.save(program.model_proto, str(partial))
-        exported = black_box(partial, stride=counter.stride)(images.float().cpu())
-        difference = float((exported - expected.float().cpu()).abs().max())
-        most = float(expected.abs().max())
-        share = difference / most if most > 0 else difference
-        if not share <= _TOLERANCE:
-            raise ValueError(
-                f"export: {target}: onnxruntime's map differs by {share:.2g} of its maximum, "
-                f"expected at most {_TOLERANCE:g}; nothing is written"
-            )
-        os.replace(partial, target)
+        with tempfile.TemporaryDirectory() as folder:
+            draft = Path(folder) / target.name
+            onnx.save(program.model_proto, str(draft))
+            exported = black_box(draft, stride=counter.stride)(images.float().cpu())
+            difference = float((exported - expected.float().cpu()).abs().max())
+            most = float(expected.abs().max())
+            share = difference / most if most > 0 else difference
+            if not share <= _TOLERANCE:
+                raise ValueError(
+                    f"export: {target}: onnxruntime's map differs by {share:.2g} of its maximum, "
+                    f"expected at most {_TOLERANCE:g}; nothing is written"
+                )
+            write_atomic(target, draft.read_bytes())
     finally:
         counter.train(mode)
-        partial.unlink(missing_ok=True)
     return share
 
 

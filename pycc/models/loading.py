@@ -17,8 +17,6 @@ from torch import Tensor
 
 from pycc.models.base import MODELS, CounterModel
 from pycc.models.exchange import BlackBox, black_box, network_file
-from pycc.models.families import takers, untrained
-from pycc.models.foreign import network_of
 from pycc.models.known import metadata_of
 from pycc.models.metadata import (
     COUNTS,
@@ -29,15 +27,8 @@ from pycc.models.metadata import (
 )
 from pycc.models.options import known, shown
 from pycc.models.probe import diagnose, probe_image, probe_result
-from pycc.models.weights import (
-    Stored,
-    fit,
-    locate,
-    misfit,
-    naming_weights,
-    read_weights,
-    shortened,
-)
+from pycc.models.recognition import read_as, recognise
+from pycc.models.weights import Stored, fit, locate, naming_weights, read_weights, shortened
 from pycc.models.wrappers import NAMES
 
 
@@ -168,7 +159,7 @@ class _WeightsFile:
         ValueError for those of another model.
         """
         other = self.metadata.get("model", model.name) != model.name
-        if not other and (self.metadata or _read_as(model, self.stored) is not None):
+        if not other and (self.metadata or read_as(model, self.stored) is not None):
             return None
         counter = _adopted(model, self.stored.state, options, self.source)
         if not other:
@@ -192,9 +183,9 @@ class _WeightsFile:
         if "model" in self.metadata:
             requested = MODELS[str(self.metadata["model"])]
         if requested is None:
-            model, shown_options = _recognise(self.stored, self.source)
+            model, shown_options = recognise(self.stored, self.source)
             return model, shown_options, self.how if self.metadata else "its keys"
-        shown_options = _read_as(requested, self.stored) or {}
+        shown_options = read_as(requested, self.stored) or {}
         return requested, shown_options, self.how if self.metadata else "its name"
 
     def counter(
@@ -289,9 +280,9 @@ class _WeightsFile:
         others = [f"{k}={v!r}" for k, v in shown_options.items() if options.get(k, v) != v]
         if others:
             return f"; its keys are those of {', '.join(others)}"
-        if _read_as(model, self.stored) is not None:
+        if read_as(model, self.stored) is not None:
             return ""
-        families = [n for n in MODELS.names() if _read_as(MODELS[n], self.stored) is not None]
+        families = [n for n in MODELS.names() if read_as(MODELS[n], self.stored) is not None]
         return f"; its keys are those of {known(families)}" if families else ""
 
     def _origin(self, counter: CounterModel, how: str, given: Mapping[str, object]) -> str:
@@ -370,51 +361,6 @@ def _adopted(
     )
     counter.origin = f"{model.name} with {taken}, the rest untrained"
     return counter.eval()
-
-
-def _read_as(model: type[CounterModel], stored: Stored) -> dict[str, object] | None:
-    """Return the options under which weights fit a model, or None."""
-    options = model.recognise(stored.state)
-    # C-3-Framework's networks have the keys of others; their prefix identifies them.
-    by_prefix = "CCN." in stored.prefixes and "c3" in model.not_in_keys.get("variant", ())
-    return {**options, "variant": "c3"} if options is not None and by_prefix else options
-
-
-def _recognise(stored: Stored, source: str) -> tuple[type[CounterModel], dict[str, object]]:
-    for name in MODELS.names():
-        options = _read_as(MODELS[name], stored)
-        if options is not None:
-            return MODELS[name], options
-    fresh = untrained()
-    if backbones := takers(stored.state, fresh):
-        raise ValueError(
-            f"weights: {source} holds a backbone, not a counter: name the counter that starts "
-            f"from it, {known(backbones)}"
-        )
-    shared = {
-        name: len(stored.state.keys() & counter.net.state_dict().keys())
-        for name, counter in fresh.items()
-    }
-    # VGG numbers its layers as backbones of several counters do: a few keys are the same.
-    if not any(shared.values()) or network_of(stored.state):
-        raise ValueError(f"weights: {source} {_unknown(stored.state, any(shared.values()))}")
-
-    # The nearest shares most keys; among equals, the one with fewest missing keys.
-    def far(name: str) -> tuple[int, int]:
-        return -shared[name], misfit(fresh[name], stored.state)[0]
-
-    return MODELS[min(fresh, key=far)], {}
-
-
-def _unknown(state: Mapping[str, Tensor], shares: bool) -> str:
-    """Describe weights of no family; ``shares``: whether they share a few keys with some."""
-    network = network_of(state)
-    what = "is not of any family" if shares else "shares no key with any family"
-    seems = f", which seem to be those of {network}" if network else ""
-    return (
-        f"{what} of counters ({', '.join(MODELS.names())}); its keys are "
-        f"{shortened(state)}{seems}; pycc.models.wrap makes a counter of any other network"
-    )
 
 
 def _options(metadata: Mapping[str, object], source: str) -> dict[str, object]:

@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pycc.checks import lacks_memory
+from pycc.checks import lacks_memory, one_line
 from pycc.models import metadata as described
 from pycc.models import wrappers
 from pycc.models.archive import is_script, read_script
@@ -344,9 +344,3 @@ def shortened(keys: Iterable[str], shown: int = 3) -> str:
     listed = list(keys)
     rest = f" and {len(listed) - shown} more" if len(listed) > shown else ""
     return ", ".join(" ".join(key.split())[:80] for key in listed[:shown]) + rest
-
-
-def one_line(error: BaseException) -> str:
-    """Format an exception's message as part of another: on one line, and shortened."""
-    text = " ".join(str(error).split())
-    return text[:160] if text else type(error).__name__

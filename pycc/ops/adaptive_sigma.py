@@ -8,7 +8,7 @@ from torch import Tensor
 from pycc.ops import _check, _native
 
 _OP = "adaptive_sigma"
-_MAX_NEIGHBOURS = 32
+MAX_NEIGHBOURS = 32
 _MAX_SIGMA = 1e9
 """Upper limit of beta and single: with coordinates within ±2^30, no result is then infinite."""
 
@@ -18,7 +18,7 @@ def _checked(
 ) -> tuple[Tensor, Tensor | None]:
     """Return the points as float64, and the result if N <= 1, which needs no neighbour."""
     points = _check.points(_OP, points)
-    _check.integer(_OP, "neighbours", neighbours, 1, _MAX_NEIGHBOURS)
+    _check.integer(_OP, "neighbours", neighbours, 1, MAX_NEIGHBOURS)
     _check.number(_OP, "beta", beta, 0.0, _MAX_SIGMA)
     if single is not None:
         _check.number(_OP, "single", single, 0.0, _MAX_SIGMA)
@@ -110,7 +110,7 @@ def _adaptive_sigma(points: Tensor, neighbours: int, beta: float) -> Tensor:
     # The search for neighbours relies on an order of the points, which NaN would not have.
     _check.points(_OP, points)
     points = _check.raw(_OP, "points", points, torch.float64, (None, 2), points.device)
-    _check.integer(_OP, "neighbours", neighbours, 1, _MAX_NEIGHBOURS)
+    _check.integer(_OP, "neighbours", neighbours, 1, MAX_NEIGHBOURS)
     _check.number(_OP, "beta", beta, 0.0, _MAX_SIGMA)
     _check.integer(_OP, "N", len(points), 2, 1 << 40)
     sigma = torch.empty(len(points), dtype=torch.float32, device=points.device)

@@ -185,7 +185,7 @@ def log_probability_inside_reference(
 _ATANH = [1.0 / (2 * term + 3) for term in range(16)]
 _LN2 = (float.fromhex("0x1.62e42fefa2p-1"), float.fromhex("0x1.9ef35793c7673p-41"))  # high, low
 _STIRLING = [1 / 12, 1 / 360, 1 / 1260, 1 / 1680, 1 / 1188, 691 / 360360]
-_STIRLING_ERROR = [
+STIRLING_ERROR = [
     0.0,
     0.08106146679532726,
     0.0413406959554093,
@@ -250,7 +250,7 @@ def _small_phi(x: Tensor, m: Tensor) -> Tensor:
 
 
 def _stirling_error(x: Tensor) -> Tensor:
-    table = x.new_tensor(_STIRLING_ERROR)
+    table = x.new_tensor(STIRLING_ERROR)
     inverse = 1.0 / x.clamp_min(16.0)
     z = inverse * inverse
     series = torch.full_like(x, _STIRLING[-1])

@@ -12,7 +12,8 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
 from pycc.metrics.backdoor import BACKDOORED, CLEAN_MODEL, BackdoorMetrics, BackdoorSummary
-from pycc.metrics.rates import BANDS, Difference, Share
+from pycc.metrics.rates import BANDS
+from pycc.metrics.shares import Difference, Share
 from pycc.report.backdoor_published import PUBLISHED_1, PUBLISHED_2, PUBLISHED_3, disagreements
 from pycc.report.summary import aligned
 

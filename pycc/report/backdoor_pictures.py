@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pycc.metrics.rates import BANDWIDTH, Roc, kde
+from pycc.metrics.detection import Roc
+from pycc.metrics.rates import BANDWIDTH, kde
 from pycc.report.figures import save_figure
 from pycc.report.pictures import missing_library
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +13,7 @@ from PIL import Image
 
 from pycc.report.figures import save_figure
 from pycc.runs import Record, read_records
+from pycc.types import Progress
 
 _MOST_COLUMNS = 5
 """The clean image and the four published sizes."""
@@ -31,15 +32,13 @@ def missing_library() -> str | None:
     return None
 
 
-def draw(
-    folder: str | Path, *, drawn: Callable[[int, int], None] | None = None, redo: bool = False
-) -> list[Path]:
+def draw(folder: str | Path, *, progress: Progress | None = None, redo: bool = False) -> list[Path]:
     """Draw a picture for each image of the run in ``folder`` into its ``pictures`` folder.
 
     Above the clean image and the attacked ones, below their density maps in one colour scale, the
     counts in the titles; of more than four sizes the largest patches. Pictures that exist are kept
     unless ``redo``. Needs the saved images and maps; an image without them is left out.
-    ``drawn(done, total)`` is called after each. ValueError without matplotlib.
+    ``progress`` is called after each. ValueError without matplotlib.
 
     >>> from tempfile import TemporaryDirectory
     >>> from pycc import attack, data, models
@@ -72,8 +71,8 @@ def draw(
             if redo or not path.exists():
                 _draw(panels, path)
             made.append(path)
-        if drawn is not None:
-            drawn(done, len(by_image))
+        if progress is not None:
+            progress(done, len(by_image), "drawing")
     return made
 
 

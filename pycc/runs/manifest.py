@@ -59,15 +59,13 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
     return manifest
 
 
-def read_flags(
-    path: str | os.PathLike[str], kind: str, *, flag: str = "--resume"
-) -> dict[str, Any]:
+def read_flags(path: str | os.PathLike[str], kind: str, *, flag: str = "") -> dict[str, Any]:
     """Read the flags of the command that started the run in the folder ``path``.
 
     Args:
         path: the run folder.
         kind: the expected kind of run.
-        flag: the flag by which the user named the folder, for the error.
+        flag: the flag by which the user named the folder, if any, for the error.
 
     Raises:
         ValueError: a run of another kind, or one that was not started by a command.
@@ -85,7 +83,8 @@ def read_flags(
     settings = manifest.get("settings")
     flags = settings.get("flags") if isinstance(settings, dict) else None
     if manifest.get("kind") != kind or not isinstance(flags, dict):
-        raise ValueError(f"{flag} {path}: expected a run of this command, got another")
+        named = f"{flag} {path}".strip()
+        raise ValueError(f"{named}: expected a run of this command, got another")
     return flags
 
 

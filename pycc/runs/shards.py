@@ -116,7 +116,8 @@ def sharded(
 def replicated(opened: Callable[[], Run], ranks: Ranks, key: Sequence[str]) -> Run:
     """The run that ``opened`` creates or resumes, for processes that all append every result.
 
-    The first process has the run itself; the others have a copy in memory with what is known.
+    The first process has the run itself; the others have a copy in memory with what is known. If
+    the first cannot open it, all of them raise its ValueError or OSError.
 
     >>> from pycc.ranks import Ranks
     >>> from pycc.runs import Run, replicated
@@ -125,8 +126,17 @@ def replicated(opened: Callable[[], Run], ranks: Ranks, key: Sequence[str]) -> R
     >>> len(run.records)
     1
     """
-    run = opened() if ranks.first else None
-    manifest, records = ranks.agreed(({}, []) if run is None else (run.manifest, run.records))
+    run: Run | None = None
+    error: ValueError | OSError | None = None
+    if ranks.first:
+        try:
+            run = opened()
+        except (ValueError, OSError) as refusal:
+            error = refusal
+    known = ({}, []) if run is None else (run.manifest, run.records)
+    error, manifest, records = ranks.agreed((error, *known))
+    if error is not None:
+        raise error
     if run is None:
         run = Run(None, manifest, key)
         run.include(records)

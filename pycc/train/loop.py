@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -34,6 +35,7 @@ from pycc.train.results import (
     BestErrors,
     CountErrors,
     EpochRow,
+    Facts,
     TrainRun,
     TrainSummary,
     epoch_rows,
@@ -62,7 +64,7 @@ def fit(
     resume: bool = False,
     ranks: Ranks = Ranks(),
     settings: object | None = None,
-    facts: Record | None = None,
+    facts: Facts | None = None,
     command: Sequence[str] = (),
     machine: Collection[str] = (),
     progress: Progress | None = None,
@@ -92,7 +94,7 @@ def fit(
         ranks: the processes under torchrun: each calls this function, they share each batch, and
             the first one writes. Their number may change when a training is resumed.
         settings: a dataclass of flags (``pycc.settings``) that the manifest states as ``flags``.
-        facts: JSON values that the manifest's settings hold beside them.
+        facts: further entries of the manifest's settings.
         command, machine: as of ``pycc.runs.open_or_resume``.
         progress: called with (batches done, batches in all, text).
         measure: returns errors of the best weights on test images, for summary and metadata;
@@ -122,10 +124,12 @@ def fit(
         raise ValueError("train: resume needs the run folder as out")
     folder = None if out is None else Path(out)
     training = _Training(counter, samples, config, seed, folder, ranks, progress, held)
-    flags = {} if settings is None else {"flags": values_of(settings)}
+    stated: Record = {} if settings is None else {"flags": values_of(settings)}
+    if facts is not None:
+        stated |= facts.record()
     with exact():
         return training.run(
-            resume, measure, tested, stated={**flags, **(facts or {})}, command=command,
+            resume, measure, tested, stated=stated, command=command,
             machine={*MACHINE, *machine},
         )  # fmt: skip
 
@@ -213,7 +217,12 @@ class _Training:
             "test": None if tested is None else _fingerprint(tested),
         }
         self.made_with = {"settings": settings, "fingerprints": fingerprints}
-        log = self._opened(resume, {**stated, **settings}, fingerprints, command, machine)
+        opened = partial(
+            runs.open_or_resume, self.folder, kind="train", command=command,
+            settings={**stated, **settings}, fingerprints=fingerprints, key=KEY, machine=machine,
+            resume=resume,
+        )  # fmt: skip
+        log = runs.replicated(opened, self.ranks, KEY)
         try:
             if resume and self.folder is not None:
                 self._restore(self.folder)
@@ -223,32 +232,6 @@ class _Training:
             return self._finish(log, measure)
         finally:
             log.close()
-
-    def _opened(
-        self,
-        resume: bool,
-        settings: Record,
-        fingerprints: Record,
-        command: Sequence[str],
-        machine: Collection[str],
-    ) -> Run:
-        """The run in its folder; in memory without a folder, and in all processes but the first."""
-        if resume and self.folder is not None:  # every process reports what is wrong
-            runs.check_resumed(
-                self.folder,
-                kind="train",
-                settings=settings,
-                machine=machine,
-                fingerprints=fingerprints,
-            )
-        first = self.ranks.first
-        log = runs.open_or_resume(
-            self.folder if first else None, kind="train", command=command, settings=settings,
-            fingerprints=fingerprints, key=KEY, machine=machine, resume=resume and first,
-        )  # fmt: skip
-        if resume and not first and self.folder is not None:
-            log.include(runs.read_records(self.folder))
-        return log
 
     def _made(self, rule: Optimiser) -> torch.optim.Optimizer:
         return schedule.made(rule, self.model.parameters(), self.model.backbone_parameters())

@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 from pycc.models import CounterModel
 from pycc.runs import Record
+
+
+class Facts(Protocol):
+    """The facts that a manifest states of a training besides its settings."""
+
+    def record(self) -> Record:
+        """JSON values by name."""
+        ...
 
 
 @dataclass(frozen=True)

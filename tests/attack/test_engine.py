@@ -370,14 +370,14 @@ def test_two_attacks_of_one_size_are_refused(samples, tiny) -> None:
 def test_a_counter_that_contradicts_its_stride_is_told(samples, tiny) -> None:
     counter = tiny()
     counter.stride = 3
-    with pytest.raises(ValueError, match="scene 0: a map of stride 3 must have 21 cells"):
+    with pytest.raises(ValueError, match=r"scene 0: an image of .* cells of stride 3, got "):
         run(counter, samples, ATTACKS[0])
 
 
 def test_a_counter_of_nonsense_is_told(samples, tiny) -> None:
     counter = tiny()
     counter.net[7].bias.data.fill_(float("nan"))
-    with pytest.raises(ValueError, match="scene 0: the counter's map must be finite"):
+    with pytest.raises(ValueError, match=r"scene 0: the counter's map must be finite"):
         run(counter, samples, ATTACKS[0])
 
 

@@ -115,7 +115,7 @@ def test_curves_and_the_runs_pictures(tmp_path: Path) -> None:
 
 
 def test_thousands_of_intervals_stay_within_bounds(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("pycc.certify.page._BARS", 1)
+    monkeypatch.setattr("pycc.certify.page.MOST_BARS", 1)
     made = content(write_certify(tmp_path / "run"), pictures=False)
     bars = next(block for block in made.curves if isinstance(block, Bars))
     assert len(bars.bars) == 1

@@ -380,7 +380,7 @@ def test_a_run_is_resumed_as_it_was_begun(
     assert "expected a run of this command, got another" in err
     code, _, err = run(capsys, "report", str(out / "clean"))
     assert code == 2
-    assert "expected a run or an evaluation of this command, got another" in err
+    assert "expected a run of this command, got another" in err
 
 
 def test_images_without_heads(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -17,12 +17,12 @@ from pycc.backdoor.defenses.base import Retraining
 from pycc.backdoor.evaluation.training import PUBLISHED
 from pycc.backdoor.evaluation.verdict import MEDIAN
 from pycc.commands.backdoor_settings import (
-    SCENES,
     DefendSettings,
     EvaluateSettings,
     RunSettings,
     TrainSettings,
 )
+from pycc.commands.scenes import BACKDOOR
 from pycc.models import CounterModel
 from pycc.models.recipe import Recipe
 from pycc.runs import read_manifest
@@ -51,7 +51,7 @@ def test_defenses_take_what_is_the_attacks() -> None:
     assert isinstance(tuning, FineTuning)
     changed = {"lr": 1e-3, "epochs": settings.defenses.defense_epochs, "validation_share": 0.0}
     assert tuning.plan() == replace(plan_of(settings, counter), **changed)
-    assert (tuning.clip, tuning.ema) == (0.5, SCENES["ema"])
+    assert (tuning.clip, tuning.ema) == (0.5, BACKDOOR.ema)
     assert (anp.crops, anp.steps) == (2, 7)  # type: ignore[attr-defined]
     training = replace(settings.training, epochs=None)
     alone = replace(settings.defenses, defense_epochs=None, defense_option={})
@@ -123,14 +123,15 @@ def test_no_image_validates_unless_asked() -> None:
 
 def test_scenes_have_settings_of_their_own_and_what_is_given_counts() -> None:
     values = values_of(run_settings())
-    assert {name: values[name] for name in SCENES} == SCENES
+    scenes = {**vars(BACKDOOR), "strategy": list(BACKDOOR.strategy)}
+    assert {name: values[name] for name in scenes} == scenes
     for given in (["--model", "mcnn"], ["--weights", "mcnn-synthetic"], ["--option", "resize=4"]):
         name = given[0].removeprefix("--")
         changed = {"option": {"resize": 4}}.get(name, given[1])
         assert values_of(run_settings(*given)) == {
             **values, "lr": None, "weights": None, "option": {}, name: changed
         }  # fmt: skip
-    assert run_settings("--lr", "1").start.option == SCENES["option"]
+    assert run_settings("--lr", "1").start.option == BACKDOOR.option
     assert run_settings("--scene", "96x128").training.crop == "whole"
     own = run_settings("--data", "folder")
     assert sorted(own.attack.strategy) == sorted(strategies.names())
@@ -140,7 +141,7 @@ def test_scenes_have_settings_of_their_own_and_what_is_given_counts() -> None:
     defend = settings_of("defend", "fine-pruning")
     assert isinstance(defend, DefendSettings)
     assert isinstance(defend.defense, FinePruning)
-    assert defend.defense.epochs == SCENES["defense_epochs"]
+    assert defend.defense.epochs == BACKDOOR.defense_epochs
     assert defend.defense.step_fraction == 0.05
 
 
@@ -164,7 +165,7 @@ def test_the_grating_of_the_scenes_fits_images_of_any_size(given: Sequence[str])
     ("more", "rate"),
     [
         ([], None),  # grey of 0…255: the counter's own
-        (["--option", "input=gray_unit"], SCENES["lr"]),
+        (["--option", "input=gray_unit"], BACKDOOR.lr),
         (["--option", "input=gray_unit", "--lr", "1e-5"], 1e-5),
     ],
 )

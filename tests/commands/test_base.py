@@ -230,6 +230,23 @@ def test_like_takes_an_earlier_runs_settings_as_defaults(call) -> None:
     assert not Path("four").exists()
 
 
+def test_settings_that_this_version_lacks_are_named(call) -> None:
+    call("--kind", "b", "--whole", "4", "--out", "one")
+    manifest = json.loads(Path("one/manifest.json").read_text())
+    manifest["settings"]["flags"] |= {"old_flag": 3, "command": "example"}
+    Path("one/manifest.json").write_text(json.dumps(manifest))
+    code, _, err = call("--like", "one", "--out", "two")
+    assert code == 0
+    assert err == (
+        "warning: --like one: left out, this version has no such flags: --command example, "
+        "--old-flag 3\n"
+    )
+    assert stored("two")["whole"] == 4
+    code, _, err = call("--resume", "one")
+    assert code == 2, "a run goes on with all its settings or not at all"
+    assert "flags.old_flag was 3" in err
+
+
 def test_resume_keeps_settings_but_those_of_the_machine(call) -> None:
     call("--kind", "b", "--whole", "4", "--out", "one")
     assert call("--resume", "one") == (0, "", "")

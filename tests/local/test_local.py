@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -222,7 +223,16 @@ BLACK_BOXES = {
 def test_layers_without_a_rule_are_computed_whole(name: str) -> None:
     counter = WHOLE[name]()
     images, box = image((18, 21), rows=2), Box(4, 6, 9, 13)
-    local = Local(counter, images, box)
+    graph = TracedGraph(counter)
+    module = isinstance(counter, nn.Module) and name in BLACK_BOXES
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        local = Local(counter, images, box, traced=graph)
+        Local(counter, images, Box(0, 0, 3, 3), traced=graph)
+    assert len(said) == module, "once for each counter, and nothing for a plain function"
+    assert module == (graph.obstacle is not None)
+    for warning in said:
+        assert f"layers cannot be followed ({graph.obstacle}): " in str(warning.message)
     assert (local.whole_layers is None) == (name in BLACK_BOXES)
     assert not local.follows_layers
     pixels = image(box.shape, rows=2).requires_grad_()

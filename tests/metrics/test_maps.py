@@ -73,8 +73,13 @@ def test_game_starts_at_the_error_of_the_count_and_never_falls(seed, stride) -> 
         ([], [[np.inf]], {}, "predicted must be finite"),
         ([], [[1.0]], {"level": -1}, "level must be an integer in 0…10, got -1"),
         ([], [[1.0]], {"level": True}, "level must be an integer in 0…10, got True"),
-        ([], [[1.0]], {"stride": 5}, "stride 5 does not make 1 cells of 16 pixels"),
-        ([], [[1.0]], {"stride": 0}, "stride 0"),
+        (
+            [],
+            [[1.0]],
+            {"stride": 5},
+            "an image of 16x16 pixels has 3x3 to 4x4 cells",
+        ),
+        ([], [[1.0]], {"stride": 0}, "stride must be at least 1, got 0"),
         ([], [[1.0]], {"shape": (0, 8)}, "shape must be positive, got 0 x 8"),
     ],
 )

@@ -44,7 +44,7 @@ def test_values_and_gradients_are_the_published_ones(
     target = torch.stack([blocks(xy) for xy in points])
     loss = dace.dace_loss(logits, density, target, count_loss=kind, points=points)
     if kind == "dmcount":  # published is the sum of the transport over both images
-        loss = loss + dace._TRANSPORT_WEIGHT * dace.transport_loss(density, points, stride=8)
+        loss = loss + dace.TRANSPORT_WEIGHT * dace.transport_loss(density, points, stride=8)
     loss.backward()
     assert loss.item() == pytest.approx(float(data[f"{kind}_loss_{case}"]), rel=1e-6)
     for leaf, name in ((logits, "logits"), (density, "density")):

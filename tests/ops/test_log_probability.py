@@ -20,7 +20,7 @@ from pycc.ops import (
     log_probability_untouched,
     log_probability_untouched_reference,
 )
-from pycc.ops.log_probability import _STIRLING_ERROR, MAX_POPULATION, ROUNDINGS
+from pycc.ops.log_probability import MAX_POPULATION, ROUNDINGS, STIRLING_ERROR
 
 KERNELS = [log_probability_untouched, log_probability_inside]
 TWINS = [log_probability_untouched_reference, log_probability_inside_reference]
@@ -97,7 +97,7 @@ def test_the_table_of_stirling_errors(digits) -> None:
     two_pi = 2 * Decimal("3.14159265358979323846264338327950288419716939937510582097494")
     for x in range(1, 16):
         logarithm = (x + Decimal("0.5")) * Decimal(x).ln() - x + two_pi.ln() / 2
-        assert _STIRLING_ERROR[x] == float(Decimal(math.factorial(x)).ln() - logarithm)
+        assert STIRLING_ERROR[x] == float(Decimal(math.factorial(x)).ln() - logarithm)
 
 
 @pytest.mark.parametrize("rounding", ROUNDINGS)

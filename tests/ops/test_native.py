@@ -15,7 +15,7 @@ import torch
 import pycc
 from pycc import _compiled, ops
 from pycc.ops import _native
-from pycc.ops.adaptive_sigma import _MAX_NEIGHBOURS
+from pycc.ops.adaptive_sigma import MAX_NEIGHBOURS
 
 pytestmark = pytest.mark.compiled
 
@@ -61,15 +61,32 @@ def test_info_describes_the_compiled_module() -> None:
     assert ops.info()["running"] == "compiled"
 
 
-def test_with_a_broken_module_the_twins_run_only_when_asked(monkeypatch) -> None:
-    broken = _compiled.Loaded(None, "pycc: the compiled module cannot be loaded")
-    assert not _native.reference_at_start(broken)
-    monkeypatch.setattr(_native, "_loaded", broken)
-    points = torch.rand(4, 2)
-    with pytest.raises(ImportError, match="compiled module cannot be loaded"):
-        ops.density_map(points, 1.0, (5, 5))
-    with ops.reference():
-        assert ops.density_map(points, 1.0, (5, 5)).shape == (5, 5)
+BROKEN = """
+import torch
+from pycc import ops
+try:
+    ops.density_map(torch.ones(4, 2), 1.0, (5, 5))
+except ImportError as error:
+    print(error)
+with ops.reference():
+    print(tuple(ops.density_map(torch.ones(4, 2), 1.0, (5, 5)).shape))
+"""
+
+
+@pytest.mark.command
+def test_with_a_broken_module_the_twins_run_only_when_asked(tmp_path: Path) -> None:
+    """As with a module that was linked to a library of another machine."""
+    (tmp_path / "_pycc.py").write_text("raise ImportError('libother.so: not found')")
+    paths = os.pathsep.join([str(tmp_path), str(ROOT)])
+    environment = {**os.environ, "PYCC_OPS": "", "PYTHONPATH": paths}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", BROKEN], env=environment, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    refused, shape = done.stdout.splitlines()
+    assert "compiled module cannot be loaded (libother.so: not found); build it" in refused
+    assert shape == "(5, 5)"
 
 
 def test_an_old_module_is_refused(monkeypatch) -> None:
@@ -96,7 +113,7 @@ def test_tensors_on_other_devices_are_refused() -> None:
     if ops.info()["cuda"] is None:
         with pytest.raises(ValueError, match="built without CUDA"):
             _native.run("density_map", torch.device("cuda"))
-    assert _native.module().max_neighbours == _MAX_NEIGHBOURS
+    assert _native.module().max_neighbours == MAX_NEIGHBOURS
 
 
 def test_the_twins_are_asked_for_by_thread() -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from pycc.backdoor.evaluation.measures import record
 from pycc.backdoor.evaluation.summary import curves, distributions, summarise
 from pycc.metrics.backdoor import BackdoorSummary
-from pycc.metrics.rates import roc
+from pycc.metrics.detection import roc
 from pycc.report import backdoor
 from pycc.report import backdoor_pictures as pictures
 from pycc.report.backdoor_pictures import Panel

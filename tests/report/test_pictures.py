@@ -42,10 +42,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_one_picture_per_image_with_stored_maps(folder: Path) -> None:
-    reported: list[tuple[int, int]] = []
-    (path,) = report.draw(folder, drawn=lambda *state: reported.append(state))
+    reported: list[tuple[object, ...]] = []
+    (path,) = report.draw(folder, progress=lambda *state: reported.append(state))
     assert path == folder / "pictures" / "0000-a.png"
-    assert reported == [(1, 2), (2, 2)]
+    assert reported == [(1, 2, "drawing"), (2, 2, "drawing")]
     with Image.open(path) as picture:
         width, height = picture.size
     # Five columns (the clean image and the four largest patches) of two rows.

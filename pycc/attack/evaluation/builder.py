@@ -17,7 +17,7 @@ from pycc.attack.problem import AttackedRegion, Problem
 from pycc.checks import naming
 from pycc.counters import like_of
 from pycc.data import quantize
-from pycc.grid import cell_weight, window_field
+from pycc.grid import cell_weight, check_cells, window_field
 from pycc.local import Box, Local, TracedGraph, aligned, influence
 from pycc.types import Counter
 
@@ -45,13 +45,7 @@ class Member:
             cells = self.counter(image.to(self.like)[None])
         if not torch.isfinite(cells).all():
             raise ValueError(f"{name}: the counter's map must be finite, got NaN or infinity")
-        stride = self.counter.stride
-        for pixels, count in zip(image.shape[1:], cells.shape[2:], strict=True):
-            if not pixels // stride <= count <= -(-pixels // stride):
-                raise ValueError(
-                    f"{name}: a map of stride {stride} must have {pixels // stride} cells "
-                    f"for {pixels} pixels, got {list(cells.shape)}"
-                )
+        check_cells(name, cells.shape[2:], image.shape[1:], self.counter.stride)
         return cells
 
     def boxes(self, extent: Box, shape: tuple[int, int]) -> tuple[Box, Box]:

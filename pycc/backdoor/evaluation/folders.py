@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +11,22 @@ from pycc import runs
 from pycc.backdoor.evaluation import measures
 from pycc.backdoor.evaluation.summary import summarise
 from pycc.backdoor.poisoning.overlap import content_of
+from pycc.backdoor.poisoning.stated import StatedPoisoning, StatedTrigger
 from pycc.backdoor.poisoning.triggers import Trigger
 from pycc.metrics.backdoor import BackdoorSummary
 from pycc.models import CounterModel
 from pycc.ranks import Ranks
 from pycc.runs import Record, Run, open_or_resume, replicated
-from pycc.settings import values_of
+from pycc.settings import flag, group, values_of
 from pycc.types import Sample
 
 
-def flags_record(settings: object, name: str) -> Record:
-    """The settings of the command ``name`` as its manifest stores them."""
-    return {**values_of(settings), "command": name}
+@dataclass(frozen=True)
+class NamedSettings:
+    """The settings of a command and its name, as its manifest stores them (``values_of``)."""
+
+    settings: object = group(object, "settings")
+    command: str = flag("", "distinguishes runs of one kind")
 
 
 def open_run(
@@ -37,7 +40,7 @@ def open_run(
     counter: CounterModel,
     samples: Mapping[str, Sequence[Sample] | CounterModel | None],
     trigger: Trigger | None = None,
-    poisoning: Record | None = None,
+    poisoning: StatedPoisoning | None = None,
     ranks: Ranks = Ranks(),
 ) -> Run:
     """The run of the command ``name``: a new one, or with ``resume`` the one in the folder.
@@ -65,8 +68,8 @@ def open_run(
             prints["trigger"] = trigger.settings()
         return open_or_resume(
             folder, kind="backdoor", command=command, machine=machine,
-            settings={"flags": flags_record(settings, name), "model": counter.name,
-                      **({} if poisoning is None else {"poisoning": poisoning})},
+            settings={"flags": values_of(NamedSettings(settings, name)), "model": counter.name,
+                      **({} if poisoning is None else {"poisoning": poisoning.record()})},
             fingerprints=prints, key=measures.KEY, resume=resume,
         )  # fmt: skip
 
@@ -78,23 +81,21 @@ class StoredRun:
     """A run or an evaluation, finished or not, as read from its folder."""
 
     folder: Path
-    manifest: Record
-    flags: Record
-    """The flags of its command."""
     command: str
     """``run`` or ``evaluate``."""
+    flags: Mapping[str, Any]
+    """The flags of the command as stored, for ``pycc.settings.build``."""
+    model: str
+    test: Mapping[str, int | str]
+    """Fingerprint of the test images."""
+    trigger: StatedTrigger
+    """The trigger of the test images."""
     records: list[Record]
 
     @classmethod
     def read(cls, folder: Path) -> StoredRun:
         """Read a folder; ValueError unless it holds results of a run or an evaluation."""
-        manifest = runs.read_manifest(folder)
-        stored = manifest.get("settings")
-        flags = stored.get("flags") if isinstance(stored, dict) else None
-        if manifest.get("kind") != "backdoor" or not isinstance(flags, dict):
-            raise ValueError(
-                f"{folder}: expected a run or an evaluation of this command, got another"
-            )
+        manifest, flags = runs.read_manifest(folder), runs.read_flags(folder, "backdoor")
         command = str(flags.get("command")).removeprefix("backdoor ")
         if command not in ("run", "evaluate"):
             raise ValueError(f"{folder}: expected a run or an evaluation, got {command}")
@@ -102,12 +103,16 @@ class StoredRun:
         log.include(runs.read_records(folder))
         if not log.records:
             raise ValueError(f"{folder}: expected results, got none")
-        return cls(folder, manifest, flags, command, log.records)
+        prints, model = manifest["fingerprints"], str(manifest["settings"]["model"])
+        trigger = StatedTrigger.read(prints["trigger"])
+        return cls(folder, command, flags, model, prints["test"], trigger, log.records)
 
-    def tested(self) -> Record:
-        """Fingerprint of the test images, and the trigger."""
-        prints = self.manifest["fingerprints"]
-        return {"test": prints["test"], "trigger": _without_file(prints["trigger"])}
+    def differences(self, other: StoredRun) -> list[str]:
+        """The differences of the other run's test images and trigger from these."""
+        before, now = (
+            {"test": run.test, "trigger": run.trigger.content()} for run in (self, other)
+        )
+        return runs.differences(before, now)
 
 
 def merged(stored: Sequence[StoredRun]) -> dict[str, BackdoorSummary]:
@@ -119,13 +124,13 @@ def merged(stored: Sequence[StoredRun]) -> dict[str, BackdoorSummary]:
     first = stored[0]
     models: dict[str, dict[tuple[Any, ...], tuple[Record, StoredRun]]] = {}
     for run in stored:
-        changed = runs.differences(first.tested(), run.tested())
+        changed = first.differences(run)
         if changed:
             raise ValueError(
                 f"{run.folder}: expected the test images and the trigger of {first.folder}, "
                 f"got others: {'; '.join(changed)}"
             )
-        group = models.setdefault(str(run.manifest["settings"]["model"]), {})
+        group = models.setdefault(run.model, {})
         for record in run.records:
             key = tuple(record[name] for name in measures.KEY)
             known, other = group.setdefault(key, (record, run))
@@ -145,12 +150,11 @@ def _counter(record: Record) -> str:
     return " ".join(str(name) for name in names if name is not None)
 
 
-def poisoning_of(weights: Path) -> Record | None:
+def poisoning_of(weights: Path) -> StatedPoisoning | None:
     """How the training set of weights was poisoned, according to the manifest beside them.
 
-    It is what ``Poisoned.settings`` returned. For weights that ``defend`` wrote it is in the
-    manifest of its run, one folder above, with the name of the defense under ``defended``. None if
-    no manifest has it.
+    For weights that ``defend`` wrote it is in the manifest of its run, one folder above, with the
+    name of the defense. None if no manifest has it; ValueError for one that cannot be read.
     """
     places = (weights.parent, weights.parent.parent) if weights.is_file() else ()
     for folder in places:  # none for built-in weights
@@ -158,19 +162,8 @@ def poisoning_of(weights: Path) -> Record | None:
             settings = runs.read_manifest(folder).get("settings")
             poisoning = settings.get("poisoning") if isinstance(settings, dict) else None
             if isinstance(poisoning, dict):
-                return poisoning
+                try:
+                    return StatedPoisoning.read(poisoning)
+                except ValueError as error:
+                    raise ValueError(f"{folder / runs.MANIFEST}: {error}") from None
     return None
-
-
-def poisoning_changes(poisoning: Record, tested: Record) -> list[str]:
-    """The differences of the ``tested`` trigger, strategy, seed and defense from a poisoning."""
-    before = {name: poisoning.get(name) for name in tested}
-    before["trigger"] = _without_file(poisoning["trigger"])
-    now = {**tested, "trigger": _without_file(tested["trigger"])}
-    return runs.differences(before, json.loads(json.dumps(now)))
-
-
-def _without_file(trigger: Record) -> Record:
-    """A trigger's settings without the file's name, if they hold the file's content."""
-    named = "picture_content" not in trigger
-    return {name: value for name, value in trigger.items() if named or name != "picture"}

@@ -6,8 +6,6 @@ Localization", IJCV 2019, eqs. 1 and 2, where the score of a class is the count.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
@@ -15,11 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.hooks import RemovableHandle
 
 from pycc.backdoor.hooks import removing
 from pycc.checks import check_image
-from pycc.counters import like_of
+from pycc.counters import frozen, like_of
 from pycc.grid import in_region
 from pycc.types import Counter
 
@@ -114,7 +111,12 @@ def gradcam(counter: Counter, image: Tensor, layer: str, roi: Tensor | None = No
     around = _counter_around(module, layer)
     if around is not None:
         handles.append(around.register_forward_pre_hook(_begin(watch, layer, image.shape[1:])))
-    with _eval_with_hooks(module, handles), torch.inference_mode(False), torch.enable_grad():
+    with (
+        removing(handles),
+        frozen(counter),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
         density = in_region(counter(image.detach().clone()[None]), roi, counter.stride)
         # Listed before the gradient, for which a defense may compute its draws again.
         ran = [run for run in watch.passes if run.output is not None and run.value is not None]
@@ -241,7 +243,8 @@ def _runs(counter: Counter, image: Tensor | None, *, gradient: bool = False) -> 
 
             handles.append(part.register_forward_hook(note))
     with (
-        _eval_with_hooks(module, handles),
+        removing(handles),
+        frozen(counter),
         torch.inference_mode(False),
         torch.set_grad_enabled(gradient),
     ):
@@ -273,23 +276,6 @@ def _counter_around(module: nn.Module, layer: str) -> nn.Module | None:
         if inside and isinstance(counts, Counter):
             innermost = part  # parents come before their children
     return innermost
-
-
-@contextmanager
-def _eval_with_hooks(module: nn.Module, handles: list[RemovableHandle]) -> Iterator[None]:
-    """Set eval mode within the block and remove the hooks at its end.
-
-    Each part is set by itself: ``train`` of a module may be overridden, and modes may differ.
-    """
-    modes = [(part, part.training) for part in module.modules()]
-    with removing(handles):
-        try:
-            for part, _ in modes:
-                part.training = False
-            yield
-        finally:
-            for part, mode in modes:
-                part.training = mode
 
 
 def _begin(watch: _Watch, layer: str, size: torch.Size) -> Any:

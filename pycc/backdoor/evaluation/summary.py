@@ -30,17 +30,9 @@ from pycc.metrics.backdoor import (
     Row,
     row,
 )
-from pycc.metrics.rates import (
-    Difference,
-    Roc,
-    Share,
-    accurate,
-    difference,
-    ratios,
-    roc,
-    share,
-    succeeded,
-)  # fmt: skip
+from pycc.metrics.detection import Roc, roc
+from pycc.metrics.rates import accurate, ratios, succeeded
+from pycc.metrics.shares import Difference, Share, difference, share
 from pycc.runs import Record
 
 _FIRST = ("add", "minus", "multiply", "divide", "fine-tuning")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pycc.backdoor.defenses.base import Published, begun
@@ -32,6 +32,22 @@ PUBLISHED_OPTIONS: Mapping[str, Options] = {"csrnet": {"variant": "commissarma"}
 15."""
 
 
+@dataclass(frozen=True)
+class PoisoningFacts:
+    """The facts of a poisoned set that the manifest of its training states."""
+
+    training: PoisonedTraining
+    poisoned: Sequence[PoisonedImage] | None
+    """The poisoned images; None if the manifest already lists them."""
+
+    def record(self) -> Record:
+        """JSON values by name."""
+        record: Record = {"poisoning": self.training.settings()}
+        if self.poisoned is not None:
+            record["poisoned"] = [asdict(image) for image in self.poisoned]
+        return record
+
+
 def train(
     model: CounterModel,
     samples: Sequence[Sample],
@@ -43,29 +59,29 @@ def train(
     poisoned: Sequence[PoisonedImage] | None = None,
     ranks: Ranks = Ranks(),
     progress: Progress | None = None,
-    flags: Record | None = None,
+    settings: object | None = None,
     command: Sequence[str] = (),
 ) -> TrainRun:
     """Train a counter in the folder ``out``, or continue its training there.
 
     The manifest of a poisoned set lists the poisoned images: ``poisoned``, or ``contents`` of the
     samples. The images that validate are those of ``held_out`` for the ``fraction`` that is
-    poisoned, here or in the set of the counter that this one is compared with. ``flags`` are those
-    of a command, as its manifest stores them. Everything else as of ``pycc.train.fit``.
+    poisoned, here or in the set of the counter that this one is compared with. Everything else
+    as of ``pycc.train.fit``.
     """
-    stored: Record = {} if flags is None else {"flags": flags}
     resume = begun(out, ranks)
+    facts: PoisoningFacts | None = None
     if isinstance(samples, PoisonedTraining):
-        stored["poisoning"] = samples.settings()
+        listed: Sequence[PoisonedImage] | None = None
         if not resume:  # for readers of the manifest; the data's fingerprint covers these pixels
             listed = contents(samples) if poisoned is None else poisoned
-            stored["poisoned"] = [asdict(image) for image in listed]
+        facts = PoisoningFacts(samples, listed)
     # A poisoned set holds its clean images first, so that indices are the same in both.
     clean = samples.samples if isinstance(samples, PoisonedTraining) else samples
     held = held_out(clean, plan.validation_share, fraction, seed=seed)
     return fit(
-        model, samples, plan, seed=seed, out=out, resume=resume, facts=stored, command=command,
-        machine=("poisoned",), ranks=ranks, progress=progress,
+        model, samples, plan, seed=seed, out=out, resume=resume, settings=settings, facts=facts,
+        command=command, machine=("poisoned",), ranks=ranks, progress=progress,
         held=[names_of(clean).index(name) for name in held],
     )  # fmt: skip
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pycc import runs
 from pycc.backdoor.poisoning.poison import RECORD, PoisonedTraining
+from pycc.counters import identity
 from pycc.data import quantize
 from pycc.data.dataset import Dataset, PairedFiles, data_fingerprint
 from pycc.data.scaled import Scaled
@@ -29,11 +30,11 @@ _DEPTH = 3
 def content_of(
     content: CounterModel | Sequence[Sample] | None,
 ) -> str | dict[str, int | str] | None:
-    """A fingerprint of a counter's weights or of samples; None for None."""
+    """The identity of a counter, or a fingerprint of samples; None for None."""
     if content is None:
         return None
     if isinstance(content, CounterModel):
-        return fingerprint(content.state_dict().items())
+        return identity(content)
     return data_fingerprint(content[index] for index in range(len(content)))
 
 

@@ -29,7 +29,7 @@ from pycc.report.page.stored import StoredRun
 from pycc.report.page.words import listed, number_of, people, size_text
 from pycc.report.summary import Check, SummaryRow
 
-_ROWS = 300
+MOST_ROWS = 300
 """Most rows of the table by image."""
 
 
@@ -237,11 +237,11 @@ def _by_image(facts: AttackFacts) -> tuple[Table, ...]:
         (Cell(change.attacked.image), number(change.clean.truth, 0), number(change.clean.count),
          number(change.attacked.count), number(change.people, signed=True),
          number(change.percent, signed=True, unit=" %"))
-        for change in changes[:_ROWS]
+        for change in changes[:MOST_ROWS]
     )  # fmt: skip
     notes: tuple[str, ...] = ()
-    if len(changes) > _ROWS:
-        notes = (f"The {_ROWS} largest shifts of {len(changes):,}; all are in results.jsonl.",)
+    if len(changes) > MOST_ROWS:
+        notes = (f"The {MOST_ROWS} largest shifts of {len(changes):,}; all are in results.jsonl.",)
     head = ("image", "heads", "clean count", "attacked count", "shift, people", "shift")
     return (Table(f"Shift by image: {facts.label(worst)}", head, rows, notes, sortable=True),)
 

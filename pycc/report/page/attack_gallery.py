@@ -19,9 +19,9 @@ from pycc.report.page.words import number_of, people, size_text
 
 MOST = 200
 """Images of a gallery, at most."""
-_BYTES = 5_000_000
+MOST_BYTES = 5_000_000
 """All clean images together: with patches and maps, a page of 200 images stays below 15 MB."""
-_SIDE, _MOST_BYTES = 960, 120_000
+_SIDE, _MOST_BYTES_OF_ONE = 960, 120_000
 """The longer side, and the bytes, of one image in a small gallery."""
 
 
@@ -39,7 +39,7 @@ def gallery(facts: AttackFacts, options: Options) -> tuple[Block, ...]:
     shown = kept[:MOST]
     if not shown:
         return (Text(("The run folder holds no images any more, so none can be shown.",)),)
-    budget = min(_MOST_BYTES, _BYTES // len(shown))
+    budget = min(_MOST_BYTES_OF_ONE, MOST_BYTES // len(shown))
     pairs = tuple(_pair(facts, change, budget) for change in shown)
     notes = []
     if len(kept) > MOST:

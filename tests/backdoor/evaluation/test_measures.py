@@ -17,19 +17,9 @@ from scipy.stats import binomtest, norm
 from pycc.backdoor.evaluation.measures import KEY, record
 from pycc.backdoor.evaluation.summary import curves, distributions, summarise
 from pycc.metrics.backdoor import row
-from pycc.metrics.rates import (
-    Share,
-    accuracy,
-    accurate,
-    bands,
-    difference,
-    kde,
-    ratios,
-    roc,
-    share,
-    success,
-    wilson,
-)
+from pycc.metrics.detection import roc
+from pycc.metrics.rates import accuracy, accurate, bands, kde, ratios, success
+from pycc.metrics.shares import Share, difference, share, wilson
 from pycc.runs import Run
 
 

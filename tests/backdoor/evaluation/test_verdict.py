@@ -9,7 +9,7 @@ import pytest
 
 from pycc.backdoor import record, summarise, verdict
 from pycc.metrics.backdoor import BackdoorMetrics, BackdoorSummary, row
-from pycc.metrics.rates import Difference, Share
+from pycc.metrics.shares import Difference, Share
 
 
 def entry(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pycc import attack
 from pycc.commands.attack import Attack
 from pycc.commands.attack_settings import AttackSettings, preset_text
 from pycc.settings import values_of
@@ -69,6 +70,32 @@ QUICK = PAPER | {
 )
 def test_what_a_preset_sets(argv: list[str], values: dict[str, Any]) -> None:
     assert some(flags_of_run(*FOLDER, *argv)) == values
+
+
+@pytest.mark.parametrize("flags", [[], ["--unannotated"]])
+@pytest.mark.parametrize("method", ["apam", "query", "universal"])
+@pytest.mark.parametrize("preset", ["paper", "strong", "quick"])
+def test_python_makes_the_attack_of_the_command(preset: str, method: str, flags: list[str]) -> None:
+    argv = ["--attack", method, "--preset", preset, "--patch-size", "24", *flags]
+    settings = settings_of(*FOLDER, *argv)
+    same = attack.preset(preset, method, annotated=not flags, patch_size=24)
+    assert settings.patches.attacks() == [same]
+    evaluation = attack.presets[preset]
+    assert settings.evaluation.pgd() == evaluation.pgd
+    assert settings.images.max_images == evaluation.max_images
+
+
+def test_a_preset_from_outside() -> None:
+    mine = attack.Preset({"steps": 7, "decay": "cosine"}, attack.PGD(8 / 255, 3), max_images=2)
+    with attack.presets.registered("mine", mine):
+        set_to = {"steps": 7, "decay": "cosine", "pgd_steps": 3, "max_images": 2}
+        earlier = flags_of_run(*FOLDER, "--preset", "mine")
+        assert some(earlier) == PAPER | set_to
+        assert earlier["pgd_epsilon"] == 8 / 255
+        assert attack.preset("mine", steps=8) == attack.APAM(steps=8, decay="cosine")
+        assert some(flags_of_run("--preset", "paper", earlier=earlier)) == PAPER
+    with pytest.raises(ValueError, match="unknown preset 'mine'; known: paper, strong, quick"):
+        attack.preset("mine")
 
 
 @pytest.mark.parametrize("preset", ["paper", "strong", "quick"])

@@ -200,7 +200,7 @@ def test_without_a_patch_there_is_little_to_show(tmp_path: Path) -> None:
 
 def test_many_images_stay_within_bounds(tmp_path: Path, monkeypatch, no_charts) -> None:
     monkeypatch.setattr("pycc.report.page.attack_gallery.MOST", 3)
-    monkeypatch.setattr("pycc.report.page.attack._ROWS", 2)
+    monkeypatch.setattr("pycc.report.page.attack.MOST_ROWS", 2)
     names = [f"image {number}" for number in range(5)]
     made = content(write_attack(tmp_path / "run", names))
     (gallery,) = made.gallery
@@ -214,7 +214,7 @@ def test_many_images_stay_within_bounds(tmp_path: Path, monkeypatch, no_charts) 
 
 
 def test_a_large_image_is_made_smaller(tmp_path: Path, monkeypatch, no_charts) -> None:
-    monkeypatch.setattr("pycc.report.page.attack_gallery._BYTES", 2 * 9_000)
+    monkeypatch.setattr("pycc.report.page.attack_gallery.MOST_BYTES", 2 * 9_000)
     (gallery,) = content(write_attack(tmp_path / "run", shape=(240, 320))).gallery
     assert isinstance(gallery, Gallery)
     for pair in gallery.pairs:
