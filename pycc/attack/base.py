@@ -251,6 +251,7 @@ class PatchAttack(ABC):
             seed: key of all randomness.
 
         Raises:
+            TypeError: for images or a counter of another type.
             ValueError: for images that are not [N,3,H,W] in [0,1], a patch that does not fit, and
                 an objective about heads without points.
 

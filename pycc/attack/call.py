@@ -56,9 +56,18 @@ def _samples(
 ) -> list[Sample]:
     if isinstance(images, Tensor):
         check_images(kind, images)
-    else:
+    elif isinstance(images, Sequence) and not isinstance(images, str):
+        if not images:
+            raise ValueError(f"{kind}: images must be at least one, got none")
         for image in images:
+            if isinstance(image, Sample):
+                raise TypeError(f"{kind}: images must be tensors, got samples; use pycc.attack.run")
             check_image(kind, image)
+    else:
+        raise TypeError(
+            f"{kind}: images must be a tensor [N,3,H,W] or a list of tensors [3,H,W], got "
+            f"{type(images).__name__}"
+        )
     if points is not None and len(points) != len(images):
         raise ValueError(
             f"{kind}: points must be one tensor [M,2] for each of {len(images)} images, "

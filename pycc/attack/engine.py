@@ -26,7 +26,7 @@ from pycc.ranks import Ranks, exact
 from pycc.report import AttackSummary, summarise
 from pycc.runs import Run, open_or_resume, sharded, write_json
 from pycc.settings import values_of
-from pycc.types import Counter, Progress, Sample
+from pycc.types import Counter, Progress, Sample, check_counter, check_sequence
 
 CHECKS = "checks.json"
 _VICTIM = "victim"
@@ -100,6 +100,7 @@ def run(
         ranks: the processes.
 
     Raises:
+        TypeError: for a counter or samples of another type.
         ValueError: for bad input, before anything is written; for a resumed run whose settings,
             data or weights are not those of its manifest; for a counter whose maps are not finite
             or do not match its stride.
@@ -148,6 +149,7 @@ def transfer(
         pgd: the reference on all pixels; None (default): without it.
 
     Raises:
+        TypeError: as ``run``.
         ValueError: for fewer than two counters or two of the same weights, and as ``run``.
 
     >>> from pycc import data, models
@@ -206,10 +208,14 @@ def execute(
     chosen = tuple(attacks) if isinstance(attacks, Sequence) else (attacks,)
     _check(chosen, seeds, combine, train)
     members = all_members(surrogates)
+    for member in members:
+        check_counter("attack", member.counter)
     stride = max(member.counter.stride for member in members)
+    check_sequence("attack", samples)
     checked = check_samples(samples, chosen, stride, seed=seed)
     training = None
     if train is not None:
+        check_sequence("attack", train)
         training = check_samples(train, chosen, stride, seed=seed)
         training = held_out(training, checked) if unseen else training
         _check_sides(chosen, [item.shape for item in (*checked.items, *training.items)])

@@ -27,7 +27,7 @@ def split(
     """
     number = len(samples)
     if number == 0:
-        raise ValueError("train: no images")
+        raise ValueError("train: samples must be at least one, got none")
     keys = Stream(seed, "train, split").words(number)
     order = sorted(range(number), key=lambda n: (int(keys[n]), n))
     held = max(1, round(share * number)) if share > 0 else 0

@@ -42,7 +42,7 @@ from pycc.train.results import (
 from pycc.train.step import NotFiniteError, Stepper, warn_of_parts
 from pycc.train.validation import Validator, check_images
 from pycc.train.workers import Loader
-from pycc.types import Progress, Sample
+from pycc.types import Progress, Sample, check_sequence
 
 KEY = ("kind", "epoch")
 WEIGHTS = "weights.npz"
@@ -101,6 +101,7 @@ def fit(
         held: indices of the samples that validate.
 
     Raises:
+        TypeError: a counter that is not a model, or samples of another type.
         ValueError: samples without heads, too few samples or too small ones for the recipe's k or
             patch, a batch smaller than the number of processes, no epochs after the warm-up, a
             checkpoint of another training, ``resume`` without ``out``.
@@ -118,6 +119,12 @@ def fit(
     >>> len(run.epochs), run.summary.validation.images
     (2, 1)
     """
+    if not isinstance(counter, CounterModel):
+        raise TypeError(
+            f"train: counter must be a model (pycc.models.create, load or wrap), got a "
+            f"{type(counter).__name__}"
+        )
+    check_sequence("train", samples)
     if resume and out is None:
         raise ValueError("train: resume needs the run folder as out")
     folder = None if out is None else Path(out)

@@ -35,7 +35,7 @@ from pycc.metrics.backdoor import (
 from pycc.ranks import Ranks
 from pycc.runs import Record, Run, open_or_resume, replicated
 from pycc.settings import values_of
-from pycc.types import Counter, Progress, Sample
+from pycc.types import Counter, Progress, Sample, check_counter, check_sequence
 
 SCORES = {"spread": "blend-consistency, spread", "shift": "blend-consistency, shift"}
 """Names of the detector's two scores in results."""
@@ -159,8 +159,9 @@ def evaluate(
         ranks: the processes of torchrun, which share the images.
 
     Raises:
-        ValueError: samples whose names are not unique, an image that is too small for the trigger
-            or the counter, a run folder of something else.
+        TypeError: a counter or samples of another type.
+        ValueError: no samples, samples whose names are not unique, an image that is too small for
+            the trigger or the counter, a run folder of something else.
 
     >>> from pycc import backdoor, data, models
     >>> samples = data.open("synthetic", limit=1, shape=(64, 96))
@@ -169,6 +170,11 @@ def evaluate(
     >>> metrics.clean.images, metrics.triggered.images, metrics.excess
     (1, 1, None)
     """
+    check_sequence("backdoor", samples)
+    if not len(samples):
+        raise ValueError("backdoor: samples must be at least one, got none")
+    for each in (counter,) if clean_counter is None else (counter, clean_counter):
+        check_counter("backdoor", each)
     tested = EvaluationSet(samples, trigger, seed)
 
     def opened() -> Run:
