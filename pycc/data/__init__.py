@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from pycc.data import jhu, nwpu, shanghaitech, synthetic, ucf, worldexpo  # noqa: F401 (register)
-from pycc.data.dataset import Dataset, NotAnnotatedError
+from pycc.data.dataset import (
+    Dataset,
+    Format,
+    NotAnnotatedError,
+    Pair,
+    PairedFiles,
+    Refuse,
+    by_name,
+    formats,
+    pair_up,
+)
 from pycc.data.density import density, downsample
 from pycc.data.images import load_image, load_opacity, mean_colour, quantize, save_image
 from pycc.data.opening import open
@@ -11,14 +21,21 @@ from pycc.data.subset import apart
 
 __all__ = [
     "Dataset",
+    "Format",
     "NotAnnotatedError",
+    "Pair",
+    "PairedFiles",
+    "Refuse",
     "apart",
+    "by_name",
     "density",
     "downsample",
+    "formats",
     "load_image",
     "load_opacity",
     "mean_colour",
     "open",
+    "pair_up",
     "quantize",
     "save_image",
 ]

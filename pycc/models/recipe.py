@@ -10,12 +10,20 @@ from pycc.models.augmentation import Augmentation
 
 
 class NoRecipeError(ValueError):
-    """A counter without a published training recipe."""
+    """A counter without a published training recipe.
+
+    >>> issubclass(NoRecipeError, ValueError)
+    True
+    """
 
 
 @dataclass(frozen=True)
 class Optimiser:
-    """One optimiser and the epoch from which it is used."""
+    """One optimiser and the epoch from which it is used.
+
+    >>> Optimiser("sgd", 1e-7, momentum=0.95).backbone
+    1.0
+    """
 
     kind: Literal["adam", "sgd"]
     lr: float
@@ -28,7 +36,11 @@ class Optimiser:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How the learning rate changes, by epoch."""
+    """How the learning rate changes, by epoch.
+
+    >>> Schedule("step", period=100, factor=0.5).warmup
+    0
+    """
 
     kind: Literal["constant", "step", "cosine_restarts"] = "constant"
     period: int = 0
@@ -44,7 +56,11 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Crop:
-    """Which parts of an image are used for training."""
+    """Which parts of an image are used for training.
+
+    >>> Crop("fixed", number=2, size=(256, 256)).multiple
+    1
+    """
 
     kind: Literal["whole", "quarter_sides", "quadrant", "fixed", "scaled"] = "whole"
     """``quarter_sides``: about a quarter of each side, rounded to multiples of 8 where MCNN and
@@ -65,6 +81,9 @@ class Boxes:
 
     A head's box is a square around it; its side is ``factor`` times the mean distance to the three
     nearest heads, at least ``smallest`` and at most ``largest`` pixels.
+
+    >>> Boxes(factor=1.0, smallest=4.0, largest=128.0, share=0.3).whole
+    False
     """
 
     factor: float
@@ -84,6 +103,13 @@ class Recipe:
     ``"dots"``: one person, one pixel). ``down_sampling`` is the published conversion to the
     network's resolution: a rule of ``pycc.data.downsample``, ``"sum"`` (block sums, which keep
     counts), or None (full resolution).
+
+    >>> recipe = Recipe(
+    ...     "arXiv 1802.10062", (Optimiser("sgd", 1e-7),), epochs=400, batch=1,
+    ...     density={"": "fixed15_reflect"}, down_sampling="sum",
+    ... )  # fmt: skip
+    >>> recipe.crop.kind, recipe.record()["augmentation"]
+    ('whole', {})
     """
 
     source: str
@@ -118,7 +144,7 @@ class Recipe:
     """Differences between code and paper, or between code and its description."""
 
     def record(self) -> dict[str, object]:
-        """As the metadata of weights state it: augmentations and repeats by name."""
+        """Return the recipe as the weights metadata state it: augmentations and repeats by name."""
         changes: dict[str, object] = {
             augmentation.name: asdict(augmentation) for augmentation in self.augmentations
         }

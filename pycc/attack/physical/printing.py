@@ -37,7 +37,16 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Kit:
-    """A patch ready to be printed, and its sizes."""
+    """A patch ready to be printed, and its sizes.
+
+    >>> folder = Path("kit")
+    >>> kit = Kit(
+    ...     folder / "patch.png", folder / "page.pdf", folder / "kit.json", pixels=(81, 81),
+    ...     dots=(2362, 2362), dpi=300.0, width_mm=200.0, height_mm=200.0, pixels_per_inch=10.3,
+    ... )  # fmt: skip
+    >>> kit.page.name
+    'page.pdf'
+    """
 
     patch: Path
     """The patch alone, ``patch.png``: exact pixels, and the resolution that gives the true size."""
@@ -83,6 +92,15 @@ def print_kit(
     than 20,000 dots a side, a patch of less than a dot, a picture that cannot be read, is partially
     transparent or nothing but transparent, and a folder that holds anything; OSError if it cannot
     be written. After an error the folder is as it was.
+
+    >>> import tempfile
+    >>> import torch
+    >>> from pycc import data
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     data.save_image(f"{folder}/patch.png", torch.zeros(3, 16, 16))
+    ...     kit = print_kit(f"{folder}/patch.png", f"{folder}/kit", width_mm=25.4, dpi=64)
+    >>> kit.dots, kit.pixels_per_inch
+    ((64, 64), 16.0)
     """
     if not 0 < width_mm <= MOST_MM:
         raise ValueError(f"print_kit: width_mm must be in (0, {MOST_MM:g}], got {width_mm}")
