@@ -80,7 +80,7 @@ class SceneMCNN(MCNN):
         return 1000.0 * nn.functional.mse_loss(density, target) + _COUNT_WEIGHT * error.mean()
 
     def recipe(self) -> Recipe:
-        """How the built-in weights are trained."""
+        """Return the recipe of the built-in weights."""
         return Recipe(
             source="tools/train_builtin_weights.py",
             optimisers=(Optimiser("adam", 2e-3),),

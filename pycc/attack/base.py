@@ -1,4 +1,4 @@
-"""What every patch attack on a count shares: its settings, its place, and its overridable steps."""
+"""The base of every patch attack on a count: its settings, its place, its overridable steps."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ class PatchAttack(ABC):
 
     @property
     def goal(self) -> Objective:
-        """What its objective means."""
+        """The objective of that name."""
         return objectives[self.objective]
 
     @property
@@ -172,7 +172,7 @@ class PatchAttack(ABC):
         return side
 
     def place(self, shape: tuple[int, int], *, seed: int, image: int) -> Place:
-        """Where the patch is measured in image number ``image`` of ``shape`` (H, W).
+        """Return the place of the patch in image number ``image`` of ``shape`` (H, W).
 
         For location ``worst`` the centre: the search needs a counter. ValueError if the patch does
         not fit.

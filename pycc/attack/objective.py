@@ -1,4 +1,4 @@
-"""What an attacker wants of the counter: losses that a patch minimises, and goals in people."""
+"""The objectives of an attacker: losses that a patch minimises, and goals in people."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pycc.attack.base import PatchAttack
 
 LOOKS = 20
-"""How often the patches of one optimisation are evaluated on the way."""
+"""Number of evaluations of the patches during one optimisation."""
 
 
 def look_at(steps: int) -> Sequence[int]:

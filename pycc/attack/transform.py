@@ -1,4 +1,4 @@
-"""What a patch must withstand: transforms that are drawn anew for each step, image and draw.
+"""Transforms that a patch must withstand, drawn anew for each step, image and draw.
 
 Parameters are drawn outside of what is differentiated. Sampling never changes a pixel outside the
 warped mask.
@@ -162,7 +162,7 @@ class _Physical:
         return torch.where(covered, warped, pixels)
 
     def _camera(self, patch: Tensor, drawn: Drawn) -> Tensor:
-        """What the camera sees of the printed patches [R,3,p,p]."""
+        """Photograph the printed patches [R,3,p,p]: contrast, brightness, blur and noise."""
         contrast = _column(1 + self.contrast * drawn[:, 0], patch)
         bright = _column(self.brightness * drawn[:, 1], patch)
         seen = ((patch - 0.5) * contrast + 0.5 + bright).clamp(0.0, 1.0)

@@ -20,7 +20,7 @@ _FEW = 20
 
 @dataclass(frozen=True)
 class Places:
-    """Where a layout looks for the annotations of its images."""
+    """The places where a layout looks for the annotations of its images."""
 
     folders: Sequence[Path]
     files: Sequence[str]

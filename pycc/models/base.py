@@ -53,7 +53,7 @@ class CounterModel(nn.Module):
     """A weakness of the network that other counters do not have, in one line; ``pycc models check``
     reports it."""
     origin: str = "fresh"
-    """Where the weights come from: what ``pycc.models.load`` recognised."""
+    """The source of the weights, as ``pycc.models.load`` recognised it."""
     metadata: Mapping[str, object] = MappingProxyType({})
     """The weights metadata, if there is any (``pycc.models.metadata``)."""
 

@@ -144,7 +144,7 @@ class _WeightsFile:
     tolerance: float
     """Of the count that the metadata states."""
     how: str
-    """How the metadata are known."""
+    """The source of the metadata, for a message."""
 
     @classmethod
     def of(cls, source: str, path: Path, stored: Stored) -> _WeightsFile:
@@ -285,7 +285,7 @@ class _WeightsFile:
         options: Mapping[str, object],
         shown_options: Mapping[str, object],
     ) -> str:
-        """What the keys are of, for a message: other options of the model, or another family."""
+        """Describe the keys in a message: of other options of the model, or of another family."""
         others = [f"{k}={v!r}" for k, v in shown_options.items() if options.get(k, v) != v]
         if others:
             return f"; its keys are those of {', '.join(others)}"
@@ -295,7 +295,7 @@ class _WeightsFile:
         return f"; its keys are those of {known(families)}" if families else ""
 
     def _origin(self, counter: CounterModel, how: str, given: Mapping[str, object]) -> str:
-        """What was recognised, how, and the options that neither keys nor caller state."""
+        """Describe what was recognised, how, and the options that neither keys nor caller state."""
         stored = self.stored
         values = {
             k: v

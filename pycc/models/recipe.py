@@ -36,7 +36,7 @@ class Optimiser:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How the learning rate changes, by epoch.
+    """The schedule of the learning rate, by epoch.
 
     >>> Schedule("step", period=100, factor=0.5).warmup
     0
@@ -56,7 +56,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Crop:
-    """Which parts of an image are used for training.
+    """The parts of an image that are used for training.
 
     >>> Crop("fixed", number=2, size=(256, 256)).multiple
     1
@@ -77,7 +77,7 @@ class Crop:
 
 @dataclass(frozen=True)
 class Boxes:
-    """Which heads a crop is counted for: those whose box lies in it in part.
+    """The heads that count in a crop: those whose box lies in it in part.
 
     A head's box is a square around it; its side is ``factor`` times the mean distance to the three
     nearest heads, at least ``smallest`` and at most ``largest`` pixels.
@@ -126,7 +126,7 @@ class Recipe:
     augmentations: tuple[Augmentation, ...] = ()
     """Other changes of an image, in this order."""
     repeats: int = 1
-    """How often an epoch goes through the crops."""
+    """Number of passes through the crops per epoch."""
     ema: float | None = None
     """Decay of the running mean of the weights, which is validated and kept; None: the weights."""
     clip: float | None = None

@@ -119,7 +119,7 @@ class _Output(nn.Module):
 
 
 class AttentionNet(nn.Module, ABC):
-    """What SFANet and M-SFANet share: two decoders, the attention and the density."""
+    """The common part of SFANet and M-SFANet: two decoders, the attention and the density."""
 
     def __init__(self, eighth: int, fourth: int) -> None:
         super().__init__()

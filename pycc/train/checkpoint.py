@@ -59,7 +59,7 @@ class Checkpoint:
     """The best weights of the network so far."""
 
     def content(self) -> Record:
-        """What ``save`` writes."""
+        """Return the object that ``save`` writes."""
         return {**vars(self), "state": vars(self.state)}
 
     @classmethod

@@ -42,7 +42,7 @@ Adam's first decay."""
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a counter is trained; None stands for the value of the model's published recipe.
+    """The settings of a training; None stands for the value of the model's published recipe.
 
     ValueError for a field out of range.
 

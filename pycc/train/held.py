@@ -1,4 +1,4 @@
-"""Which images are trained on, which are held back to validate, and errors on whole images."""
+"""The split into images for training and for validation, and errors on whole images."""
 
 from __future__ import annotations
 

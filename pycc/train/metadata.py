@@ -1,4 +1,4 @@
-"""What the metadata of weights states about their training."""
+"""The part of the weights metadata that describes their training."""
 
 from __future__ import annotations
 

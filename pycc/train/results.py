@@ -1,4 +1,4 @@
-"""What a training returns: a row per epoch, its validations, and a summary."""
+"""The result of a training: one row per epoch, its validations, and a summary."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class ValidationRow:
     errors: CountErrors
     """On the images unchanged."""
     score: float | None = None
-    """What chooses the best weights, less is better; None before the recipe is in force."""
+    """The score by which the best weights are chosen, less is better; None in a warm-up."""
     ablated_mae: float | None = None
     """MAE on ablated images (recipe ``ablation``)."""
     patched_mae: float | None = None
@@ -156,7 +156,7 @@ class TrainRun:
     validations: Sequence[ValidationRow]
     summary: TrainSummary
     metadata: Mapping[str, object]
-    """What is known of the weights: recipe, data, errors; ``models.save`` takes it."""
+    """The weights metadata: recipe, data, errors; an argument of ``models.save``."""
     folder: Path | None
     """The run folder; None in memory."""
 

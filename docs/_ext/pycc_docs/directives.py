@@ -67,7 +67,7 @@ class Results(Generated):
     """``{results} NAME``: the table of ``docs/results/NAME.json`` with its commands."""
 
     def markdown(self, name: str) -> str:
-        """What was measured, how, and the table."""
+        """Return the title, the commands and the table of a result."""
         content = tables.read(name)
         self.env.note_dependency(str(tables.RESULTS / f"{name}.json"))
         commands = "\n".join(content["commands"])
@@ -78,7 +78,7 @@ class Benchmark(Generated):
     """``{benchmark} NAME``: the table of ``bench/results/NAME.json`` with its machine."""
 
     def markdown(self, name: str) -> str:
-        """Where it was measured, and the table."""
+        """Return the machine and the table of a benchmark."""
         self.env.note_dependency(str(tables.BENCHMARKS / f"{name}.json"))
         return f"{tables.machine(name)}\n\n{tables.benchmark_table(name)}\n"
 

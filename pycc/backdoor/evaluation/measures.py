@@ -12,7 +12,7 @@ from pycc.metrics.backdoor import BACKDOORED, CLEAN, CLEAN_MODEL, TRIGGERED, Ima
 from pycc.runs import Record
 
 KEY = ("strategy", "model", "defense", "images", "index")
-"""What identifies a result, for ``pycc.runs.Run``."""
+"""The fields that identify a result, for ``pycc.runs.Run``."""
 
 
 def record(

@@ -58,7 +58,7 @@ class AttackSettings:
 
 @dataclass(frozen=True)
 class Change:
-    """What a patch did to the count of one image."""
+    """The change of one image's count by a patch."""
 
     attacked: AttackCount
     clean: AttackCount
@@ -135,7 +135,7 @@ class AttackFacts:
         ]
 
     def changes(self, rows: Sequence[AttackCount]) -> list[Change]:
-        """What the counts differ by from those of the clean images."""
+        """Pair the counts with those of the clean images."""
         return [Change(row, self.clean[row.victim, row.index]) for row in rows]
 
     def label(self, means: SummaryRow) -> str:
