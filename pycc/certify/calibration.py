@@ -46,7 +46,7 @@ class CalibratedNumber:
     """Index of the counter in an ensemble if the number depends on it."""
 
     def json(self) -> dict[str, str | float | int | None]:
-        """Return its JSON object in ``calibration.json``."""
+        """Return it as a JSON object, a part of ``calibration.json``."""
         return asdict(self)
 
 

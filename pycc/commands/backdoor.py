@@ -172,7 +172,7 @@ class Evaluate(RunOnScenes[EvaluateSettings]):
                         defense=settings.defended, ranks=context.ranks,
                         progress=progress)  # fmt: skip
             summary = summarise(log.records)
-            log.finish({**summary.record(), "model": backdoored.name})
+            log.finish({**summary.json(), "model": backdoored.name})
         finally:
             log.close()
         if context.ranks.first:

@@ -149,7 +149,7 @@ class Fingerprint:
         return pixels
 
     def json(self) -> dict[str, int | str]:
-        """Return the fingerprint as a run's manifest stores it."""
+        """Return it as a JSON object, a part of a run's manifest."""
         return {
             "images": self._images,
             **{part: digest.hexdigest() for part, digest in self._parts.items()},

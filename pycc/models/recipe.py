@@ -108,7 +108,7 @@ class Recipe:
     ...     "arXiv 1802.10062", (Optimiser("sgd", 1e-7),), epochs=400, batch=1,
     ...     density={"": "fixed15_reflect"}, down_sampling="sum",
     ... )  # fmt: skip
-    >>> recipe.crop.kind, recipe.record()["augmentation"]
+    >>> recipe.crop.kind, recipe.json()["augmentation"]
     ('whole', {})
     """
 
@@ -143,8 +143,8 @@ class Recipe:
     notes: tuple[str, ...] = ()
     """Differences between code and paper, or between code and its description."""
 
-    def record(self) -> dict[str, object]:
-        """Return the recipe as the weights metadata state it: augmentations and repeats by name."""
+    def json(self) -> dict[str, object]:
+        """Return it as a JSON object, with augmentations and repeats by name."""
         changes: dict[str, object] = {
             augmentation.name: asdict(augmentation) for augmentation in self.augmentations
         }

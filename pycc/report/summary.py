@@ -33,7 +33,7 @@ class Check:
         return self.verdict == "fail"
 
     def json(self) -> dict[str, str]:
-        """As ``checks.json`` and ``summary.json`` store it."""
+        """Return it as a JSON object, as ``checks.json`` and ``summary.json`` store it."""
         return asdict(self)
 
 
@@ -79,7 +79,7 @@ class SummaryRow:
     """The mean over the groups."""
 
     def json(self) -> Record:
-        """As ``summary.json`` stores it; groups only where images come in groups."""
+        """Return it as a JSON object; groups only where images come in groups."""
         row = asdict(self)
         row["mae_by_seed"] = None if self.mae_by_seed is None else [*self.mae_by_seed]
         if self.mae_by_group is None:
@@ -101,7 +101,7 @@ class AttackSummary:
     """() without checks."""
 
     def json(self) -> Record:
-        """As ``summary.json`` stores it."""
+        """Return it as a JSON object, as ``summary.json`` stores it."""
         value: Record = {"images": self.images, "rows": [row.json() for row in self.rows]}
         if self.checks:
             value["checks"] = [check.json() for check in self.checks]

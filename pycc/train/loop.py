@@ -296,7 +296,7 @@ class _Training:
             gradient_norm=state.norm / max(1, len(batches)), seconds=spent,
             images_per_second=size * len(batches) / max(1e-9, spent),
         )  # fmt: skip
-        log.append(row.record())
+        log.append(row.json())
         if state.norm == 0.0 and self.ranks.first:
             warnings.warn(
                 f"train: nothing was learnt in epoch {epoch + 1}: every gradient was exactly 0, as "
@@ -363,7 +363,7 @@ class _Training:
             raise NotFiniteError(
                 f"validation after epoch {epoch + 1}: {error}; {self._last_checkpoint()}"
             ) from None
-        record = row.record()
+        record = row.json()
         log.append(record)
         if row.score is None:
             return
@@ -429,7 +429,7 @@ class _Training:
             "start": self.start,
             "training_images": len(self.items.indices),
             "hours": state.seconds / 3600.0,
-            **summary.record(),
+            **summary.json(),
         }
         metadata = described(self.config, self.recipe, self.samples, facts)
         self.ranks.wait()
@@ -438,7 +438,7 @@ class _Training:
                 models.save(self.model, self.folder / WEIGHTS, metadata=metadata)
             else:
                 checkpoint.write(self.folder / STATE, self.model.net.state_dict())
-        log.finish(summary.record())
+        log.finish(summary.json())
         return TrainRun(
             counter=self.model,
             epochs=epoch_rows(log.records),

@@ -14,7 +14,7 @@ from pycc.runs import Record
 class CountErrors:
     """Errors of counts over whole images, in people.
 
-    >>> CountErrors(mae=2.5, rmse=3.0, bias=-0.5, images=10).record()
+    >>> CountErrors(mae=2.5, rmse=3.0, bias=-0.5, images=10).json()
     {'mae': 2.5, 'rmse': 3.0, 'bias': -0.5, 'images': 10}
     """
 
@@ -28,8 +28,8 @@ class CountErrors:
     mae_over_groups: float | None = None
     """Mean of these."""
 
-    def record(self) -> Record:
-        """As JSON, without what is unknown."""
+    def json(self) -> Record:
+        """Return it as a JSON object, without what is unknown."""
         return _known(asdict(self))
 
 
@@ -40,7 +40,7 @@ class EpochRow:
     >>> row = EpochRow(
     ...     epoch=0, loss=0.5, lr=1e-4, gradient_norm=2.0, seconds=8.0, images_per_second=4.0
     ... )
-    >>> row.record()["kind"], row.record()["images_per_second"]
+    >>> row.json()["kind"], row.json()["images_per_second"]
     ('train', 4.0)
     """
 
@@ -54,8 +54,8 @@ class EpochRow:
     seconds: float
     images_per_second: float
 
-    def record(self) -> Record:
-        """As ``results.jsonl`` holds it."""
+    def json(self) -> Record:
+        """Return it as a JSON object, a line of ``results.jsonl``."""
         return {"kind": "train", **asdict(self)}
 
 
@@ -65,7 +65,7 @@ class ValidationRow:
 
     >>> errors = CountErrors(mae=2.5, rmse=3.0, bias=-0.5, images=10)
     >>> row = ValidationRow(epoch=0, errors=errors, score=2.5)
-    >>> row.record()["kind"], row.record()["mae"], "patched_mae" in row.record()
+    >>> row.json()["kind"], row.json()["mae"], "patched_mae" in row.json()
     ('validation', 2.5, False)
     """
 
@@ -80,11 +80,11 @@ class ValidationRow:
     patched_mae: float | None = None
     """MAE on images with a patch (recipe ``adversarial``)."""
 
-    def record(self) -> Record:
-        """As ``results.jsonl`` holds it."""
+    def json(self) -> Record:
+        """Return it as a JSON object, a line of ``results.jsonl``."""
         row = asdict(self)
         del row["errors"]
-        return {"kind": "validation", **_known(row), **self.errors.record()}
+        return {"kind": "validation", **_known(row), **self.errors.json()}
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class TrainSummary:
     """The outcome of a training.
 
     >>> best = BestErrors(images=10, mae=2.5)
-    >>> TrainSummary(epochs=3, best_epoch=1, validation=best, stopped_early=True).record()
+    >>> TrainSummary(epochs=3, best_epoch=1, validation=best, stopped_early=True).json()
     {'epochs': 3, 'best_epoch': 1, 'validation': {'images': 10, 'mae': 2.5}, 'stopped_early': True}
     """
 
@@ -123,8 +123,8 @@ class TrainSummary:
     test: Mapping[str, CountErrors] | None = None
     """Errors of the best weights on test images, by what was done to these."""
 
-    def record(self) -> Record:
-        """As ``summary.json`` holds it."""
+    def json(self) -> Record:
+        """Return it as a JSON object, as ``summary.json`` holds it."""
         record: Record = {
             "epochs": self.epochs,
             "best_epoch": self.best_epoch,
@@ -134,7 +134,7 @@ class TrainSummary:
         if self.fill is not None:
             record["fill"] = list(self.fill)
         if self.test is not None:
-            record["test"] = {name: errors.record() for name, errors in self.test.items()}
+            record["test"] = {name: errors.json() for name, errors in self.test.items()}
         return record
 
 
@@ -163,7 +163,7 @@ class TrainRun:
     def records(self) -> list[Record]:
         """The rows as ``results.jsonl`` holds them: each epoch, then its validation."""
         rows: list[EpochRow | ValidationRow] = [*self.epochs, *self.validations]
-        return [row.record() for row in sorted(rows, key=lambda row: row.epoch)]
+        return [row.json() for row in sorted(rows, key=lambda row: row.epoch)]
 
 
 def epoch_rows(records: Sequence[Record]) -> list[EpochRow]:

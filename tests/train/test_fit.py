@@ -389,7 +389,7 @@ def test_a_run_is_kept_in_its_folder(tmp_path: Path) -> None:
     errors = {"mae": 3.5, "rmse": 4.0, "bias": -1.0, "images": 1}
     assert loaded.metadata["test"] == {"plain": errors}
     assert log.summary.test == {"plain": CountErrors(**errors)}
-    assert json.loads((tmp_path / "summary.json").read_text()) == log.summary.record()
+    assert json.loads((tmp_path / "summary.json").read_text()) == log.summary.json()
     assert loaded.metadata.items() >= log.metadata.items()
     assert loaded.metadata["seed"] == 3
     assert loaded.metadata["start"] == start

@@ -42,7 +42,7 @@ class PhotoRow:
     """Per cent of the clean count; None where that is 0."""
 
     def json(self) -> Record:
-        """Return its record in ``results.jsonl``."""
+        """Return it as a JSON object, a line of ``results.jsonl``."""
         return {"condition": "photo", "patch_size": None, **asdict(self)}
 
 

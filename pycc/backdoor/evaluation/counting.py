@@ -203,7 +203,7 @@ def evaluate(
                 progress=progress,
             )  # fmt: skip
         summary = summarise(log.records)
-        log.finish(summary.record())
+        log.finish(summary.json())
     finally:
         log.close()
     (backdoored,) = (row for row in summary.rows if row.model == BACKDOORED)
