@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -15,15 +16,15 @@ from pycc_docs import tables
 from pycc_docs.gallery import EXAMPLES, FOLDER
 
 
-class Generated(SphinxDirective):
-    """A directive whose content is Markdown that a function makes."""
+class Generated(SphinxDirective, ABC):
+    """A directive whose content is Markdown that ``markdown`` makes."""
 
     required_arguments = 1
     final_argument_whitespace = False
 
+    @abstractmethod
     def markdown(self, name: str) -> str:
-        """The content for the argument ``name``."""
-        raise NotImplementedError
+        """Return the content for the argument ``name``."""
 
     def run(self) -> list[nodes.Node]:
         """Parse the Markdown in place."""
