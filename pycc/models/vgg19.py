@@ -20,7 +20,7 @@ from pycc.models.base import MODELS, CounterModel
 from pycc.models.bayesian import bayesian_loss
 from pycc.models.convention import Convention, Kind, convention
 from pycc.models.dace import dm_loss, single
-from pycc.models.heads import Heads, heads_of
+from pycc.models.heads import Heads, heads_of, whole_heads
 from pycc.models.options import choice
 from pycc.models.recipe import Recipe
 from pycc.models.unbalanced import generalized_loss
@@ -170,6 +170,8 @@ class VGG19(CounterModel):
         their place, heads whose box overlaps the crop, each with the share that it counts for;
         "dm_count" takes only whole ones. It compares the counts, 0.01 x the normalised maps and
         0.1 x 10 x the transport to heads, which is published as a sum over batches of 10.
+        ValueError for a target or region of another shape, for bad points, and of "dm_count" for a
+        target that does not hold numbers of heads.
         """
         density = self._within(self(images), target, region)
         if heads is None:
@@ -185,7 +187,8 @@ class VGG19(CounterModel):
         if self.variant == "generalized_loss":
             return generalized_loss(density, heads, crop=crop, stride=_STRIDE)
         each = [known.each().to(density) for known in heads]
-        return dm_loss(density, target.to(density), each, transport=_DM_TRANSPORT, stride=_STRIDE)
+        dots = whole_heads("vgg19.loss", target).to(density)
+        return dm_loss(density, dots, each, transport=_DM_TRANSPORT, stride=_STRIDE)
 
     def recipe(self) -> Recipe:
         """Return the recipe of the variant's authors."""
