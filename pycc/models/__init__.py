@@ -22,6 +22,7 @@ from pycc.models.convention import Convention
 from pycc.models.exchange import black_box, export_onnx
 from pycc.models.lightweight import lightweight
 from pycc.models.loading import create, load, names
+from pycc.models.points import PointCounter
 from pycc.models.probe import diagnose
 from pycc.models.recipe import Boxes, Crop, NoRecipeError, Optimiser, Recipe, Schedule
 from pycc.models.verify import ReceptiveField, measure_receptive_field
@@ -36,6 +37,7 @@ __all__ = [
     "Crop",
     "NoRecipeError",
     "Optimiser",
+    "PointCounter",
     "ReceptiveField",
     "Recipe",
     "Schedule",

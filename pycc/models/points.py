@@ -17,7 +17,19 @@ class PointCounter(CounterModel):
     """A counter whose cells are numbers of heads.
 
     The gradient of such a count is 0 nearly everywhere, so that of the ``scores``, a smooth
-    stand-in, takes its place.
+    stand-in, takes its place. A subclass returns ``people`` from ``density``, and adds ``heads``,
+    which locates the points.
+
+    >>> import torch
+    >>> class Bright(PointCounter):
+    ...     name = "bright"
+    ...     def density(self, output):
+    ...         scores = output.sigmoid()
+    ...         return self.people(lambda: scores > 0.5, scores)
+    >>> counter = Bright(torch.nn.Conv2d(3, 1, 4, stride=4), stride=4, receptive_field=4).eval()
+    >>> density = counter(torch.rand(1, 3, 8, 8))
+    >>> density.equal(density.round()), density.requires_grad
+    (True, True)
     """
 
     cells: Cells = "points"
