@@ -201,7 +201,9 @@ def _plain(annotation: Any) -> Any:
 def build(
     kind: type[S], values: Mapping[str, Any], variants: Mapping[str, type[Any]] | None = None
 ) -> S:
-    """Make settings from values by flag name; the others take their defaults.
+    """Make settings of a ``kind`` from values by flag name; the others take their defaults.
+
+    ``variants`` are the classes of groups, as of ``flags_of``.
 
     Values may come from JSON: a list is accepted for a tuple. ValueError of the dataclass itself
     for a value out of range. Unknown names are ignored.

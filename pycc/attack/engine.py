@@ -137,7 +137,7 @@ def transfer(
     pgd: PGD | None = None,
     **options: Unpack[RunOptions],
 ) -> AttackRun:
-    """The transfer matrix: patches made on each counter, and tried on every one.
+    """Measure the transfer matrix: make patches on each counter and try them on every one.
 
     From three counters on, each is also attacked by patches made on all the others together
     (leave-one-out ensembles, with the loss ``combine``). Options are those of ``run``.

@@ -20,7 +20,7 @@ LOOKS = 20
 
 
 def look_at(steps: int) -> Sequence[int]:
-    """The numbers of steps after which patches are evaluated: evenly spaced, 0 to ``steps``.
+    """List the numbers of steps after which patches are evaluated: evenly spaced, 0 to ``steps``.
 
     >>> look_at(40)[:3], look_at(40)[-1], len(look_at(40))
     ([0, 2, 4], 40, 21)

@@ -52,7 +52,7 @@ class CalibratedNumber:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Everything that the certificates of a run need from images other than the certified ones.
+    """The numbers that the certificates of a run take from images other than the certified ones.
 
     Returned by ``certify.calibrate``; a run folder stores it as ``calibration.json``. ValueError
     for numbers that are negative or not finite.

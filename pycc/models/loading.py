@@ -51,7 +51,9 @@ def names() -> list[str]:
 
 
 def create(name: str, **options: object) -> CounterModel:
-    """Create a freshly initialised counter, in train mode; the options are the model's own.
+    """Create a freshly initialised counter, in train mode, by the ``name`` of its model.
+
+    The options are the model's own (``pycc models show NAME``).
 
     ValueError for an unknown model or option, naming the known ones.
 

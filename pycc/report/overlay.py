@@ -24,7 +24,7 @@ _OPAQUE = 0.75
 
 
 def peaks(density: Tensor, stride: int, *, least: float = LEAST_PEOPLE) -> Tensor:
-    """The heads that a density map shows: its local maxima, in pixels of the image.
+    """Locate the heads that a density map shows: its local maxima, in pixels of the image.
 
     A maximum is a cell, or a connected plateau of equal cells, with no higher neighbour among the
     eight around it. Its place is the centre of mass of the 3x3 cells around it. Maxima with fewer

@@ -109,7 +109,9 @@ class AttackSummary:
 
 
 def summarise(records: Sequence[Record], checks: Sequence[Check] = ()) -> AttackSummary:
-    """One row for each condition, patch size, surrogates and victim.
+    """Compute one row for each condition, patch size, surrogates and victim.
+
+    ``records`` are the results of an attack run, ``checks`` its sanity checks.
 
     Order of rows: victim by victim no patch and PGD, then size by size (in the order in which they
     were requested) the baselines and the attacks.
@@ -239,7 +241,7 @@ _COLUMNS: Sequence[_Column] = (
 def table(
     summary: AttackSummary, *, published: Mapping[int, tuple[float, float]] | None = None
 ) -> str:
-    """The rows of a summary as aligned text, with what needs saying about them below.
+    """Format the rows of a summary as aligned text, with notes below.
 
     ``published`` holds MAE and RMSE by size in pixels (0: no patch) to stand beside the attacks.
 
@@ -325,7 +327,7 @@ def _beside(row: SummaryRow, published: Mapping[int, tuple[float, float]]) -> li
 
 
 def checks_table(checks: Sequence[Check]) -> str:
-    """The checks of a run as aligned text: verdict, name, figure.
+    """Format the checks of a run as aligned text: verdict, name, figure.
 
     >>> print(checks_table([Check("gradient", "pass", "error 1e-6")]))
     check            figure

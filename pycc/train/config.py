@@ -182,7 +182,7 @@ def crop_of(text: str, number: int) -> Crop:
 
 
 def origin_of(samples: Sequence[Sample]) -> str:
-    """The published data set of the samples (``pycc.data.Dataset.origin``); "" if unknown.
+    """Return the published data set of the samples (``pycc.data.Dataset.origin``); "" if unknown.
 
     >>> from pycc import data
     >>> origin_of(data.open("synthetic", split="train", limit=2))
@@ -192,7 +192,7 @@ def origin_of(samples: Sequence[Sample]) -> str:
 
 
 def resolved(config: TrainConfig, model: CounterModel, origin: str) -> Recipe:
-    """The model's recipe for a data set, with the values of the config in place of its own.
+    """Return the model's recipe for a data set, with the values of the config in place of its own.
 
     ``origin`` names the data set (``origin_of``): some have ground truths of their own. A model
     without a published recipe trains as MCNN does; a warning reports a published model whose

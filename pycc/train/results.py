@@ -140,7 +140,7 @@ class TrainSummary:
 
 @dataclass(frozen=True)
 class TrainRun:
-    """A training that is done.
+    """The result of ``train.fit``: the trained counter, its history and its metadata.
 
     >>> from pycc import data, models, train
     >>> samples = data.open("synthetic", split="train", limit=2, shape=(64, 96))

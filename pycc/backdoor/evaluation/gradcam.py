@@ -72,7 +72,7 @@ class _Watch:
 
 
 def gradcam(counter: Counter, image: Tensor, layer: str, roi: Tensor | None = None) -> GradCam:
-    """Grad-CAM of the count of one image with respect to the output of a named layer.
+    """Compute Grad-CAM of the count of one image with respect to the output of a named layer.
 
     The weight α_k of a channel is the mean over places of the gradient of the count (the sum of the
     density map, in the region of interest) by the layer's output A_k; the map is ReLU(Σ_k α_k A_k),
@@ -158,7 +158,7 @@ def layers(counter: Counter, image: Tensor | None = None) -> list[str]:
 
 
 def default_layers(counter: Counter, image: Tensor | None = None) -> tuple[str, str]:
-    """Two layers for pictures, an earlier and a later one, chosen by the structure of the counter.
+    """Choose two layers for pictures, an earlier and a later one, by the structure of the counter.
 
     With a front and a back end (parts named ``frontend`` and ``backend``, as in CSRNet), they are
     the last activation of each; else the last two activations before the head, which is the last

@@ -32,7 +32,7 @@ def record(
     score: float | None = None,
     threshold: float | None = None,
 ) -> Record:
-    """One result as ``results.jsonl`` holds it, checked.
+    """Check one result and return it as a line of ``results.jsonl``.
 
     Args:
         strategy: the attack's, such as "add"; None for the clean model, whose results on triggered

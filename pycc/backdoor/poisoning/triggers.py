@@ -26,7 +26,7 @@ CORNERS = ("top_left", "top_right", "bottom_left", "bottom_right")
 
 @dataclass(frozen=True)
 class Trigger(ABC):
-    """Marks images; the fields are flags of the commands.
+    """A mark on images; its fields are flags of the commands.
 
     Called with an image [3,H,W] (float32, RGB in [0,1]), the seed of the experiment and the name of
     the image, it returns a new image of the same kind. All images of one size get the same mark for

@@ -28,6 +28,10 @@ def two_mask(
 ) -> Interval:
     """Bound min over m of max over m' of the count under masks m and m', for any counter (C4).
 
+    ``image`` is [3,H,W], RGB in [0,1]; ``fill`` one number or three. ``masks`` is their number, or
+    the numbers down and across. ``progress`` is called with pairs
+    of masks.
+
     For every place of the patch some mask hides it, and under that mask the attacked image equals
     the clean one. The interval consists of the least and the largest count of the clean image under
     all pairs of masks (two masks as in PatchCleanser, Xiang, Mahloujifar and Mittal, USENIX
