@@ -70,7 +70,7 @@ class SceneMCNN(MCNN):
         points: Sequence[Tensor] | None = None,
         region: Tensor | None = None,
     ) -> Tensor:
-        """1000 x the squared error per cell (0.1 people are a crowd) + 0.2 x that of the count.
+        """Compute 1000 x the squared error per cell (0.1 people are a crowd) + 0.2 x the count's.
 
         The error of the count is relative to 10 + the heads of the crop.
         """

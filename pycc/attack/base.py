@@ -192,11 +192,11 @@ class PatchAttack(ABC):
         return Place(side, (y, x))
 
     def patch_mask(self, side: int) -> Tensor:
-        """[side,side] float32 of 0 and 1: the patch's shape."""
+        """Return the patch's shape [side,side], float32 of 0 and 1."""
         return patches.shapes[self.shape](side)
 
     def check_side(self, side: int) -> None:
-        """ValueError if a patch of this side has no shape, or no picture to start from."""
+        """Raise ValueError if a patch of this side has no shape, or no picture to start from."""
         patch_mask = self.patch_mask(side)
         there = None if self.init == "noise" else load_opacity(self.init)
         if there is not None:
@@ -291,19 +291,19 @@ class PatchAttack(ABC):
         raise TypeError(f"{type(self).__name__}: makes one patch per image, not one for all")
 
     def objective_loss(self, problem: Problem, patch: Tensor, patch_mask: Tensor) -> Tensor:
-        """[N]: the objective's losses of patches [N,3,p,p], untransformed."""
+        """Compute the objective's losses [N] of patches [N,3,p,p], untransformed."""
         return problem.loss(
             lambda region: pasted(region, patch, patch_mask), self.objective, self.aim
         )
 
     def penalty(self, problem: Problem, patch: Tensor, patch_mask: Tensor) -> Tensor:
-        """[N]: what the loss of patches [N,3,p,p] holds beside the objective, on its scale."""
+        """Compute the loss [N] besides the objective's, on its scale, of patches [N,3,p,p]."""
         return patch.new_zeros(len(patch))
 
     def loss(
         self, problem: Problem, patch: Tensor, seed: int, step: int = 0, restart: int = 0
     ) -> Tensor:
-        """[N]: the loss of patches [N,3,p,p] that a step descends."""
+        """Compute the loss [N] that a step descends, of patches [N,3,p,p]."""
         patch_mask = self.patch_mask(problem.side).to(problem.like)
         return self.objective_loss(problem, patch, patch_mask) + self.penalty(
             problem, patch, patch_mask

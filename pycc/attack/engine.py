@@ -280,7 +280,7 @@ def execute(
 def _fingerprints(
     checked: CheckedSamples, training: CheckedSamples | None, weights: Mapping[Member, str]
 ) -> dict[str, object]:
-    """Of everything that results depend on besides the settings."""
+    """Fingerprint everything that results depend on besides the settings."""
     fingerprints: dict[str, object] = {
         "data": checked.fingerprint,
         "weights": {member.label or _VICTIM: value for member, value in weights.items()},

@@ -150,7 +150,7 @@ class _WeightsFile:
 
     @classmethod
     def of(cls, source: str, path: Path, stored: Stored) -> _WeightsFile:
-        """With the metadata that it has, or that are known of its content."""
+        """Take the metadata that the file has, or that are known of its content."""
         if not stored.metadata and (public := metadata_of(stored.state)) is not None:
             metadata, tolerance = public
             how = f"its content: {metadata['source']}"

@@ -258,7 +258,7 @@ def _crop(config: TrainConfig, recipe: Recipe, origin: str) -> Crop:
 
 
 def _check_truth(config: TrainConfig, density: str, crop: Crop, model: CounterModel) -> None:
-    """ValueError for a ground truth that is unknown, or that the crops or cells cannot have."""
+    """Raise ValueError for a ground truth that is unknown or unfit for the crops or cells."""
     if config.density not in (None, "dots"):
         recipes[config.density]  # ValueError that names those there are
         if crop.kind == "scaled":

@@ -64,7 +64,7 @@ class Results:
         )
 
     def attack_gain(self, record: Record, count: float | None = None) -> float:
-        """Of one result; with ``count`` of another count of the same image."""
+        """Compute the attack gain of one result, or of another ``count`` of the same image."""
         attack = self.attacks[0]
         return attack.goal.attack_gain(
             attack.aim,

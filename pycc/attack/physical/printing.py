@@ -154,7 +154,7 @@ def print_kit(
 
 
 def _dots(pixels: tuple[int, ...], width_mm: float, dpi: float) -> tuple[int, int]:
-    """(height, width) in printed dots of a patch of (height, width) pixels."""
+    """Return (height, width) in printed dots of a patch of (height, width) pixels."""
     columns = width_mm / _INCH * dpi
     dots = round(columns / pixels[1] * pixels[0]), round(columns)
     if min(dots) < 1:
@@ -178,7 +178,7 @@ def _facts(kit: Kit, sheet: _Sheet) -> dict[str, object]:
 
 
 def enlarged(pixels: Pixels, shape: tuple[int, int]) -> Pixels:
-    """[H,W,C] -> [*shape,C]: each dot has the colour of the pixel that its middle lies in."""
+    """Enlarge [H,W,C] to [*shape,C]: a dot has the colour of the pixel that its middle lies in."""
     # (dot + 1/2) * pixels / dots, rounded down, in integers: no rounding can shift a block's edge.
     rows, columns = (
         (2 * np.arange(after) + 1) * before // (2 * after)
@@ -219,15 +219,15 @@ class _Sheet:
         self.shape = patch[0] + 2 * below, patch[1] + 2 * left
 
     def _exact(self, millimetres: float) -> int:
-        """To the nearest dot."""
+        """Convert millimetres to dots, to the nearest."""
         return round(millimetres / _INCH * self._dpi)
 
     def _up(self, millimetres: float) -> int:
-        """At least so many dots."""
+        """Convert millimetres to dots, rounded up."""
         return math.ceil(millimetres / _INCH * self._dpi)
 
     def _extent(self, text: str) -> tuple[int, int]:
-        """(width, height) of a line of text, in dots."""
+        """Return (width, height) of a line of text, in dots."""
         left, top, right, bottom = self._font.getbbox(text)
         return math.ceil(right - left), math.ceil(bottom - top)
 

@@ -170,7 +170,7 @@ class Experiment:
         return summarise(log.records)
 
     def check(self, *, resumed: bool = False) -> None:
-        """ValueError for errors that would stop ``run`` late, or make its results meaningless.
+        """Raise ValueError for errors that would stop ``run`` late or make its results meaningless.
 
         Every image is read: the training images, one of which needs heads, their poisoned
         duplicates, and the trigger on every test image. ValueError if all test images are trained

@@ -202,7 +202,7 @@ def checks_table(facts: AttackFacts) -> tuple[Table, ...]:
 def shifts(facts: AttackFacts) -> tuple[Block, ...]:
     """Build the changes of counts, with sign: by patch, and by image under the worst patch."""
     rows = []
-    for means in facts.told:
+    for means in facts.reported:
         changes = facts.changes(facts.rows_of(means))
         if not changes:
             continue
@@ -250,7 +250,7 @@ def alarms(facts: AttackFacts, options: Options) -> tuple[Block, ...]:
     """Missed and false alarms of the clean and the attacked counts."""
     conditions = []
     clean = [row for row in facts.summary.rows if row.condition == CLEAN]
-    for means in (*clean, *facts.told):
+    for means in (*clean, *facts.reported):
         readings = tuple(
             Reading(
                 change.clean.count if change.clean.truth is None else change.clean.truth,

@@ -113,8 +113,8 @@ class AttackFacts:
         return [row for row in self.summary.rows if row.condition in self.names]
 
     @property
-    def told(self) -> list[SummaryRow]:
-        """The rows of attacks and of noise, which says what place and size do alone."""
+    def reported(self) -> list[SummaryRow]:
+        """The rows of attacks, and of noise, which shows the effect of place and size alone."""
         return [r for r in self.summary.rows if r.condition in (*self.names, NOISE)]
 
     def means(self, like: SummaryRow, condition: str) -> SummaryRow | None:
