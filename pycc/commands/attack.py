@@ -94,7 +94,7 @@ class Attack(RunCommand[AttackSettings]):
         return errors
 
     def presets(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What the preset sets."""
+        """Return the values of the chosen preset."""
         chosen = variants(given.get("attack", APAM))
         return preset_values(given, {flag.name for flag in flags_of(AttackSettings, chosen)})
 
@@ -234,7 +234,7 @@ def _report(
 def _published(
     settings: AttackSettings, samples: data.Dataset, family: str
 ) -> Mapping[int, tuple[float, float]] | None:
-    """What the paper printed for a family of counters, if the images are those of its table."""
+    """Return the paper's figures for a family of counters, if the images are those of its table."""
     images = settings.images
     same = samples.origin == "shanghaitech_a" and images.split == "test"
     same = same and images.max_images is None and not images.unannotated
@@ -245,7 +245,7 @@ def _published(
 
 
 def _no_pictures(settings: AttackSettings) -> str | None:
-    """Why pictures cannot be drawn; None if they can."""
+    """Return why pictures cannot be drawn; None if they can."""
     problem = report.missing_library()
     if problem is None and settings.black_box.transfer:
         return "pictures show one counter, but --transfer has several"

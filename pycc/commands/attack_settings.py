@@ -34,7 +34,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "decay": "cosine", "pgd_steps": 4,
     },
 }  # fmt: skip
-"""What each preset sets, by the names of flags.
+"""The values of each preset, by the names of flags.
 
 ``paper``: nothing, the attack's defaults are the paper's, which are weak. ``strong``: those of the
 results in the README. ``quick``: a minute or so on the built-in scenes on two cores. Few large
@@ -130,7 +130,7 @@ class AblationFlags:
 
 @dataclass(frozen=True)
 class EvaluationFlags:
-    """What is measured beside the attack."""
+    """The measurements beside the attack."""
 
     seeds: int = flag(1, "repeat the attack from as many seeds")
     pgd_steps: int = flag(10, "steps of PGD on all pixels, a reference; 0: without it")
@@ -154,7 +154,7 @@ class EvaluationFlags:
 
 @dataclass(frozen=True)
 class OutputFlags:
-    """What is kept in the run folder besides results."""
+    """The content of the run folder besides results."""
 
     save_images: bool = flag(
         True, "keep the attacked images; they are counted as read back", advanced=True
@@ -193,7 +193,7 @@ class AttackSettings:
 
 
 def preset_values(chosen: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    """What the preset sets beside the flags ``chosen`` (by name), of the flags ``names``.
+    """Return the preset's values beside the flags ``chosen`` (by name), of the flags ``names``.
 
     Images without annotation have no target: their count is raised. The steps of a method without
     gradients are queries, of which its default is kept.

@@ -117,7 +117,7 @@ class Evaluate(RunOnScenes[EvaluateSettings]):
     settings = EvaluateSettings
 
     def presets(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """How the weights were poisoned, over the defaults on the built-in scenes."""
+        """Return the poisoning of the weights, over the defaults on the built-in scenes."""
         weights = given.get("weights")
         poisoning = None if weights is None else folders.poisoning_of(Path(weights))
         if poisoning is None:

@@ -1,4 +1,4 @@
-"""What the backdoor commands share: defaults on the built-in scenes, run folders, warnings."""
+"""The base of the backdoor commands: defaults on the built-in scenes, run folders, warnings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class OnScenes(Command[S]):
     step: str
     """The command's name for ``scene_defaults``."""
     note = ""
-    """What help says besides these defaults."""
+    """The text of the help besides these defaults."""
 
     def flag_names(self) -> list[str]:
         """Names of the command's flags."""
