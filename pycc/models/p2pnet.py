@@ -86,15 +86,11 @@ class P2PNet(PointCounter):
             P2PNetNet(backbone),
             stride=STRIDE,
             receptive_field=STRIDE + 2 * _REACH,
+            period=PERIOD,
             convention=convention("p2pnet", input, Convention("rgb_standard"), mean=mean, std=std),
         )
         self.backbone, self.cells, self.padding = backbone, cells, padding
         self.point_weight = float(point_weight)
-
-    @property
-    def period(self) -> int:
-        """Pixels by which an image must move for its map to move with it: two cells."""
-        return PERIOD
 
     def run(self, x: Tensor) -> Maps:
         """Compute the network's maps of x [N,3,H,W], padded, for the cells of the image."""

@@ -98,16 +98,12 @@ class SFANet(CounterModel):
             _NETS[variant](),
             stride=_STRIDE,
             receptive_field=_RECEPTIVE_FIELD if bounded else None,
+            period=PERIOD,
             scale=scale,
             convention=convention("sfanet", input, Convention("rgb_standard"), mean=mean, std=std),
         )
         self.variant, self.resize = variant, resize
         vgg.initialise(self.net)
-
-    @property
-    def period(self) -> int:
-        """Pixels after which the fields of cells repeat; see above."""
-        return PERIOD
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute the density map [N,1,H//2,W//2] of images [N,3,H,W]; see ``CounterModel``.

@@ -134,6 +134,7 @@ class VGG19(CounterModel):
             VGG19Net(variant),
             stride=_STRIDE,
             receptive_field=_FIELDS[variant],
+            period=_GRID,
             scale=scale,
             convention=convention("vgg19", input, Convention("rgb_standard"), mean=mean, std=std),
         )
@@ -142,11 +143,6 @@ class VGG19(CounterModel):
         vgg.initialise_trunk(self.net.features)
         if variant == "generalized_loss":
             vgg.initialise(self.net.reg_layer)
-
-    @property
-    def period(self) -> int:
-        """Pixels by which an image must move for its map to move with it."""
-        return _GRID
 
     def run(self, x: Tensor) -> Tensor:
         """Compute the network's map [N,1,2*(H//16),2*(W//16)]."""
