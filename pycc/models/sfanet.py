@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pycc.models import sfanet_net, vgg
+from pycc.models import initial, sfanet_net, vgg
 from pycc.models.augmentation import Gamma, Grey
 from pycc.models.base import MODELS, CounterModel
 from pycc.models.bayesian import bayesian_loss
@@ -103,7 +103,7 @@ class SFANet(CounterModel):
             convention=convention("sfanet", input, Convention("rgb_standard"), mean=mean, std=std),
         )
         self.variant, self.resize = variant, resize
-        vgg.initialise(self.net)
+        initial.gaussian(self.net)
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute the density map [N,1,H//2,W//2] of images [N,3,H,W]; see ``CounterModel``.

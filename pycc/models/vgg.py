@@ -98,24 +98,6 @@ def backend(channels: int, *, norm: bool = False) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def initialise(net: nn.Module) -> None:
-    """Draw the weights of all convolutions from N(0, 0.01), biases 0, as published."""
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.normal_(module.weight, std=0.01)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-
-
-def initialise_trunk(net: nn.Module) -> None:
-    """Draw the weights of all convolutions as torchvision does for VGG: He, fan-out; biases 0."""
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-
-
 def adopt_vgg(
     front: nn.Sequential, state: Mapping[str, Tensor], *, network: str = "VGG-16"
 ) -> str | None:

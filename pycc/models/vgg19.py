@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pycc.models import vgg
+from pycc.models import initial, vgg
 from pycc.models.base import MODELS, CounterModel
 from pycc.models.bayesian import bayesian_loss
 from pycc.models.convention import Convention, Kind, convention
@@ -140,9 +140,9 @@ class VGG19(CounterModel):
         )
         self.variant = variant
         assert isinstance(self.net, VGG19Net)
-        vgg.initialise_trunk(self.net.features)
+        initial.he(self.net.features)
         if variant == "generalized_loss":
-            vgg.initialise(self.net.reg_layer)
+            initial.gaussian(self.net.reg_layer)
 
     def run(self, x: Tensor) -> Tensor:
         """Compute the network's map [N,1,2*(H//16),2*(W//16)]."""
