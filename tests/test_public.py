@@ -7,6 +7,7 @@ Pages and example scripts use listed names alone. That the examples are right is
 from __future__ import annotations
 
 import ast
+import doctest
 import importlib
 import inspect
 from collections.abc import Iterator
@@ -167,6 +168,15 @@ def test_pages_and_examples_use_listed_names_alone() -> None:
     codes |= {name_of(path): path.read_text("utf-8") for path in ROOT.glob("examples/*.py")}
     assert sum(1 for code in codes.values() for _ in uses(code)) > 100
     assert {where: names for where, code in codes.items() if (names := unlisted(code))} == {}
+
+
+@pytest.mark.parametrize("name", PACKAGES + MODULES)
+def test_examples_of_public_names_use_listed_names_alone(name: str) -> None:
+    module = importlib.import_module(name)
+    texts = {each: getattr(module, each).__doc__ or "" for each in module.__all__}
+    read = doctest.DocTestParser().get_examples
+    codes = {each: "".join(line.source for line in read(text)) for each, text in texts.items()}
+    assert {each: names for each, code in codes.items() if (names := unlisted(code))} == {}
 
 
 @pytest.mark.parametrize("name", PACKAGES + MODULES)

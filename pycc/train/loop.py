@@ -110,11 +110,9 @@ def fit(
         OSError: a file that cannot be written (the one before stays); ChildProcessError if a
             process that loads images dies.
 
-    >>> import torch
-    >>> from pycc import models
-    >>> from pycc.data.synthetic import scene
+    >>> from pycc import data, models
     >>> counter = models.load("mcnn-synthetic")
-    >>> scenes = [scene(0, index, shape=(64, 96)) for index in range(3)]
+    >>> scenes = data.open("synthetic", split="train", limit=3, shape=(64, 96))
     >>> run = fit(counter, scenes, TrainConfig(epochs=2, crop="64x64", crops=1))
     >>> len(run.epochs), run.summary.validation.images
     (2, 1)

@@ -226,11 +226,13 @@ def counted(
     called only if a result is missing. Processes share the images, and each appends every result to
     its own ``log`` (``pycc.runs.replicated``).
 
-    >>> from pycc import backdoor, data, models
+    >>> from pycc import backdoor, data, models, runs
     >>> samples = data.open("synthetic", limit=1, shape=(64, 96))
     >>> tested = EvaluationSet(samples, backdoor.Noise(), seed=0)
     >>> counter = models.load("mcnn-synthetic")
-    >>> log = open_or_resume(None, kind="example", settings={}, fingerprints={}, key=measures.KEY)
+    >>> log = runs.open_or_resume(
+    ...     None, kind="example", settings={}, fingerprints={}, key=backdoor.KEY
+    ... )
     >>> counted(log, lambda: counter, tested, strategy=backdoor.Add(20), defense=None)
     >>> [result["images"] for result in log.records]
     ['clean', 'triggered']
@@ -283,11 +285,13 @@ def detected(
     as of the detector.
 
     >>> import tempfile
-    >>> from pycc import backdoor, data, models
+    >>> from pycc import backdoor, data, models, runs
     >>> samples = data.open("synthetic", limit=1, shape=(64, 96))
     >>> tested = EvaluationSet(samples, backdoor.Noise(), seed=0)
     >>> counter = models.load("mcnn-synthetic")
-    >>> log = open_or_resume(None, kind="example", settings={}, fingerprints={}, key=measures.KEY)
+    >>> log = runs.open_or_resume(
+    ...     None, kind="example", settings={}, fingerprints={}, key=backdoor.KEY
+    ... )
     >>> clean = data.open("synthetic", split="train", limit=3, shape=(64, 96))
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     detected(

@@ -36,9 +36,9 @@ _PROBE = 64
 class GradCam:
     """A Grad-CAM: the places of a layer's map that raise the count of an image.
 
-    >>> from pycc import models
-    >>> from pycc.data.synthetic import scene
-    >>> counter, image = models.load("mcnn-synthetic"), scene(0, 0, shape=(64, 96)).image
+    >>> from pycc import data, models
+    >>> counter = models.load("mcnn-synthetic")
+    >>> image = data.open("synthetic", limit=1, shape=(64, 96))[0].image
     >>> cam = gradcam(counter, image, default_layers(counter)[-1])
     >>> cam.heat.shape, float(cam.heat.max()) <= 1.0
     (torch.Size([64, 96]), True)
@@ -96,9 +96,9 @@ def gradcam(counter: Counter, image: Tensor, layer: str, roi: Tensor | None = No
             nearest are named); a layer that does not run, runs only without gradient, does not
             reach the count, does not return [N,K,h,w], or sees parts of the image only.
 
-    >>> from pycc import models
-    >>> from pycc.data.synthetic import scene
-    >>> counter, image = models.load("mcnn-synthetic"), scene(0, 0, shape=(64, 96)).image
+    >>> from pycc import data, models
+    >>> counter = models.load("mcnn-synthetic")
+    >>> image = data.open("synthetic", limit=1, shape=(64, 96))[0].image
     >>> cam = gradcam(counter, image, default_layers(counter)[-1])
     >>> abs(cam.count - float(counter(image[None]).sum().detach())) < 1e-3
     True

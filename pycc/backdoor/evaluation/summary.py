@@ -60,7 +60,7 @@ def metrics_of(records: Iterable[Record]) -> list[BackdoorMetrics]:
     not one of 95 % for the larger or smaller of two levels that are themselves estimates.
     ValueError as of ``summarise``.
 
-    >>> from pycc.backdoor.evaluation.measures import record
+    >>> from pycc.backdoor import record
     >>> common = {"strategy": "add", "model": "backdoored", "defense": None, "raises": True}
     >>> (metrics,) = metrics_of([
     ...     record(**common, images=images, index=0, name="a", truth=10, count=count)
@@ -102,7 +102,7 @@ def curves(records: Iterable[Record]) -> dict[str, Roc]:
 
     ``records`` are results as of ``record``; those without a score are left out.
 
-    >>> from pycc.backdoor.evaluation.measures import record
+    >>> from pycc.backdoor import record
     >>> common = {"strategy": "add", "model": "backdoored", "defense": "detector", "raises": True}
     >>> results = [
     ...     record(**common, images=images, index=0, name="a", score=score, threshold=2.0)
@@ -126,7 +126,7 @@ def distributions(
     backdoored model (None: as it was trained). The clean model, if it was measured, is in each
     panel under the name "clean model". Panels without a backdoored model are left out.
 
-    >>> from pycc.backdoor.evaluation.measures import record
+    >>> from pycc.backdoor import record
     >>> result = record(
     ...     strategy="add", model="backdoored", defense=None, images="triggered", index=0, name="a",
     ...     truth=10, count=30.0, raises=True,
