@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pycc.checks import check_image, lacks_memory, naming
+from pycc.checks import check_image, check_whole, lacks_memory, naming
 from pycc.grid import heads_in, in_region, window_field
 from pycc.local.box import Box, influence
 from pycc.random import Stream
@@ -253,6 +253,8 @@ def counts(
     'image 0'
     """
     check_counter("count", counter)
+    if max_pixels is not None:
+        check_whole("count", "max_pixels", max_pixels, 1)
     for sample in _samples(images):
         with frozen(counter), torch.no_grad(), naming(sample.name, sample.image.shape):
             check_image("count", sample.image)

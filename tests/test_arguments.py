@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,36 @@ def test_images_of_an_attack(counter: Counter) -> None:
             APAM(counter, images)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="APAM: images must be at least one, got none"):
         APAM(counter, [])
+
+
+def test_other_arguments_are_named(counter: Counter) -> None:
+    scenes = data.open("synthetic", split="train", limit=2, shape=(64, 64))
+    image, noise, minus = scenes[0].image, backdoor.Noise(), backdoor.Minus()
+    run, calibrate = partial(attack.run, counter, scenes), partial(certify.calibrate, counter)
+    certified = partial(certify.run, counter, scenes, patch_sizes=[20])
+    evaluate, poison = partial(backdoor.evaluate, counter, scenes), backdoor.poison
+    calls: list[tuple[str, Callable[[], object]]] = [
+        ("count: max_pixels .* got 1.5", lambda: pycc.count(counter, image, max_pixels=1.5)),
+        ("attack: attacks .* got 'apam'", lambda: run("apam")),
+        ("attack: attacks .* got the class APAM", lambda: run([attack.APAM])),
+        ("attack: seeds .* got 1.5", lambda: run(APAM, seeds=1.5)),
+        ("attack: seed .* got 'x'", lambda: APAM(counter, [image], seed="x")),
+        ("attack: pgd .* got bool", lambda: run(APAM, pgd=True)),
+        ("attack: surrogates .* got list", lambda: run(APAM, surrogates=[counter])),
+        ("APAM: points .* got list", lambda: APAM(counter, [image], points=[[1.0, 2.0]])),
+        ("certify: method .* got the class Masked", lambda: calibrate([], method=certify.Masked)),
+        ("certify: patch_sizes .* got int", lambda: calibrate([], patch_sizes=20)),
+        ("certify: patch_sizes .* got 20.5", lambda: calibrate([], patch_sizes=[20.5])),
+        ("certify: calibration .* got None", lambda: certified(calibration=None)),
+        ("train: config .* got dict", lambda: train.fit(counter, scenes, {"epochs": 1})),
+        ("poison: trigger .* got Minus", lambda: poison(scenes, minus, noise)),
+        ("poison: strategy .* got 'add'", lambda: poison(scenes, noise, "add")),
+        ("poison: fraction .* got None", lambda: poison(scenes, noise, minus, fraction=None)),
+        ("backdoor: strategy .* got None", lambda: evaluate(noise, None)),
+    ]  # fmt: skip
+    for message, call in calls:
+        with pytest.raises(TypeError, match=f"^{message}$"):
+            call()
 
 
 def test_what_has_a_length_and_items_is_a_sequence_of_samples() -> None:

@@ -12,7 +12,7 @@ from pycc.attack.engine import execute
 from pycc.attack.evaluation.builder import Member
 from pycc.attack.evaluation.plan import Surrogates
 from pycc.attack.result import AttackResult, AttackRow, stacked
-from pycc.checks import check_image, check_images
+from pycc.checks import check_image, check_images, check_type
 from pycc.types import Counter, Sample
 
 
@@ -73,6 +73,8 @@ def _samples(
             f"{kind}: points must be one tensor [M,2] for each of {len(images)} images, "
             f"got {len(points)}"
         )
+    for each in points or ():
+        check_type(kind, "points", each, Tensor, "one tensor [M,2] for each image")
     return [
         Sample(
             f"image {index}",

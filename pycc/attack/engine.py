@@ -21,6 +21,7 @@ from pycc.attack.evaluation.recorder import KEY
 from pycc.attack.methods.pgd import PGD
 from pycc.attack.problem import combinations
 from pycc.attack.result import AttackRun
+from pycc.checks import check_type, check_whole
 from pycc.counters import frozen, identity
 from pycc.ranks import Ranks, exact
 from pycc.report import AttackSummary, summarise
@@ -117,6 +118,8 @@ def run(
     victim = Member(counter)
     made_on = [Surrogates(None, (victim,), (victim,))]
     if surrogates:
+        check_type("attack", "surrogates", surrogates, Mapping, "counters by name")
+        check_counter("attack", counter)
         before = identity(counter)
         _check_names(surrogates)
         for label, other in surrogates.items():
@@ -161,6 +164,7 @@ def transfer(
     >>> [(row.surrogates, row.victim) for row in done.rows if row.condition == "apam"]
     [('a', 'a'), ('b', 'a'), ('a', 'b'), ('b', 'b')]
     """
+    check_type("transfer", "counters", counters, Mapping, "counters by name")
     if len(counters) < 2:
         raise ValueError(f"transfer: expected two counters or more, got {list(counters)}")
     _check_names(counters)
@@ -205,8 +209,15 @@ def execute(
     ranks: Ranks = Ranks(),
 ) -> AttackRun:
     """The run of ``run`` and ``transfer``; ``unseen`` leaves test images out of ``train``."""
-    chosen = tuple(attacks) if isinstance(attacks, Sequence) else (attacks,)
-    _check(chosen, seeds, combine, train)
+    expected = "an attack, such as APAM(), or a list"
+    for attack in attacks if isinstance(attacks, list | tuple) else [attacks]:
+        check_type("attack", "attacks", attack, PatchAttack, expected)
+    chosen = (attacks,) if isinstance(attacks, PatchAttack) else tuple(attacks)
+    check_whole("attack", "seed", seed, 0)
+    check_whole("attack", "seeds", seeds, 1)
+    if pgd is not None:
+        check_type("attack", "pgd", pgd, PGD, "a PGD or None")
+    _check(chosen, combine, train)
     members = all_members(surrogates)
     for member in members:
         check_counter("attack", member.counter)
@@ -305,23 +316,20 @@ def _finished(
 
 
 def _check_names(counters: Mapping[str, Counter]) -> None:
-    for label in counters:
+    for label, counter in counters.items():
+        check_counter("attack", counter)
         if "+" in label or label == _VICTIM:
             raise ValueError(
                 f"attack: a counter's name must hold no + and not be {_VICTIM!r}, got {label!r}"
             )
 
 
-def _check(
-    attacks: Sequence[PatchAttack], seeds: int, combine: str, train: Sequence[Sample] | None
-) -> None:
+def _check(attacks: Sequence[PatchAttack], combine: str, train: Sequence[Sample] | None) -> None:
     labels = [(a.name, a.patch_size) for a in attacks]
     if len(set(labels)) < len(labels):
         raise ValueError(f"attack: attacks must differ in name or patch_size, got {labels}")
     if len({(a.objective, a.aim) for a in attacks}) > 1:
         raise ValueError("attack: attacks of one run must have one objective")
-    if seeds < 1:
-        raise ValueError(f"attack: seeds must be at least 1, got {seeds}")
     combinations[combine]
     for attack in attacks:
         if attack.name in (*baselines.names(), "clean", "pgd"):

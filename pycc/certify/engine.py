@@ -15,6 +15,7 @@ from pycc.certify.jobs import CertifyJobs
 from pycc.certify.maps import certified_map
 from pycc.certify.methods.base import CalibrationMaps, Certificate, chosen
 from pycc.certify.results import CertifyRun, summarise
+from pycc.checks import check_type, check_whole
 from pycc.counters import identity
 from pycc.data import mean_colour
 from pycc.data.dataset import Dataset, check_sample, data_fingerprint
@@ -180,6 +181,9 @@ def run(
     [20]
     """
     methods, sizes = chosen(method), _sizes(patch_sizes)
+    check_type("certify", "calibration", calibration, Calibration, "the result of calibrate")
+    if attack is not None:
+        check_type("certify", "attack", attack, PatchAttack, "an attack (adaptive_attack) or None")
     check(counter, samples, method=methods, patch_sizes=sizes, attack=attack)
     _check_calibration(counter, methods, sizes, calibration)
 
@@ -286,9 +290,8 @@ def _check_calibration(
 
 
 def _sizes(patch_sizes: Sequence[int]) -> tuple[int, ...]:
+    check_type("certify", "patch_sizes", patch_sizes, Sequence, "a list of pixels")
     sizes = tuple(dict.fromkeys(patch_sizes))
-    if not sizes or min(sizes) < 1:
-        raise ValueError(
-            f"certify: patch_sizes must be at least 1 pixel each, got {min(sizes, default='none')}"
-        )
-    return sizes
+    if not sizes:
+        raise ValueError("certify: patch_sizes must be at least one number of pixels, got none")
+    return tuple(check_whole("certify", "patch_sizes", size, 1) for size in sizes)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pycc import models, runs
 from pycc.attack import InnerAttack
-from pycc.checks import lacks_memory
+from pycc.checks import check_type, lacks_memory
 from pycc.counters import count_of
 from pycc.data.dataset import data_fingerprint
 from pycc.models import CounterModel
@@ -117,11 +117,9 @@ def fit(
     >>> len(run.epochs), run.summary.validation.images
     (2, 1)
     """
-    if not isinstance(counter, CounterModel):
-        raise TypeError(
-            f"train: counter must be a model (pycc.models.create, load or wrap), got a "
-            f"{type(counter).__name__}"
-        )
+    model = "a model (pycc.models.create, load or wrap)"
+    check_type("train", "counter", counter, CounterModel, model)
+    check_type("train", "config", config, TrainConfig, "a TrainConfig")
     check_sequence("train", samples)
     if resume and out is None:
         raise ValueError("train: resume needs the run folder as out")

@@ -21,6 +21,7 @@ from pycc.backdoor.poisoning.keys import drawn_indices
 from pycc.backdoor.poisoning.poison import Poisoned, Triggered
 from pycc.backdoor.poisoning.strategies import Strategy
 from pycc.backdoor.poisoning.triggers import Trigger
+from pycc.checks import check_type
 from pycc.counters import count_of, frozen, identity
 from pycc.data import quantize
 from pycc.data.dataset import data_fingerprint
@@ -159,7 +160,7 @@ def evaluate(
         ranks: the processes of torchrun, which share the images.
 
     Raises:
-        TypeError: a counter or samples of another type.
+        TypeError: an argument of another type.
         ValueError: no samples, samples whose names are not unique, an image that is too small for
             the trigger or the counter, a run folder of something else.
 
@@ -171,6 +172,8 @@ def evaluate(
     (1, 1, None)
     """
     check_sequence("backdoor", samples)
+    check_type("backdoor", "trigger", trigger, Trigger, "a trigger, such as Noise()")
+    check_type("backdoor", "strategy", strategy, Strategy, "a strategy, such as Add(20)")
     if not len(samples):
         raise ValueError("backdoor: samples must be at least one, got none")
     for each in (counter,) if clean_counter is None else (counter, clean_counter):
