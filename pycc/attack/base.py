@@ -22,7 +22,7 @@ from pycc.data import load_image, load_opacity
 from pycc.local import Box
 from pycc.registry import Registry
 from pycc.runs import fingerprint
-from pycc.settings import flag
+from pycc.settings import check_fields, flag
 from pycc.types import Counter
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ class PatchAttack(ABC):
             )
 
     def __post_init__(self) -> None:
+        check_fields(type(self).__name__, self)
         if isinstance(self.patch_size, np.integer):
             object.__setattr__(self, "patch_size", int(self.patch_size))
         fits = isinstance(self.patch_size, int) or self.patch_size <= 1

@@ -11,7 +11,7 @@ from pycc import models
 from pycc.data.density import recipes, rules
 from pycc.models import CounterModel
 from pycc.models.recipe import Crop, NoRecipeError, Optimiser, Recipe, Schedule
-from pycc.settings import flag
+from pycc.settings import check_fields, flag
 from pycc.train.items import Joined
 from pycc.types import Sample
 
@@ -129,6 +129,7 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
+        check_fields("train", self)
         if self.recipe not in RECIPES:
             raise ValueError(
                 f"train: recipe must be one of {', '.join(RECIPES)}, got {self.recipe}"

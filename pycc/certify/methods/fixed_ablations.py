@@ -17,7 +17,7 @@ from pycc.counters import check_eval
 from pycc.defense.ablated_maps import Kind, Pixels, ablated_counts
 from pycc.defense.retained import most_touched
 from pycc.defense.windows import check_patch
-from pycc.settings import flag
+from pycc.settings import check_fields, flag
 from pycc.types import Counter, Interval, Progress
 
 
@@ -99,6 +99,7 @@ class FixedAblations(Certificate):
     ablation_samples: int = flag(1000, "random ablations per image")
 
     def __post_init__(self) -> None:
+        check_fields(type(self).__name__, self)
         self.check_positive("k", "ablation_samples")
 
     def check_image(self, name: str, shape: tuple[int, int]) -> None:

@@ -13,7 +13,7 @@ from pycc.certify.calibration import Calibration
 from pycc.certify.methods.base import Certificate, CertifiedImage, certificates
 from pycc.counters import check_eval
 from pycc.defense.mask_pairs import check_masks, two_mask_table
-from pycc.settings import flag
+from pycc.settings import check_fields, flag
 from pycc.types import Counter, Interval, Progress
 
 
@@ -77,6 +77,7 @@ class TwoMask(Certificate):
     masks: int = flag(36, "number of masks, a square number")
 
     def __post_init__(self) -> None:
+        check_fields(type(self).__name__, self)
         check_masks(self.masks)
 
     def interval(
