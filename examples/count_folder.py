@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pycc
 from pycc import data, models
-from pycc.report.overlay import draw_overlay
+from pycc.report import draw_overlay
 
 counter = models.load("mcnn-synthetic")  # or a file with published weights
 samples = data.open("synthetic", split="test", limit=2)  # or a folder

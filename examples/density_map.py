@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pycc import data, ops
-from pycc.report.overlay import draw_overlay
+from pycc.report import draw_overlay
 
 sample = data.open("synthetic", split="test", limit=1)[0]
 heads = sample.points.float()  # [N,2] (x, y), pixels

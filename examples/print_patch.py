@@ -3,7 +3,7 @@
 from PIL import Image
 
 from pycc import attack, data, models
-from pycc.attack.physical.printing import print_kit
+from pycc.attack.physical import print_kit
 
 counter = models.load("mcnn-synthetic")
 images = data.open("synthetic", split="test", limit=1, shape=(192, 256))[0].image[None]

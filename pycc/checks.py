@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import UnionType
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ __all__ = [
     "TOLERANCE",
     "check_image",
     "check_images",
+    "check_type",
     "check_values",
     "check_whole",
     "lacks_memory",
@@ -79,6 +81,26 @@ def check_values(op: str, argument: str, values: Tensor) -> None:
     )
 
 
+def check_type(
+    op: str, argument: str, value: object, kind: type | UnionType, expected: str
+) -> None:
+    """Raise TypeError, naming ``op`` and ``argument``, unless a value is of a type.
+
+    >>> check_type("train", "config", {"epochs": 2}, int, "a TrainConfig")
+    Traceback (most recent call last):
+    ...
+    TypeError: train: config must be a TrainConfig, got dict
+    """
+    if isinstance(value, kind):
+        return
+    got = type(value).__name__
+    if isinstance(value, type):
+        got = f"the class {value.__name__}"
+    elif isinstance(value, str | None):
+        got = repr(value)
+    raise TypeError(f"{op}: {argument} must be {expected}, got {got}")
+
+
 def check_whole(op: str, name: str, value: object, least: int, most: float = math.inf) -> int:
     """Return ``value`` as an int if it is a whole number within [least, most].
 
@@ -139,7 +161,7 @@ def naming(name: str, shape: Sequence[int] = ()) -> Iterator[None]:
     except Exception as error:
         if not getattr(error, "__notes__", None):
             size = f" of {shape[-2]}x{shape[-1]} pixels" if shape else ""
-            error.add_note(f"image {name}{size}")
+            error.add_note(f"image {name.removeprefix('image ')}{size}")
         raise
 
 

@@ -8,30 +8,34 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from pycc.checks import check_image, lacks_memory, naming
+from pycc.checks import check_image, check_whole, lacks_memory, naming
 from pycc.grid import heads_in, in_region, window_field
 from pycc.local.box import Box, influence
 from pycc.random import Stream
 from pycc.ranks import exact
 from pycc.runs import fingerprint
-from pycc.types import Counter, Sample
+from pycc.types import Counter, Sample, check_counter
 
 __all__ = [
+    "Count",
     "check_eval",
+    "count",
     "count_of",
+    "counts",
     "density_in_roi",
     "device_of",
     "frozen",
     "heads_of",
     "identity",
     "like_of",
+    "tiled_density",
 ]
 
 
@@ -215,7 +219,7 @@ class Count:
 
 def count(
     counter: Counter,
-    images: Tensor | Iterable[Sample],
+    images: Tensor | Iterable[Tensor | Sample],
     *,
     max_pixels: int | None = None,
 ) -> list[Count]:
@@ -223,11 +227,13 @@ def count(
 
     Args:
         counter: a module is put into eval mode meanwhile.
-        images: samples, or a tensor [N,3,H,W] or [3,H,W], RGB in [0,1].
+        images: a tensor [N,3,H,W] or [3,H,W], RGB in [0,1]; or a list or another iterable of
+            tensors [3,H,W] of any sizes, or of samples, such as a data set.
         max_pixels: the most pixels that the counter is given at once. A larger image is counted in
             overlapping tiles, which give the map of the whole image (``tiled_density``).
 
     Raises:
+        TypeError: an object that is not an image or not a counter.
         ValueError: an image of another shape or outside [0,1]; a map that is not finite;
             with ``max_pixels``, a counter without a bounded receptive field for a larger image, or
             tiles that are too small.
@@ -237,14 +243,30 @@ def count(
     >>> counted = count(models.load("mcnn-synthetic"), [scene])[0]
     >>> counted.name, counted.truth, tuple(counted.density.shape)
     ('test-0-0', 45, (120, 160))
+    >>> [c.name for c in count(models.load("mcnn-synthetic"), [scene.image, scene.image[:, :64]])]
+    ['image 0', 'image 1']
     """
     return list(counts(counter, images, max_pixels=max_pixels))
 
 
 def counts(
-    counter: Counter, images: Tensor | Iterable[Sample], *, max_pixels: int | None = None
+    counter: Counter,
+    images: Tensor | Iterable[Tensor | Sample],
+    *,
+    max_pixels: int | None = None,
 ) -> Iterator[Count]:
-    """The counts of ``count``, each as soon as it is known."""
+    """Yield the results of ``count``, each as soon as it is known.
+
+    Arguments and errors are those of ``count``; an error comes with the image that it is about.
+
+    >>> from pycc import models
+    >>> results = counts(models.load("mcnn-synthetic"), torch.rand(2, 3, 64, 96))
+    >>> next(results).name
+    'image 0'
+    """
+    check_counter("count", counter)
+    if max_pixels is not None:
+        check_whole("count", "max_pixels", max_pixels, 1)
     for sample in _samples(images):
         with frozen(counter), torch.no_grad(), naming(sample.name, sample.image.shape):
             check_image("count", sample.image)
@@ -260,24 +282,36 @@ def counts(
         yield Count(sample.name, people, truth, inside.float().cpu(), seconds)
 
 
-def _samples(images: Tensor | Iterable[Sample]) -> Iterator[Sample]:
-    if not isinstance(images, Tensor):
-        yield from images
-        return
-    batch = images[None] if images.ndim == 3 else images
-    if batch.ndim != 4:
-        raise ValueError(f"count: images must be [N,3,H,W] or [3,H,W], got {list(images.shape)}")
-    for number, image in enumerate(batch):
-        yield Sample(f"image {number}", image, None)
+def _samples(images: Tensor | Iterable[Tensor | Sample]) -> Iterator[Sample]:
+    expected = "a tensor [N,3,H,W] or [3,H,W], or a list of tensors [3,H,W] or of samples"
+    if isinstance(images, Tensor):
+        if images.ndim not in (3, 4):
+            raise ValueError(f"count: images must be {expected}, got {list(images.shape)}")
+        images = images[None] if images.ndim == 3 else images
+    elif not isinstance(images, Iterable) or isinstance(images, str | bytes | Mapping):
+        raise TypeError(
+            f"count: images must be {expected}, got {type(images).__name__}; pycc.data.open reads "
+            "a folder of images"
+        )
+    for number, image in enumerate(images):
+        if not isinstance(image, Tensor | Sample):
+            raise TypeError(
+                f"count: images must be {expected}, got {type(image).__name__} at index {number}"
+            )
+        if isinstance(image, Tensor):
+            yield Sample(f"image {number}", image, None)
+        else:
+            yield image
 
 
 def tiled_density(counter: Counter, image: Tensor, max_pixels: int | None = None) -> Tensor:
-    """The density map [1,1,h,w] of an image [1,3,H,W], computed in tiles if it is larger.
+    """Compute the density map [1,1,h,w] of an image [1,3,H,W], in tiles if it is larger.
 
-    Every tile shows its cells their whole receptive field, and padding only at the image's own
-    border, so the map is that of the whole image but for rounding. ValueError for a larger image
-    and a counter that does not count windows as parts of images (``pycc.grid.window_field``), and
-    for ``max_pixels`` that hold no tile.
+    It is larger if it has more than ``max_pixels`` pixels (None: no limit). Every tile shows its
+    cells their whole receptive field, and padding only at the image's own border, so the map is
+    that of the whole image but for rounding. ValueError for a larger image and a counter that does
+    not count windows as parts of images (``pycc.grid.window_field``), and for ``max_pixels`` that
+    hold no tile.
 
     >>> layer = torch.nn.Conv2d(3, 1, 3, padding=1)
     >>> layer.stride, layer.receptive_field = 1, 3

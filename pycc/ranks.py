@@ -55,7 +55,7 @@ class Ranks:
         return [parts[n % self.world][n // self.world] for n in range(total)]
 
     def agreed(self, value: T) -> T:
-        """What the first process gives, for all of them."""
+        """Return the first process's ``value`` in all processes."""
         first: T = self.gathered([value] if self.first else [])[0]
         return first
 

@@ -12,6 +12,8 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from numbers import Integral, Real
+from os import PathLike
 from typing import Any, TypeVar
 
 from pycc.registry import nearest
@@ -20,6 +22,7 @@ __all__ = [
     "Flag",
     "Options",
     "build",
+    "check_fields",
     "flag",
     "flags_of",
     "group",
@@ -192,16 +195,22 @@ def _flag(entry: Field[Any], annotation: Any, title: str) -> Flag:
 
 def _plain(annotation: Any) -> Any:
     """Return a type without ``| None``; several types as a tuple."""
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        kinds = tuple(kind for kind in typing.get_args(annotation) if kind is not type(None))
-        return kinds[0] if len(kinds) == 1 else kinds
-    return annotation
+    kinds = tuple(kind for kind in _kinds(annotation) if kind is not type(None))
+    return kinds[0] if len(kinds) == 1 else kinds
+
+
+def _kinds(annotation: Any) -> tuple[Any, ...]:
+    """Return the types of a union, or the one type."""
+    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    return typing.get_args(annotation) if is_union else (annotation,)
 
 
 def build(
     kind: type[S], values: Mapping[str, Any], variants: Mapping[str, type[Any]] | None = None
 ) -> S:
-    """Make settings from values by flag name; the others take their defaults.
+    """Make settings of a ``kind`` from values by flag name; the others take their defaults.
+
+    ``variants`` are the classes of groups, as of ``flags_of``.
 
     Values may come from JSON: a list is accepted for a tuple. ValueError of the dataclass itself
     for a value out of range. Names of no field are left out: a part of a run's flags makes one
@@ -226,6 +235,49 @@ def build(
 
 def _typed(value: Any, annotation: Any) -> Any:
     return tuple(value) if typing.get_origin(annotation) is tuple and value is not None else value
+
+
+def check_fields(op: str, settings: object) -> None:
+    """Raise TypeError, naming ``op`` and the field, unless all flags are of their types.
+
+    Numbers, texts and truth values are checked; a whole number is a number too.
+
+    >>> @dataclass(frozen=True)
+    ... class Size:
+    ...     side: int | None = flag(8, "side of the square, pixels")
+    >>> check_fields("size", Size("8"))
+    Traceback (most recent call last):
+    ...
+    TypeError: size: side must be a whole number or None, got '8'
+    """
+    for entry, annotation in _entries(type(settings), None):
+        value = getattr(settings, entry.name)
+        if "help" not in entry.metadata:
+            continue
+        words = [_word(kind, value) for kind in _kinds(annotation)]
+        if None not in words:
+            expected = " or ".join(
+                str(word) for word in words if word != "a whole number" or "a number" not in words
+            )
+            raise TypeError(f"{op}: {entry.name} must be {expected}, got {value!r}")
+
+
+_KINDS: dict[Any, tuple[str, tuple[type, ...]]] = {
+    bool: ("True or False", (bool,)),
+    int: ("a whole number", (Integral,)),
+    float: ("a number", (Real,)),
+    str: ("text", (str, PathLike)),
+    type(None): ("None", (type(None),)),
+}
+
+
+def _word(kind: Any, value: object) -> str | None:
+    """Return the name of a type that a value is not of; None if it is, or if none is checked."""
+    if kind not in _KINDS:
+        return None
+    word, kinds = _KINDS[kind]
+    fits = isinstance(value, kinds) and (kind is bool or not isinstance(value, bool))
+    return None if fits else word
 
 
 def values_of(settings: object) -> dict[str, Any]:

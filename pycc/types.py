@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 from torch import Tensor
 
 from pycc.checks import check_values
 
-__all__ = ["Counter", "Interval", "Progress", "Sample"]
+__all__ = ["Counter", "Interval", "Progress", "Sample", "check_counter", "check_sequence"]
 
 
 @runtime_checkable
@@ -38,6 +40,27 @@ class Counter(Protocol):
 
     def __call__(self, images: Tensor, /) -> Tensor:
         """Density [N,1,h,w] of images [N,3,H,W]."""
+
+
+def check_counter(op: str, counter: object) -> None:
+    """Raise TypeError, naming ``op``, unless an object is a ``Counter``.
+
+    >>> import torch
+    >>> check_counter("count", torch.nn.Conv2d(3, 1, 3))
+    Traceback (most recent call last):
+    ...
+    TypeError: count: counter must have stride and receptive_field and be callable, got a Conv2d \
+without receptive_field; pycc.models.wrap makes a counter of any network
+    """
+    lacking = [name for name in ("stride", "receptive_field") if not hasattr(counter, name)]
+    if not callable(counter):
+        lacking.append("a call")
+    if lacking:
+        kind = type(counter).__name__
+        raise TypeError(
+            f"{op}: counter must have stride and receptive_field and be callable, got a {kind} "
+            f"without {lacking[0]}; pycc.models.wrap makes a counter of any network"
+        )
 
 
 class Progress(Protocol):
@@ -109,6 +132,37 @@ class Sample:
     def __repr__(self) -> str:
         heads = f"{self.count} heads" if self.annotated else "not annotated"
         return f"Sample({self.name!r}, image {list(self.image.shape)}, {heads})"
+
+
+def check_sequence(op: str, samples: object) -> None:
+    """Raise TypeError, naming ``op``, unless an object is a sequence of ``Sample``.
+
+    A data set is not read: its items are samples by its type.
+
+    >>> import torch
+    >>> check_sequence("train", [torch.rand(3, 4, 6)])
+    Traceback (most recent call last):
+    ...
+    TypeError: train: samples must be a data set (pycc.data.open) or a list of \
+pycc.types.Sample(name, image, points), got Tensor at index 0
+    """
+    got = None
+    if isinstance(samples, list | tuple):
+        others = ((n, item) for n, item in enumerate(samples) if not isinstance(item, Sample))
+        for number, item in others:
+            got = f"{type(item).__name__} at index {number}"
+            break
+    elif (
+        isinstance(samples, Tensor | np.ndarray | str | bytes | Mapping)
+        or not hasattr(samples, "__len__")
+        or not hasattr(samples, "__getitem__")
+    ):
+        got = type(samples).__name__
+    if got is not None:
+        raise TypeError(
+            f"{op}: samples must be a data set (pycc.data.open) or a list of "
+            f"pycc.types.Sample(name, image, points), got {got}"
+        )
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import errno
+from collections import UserList
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -174,14 +175,14 @@ def test_augmented_images_may_leave_the_range() -> None:
         ({"points": torch.full((1, 2), torch.nan)}, "street: points must be"),
     ],
 )
-def test_samples_are_checked_whoever_made_them(
+def test_samples_of_any_sequence_are_checked(
     take: Callable[..., object], change: dict[str, Tensor], message: str, tmp_path: Path
 ) -> None:
-    """Also those that are no ``Sample``, or whose tensors were changed since."""
+    """Also those of a data set of the user's, which may be no ``Sample``."""
     fields = {"name": "street", "image": image(), "points": torch.rand(4, 2).double() * 9,
               "roi": None, "annotated": True, "count": 4, **change}  # fmt: skip
     with pytest.raises(ValueError, match=message):
-        take([SimpleNamespace(**fields)], tmp_path / "run")
+        take(UserList([SimpleNamespace(**fields)]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from support.toys import Coarse
@@ -97,10 +99,28 @@ def test_count_of_tensors_and_samples() -> None:
     roi = torch.zeros(32, 36, dtype=torch.bool)
     (inside,) = pycc.count(counter, [Sample("s", images[0], torch.zeros(0, 2), roi)])
     assert (inside.count, inside.truth, float(inside.density.abs().sum())) == (0.0, 0, 0.0)
-    with pytest.raises(ValueError, match=r"images must be \[N,3,H,W\] or \[3,H,W\]"):
+    with pytest.raises(ValueError, match=r"images must be a tensor \[N,3,H,W\] or \[3,H,W\]"):
         pycc.count(counter, images[0, 0])
     with pytest.raises(ValueError, match="must hold RGB values"):
         pycc.count(counter, 255 * images)
+
+
+def test_count_of_lists_of_images() -> None:
+    counter, images = Layers().eval(), [torch.rand(3, 32, 36), torch.rand(3, 24, 40)]
+    each = [pycc.count(counter, image)[0].count for image in images]
+    for given in (images, tuple(images), iter(images), [image.double() for image in images]):
+        assert [c.count for c in pycc.count(counter, given)] == pytest.approx(each, rel=1e-6)
+    mixed = pycc.count(counter, [images[0], Sample("street", images[1], None)])
+    assert [(c.name, c.truth) for c in mixed] == [("image 0", None), ("street", None)]
+    assert pycc.count(counter, []) == []
+    others: list[tuple[Any, str]] = [
+        ("street.jpg", "str; pycc.data.open"), (None, "NoneType"), (mixed[0], "Count"),
+        ([images[0].numpy()], "ndarray at index 0"), ([images[0], "a.jpg"], "str at index 1"),
+        ({"a": images[0]}, "dict"),
+    ]  # fmt: skip
+    for given, got in others:
+        with pytest.raises(TypeError, match=rf"images must be a tensor .*, got {got}"):
+            pycc.count(counter, given)
 
 
 def test_a_count_that_is_not_finite_is_an_error() -> None:

@@ -161,8 +161,8 @@ def test_two_processes_share_photographs(tmp_path: Path, scenes: Path) -> None:
 @pytest.mark.long
 def test_the_first_process_alone_writes_what_is_not_shared(tmp_path: Path, scenes: Path) -> None:
     one, two, poisoned = (tmp_path / name for name in ("one", "two", "poisoned"))
-    alone = command("data", "export", scenes, one)
-    both = command("data", "export", scenes, two, processes=2)
+    alone = command("data", "convert", scenes, one)
+    both = command("data", "convert", scenes, two, processes=2)
     assert (both.returncode, alone.returncode) == (0, 0), both.stderr
     assert both.stdout.replace(str(two), str(one)) == alone.stdout
     files = [sorted(p for p in folder.rglob("*") if p.is_file()) for folder in (one, two)]

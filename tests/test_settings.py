@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
+from pycc import attack, backdoor, certify, train
 from pycc.settings import Options, build, flag, flags_of, group, values_of
 
 known = ["a", "b"]
@@ -89,3 +93,26 @@ def test_choices_that_grow_are_those_of_the_moment() -> None:
     finally:
         known.remove("ccc")
     assert kind.checked(None) is None, "an optional value that was not given"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: attack.APAM(patch_size="81"), "APAM: patch_size must be a number, got '81'"),
+        (lambda: attack.APAM(steps=True), "APAM: steps must be a whole number, got True"),
+        (lambda: attack.APAM(target_count="9"), "APAM: target_count must be a number or None"),
+        (lambda: train.TrainConfig(epochs=2.5), "train: epochs must be a whole number or None, "),
+        (lambda: train.TrainConfig(amp=1), "train: amp must be True or False, got 1"),
+        (lambda: certify.Masked(allowance="2"), "Masked: allowance must be a number or None"),
+        (lambda: backdoor.Noise(alpha=None), "Noise: alpha must be a number, got None"),
+        (lambda: backdoor.Add(2.5), "add: amount must be a whole number, got 2.5"),
+    ],
+)
+def test_fields_of_another_type_are_named(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}"):
+        make()
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    made = attack.APAM(patch_size=np.int64(16), steps=np.int32(2), momentum=np.float32(0.5))
+    assert (made.patch_size, made.steps, made.momentum) == (16, 2, 0.5)

@@ -72,7 +72,7 @@ class SceneMCNN(MCNN):
         points: Sequence[Tensor] | None = None,
         region: Tensor | None = None,
     ) -> Tensor:
-        """1000 x the squared error per cell (0.1 people are a crowd) + 0.2 x that of the count.
+        """Compute 1000 x the squared error per cell (0.1 people are a crowd) + 0.2 x the count's.
 
         The error of the count is relative to 10 + the heads of the crop.
         """
@@ -82,7 +82,7 @@ class SceneMCNN(MCNN):
         return 1000.0 * nn.functional.mse_loss(density, target) + _COUNT_WEIGHT * error.mean()
 
     def recipe(self) -> Recipe:
-        """How the built-in weights are trained."""
+        """Return the recipe of the built-in weights."""
         return Recipe(
             source="tools/train_builtin_weights.py",
             optimisers=(Optimiser("adam", 2e-3),),

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pycc.report.overlay import heads_of
+from pycc.report.overlay import peaks
 
 try:
     from supervision import Detections
@@ -68,4 +68,4 @@ def density_detections(density: Tensor, stride: int, *, side: float | Tensor) ->
     >>> density_detections(density, 4, side=4.0).xyxy.tolist()
     [[8.0, 4.0, 12.0, 8.0]]
     """
-    return detections(heads_of(density, stride), side=side)
+    return detections(peaks(density, stride), side=side)

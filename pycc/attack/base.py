@@ -1,4 +1,4 @@
-"""What every patch attack on a count shares: its settings, its place, and its overridable steps."""
+"""The base of every patch attack on a count: its settings, its place, its overridable steps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pycc.data import load_image, load_opacity
 from pycc.local import Box
 from pycc.registry import Registry
 from pycc.runs import fingerprint
-from pycc.settings import flag
+from pycc.settings import check_fields, flag
 from pycc.types import Counter
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ class PatchAttack(ABC):
             )
 
     def __post_init__(self) -> None:
+        check_fields(type(self).__name__, self)
         if isinstance(self.patch_size, np.integer):
             object.__setattr__(self, "patch_size", int(self.patch_size))
         fits = isinstance(self.patch_size, int) or self.patch_size <= 1
@@ -153,7 +154,7 @@ class PatchAttack(ABC):
 
     @property
     def goal(self) -> Objective:
-        """What its objective means."""
+        """The objective of that name."""
         return objectives[self.objective]
 
     @property
@@ -172,7 +173,7 @@ class PatchAttack(ABC):
         return side
 
     def place(self, shape: tuple[int, int], *, seed: int, image: int) -> Place:
-        """Where the patch is measured in image number ``image`` of ``shape`` (H, W).
+        """Return the place of the patch in image number ``image`` of ``shape`` (H, W).
 
         For location ``worst`` the centre: the search needs a counter. ValueError if the patch does
         not fit.
@@ -192,11 +193,11 @@ class PatchAttack(ABC):
         return Place(side, (y, x))
 
     def patch_mask(self, side: int) -> Tensor:
-        """[side,side] float32 of 0 and 1: the patch's shape."""
+        """Return the patch's shape [side,side], float32 of 0 and 1."""
         return patches.shapes[self.shape](side)
 
     def check_side(self, side: int) -> None:
-        """ValueError if a patch of this side has no shape, or no picture to start from."""
+        """Raise ValueError if a patch of this side has no shape, or no picture to start from."""
         patch_mask = self.patch_mask(side)
         there = None if self.init == "noise" else load_opacity(self.init)
         if there is not None:
@@ -251,6 +252,7 @@ class PatchAttack(ABC):
             seed: key of all randomness.
 
         Raises:
+            TypeError: for images or a counter of another type.
             ValueError: for images that are not [N,3,H,W] in [0,1], a patch that does not fit, and
                 an objective about heads without points.
 
@@ -290,19 +292,19 @@ class PatchAttack(ABC):
         raise TypeError(f"{type(self).__name__}: makes one patch per image, not one for all")
 
     def objective_loss(self, problem: Problem, patch: Tensor, patch_mask: Tensor) -> Tensor:
-        """[N]: the objective's losses of patches [N,3,p,p], untransformed."""
+        """Compute the objective's losses [N] of patches [N,3,p,p], untransformed."""
         return problem.loss(
             lambda region: pasted(region, patch, patch_mask), self.objective, self.aim
         )
 
     def penalty(self, problem: Problem, patch: Tensor, patch_mask: Tensor) -> Tensor:
-        """[N]: what the loss of patches [N,3,p,p] holds beside the objective, on its scale."""
+        """Compute the loss [N] besides the objective's, on its scale, of patches [N,3,p,p]."""
         return patch.new_zeros(len(patch))
 
     def loss(
         self, problem: Problem, patch: Tensor, seed: int, step: int = 0, restart: int = 0
     ) -> Tensor:
-        """[N]: the loss of patches [N,3,p,p] that a step descends."""
+        """Compute the loss [N] that a step descends, of patches [N,3,p,p]."""
         patch_mask = self.patch_mask(problem.side).to(problem.like)
         return self.objective_loss(problem, patch, patch_mask) + self.penalty(
             problem, patch, patch_mask

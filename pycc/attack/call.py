@@ -12,7 +12,7 @@ from pycc.attack.engine import execute
 from pycc.attack.evaluation.builder import Member
 from pycc.attack.evaluation.plan import Surrogates
 from pycc.attack.result import AttackResult, AttackRow, stacked
-from pycc.checks import check_image, check_images
+from pycc.checks import check_image, check_images, check_type
 from pycc.types import Counter, Sample
 
 
@@ -56,14 +56,25 @@ def _samples(
 ) -> list[Sample]:
     if isinstance(images, Tensor):
         check_images(kind, images)
-    else:
+    elif isinstance(images, Sequence) and not isinstance(images, str):
+        if not images:
+            raise ValueError(f"{kind}: images must be at least one, got none")
         for image in images:
+            if isinstance(image, Sample):
+                raise TypeError(f"{kind}: images must be tensors, got samples; use pycc.attack.run")
             check_image(kind, image)
+    else:
+        raise TypeError(
+            f"{kind}: images must be a tensor [N,3,H,W] or a list of tensors [3,H,W], got "
+            f"{type(images).__name__}"
+        )
     if points is not None and len(points) != len(images):
         raise ValueError(
             f"{kind}: points must be one tensor [M,2] for each of {len(images)} images, "
             f"got {len(points)}"
         )
+    for each in points or ():
+        check_type(kind, "points", each, Tensor, "one tensor [M,2] for each image")
     return [
         Sample(
             f"image {index}",

@@ -21,12 +21,13 @@ from pycc.attack.evaluation.recorder import KEY
 from pycc.attack.methods.pgd import PGD
 from pycc.attack.problem import combinations
 from pycc.attack.result import AttackRun
+from pycc.checks import check_type, check_whole
 from pycc.counters import frozen, identity
 from pycc.ranks import Ranks, exact
 from pycc.report import AttackSummary, summarise
 from pycc.runs import Run, open_or_resume, sharded, write_json
 from pycc.settings import values_of
-from pycc.types import Counter, Progress, Sample
+from pycc.types import Counter, Progress, Sample, check_counter, check_sequence
 
 CHECKS = "checks.json"
 _VICTIM = "victim"
@@ -100,6 +101,7 @@ def run(
         ranks: the processes.
 
     Raises:
+        TypeError: for a counter or samples of another type.
         ValueError: for bad input, before anything is written; for a resumed run whose settings,
             data or weights are not those of its manifest; for a counter whose maps are not finite
             or do not match its stride.
@@ -116,6 +118,8 @@ def run(
     victim = Member(counter)
     made_on = [Surrogates(None, (victim,), (victim,))]
     if surrogates:
+        check_type("attack", "surrogates", surrogates, Mapping, "counters by name")
+        check_counter("attack", counter)
         before = identity(counter)
         _check_names(surrogates)
         for label, other in surrogates.items():
@@ -136,7 +140,7 @@ def transfer(
     pgd: PGD | None = None,
     **options: Unpack[RunOptions],
 ) -> AttackRun:
-    """The transfer matrix: patches made on each counter, and tried on every one.
+    """Measure the transfer matrix: make patches on each counter and try them on every one.
 
     From three counters on, each is also attacked by patches made on all the others together
     (leave-one-out ensembles, with the loss ``combine``). Options are those of ``run``.
@@ -148,6 +152,7 @@ def transfer(
         pgd: the reference on all pixels; None (default): without it.
 
     Raises:
+        TypeError: as ``run``.
         ValueError: for fewer than two counters or two of the same weights, and as ``run``.
 
     >>> from pycc import data, models
@@ -159,6 +164,7 @@ def transfer(
     >>> [(row.surrogates, row.victim) for row in done.rows if row.condition == "apam"]
     [('a', 'a'), ('b', 'a'), ('a', 'b'), ('b', 'b')]
     """
+    check_type("transfer", "counters", counters, Mapping, "counters by name")
     if len(counters) < 2:
         raise ValueError(f"transfer: expected two counters or more, got {list(counters)}")
     _check_names(counters)
@@ -203,13 +209,24 @@ def execute(
     ranks: Ranks = Ranks(),
 ) -> AttackRun:
     """The run of ``run`` and ``transfer``; ``unseen`` leaves test images out of ``train``."""
-    chosen = tuple(attacks) if isinstance(attacks, Sequence) else (attacks,)
-    _check(chosen, seeds, combine, train)
+    expected = "an attack, such as APAM(), or a list"
+    for attack in attacks if isinstance(attacks, list | tuple) else [attacks]:
+        check_type("attack", "attacks", attack, PatchAttack, expected)
+    chosen = (attacks,) if isinstance(attacks, PatchAttack) else tuple(attacks)
+    check_whole("attack", "seed", seed, 0)
+    check_whole("attack", "seeds", seeds, 1)
+    if pgd is not None:
+        check_type("attack", "pgd", pgd, PGD, "a PGD or None")
+    _check(chosen, combine, train)
     members = all_members(surrogates)
+    for member in members:
+        check_counter("attack", member.counter)
     stride = max(member.counter.stride for member in members)
+    check_sequence("attack", samples)
     checked = check_samples(samples, chosen, stride, seed=seed)
     training = None
     if train is not None:
+        check_sequence("attack", train)
         training = check_samples(train, chosen, stride, seed=seed)
         training = held_out(training, checked) if unseen else training
         _check_sides(chosen, [item.shape for item in (*checked.items, *training.items)])
@@ -274,7 +291,7 @@ def execute(
 def _fingerprints(
     checked: CheckedSamples, training: CheckedSamples | None, weights: Mapping[Member, str]
 ) -> dict[str, object]:
-    """Of everything that results depend on besides the settings."""
+    """Fingerprint everything that results depend on besides the settings."""
     fingerprints: dict[str, object] = {
         "data": checked.fingerprint,
         "weights": {member.label or _VICTIM: value for member, value in weights.items()},
@@ -299,23 +316,20 @@ def _finished(
 
 
 def _check_names(counters: Mapping[str, Counter]) -> None:
-    for label in counters:
+    for label, counter in counters.items():
+        check_counter("attack", counter)
         if "+" in label or label == _VICTIM:
             raise ValueError(
                 f"attack: a counter's name must hold no + and not be {_VICTIM!r}, got {label!r}"
             )
 
 
-def _check(
-    attacks: Sequence[PatchAttack], seeds: int, combine: str, train: Sequence[Sample] | None
-) -> None:
+def _check(attacks: Sequence[PatchAttack], combine: str, train: Sequence[Sample] | None) -> None:
     labels = [(a.name, a.patch_size) for a in attacks]
     if len(set(labels)) < len(labels):
         raise ValueError(f"attack: attacks must differ in name or patch_size, got {labels}")
     if len({(a.objective, a.aim) for a in attacks}) > 1:
         raise ValueError("attack: attacks of one run must have one objective")
-    if seeds < 1:
-        raise ValueError(f"attack: seeds must be at least 1, got {seeds}")
     combinations[combine]
     for attack in attacks:
         if attack.name in (*baselines.names(), "clean", "pgd"):

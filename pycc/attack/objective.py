@@ -1,4 +1,4 @@
-"""What an attacker wants of the counter: losses that a patch minimises, and goals in people."""
+"""The objectives of an attacker: losses that a patch minimises, and goals in people."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Aim:
     """c*, people; None where it is a multiple of the annotated heads."""
 
     def wanted(self, truth: Tensor) -> Tensor:
-        """[N]: the count that objective ``target`` wants of images with ``truth`` [N] heads."""
+        """Return the counts [N] that objective ``target`` wants, for ``truth`` [N] heads."""
         if self.target_count is not None:
             return torch.full_like(truth, self.target_count)
         return self.factor * truth
@@ -62,7 +62,7 @@ class Objective(ABC):
 
     @abstractmethod
     def __call__(self, change: Tensor, region: AttackedRegion, aim: Aim, /) -> Tensor:
-        """[N,D] from ``change`` [N,D,1,hc,wc]: attacked minus clean map, people per cell."""
+        """Compute losses [N,D] from the ``change`` of the map [N,D,1,hc,wc], people per cell."""
 
     def needs_heads(self, aim: Aim) -> bool:
         """Whether it is about the annotated heads: images without annotation are then no input."""
@@ -93,7 +93,7 @@ objectives: Registry[Objective] = Registry("objective")
 
 
 def gained(change: Tensor, region: AttackedRegion) -> Tensor:
-    """[N,D]: people that the patch adds to the count, inside the region of interest."""
+    """Compute the people [N,D] that the patch adds inside the region of interest."""
     return (region.weight[:, None] * change).sum((2, 3, 4))
 
 
@@ -107,7 +107,7 @@ class Density(Objective):
     wants_count = needs_density = is_mean = True
 
     def __call__(self, change: Tensor, region: AttackedRegion, aim: Aim, /) -> Tensor:
-        """[N,D]."""
+        """Compute the losses [N,D]."""
         target = (region.local.clean - aim.factor * region.density)[:, None]
         change_of_squares = region.weight[:, None] * change * (change + 2 * target)
         return change_of_squares.sum((2, 3, 4)) / region.cells[:, None]
@@ -117,7 +117,7 @@ class Over(Objective):
     """Count as many people as possible: minus the count."""
 
     def __call__(self, change: Tensor, region: AttackedRegion, aim: Aim, /) -> Tensor:
-        """[N,D]."""
+        """Compute the losses [N,D]."""
         return -gained(change, region)
 
 
@@ -127,7 +127,7 @@ class Under(Objective):
     sign = -1
 
     def __call__(self, change: Tensor, region: AttackedRegion, aim: Aim, /) -> Tensor:
-        """[N,D]."""
+        """Compute the losses [N,D]."""
         return gained(change, region)
 
 
@@ -139,7 +139,7 @@ class Erase(Under):
     """
 
     def __call__(self, change: Tensor, region: AttackedRegion, aim: Aim, /) -> Tensor:
-        """[N,D]."""
+        """Compute the losses [N,D]."""
         if region.own is None:
             return gained(change, region)
         others = change.clone()
@@ -157,7 +157,7 @@ class Target(Objective):
     wants_count = True
 
     def __call__(self, change: Tensor, region: AttackedRegion, aim: Aim, /) -> Tensor:
-        """[N,D]."""
+        """Compute the losses [N,D]."""
         far = region.count - aim.wanted(region.truth)
         scale = 2 * far.abs().clamp(min=1.0)
         return torch.square(far[:, None] + gained(change, region)) / scale[:, None]
@@ -174,7 +174,7 @@ class Pap(Objective):
     exact_gradient = False
 
     def __call__(self, change: Tensor, region: AttackedRegion, aim: Aim, /) -> Tensor:
-        """[N,D]."""
+        """Compute the losses [N,D]."""
         clean = region.local.clean[:, None]
         # Less what the clean image has, so that losses of different places can be compared. The
         # maps have one layout and are subtracted before the sum: without change, the loss is 0.

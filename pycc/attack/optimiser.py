@@ -1,4 +1,4 @@
-"""How a patch follows its gradient: what is added to it in one step, by name."""
+"""Optimisers of a patch, by name: the step that follows from its gradient."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Optimiser(Protocol):
     """A rule with a memory, started anew for each optimisation."""
 
     def __call__(self, gradient: Tensor, rate: float, /) -> Tensor:
-        """What to subtract from patches [N,3,p,p] with this gradient."""
+        """Return what to subtract from patches [N,3,p,p] with this gradient and step size."""
 
 
 optimisers: Registry[Callable[[float], Optimiser]] = Registry("optimiser")
@@ -51,7 +51,7 @@ class Momentum:
         self._direction: Tensor | float = 0.0
 
     def __call__(self, gradient: Tensor, rate: float) -> Tensor:
-        """What to subtract."""
+        """Return the step: what to subtract from the patches."""
         self._direction = self.momentum * self._direction + _direction(gradient)
         return rate * self._direction.sign()
 
@@ -64,7 +64,7 @@ class Sign:
         pass
 
     def __call__(self, gradient: Tensor, rate: float) -> Tensor:
-        """What to subtract."""
+        """Return the step: what to subtract from the patches."""
         return rate * gradient.sign()
 
 
@@ -78,7 +78,7 @@ class Adam:
         self._moments: list[Tensor | float] = [0.0, 0.0]
 
     def __call__(self, gradient: Tensor, rate: float) -> Tensor:
-        """What to subtract."""
+        """Return the step: what to subtract from the patches."""
         unit = _direction(gradient) * gradient[0].numel()
         self._steps += 1
         means = []

@@ -46,7 +46,7 @@ class CellMap(Protocol):
         """Whether only the changed part of each layer is computed, not the full window."""
 
     def __call__(self, pixels: Tensor, /) -> Tensor:
-        """[N·D,1,hc,wc]: with other pixels [N·D,3,h,w] in the boxes."""
+        """Compute the map [N·D,1,hc,wc] with other pixels [N·D,3,h,w] in the boxes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +84,7 @@ class AttackedRegion:
     """The cells of the map that lie in the box, at least in part; None: none are set apart."""
 
     def change(self, attacked: Tensor) -> Tensor:
-        """[N,D,1,hc,wc]: the change of the map with boxes [N·D,3,h,w]."""
+        """Compute the change [N,D,1,hc,wc] of the map with pixels [N·D,3,h,w] in the boxes."""
         cells = self.local(attacked)
         shape = len(self.pixels), -1, *cells.shape[1:]
         return cells.reshape(shape) - self.local.clean[:, None]
@@ -137,7 +137,7 @@ class Problem:
         return self.regions[0].pixels
 
     def loss(self, paste: Callable[[AttackedRegion], Tensor], objective: str, aim: Aim) -> Tensor:
-        """[N] from what ``paste`` makes of the boxes of each counter's region, [N·D,3,h,w].
+        """Compute the losses [N] with the boxes [N·D,3,h,w] that ``paste`` makes of each region.
 
         NoGradientError if the pixels need a gradient and the counter has none.
         """
@@ -152,7 +152,7 @@ class Problem:
         return self.regions[0].weight.sum((1, 2, 3)).tolist()
 
     def added(self, patch: Tensor, patch_mask: Tensor) -> Tensor:
-        """[N]: people that patches [N,3,p,p] add to the (first) counter's count."""
+        """Compute the people [N] that patches [N,3,p,p] add to the (first) counter's count."""
         region = self.regions[0]
         return gained(region.change(pasted(region, patch, patch_mask)), region)[:, 0]
 

@@ -1,4 +1,4 @@
-"""What attacks return: tensors of one call, and the rows of a run."""
+"""The results of attacks: tensors of one call, and the rows of a run."""
 
 from __future__ import annotations
 

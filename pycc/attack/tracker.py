@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from pycc.attack.base import PatchAttack
 
 LOOKS = 20
-"""How often the patches of one optimisation are evaluated on the way."""
+"""Number of evaluations of the patches during one optimisation."""
 
 
 def look_at(steps: int) -> Sequence[int]:
-    """The numbers of steps after which patches are evaluated: evenly spaced, 0 to ``steps``.
+    """List the numbers of steps after which patches are evaluated: evenly spaced, 0 to ``steps``.
 
     >>> look_at(40)[:3], look_at(40)[-1], len(look_at(40))
     ([0, 2, 4], 40, 21)

@@ -1,4 +1,4 @@
-"""What a patch must withstand: transforms that are drawn anew for each step, image and draw.
+"""Transforms that a patch must withstand, drawn anew for each step, image and draw.
 
 Parameters are drawn outside of what is differentiated. Sampling never changes a pixel outside the
 warped mask.
@@ -109,7 +109,7 @@ class _Affine:
 
     @staticmethod
     def shift(side: int, zoom: Tensor, sampling: str) -> Tensor:
-        """[R,1] or []: keeps nested patches centred, whose top left is that of the zoomed one."""
+        """Return the shift, [R,1] or [], that centres nested patches, which are placed zoomed."""
         if sampling == "single":
             return torch.zeros((), dtype=torch.int64)
         zoomed = torch.round(side * zoom.double()).long()
@@ -162,7 +162,7 @@ class _Physical:
         return torch.where(covered, warped, pixels)
 
     def _camera(self, patch: Tensor, drawn: Drawn) -> Tensor:
-        """What the camera sees of the printed patches [R,3,p,p]."""
+        """Photograph the printed patches [R,3,p,p]: contrast, brightness, blur and noise."""
         contrast = _column(1 + self.contrast * drawn[:, 0], patch)
         bright = _column(self.brightness * drawn[:, 1], patch)
         seen = ((patch - 0.5) * contrast + 0.5 + bright).clamp(0.0, 1.0)
@@ -180,7 +180,7 @@ class _Physical:
         return seen + lost
 
     def corners(self, side: int, drawn: Drawn) -> NDArray[np.float64]:
-        """[R,4,2] (y, x): where the corners go, relative to the patch's first pixel."""
+        """Draw the places [R,4,2] (y, x) of the corners, relative to the patch's first pixel."""
         square = np.array([[-1, -1], [-1, 1], [1, 1], [1, -1]]) * 0.5
         shifted = square + self.perspective * drawn[:, 6:14].reshape(-1, 4, 2)
         angle = np.radians(self.rotation * drawn[:, 14])
@@ -197,7 +197,7 @@ def _column(values: NDArray[np.float64], like: Tensor) -> Tensor:
 
 
 def homography(corners: NDArray[np.float64], side: int) -> NDArray[np.float64]:
-    """[R,3,3]: from places (y, x, 1) in the image to those in the patch, for its corners [R,4,2].
+    """Map places (y, x, 1) in the image to those in the patch: [R,3,3], for corners [R,4,2].
 
     Places are relative to one that the patch covers or nearly so: the third number it gives is 1
     there, and positive on this side of the horizon.

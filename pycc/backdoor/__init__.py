@@ -13,7 +13,7 @@ from pycc.backdoor.defenses.pruning import FinePruning
 from pycc.backdoor.evaluation.counting import EvaluationSet, counted, detected, evaluate
 from pycc.backdoor.evaluation.experiment import Experiment, Partitions
 from pycc.backdoor.evaluation.gradcam import GradCam, default_layers, gradcam
-from pycc.backdoor.evaluation.measures import record
+from pycc.backdoor.evaluation.measures import KEY, record
 from pycc.backdoor.evaluation.summary import curves, distributions, summarise
 from pycc.backdoor.evaluation.verdict import verdict
 from pycc.backdoor.poisoning.overlap import Overlap, PoisonedImage, contents, overlap
@@ -32,6 +32,7 @@ from pycc.backdoor.poisoning.triggers import (
 from pycc.metrics.backdoor import BackdoorMetrics, BackdoorSummary, Detection, row
 
 __all__ = [
+    "KEY",
     "Add",
     "AdversarialNeuronPruning",
     "AttentionDistillation",

@@ -46,13 +46,13 @@ class CalibratedNumber:
     """Index of the counter in an ensemble if the number depends on it."""
 
     def json(self) -> dict[str, str | float | int | None]:
-        """Return its JSON object in ``calibration.json``."""
+        """Return it as a JSON object, a part of ``calibration.json``."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Everything that the certificates of a run need from images other than the certified ones.
+    """The numbers that the certificates of a run take from images other than the certified ones.
 
     Returned by ``certify.calibrate``; a run folder stores it as ``calibration.json``. ValueError
     for numbers that are negative or not finite.

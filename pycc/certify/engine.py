@@ -15,15 +15,16 @@ from pycc.certify.jobs import CertifyJobs
 from pycc.certify.maps import certified_map
 from pycc.certify.methods.base import CalibrationMaps, Certificate, chosen
 from pycc.certify.results import CertifyRun, summarise
+from pycc.checks import check_type, check_whole
 from pycc.counters import identity
 from pycc.data import mean_colour
-from pycc.data.dataset import Dataset, data_fingerprint
+from pycc.data.dataset import Dataset, check_sample, data_fingerprint
 from pycc.defense.mixture import parts_of
 from pycc.defense.windows import check_patch
 from pycc.ranks import Ranks
 from pycc.runs import Run, open_or_resume, sharded, write_json
 from pycc.settings import values_of
-from pycc.types import Counter, Progress, Sample
+from pycc.types import Counter, Progress, Sample, check_counter, check_sequence
 
 KEY = ("image", "method", "patch_size")
 PATCH_SIZES = (20, 40, 81, 163)
@@ -57,6 +58,7 @@ def calibrate(
         ranks: the processes of a run; the first calibrates, and all return the same result.
 
     Raises:
+        TypeError: a counter or samples of another type.
         ValueError: images are needed and none are given, images without annotation, or a bad
             counter or number.
 
@@ -68,6 +70,7 @@ def calibrate(
     True
     """
     methods, sizes = chosen(method), _sizes(patch_sizes)
+    check_sequence("certify", samples)
     _check_counter(counter, methods)
     name = source or (samples.name if isinstance(samples, Dataset) else "calibration images")
     first = [_calibrate(counter, samples, methods, sizes, name, progress)] if ranks.first else []
@@ -97,6 +100,7 @@ def _calibrate(
     for number, sample in enumerate(samples if needs_images else ()):
         if progress is not None:
             progress(number, len(samples), f"calibrating on {sample.name}")
+        check_sample(sample)
         if needs_maps:
             for part, kept in zip(counters, maps, strict=True):
                 kept.append(certified_map(part, sample)[0].cpu())
@@ -163,6 +167,7 @@ def run(
         command, machine: stored and compared as in ``pycc.runs.open_or_resume``.
 
     Raises:
+        TypeError: a counter or samples of another type.
         ValueError: bad input, before anything is written; for a resumed run, settings, data,
             calibration or weights other than those of its manifest.
 
@@ -176,6 +181,9 @@ def run(
     [20]
     """
     methods, sizes = chosen(method), _sizes(patch_sizes)
+    check_type("certify", "calibration", calibration, Calibration, "the result of calibrate")
+    if attack is not None:
+        check_type("certify", "attack", attack, PatchAttack, "an attack (adaptive_attack) or None")
     check(counter, samples, method=methods, patch_sizes=sizes, attack=attack)
     _check_calibration(counter, methods, sizes, calibration)
 
@@ -229,13 +237,17 @@ def check(
 ) -> None:
     """Check that a run can certify these samples, before the first one is certified.
 
-    ValueError for a counter without the bounded receptive field that a method needs, a patch or a
-    number of kept pixels that does not fit into an image, and an attack on images with a region of
-    interest.
+    TypeError for a counter or samples of another type. ValueError for no samples, a counter
+    without the bounded receptive field that a method needs, a patch or a number of kept pixels that
+    does not fit into an image, and an attack on images with a region of interest.
     """
     methods, largest = chosen(method), max(_sizes(patch_sizes))
+    check_sequence("certify", samples)
     _check_counter(counter, methods)
+    if not len(samples):
+        raise ValueError("certify: samples must be at least one, got none")
     for sample in samples:
+        check_sample(sample)
         shape = sample.image.shape[1], sample.image.shape[2]
         if sample.roi is not None and attack is not None:
             raise ValueError(
@@ -248,6 +260,7 @@ def check(
 
 
 def _check_counter(counter: Counter, methods: Sequence[Certificate]) -> None:
+    check_counter("certify", counter)
     bounded = all(part.receptive_field is not None for part in parts_of(counter)[0])
     for method in methods:
         if method.from_map and not bounded:
@@ -277,9 +290,8 @@ def _check_calibration(
 
 
 def _sizes(patch_sizes: Sequence[int]) -> tuple[int, ...]:
+    check_type("certify", "patch_sizes", patch_sizes, Sequence, "a list of pixels")
     sizes = tuple(dict.fromkeys(patch_sizes))
-    if not sizes or min(sizes) < 1:
-        raise ValueError(
-            f"certify: patch_sizes must be at least 1 pixel each, got {min(sizes, default='none')}"
-        )
-    return sizes
+    if not sizes:
+        raise ValueError("certify: patch_sizes must be at least one number of pixels, got none")
+    return tuple(check_whole("certify", "patch_sizes", size, 1) for size in sizes)

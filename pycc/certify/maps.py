@@ -19,7 +19,7 @@ from pycc.grid import in_region
 from pycc.types import Counter, Interval, Sample
 
 Objective = Literal["over", "under"]
-"""Which way an attack pushes the count."""
+"""The direction in which an attack pushes the count."""
 ABSOLUTE, RELATIVE = 0.01, 1e-5
 """Absolute (people) and relative widening of an interval: the last bits of cells depend on the
 sizes of batch and image, and a patch may multiply a count by a hundred."""

@@ -71,7 +71,7 @@ class StoredSummary:
 
 @contents.register("certify")
 def certify_content(run: StoredRun, options: Options) -> Content:
-    """What a certificate run has to show."""
+    """Build the page of a certificate run."""
     summary, rows = run.summarised(StoredSummary), run.rows(Certified)
     model, data = model_facts(run), data_facts(run, summary.images)
     methods = listed(_methods(summary)) if summary.rows else "no method"
@@ -94,7 +94,7 @@ def _methods(summary: StoredSummary) -> list[str]:
 
 
 def verdict(run: StoredRun, summary: StoredSummary, rows: Sequence[Certified]) -> Verdict:
-    """What is certified for the largest patch, by the method of the least error or width."""
+    """Sum up the certificate for the largest patch, by the method of the least error or width."""
     failed = _violations(summary)
     if not summary.rows:
         return Verdict("Nothing was certified.")
@@ -151,7 +151,7 @@ def _checks(summary: StoredSummary) -> str:
 
 
 def card(run: StoredRun, summary: StoredSummary) -> Card:
-    """What was certified."""
+    """Build the card of a certificate run: its threat, data and certified errors."""
     failed = _violations(summary)
     return Card(
         kind="certify",
@@ -326,7 +326,7 @@ def _places(run: StoredRun, options: Options) -> tuple[Block, ...]:
 
 
 def _shifts(rows: Sequence[Certified]) -> tuple[Block, ...]:
-    """How far a patch could move counts at most, down and up."""
+    """Build the largest changes of counts by a patch, down and up."""
     groups: dict[tuple[int, str], list[Certified]] = {}
     for row in rows:
         if row.method != CLEAN and row.patch_size is not None:

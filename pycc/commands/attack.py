@@ -93,7 +93,7 @@ class Attack(RunCommand[AttackSettings]):
         return errors
 
     def presets(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What the preset sets."""
+        """Return the values of the chosen preset."""
         chosen = variants(given.get("attack", APAM))
         return preset_values(given, {flag.name for flag in flags_of(AttackSettings, chosen)})
 
@@ -226,7 +226,7 @@ def _report(
 def _published(
     settings: AttackSettings, samples: data.Dataset, family: str
 ) -> Mapping[int, tuple[float, float]] | None:
-    """What the paper printed for a family of counters, if the images are those of its table."""
+    """Return the paper's figures for a family of counters, if the images are those of its table."""
     images = settings.images
     same = samples.origin == "shanghaitech_a" and images.split == "test"
     same = same and images.max_images is None and not images.unannotated
@@ -237,7 +237,7 @@ def _published(
 
 
 def _no_pictures(settings: AttackSettings) -> str | None:
-    """Why pictures cannot be drawn with these settings; None if they can."""
+    """Return why pictures cannot be drawn with these settings; None if they can."""
     if settings.black_box.transfer:
         return "pictures show one counter, but --transfer has several"
     if not settings.output.save_images:

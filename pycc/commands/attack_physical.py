@@ -18,7 +18,7 @@ S = TypeVar("S")
 
 @dataclass(frozen=True)
 class ModeFlags:
-    """What chooses a mode."""
+    """The flags that choose a mode."""
 
     print: str | None = flag(
         None, "make a kit to print this patch at its true size: PNG and PDF", metavar="PATCH"
@@ -58,7 +58,7 @@ class _Mode(Command[S]):
     """A command that a flag chooses in place of an attack."""
 
     shown: ClassVar[str]
-    """That flag."""
+    """The flag that chooses it."""
 
     def __init__(self, others: Sequence[str]) -> None:
         super().__init__()

@@ -109,7 +109,7 @@ class AblationFlags:
 
 @dataclass(frozen=True)
 class EvaluationFlags:
-    """What is measured beside the attack."""
+    """The measurements beside the attack."""
 
     seeds: int = flag(1, "repeat the attack from as many seeds")
     pgd_steps: int = flag(10, "steps of PGD on all pixels, a reference; 0: without it")
@@ -133,7 +133,7 @@ class EvaluationFlags:
 
 @dataclass(frozen=True)
 class OutputFlags:
-    """What is kept in the run folder besides results."""
+    """The content of the run folder besides results."""
 
     save_images: bool = flag(
         True, "keep the attacked images; they are counted as read back", advanced=True
@@ -172,7 +172,7 @@ class AttackSettings:
 
 
 def preset_values(chosen: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    """What the preset sets beside the flags ``chosen`` (by name), of the flags ``names``."""
+    """Return the preset's values beside the flags ``chosen`` (by name), of the flags ``names``."""
     attack, name = chosen.get("attack", APAM), chosen.get("preset", STRONG)
     if name not in presets.names():  # refused later, with the flag's name
         return {}

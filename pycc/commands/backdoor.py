@@ -120,7 +120,7 @@ class Evaluate(RunOnScenes[EvaluateSettings]):
     settings = EvaluateSettings
 
     def presets(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """How the weights were poisoned, over the defaults on the built-in scenes."""
+        """Return the poisoning of the weights, over the defaults on the built-in scenes."""
         weights = given.get("weights")
         poisoning = None if weights is None else folders.poisoning_of(Path(weights))
         if poisoning is None:
@@ -182,7 +182,7 @@ class Evaluate(RunOnScenes[EvaluateSettings]):
                         defense=settings.defended, ranks=context.ranks,
                         progress=progress)  # fmt: skip
             summary = summarise(log.records)
-            log.finish({**summary.record(), "model": backdoored.name})
+            log.finish({**summary.json(), "model": backdoored.name})
         finally:
             log.close()
         if context.ranks.first:

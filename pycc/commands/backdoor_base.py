@@ -1,4 +1,4 @@
-"""What the backdoor commands share: defaults on the built-in scenes, run folders, warnings."""
+"""The base of the backdoor commands: defaults on the built-in scenes, run folders, warnings."""
 
 from __future__ import annotations
 

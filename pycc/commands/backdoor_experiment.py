@@ -70,7 +70,7 @@ class RunExperiment(RunOnScenes[RunSettings]):
             )  # fmt: skip
             try:
                 summary = experiment.run(log, context.run_folder)
-                record = {**summary.record(), "model": start.name}
+                record = {**summary.json(), "model": start.name}
                 if shared is not None:
                     record["overlap"] = asdict(shared)
                 log.finish(record)

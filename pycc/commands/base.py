@@ -1,4 +1,4 @@
-"""What every command does: parse, resume, make the run folder, start the processes, end.
+"""The base of every command: parse, resume, make the run folder, start the processes, end.
 
 A command is a subclass of ``Command``, or of ``RunCommand`` if it writes a run folder, with a
 frozen dataclass of settings; only this file and ``pycc.settings`` know values by name.
@@ -69,7 +69,7 @@ none of them: the order of sums depends on it."""
 
 @dataclass(frozen=True)
 class Context:
-    """What a command is run with, besides its settings."""
+    """The circumstances of a command's run, besides its settings."""
 
     command: tuple[str, ...] = ()
     """The arguments of the command line, for the manifest."""
@@ -109,9 +109,9 @@ class Command(Entry, Generic[S]):
     settings: type[S]
     """A frozen dataclass; its fields are the flags (``pycc.settings``)."""
     epilog: str = ""
-    """What help says below the flags."""
+    """The text below the flags in the help."""
     failure: ClassVar[str] = FAILURE
-    """What the exit code 1 means."""
+    """The meaning of the exit code 1."""
     shared: ClassVar[bool] = False
     """Whether processes of torchrun share the work. Otherwise the first does all of it, and the
     others wait for it and end as it does."""
@@ -140,7 +140,7 @@ class Command(Entry, Generic[S]):
         )
 
     def how_to_continue(self) -> str:
-        """What an interrupted command says besides that it stopped."""
+        """Return the advice that an interrupted command prints."""
         return ""
 
     def _main(self, argv: list[str], prog: str) -> int:
@@ -208,7 +208,7 @@ class Command(Entry, Generic[S]):
 
 @dataclass(frozen=True)
 class RunFlags:
-    """Where a run's folder is."""
+    """The folder of a run."""
 
     out: str | None = flag(
         None, "run folder, where report.html is (default: runs/COMMAND-TIME)", metavar="RUN"
@@ -239,7 +239,7 @@ class RunCommand(Command[S]):
         self._prog = f"pycc {self.name}"
 
     def how_to_continue(self) -> str:
-        """How to resume, if there is a run to resume."""
+        """Return how to resume, if there is a run to resume."""
         if self._folder is None or not (self._folder / runs.MANIFEST).exists():
             return ""
         return f"; continue with: {self._prog} --resume {self._folder}"

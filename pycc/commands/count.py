@@ -33,7 +33,7 @@ from pycc.types import Counter, Sample
 
 @dataclass(frozen=True)
 class ImageFlags(FolderFlags):
-    """How the images are read."""
+    """The options for reading the images."""
 
     split: str | None = flag(None, "part of each data set (default: all that it has)")
     max_images: int | None = flag(None, "use the first images of each folder only")
@@ -46,7 +46,7 @@ class ImageFlags(FolderFlags):
 
 @dataclass(frozen=True)
 class CountSettings:
-    """What is counted, with what, and what is written."""
+    """The images, the counter and the output files."""
 
     path: tuple[str, ...] = flag(
         help="images, folders of images, or data sets", positional=True, metavar="PATH",
@@ -69,7 +69,7 @@ class CountSettings:
 
 @dataclass(frozen=True)
 class Row:
-    """What is printed for one image."""
+    """The printed row of one image."""
 
     path: str
     """Absolute path, or the name of a built-in data set."""
@@ -85,7 +85,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Totals:
-    """What is printed below the rows."""
+    """The printed totals below the rows."""
 
     images: int
     count: float

@@ -1,4 +1,4 @@
-"""What can be called by name on the command line, and how every call ends.
+"""The entries of the command line, called by name, and the end of every call.
 
 It imports no torch, so that ``pycc --help`` and a mistyped name are answered at once.
 """
@@ -34,10 +34,10 @@ def exit_codes(failure: str = FAILURE) -> str:
 
 
 class Entry(ABC):
-    """What can be called by name on the command line: a command, or a group of them."""
+    """An entry of the command line, called by name: a command, or a group of commands."""
 
     name: str
-    """What follows ``pycc``."""
+    """The word after ``pycc``."""
     summary: str
     """One sentence."""
 
@@ -104,7 +104,7 @@ def ended(work: Callable[[], int], *, debug: bool = False, stopped: Callable[[],
 
 
 def reason(error: Exception) -> str:
-    """What went wrong, in one line, with the image at hand if ``naming`` knows it."""
+    """Describe an error in one line, with the current image if ``naming`` knows it."""
     text = str(error) or type(error).__name__
     if isinstance(error, ValueError | ImportError):
         return text

@@ -26,7 +26,7 @@ from pycc.settings import Flag, Options, flag
 
 @dataclass(frozen=True)
 class FolderFlags(Reading):
-    """How a command reads the images of its data sets."""
+    """The options for reading the images of data sets."""
 
     on_error: OnError = flag(
         "raise", "what to do with broken items", choices=["raise", "skip"], advanced=True
@@ -138,7 +138,7 @@ class StartFlags(WeightsFlags):
 
 @dataclass(frozen=True)
 class DeviceFlags:
-    """Where a command computes."""
+    """The device of a command."""
 
     device: str = flag("cpu", "cpu or cuda[:N]")
     threads: int | None = flag(
@@ -148,7 +148,7 @@ class DeviceFlags:
 
 @dataclass(frozen=True)
 class MachineFlags(DeviceFlags):
-    """Where a command computes, and the key of its randomness."""
+    """The device of a command, and the key of its randomness."""
 
     seed: int = flag(0, "key of all randomness")
 
@@ -295,7 +295,7 @@ def _shown(value: Any) -> str:
 
 
 def _conversion(annotation: Any) -> dict[str, Any]:
-    """How argparse reads a value of this type."""
+    """Return the function with which argparse reads a value of this type."""
     if annotation == (int, float):
         return {"type": number}
     if annotation is bool:

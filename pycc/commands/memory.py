@@ -1,4 +1,4 @@
-"""How many pixels a counter may be given at once within a limit of memory."""
+"""The number of pixels that a counter may be given at once within a limit of memory."""
 
 from __future__ import annotations
 

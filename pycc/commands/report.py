@@ -16,7 +16,7 @@ from pycc.settings import flag
 
 @dataclass(frozen=True)
 class ReportSettings:
-    """What is reported, and where."""
+    """The runs to report, and the output."""
 
     run: tuple[str, ...] = flag(
         (), "run folders; several are shown side by side", positional=True, metavar="RUN"

@@ -59,7 +59,7 @@ class MeasuredImages:
 
 @dataclass(frozen=True)
 class OutputFlags:
-    """What is drawn besides the table."""
+    """The pictures besides the table."""
 
     pictures: bool | None = flag(
         None, "draw the curves of loss and validation (default: if matplotlib is installed)"
@@ -172,7 +172,7 @@ def _tested(settings: TrainSettings) -> data.Dataset | None:
 def _measure(
     tested: data.Dataset | None, settings: TrainSettings, processes: Ranks
 ) -> Measure | None:
-    """What measures the best weights on test images, without and with ablation."""
+    """Return a function that measures weights on test images, without and with ablation."""
     if tested is None:
         return None
 

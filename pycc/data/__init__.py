@@ -19,7 +19,17 @@ from pycc.data import (  # noqa: F401 (register)
     via,
     worldexpo,
 )
-from pycc.data.dataset import Dataset, NotAnnotatedError
+from pycc.data.dataset import (
+    Dataset,
+    Format,
+    NotAnnotatedError,
+    Pair,
+    PairedFiles,
+    Refuse,
+    by_name,
+    formats,
+    pair_up,
+)
 from pycc.data.density import density, downsample
 from pycc.data.images import load_image, load_opacity, mean_colour, quantize, save_image
 from pycc.data.opening import open
@@ -27,14 +37,21 @@ from pycc.data.subset import apart
 
 __all__ = [
     "Dataset",
+    "Format",
     "NotAnnotatedError",
+    "Pair",
+    "PairedFiles",
+    "Refuse",
     "apart",
+    "by_name",
     "density",
     "downsample",
+    "formats",
     "load_image",
     "load_opacity",
     "mean_colour",
     "open",
+    "pair_up",
     "quantize",
     "save_image",
 ]

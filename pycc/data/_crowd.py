@@ -85,7 +85,7 @@ class Crowd:
         return sorted(items, key=lambda item: item[0])
 
     def _window(self, number: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-        """Where a figure lies in the picture, and which part of the figure that is."""
+        """Return the box of a figure in the picture, and the part of the figure in it."""
         left, top = self.corners[number]
         high, wide = self.figures[number].keep.shape
         height, width = self.camera.shape

@@ -149,7 +149,7 @@ class Fingerprint:
         return pixels
 
     def json(self) -> dict[str, int | str]:
-        """Return the fingerprint as a run's manifest stores it."""
+        """Return it as a JSON object, a part of a run's manifest."""
         return {
             "images": self._images,
             **{part: digest.hexdigest() for part, digest in self._parts.items()},
@@ -172,7 +172,11 @@ def data_fingerprint(samples: Iterable[Sample]) -> dict[str, int | str]:
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and its annotation, if it has one."""
+    """An image and its annotation, if it has one.
+
+    >>> Pair("a", Path("images/a.jpg"), Path("heads/a.csv")).region is None
+    True
+    """
 
     name: str
     image: Path
@@ -199,7 +203,15 @@ class PairedFiles(Dataset):
     Points outside the image are dropped, with a warning that counts them. If there is a region of
     interest, ``region`` reads it. It becomes the sample's ``roi``, and only heads whose pixel
     (int(x), int(y)) lies in it are points of the sample, without a warning: this is how such data
-    sets count.
+    sets count. ValueError for names that are not unique.
+
+    >>> import tempfile
+    >>> from pycc import data
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     data.save_image(f"{folder}/a.png", torch.zeros(3, 4, 6))
+    ...     pair = Pair("a", Path(folder, "a.png"), Path(folder, "a.txt"))
+    ...     PairedFiles("mine", [pair], lambda path: np.array([[1.0, 2.0], [5.0, 3.5]]))[0]
+    Sample('a', image [3, 4, 6], 2 heads)
     """
 
     format: str = ""
@@ -345,6 +357,10 @@ def pair_up(
 
     A name without image, without annotation, or with several files of one kind is refused, by
     default with ValueError. ``places`` describes which annotation files were expected.
+
+    >>> images, heads = by_name([Path("a.jpg")]), by_name([Path("heads/a.txt")])
+    >>> [(pair.name, pair.annotation.name) for pair in pair_up(images, heads)]
+    [('a', 'a.txt')]
     """
     if not callable(refuse):
         refuse = fail
@@ -367,7 +383,11 @@ def pair_up(
 
 
 def by_name(files: Sequence[Path], prefix: str = "") -> dict[str, list[Path]]:
-    """Group files by their stem, without the prefix."""
+    """Group files by their stem, without the prefix.
+
+    >>> list(by_name([Path("GT_IMG_1.mat"), Path("GT_IMG_2.mat")], prefix="GT_"))
+    ['IMG_1', 'IMG_2']
+    """
     groups: dict[str, list[Path]] = {}
     for path in files:
         groups.setdefault(path.stem.removeprefix(prefix), []).append(path)
@@ -409,7 +429,12 @@ class Layout(Protocol):
 
 
 class Format(Layout, Protocol):
-    """A published layout of files."""
+    """A published layout of files, which ``formats.register(name)(...)`` adds.
+
+    >>> from pycc import data
+    >>> data.formats["nwpu"].recognises(Path("elsewhere"))
+    False
+    """
 
     def recognises(self, root: Path) -> bool:
         """Whether this folder has the layout."""

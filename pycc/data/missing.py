@@ -18,7 +18,7 @@ _READ = ("points", "labels", "annotations", "jsons")
 
 @dataclass(frozen=True)
 class Places:
-    """Where a layout looks for the annotations of its images."""
+    """The places where a layout looks for the annotations of its images."""
 
     folders: Sequence[Path]
     files: Sequence[str]

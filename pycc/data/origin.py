@@ -1,4 +1,4 @@
-"""Which published data set a folder holds: it decides the ground truths and recipes."""
+"""The published data set that a folder holds: it decides the ground truths and recipes."""
 
 from __future__ import annotations
 

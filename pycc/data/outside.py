@@ -1,4 +1,4 @@
-"""What images show outside their region of interest: unchanged, black, or blurred."""
+"""Pixels outside the region of interest: unchanged, black, or blurred."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How image files are opened: the options, and errors that name the file."""
+"""Opening image files: the options, and errors that name the file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BROKEN = (
     zlib.error,
     Image.DecompressionBombError,
 )
-"""What Pillow raises for broken files."""
+"""The exceptions that Pillow raises for broken files."""
 _pillows_limit = threading.Lock()
 _FRAMES = {"AVIF": "frames", "GIF": "frames", "PNG": "frames", "TIFF": "pages", "WEBP": "frames"}
 """Formats with several images in a file, and what these are called. Not MPO, whose further images
@@ -44,7 +44,7 @@ _REDUCED_OR_MASK = 1 | 4
 
 @dataclass(frozen=True)
 class Reading:
-    """How the image files of a data set are read; also the commands' flags for it.
+    """The options for reading the image files of a data set; also the commands' flags for it.
 
     ValueError for a number out of range.
     """
@@ -76,7 +76,7 @@ class Reading:
 
 
 USUAL = Reading()
-"""How images are read by default."""
+"""The default options."""
 
 
 @contextmanager

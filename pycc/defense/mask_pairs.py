@@ -156,7 +156,7 @@ class _Table:
         self._clean = counter(image[None])[0, 0].double()
 
     def filled(self, progress: Progress | None) -> Tensor:
-        """[M,M]: all counts."""
+        """Compute all counts [M,M]."""
         number = len(self._boxes)
         tasks = [self._task(i, j) for i in range(number) for j in range(i, number)]
         needed = [task for task in tasks if task is not None]

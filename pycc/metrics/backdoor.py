@@ -192,7 +192,7 @@ class Detection:
 class BackdoorSummary:
     """All measures of an experiment, as ``pycc.backdoor.summarise`` computes them.
 
-    >>> BackdoorSummary([], []).record()
+    >>> BackdoorSummary([], []).json()
     {'rows': [], 'detections': []}
     """
 
@@ -201,7 +201,7 @@ class BackdoorSummary:
     detections: Sequence[Detection]
     """One for each strategy, model and detector."""
 
-    def record(self) -> dict[str, Any]:
-        """As ``summary.json`` holds it."""
+    def json(self) -> dict[str, Any]:
+        """Return it as a JSON object, as ``summary.json`` holds it."""
         return {"rows": [asdict(metrics) for metrics in self.rows],
                 "detections": [asdict(detection) for detection in self.detections]}  # fmt: skip

@@ -145,7 +145,7 @@ def psnr(truth: ArrayLike, predicted: ArrayLike, *, data_range: float | None = N
 
 
 def ssim(truth: ArrayLike, predicted: ArrayLike, *, data_range: float | None = None) -> float:
-    """Compute the structural similarity of a density map.
+    """Compute the structural similarity of two density maps.
 
     It uses means, variances and the covariance in a Gaussian window of 11x11 cells with σ = 1.5,
     K1 = 0.01, K2 = 0.03, and returns the mean over all windows inside the map. Arguments, and the

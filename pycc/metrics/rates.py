@@ -60,7 +60,7 @@ class Ratios:
 
     @property
     def values(self) -> NDArray[np.float64]:
-        """[M] the ratios r = predicted / true count (eq. 2), rounded to float64; for plots."""
+        """The ratios r [M] = predicted / true count (eq. 2), rounded to float64; for plots."""
         return np.asarray(self.counts / self.truth, np.float64)
 
 

@@ -17,18 +17,30 @@ from pycc.models import narrow as _narrow  # noqa: F401
 from pycc.models import p2pnet as _p2pnet  # noqa: F401
 from pycc.models import sfanet as _sfanet  # noqa: F401
 from pycc.models import vgg19 as _vgg19  # noqa: F401
-from pycc.models.base import CounterModel
+from pycc.models.base import MODELS, CounterModel
+from pycc.models.convention import Convention
 from pycc.models.exchange import black_box, export_onnx
 from pycc.models.lightweight import lightweight
 from pycc.models.loading import create, load, names
+from pycc.models.points import PointCounter
 from pycc.models.probe import diagnose
+from pycc.models.recipe import Boxes, Crop, NoRecipeError, Optimiser, Recipe, Schedule
 from pycc.models.verify import ReceptiveField, measure_receptive_field
 from pycc.models.weights import builtin, save
 from pycc.models.wrap import wrap
 
 __all__ = [
+    "MODELS",
+    "Boxes",
+    "Convention",
     "CounterModel",
+    "Crop",
+    "NoRecipeError",
+    "Optimiser",
+    "PointCounter",
     "ReceptiveField",
+    "Recipe",
+    "Schedule",
     "black_box",
     "builtin",
     "create",

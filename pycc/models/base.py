@@ -29,8 +29,9 @@ class CounterModel(nn.Module):
     overrides ``preprocess``, ``run``, ``density``, ``loss``, ``recipe``, ``options``, ``recognise``
     and ``adopt`` where the defaults do not fit.
 
-    ValueError for a ``stride`` or ``receptive_field`` that is not a positive integer, and for a
-    ``scale`` that is not a number above 0 and at most a million.
+    ValueError for a ``stride`` or ``receptive_field`` that is not a positive integer, for a
+    ``period`` that is not a multiple of the stride (None: the stride), and for a ``scale`` that is
+    not a number above 0 and at most a million.
 
     >>> class Luminance(CounterModel):
     ...     name = "luminance"
@@ -54,7 +55,7 @@ class CounterModel(nn.Module):
     """A weakness of the network that other counters do not have, in one line; ``pycc models check``
     reports it."""
     origin: str = "fresh"
-    """Where the weights come from: what ``pycc.models.load`` recognised."""
+    """The source of the weights, as ``pycc.models.load`` recognised it."""
     metadata: Mapping[str, object] = MappingProxyType({})
     """The weights metadata, if there is any (``pycc.models.metadata``)."""
 
@@ -64,6 +65,7 @@ class CounterModel(nn.Module):
         *,
         stride: int,
         receptive_field: int | None,
+        period: int | None = None,
         scale: float = 1.0,
         convention: Convention = Convention("rgb_unit"),  # noqa: B008  (frozen)
     ) -> None:
@@ -79,6 +81,11 @@ class CounterModel(nn.Module):
                 f"{self.name}: receptive_field must be an integer of at least 1 or None, "
                 f"got {shown(receptive_field)}"
             )
+        if period is not None and (type(period) is not int or period < 1 or period % stride):
+            raise ValueError(
+                f"{self.name}: period must be a multiple of the stride, {stride}, or None, "
+                f"got {shown(period)}"
+            )
         if not is_number(scale) or not 0 < scale <= _MOST_SCALE:
             raise ValueError(
                 f"{self.name}: scale must be a number above 0 and at most {_MOST_SCALE:g}, "
@@ -88,6 +95,7 @@ class CounterModel(nn.Module):
         self.scale = float(scale)
         self.convention = convention
         self._stride = int(stride)
+        self._period = stride if period is None else period
         self._receptive_field = receptive_field
 
     @property
@@ -117,7 +125,7 @@ class CounterModel(nn.Module):
         of an image is not counted as it is in the image (``pycc.grid.window_field``), and the cells
         beyond a side's last whole period are 0 if the network does not compute them.
         """
-        return self._stride
+        return self._period
 
     def preprocess(self, images: Tensor) -> Tensor:
         """Convert images [N,3,H,W], RGB in [0,1], to the network's convention; differentiable."""
@@ -175,7 +183,7 @@ class CounterModel(nn.Module):
 
     def _completed(self, density: Tensor, height: int, width: int) -> Tensor:
         """Append cells of 0 for those beyond the last whole period, if the network omits them."""
-        most = self.period // self._stride - 1
+        most = self._period // self._stride - 1
         down, across = (
             min(max(0, size // self._stride - cells), most)
             for size, cells in ((height, density.shape[2]), (width, density.shape[3]))

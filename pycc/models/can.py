@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pycc.models import vgg
+from pycc.models import initial, vgg
 from pycc.models.base import MODELS, CounterModel
 from pycc.models.convention import Convention, Kind, convention
 from pycc.models.options import choice
@@ -157,7 +157,7 @@ class CAN(CounterModel):
         self.quadrants = variant == "weizheliu" if quadrants is None else quadrants
         if self.quadrants:
             self.minimum_side = 2 * vgg.STRIDE  # a cell for each quadrant
-        vgg.initialise(self.net)
+        initial.gaussian(self.net)
 
     def run(self, x: Tensor) -> Tensor:
         """The network's map, of the whole or put together from the quadrants'."""

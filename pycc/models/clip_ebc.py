@@ -108,15 +108,11 @@ class CLIPEBC(CounterModel):
             ),
             stride=_STRIDE,
             receptive_field=None,
+            period=_PERIOD,
             scale=scale,
             convention=input_convention,
         )
         self.data, self.anchors, self.prompt, self.count_loss = data, anchors, prompt, count_loss
-
-    @property
-    def period(self) -> int:
-        """Pixels by which an image must move for its map to move with it."""
-        return _PERIOD
 
     def run(self, x: Tensor) -> Tensor:
         """Compute the network's map [N,1,h,w]; the cells that it omits are appended to it."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pycc.models import initial
 from pycc.models.clip import Bottleneck, ImageEncoder, TextEncoder
 
 
@@ -47,11 +48,8 @@ class CLIPEBCNet(nn.Module):
         channels = self.image_encoder.channels
         self.image_decoder = nn.Sequential(Bottleneck(channels, channels, channels))
         self.projection = nn.Conv2d(channels, embedding, 1)
-        for module in (*self.image_decoder.modules(), self.projection):
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        assert self.projection.bias is not None
-        nn.init.zeros_(self.projection.bias)
+        initial.he(self.image_decoder)
+        initial.he(self.projection)
         self._text_sizes = {"width": text_width, "layers": text_layers}
         self.text_encoder = None
         if text_encoder:

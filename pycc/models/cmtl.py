@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pycc.models import initial
 from pycc.models.augmentation import UniformNoise
 from pycc.models.base import MODELS, CounterModel
 from pycc.models.convention import C3_RGB, CHANNELS, Convention, Kind, convention
@@ -168,11 +169,7 @@ class CMTL(CounterModel):
                 raise ValueError(f"cmtl: count_range must rise, got {shown(count_range)}")
         if class_weights is not None:
             self.class_weights = _numbers("class_weights", class_weights, CLASSES)
-        for module in self.net.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.normal_(module.weight, std=0.01)
-            if isinstance(module, nn.Conv2d) and module.bias is not None:
-                nn.init.zeros_(module.bias)
+        initial.gaussian(self.net, linear=True)
 
     def run(self, x: Tensor) -> Tensor:
         """Compute the network's map [N,1,H,W] at full resolution; 0 for pixels that it lacks."""

@@ -39,6 +39,9 @@ class Convention:
     ``"gray255"`` grey 0…255; ``"gray_half"`` grey, (x - 127.5) / 128; ``"gray_unit"`` grey in
     [0,1]; ``"rgb255"`` RGB 0…255; ``"rgb_unit"`` RGB in [0,1]; ``"rgb_standard"`` RGB in [0,1],
     standardised with ``mean`` and ``std``. Grey is 0.299 R + 0.587 G + 0.114 B.
+
+    >>> Convention("gray255")(torch.ones(1, 3, 2, 2)).squeeze().tolist()
+    [[255.0, 255.0], [255.0, 255.0]]
     """
 
     kind: Kind

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pycc.models import vgg
+from pycc.models import initial, vgg
 from pycc.models.base import MODELS, CounterModel
 from pycc.models.convention import C3_RGB, Convention, Kind, convention
 from pycc.models.options import choice
@@ -99,7 +99,7 @@ class CSRNet(CounterModel):
             convention=convention("csrnet", input, _CONVENTIONS[variant], mean=mean, std=std),
         )
         self.variant = variant
-        vgg.initialise(self.net)
+        initial.gaussian(self.net)
 
     def run(self, x: Tensor) -> Tensor:
         """Compute the network's map [N,1,h,w] at stride 8."""

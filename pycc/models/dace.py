@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pycc.models.options import choice, shown
+from pycc.models.heads import check_points, whole_heads
+from pycc.models.options import choice
 
 CountLoss = Literal["mae", "mse", "dmcount"]
 COUNT_LOSSES: tuple[CountLoss, ...] = ("mae", "mse", "dmcount")
@@ -28,7 +29,6 @@ _CHECKED_EVERY = 10
 _CONVERGED = 1e-9
 _NEVER_ZERO = 1e-16
 _NEVER_ZERO_COUNT = 1e-8
-_WHOLE = 1e-3  # how far a number of heads may be from a whole number
 
 
 def dace_loss(
@@ -107,15 +107,7 @@ def block_classes(target: Tensor, bins: int) -> Tensor:
     ValueError for a target with a value that is not a number of heads (within 0.001), such as a
     smoothed density map, whose blocks nearly all lie between the bins.
     """
-    if target.is_complex():
-        raise ValueError(f"dace_loss: target must be real, got {target.dtype}")
-    heads = target if not target.is_floating_point() else target.round()
-    wrong = ~((heads >= 0) & ((target - heads).abs() <= _WHOLE))
-    if wrong.any():
-        raise ValueError(
-            "dace_loss: target must hold numbers of heads per block (dots, summed over blocks; "
-            f"not a smoothed density map), got {shown(float(target[wrong][0]))}"
-        )
+    heads = whole_heads("dace_loss", target)
     return heads.clamp(max=bins - 1).long()
 
 
@@ -202,14 +194,5 @@ def single(tensor: Tensor) -> Tensor:
 def _checked_points(points: Sequence[Tensor] | None, density: Tensor) -> Sequence[Tensor]:
     if points is None:
         raise ValueError("dace_loss: count_loss 'dmcount' needs points, the heads of each image")
-    if len(points) != len(density):
-        raise ValueError(
-            f"dace_loss: points must be those of {len(density)} images, got {len(points)}"
-        )
-    for xy in points:
-        if not isinstance(xy, Tensor) or xy.ndim != 2 or xy.shape[1] != 2:
-            got = list(xy.shape) if isinstance(xy, Tensor) else type(xy).__name__
-            raise ValueError(f"dace_loss: points must be [M,2] (x, y) of each image, got {got}")
-        if not torch.isfinite(xy).all():
-            raise ValueError("dace_loss: points must be finite, got NaN or infinity")
+    check_points("dace_loss", points, len(density))
     return points

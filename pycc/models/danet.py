@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pycc.models import initial
 from pycc.models.base import MODELS, CounterModel
 from pycc.models.convention import CHANNELS, Convention, Kind, convention
 from pycc.models.recipe import Crop, Optimiser, Recipe
@@ -120,11 +121,7 @@ class DANet(CounterModel):
             scale=scale,
             convention=input_convention,
         )
-        for module in self.net.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, std=0.01)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        initial.gaussian(self.net)
 
     def recipe(self) -> Recipe:
         """Return the recipe of the code published with the paper."""

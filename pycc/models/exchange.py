@@ -110,7 +110,8 @@ def black_box(
 ) -> CounterModel:
     """Load a network from an ONNX (.onnx) or TorchScript file as a counter without gradients.
 
-    Attacks that need only counts (``query``, patches transferred from other counters) work on it.
+    ``path`` is the file. Attacks that need only counts (``query``, patches transferred from other
+    counters) work on it.
     ``stride`` is pixels per cell of its map [N,1,h,w] or [N,h,w]. ``input``, ``mean`` and ``std``
     are its input convention (by default RGB in [0,1]). ``scale`` and ``receptive_field`` are as in
     ``wrap``. ONNX needs onnxruntime (``pycc[onnx]``) and runs on the CPU.

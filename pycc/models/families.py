@@ -1,4 +1,4 @@
-"""Which family of counters the keys of weights belong to, under the prefixes of any wrapper.
+"""Recognising the family of counters by the keys of weights, under the prefixes of any wrapper.
 
 Training wrappers put a prefix before every key. It is found by structure: the common start of all
 keys, or of those keys that belong to a family.
@@ -23,14 +23,14 @@ _PREFIXES = (
 )
 """Names of the modules in which training scripts wrap a network."""
 _INNER = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-"""What torch inserts between the names of modules too; networks do not use these names."""
+"""Names that torch also inserts between those of modules; networks do not use them."""
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _MOST_PREFIXES = 8
 
 
 class Match(IntEnum):
-    """How well keys match those of a family."""
+    """The match of keys with those of a family."""
 
     NOTHING = 0
     SHARED = 1
@@ -205,7 +205,7 @@ def untrained() -> dict[str, CounterModel]:
 
 
 skeletons: dict[type[CounterModel], CounterModel] = {}
-"""What ``untrained`` has made: it takes about half a second."""
+"""The results of ``untrained``, which takes about half a second."""
 
 
 def takers(state: Mapping[str, Tensor], fresh: Mapping[str, CounterModel]) -> list[str]:

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from pycc.models.base import MODELS, CounterModel
+from pycc.models.base import MODELS
 from pycc.models.convention import Convention, Kind, convention
 from pycc.models.dace import single
 from pycc.models.fidtm_net import FIDTMNet, fidt, peaks, soft_peaks
 from pycc.models.heads import heads_of
 from pycc.models.hrnet import adopt_hrnet
 from pycc.models.options import choice
+from pycc.models.points import CELLS, Cells, PointCounter
 from pycc.models.recipe import Crop, Optimiser, Recipe
-
-Cells = Literal["points", "scores"]
 
 
 @MODELS.register("fidtm")
-class FIDTM(CounterModel):
+class FIDTM(PointCounter):
     """FIDTM (HRNet-W48) as a counter of stride 1; 66,584,049 parameters.
 
     A pixel holds one person where the network's map has a head: a local maximum of 3x3 pixels of at
@@ -62,7 +60,7 @@ class FIDTM(CounterModel):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
-        choice("fidtm", "cells", cells, ("points", "scores"))
+        choice("fidtm", "cells", cells, CELLS)
         choice("fidtm", "averaged", averaged, (True, False))
         super().__init__(
             FIDTMNet(),
@@ -76,15 +74,7 @@ class FIDTM(CounterModel):
         """Convert the network's map [N,1,H,W] to people per pixel."""
         assert isinstance(output, Tensor)
         soft = soft_peaks(output, averaged=self.averaged)
-        if self.cells == "scores":
-            return soft
-        heads = peaks(output, averaged=self.averaged).to(soft.dtype)
-        # The value is exactly that of the heads, the gradient that of the stand-in.
-        return heads + (soft - soft.detach())
-
-    def smooth(self) -> None:
-        """Count the smooth stand-in from now on, whose derivative the gradient is."""
-        self.cells = "scores"
+        return self.people(lambda: peaks(output, averaged=self.averaged), soft)
 
     @torch.no_grad()
     def heads(self, images: Tensor) -> list[Tensor]:

@@ -44,7 +44,7 @@ _NETWORKS = (
 
 
 class Content(NamedTuple):
-    """What a file is: its format, a description and a remedy."""
+    """The kind of a file: its format, a description and a remedy."""
 
     format: str | None
     """Format of weights: "torch", "npz" or "h5"; None for files without weights."""

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from pycc.models.options import shown
 
+_WHOLE = 1e-3  # how far a number of heads may be from a whole number
+
 
 @dataclass(frozen=True, eq=False)
 class Heads:
@@ -37,7 +39,7 @@ class Heads:
 
     def _whole_people(self) -> Tensor:
         number = self.people.round()
-        whole = self.people.isfinite() & (number >= 0) & ((number - self.people).abs() <= 1e-3)
+        whole = self.people.isfinite() & (number >= 0) & ((number - self.people).abs() <= _WHOLE)
         if not whole.all():
             raise ValueError(
                 "heads: each must count for whole people, as the dots of a target without points "
@@ -67,17 +69,46 @@ def heads_of(
     side = float(min(images.shape[2:]))
     if points is None:
         return [_of_cells(cells, stride, side) for cells in target[:, 0]]
-    if len(points) != len(images):
-        raise ValueError(
-            f"{name}.loss: points must be those of {len(images)} images, got {len(points)}"
-        )
+    check_points(f"{name}.loss", points, len(images))
+    return [Heads(xy, torch.ones(len(xy), device=xy.device), side) for xy in points]
+
+
+def check_points(op: str, points: Sequence[Tensor], images: int) -> None:
+    """Check that points are those of so many images: [M,2] (x, y) for each, and finite.
+
+    ValueError otherwise, in the name of ``op``.
+
+    >>> check_points("vgg19.loss", [torch.zeros(3, 2)], 1)
+    """
+    if len(points) != images:
+        raise ValueError(f"{op}: points must be those of {images} images, got {len(points)}")
     for xy in points:
         if not isinstance(xy, Tensor) or xy.ndim != 2 or xy.shape[1] != 2:
-            got = list(xy.shape) if isinstance(xy, Tensor) else shown(type(xy).__name__)
-            raise ValueError(f"{name}.loss: points must be [M,2] (x, y) of each image, got {got}")
+            got = list(xy.shape) if isinstance(xy, Tensor) else type(xy).__name__
+            raise ValueError(f"{op}: points must be [M,2] (x, y) of each image, got {got}")
         if not torch.isfinite(xy).all():
-            raise ValueError(f"{name}.loss: points must be finite, got NaN or infinity")
-    return [Heads(xy, torch.ones(len(xy), device=xy.device), side) for xy in points]
+            raise ValueError(f"{op}: points must be finite, got NaN or infinity")
+
+
+def whole_heads(op: str, target: Tensor) -> Tensor:
+    """Round a target [N,1,h,w] to numbers of heads per cell.
+
+    ValueError, in the name of ``op``, for a value that is not a number of heads (within 0.001),
+    such as those of a smoothed density map.
+
+    >>> whole_heads("vgg19.loss", torch.tensor([0.0, 2.0004])).tolist()
+    [0.0, 2.0]
+    """
+    if target.is_complex():
+        raise ValueError(f"{op}: target must be real, got {target.dtype}")
+    heads = target.round() if target.is_floating_point() else target
+    wrong = ~((heads >= 0) & ((target - heads).abs() <= _WHOLE))
+    if wrong.any():
+        raise ValueError(
+            f"{op}: target must hold numbers of heads per cell (dots, summed over cells; not a "
+            f"smoothed density map), got {shown(float(target[wrong][0]))}"
+        )
+    return heads
 
 
 def _of_cells(cells: Tensor, stride: int, side: float) -> Heads:

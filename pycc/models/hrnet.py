@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pycc.models.backbone import take
+
 WIDTHS: tuple[int, ...] = (48, 96, 192, 384)
 """Channels of the branches at strides 4, 8, 16 and 32."""
 STEM = 64
@@ -66,20 +68,13 @@ def adopt_hrnet(net: HRNet, state: Mapping[str, Tensor]) -> str | None:
 
     Its classifier (``incre_modules``, ``downsamp_modules``, ``final_layer``, ``classifier``) is
     left out. Returns a description of what was copied, or None if it is not an HRNet. ValueError
-    if a tensor is missing or has another shape (as in an HRNet of another width).
+    if a tensor is missing, has another shape (as in an HRNet of another width) or holds integers.
     """
     if not {"transition1.0.0.weight", "stage2.0.branches.0.0.conv1.weight"} <= state.keys():
         return None
-    trunk = {k: v for k, v in net.state_dict().items() if not k.startswith("last_layer.")}
-    for key, tensor in trunk.items():
-        given = state.get(key)
-        if given is None or given.shape != tensor.shape:
-            got = "nothing" if given is None else str(list(given.shape))
-            raise ValueError(
-                f"hrnet: {key} must be {list(tensor.shape)}, got {got}; the trunk is HRNet-W48"
-            )
-    net.load_state_dict({key: state[key] for key in trunk}, strict=False)
-    return f"the trunk of HRNet-W48 ({len(trunk)} of {len(state)} tensors)"
+    keys = {key: key for key in net.state_dict() if not key.startswith("last_layer.")}
+    number = take("hrnet", net, state, keys, trunk="the trunk is HRNet-W48")
+    return f"the trunk of HRNet-W48 ({number} of {len(state)} tensors)"
 
 
 def _through(stage: nn.ModuleList, branches: list[Tensor]) -> list[Tensor]:

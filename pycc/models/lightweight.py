@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pycc.counters import like_of
+from pycc.models import initial
 from pycc.models.base import CounterModel
 from pycc.models.convention import Convention, Kind, convention
 
@@ -138,10 +139,7 @@ def lightweight(
             f"for an image of {_SIDE}x{_SIDE}"
         )
     net = _Lightweight(features, channels, hidden)
-    for part in net.head:
-        if isinstance(part, nn.Conv2d):
-            nn.init.normal_(part.weight, std=0.01)
-            nn.init.zeros_(part.bias)  # type: ignore[arg-type]
+    initial.gaussian(net.head)
     net.head.to(like)
     counter = Lightweight(
         net,

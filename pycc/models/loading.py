@@ -42,7 +42,9 @@ def names() -> list[str]:
 
 
 def create(name: str, **options: object) -> CounterModel:
-    """Create a freshly initialised counter, in train mode; the options are the model's own.
+    """Create a freshly initialised counter, in train mode, by the ``name`` of its model.
+
+    The options are the model's own (``pycc models show NAME``).
 
     ValueError for an unknown model or option, naming the known ones.
 
@@ -135,11 +137,11 @@ class _WeightsFile:
     tolerance: float
     """Of the count that the metadata states."""
     how: str
-    """How the metadata are known."""
+    """The source of the metadata, for a message."""
 
     @classmethod
     def of(cls, source: str, path: Path, stored: Stored) -> _WeightsFile:
-        """With the metadata that it has, or that are known of its content."""
+        """Take the metadata that the file has, or that are known of its content."""
         if not stored.metadata and (public := metadata_of(stored.state)) is not None:
             metadata, tolerance = public
             how = f"its content: {metadata['source']}"
@@ -276,7 +278,7 @@ class _WeightsFile:
         options: Mapping[str, object],
         shown_options: Mapping[str, object],
     ) -> str:
-        """What the keys are of, for a message: other options of the model, or another family."""
+        """Describe the keys in a message: of other options of the model, or of another family."""
         others = [f"{k}={v!r}" for k, v in shown_options.items() if options.get(k, v) != v]
         if others:
             return f"; its keys are those of {', '.join(others)}"
@@ -286,7 +288,7 @@ class _WeightsFile:
         return f"; its keys are those of {known(families)}" if families else ""
 
     def _origin(self, counter: CounterModel, how: str, given: Mapping[str, object]) -> str:
-        """What was recognised, how, and the options that neither keys nor caller state."""
+        """Describe what was recognised, how, and the options that neither keys nor caller state."""
         stored = self.stored
         values = {
             k: v

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from pycc.models import vgg
+from pycc.models import initial, vgg
 from pycc.models.base import MODELS, CounterModel
 from pycc.models.convention import Convention, Kind, convention
 from pycc.models.mask_aware_net import (
@@ -139,7 +139,7 @@ class MaskAware(CounterModel):
         self.variant, self.backbone, self.design = variant, backbone, design
         self.width, self.mask_features = inner, tuple(features)
         self.mask_loss, self.gamma, self.alpha = mask_loss, float(gamma), float(alpha)
-        vgg.initialise(self.net)
+        initial.gaussian(self.net)
 
     def _check_number(self, option: str, value: object) -> None:
         if not is_number(value) or not 0 <= value < math.inf:  # type: ignore[operator]

@@ -44,10 +44,10 @@ FIELDS: dict[Backbone, int] = {"own": 120, "csr": vgg.FIELD + 2 * vgg.STRIDE}
 
 @dataclass(frozen=True)
 class Design:
-    """How one of the paper's networks uses its first head."""
+    """The use that one of the paper's networks makes of its first head."""
 
     head: Literal["mask", "density"] | None
-    """What the first head is trained on; None if there is no such head."""
+    """The target of the first head; None if there is no such head."""
     fusion: Literal["product", "convolutions"] | None = None
     """How the regressor uses the mask: its output is multiplied by it, or receives
     features of it."""

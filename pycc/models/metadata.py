@@ -42,7 +42,7 @@ def weights_metadata(counter: CounterModel, facts: Mapping[str, object]) -> dict
         "options": counter.options(),
         "stride": counter.stride,
         **facts,
-        **probe_result(counter).record(),
+        **probe_result(counter).json(),
     }
     written(full)
     return full
@@ -120,7 +120,7 @@ def check_metadata(
             stacklevel=5,
         )
         return
-    measured = probe_result(counter).record()
+    measured = probe_result(counter).json()
     for name, value in stated_counts.items():
         assert isinstance(value, int | float)
         if not abs(measured[name] - value) <= tolerance * max(1.0, abs(value)):

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from pycc.models import vgg
-from pycc.models.base import MODELS, CounterModel
+from pycc.models.base import MODELS
 from pycc.models.convention import Convention, Kind, convention
 from pycc.models.heads import heads_of
 from pycc.models.options import choice, is_number, shown
 from pycc.models.p2pnet_loss import p2pnet_loss
 from pycc.models.p2pnet_net import PERIOD, PROPOSALS, STRIDE, Backbone, Maps, P2PNetNet, Proposals
+from pycc.models.points import CELLS, Cells, PointCounter
 from pycc.models.recipe import Crop, Optimiser, Recipe
-
-Cells = Literal["points", "scores"]
 
 _PADDINGS = (128, PERIOD)
 # Pixels beyond its cell that a proposal depends on. VGG-16 sees 196 pixels up to stride 16, and
@@ -31,7 +29,7 @@ _ACCEPTED = 0.5
 
 
 @MODELS.register("p2pnet")
-class P2PNet(CounterModel):
+class P2PNet(PointCounter):
     """P2PNet (two by two proposals per cell) as a counter of stride 8; 21,579,344 parameters.
 
     A cell of 8x8 pixels holds four proposals of a head, each with a score; those above 0.5 are
@@ -78,7 +76,7 @@ class P2PNet(CounterModel):
         std: Sequence[float] | None = None,
     ) -> None:
         choice("p2pnet", "backbone", backbone, ("vgg16_bn", "vgg16"))
-        choice("p2pnet", "cells", cells, ("points", "scores"))
+        choice("p2pnet", "cells", cells, CELLS)
         choice("p2pnet", "padding", padding, _PADDINGS)
         if not is_number(point_weight) or not 0 <= point_weight < math.inf:
             raise ValueError(
@@ -88,15 +86,11 @@ class P2PNet(CounterModel):
             P2PNetNet(backbone),
             stride=STRIDE,
             receptive_field=STRIDE + 2 * _REACH,
+            period=PERIOD,
             convention=convention("p2pnet", input, Convention("rgb_standard"), mean=mean, std=std),
         )
         self.backbone, self.cells, self.padding = backbone, cells, padding
         self.point_weight = float(point_weight)
-
-    @property
-    def period(self) -> int:
-        """Pixels by which an image must move for its map to move with it: two cells."""
-        return PERIOD
 
     def run(self, x: Tensor) -> Maps:
         """Compute the network's maps of x [N,3,H,W], padded, for the cells of the image."""
@@ -109,20 +103,12 @@ class P2PNet(CounterModel):
         assert isinstance(output, Maps)
         scores = torch.sigmoid(output.logits[:, 1::2] - output.logits[:, ::2])  # [N,4,h,w]
         summed = scores.sum(1, keepdim=True)
-        if self.cells == "scores":
-            return summed
-        heads = (scores > _ACCEPTED).to(scores.dtype).sum(1, keepdim=True)
-        # The value is exactly that of the heads, the gradient that of the scores.
-        return heads + (summed - summed.detach())
+        return self.people(lambda: (scores > _ACCEPTED).sum(1, keepdim=True), summed)
 
     def increasing(self, output: object) -> Tensor:
         """Sum all values of the network's maps by cell: this shows what a cell depends on."""
         assert isinstance(output, Maps)
         return torch.cat(output, 1).sum(1, keepdim=True)
-
-    def smooth(self) -> None:
-        """Count the sum of scores from now on: the function whose derivative the gradient is."""
-        self.cells = "scores"
 
     @torch.no_grad()
     def heads(self, images: Tensor) -> list[Tensor]:

@@ -36,7 +36,7 @@ _OFFSET = 100.0
 
 
 class Maps(NamedTuple):
-    """What the two heads return, on the grid of cells."""
+    """The output of the two heads, on the grid of cells."""
 
     logits: Tensor
     """[N,8,h,w]: of each of the four proposals, the logits of "nobody" and "a person"."""

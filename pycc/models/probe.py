@@ -67,8 +67,8 @@ class ProbeResult:
     maps of the same count that differ somewhere."""
     blank: float
 
-    def record(self) -> dict[str, float]:
-        """As weights metadata state it."""
+    def json(self) -> dict[str, float]:
+        """Return it as a JSON object, a part of the weights metadata."""
         return {
             "probe_count": self.count, "probe_checksum": self.checksum, "blank_count": self.blank
         }  # fmt: skip

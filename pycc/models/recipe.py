@@ -10,12 +10,20 @@ from pycc.models.augmentation import Augmentation
 
 
 class NoRecipeError(ValueError):
-    """A counter without a published training recipe."""
+    """A counter without a published training recipe.
+
+    >>> issubclass(NoRecipeError, ValueError)
+    True
+    """
 
 
 @dataclass(frozen=True)
 class Optimiser:
-    """One optimiser and the epoch from which it is used."""
+    """One optimiser and the epoch from which it is used.
+
+    >>> Optimiser("sgd", 1e-7, momentum=0.95).backbone
+    1.0
+    """
 
     kind: Literal["adam", "sgd"]
     lr: float
@@ -28,7 +36,11 @@ class Optimiser:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How the learning rate changes, by epoch."""
+    """The schedule of the learning rate, by epoch.
+
+    >>> Schedule("step", period=100, factor=0.5).warmup
+    0
+    """
 
     kind: Literal["constant", "step", "cosine_restarts"] = "constant"
     period: int = 0
@@ -44,7 +56,11 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Crop:
-    """Which parts of an image are used for training."""
+    """The parts of an image that are used for training.
+
+    >>> Crop("fixed", number=2, size=(256, 256)).multiple
+    1
+    """
 
     kind: Literal["whole", "quarter_sides", "quadrant", "fixed", "scaled"] = "whole"
     """``quarter_sides``: about a quarter of each side, rounded to multiples of 8 where MCNN and
@@ -61,10 +77,13 @@ class Crop:
 
 @dataclass(frozen=True)
 class Boxes:
-    """Which heads a crop is counted for: those whose box lies in it in part.
+    """The heads that count in a crop: those whose box lies in it in part.
 
     A head's box is a square around it; its side is ``factor`` times the mean distance to the three
     nearest heads, at least ``smallest`` and at most ``largest`` pixels.
+
+    >>> Boxes(factor=1.0, smallest=4.0, largest=128.0, share=0.3).whole
+    False
     """
 
     factor: float
@@ -84,6 +103,13 @@ class Recipe:
     ``"dots"``: one person, one pixel). ``down_sampling`` is the published conversion to the
     network's resolution: a rule of ``pycc.data.downsample``, ``"sum"`` (block sums, which keep
     counts), or None (full resolution).
+
+    >>> recipe = Recipe(
+    ...     "arXiv 1802.10062", (Optimiser("sgd", 1e-7),), epochs=400, batch=1,
+    ...     density={"": "fixed15_reflect"}, down_sampling="sum",
+    ... )  # fmt: skip
+    >>> recipe.crop.kind, recipe.json()["augmentation"]
+    ('whole', {})
     """
 
     source: str
@@ -100,7 +126,7 @@ class Recipe:
     augmentations: tuple[Augmentation, ...] = ()
     """Other changes of an image, in this order."""
     repeats: int = 1
-    """How often an epoch goes through the crops."""
+    """Number of passes through the crops per epoch."""
     ema: float | None = None
     """Decay of the running mean of the weights, which is validated and kept; None: the weights."""
     clip: float | None = None
@@ -117,8 +143,8 @@ class Recipe:
     notes: tuple[str, ...] = ()
     """Differences between code and paper, or between code and its description."""
 
-    def record(self) -> dict[str, object]:
-        """As the metadata of weights state it: augmentations and repeats by name."""
+    def json(self) -> dict[str, object]:
+        """Return it as a JSON object, with augmentations and repeats by name."""
         changes: dict[str, object] = {
             augmentation.name: asdict(augmentation) for augmentation in self.augmentations
         }

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pycc.models import sfanet_net, vgg
+from pycc.models import initial, sfanet_net, vgg
 from pycc.models.augmentation import Gamma, Grey
 from pycc.models.base import MODELS, CounterModel
 from pycc.models.bayesian import bayesian_loss
@@ -98,16 +98,12 @@ class SFANet(CounterModel):
             _NETS[variant](),
             stride=_STRIDE,
             receptive_field=_RECEPTIVE_FIELD if bounded else None,
+            period=PERIOD,
             scale=scale,
             convention=convention("sfanet", input, Convention("rgb_standard"), mean=mean, std=std),
         )
         self.variant, self.resize = variant, resize
-        vgg.initialise(self.net)
-
-    @property
-    def period(self) -> int:
-        """Pixels after which the fields of cells repeat; see above."""
-        return PERIOD
+        initial.gaussian(self.net)
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute the density map [N,1,H//2,W//2] of images [N,3,H,W]; see ``CounterModel``.

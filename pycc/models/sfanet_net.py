@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pycc.models.backbone import take
 from pycc.models.can import Context
 
 WIDTHS = (64, 128, 256, 512, 512)
@@ -119,7 +120,7 @@ class _Output(nn.Module):
 
 
 class AttentionNet(nn.Module, ABC):
-    """What SFANet and M-SFANet share: two decoders, the attention and the density."""
+    """The common part of SFANet and M-SFANet: two decoders, the attention and the density."""
 
     def __init__(self, eighth: int, fourth: int) -> None:
         super().__init__()
@@ -275,7 +276,7 @@ def adopt_trunk(trunk: Trunk, state: Mapping[str, Tensor]) -> str | None:
 
     ``state`` holds ``features.N.weight`` and so on (with or without the classifier). Returns a
     description of what was copied, or None if there are no such keys. ValueError if a tensor is
-    missing or has another shape, and for norms that the trunk does not have.
+    missing, has another shape or holds integers, and for norms that the trunk does not have.
     """
     if not any(key.startswith("features.") for key in state):
         return None
@@ -284,24 +285,15 @@ def adopt_trunk(trunk: Trunk, state: Mapping[str, Tensor]) -> str | None:
     normalised = any(key.endswith(".running_mean") for key in state)
     if normalised and not trunk.norm:
         raise ValueError(f"{vgg.lower()}: the trunk has no batch normalisation, the weights have")
-    wanted = trunk.state_dict()
-    taken = {}
-    for own, index in _torchvision(trunk, normalised=normalised).items():
-        for name in (name for name in wanted if name.startswith(own)):
-            key = f"features.{index}{name.removeprefix(own)}"
-            given = state.get(key)
-            if given is None and name.endswith("num_batches_tracked"):
-                continue
-            if given is None or given.shape != wanted[name].shape:
-                got = "nothing" if given is None else f"{list(given.shape)}"
-                raise ValueError(
-                    f"{vgg.lower()}: {key} must be {list(wanted[name].shape)}, got {got}; the "
-                    f"trunk is that of {vgg}"
-                )
-            taken[name] = given
-    trunk.load_state_dict({**wanted, **taken})
+    keys = {
+        name: f"features.{index}{name.removeprefix(own)}"
+        for own, index in _torchvision(trunk, normalised=normalised).items()
+        for name in trunk.state_dict()
+        if name.startswith(own)
+    }
+    read = take(vgg.lower(), trunk, state, keys, trunk=f"the trunk is that of {vgg}")
     norms = ", and their batch norms" if normalised else ""
-    return f"the {number} convolutions of {vgg}{norms} ({len(taken)} of its tensors read)"
+    return f"the {number} convolutions of {vgg}{norms} ({read} of its tensors read)"
 
 
 def _torchvision(trunk: Trunk, *, normalised: bool) -> dict[str, int]:

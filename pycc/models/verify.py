@@ -16,7 +16,7 @@ from pycc.models.base import CounterModel
 
 @dataclass(frozen=True)
 class ReceptiveField:
-    """How far the square of pixels on which a cell depends extends beyond the cell.
+    """The extent, beyond a cell, of the square of pixels on which the cell depends.
 
     >>> ReceptiveField(before=34, after=34, side=72)
     ReceptiveField(before=34, after=34, side=72)

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from pycc.models.backbone import take
+
 FRONTEND: tuple[int | None, ...] = (
     64,
     64,
@@ -96,24 +98,6 @@ def backend(channels: int, *, norm: bool = False) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def initialise(net: nn.Module) -> None:
-    """Draw the weights of all convolutions from N(0, 0.01), biases 0, as published."""
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.normal_(module.weight, std=0.01)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-
-
-def initialise_trunk(net: nn.Module) -> None:
-    """Draw the weights of all convolutions as torchvision does for VGG: He, fan-out; biases 0."""
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-
-
 def adopt_vgg(
     front: nn.Sequential, state: Mapping[str, Tensor], *, network: str = "VGG-16"
 ) -> str | None:
@@ -127,18 +111,10 @@ def adopt_vgg(
     features = {key: value for key, value in state.items() if key.startswith("features.")}
     if not features or any(_FEATURE.fullmatch(key) is None for key in features):
         return None
-    # Old files lack the number of batches, on which no result depends.
-    wanted = {k: v for k, v in front.state_dict().items() if v.is_floating_point()}
+    wanted = front.state_dict()
     norms = "with" if any(key.endswith("running_mean") for key in wanted) else "without"
-    for key, tensor in wanted.items():
-        given = features.get(f"features.{key}")
-        if given is None or given.shape != tensor.shape or not given.is_floating_point():
-            got = "nothing" if given is None else f"{list(given.shape)} of {given.dtype}"
-            raise ValueError(
-                f"vgg: features.{key} must be floats {list(tensor.shape)}, got {got}; the front "
-                f"end is that of {network} {norms} batch normalisation"
-            )
-    front.load_state_dict({key: features[f"features.{key}"] for key in wanted}, strict=False)
+    trunk = f"the front end is that of {network} {norms} batch normalisation"
+    take("vgg", front, features, {key: f"features.{key}" for key in wanted}, trunk=trunk)
     convolutions = sum(tensor.ndim == 4 for tensor in wanted.values())
     return (
         f"the first {convolutions} convolutions of {network} ({len(features)} of its tensors read)"

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pycc.models import vgg
+from pycc.models import initial, vgg
 from pycc.models.base import MODELS, CounterModel
 from pycc.models.bayesian import bayesian_loss
 from pycc.models.convention import Convention, Kind, convention
 from pycc.models.dace import dm_loss, single
-from pycc.models.heads import Heads, heads_of
+from pycc.models.heads import Heads, heads_of, whole_heads
 from pycc.models.options import choice
 from pycc.models.recipe import Recipe
 from pycc.models.unbalanced import generalized_loss
@@ -134,19 +134,15 @@ class VGG19(CounterModel):
             VGG19Net(variant),
             stride=_STRIDE,
             receptive_field=_FIELDS[variant],
+            period=_GRID,
             scale=scale,
             convention=convention("vgg19", input, Convention("rgb_standard"), mean=mean, std=std),
         )
         self.variant = variant
         assert isinstance(self.net, VGG19Net)
-        vgg.initialise_trunk(self.net.features)
+        initial.he(self.net.features)
         if variant == "generalized_loss":
-            vgg.initialise(self.net.reg_layer)
-
-    @property
-    def period(self) -> int:
-        """Pixels by which an image must move for its map to move with it."""
-        return _GRID
+            initial.gaussian(self.net.reg_layer)
 
     def run(self, x: Tensor) -> Tensor:
         """Compute the network's map [N,1,2*(H//16),2*(W//16)]."""
@@ -170,6 +166,8 @@ class VGG19(CounterModel):
         their place, heads whose box overlaps the crop, each with the share that it counts for;
         "dm_count" takes only whole ones. It compares the counts, 0.01 x the normalised maps and
         0.1 x 10 x the transport to heads, which is published as a sum over batches of 10.
+        ValueError for a target or region of another shape, for bad points, and of "dm_count" for a
+        target that does not hold numbers of heads.
         """
         density = self._within(self(images), target, region)
         if heads is None:
@@ -185,7 +183,8 @@ class VGG19(CounterModel):
         if self.variant == "generalized_loss":
             return generalized_loss(density, heads, crop=crop, stride=_STRIDE)
         each = [known.each().to(density) for known in heads]
-        return dm_loss(density, target.to(density), each, transport=_DM_TRANSPORT, stride=_STRIDE)
+        dots = whole_heads("vgg19.loss", target).to(density)
+        return dm_loss(density, dots, each, transport=_DM_TRANSPORT, stride=_STRIDE)
 
     def recipe(self) -> Recipe:
         """Return the recipe of the variant's authors."""

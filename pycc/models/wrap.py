@@ -22,12 +22,15 @@ class Wrapped(CounterModel):
         scale: float,
         stride: int,
         receptive_field: int | None,
+        period: int | None,
     ) -> None:
         if not isinstance(module, nn.Module):
             raise TypeError(f"wrap: module must be an nn.Module, got {type(module).__name__}")
         if preprocess is not None and not callable(preprocess):
             raise TypeError(f"wrap: preprocess must be callable, got {type(preprocess).__name__}")
-        super().__init__(module, stride=stride, receptive_field=receptive_field, scale=scale)
+        super().__init__(
+            module, stride=stride, receptive_field=receptive_field, period=period, scale=scale
+        )
         self._preprocess = preprocess
         self.train(module.training)
 
@@ -43,6 +46,7 @@ def wrap(
     scale: float = 1.0,
     stride: int,
     receptive_field: int | None = None,
+    period: int | None = None,
 ) -> CounterModel:
     """Make a counter of a user's network.
 
@@ -52,12 +56,13 @@ def wrap(
     the network's output to people per cell (1/100 for a network trained on density x100).
     ``stride`` is pixels per cell. ``receptive_field`` is the side in pixels of the square, centred
     on its cell, that a cell depends on; None if unknown or unbounded
-    (``pycc.models.measure_receptive_field`` measures it). The module's mode (train or eval) is
-    kept.
+    (``pycc.models.measure_receptive_field`` measures it). ``period`` is the number of pixels by
+    which an image must move for its map to move with it: a multiple of the stride if the network
+    enlarges a coarser grid, by default the stride. The module's mode (train or eval) is kept.
 
     TypeError for a module or function of the wrong type; ValueError for ``stride``,
-    ``receptive_field`` or ``scale`` out of range and, when the counter is called, for a network
-    that returns a tuple, another shape, or a map that contradicts ``stride``.
+    ``receptive_field``, ``period`` or ``scale`` out of range and, when the counter is called, for a
+    network that returns a tuple, another shape, or a map that contradicts ``stride``.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Conv2d(3, 1, 3, padding=1), nn.AvgPool2d(8))
@@ -71,4 +76,5 @@ def wrap(
         scale=scale,
         stride=stride,
         receptive_field=receptive_field,
+        period=period,
     )

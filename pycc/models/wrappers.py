@@ -36,7 +36,7 @@ _NOT_WEIGHTS = re.compile(r"(lr|grad|amp|loss)?(optim(i[sz]er)?|sched(uler)?|sca
 """Words in the names of what training stores beside weights."""
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _MOMENTS = {"step", "exp_avg", "momentum_buffer", "square_avg"}
-"""What torch's optimizers store for a parameter; each stores at least one of them."""
+"""The state of a parameter in torch's optimizers; each stores at least one of these."""
 _SETTINGS = (int, float, complex, str, bytes, type(None), np.generic, list, tuple, Namespace)
 """Types beside tensors that are not weights: a score, a name, a list of such."""
 # Far more than any checkpoint has; a pickle of a few bytes can describe endless nesting.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Place:
-    """Where and how a patch is pasted into one image."""
+    """The place and transform of a patch in one image."""
 
     top_left: Tensor  # [2] int64 (y, x)
     transform: Tensor  # [4] float64: cosine, sine, zoom, brightness

@@ -151,7 +151,7 @@ def keep_windows_reference(
 
 
 def _inside(first: Tensor, extent: int, size: int) -> Tensor:
-    """[M,size] bool: which places lie in the ``extent`` places from ``first`` [M] on, wrapping."""
+    """Mark the ``extent`` places from ``first`` [M] on, wrapping: [M,size] bool."""
     index = torch.arange(size, device=first.device)
     begin = first[:, None].remainder(max(size, 1))
     return (index - begin).remainder(max(size, 1)) < extent

@@ -80,7 +80,7 @@ def max_window_sum_reference(maps: Tensor, window: tuple[int, int]) -> tuple[Ten
 
 
 def _column_sums(maps: Tensor, window: int) -> Tensor:
-    """[N,h,w] -> [N,h-window+1,w]: the sum up to the end of a block of rows plus that after it."""
+    """Sum windows of rows, [N,h,w] -> [N,h-window+1,w]: the end of one block and what follows."""
     count, height, width = maps.shape
     places = height - window + 1
     blocks = -(-places // window)
@@ -96,7 +96,7 @@ def _column_sums(maps: Tensor, window: int) -> Tensor:
 
 
 def _row_sums(sums: Tensor, window: int) -> Tensor:
-    """[N,r,w] -> [N,r,w-window+1]: sums of 1, 2, 4, … columns, joined by the bits of ``window``."""
+    """Sum windows of columns, [N,r,w] -> [N,r,w-window+1], from sums of 1, 2, 4, … columns."""
     places = sums.shape[2] - window + 1
     tail, length = None, 1
     while True:

@@ -1,4 +1,4 @@
-"""How figures are written to disk."""
+"""Writing figures to disk."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ _OPAQUE = 0.75
 """Opacity of the density map where it is largest."""
 
 
-def heads_of(density: Tensor, stride: int, *, least: float = LEAST_PEOPLE) -> Tensor:
-    """The heads that a density map shows: its local maxima, in pixels of the image.
+def peaks(density: Tensor, stride: int, *, least: float = LEAST_PEOPLE) -> Tensor:
+    """Locate the heads that a density map shows: its local maxima, in pixels of the image.
 
     A maximum is a cell, or a connected plateau of equal cells, with no higher neighbour among the
     eight around it. Its place is the centre of mass of the 3x3 cells around it. Maxima with fewer
@@ -41,7 +41,7 @@ def heads_of(density: Tensor, stride: int, *, least: float = LEAST_PEOPLE) -> Te
 
     >>> density = torch.zeros(5, 6)
     >>> density[1, 2], density[3, 4] = 1.0, 0.8
-    >>> heads_of(density, 4).tolist()
+    >>> peaks(density, 4).tolist()
     [[10.0, 6.0], [18.0, 14.0]]
     """
     cells = density.double().cpu().numpy()
@@ -106,7 +106,7 @@ def draw_overlay(
         density: [h,w], people per cell; the colours are those of the square root of the people,
             from none to the largest cell.
         stride: pixels per cell.
-        heads: [M,2] (x, y) in pixels; by default ``heads_of`` the map.
+        heads: [M,2] (x, y) in pixels; by default ``peaks`` the map.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -115,7 +115,7 @@ def draw_overlay(
     ...         picture.size
     (28, 20)
     """
-    heads = heads_of(density, stride) if heads is None else heads
+    heads = peaks(density, stride) if heads is None else heads
     height, width = image.shape[1:]
     pixels = (255.0 * image.cpu().clamp(0.0, 1.0)).round().permute(1, 2, 0).numpy()
     cells = density.double().cpu().clamp(min=0.0).numpy()

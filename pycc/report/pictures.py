@@ -20,7 +20,7 @@ _MOST_COLUMNS = 5
 
 
 def missing_library() -> str | None:
-    """How to install what pictures need; None if it is installed.
+    """Return how to install the libraries of pictures; None if they are installed.
 
     >>> from unittest import mock
     >>> with mock.patch("pycc.report.pictures.find_spec", return_value=None):
@@ -78,7 +78,7 @@ def draw(folder: str | Path, *, progress: Progress | None = None, redo: bool = F
 
 @dataclass(frozen=True, eq=False)
 class _Panel:
-    """What one column shows."""
+    """The image, density map and counts of one column."""
 
     record: Record
     pixels: NDArray[np.uint8]

@@ -33,7 +33,7 @@ class Check:
         return self.verdict == "fail"
 
     def json(self) -> dict[str, str]:
-        """As ``checks.json`` and ``summary.json`` store it."""
+        """Return it as a JSON object, as ``checks.json`` and ``summary.json`` store it."""
         return asdict(self)
 
 
@@ -79,7 +79,7 @@ class SummaryRow:
     """The mean over the groups."""
 
     def json(self) -> Record:
-        """As ``summary.json`` stores it; groups only where images come in groups."""
+        """Return it as a JSON object; groups only where images come in groups."""
         row = asdict(self)
         row["mae_by_seed"] = None if self.mae_by_seed is None else [*self.mae_by_seed]
         if self.mae_by_group is None:
@@ -101,7 +101,7 @@ class AttackSummary:
     """() without checks."""
 
     def json(self) -> Record:
-        """As ``summary.json`` stores it."""
+        """Return it as a JSON object, as ``summary.json`` stores it."""
         value: Record = {"images": self.images, "rows": [row.json() for row in self.rows]}
         if self.checks:
             value["checks"] = [check.json() for check in self.checks]
@@ -109,7 +109,9 @@ class AttackSummary:
 
 
 def summarise(records: Sequence[Record], checks: Sequence[Check] = ()) -> AttackSummary:
-    """One row for each condition, patch size, surrogates and victim.
+    """Compute one row for each condition, patch size, surrogates and victim.
+
+    ``records`` are the results of an attack run, ``checks`` its sanity checks.
 
     Order of rows: victim by victim no patch and PGD, then size by size (in the order in which they
     were requested) the baselines and the attacks.
@@ -239,7 +241,7 @@ _COLUMNS: Sequence[_Column] = (
 def table(
     summary: AttackSummary, *, published: Mapping[int, tuple[float, float]] | None = None
 ) -> str:
-    """The rows of a summary as aligned text, with what needs saying about them below.
+    """Format the rows of a summary as aligned text, with notes below.
 
     ``published`` holds MAE and RMSE by size in pixels (0: no patch) to stand beside the attacks.
 
@@ -325,7 +327,7 @@ def _beside(row: SummaryRow, published: Mapping[int, tuple[float, float]]) -> li
 
 
 def checks_table(checks: Sequence[Check]) -> str:
-    """The checks of a run as aligned text: verdict, name, figure.
+    """Format the checks of a run as aligned text: verdict, name, figure.
 
     >>> print(checks_table([Check("gradient", "pass", "error 1e-6")]))
     check            figure

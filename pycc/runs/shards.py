@@ -114,10 +114,11 @@ def sharded(
 
 
 def replicated(opened: Callable[[], Run], ranks: Ranks, key: Sequence[str]) -> Run:
-    """The run that ``opened`` creates or resumes, for processes that all append every result.
+    """Return the run that ``opened`` makes, for processes that all append every result.
 
-    The first process has the run itself; the others have a copy in memory with what is known. If
-    the first cannot open it, all of them raise its ValueError or OSError.
+    The first process has the run itself; the others have a copy in memory with the results so far.
+    ``key`` are the fields that identify a result. If the first cannot open the run, all of them
+    raise its ValueError or OSError.
 
     >>> from pycc.ranks import Ranks
     >>> from pycc.runs import Run, replicated

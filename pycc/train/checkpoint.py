@@ -44,7 +44,7 @@ class TrainState:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything that a training needs to continue."""
+    """The state that a training needs to continue."""
 
     made_with: Record
     """The settings and fingerprints of the training, as its manifest has them."""
@@ -59,12 +59,12 @@ class Checkpoint:
     """The best weights of the network so far."""
 
     def content(self) -> Record:
-        """What ``save`` writes."""
+        """Return the object that ``save`` writes."""
         return {**vars(self), "state": vars(self.state)}
 
     @classmethod
     def of(cls, content: Record) -> Checkpoint:
-        """From what ``load`` returns; KeyError or TypeError if it is of something else."""
+        """Read the result of ``load``; KeyError or TypeError if it is of something else."""
         values = {entry.name: content[entry.name] for entry in fields(cls)}
         return cls(**{**values, "state": TrainState(**content["state"])})
 

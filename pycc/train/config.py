@@ -11,7 +11,7 @@ from pycc import models
 from pycc.data.density import recipes, rules
 from pycc.models import CounterModel
 from pycc.models.recipe import Crop, NoRecipeError, Optimiser, Recipe, Schedule
-from pycc.settings import flag
+from pycc.settings import check_fields, flag
 from pycc.train.items import Joined
 from pycc.types import Sample
 
@@ -42,7 +42,7 @@ Adam's first decay."""
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a counter is trained; None stands for the value of the model's published recipe.
+    """The settings of a training; None stands for the value of the model's published recipe.
 
     ValueError for a field out of range.
 
@@ -129,6 +129,7 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
+        check_fields("train", self)
         if self.recipe not in RECIPES:
             raise ValueError(
                 f"train: recipe must be one of {', '.join(RECIPES)}, got {self.recipe}"
@@ -182,7 +183,7 @@ def crop_of(text: str, number: int) -> Crop:
 
 
 def origin_of(samples: Sequence[Sample]) -> str:
-    """The published data set of the samples (``pycc.data.Dataset.origin``); "" if unknown.
+    """Return the published data set of the samples (``pycc.data.Dataset.origin``); "" if unknown.
 
     >>> from pycc import data
     >>> origin_of(data.open("synthetic", split="train", limit=2))
@@ -192,7 +193,7 @@ def origin_of(samples: Sequence[Sample]) -> str:
 
 
 def resolved(config: TrainConfig, model: CounterModel, origin: str) -> Recipe:
-    """The model's recipe for a data set, with the values of the config in place of its own.
+    """Return the model's recipe for a data set, with the values of the config in place of its own.
 
     ``origin`` names the data set (``origin_of``): some have ground truths of their own. A model
     without a published recipe trains as MCNN does; a warning reports a published model whose
@@ -258,7 +259,7 @@ def _crop(config: TrainConfig, recipe: Recipe, origin: str) -> Crop:
 
 
 def _check_truth(config: TrainConfig, density: str, crop: Crop, model: CounterModel) -> None:
-    """ValueError for a ground truth that is unknown, or that the crops or cells cannot have."""
+    """Raise ValueError for a ground truth that is unknown or unfit for the crops or cells."""
     if config.density not in (None, "dots"):
         recipes[config.density]  # ValueError that names those there are
         if crop.kind == "scaled":

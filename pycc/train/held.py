@@ -1,4 +1,4 @@
-"""Which images are trained on, which are held back to validate, and errors on whole images."""
+"""The split into images for training and for validation, and errors on whole images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def split(
     """
     number = len(samples)
     if number == 0:
-        raise ValueError("train: no images")
+        raise ValueError("train: samples must be at least one, got none")
     keys = Stream(seed, "train, split").words(number)
     order = sorted(range(number), key=lambda n: (int(keys[n]), n))
     held = max(1, round(share * number)) if share > 0 else 0

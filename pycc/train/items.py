@@ -227,7 +227,7 @@ class Items(torch.utils.data.Dataset[Item]):
         return Item(sample.name, image, target.contiguous(), points, ablated, number, region, heads)
 
     def _kept(self, part: _Part, key: tuple[int, int]) -> Tensor | None:
-        """[1,h,w] or [3,h,w] bool: what the ablation of the whole image leaves in a part.
+        """Return the pixels, [1,h,w] or [3,h,w] bool, that an image's ablation keeps in a part.
 
         Every sample is ablated anew in every epoch.
         """

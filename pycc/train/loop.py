@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pycc import models, runs
 from pycc.attack import InnerAttack
-from pycc.checks import lacks_memory
+from pycc.checks import check_type, lacks_memory
 from pycc.counters import count_of
 from pycc.data.dataset import data_fingerprint
 from pycc.models import CounterModel
@@ -44,7 +44,7 @@ from pycc.train.results import (
 from pycc.train.step import NotFiniteError, Stepper, warn_of_parts
 from pycc.train.validation import Validator, check_images
 from pycc.train.workers import Loader
-from pycc.types import Progress, Sample
+from pycc.types import Progress, Sample, check_sequence
 
 KEY = ("kind", "epoch")
 WEIGHTS = "weights.npz"
@@ -103,6 +103,7 @@ def fit(
         held: indices of the samples that validate.
 
     Raises:
+        TypeError: a counter that is not a model, or samples of another type.
         ValueError: samples without heads, too few samples or too small ones for the recipe's k or
             patch, a batch smaller than the number of processes, no epochs after the warm-up, a
             checkpoint of another training, ``resume`` without ``out``.
@@ -111,15 +112,17 @@ def fit(
         OSError: a file that cannot be written (the one before stays); ChildProcessError if a
             process that loads images dies.
 
-    >>> import torch
-    >>> from pycc import models
-    >>> from pycc.data.synthetic import scene
+    >>> from pycc import data, models
     >>> counter = models.load("mcnn-synthetic")
-    >>> scenes = [scene(0, index, shape=(64, 96)) for index in range(3)]
+    >>> scenes = data.open("synthetic", split="train", limit=3, shape=(64, 96))
     >>> run = fit(counter, scenes, TrainConfig(epochs=2, crop="64x64", crops=1))
     >>> len(run.epochs), run.summary.validation.images
     (2, 1)
     """
+    model = "a model (pycc.models.create, load or wrap)"
+    check_type("train", "counter", counter, CounterModel, model)
+    check_type("train", "config", config, TrainConfig, "a TrainConfig")
+    check_sequence("train", samples)
     if resume and out is None:
         raise ValueError("train: resume needs the run folder as out")
     folder = None if out is None else Path(out)
@@ -272,7 +275,7 @@ class _Training:
             gradient_norm=state.norm / max(1, len(batches)), seconds=spent,
             images_per_second=size * len(batches) / max(1e-9, spent),
         )  # fmt: skip
-        log.append(row.record())
+        log.append(row.json())
         if state.norm == 0.0 and self.ranks.first:
             warnings.warn(
                 f"train: nothing was learnt in epoch {epoch + 1}: every gradient was exactly 0, as "
@@ -339,7 +342,7 @@ class _Training:
             raise NotFiniteError(
                 f"validation after epoch {epoch + 1}: {error}; {self._last_checkpoint()}"
             ) from None
-        record = row.record()
+        record = row.json()
         log.append(record)
         if row.score is None:
             return
@@ -405,7 +408,7 @@ class _Training:
             "start": self.start,
             "training_images": len(self.items.indices),
             "hours": state.seconds / 3600.0,
-            **summary.record(),
+            **summary.json(),
         }
         metadata = described(self.config, self.recipe, self.samples, facts)
         self.ranks.wait()
@@ -414,7 +417,7 @@ class _Training:
                 models.save(self.model, self.folder / WEIGHTS, metadata=metadata)
             else:
                 checkpoint.write(self.folder / STATE, self.model.net.state_dict())
-        log.finish(summary.record())
+        log.finish(summary.json())
         return TrainRun(
             counter=self.model,
             epochs=epoch_rows(log.records),

@@ -1,4 +1,4 @@
-"""What the metadata of weights states about their training."""
+"""The part of the weights metadata that describes their training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def described(
 
     Of joined data sets each has a ground truth of its own; the recipe names only one.
     """
-    content: dict[str, object] = {"recipe": {**recipe.record(), "kind": config.recipe}}
+    content: dict[str, object] = {"recipe": {**recipe.json(), "kind": config.recipe}}
     if isinstance(samples, Joined):
         content["density"] = samples.rules or {}
     content |= {"config": values_of(config), **facts}

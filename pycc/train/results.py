@@ -1,4 +1,4 @@
-"""What a training returns: a row per epoch, its validations, and a summary."""
+"""The result of a training: one row per epoch, its validations, and a summary."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Facts(Protocol):
 class CountErrors:
     """Errors of counts over whole images, in people.
 
-    >>> CountErrors(mae=2.5, rmse=3.0, bias=-0.5, images=10).record()
+    >>> CountErrors(mae=2.5, rmse=3.0, bias=-0.5, images=10).json()
     {'mae': 2.5, 'rmse': 3.0, 'bias': -0.5, 'images': 10}
     """
 
@@ -37,8 +37,8 @@ class CountErrors:
     mae_over_groups: float | None = None
     """Mean of these."""
 
-    def record(self) -> Record:
-        """As JSON, without what is unknown."""
+    def json(self) -> Record:
+        """Return it as a JSON object, without what is unknown."""
         return _known(asdict(self))
 
 
@@ -49,7 +49,7 @@ class EpochRow:
     >>> row = EpochRow(
     ...     epoch=0, loss=0.5, lr=1e-4, gradient_norm=2.0, seconds=8.0, images_per_second=4.0
     ... )
-    >>> row.record()["kind"], row.record()["images_per_second"]
+    >>> row.json()["kind"], row.json()["images_per_second"]
     ('train', 4.0)
     """
 
@@ -63,8 +63,8 @@ class EpochRow:
     seconds: float
     images_per_second: float
 
-    def record(self) -> Record:
-        """As ``results.jsonl`` holds it."""
+    def json(self) -> Record:
+        """Return it as a JSON object, a line of ``results.jsonl``."""
         return {"kind": "train", **asdict(self)}
 
 
@@ -74,7 +74,7 @@ class ValidationRow:
 
     >>> errors = CountErrors(mae=2.5, rmse=3.0, bias=-0.5, images=10)
     >>> row = ValidationRow(epoch=0, errors=errors, score=2.5)
-    >>> row.record()["kind"], row.record()["mae"], "patched_mae" in row.record()
+    >>> row.json()["kind"], row.json()["mae"], "patched_mae" in row.json()
     ('validation', 2.5, False)
     """
 
@@ -83,17 +83,17 @@ class ValidationRow:
     errors: CountErrors
     """On the images unchanged."""
     score: float | None = None
-    """What chooses the best weights, less is better; None before the recipe is in force."""
+    """The score by which the best weights are chosen, less is better; None in a warm-up."""
     ablated_mae: float | None = None
     """MAE on ablated images (recipe ``ablation``)."""
     patched_mae: float | None = None
     """MAE on images with a patch (recipe ``adversarial``)."""
 
-    def record(self) -> Record:
-        """As ``results.jsonl`` holds it."""
+    def json(self) -> Record:
+        """Return it as a JSON object, a line of ``results.jsonl``."""
         row = asdict(self)
         del row["errors"]
-        return {"kind": "validation", **_known(row), **self.errors.record()}
+        return {"kind": "validation", **_known(row), **self.errors.json()}
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class TrainSummary:
     """The outcome of a training.
 
     >>> best = BestErrors(images=10, mae=2.5)
-    >>> TrainSummary(epochs=3, best_epoch=1, validation=best, stopped_early=True).record()
+    >>> TrainSummary(epochs=3, best_epoch=1, validation=best, stopped_early=True).json()
     {'epochs': 3, 'best_epoch': 1, 'validation': {'images': 10, 'mae': 2.5}, 'stopped_early': True}
     """
 
@@ -132,8 +132,8 @@ class TrainSummary:
     test: Mapping[str, CountErrors] | None = None
     """Errors of the best weights on test images, by what was done to these."""
 
-    def record(self) -> Record:
-        """As ``summary.json`` holds it."""
+    def json(self) -> Record:
+        """Return it as a JSON object, as ``summary.json`` holds it."""
         record: Record = {
             "epochs": self.epochs,
             "best_epoch": self.best_epoch,
@@ -143,13 +143,13 @@ class TrainSummary:
         if self.fill is not None:
             record["fill"] = list(self.fill)
         if self.test is not None:
-            record["test"] = {name: errors.record() for name, errors in self.test.items()}
+            record["test"] = {name: errors.json() for name, errors in self.test.items()}
         return record
 
 
 @dataclass(frozen=True)
 class TrainRun:
-    """A training that is done.
+    """The result of ``train.fit``: the trained counter, its history and its metadata.
 
     >>> from pycc import data, models, train
     >>> samples = data.open("synthetic", split="train", limit=2, shape=(64, 96))
@@ -165,14 +165,14 @@ class TrainRun:
     validations: Sequence[ValidationRow]
     summary: TrainSummary
     metadata: Mapping[str, object]
-    """What is known of the weights: recipe, data, errors; ``models.save`` takes it."""
+    """The weights metadata: recipe, data, errors; an argument of ``models.save``."""
     folder: Path | None
     """The run folder; None in memory."""
 
     def records(self) -> list[Record]:
         """The rows as ``results.jsonl`` holds them: each epoch, then its validation."""
         rows: list[EpochRow | ValidationRow] = [*self.epochs, *self.validations]
-        return [row.record() for row in sorted(rows, key=lambda row: row.epoch)]
+        return [row.json() for row in sorted(rows, key=lambda row: row.epoch)]
 
 
 def epoch_rows(records: Sequence[Record]) -> list[EpochRow]:

@@ -15,7 +15,7 @@ import supervision
 import pycc
 from pycc import data, models
 from pycc.adapters.supervision import density_detections, detections
-from pycc.report.overlay import heads_of
+from pycc.report.overlay import peaks
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_a_density_map_shows_its_heads(scene) -> None:
     counter = models.load("mcnn-synthetic")
     (counted,) = pycc.count(counter, scene)
     found = density_detections(counted.density, counter.stride, side=6.0)
-    heads = heads_of(counted.density, counter.stride)
+    heads = peaks(counted.density, counter.stride)
     assert len(found) == len(heads) > 5
     np.testing.assert_allclose(found.xyxy[:, :2] + 3.0, heads.numpy(), atol=1e-4)
 

@@ -22,7 +22,7 @@ from pycc.backdoor.poisoning.triggers import triggers
 from pycc.certify import certificates
 from pycc.commands import Entry, backdoor, certify, main, plugins
 from pycc.commands.backdoor_settings import EvaluateSettings, PoisonSettings, RunSettings
-from pycc.commands.data import ExportSettings
+from pycc.commands.data import ConvertSettings
 from pycc.data.export import targets
 from pycc.models.base import MODELS
 from pycc.registry import Registry
@@ -177,7 +177,7 @@ def _choices(settings: type[Any], name: str) -> Sequence[str]:
         (strategies, "add", lambda: _choices(EvaluateSettings, "strategy")),
         (defenses, "nad", lambda: _choices(RunSettings, "defense")),
         (targets, "folder", lambda: _choices(PoisonSettings, "layout")),
-        (targets, "folder", lambda: _choices(ExportSettings, "layout")),
+        (targets, "folder", lambda: _choices(ConvertSettings, "layout")),
         (transforms, "none", lambda: _choices(APAM, "transform")),
     ],
 )

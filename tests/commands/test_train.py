@@ -117,8 +117,8 @@ def test_ablation_is_tested_without_and_with_it(
     fill = data.mean_colour(samples[index].image for index in indices)
     assert summary["fill"] == pytest.approx(fill)
     shown = defense.ablated(counter, 2000, draws=20, fill=fill)
-    assert summary["test"]["plain"] == measured(counter, tested).record()
-    assert summary["test"]["ablated"] == measured(shown, tested).record()
+    assert summary["test"]["plain"] == measured(counter, tested).json()
+    assert summary["test"]["ablated"] == measured(shown, tested).json()
     assert summary["test"]["ablated"] != summary["test"]["plain"]
 
 

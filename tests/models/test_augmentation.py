@@ -50,13 +50,13 @@ def test_a_probability_lies_in_the_unit_interval() -> None:
 
 
 def test_metadata_state_augmentations_and_repeats_by_name() -> None:
-    assert models.create("cmtl").recipe().record()["augmentation"] == {
+    assert models.create("cmtl").recipe().json()["augmentation"] == {
         "uniform_noise": {"probability": 0.5, "levels": 10.0, "of": 255.0}
     }
-    assert models.create("csrnet").recipe().record()["augmentation"] == {"repeats_per_epoch": 4}
-    assert models.create("mcnn").recipe().record()["augmentation"] == {}
+    assert models.create("csrnet").recipe().json()["augmentation"] == {"repeats_per_epoch": 4}
+    assert models.create("mcnn").recipe().json()["augmentation"] == {}
     clip_ebc = CLIPEBC.recipe(CLIPEBC.__new__(CLIPEBC))  # without its 100 MB of weights
-    changes = clip_ebc.record()["augmentation"]
+    changes = clip_ebc.json()["augmentation"]
     assert isinstance(changes, dict)
     assert list(changes) == ["colour_jitter", "gaussian_blur", "pepper_and_salt"]
     assert changes["gaussian_blur"] == {"probability": 0.2, "kernel": 5, "sigma": (0.1, 5.0)}

@@ -12,7 +12,7 @@ from support.published import close, images_of, published_input, published_state
 from torch import Tensor
 
 from pycc import models
-from pycc.models import vgg
+from pycc.models import initial, vgg
 
 Fixture = Callable[[str], NpzFile]
 
@@ -74,7 +74,7 @@ def test_the_loss_is_the_sum_of_squares_up_to_a_constant(monkeypatch: pytest.Mon
     sums = torch.nn.functional.avg_pool2d(pixels, 8) * 64
     differences = []
     for _ in range(2):
-        vgg.initialise(counter.net)
+        initial.gaussian(counter.net)
         x = counter.preprocess(images)
         published = ((counter.net(x) - pixels) ** 2).sum()
         differences.append(published - counter.loss(images, sums))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -186,8 +187,17 @@ def test_hrnet_becomes_the_trunk(counter: FIDTM) -> None:
     key = "stage4.0.branches.3.0.conv2.weight"
     assert torch.equal(counter.net.state_dict()[key], state[key])
     assert torch.equal(counter.net.last_layer[0].weight, head)
-    with pytest.raises(ValueError, match=r"hrnet: conv1\.weight must be \[4, 3, 3, 3\], got \[2\]"):
-        counter.adopt({**state, "conv1.weight": torch.zeros(2)})
+    old = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    assert counter.adopt(old) == f"the trunk of HRNet-W48 ({len(old) - 1} of {len(old)} tensors)"
+    wrong = {"got [2] of torch.float32": torch.zeros(2), "got nothing": None,
+             "got [4, 3, 3, 3] of torch.int64": torch.ones(4, 3, 3, 3).long()}  # fmt: skip
+    for got, tensor in wrong.items():
+        given = {**old, "conv1.weight": tensor} if tensor is not None else dict(old)
+        if tensor is None:
+            del given["conv1.weight"]
+        message = f"hrnet: conv1.weight must be floats [4, 3, 3, 3], {got}; the trunk is HRNet-W48"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            counter.adopt(given)
     assert counter.adopt(models.create("mcnn").net.state_dict()) is None
     assert counter.adopt(counter.net.state_dict()) is None
 

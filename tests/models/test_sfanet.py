@@ -227,6 +227,10 @@ def test_vgg_becomes_the_trunk(variant: str, normalised: bool, words: str) -> No
     with pytest.raises(ValueError, match="vgg-1"):
         models.create("sfanet", variant=other).adopt(state)
     assert counter.adopt({"branch1.0.weight": torch.zeros(1)}) is None
+    before = counter.net.vgg.conv1_1.conv.weight.clone()
+    with pytest.raises(ValueError, match=r"features\.0\.bias must be floats .* of torch\.int64"):
+        counter.adopt({**state, "features.0.bias": state["features.0.bias"].long()})
+    assert torch.equal(counter.net.vgg.conv1_1.conv.weight, before)
 
 
 @pytest.mark.usefixtures("small")

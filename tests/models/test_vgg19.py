@@ -189,7 +189,7 @@ def test_a_count_of_the_probe_image_decides(
     state = dict(sorted(grown["bl"].net.state_dict().items()))
     torch.save(state, path)
     for variant in ("bl", "generalized_loss"):
-        counts = probe_result(grown[variant]).record()
+        counts = probe_result(grown[variant]).json()
         beside(path).write_text(json.dumps(counts))
         loaded = models.load(path)
         assert loaded.options()["variant"] == variant

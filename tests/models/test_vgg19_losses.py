@@ -183,6 +183,21 @@ def test_a_target_without_points_must_hold_whole_people(people: float) -> None:
         heads_of("vgg19", torch.zeros(1, 3, 32, 32), target, None, stride=8)
 
 
+@pytest.mark.parametrize("people", [0.25, -1.0, float("nan")])
+def test_dm_counts_target_holds_whole_people_with_points_too(
+    people: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    narrow.narrow(monkeypatch)
+    counter = models.create("vgg19", variant="dm_count").eval()
+    images, points = torch.rand(1, 3, 32, 32), [torch.tensor([[20.0, 12.0]])]
+    target = torch.zeros(1, 1, 4, 4)
+    target[0, 0, 1, 2] = 1.0
+    assert torch.isfinite(counter.loss(images, target, points=points))
+    target[0, 0, 1, 2] = people
+    with pytest.raises(ValueError, match=rf"vgg19\.loss: target must hold numbers.* got {people}"):
+        counter.loss(images, target, points=points)
+
+
 # --- Generalized Loss
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pycc import models
+from pycc.grid import window_field
 from pycc.types import Counter
 
 
@@ -73,6 +74,22 @@ def test_wrong_arguments() -> None:
         ValueError, match="receptive_field must be an integer of at least 1 or None"
     ):
         models.wrap(Pooled(), stride=8, receptive_field=0)
+    for period in (12, 0, 16.0):
+        with pytest.raises(ValueError, match="period must be a multiple of the stride, 8, or None"):
+            models.wrap(Pooled(), stride=8, period=period)
+
+
+def test_a_period_larger_than_the_stride() -> None:
+    """A network on a grid of 16 pixels that is enlarged twice: its windows are not counted."""
+    net = nn.Sequential(nn.Conv2d(3, 1, 16, stride=16), nn.Upsample(scale_factor=2.0)).eval()
+    coarse = models.wrap(net, stride=8, receptive_field=32, period=16)
+    assert (coarse.period, window_field(coarse)) == (16, None)
+    assert window_field(models.wrap(net, stride=8, receptive_field=32)) == 32
+    images = torch.rand(1, 3, 40, 32)
+    density = coarse(images)
+    assert density.shape == (1, 1, 5, 4)
+    assert torch.equal(density[..., :4, :], net(images))
+    assert not density[..., 4:, :].any()  # the row that the network omits
 
 
 @pytest.mark.parametrize(

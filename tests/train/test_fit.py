@@ -389,7 +389,7 @@ def test_a_run_is_kept_in_its_folder(tmp_path: Path) -> None:
     errors = {"mae": 3.5, "rmse": 4.0, "bias": -1.0, "images": 1}
     assert loaded.metadata["test"] == {"plain": errors}
     assert log.summary.test == {"plain": CountErrors(**errors)}
-    assert json.loads((tmp_path / "summary.json").read_text()) == log.summary.record()
+    assert json.loads((tmp_path / "summary.json").read_text()) == log.summary.json()
     assert loaded.metadata.items() >= log.metadata.items()
     assert loaded.metadata["seed"] == 3
     assert loaded.metadata["start"] == start
@@ -403,7 +403,7 @@ def test_a_run_is_kept_in_its_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("samples", "plan", "message"),
     [
-        ([], QUICK, "no images"),
+        ([], QUICK, "samples must be at least one, got none"),
         (scenes(4, heads=0)[:1], changed(QUICK, validation_share=0.0), "all images are without"),
         (scenes(1), QUICK, "1 images are too few to hold 1 back"),
         (

@@ -1,4 +1,4 @@
-"""What the documentation generates: command reference, tables, registries, the gallery."""
+"""The generated parts of the documentation: command reference, tables, registries, gallery."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -15,15 +16,15 @@ from pycc_docs import tables
 from pycc_docs.gallery import EXAMPLES, FOLDER
 
 
-class Generated(SphinxDirective):
-    """A directive whose content is Markdown that a function makes."""
+class Generated(SphinxDirective, ABC):
+    """A directive whose content is Markdown that ``markdown`` makes."""
 
     required_arguments = 1
     final_argument_whitespace = False
 
+    @abstractmethod
     def markdown(self, name: str) -> str:
-        """The content for the argument ``name``."""
-        raise NotImplementedError
+        """Return the content for the argument ``name``."""
 
     def run(self) -> list[nodes.Node]:
         """Parse the Markdown in place."""
@@ -67,7 +68,7 @@ class Results(Generated):
     """``{results} NAME``: the table of ``docs/results/NAME.json`` with its commands."""
 
     def markdown(self, name: str) -> str:
-        """What was measured, how, and the table."""
+        """Return the title, the commands and the table of a result."""
         content = tables.read(name)
         self.env.note_dependency(str(tables.RESULTS / f"{name}.json"))
         commands = "\n".join(content["commands"])
@@ -78,7 +79,7 @@ class Benchmark(Generated):
     """``{benchmark} NAME``: the table of ``bench/results/NAME.json`` with its machine."""
 
     def markdown(self, name: str) -> str:
-        """Where it was measured, and the table."""
+        """Return the machine and the table of a benchmark."""
         self.env.note_dependency(str(tables.BENCHMARKS / f"{name}.json"))
         return f"{tables.machine(name)}\n\n{tables.benchmark_table(name)}\n"
 

@@ -105,7 +105,7 @@ class ProblemBuilder:
         self._densities: dict[tuple[int, int], Tensor] = {}
 
     def kind(self, attack: PatchAttack, item: CheckedImage, place: Place) -> tuple[object, ...]:
-        """What images must have in common to be one problem."""
+        """Return the properties that images of one problem must share."""
         boxes = [member.boxes(attack.extent(place), item.shape) for member in self.members]
         return place.side, *((window.shape, inner) for window, inner in boxes)
 

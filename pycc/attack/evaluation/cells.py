@@ -13,7 +13,7 @@ from pycc.types import Sample
 
 
 def cell_density(sample: Sample, cells: Sequence[int], stride: int) -> Tensor:
-    """[h,w], people per cell: the ground truth, each head a Gaussian of mass 1.
+    """Compute the true density [h,w] in people per cell, each head a Gaussian of mass 1.
 
     Geometry-adaptive widths (β 0.3, three neighbours); heads near the border keep their mass.
     """

@@ -19,7 +19,7 @@ from pycc.runs import Record
 TOLERANCE = 0.02
 """Relative, by which a mean may fall short of one that it should reach."""
 NOTHING = "; a white-box attack has gained nothing"
-"""What a figure ends with if a comparison is one of nothing with nothing."""
+"""The end of a figure whose comparison has nothing to compare."""
 
 
 def decided(name: str, passed: bool, figure: str) -> Check:
@@ -64,7 +64,7 @@ class Results:
         )
 
     def attack_gain(self, record: Record, count: float | None = None) -> float:
-        """Of one result; with ``count`` of another count of the same image."""
+        """Compute the attack gain of one result, or of another ``count`` of the same image."""
         attack = self.attacks[0]
         return attack.goal.attack_gain(
             attack.aim,

@@ -139,7 +139,7 @@ class _Full:
         return self._counter(pixels)
 
     def problem(self, attack: PatchAttack, place: Place) -> Problem:
-        """With the patch at this place."""
+        """Build the problem with the patch at this place."""
         shape = (self._region.pixels.shape[2], self._region.pixels.shape[3])
         box = aligned(attack.extent(place), shape, self._counter.stride)
         cells = Box(0, 0, self.clean.shape[2], self.clean.shape[3])
@@ -171,7 +171,7 @@ class Planted(nn.Module):
         self.sign = sign
 
     def forward(self, images: Tensor) -> Tensor:
-        """[N,1,h,w]."""
+        """Compute the density [N,1,h,w], raised or lowered where the image is red."""
         red, green, blue = images.unbind(1)
         seen = nn.functional.avg_pool2d((red * (1 - green) * (1 - blue))[:, None], 4)
         return self.floor + self.sign * self.people * seen

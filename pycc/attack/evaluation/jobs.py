@@ -152,7 +152,7 @@ class EvaluationJobs:
         return total / 1e6
 
     def _fixed_pixels(self, item: CheckedImage) -> float:
-        """Of the clean image, the baselines and PGD."""
+        """Count the pixels still to be computed for the clean image, the baselines and PGD."""
         cases = [Case(item, "clean", None, seed=self.seeds[0])]
         cases += [
             self._case(item, attack, name, seed, None)
@@ -169,7 +169,7 @@ class EvaluationJobs:
         return item.shape[0] * item.shape[1] * (steps + _FORWARD * len(self.victims) * missing)
 
     def _attack_pixels(self, seed: int, made_on: int, attack: int) -> float:
-        """Of the patches of one attack, seed and surrogates."""
+        """Count the pixels still to be computed for one attack, seed and surrogates."""
         chosen, counters = self.attacks[attack], self.surrogates[made_on]
         cases, total = self._attack_cases(seed, made_on, attack), 0.0
         for case in cases:
@@ -186,7 +186,7 @@ class EvaluationJobs:
         return total
 
     def _training_pixels(self, chosen: PatchAttack, seed: int, made_on: int) -> float:
-        """Of one step, on average."""
+        """Count the pixels of one step of a universal attack, on average."""
         assert self._train is not None
         items, builder = self._train[1].items, self._training[made_on]
         places = [chosen.place(i.shape, seed=seed, image=i.index) for i in items]
@@ -348,7 +348,7 @@ class EvaluationJobs:
 
 
 def _check_history(attack: PatchAttack, optimised: OptimisedPatches, patches: int) -> None:
-    """ValueError unless an attack returned a history of the length that the checks expect."""
+    """Raise ValueError unless an attack returned a history of the length that the checks expect."""
     expected = attack.restarts * (LOOKS + 1)
     lengths = [len(history) for history in optimised.loss_history]
     if lengths != [expected] * patches or len(optimised.patches) != patches:

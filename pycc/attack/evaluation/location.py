@@ -99,7 +99,7 @@ class PatchPlaces:
         candidates: Candidates | None,
         advance: Callable[[float, str], None],
     ) -> None:
-        """``records`` are the results of a stopped run: their worst places are not searched again.
+        """Take the worst places from ``records``, the results of a stopped run, if there are any.
 
         ``advance`` is called with the megapixels of a search and a text.
         """

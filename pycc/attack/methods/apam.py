@@ -129,14 +129,14 @@ class APAM(PatchAttack):
     def loss(
         self, problem: Problem, patch: Tensor, seed: int, step: int = 0, restart: int = 0
     ) -> Tensor:
-        """[N]: L of patches [N,3,p,p] under the transforms of a step."""
+        """Compute L [N] of patches [N,3,p,p] under the transforms of a step."""
         drawn = draw(
             problem.index, seed=seed, step=step, eot_samples=self.eot_samples, restart=restart
         )
         return self.transformed_loss(problem, patch, drawn)
 
     def transformed_loss(self, problem: Problem, patch: Tensor, drawn: Drawn) -> Tensor:
-        """[N]: L of patches [N,3,p,p] under the transforms that were drawn."""
+        """Compute L [N] of patches [N,3,p,p] under the given transforms."""
         patch_mask = self.patch_mask(problem.side).to(problem.like)
         paste = transforms[self.transform].paste
         loss = problem.loss(
@@ -150,7 +150,7 @@ class APAM(PatchAttack):
         return loss
 
     def penalty(self, problem: Problem, patch: Tensor, patch_mask: Tensor) -> Tensor:
-        """[N]: smoothness · S, on the scale of the objective."""
+        """Compute smoothness · S [N], on the scale of the objective."""
         penalty = self.smoothness * patches.roughness(patch, patch_mask)
         return penalty / problem.regions[0].cells if self.goal.is_mean else penalty
 

@@ -21,7 +21,7 @@ from pycc.random import Stream
 @attacks.register("universal")
 @dataclass(frozen=True)
 class Universal(APAM):
-    """One patch that is to work on images it has not seen.
+    """One patch that should work on unseen images.
 
     The loss of ``APAM``, summed over the images of a batch; each step takes the next batch of the
     training images, in an order drawn anew for each pass over them. The patch is evaluated on all

@@ -28,7 +28,11 @@ KEY = ("image",)
 
 @dataclass(frozen=True)
 class PhotoRow:
-    """The counts of one scene, in people."""
+    """The counts of one scene, in people.
+
+    >>> PhotoRow(0, "square", clean=20.0, count=25.0, error_rate=25.0).json()["condition"]
+    'photo'
+    """
 
     index: int
     """The scene's position in the numeric order of the names."""
@@ -42,7 +46,7 @@ class PhotoRow:
     """Per cent of the clean count; None where that is 0."""
 
     def json(self) -> Record:
-        """As ``results.jsonl`` stores it."""
+        """Return it as a JSON object, a line of ``results.jsonl``."""
         return {"condition": "photo", "patch_size": None, **asdict(self)}
 
     @classmethod
@@ -53,7 +57,12 @@ class PhotoRow:
 
 @dataclass(frozen=True)
 class PhotoSummary:
-    """Means over the photos: counts in people, the error rate in per cent where it is defined."""
+    """Means over the photos: counts in people, the error rate in per cent where it is defined.
+
+    >>> rows = [PhotoRow(0, "a", 20.0, 25.0, 25.0), PhotoRow(1, "b", 10.0, 9.0, 10.0)]
+    >>> PhotoSummary.of(rows).error_rate
+    17.5
+    """
 
     images: int
     mean_clean: float
@@ -64,7 +73,7 @@ class PhotoSummary:
 
     @classmethod
     def of(cls, rows: Sequence[PhotoRow]) -> PhotoSummary:
-        """The summary of photos."""
+        """Compute the means of photos."""
         clean, count = [row.clean for row in rows], [row.count for row in rows]
         rate = metrics.error_rate(clean, count)
         return cls(
@@ -78,7 +87,13 @@ class PhotoSummary:
 
 @dataclass(frozen=True)
 class PhotoRun:
-    """The result of ``photographed``."""
+    """The result of ``photographed``.
+
+    >>> summary = PhotoSummary.of([row := PhotoRow(0, "a", 20.0, 25.0, 25.0)])
+    >>> run = open_or_resume(None, kind="photo", settings={}, fingerprints={}, key=("image",))
+    >>> PhotoRun((row,), summary, run).rows[0].image
+    'a'
+    """
 
     rows: tuple[PhotoRow, ...]
     """In numeric order of the names."""
@@ -122,6 +137,19 @@ def photographed(
     has no partner in the other folder, two of one name, one that cannot be read or is smaller than
     a cell of the counter; for a resumed run with other settings, photos or weights; and for a
     counter whose maps are not finite or do not match its stride.
+
+
+    >>> import tempfile
+    >>> from pycc import data, models
+    >>> image = data.open("synthetic", limit=1, shape=(64, 96))[0].image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("clean", "attacked"):
+    ...         Path(folder, name).mkdir()
+    ...         data.save_image(f"{folder}/{name}/1.png", image)
+    ...     counter = models.load("mcnn-synthetic")
+    ...     done = photographed(counter, f"{folder}/clean", f"{folder}/attacked")
+    >>> [row.error_rate for row in done.rows]
+    [0.0]
     """
     reading = Reading(bit_depth, max_image_pixels)
     pairs = _pairs(Path(clean), Path(attacked))
@@ -178,7 +206,17 @@ def _count_pairs(
 
 
 def photo_table(summary: PhotoSummary, rows: Sequence[PhotoRow]) -> str:
-    """The photos and their mean as aligned text, with what needs saying about them below."""
+    """Format the photos and their mean as aligned text, with notes below.
+
+    >>> row = PhotoRow(0, "square", 20.0, 25.0, 25.0)
+    >>> print(photo_table(PhotoSummary.of([row]), [row]))
+    photo   clean count  attacked count  error rate %
+    -------------------------------------------------
+    square         20.0            25.0          25.0
+    -------------------------------------------------
+    mean           20.0            25.0          25.0
+    photos: 1; error rate against the clean prediction
+    """
     lines = [["photo", "clean count", "attacked count", "error rate %"]]
     lines += [
         [row.image, *map(people, (row.clean, row.count, row.error_rate))]

@@ -37,7 +37,16 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Kit:
-    """A patch ready to be printed, and its sizes."""
+    """A patch ready to be printed, and its sizes.
+
+    >>> folder = Path("kit")
+    >>> kit = Kit(
+    ...     folder / "patch.png", folder / "page.pdf", folder / "kit.json", pixels=(81, 81),
+    ...     dots=(2362, 2362), dpi=300.0, width_mm=200.0, height_mm=200.0, pixels_per_inch=10.3,
+    ... )  # fmt: skip
+    >>> kit.page.name
+    'page.pdf'
+    """
 
     patch: Path
     """The patch alone, ``patch.png``: exact pixels, and the resolution that gives the true size."""
@@ -83,6 +92,15 @@ def print_kit(
     than 20,000 dots a side, a patch of less than a dot, a picture that cannot be read, is partially
     transparent or nothing but transparent, and a folder that holds anything; OSError if it cannot
     be written. After an error the folder is as it was.
+
+    >>> import tempfile
+    >>> import torch
+    >>> from pycc import data
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     data.save_image(f"{folder}/patch.png", torch.zeros(3, 16, 16))
+    ...     kit = print_kit(f"{folder}/patch.png", f"{folder}/kit", width_mm=25.4, dpi=64)
+    >>> kit.dots, kit.pixels_per_inch
+    ((64, 64), 16.0)
     """
     if not 0 < width_mm <= MOST_MM:
         raise ValueError(f"print_kit: width_mm must be in (0, {MOST_MM:g}], got {width_mm}")
@@ -136,7 +154,7 @@ def print_kit(
 
 
 def _dots(pixels: tuple[int, ...], width_mm: float, dpi: float) -> tuple[int, int]:
-    """(height, width) in printed dots of a patch of (height, width) pixels."""
+    """Return (height, width) in printed dots of a patch of (height, width) pixels."""
     columns = width_mm / _INCH * dpi
     dots = round(columns / pixels[1] * pixels[0]), round(columns)
     if min(dots) < 1:
@@ -160,7 +178,7 @@ def _facts(kit: Kit, sheet: _Sheet) -> dict[str, object]:
 
 
 def enlarged(pixels: Pixels, shape: tuple[int, int]) -> Pixels:
-    """[H,W,C] -> [*shape,C]: each dot has the colour of the pixel that its middle lies in."""
+    """Enlarge [H,W,C] to [*shape,C]: a dot has the colour of the pixel that its middle lies in."""
     # (dot + 1/2) * pixels / dots, rounded down, in integers: no rounding can shift a block's edge.
     rows, columns = (
         (2 * np.arange(after) + 1) * before // (2 * after)
@@ -201,15 +219,15 @@ class _Sheet:
         self.shape = patch[0] + 2 * below, patch[1] + 2 * left
 
     def _exact(self, millimetres: float) -> int:
-        """To the nearest dot."""
+        """Convert millimetres to dots, to the nearest."""
         return round(millimetres / _INCH * self._dpi)
 
     def _up(self, millimetres: float) -> int:
-        """At least so many dots."""
+        """Convert millimetres to dots, rounded up."""
         return math.ceil(millimetres / _INCH * self._dpi)
 
     def _extent(self, text: str) -> tuple[int, int]:
-        """(width, height) of a line of text, in dots."""
+        """Return (width, height) of a line of text, in dots."""
         left, top, right, bottom = self._font.getbbox(text)
         return math.ceil(right - left), math.ceil(bottom - top)
 

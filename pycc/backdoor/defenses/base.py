@@ -1,4 +1,4 @@
-"""What all defenses against backdoors share: their settings, their runs, their registry.
+"""The base of all defenses against backdoors: their settings, their runs, their registry.
 
 A defense takes a counter that may have a backdoor and clean annotated images, and returns a new
 counter; the given one is not changed. Its fields are the flags of ``pycc backdoor defend``.
@@ -93,7 +93,7 @@ def _adam(counter: CounterModel) -> bool:
 
 @dataclass(frozen=True)
 class TrainingSettings(CropSettings):
-    """How a counter is trained by its own recipe; the fields are those of ``TrainConfig``."""
+    """The settings of a training by the counter's own recipe; fields as of ``TrainConfig``."""
 
     epochs: int | None = planned("epochs")
     lr: float | None = planned("lr")

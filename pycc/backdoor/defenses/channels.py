@@ -16,7 +16,7 @@ from pycc.runs import Run
 from pycc.types import Sample
 
 PRUNING_KEY = ("kind", "pruned")
-"""What identifies a result of ``prune``."""
+"""The fields that identify a result of ``prune``."""
 _SIDE = 256
 """Largest side in pixels of the image that shows which layers take part."""
 

@@ -167,7 +167,7 @@ def leave_one_out_deviations(scores: ArrayLike) -> NDArray[np.float64]:
 
 
 def deviations(scores: ArrayLike, clean: ArrayLike) -> NDArray[np.float64]:
-    """The absolute deviation of each of [N] scores from the median of clean ones [M].
+    """Compute the absolute deviation of each of [N] scores from the median of clean ones [M].
 
     The unit is the median absolute deviation of the clean scores times 1.4826, which for a normal
     distribution is its standard deviation. If the clean scores are all equal, the deviation of any

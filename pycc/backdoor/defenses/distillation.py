@@ -220,7 +220,7 @@ class DistillationSummary(DefenseSummary):
 @defenses.register("nad")
 @dataclass(frozen=True)
 class AttentionDistillation(Retraining):
-    """The counter learns on clean images the attention maps of a fine-tuned copy of itself.
+    """Train the counter, on clean images, to the attention maps of a fine-tuned copy of itself.
 
     Source: Li et al., "Neural Attention Distillation: Erasing Backdoor Triggers from Deep Neural
     Networks", ICLR 2021, eq. 2 to 4. The teacher is the counter, fine-tuned on the same images. The

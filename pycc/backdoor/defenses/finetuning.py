@@ -17,7 +17,7 @@ from pycc.types import Sample
 @defenses.register("fine-tuning")
 @dataclass(frozen=True)
 class FineTuning(Retraining):
-    """The counter is trained further, with its own settings, on clean images alone.
+    """Train the counter further, with its own settings, on clean images alone.
 
     Source: Luo, "Vulnerability and Defense: Mitigating Backdoor Attacks in Deep Learning-Based
     Crowd Counting Models", section 3.3: 100 epochs on the clean images of ShanghaiTech B and a
@@ -37,7 +37,7 @@ class FineTuning(Retraining):
 def clean_mixture(
     images: Dataset, other: Dataset, *, fraction: float = 0.1, seed: int = 0
 ) -> Joined:
-    """All images of a data set, and of another ``fraction`` times as many, chosen by the seed.
+    """Join all images of a data set with ``fraction`` times as many of another, by the seed.
 
     The published mixture consists of the 400 training images of ShanghaiTech B and 40 of A, each
     with the ground truth of its own data set. ValueError for a fraction outside (0,1], and if the
@@ -65,7 +65,7 @@ def clean_mixture(
 def clean_images(
     images: Dataset, other: Dataset | None, *, fraction: float = 0.1, seed: int
 ) -> Sequence[Sample]:
-    """The images that defenses learn from: all ``images``, and a fraction as many of another set.
+    """Collect the images that defenses learn from: all ``images``, and a fraction of another set.
 
     ValueError as of ``clean_mixture``.
 

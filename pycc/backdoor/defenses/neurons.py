@@ -114,7 +114,7 @@ class NeuronSummary(DefenseSummary):
 @defenses.register("anp")
 @dataclass(frozen=True)
 class AdversarialNeuronPruning(Defense):
-    """Neurons are pruned without which a counter errs less under worst-case perturbations of all.
+    """Prune the neurons without which a counter errs less under worst-case perturbations of all.
 
     Source: Wu and Wang, "Adversarial Neuron Pruning Purifies Backdoored Deep Models", NeurIPS 2021:
 

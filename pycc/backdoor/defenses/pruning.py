@@ -48,7 +48,7 @@ class PruningSummary(DefenseSummary):
 @defenses.register("fine-pruning")
 @dataclass(frozen=True)
 class FinePruning(Retraining):
-    """Channels that clean images leave dormant are pruned, then the counter is fine-tuned.
+    """Prune the channels that clean images leave dormant, then fine-tune the counter.
 
     Source: Liu, Dolan-Gavitt and Garg, "Fine-Pruning: Defending Against Backdooring Attacks on Deep
     Neural Networks", RAID 2018. In the layers next to the density map channels are pruned in the

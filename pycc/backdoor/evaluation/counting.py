@@ -21,6 +21,7 @@ from pycc.backdoor.poisoning.keys import drawn_indices
 from pycc.backdoor.poisoning.poison import Poisoned, Triggered
 from pycc.backdoor.poisoning.strategies import Strategy
 from pycc.backdoor.poisoning.triggers import Trigger
+from pycc.checks import check_type
 from pycc.counters import count_of, frozen, identity
 from pycc.data import quantize
 from pycc.data.dataset import data_fingerprint
@@ -35,7 +36,7 @@ from pycc.metrics.backdoor import (
 from pycc.ranks import Ranks
 from pycc.runs import Record, Run, open_or_resume, replicated
 from pycc.settings import values_of
-from pycc.types import Counter, Progress, Sample
+from pycc.types import Counter, Progress, Sample, check_counter, check_sequence
 
 SCORES = {"spread": "blend-consistency, spread", "shift": "blend-consistency, shift"}
 """Names of the detector's two scores in results."""
@@ -159,8 +160,9 @@ def evaluate(
         ranks: the processes of torchrun, which share the images.
 
     Raises:
-        ValueError: samples whose names are not unique, an image that is too small for the trigger
-            or the counter, a run folder of something else.
+        TypeError: an argument of another type.
+        ValueError: no samples, samples whose names are not unique, an image that is too small for
+            the trigger or the counter, a run folder of something else.
 
     >>> from pycc import backdoor, data, models
     >>> samples = data.open("synthetic", limit=1, shape=(64, 96))
@@ -169,6 +171,13 @@ def evaluate(
     >>> metrics.clean.images, metrics.triggered.images, metrics.excess
     (1, 1, None)
     """
+    check_sequence("backdoor", samples)
+    check_type("backdoor", "trigger", trigger, Trigger, "a trigger, such as Noise()")
+    check_type("backdoor", "strategy", strategy, Strategy, "a strategy, such as Add(20)")
+    if not len(samples):
+        raise ValueError("backdoor: samples must be at least one, got none")
+    for each in (counter,) if clean_counter is None else (counter, clean_counter):
+        check_counter("backdoor", each)
     tested = EvaluationSet(samples, trigger, seed)
 
     def opened() -> Run:
@@ -197,7 +206,7 @@ def evaluate(
                 progress=progress,
             )  # fmt: skip
         summary = summarise(log.records)
-        log.finish(summary.record())
+        log.finish(summary.json())
     finally:
         log.close()
     (backdoored,) = (row for row in summary.rows if row.model == BACKDOORED)
@@ -220,11 +229,13 @@ def counted(
     called only if a result is missing. Processes share the images, and each appends every result to
     its own ``log`` (``pycc.runs.replicated``).
 
-    >>> from pycc import backdoor, data, models
+    >>> from pycc import backdoor, data, models, runs
     >>> samples = data.open("synthetic", limit=1, shape=(64, 96))
     >>> tested = EvaluationSet(samples, backdoor.Noise(), seed=0)
     >>> counter = models.load("mcnn-synthetic")
-    >>> log = open_or_resume(None, kind="example", settings={}, fingerprints={}, key=measures.KEY)
+    >>> log = runs.open_or_resume(
+    ...     None, kind="example", settings={}, fingerprints={}, key=backdoor.KEY
+    ... )
     >>> counted(log, lambda: counter, tested, strategy=backdoor.Add(20), defense=None)
     >>> [result["images"] for result in log.records]
     ['clean', 'triggered']
@@ -277,11 +288,13 @@ def detected(
     as of the detector.
 
     >>> import tempfile
-    >>> from pycc import backdoor, data, models
+    >>> from pycc import backdoor, data, models, runs
     >>> samples = data.open("synthetic", limit=1, shape=(64, 96))
     >>> tested = EvaluationSet(samples, backdoor.Noise(), seed=0)
     >>> counter = models.load("mcnn-synthetic")
-    >>> log = open_or_resume(None, kind="example", settings={}, fingerprints={}, key=measures.KEY)
+    >>> log = runs.open_or_resume(
+    ...     None, kind="example", settings={}, fingerprints={}, key=backdoor.KEY
+    ... )
     >>> clean = data.open("synthetic", split="train", limit=3, shape=(64, 96))
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     detected(

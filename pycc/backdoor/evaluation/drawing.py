@@ -39,7 +39,7 @@ class View:
 def check(
     tested: EvaluationSet, counter: CounterModel, *, image: str | None, layers: Sequence[str] | None
 ) -> None:
-    """ValueError for errors that would stop ``draw_run`` after all the work; arguments as there."""
+    """Raise ValueError for errors that would stop ``draw_run`` at its end; arguments as there."""
     reason = missing_library()
     if reason is not None:
         raise ValueError(reason)

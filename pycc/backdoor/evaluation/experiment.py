@@ -95,8 +95,7 @@ class Experiment:
     """The settings of an experiment.
 
     >>> import tempfile
-    >>> from pycc import backdoor, data
-    >>> from pycc.backdoor.evaluation.measures import KEY
+    >>> from pycc import backdoor, data, runs
     >>> samples = data.open("synthetic", split="train", limit=2, shape=(64, 96))
     >>> experiment = Experiment(
     ...     start=lambda: models.load("mcnn-synthetic"),
@@ -105,7 +104,9 @@ class Experiment:
     ...     trigger=backdoor.Noise(), strategies=[backdoor.Add(20)], fraction=0.5, seed=0,
     ...     clean=samples,
     ... )  # fmt: skip
-    >>> log = open_or_resume(None, kind="example", settings={}, fingerprints={}, key=KEY)
+    >>> log = runs.open_or_resume(
+    ...     None, kind="example", settings={}, fingerprints={}, key=backdoor.KEY
+    ... )
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     summary = experiment.run(log, Path(folder))
     >>> [(row.strategy, row.model) for row in summary.rows]
@@ -170,7 +171,7 @@ class Experiment:
         return summarise(log.records)
 
     def check(self, *, resumed: bool = False) -> None:
-        """ValueError for errors that would stop ``run`` late, or make its results meaningless.
+        """Raise ValueError for errors that would stop ``run`` late or make its results meaningless.
 
         Every image is read: the training images, one of which needs heads, their poisoned
         duplicates, and the trigger on every test image. ValueError if all test images are trained

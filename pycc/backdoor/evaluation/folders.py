@@ -151,7 +151,7 @@ def _counter(record: Record) -> str:
 
 
 def poisoning_of(weights: Path) -> StatedPoisoning | None:
-    """How the training set of weights was poisoned, according to the manifest beside them.
+    """Read the poisoning of the weights' training set from the manifest beside them.
 
     For weights that ``defend`` wrote it is in the manifest of its run, one folder above, with the
     name of the defense. None if no manifest has it; ValueError for one that cannot be read.

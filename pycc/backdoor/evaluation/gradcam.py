@@ -33,9 +33,9 @@ _PROBE = 64
 class GradCam:
     """A Grad-CAM: the places of a layer's map that raise the count of an image.
 
-    >>> from pycc import models
-    >>> from pycc.data.synthetic import scene
-    >>> counter, image = models.load("mcnn-synthetic"), scene(0, 0, shape=(64, 96)).image
+    >>> from pycc import data, models
+    >>> counter = models.load("mcnn-synthetic")
+    >>> image = data.open("synthetic", limit=1, shape=(64, 96))[0].image
     >>> cam = gradcam(counter, image, default_layers(counter)[-1])
     >>> cam.heat.shape, float(cam.heat.max()) <= 1.0
     (torch.Size([64, 96]), True)
@@ -69,7 +69,7 @@ class _Watch:
 
 
 def gradcam(counter: Counter, image: Tensor, layer: str, roi: Tensor | None = None) -> GradCam:
-    """Grad-CAM of the count of one image with respect to the output of a named layer.
+    """Compute Grad-CAM of the count of one image with respect to the output of a named layer.
 
     The weight α_k of a channel is the mean over places of the gradient of the count (the sum of the
     density map, in the region of interest) by the layer's output A_k; the map is ReLU(Σ_k α_k A_k),
@@ -93,9 +93,9 @@ def gradcam(counter: Counter, image: Tensor, layer: str, roi: Tensor | None = No
             nearest are named); a layer that does not run, runs only without gradient, does not
             reach the count, does not return [N,K,h,w], or sees parts of the image only.
 
-    >>> from pycc import models
-    >>> from pycc.data.synthetic import scene
-    >>> counter, image = models.load("mcnn-synthetic"), scene(0, 0, shape=(64, 96)).image
+    >>> from pycc import data, models
+    >>> counter = models.load("mcnn-synthetic")
+    >>> image = data.open("synthetic", limit=1, shape=(64, 96))[0].image
     >>> cam = gradcam(counter, image, default_layers(counter)[-1])
     >>> abs(cam.count - float(counter(image[None]).sum().detach())) < 1e-3
     True
@@ -160,7 +160,7 @@ def layers(counter: Counter, image: Tensor | None = None) -> list[str]:
 
 
 def default_layers(counter: Counter, image: Tensor | None = None) -> tuple[str, str]:
-    """Two layers for pictures, an earlier and a later one, chosen by the structure of the counter.
+    """Choose two layers for pictures, an earlier and a later one, by the structure of the counter.
 
     With a front and a back end (parts named ``frontend`` and ``backend``, as in CSRNet), they are
     the last activation of each; else the last two activations before the head, which is the last

@@ -12,7 +12,7 @@ from pycc.metrics.backdoor import BACKDOORED, CLEAN, CLEAN_MODEL, TRIGGERED, Ima
 from pycc.runs import Record
 
 KEY = ("strategy", "model", "defense", "images", "index")
-"""What identifies a result, for ``pycc.runs.Run``."""
+"""The fields that identify a result, for ``pycc.runs.Run``."""
 
 
 def record(
@@ -32,7 +32,7 @@ def record(
     score: float | None = None,
     threshold: float | None = None,
 ) -> Record:
-    """One result as ``results.jsonl`` holds it, checked.
+    """Check one result and return it as a line of ``results.jsonl``.
 
     Args:
         strategy: the attack's, such as "add"; None for the clean model, whose results on triggered

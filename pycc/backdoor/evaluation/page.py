@@ -58,7 +58,7 @@ _PICTURES = (
 
 @dataclass(frozen=True)
 class SummaryHead:
-    """What ``summary.json`` says besides the measures, which follow from the results."""
+    """The part of ``summary.json`` besides the measures, which follow from the results."""
 
     model: str = "counter"
     defense: str | None = None
@@ -92,7 +92,7 @@ def _label(row: BackdoorMetrics | BackdoorCount) -> str:
 
 @contents.register("backdoor")
 def backdoor_content(run: StoredRun, options: Options) -> Content:
-    """What a backdoor run, an evaluation or a defense has to show."""
+    """Build the page of a backdoor run, an evaluation or a defense."""
     head = run.summarised(SummaryHead)
     rows = run.rows(BackdoorCount)  # checks them
     summary = summarise(run.records)
@@ -113,7 +113,7 @@ def backdoor_content(run: StoredRun, options: Options) -> Content:
 
 
 def _verdict(head: SummaryHead, summary: BackdoorSummary) -> Verdict:
-    """How often triggered images are miscounted, before and after the best defense."""
+    """Build the shares of miscounted triggered images, before and after the best defense."""
     if head.defense is not None and not summary.rows:
         return Verdict(
             f"The counter was defended by {head.defense}; what is left of a backdoor is "
@@ -326,7 +326,7 @@ def _counts(rows: Sequence[BackdoorCount]) -> dict[str, dict[str, dict[int, Back
 
 
 def _shifts(rows: Sequence[BackdoorCount]) -> tuple[Block, ...]:
-    """How far the trigger moves counts, with their sign."""
+    """Build the changes of counts by the trigger, with sign."""
     lines = []
     for label, images in _counts(rows).items():
         clean, triggered = (images.get(name, {}) for name in (CLEAN, TRIGGERED))

@@ -52,7 +52,7 @@ def metrics_of(records: Iterable[Record]) -> list[BackdoorMetrics]:
     not one of 95 % for the larger or smaller of two levels that are themselves estimates.
     ValueError as of ``summarise``.
 
-    >>> from pycc.backdoor.evaluation.measures import record
+    >>> from pycc.backdoor import record
     >>> common = {"strategy": "add", "model": "backdoored", "defense": None, "raises": True}
     >>> (metrics,) = metrics_of([
     ...     record(**common, images=images, index=0, name="a", truth=10, count=count)
@@ -71,7 +71,9 @@ def metrics_of(records: Iterable[Record]) -> list[BackdoorMetrics]:
 
 
 def summarise(records: Iterable[Record]) -> BackdoorSummary:
-    """All measures of an experiment: the same for the same results in any order.
+    """Compute all measures of an experiment from its results, which may come in any order.
+
+    ``records`` are results as of ``record``.
 
     ValueError for two results of one key, a strategy that both raises and lowers counts, an image
     with two truths, and a detector with two thresholds.
@@ -88,9 +90,11 @@ def summarise(records: Iterable[Record]) -> BackdoorSummary:
 
 
 def curves(records: Iterable[Record]) -> dict[str, Roc]:
-    """ROC curves of the detectors' scores, named by detector and strategy, for pictures.
+    """Compute ROC curves of detectors' scores, by the names of detector and strategy.
 
-    >>> from pycc.backdoor.evaluation.measures import record
+    ``records`` are results as of ``record``; those without a score are left out.
+
+    >>> from pycc.backdoor import record
     >>> common = {"strategy": "add", "model": "backdoored", "defense": "detector", "raises": True}
     >>> results = [
     ...     record(**common, images=images, index=0, name="a", score=score, threshold=2.0)
@@ -107,13 +111,14 @@ def curves(records: Iterable[Record]) -> dict[str, Roc]:
 def distributions(
     records: Iterable[Record], defenses: Sequence[str | None] = (None,)
 ) -> dict[tuple[str, str], dict[str, NDArray[np.float64]]]:
-    """Ratios r [M] for a picture of densities: panels by row and column, each with its strategies.
+    """Collect ratios r [M] of predicted to true counts, for a picture of their densities.
 
-    The rows are clean and triggered images, the columns the ``defenses`` of the backdoored model
-    (None: as it was trained). The clean model, if it was measured, is in each panel under the name
-    "clean model". Panels without a backdoored model are left out.
+    Returns panels by row and column, each with its strategies. ``records`` are results as of
+    ``record``. The rows are clean and triggered images, the columns the ``defenses`` of the
+    backdoored model (None: as it was trained). The clean model, if it was measured, is in each
+    panel under the name "clean model". Panels without a backdoored model are left out.
 
-    >>> from pycc.backdoor.evaluation.measures import record
+    >>> from pycc.backdoor import record
     >>> result = record(
     ...     strategy="add", model="backdoored", defense=None, images="triggered", index=0, name="a",
     ...     truth=10, count=30.0, raises=True,

@@ -37,7 +37,9 @@ class _Outcome:
 
 
 def verdict(summary: BackdoorSummary) -> tuple[bool, str]:
-    """Whether a run shows a backdoor that works and its removal, and a sentence with the numbers.
+    """Decide whether a run shows a backdoor that works and its removal.
+
+    Returns the decision and a sentence with the numbers of ``summary``.
 
     Both are shown if, for one strategy, attack success exceeds the larger chance level by at least
     ``WORKS`` before a defense, and the smaller one by at most ``REMOVED`` after it, and rho_Acc of

@@ -57,9 +57,10 @@ class PoisonedImage:
 def contents(
     poisoned: PoisonedTraining, originals: Sequence[str] | None = None
 ) -> list[PoisonedImage]:
-    """The poisoned images and their originals.
+    """List the poisoned images and their originals.
 
-    ``originals`` are the ``pixels`` of the samples, if they are known.
+    ``originals`` are fingerprints of the samples' pixels, if they are known (``pixels`` of
+    ``PoisonedImage``); None reads the images.
 
     >>> from pycc import backdoor, data
     >>> samples = data.open("synthetic", split="train", limit=2, shape=(64, 96))
@@ -240,9 +241,10 @@ def overlap(
     *,
     known: Iterable[str] | None = None,
 ) -> Overlap:
-    """Compare the poisoned images (``contents``) and their originals with the images for defenses.
+    """Compare the poisoned images and their originals with the images for defenses.
 
-    ``known`` are the ``pixels`` of the latter; if it is None, they are read.
+    ``poisoned`` are those of ``contents``, ``clean`` the images for defenses. ``known`` are
+    fingerprints of the pixels of the latter; None reads them.
 
     >>> from pycc import backdoor, data
     >>> samples = data.open("synthetic", split="train", limit=2, shape=(64, 96))

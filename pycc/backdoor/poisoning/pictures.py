@@ -153,7 +153,7 @@ def rain() -> Picture:
 
 @lru_cache(maxsize=1)
 def noise(key: int, height: int, width: int) -> Tensor:
-    """[3,height,width] float32: each value uniform on {0, 1/255, …, 1}; not to be written to."""
+    """Draw noise [3,height,width], float32 uniform on {0, 1/255, …, 1}; not to be written to."""
     count = 3 * height * width
     levels = Stream(key, "trigger, noise").words(-(-count // 4)).astype("<u4").view(np.uint8)
     return torch.from_numpy(levels[:count].reshape(3, height, width).copy()) / 255.0

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 
 from torch import Tensor
@@ -18,10 +19,11 @@ from pycc.attack.evaluation.checked import counted_points
 from pycc.backdoor.poisoning.keys import keyed, names_of, shuffled
 from pycc.backdoor.poisoning.strategies import Strategy
 from pycc.backdoor.poisoning.triggers import Trigger
+from pycc.checks import check_type
 from pycc.data.dataset import Dataset
 from pycc.data.export import Written, export_samples
 from pycc.data.images import quantize
-from pycc.types import Progress, Sample
+from pycc.types import Progress, Sample, check_sequence
 
 SUFFIX = "_poisoned"
 """Suffix of the names of poisoned duplicates; a number follows if a sample already has it."""
@@ -184,8 +186,8 @@ def poison(
     """Poison a training set: the samples, then duplicates of a fraction of them with the trigger.
 
     The duplicates are those of ``Poisoned`` with the same seed, under new names; in the paper there
-    are 40 for 400 images. ValueError for a fraction outside (0,1], for no samples, and for samples
-    whose names are not unique.
+    are 40 for 400 images. TypeError for an argument of another type; ValueError for a fraction
+    outside (0,1], for no samples, and for samples whose names are not unique.
 
     >>> from pycc import backdoor, data
     >>> samples = data.open("synthetic", split="train", limit=2, shape=(64, 96))
@@ -193,6 +195,10 @@ def poison(
     >>> len(poisoned), poisoned[2].count - poisoned.true_count(2)
     (3, 20)
     """
+    check_sequence("poison", samples)
+    check_type("poison", "trigger", trigger, Trigger, "a trigger, such as Noise()")
+    check_type("poison", "strategy", strategy, Strategy, "a strategy, such as Add(20)")
+    check_type("poison", "fraction", fraction, Real, "a number of (0,1]")
     if not 0 < fraction <= 1:
         raise ValueError(f"poison: fraction must lie in (0,1], got {fraction}")
     return PoisonedTraining(Poisoned(samples, trigger, strategy, seed=seed), fraction)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pycc.checks import check_whole
 from pycc.grid import heads_in
 from pycc.random import Stream
 from pycc.registry import Registry
@@ -101,8 +102,7 @@ class _OfAmount(Strategy):
     """Number of heads that are added or removed."""
 
     def __post_init__(self) -> None:
-        if self.amount < 1:
-            raise ValueError(f"{self.name}: amount must be at least 1, got {self.amount}")
+        check_whole(self.name, "amount", self.amount, 1)
 
     def with_amount(self, amount: int) -> Strategy:
         """This strategy with another amount."""

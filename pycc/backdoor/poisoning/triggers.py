@@ -19,14 +19,14 @@ from pycc.backdoor.poisoning.keys import keyed
 from pycc.backdoor.poisoning.pictures import Picture
 from pycc.checks import check_values
 from pycc.registry import Registry
-from pycc.settings import flag
+from pycc.settings import check_fields, flag
 
 CORNERS = ("top_left", "top_right", "bottom_left", "bottom_right")
 
 
 @dataclass(frozen=True)
 class Trigger(ABC):
-    """Marks images; the fields are flags of the commands.
+    """A mark on images; its fields are flags of the commands.
 
     Called with an image [3,H,W] (float32, RGB in [0,1]), the seed of the experiment and the name of
     the image, it returns a new image of the same kind. All images of one size get the same mark for
@@ -85,6 +85,7 @@ class PictureTrigger(Trigger):
     picture: str | None = flag(None, "image file (default: a built-in picture)", metavar="FILE")
 
     def __post_init__(self) -> None:
+        check_fields(type(self).__name__, self)
         if self.picture is not None:
             object.__setattr__(self, "picture", os.fspath(self.picture))
         _ = self.source
@@ -125,6 +126,7 @@ class Blend(PictureTrigger):
     alpha: float = flag(0.1, "weight of the picture, in [0,1]")
 
     def __post_init__(self) -> None:
+        check_fields(type(self).__name__, self)
         self.check("alpha", 0 <= self.alpha <= 1, "in [0,1]")
         super().__post_init__()
 
@@ -156,6 +158,7 @@ class Noise(Trigger):
     key: int = flag(0, "key of the noise, any integer")
 
     def __post_init__(self) -> None:
+        check_fields(type(self).__name__, self)
         self.check("alpha", 0 <= self.alpha <= 1, "in [0,1]")
 
     def _marked(self, image: Tensor, *, seed: int, name: str) -> Tensor:
@@ -186,6 +189,7 @@ class Corner(PictureTrigger):
     margin: int = flag(0, "pixels between the square and the image's edges")
 
     def __post_init__(self) -> None:
+        check_fields(type(self).__name__, self)
         if isinstance(self.side, np.integer):
             object.__setattr__(self, "side", int(self.side))
         fits = isinstance(self.side, int) or self.side <= 1
@@ -239,6 +243,7 @@ class Sinusoid(Trigger):
     period: float | None = flag(None, "pixels from crest to crest, instead of the frequency")
 
     def __post_init__(self) -> None:
+        check_fields(type(self).__name__, self)
         self.check("amplitude", 0 <= self.amplitude <= 1, "in [0,1]")
         if self.period is not None:
             self.check("period", 2 < self.period < math.inf, "above 2 and finite")
@@ -295,6 +300,7 @@ class Warp(Trigger):
     key: int = flag(0, "key of the field, any integer")
 
     def __post_init__(self) -> None:
+        check_fields(type(self).__name__, self)
         self.check("strength", 0 <= self.strength < math.inf, "at least 0 and finite")
         self.check("grid", self.grid >= 2, "at least 2")
 
@@ -333,6 +339,7 @@ class Layer(PictureTrigger):
     shifted: bool = flag(False, "another offset of the layer for every image")
 
     def __post_init__(self) -> None:
+        check_fields(type(self).__name__, self)
         self.check("strength", 0 <= self.strength <= 1, "in [0,1]")
         super().__post_init__()
 

@@ -20,7 +20,7 @@ from pycc.certify.methods.base import (
 )
 from pycc.defense.capping import BLOCK, Caps, additive_bounds, capped_maps
 from pycc.defense.windows import window_of
-from pycc.settings import flag
+from pycc.settings import check_fields, flag
 from pycc.types import Counter, Interval
 
 _CAP, _BLOCK_CAP = "cap", "block cap"
@@ -104,6 +104,7 @@ class Additive(Certificate):
     block_cap: float | None = flag(None, "people that 8 x 8 cells may hold (default: calibrated)")
 
     def __post_init__(self) -> None:
+        check_fields(type(self).__name__, self)
         self.check_people("cap", positive=True)
         self.check_people("block_cap", positive=True)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pycc.certify.calibration import CalibratedNumber, Calibration
 from pycc.certify.maps import Objective, slack_map, weakest_window
+from pycc.checks import check_type
 from pycc.defense.ablated_maps import Pixels, ablated_counts
 from pycc.registry import Registry
 from pycc.settings import values_of
@@ -208,8 +209,12 @@ certificates: Registry[type[Certificate]] = Registry("certificate method")
 def chosen(method: str | Certificate | Sequence[str | Certificate]) -> tuple[Certificate, ...]:
     """Return the methods; a name stands for the method with its default settings.
 
-    Raise ValueError for no method, an unknown name, or two methods of one name.
+    Raise TypeError for another object, ValueError for no method, an unknown name, or two methods of
+    one name.
     """
+    expected = "a name, a method or a list of them"
+    for entry in method if isinstance(method, list | tuple) else [method]:
+        check_type("certify", "method", entry, str | Certificate, expected)
     several = [method] if isinstance(method, str | Certificate) else method
     methods = tuple(certificates[entry]() if isinstance(entry, str) else entry for entry in several)
     names = [entry.name for entry in methods]

@@ -17,7 +17,7 @@ from pycc.counters import check_eval
 from pycc.defense.ablated_maps import Kind, Pixels, ablated_counts
 from pycc.defense.retained import most_touched
 from pycc.defense.windows import check_patch
-from pycc.settings import flag
+from pycc.settings import check_fields, flag
 from pycc.types import Counter, Interval, Progress
 
 
@@ -37,11 +37,12 @@ def fixed_ablations(
 ) -> Interval:
     """Bound the median count over fixed ablated draws, for every attacked image (C1').
 
-    The draws are those of ``quantile``, but ``seed`` may be public: the interval depends on the
-    largest number of draws that a patch can touch (``most_touched``) and is deterministic. Bands
-    and blocks with ``draws`` None are kept once at every place. The defended counter is
-    ``pycc.defense.ablated``, ``banded`` or ``blocked`` with ``combine="median"`` and the same draws
-    and seed, which predicts the lower of two middle counts.
+    ``image`` is [3,H,W], RGB in [0,1]. The interval covers ``patches`` patches of ``patch_size``
+    pixels at once. The draws are those of ``quantile``, but ``seed`` may be public: the interval
+    depends on the largest number of draws that a patch can touch (``most_touched``) and is
+    deterministic. Bands and blocks with ``draws`` None are kept once at every place. The defended
+    counter is ``pycc.defense.ablated``, ``banded`` or ``blocked`` with ``combine="median"`` and the
+    same draws and seed, which predicts the lower of two middle counts.
 
     ValueError for a patch or draw that does not fit into the image, a counter in train mode, and
     unless exactly one of ``k``, ``band`` and ``block`` is given.
@@ -98,6 +99,7 @@ class FixedAblations(Certificate):
     ablation_samples: int = flag(1000, "random ablations per image")
 
     def __post_init__(self) -> None:
+        check_fields(type(self).__name__, self)
         self.check_positive("k", "ablation_samples")
 
     def check_image(self, name: str, shape: tuple[int, int]) -> None:

@@ -21,7 +21,7 @@ from pycc.certify.methods.base import (
 from pycc.defense.masking import masked_bounds, masked_maps
 from pycc.defense.mixture import parts_of
 from pycc.defense.windows import window_of
-from pycc.settings import flag
+from pycc.settings import check_fields, flag
 from pycc.types import Counter, Interval
 
 _KIND = "allowance"
@@ -95,6 +95,7 @@ class Masked(Certificate):
     allowance: float | None = flag(None, "people that a window may hold (default: calibrated)")
 
     def __post_init__(self) -> None:
+        check_fields(type(self).__name__, self)
         self.check_people("allowance", positive=False)
 
     @property

@@ -19,7 +19,7 @@ from pycc.certify.quantile import quantile_bounds
 from pycc.counters import check_eval
 from pycc.defense.ablated_maps import Bands, Blocks, Kind, Pixels, ablated_counts
 from pycc.defense.windows import check_patch
-from pycc.settings import flag
+from pycc.settings import check_fields, flag
 from pycc.types import Counter, Interval, Progress
 
 
@@ -118,6 +118,7 @@ class Quantile(Certificate):
     alpha: float = flag(0.001, "error probability of all intervals of the run together")
 
     def __post_init__(self) -> None:
+        check_fields(type(self).__name__, self)
         self.check_positive("k", "ablation_samples")
         inside(self.name, "alpha", self.alpha)
 

@@ -13,7 +13,7 @@ from pycc.certify.calibration import Calibration
 from pycc.certify.methods.base import Certificate, CertifiedImage, certificates
 from pycc.counters import check_eval
 from pycc.defense.mask_pairs import check_masks, two_mask_table
-from pycc.settings import flag
+from pycc.settings import check_fields, flag
 from pycc.types import Counter, Interval, Progress
 
 
@@ -27,6 +27,10 @@ def two_mask(
     progress: Progress | None = None,
 ) -> Interval:
     """Bound min over m of max over m' of the count under masks m and m', for any counter (C4).
+
+    ``image`` is [3,H,W], RGB in [0,1]; ``fill`` one number or three. ``masks`` is their number, or
+    the numbers down and across. ``progress`` is called with pairs
+    of masks.
 
     For every place of the patch some mask hides it, and under that mask the attacked image equals
     the clean one. The interval consists of the least and the largest count of the clean image under
@@ -73,6 +77,7 @@ class TwoMask(Certificate):
     masks: int = flag(36, "number of masks, a square number")
 
     def __post_init__(self) -> None:
+        check_fields(type(self).__name__, self)
         check_masks(self.masks)
 
     def interval(

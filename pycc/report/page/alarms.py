@@ -1,4 +1,4 @@
-"""What wrong counts do to an alarm for over-crowding: missed and false alarms."""
+"""The effect of wrong counts on an alarm for over-crowding: missed and false alarms."""
 
 from __future__ import annotations
 

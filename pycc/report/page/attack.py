@@ -35,7 +35,7 @@ MOST_ROWS = 300
 
 @contents.register("attack")
 def attack_content(run: StoredRun, options: Options) -> Content:
-    """What an attack has to show."""
+    """Build the page of an attack."""
     facts = AttackFacts(run)
     model, data = model_facts(run), data_facts(run, facts.summary.images)
     names = listed(facts.names) if facts.names else "no patch"
@@ -66,7 +66,7 @@ def worst_of(facts: AttackFacts) -> SummaryRow | None:
 
 
 def verdict(facts: AttackFacts) -> Verdict:
-    """What the attack shows, in one sentence, and what its checks say."""
+    """Sum up an attack in one sentence, with the outcome of its checks."""
     model, images = facts.run.text("weights"), number_of(facts.summary.images, "image")
     counter = model_facts(facts.run).weights if model else "the counter"
     row = worst_of(facts)
@@ -99,7 +99,7 @@ def verdict(facts: AttackFacts) -> Verdict:
 
 
 def checks_text(outcomes: Sequence[Check]) -> str:
-    """What the checks of an attack say, in one sentence."""
+    """Sum up the checks of an attack in one sentence."""
     if not outcomes:
         return (
             "The run folder holds no checks: nothing says whether the attack is as strong as it "
@@ -113,7 +113,7 @@ def checks_text(outcomes: Sequence[Check]) -> str:
 
 
 def card(facts: AttackFacts) -> Card:
-    """What the attack measured."""
+    """Build the card of an attack: its threat, data and errors."""
     failed = tuple(
         FailedCheck(outcome.name, outcome.figure)
         for outcome in facts.summary.checks
@@ -200,9 +200,9 @@ def checks_table(facts: AttackFacts) -> tuple[Table, ...]:
 
 
 def shifts(facts: AttackFacts) -> tuple[Block, ...]:
-    """How far counts move, with their sign: by patch, and by image under the worst patch."""
+    """Build the changes of counts, with sign: by patch, and by image under the worst patch."""
     rows = []
-    for means in facts.told:
+    for means in facts.reported:
         changes = facts.changes(facts.rows_of(means))
         if not changes:
             continue
@@ -250,7 +250,7 @@ def alarms(facts: AttackFacts, options: Options) -> tuple[Block, ...]:
     """Missed and false alarms of the clean and the attacked counts."""
     conditions = []
     clean = [row for row in facts.summary.rows if row.condition == CLEAN]
-    for means in (*clean, *facts.told):
+    for means in (*clean, *facts.reported):
         readings = tuple(
             Reading(
                 change.clean.count if change.clean.truth is None else change.clean.truth,

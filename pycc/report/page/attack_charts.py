@@ -104,7 +104,7 @@ def _losses(facts: AttackFacts) -> Drawing | None:
 
 
 def places(facts: AttackFacts, options: Options) -> tuple[Block, ...]:
-    """Where the patches lie that move counts most, and where in the image people appear."""
+    """Build the maps of the patches that move counts most, and of where people appear."""
     placed = [change for change in worst_changes(facts) if change.attacked.top_left is not None]
     changes = placed[:MOST]
     if not changes:

@@ -58,7 +58,7 @@ class AttackSettings:
 
 @dataclass(frozen=True)
 class Change:
-    """What a patch did to the count of one image."""
+    """The change of one image's count by a patch."""
 
     attacked: AttackCount
     clean: AttackCount
@@ -113,8 +113,8 @@ class AttackFacts:
         return [row for row in self.summary.rows if row.condition in self.names]
 
     @property
-    def told(self) -> list[SummaryRow]:
-        """The rows of attacks and of noise, which says what place and size do alone."""
+    def reported(self) -> list[SummaryRow]:
+        """The rows of attacks, and of noise, which shows the effect of place and size alone."""
         return [r for r in self.summary.rows if r.condition in (*self.names, NOISE)]
 
     def means(self, like: SummaryRow, condition: str) -> SummaryRow | None:
@@ -135,7 +135,7 @@ class AttackFacts:
         ]
 
     def changes(self, rows: Sequence[AttackCount]) -> list[Change]:
-        """What the counts differ by from those of the clean images."""
+        """Pair the counts with those of the clean images."""
         return [Change(row, self.clean[row.victim, row.index]) for row in rows]
 
     def label(self, means: SummaryRow) -> str:

@@ -53,7 +53,7 @@ def gallery(facts: AttackFacts, options: Options) -> tuple[Block, ...]:
 
 
 def worst_changes(facts: AttackFacts) -> list[Change]:
-    """For each image the patch that moves its count most, the largest shift first."""
+    """Choose for each image the patch that moves its count most; the largest shift comes first."""
     worst: dict[int, Change] = {}
     rows = [row for row in facts.counts if row.condition in facts.names and row.file is not None]
     for change in facts.changes(rows):

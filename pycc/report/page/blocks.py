@@ -1,4 +1,4 @@
-"""What a page consists of: blocks, each with a template of its own in ``templates/block``."""
+"""The blocks of a page, each with a template of its own in ``templates/block``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Cell:
 
     text: str
     value: float | None = None
-    """What a number is sorted by; None for a text."""
+    """The number that its column is sorted by; None for a text."""
     tone: Tone = "plain"
 
 
@@ -48,7 +48,7 @@ class Table:
 
     @property
     def numeric(self) -> tuple[bool, ...]:
-        """Which columns hold numbers."""
+        """Return for each column whether it holds numbers."""
         columns = zip(*self.rows, strict=True) if self.rows else ((),) * len(self.head)
         return tuple(any(cell.value is not None for cell in column) for column in columns)
 
@@ -78,7 +78,7 @@ class Drawing:
     svg: str
     """Trusted markup: texts in it are escaped by the library that wrote it."""
     label: str
-    """What the drawing shows, for readers who do not see it."""
+    """A description of the drawing, for readers who do not see it."""
     caption: str
 
 
@@ -118,7 +118,7 @@ class Pair:
     width: int
     height: int
     facts: tuple[str, ...]
-    """What was counted, one fact per line."""
+    """The counts and errors of the image, one per line."""
     patch: Overlay | None
     clean_map: Overlay | None
     """The density map of the clean image."""
@@ -183,17 +183,17 @@ Block = Table | Text | Preformatted | Drawing | Picture | Gallery | Bars | Facts
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a run shows, in one sentence."""
+    """The result of a run in one sentence."""
 
     sentence: str
     tone: Tone = "plain"
     checks: str = ""
-    """What the checks of the run say, in a few words."""
+    """The outcome of the run's checks, in a few words."""
 
 
 @dataclass(frozen=True)
 class Content:
-    """What one run has to show, section by section; an empty section is left out."""
+    """The page of one run, section by section; an empty section is left out."""
 
     title: str
     verdict: Verdict

@@ -41,7 +41,7 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class Threat:
-    """What an attacker may do."""
+    """The threat model: the kind of attack, its methods and its patch sizes."""
 
     kind: str
     """``patch``, ``backdoor`` or ``none``."""
@@ -72,7 +72,7 @@ class Errors:
 
 @dataclass(frozen=True)
 class CertifiedErrors:
-    """What holds for every patch of one size; errors in people."""
+    """Errors that no patch of one size can exceed, in people."""
 
     method: str
     patch_size: float
@@ -105,7 +105,7 @@ class FailedCheck:
 
 @dataclass(frozen=True)
 class Card:
-    """What one run measured.
+    """The card of one run: its model, data, threat and errors.
 
     ``unreliable`` is True if a check of the run failed: its figures are then no evidence of
     robustness.

@@ -118,7 +118,7 @@ def place_map(
     heat: NDArray[np.float64] | None, patches: Sequence[Patch], *, unit: str, label: str,
     caption: str, ratio: float = 0.75,
 ) -> Drawing:  # fmt: skip
-    """Where patches lie in images brought to one size, over ``heat`` [rows,columns] if known.
+    """Draw the places of patches in images of one size, over ``heat`` [rows,columns] if known.
 
     ``ratio`` is height over width. Needs matplotlib.
     """

@@ -13,7 +13,7 @@ from pycc.report.pictures import missing_library
 
 @dataclass(frozen=True)
 class Options:
-    """What a page may show."""
+    """The options of a page: the level of its alarm, and whether it has pictures."""
 
     alarm: float | None = None
     """People from which on an image sets off an alarm; None: a level that suits the images."""

@@ -1,4 +1,4 @@
-"""Where results come from: settings, hashes and versions."""
+"""The origin of results: settings, hashes and versions."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class TrainSummary:
 
 @contents.register("train")
 def train_content(run: StoredRun, options: Options) -> Content:
-    """What a training has to show."""
+    """Build the page of a training."""
     summary, rows = run.summarised(TrainSummary), run.rows(TrainRecord)
     model = model_facts(run)
     prints = run.manifest.fingerprints.get("data")

@@ -1,4 +1,4 @@
-"""How pages write patch sizes, numbers of things and names of conditions."""
+"""The wording of pages: patch sizes, numbers of things and names of conditions."""
 
 from __future__ import annotations
 

@@ -249,7 +249,7 @@ def test_the_summary_compares_with_chance() -> None:
     assert attacked.excess.total == 10
     assert defended.excess.value == 0.0
     assert defended.excess.high > 0
-    json.dumps(summary.record(), allow_nan=False)
+    json.dumps(summary.json(), allow_nan=False)
 
 
 def test_the_excess_is_over_the_larger_chance_level() -> None:
@@ -307,10 +307,10 @@ def test_the_summary_does_not_depend_on_the_order() -> None:
     records = [
         {**result, "count": result["count"] * rng.normal(1, 0.3)} for result in results(FACTORS)
     ]
-    expected = json.dumps(summarise(records).record())
+    expected = json.dumps(summarise(records).json())
     for _ in range(20):
         shuffled = [records[k] for k in rng.permutation(len(records))]
-        assert json.dumps(summarise(shuffled).record()) == expected
+        assert json.dumps(summarise(shuffled).json()) == expected
 
 
 def test_strategies_come_in_the_papers_order() -> None:

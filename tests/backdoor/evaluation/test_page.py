@@ -48,7 +48,7 @@ def write(folder: Path) -> Path:
             for index in range(3)
         ]  # fmt: skip
     flags = {"command": "backdoor run", "data": "crowd", "test_split": "test", "model": "mcnn"}
-    summary = {**summarise(records).record(), "model": "mcnn"}
+    summary = {**summarise(records).json(), "model": "mcnn"}
     settings = {"flags": flags, "model": "mcnn"}
     return write_run(folder, "backdoor", records, summary, BACKDOOR_KEY, settings)
 
