@@ -42,6 +42,8 @@ FAMILIES: tuple[tuple[str, dict[str, object]], ...] = (
     ("can", {"variant": "weizheliu"}),
     ("danet", {}),
     ("clip_ebc", {}),
+    ("clip_ebc", {"backbone": "vgg19"}),
+    ("clip_ebc", {"backbone": "vit_b_16"}),
     ("p2pnet", {}),
     ("fidtm", {}),
     ("vgg19", {}),

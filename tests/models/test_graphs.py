@@ -18,6 +18,8 @@ FAMILIES: list[tuple[str, dict[str, object]]] = [
     ("csrnet", {"variant": "commissarma"}),
     ("can", {"variant": "weizheliu"}),
     ("mask_aware", {"variant": "solution4"}),
+    ("clip_ebc", {"backbone": "vgg19"}),
+    ("clip_ebc", {"backbone": "vit_b_16"}),
     ("vgg19", {"variant": "dm_count"}),
     ("sfanet", {"variant": "m_sfanet"}),
     ("sfanet", {"variant": "m_sfanet_qnrf"}),

@@ -22,7 +22,7 @@ from pycc.models import (
     vgg19,
 )
 from pycc.models.base import CounterModel
-from pycc.models.clip_ebc_net import CLIPEBCNet
+from pycc.models.clip_ebc_net import CLIPEBCNet, ViTEBCNet
 
 OPTIONS: dict[str, dict[str, object]] = {
     "mask_aware": {"width": 2, "mask_features": [2, 3, 4]},
@@ -58,6 +58,8 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(families, "skeletons", {})  # those of other widths are kept
     sizes = {"width": 8, "embedding": 16, "text_width": 64, "text_layers": 1}
     monkeypatch.setattr(clip_ebc, "CLIPEBCNet", partial(CLIPEBCNet, **sizes))
+    sizes |= {"layers": 2, "heads": 2}
+    monkeypatch.setattr(clip_ebc, "ViTEBCNet", partial(ViTEBCNet, **sizes))
 
 
 def create(name: str, **options: object) -> CounterModel:

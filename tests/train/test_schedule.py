@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pycc import models
-from pycc.models.clip_ebc import CLIPEBC
+from pycc.models.families import untrained
 from pycc.models.recipe import Optimiser, Recipe, Schedule
 from pycc.train.config import TABLE_6, TrainConfig, resolved
 from pycc.train.schedule import clean_share, made, optimiser_at, rate_at, set_rate
@@ -123,9 +123,9 @@ def test_a_cosine_over_the_whole_training_keeps_its_end() -> None:
 
 def test_fewer_epochs_shorten_the_warm_up_and_end_in_one_cosine() -> None:
     """CLIP-EBC: 50 of 2600 epochs of warm-up, then cycles; of 150 epochs, 3 and one cycle."""
-    model = CLIPEBC.__new__(CLIPEBC)
+    model = untrained()["clip_ebc"]
     published = resolved(TrainConfig(), model, "")
-    assert published.schedule == CLIPEBC.recipe(model).schedule
+    assert published.schedule == model.recipe().schedule
     recipe = resolved(TrainConfig(epochs=150, lr=4e-4), model, "")
     assert (recipe.schedule.warmup, recipe.schedule.period) == (3, 147)
     rates = [rate_at(4e-4, recipe.schedule, epoch) for epoch in range(150)]
