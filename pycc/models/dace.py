@@ -107,16 +107,21 @@ def block_classes(target: Tensor, bins: int) -> Tensor:
     ValueError for a target with a value that is not a number of heads (within 0.001), such as a
     smoothed density map, whose blocks nearly all lie between the bins.
     """
+    return whole_heads("dace_loss", target).clamp(max=bins - 1).long()
+
+
+def whole_heads(name: str, target: Tensor) -> Tensor:
+    """Return ``target`` in whole numbers of heads; ValueError, in ``name``, as above."""
     if target.is_complex():
-        raise ValueError(f"dace_loss: target must be real, got {target.dtype}")
+        raise ValueError(f"{name}: target must be real, got {target.dtype}")
     heads = target if not target.is_floating_point() else target.round()
     wrong = ~((heads >= 0) & ((target - heads).abs() <= _WHOLE))
     if wrong.any():
         raise ValueError(
-            "dace_loss: target must hold numbers of heads per block (dots, summed over blocks; "
+            f"{name}: target must hold numbers of heads per block (dots, summed over blocks; "
             f"not a smoothed density map), got {shown(float(target[wrong][0]))}"
         )
-    return heads.clamp(max=bins - 1).long()
+    return heads
 
 
 def classification_loss(logits: Tensor, target: Tensor, region: Tensor | None = None) -> Tensor:

@@ -26,6 +26,8 @@ def test_rates() -> None:
     assert rate_at(1e-3, Schedule(), 7) == 1e-3
     step = Schedule("step", period=20, factor=0.1)
     assert [rate_at(1.0, step, e) for e in (0, 19, 20, 40)] == pytest.approx([1, 1, 0.1, 0.01])
+    geometric = Schedule(warmup=2, warmup_lr=0.01, geometric=True)
+    assert [rate_at(1.0, geometric, e) for e in range(3)] == pytest.approx([0.01, 0.1, 1.0])
     cosine = Schedule("cosine_restarts", period=5, factor=2.0, floor=0.1, warmup=4, warmup_lr=0.0)
     rates = [rate_at(1.0, cosine, e) for e in range(20)]
     assert rates[:5] == pytest.approx([0, 0.25, 0.5, 0.75, 1.0])
