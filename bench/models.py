@@ -65,8 +65,8 @@ FACTORS = {
     **{"offsets4": 0.005, "offsets5": 0.004, "offsets6": 0.004, "offsets7": 0.008},
     **{"bin_head": 1e-6, "pi_head.": 1e-6},
 }
-"""Factors that limit DA-Net's offsets to about one cell, as in the fixtures, and ZIP's logits, whose
-softmax would have no slope."""
+"""Factors that limit DA-Net's offsets to about one cell, as in the fixtures, and ZIP's logits, of
+which a softmax would have no slope."""
 
 
 @dataclass(frozen=True)

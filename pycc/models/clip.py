@@ -168,23 +168,22 @@ class Transformer(nn.Module):
 
     def __init__(self, width: int, layers: int, heads: int, *, causal: bool) -> None:
         super().__init__()
+        self.width = width
         self.resblocks = nn.Sequential(
             *(_ResidualBlock(width, heads, causal=causal) for _ in range(layers))
         )
 
     def initialise(self) -> None:
         """Draw the weights as CLIP draws those of its text encoder."""
-        layers = len(self.resblocks)
+        # The sum of all blocks keeps its scale.
+        residual = (2 * len(self.resblocks) * self.width) ** -0.5
         for module in self.modules():
             if isinstance(module, _Attention):
-                width = module.out_proj.in_features
-                residual = (2 * layers * width) ** -0.5  # the sum of all blocks keeps its scale
-                nn.init.normal_(module.in_proj_weight, std=width**-0.5)
+                nn.init.normal_(module.in_proj_weight, std=self.width**-0.5)
                 nn.init.normal_(module.out_proj.weight, std=residual)
             elif isinstance(module, _Perceptron):
-                width = module.c_fc.in_features
-                nn.init.normal_(module.c_fc.weight, std=(2 * width) ** -0.5)
-                nn.init.normal_(module.c_proj.weight, std=(2 * layers * width) ** -0.5)
+                nn.init.normal_(module.c_fc.weight, std=(2 * self.width) ** -0.5)
+                nn.init.normal_(module.c_proj.weight, std=residual)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply all blocks to tokens [P,T,width]."""

@@ -13,11 +13,12 @@ from support import narrow
 from support.published import close, images_of, published_input, published_state
 from torch import Tensor
 
-from pycc import certify, models
+from pycc import attack, certify, models
 from pycc.grid import window_field
 from pycc.models import dace
 from pycc.models.clip_ebc import CLIPEBC
 from pycc.models.clip_ebc_net import ViTEBCNet
+from pycc.types import Sample
 
 Fixture = Callable[[str], NpzFile]
 VIT: dict[str, object] = {"backbone": "vit_b_16"}
@@ -192,6 +193,24 @@ def test_prompts_reach_their_block_alone() -> None:
         assert not torch.equal(counter(shown), before)
         net.get_parameter(name).copy_(kept)
     assert widths == [1 + 3 + 2 * 3] * 4
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("options", [VGG, {**VIT, "window": 48}])
+def test_a_patch_can_be_attacked(options: dict[str, object]) -> None:
+    """Through the engine, whose count of the attacked image is the counter's own."""
+    counter = made(**options)
+    sample = Sample("one", images(80, 104)[0], torch.zeros(0, 2, dtype=torch.float64))
+    apam = attack.APAM(patch_size=24, steps=20, objective="over", transform="none", smoothness=0.0)
+    run = attack.run(counter, [sample], apam, pgd=None, checks=False)
+    (record,) = [r for r in run.run.records if r["condition"] == "apam"]
+    assert record["zero_gradient"] < 0.5
+    with torch.no_grad():
+        clean = float(counter(sample.image[None]).sum())
+    assert run.run.records[0]["count"] == pytest.approx(clean, rel=1e-3)
+    assert record["count"] > run.run.records[0]["count"]
+    shown = images(56, 24).double().requires_grad_()
+    assert torch.autograd.gradcheck(counter.double(), shown, eps=1e-7, fast_mode=True)
 
 
 # --- loss, weights, options
