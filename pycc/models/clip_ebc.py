@@ -325,7 +325,8 @@ class CLIPEBC(CounterModel):
         if not {"image_encoder.positional_embedding", "vpt_0"} <= state.keys():
             return None
         tokens, prompts = (
-            max(1, *state[key].shape[:1]) for key in ("image_encoder.positional_embedding", "vpt_0")
+            max((1, *state[key].shape[:1]))
+            for key in ("image_encoder.positional_embedding", "vpt_0")
         )
         return {
             "backbone": "vit_b_16",

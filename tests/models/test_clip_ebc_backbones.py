@@ -268,6 +268,20 @@ def test_files_show_backbone_prompts_and_window(
 
 
 @pytest.mark.usefixtures("small")
+def test_files_that_do_not_fit(tmp_path: Path, refused: Callable[..., None]) -> None:
+    state = made(**VIT).net.state_dict()
+    path = tmp_path / "w.pth"
+    torch.save({k: v for k, v in state.items() if k != "vpt_1"}, path)
+    refused(path, "missing vpt_1")  # prompts of the first block alone are another network
+    torch.save({**state, "vpt_0": torch.tensor(1.0)}, path)
+    refused(path, r"wrong shape vpt_0 \[\] instead of \[1, 8\]")
+    torch.save({**state, "image_encoder.positional_embedding": torch.zeros(200, 8)}, path)
+    refused(path, r"positional_embedding \[200, 8\] instead of \[197, 8\]")
+    torch.save(made(**VGG).net.state_dict(), path)
+    refused(path, "does not fit vgg19 .*; its keys are those of 'clip_ebc'", name="vgg19")
+
+
+@pytest.mark.usefixtures("small")
 @torch.no_grad()
 def test_without_text_encoder_maps_are_the_same_bits(tmp_path: Path) -> None:
     counter = made(**VIT)
