@@ -49,8 +49,13 @@ FAMILIES: tuple[tuple[str, dict[str, object]], ...] = (
     ("can", {"variant": "weizheliu"}),
     ("danet", {}),
     ("clip_ebc", {}),
+    ("clip_ebc", {"backbone": "vgg19"}),
+    ("clip_ebc", {"backbone": "vit_b_16"}),
     ("p2pnet", {}),
     ("fidtm", {}),
+    ("zip", {}),
+    ("zip", {"variant": "n"}),
+    ("zip", {"variant": "t"}),
     ("vgg19", {}),
     ("vgg19", {"variant": "dm_count"}),
     ("vgg19", {"variant": "generalized_loss"}),
@@ -63,8 +68,12 @@ FAMILIES: tuple[tuple[str, dict[str, object]], ...] = (
 WEIGHTS = {"mcnn": "mcnn-synthetic"}
 """Built-in weights; the other models have random ones."""
 PREFIXES = {"mcnn": "DME.", "cmtl": "CCN.", "danet": "fine."}
-OFFSETS = {"offsets4": 0.005, "offsets5": 0.004, "offsets6": 0.004, "offsets7": 0.008}
-"""Factors of the fixtures that limit DA-Net's offsets to about one cell."""
+FACTORS = {
+    **{"offsets4": 0.005, "offsets5": 0.004, "offsets6": 0.004, "offsets7": 0.008},
+    **{"bin_head": 1e-6, "pi_head.": 1e-6},
+}
+"""Factors that limit DA-Net's offsets to about one cell, as in the fixtures, and ZIP's logits, of
+which a softmax would have no slope."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +105,10 @@ def draw(counter: CounterModel) -> None:
         key = PREFIXES.get(counter.name, "") + name
         generator = np.random.Generator(np.random.PCG64(zlib.crc32(key.encode())))
         normal = generator.standard_normal(tuple(tensor.shape))
-        if name == "logit_scale":
+        if name in ("logit_scale", "bin_centers"):
             continue
         if tensor.ndim >= 2:
-            value = normal * np.sqrt(2 / np.prod(tensor.shape[1:])) * OFFSETS.get(name[:8], 1.0)
+            value = normal * np.sqrt(2 / np.prod(tensor.shape[1:])) * FACTORS.get(name[:8], 1.0)
         elif name.endswith("running_mean"):
             value = 0.1 * normal
         elif name.endswith("running_var"):

@@ -49,7 +49,7 @@ class CounterModel(nn.Module):
     not_in_keys: ClassVar[Mapping[str, tuple[object, ...]]] = {}
     """Options that leave no trace in the keys of weights, with the values that the probe image may
     distinguish (empty: none)."""
-    most_per_cell: ClassVar[float | None] = None
+    most_per_cell: float | None = None
     """People that no cell exceeds, whatever the image shows; None: the network sets no limit."""
     caution: ClassVar[str | None] = None
     """A weakness of the network that other counters do not have, in one line; ``pycc models check``

@@ -1,4 +1,4 @@
-"""The two encoders of CLIP's RN50, with the published keys.
+"""The encoders of CLIP's RN50, with the published keys; its ViT-B/16 is ``pycc.models.clip_vit``.
 
 Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021.
 """
@@ -39,7 +39,9 @@ PROMPTS: dict[Prompt, tuple[tuple[int, ...], ...]] = {
 """CLIP's byte-pair ids of five sentences. The sentence "more than four" also covers
 exactly four."""
 
-_LEFT_OUT = frozenset({"logit_scale", "input_resolution", "context_length", "vocab_size"})
+_LEFT_OUT = frozenset(
+    {"logit_scale", "input_resolution", "context_length", "vocab_size", "visual.proj"}
+)
 
 
 class Bottleneck(nn.Module):
@@ -116,21 +118,21 @@ class ImageEncoder(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Self-attention in which a token sees itself and the tokens before it."""
+    """Self-attention; if ``causal``, a token sees itself and the tokens before it alone."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, *, causal: bool) -> None:
         super().__init__()
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
-        self.heads = heads
+        self.heads, self.causal = heads, causal
 
     def forward(self, x: Tensor) -> Tensor:
         # x: [P,T,width]
         projected = functional.linear(x, self.in_proj_weight, self.in_proj_bias)
         projected = projected.view(*x.shape[:2], 3, self.heads, -1)
         query, key, value = projected.permute(2, 0, 3, 1, 4)  # [P,heads,T,·] each
-        seen = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        seen = functional.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
         attended: Tensor = self.out_proj(seen.transpose(1, 2).flatten(2))
         return attended
 
@@ -148,9 +150,9 @@ class _Perceptron(nn.Module):
 
 
 class _ResidualBlock(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, *, causal: bool) -> None:
         super().__init__()
-        self.attn = _Attention(width, heads)
+        self.attn = _Attention(width, heads, causal=causal)
         self.ln_1 = nn.LayerNorm(width)
         self.mlp = _Perceptron(width)
         self.ln_2 = nn.LayerNorm(width)
@@ -161,12 +163,30 @@ class _ResidualBlock(nn.Module):
         return x
 
 
-class _Transformer(nn.Module):
-    def __init__(self, width: int, layers: int, heads: int) -> None:
+class Transformer(nn.Module):
+    """CLIP's residual blocks of attention and perceptron: tokens [P,T,width] -> the same shape."""
+
+    def __init__(self, width: int, layers: int, heads: int, *, causal: bool) -> None:
         super().__init__()
-        self.resblocks = nn.Sequential(*(_ResidualBlock(width, heads) for _ in range(layers)))
+        self.width = width
+        self.resblocks = nn.Sequential(
+            *(_ResidualBlock(width, heads, causal=causal) for _ in range(layers))
+        )
+
+    def initialise(self) -> None:
+        """Draw the weights as CLIP draws those of its text encoder."""
+        # The sum of all blocks keeps its scale.
+        residual = (2 * len(self.resblocks) * self.width) ** -0.5
+        for module in self.modules():
+            if isinstance(module, _Attention):
+                nn.init.normal_(module.in_proj_weight, std=self.width**-0.5)
+                nn.init.normal_(module.out_proj.weight, std=residual)
+            elif isinstance(module, _Perceptron):
+                nn.init.normal_(module.c_fc.weight, std=(2 * self.width) ** -0.5)
+                nn.init.normal_(module.c_proj.weight, std=residual)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply all blocks to tokens [P,T,width]."""
         blocks: Tensor = self.resblocks(x)
         return blocks
 
@@ -197,22 +217,12 @@ class TextEncoder(nn.Module):
         self.token_embedding = nn.Embedding(
             vocabulary, width, _weight=torch.empty(vocabulary, width)
         )
-        self.transformer = _Transformer(width, layers, heads)
+        self.transformer = Transformer(width, layers, heads, causal=True)
         self.ln_final = nn.LayerNorm(width)
-        self._initialise(width, layers)
-
-    def _initialise(self, width: int, layers: int) -> None:
         nn.init.normal_(self.positional_embedding, std=0.01)
         nn.init.normal_(self.text_projection, std=width**-0.5)
         nn.init.normal_(self.token_embedding.weight, std=0.02)
-        residual = (2 * layers * width) ** -0.5  # so that the sum of all blocks keeps its scale
-        for module in self.transformer.modules():
-            if isinstance(module, _Attention):
-                nn.init.normal_(module.in_proj_weight, std=width**-0.5)
-                nn.init.normal_(module.out_proj.weight, std=residual)
-            elif isinstance(module, _Perceptron):
-                nn.init.normal_(module.c_fc.weight, std=(2 * width) ** -0.5)
-                nn.init.normal_(module.c_proj.weight, std=residual)
+        self.transformer.initialise()
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Compute features [P,embedding] of prompts [P,T], integers."""
@@ -227,11 +237,14 @@ def _convolution(inputs: int, outputs: int, kernel: int, *, stride: int = 1) -> 
     return nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)
 
 
-def adopt_clip(image: ImageEncoder, text: TextEncoder, state: Mapping[str, Tensor]) -> str | None:
-    """Copy the encoders of OpenAI's RN50 archive, in any precision; return what was copied.
+def adopt_clip(
+    image: nn.Module, text: TextEncoder, state: Mapping[str, Tensor], *, network: str = "RN50"
+) -> str | None:
+    """Copy the encoders of OpenAI's archive of ``network``, in any precision.
 
     ``state`` names the image encoder's tensors ``visual.*`` and the text encoder's as here. The
-    attention pooling, the temperature and three sizes are left out. None if there is no
+    last layer of the image encoder (``visual.attnpool.*`` or ``visual.proj``), the temperature and
+    three sizes are left out. Returns a description of what was copied, or None if there is no
     ``visual.*``; ValueError, listing keys, if the rest is not exactly what both encoders need.
     """
     if not any(key.startswith("visual.") for key in state):
@@ -260,7 +273,9 @@ def adopt_clip(image: ImageEncoder, text: TextEncoder, state: Mapping[str, Tenso
     lists = (missing, unexpected, wrong, coded)
     problems = [f"{what} {_some(keys)}" for what, keys in zip(kinds, lists, strict=True) if keys]
     if problems:
-        raise ValueError(f"clip: these are not the weights of CLIP's RN50: {'; '.join(problems)}")
+        raise ValueError(
+            f"clip: these are not the weights of CLIP's {network}: {'; '.join(problems)}"
+        )
     full = {**wanted, **used}
     for module, prefix in ((image, "visual."), (text, "")):
         module.load_state_dict({key: full[prefix + key] for key in module.state_dict()})
@@ -268,7 +283,7 @@ def adopt_clip(image: ImageEncoder, text: TextEncoder, state: Mapping[str, Tenso
         f"{sum(p.numel() for p in module.parameters()):,} parameters of its {name} encoder"
         for module, name in ((image, "image"), (text, "text"))
     ]
-    return f"CLIP's RN50: {' and '.join(parts)}"
+    return f"CLIP's {network}: {' and '.join(parts)}"
 
 
 def _some(keys: Iterable[str], most: int = 3) -> str:

@@ -50,8 +50,10 @@ class Schedule:
     floor: float = 0.0
     """Lowest rate of a cosine cycle."""
     warmup: int = 0
-    """Epochs of a linear rise from ``warmup_lr``."""
+    """Epochs of a rise from ``warmup_lr``."""
     warmup_lr: float = 0.0
+    geometric: bool = False
+    """Whether the rise multiplies the rate by the same factor in each epoch; else it is linear."""
 
 
 @dataclass(frozen=True)

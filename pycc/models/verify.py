@@ -13,6 +13,9 @@ from pycc.checks import unchecked
 from pycc.counters import device_of
 from pycc.models.base import CounterModel
 
+_CHANGE = 1e60
+"""Of a row's values: through the outermost taps of dozens of layers it must still be seen."""
+
 
 @dataclass(frozen=True)
 class ReceptiveField:
@@ -73,7 +76,7 @@ def measure_receptive_field(
         unchanged = _increasing(probe, image)
         for pixel in range(side // 2, side // 2 + period):
             changed = image.clone()
-            changed.select(axis, pixel).add_(1000.0)
+            changed.select(axis, pixel).add_(_CHANGE)
             # The tolerance only absorbs a different order of summation.
             with unchecked():
                 moved = (_increasing(probe, changed) - unchanged).abs() > 1e-12 * unchanged.abs()

@@ -269,7 +269,12 @@ def fit(counter: CounterModel, state: Mapping[str, Tensor], source: str) -> None
         )
     # Older torch stored no counts of batches, which only training uses.
     counts = {k: v for k, v in counter.net.state_dict().items() if k.endswith(_BATCHES)}
-    counter.net.load_state_dict({**counts, **state})
+    try:
+        counter.net.load_state_dict({**counts, **state})
+    except ValueError as error:  # values that a network refuses
+        raise ValueError(
+            f"weights: {source} does not fit {counter.name} {_settings(counter)}: {error}"
+        ) from None
 
 
 def misfit(counter: CounterModel, state: Mapping[str, Tensor]) -> tuple[int, str]:

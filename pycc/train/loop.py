@@ -129,7 +129,7 @@ def fit(
     training = _Training(counter, samples, config, seed, folder, ranks, progress, held)
     stated: Record = {} if settings is None else {"flags": values_of(settings)}
     if facts is not None:
-        stated |= facts.record()
+        stated |= facts.json()
     with exact():
         return training.run(
             resume, measure, tested, stated=stated, command=command,

@@ -14,7 +14,7 @@ from pycc.runs import Record
 class Facts(Protocol):
     """The facts that a manifest states of a training besides its settings."""
 
-    def record(self) -> Record:
+    def json(self) -> Record:
         """JSON values by name."""
         ...
 

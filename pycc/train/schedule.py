@@ -51,6 +51,8 @@ def rate_at(lr: float, schedule: Schedule, epoch: int) -> float:
     """The learning rate of an epoch, from 0 on, for the nominal ``lr``."""
     if epoch < schedule.warmup:
         share = epoch / schedule.warmup
+        if schedule.geometric:
+            return float(schedule.warmup_lr * (lr / schedule.warmup_lr) ** share)
         return schedule.warmup_lr + (lr - schedule.warmup_lr) * share
     epoch -= schedule.warmup
     if schedule.kind == "step":

@@ -361,9 +361,10 @@ def test_without_text_encoder_shares_nothing_and_keeps_the_rest(
 
 
 def test_recognised_by_keys(counter: CLIPEBC) -> None:
-    assert CLIPEBC.recognise(counter.net.state_dict()) == {"text_encoder": True}
+    known = {"backbone": "resnet50"}
+    assert CLIPEBC.recognise(counter.net.state_dict()) == {**known, "text_encoder": True}
     lean = counter.without_text_encoder()
-    assert CLIPEBC.recognise(lean.net.state_dict()) == {"text_encoder": False}
+    assert CLIPEBC.recognise(lean.net.state_dict()) == {**known, "text_encoder": False}
     assert CLIPEBC.recognise(models.create("mcnn").net.state_dict()) is None
     assert CLIPEBC.recognise(archive(counter)) is None
 
@@ -450,7 +451,7 @@ def test_archives_that_do_not_fit(counter: CLIPEBC) -> None:
         ({"input": "rgb255", "mean": [0.5] * 3}, "rgb_standard"),
         ({"std": [0.1, 0.2]}, "std must be three finite numbers"),
         ({"scale": 0}, "scale must be a number above 0"),
-        ({"reduction": 16}, "unknown option 'reduction'; known: data, anchors, prompt"),
+        ({"reduction": 16}, "unknown option 'reduction'; known: backbone, data, anchors"),
     ],
 )
 def test_bad_options(narrow: None, options: dict[str, object], message: str) -> None:

@@ -64,7 +64,8 @@ def test_receptive_field_is_the_measured_one(counter: CounterModel) -> None:
     measured = models.measure_receptive_field(counter)
     assert measured is not None
     assert 2 * max(measured.before, measured.after) + counter.stride == counter.receptive_field
-    assert measured.before == measured.after
+    # The strided layers of one encoder see more before a cell than behind it.
+    assert measured.before == measured.after or counter.name == "zip"
 
 
 @pytest.mark.long
@@ -75,7 +76,8 @@ def test_pixels_outside_the_receptive_field_do_not_matter(counter: CounterModel)
         pytest.skip("unbounded")
     counter.double()
     for parameter in counter.parameters():
-        parameter.normal_(std=0.2)
+        few = parameter.ndim > 1 and parameter[0].numel() < 10  # depthwise: 0.2 would be nothing
+        parameter.normal_(std=0.6 if few else 0.2)
     for module in counter.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()  # many norms of 0.2 would let nothing through
@@ -243,7 +245,7 @@ def test_a_patch_can_be_attacked(counter: CounterModel) -> None:
     sample = Sample("one", image, torch.tensor([[40.0, 30.0]], dtype=torch.float64))
     narrow.positive(counter)
     for parameter in counter.parameters():
-        parameter.data.mul_(1.0 if counter.name == "p2pnet" else 0.5)  # deep: less would be nothing
+        parameter.data.mul_(1.0 if counter.name in ("p2pnet", "zip") else 0.5)  # deep
     apam = attack.APAM(patch_size=24, steps=3, objective="over", transform="none")
     run = attack.run(counter, [sample], apam, pgd=None, checks=False)
     (record,) = [r for r in run.run.records if r["condition"] == "apam"]

@@ -18,7 +18,10 @@ FAMILIES: list[tuple[str, dict[str, object]]] = [
     ("csrnet", {"variant": "commissarma"}),
     ("can", {"variant": "weizheliu"}),
     ("mask_aware", {"variant": "solution4"}),
+    ("clip_ebc", {"backbone": "vgg19"}),
+    ("clip_ebc", {"backbone": "vit_b_16"}),
     ("vgg19", {"variant": "dm_count"}),
+    ("zip", {"variant": "t", "block": 8}),
     ("sfanet", {"variant": "m_sfanet"}),
     ("sfanet", {"variant": "m_sfanet_qnrf"}),
 ]
@@ -36,7 +39,11 @@ class Counting(nn.Module):
         return self.counter(images)
 
 
-@pytest.fixture(params=FAMILIES, ids=lambda family: "-".join([family[0], *family[1].values()]))
+def _name(family: tuple[str, dict[str, object]]) -> str:
+    return "-".join(map(str, [family[0], *family[1].values()]))
+
+
+@pytest.fixture(params=FAMILIES, ids=_name)
 def counter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> CounterModel:
     narrow.narrow(monkeypatch)
     torch.manual_seed(0)  # some weights shut nearly all ReLUs: what is left is rounding

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -16,13 +17,15 @@ from pycc.models import (
     fidtm_net,
     hrnet,
     mask_aware_net,
+    mobilenet_v4,
     p2pnet_net,
     sfanet_net,
     vgg,
     vgg19,
+    zip_net,
 )
 from pycc.models.base import CounterModel
-from pycc.models.clip_ebc_net import CLIPEBCNet
+from pycc.models.clip_ebc_net import CLIPEBCNet, ViTEBCNet
 
 OPTIONS: dict[str, dict[str, object]] = {
     "mask_aware": {"width": 2, "mask_features": [2, 3, 4]},
@@ -55,9 +58,21 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hrnet, "BLOCKS", 1)
     monkeypatch.setattr(hrnet, "MODULES", (1, 2, 1))
     monkeypatch.setattr(fidtm_net, "HIDDEN", 4)
+    plans = {
+        size: tuple(
+            tuple(replace(b, channels=max(2, b.channels // 32), hidden=b.hidden // 24) for b in row)
+            for row in plan
+        )
+        for size, plan in mobilenet_v4.PLANS.items()
+    }
+    monkeypatch.setattr(mobilenet_v4, "PLANS", plans)
+    monkeypatch.setattr(mobilenet_v4, "STEM", 3)
+    monkeypatch.setattr(zip_net, "DECODER", {"p": (5,), "n": (6, 5), "t": (6, 5)})
     monkeypatch.setattr(families, "skeletons", {})  # those of other widths are kept
     sizes = {"width": 8, "embedding": 16, "text_width": 64, "text_layers": 1}
     monkeypatch.setattr(clip_ebc, "CLIPEBCNet", partial(CLIPEBCNet, **sizes))
+    sizes |= {"layers": 2, "heads": 2}
+    monkeypatch.setattr(clip_ebc, "ViTEBCNet", partial(ViTEBCNet, **sizes))
 
 
 def create(name: str, **options: object) -> CounterModel:

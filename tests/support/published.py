@@ -10,7 +10,10 @@ import torch
 from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_STANDARDS = {
+    "rgb_imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "rgb_clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+}
 
 
 def draw(key: str, shape: tuple[int, ...], kind: str, scale: float = 1.0) -> Tensor:
@@ -39,7 +42,10 @@ def published_state(data: NpzFile, prefix: str = "") -> dict[str, Tensor]:
         data["keys"], data["shapes"], data["kinds"], data["scales"], data["param_sums"], strict=True
     ):
         sides = tuple(int(side) for side in str(shape).split(",") if side)
-        value = draw(str(key), sides, str(kind), float(scale))
+        if kind == "given":
+            value = torch.from_numpy(data[f"given:{key}"])
+        else:
+            value = draw(str(key), sides, str(kind), float(scale))
         summed = float(value.double().sum())
         assert summed == pytest.approx(float(total), rel=1e-9, abs=1e-9), key
         state[str(key).removeprefix(prefix)] = value
@@ -54,7 +60,7 @@ def published_input(data: NpzFile, case: int) -> Tensor:
     if kind in ("gray255", "rgb255"):
         drawn = 255.0 * drawn
     else:
-        mean, std = (_MEAN, _STD) if kind == "rgb_imagenet" else ((0.5,) * 3, (0.225,) * 3)
+        mean, std = _STANDARDS.get(kind, ((0.5,) * 3, (0.225,) * 3))
         drawn = (drawn - np.reshape(mean, (3, 1, 1))) / np.reshape(std, (3, 1, 1))
     values = drawn.astype(np.float32)
     np.testing.assert_array_equal(values.ravel()[:4], data["input_first"][case])

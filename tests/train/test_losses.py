@@ -20,6 +20,9 @@ STILL = (nn.BatchNorm2d, nn.Dropout)
 CASES: dict[str, tuple[str, dict[str, object]]] = {
     **{name: (name, {}) for name in models.names()},
     "clip_ebc, dmcount": ("clip_ebc", {"count_loss": "dmcount"}),
+    "clip_ebc, vgg19": ("clip_ebc", {"backbone": "vgg19"}),
+    "clip_ebc, vit": ("clip_ebc", {"backbone": "vit_b_16"}),
+    "zip, t": ("zip", {"variant": "t", "block": 8}),
     "vgg19, dm_count": ("vgg19", {"variant": "dm_count"}),
     "sfanet, qnrf": ("sfanet", {"variant": "m_sfanet_qnrf"}),
     "vgg19, generalized_loss": ("vgg19", {"variant": "generalized_loss"}),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pycc import models
-from pycc.models.clip_ebc import CLIPEBC
+from pycc.models.families import untrained
 from pycc.models.recipe import Optimiser, Recipe, Schedule
 from pycc.train.config import TABLE_6, TrainConfig, resolved
 from pycc.train.schedule import clean_share, made, optimiser_at, rate_at, set_rate
@@ -26,6 +26,8 @@ def test_rates() -> None:
     assert rate_at(1e-3, Schedule(), 7) == 1e-3
     step = Schedule("step", period=20, factor=0.1)
     assert [rate_at(1.0, step, e) for e in (0, 19, 20, 40)] == pytest.approx([1, 1, 0.1, 0.01])
+    geometric = Schedule(warmup=2, warmup_lr=0.01, geometric=True)
+    assert [rate_at(1.0, geometric, e) for e in range(3)] == pytest.approx([0.01, 0.1, 1.0])
     cosine = Schedule("cosine_restarts", period=5, factor=2.0, floor=0.1, warmup=4, warmup_lr=0.0)
     rates = [rate_at(1.0, cosine, e) for e in range(20)]
     assert rates[:5] == pytest.approx([0, 0.25, 0.5, 0.75, 1.0])
@@ -123,9 +125,9 @@ def test_a_cosine_over_the_whole_training_keeps_its_end() -> None:
 
 def test_fewer_epochs_shorten_the_warm_up_and_end_in_one_cosine() -> None:
     """CLIP-EBC: 50 of 2600 epochs of warm-up, then cycles; of 150 epochs, 3 and one cycle."""
-    model = CLIPEBC.__new__(CLIPEBC)
+    model = untrained()["clip_ebc"]
     published = resolved(TrainConfig(), model, "")
-    assert published.schedule == CLIPEBC.recipe(model).schedule
+    assert published.schedule == model.recipe().schedule
     recipe = resolved(TrainConfig(epochs=150, lr=4e-4), model, "")
     assert (recipe.schedule.warmup, recipe.schedule.period) == (3, 147)
     rates = [rate_at(4e-4, recipe.schedule, epoch) for epoch in range(150)]

@@ -69,7 +69,7 @@ def open_run(
         return open_or_resume(
             folder, kind="backdoor", command=command, machine=machine,
             settings={"flags": values_of(NamedSettings(settings, name)), "model": counter.name,
-                      **({} if poisoning is None else {"poisoning": poisoning.record()})},
+                      **({} if poisoning is None else {"poisoning": poisoning.json()})},
             fingerprints=prints, key=measures.KEY, resume=resume,
         )  # fmt: skip
 

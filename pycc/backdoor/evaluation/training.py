@@ -40,7 +40,7 @@ class PoisoningFacts:
     poisoned: Sequence[PoisonedImage] | None
     """The poisoned images; None if the manifest already lists them."""
 
-    def record(self) -> Record:
+    def json(self) -> Record:
         """JSON values by name."""
         record: Record = {"poisoning": self.training.settings()}
         if self.poisoned is not None:

@@ -30,7 +30,7 @@ class StatedTrigger:
         fields = {name: v for name, v in record.items() if name not in ("trigger", _CONTENT)}
         return cls(record["trigger"], fields, record.get(_CONTENT))
 
-    def record(self) -> Record:
+    def json(self) -> Record:
         """As of ``Trigger.settings``."""
         content = {} if self.picture_content is None else {_CONTENT: self.picture_content}
         return {"trigger": self.name, **self.fields, **content}
@@ -38,7 +38,7 @@ class StatedTrigger:
     def content(self) -> Record:
         """Its record without the file's name, if the file's content is known."""
         named = self.picture_content is None
-        return {name: v for name, v in self.record().items() if named or name != "picture"}
+        return {name: v for name, v in self.json().items() if named or name != "picture"}
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class StatedStrategy:
         """The strategy whose ``settings`` a manifest states."""
         return cls(record["strategy"], {n: v for n, v in record.items() if n != "strategy"})
 
-    def record(self) -> Record:
+    def json(self) -> Record:
         """As of ``Strategy.settings``."""
         return {"strategy": self.name, **self.fields}
 
@@ -90,11 +90,11 @@ class StatedPoisoning:
                 f"expected a trigger, a strategy and a seed as poisoning, got {error!r}"
             ) from None
 
-    def record(self) -> Record:
+    def json(self) -> Record:
         """JSON values, as a manifest states them."""
         known = {"fraction": self.fraction, "defended": self.defended}
         return {
-            "trigger": self.trigger.record(), "strategy": self.strategy.record(),
+            "trigger": self.trigger.json(), "strategy": self.strategy.json(),
             "seed": self.seed, **{name: v for name, v in known.items() if v is not None},
         }  # fmt: skip
 
@@ -102,7 +102,7 @@ class StatedPoisoning:
         """The differences of the ``tested`` trigger, strategy, seed and defense from these."""
 
         def compared(stated: StatedPoisoning) -> Record:
-            return {"trigger": stated.trigger.content(), "strategy": stated.strategy.record(),
+            return {"trigger": stated.trigger.content(), "strategy": stated.strategy.json(),
                     "seed": stated.seed, "defended": stated.defended}  # fmt: skip
 
         return runs.differences(compared(self), compared(tested))

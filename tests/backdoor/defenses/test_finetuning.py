@@ -19,6 +19,7 @@ from pycc.backdoor.defenses.finetuning import FineTuning, clean_mixture
 from pycc.commands.flags import Parser
 from pycc.data.dataset import Dataset
 from pycc.models import CounterModel
+from pycc.models.families import untrained
 from pycc.models.recipe import Crop
 from pycc.settings import build, flags_of
 from pycc.train import TrainConfig, fit, resolved
@@ -344,9 +345,7 @@ def test_the_published_mixture_of_shanghaitech(shared: Path) -> None:
 
 def test_crops_of_the_clip_recipe_are_dots_for_all() -> None:
     """Whatever the data set, a classifier of blocks learns from whole numbers of heads."""
-    from pycc.models.clip_ebc import CLIPEBC
-
-    recipe = CLIPEBC.recipe(CLIPEBC.__new__(CLIPEBC))
+    recipe = untrained()["clip_ebc"].recipe()
     assert recipe.density == {"": "dots"}
     assert recipe.optimisers[0].lr == 1e-4
     assert isinstance(recipe.crop, Crop)

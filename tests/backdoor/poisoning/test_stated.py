@@ -22,9 +22,9 @@ def test_what_a_manifest_states_is_read_back() -> None:
         stated = StatedPoisoning.read(settings)
         assert (stated.trigger.name, stated.seed, stated.fraction) == (trigger.name, 3, 0.5)
         assert stated.strategy.fields == {"amount": 7}
-        assert stated.record() == json.loads(json.dumps(settings))
-        assert replace(stated, defended="pruning").record() == {
-            **stated.record(), "defended": "pruning"
+        assert stated.json() == json.loads(json.dumps(settings))
+        assert replace(stated, defended="pruning").json() == {
+            **stated.json(), "defended": "pruning"
         }  # fmt: skip
 
 
