@@ -17,6 +17,7 @@ from pycc.commands.attack_physical import MODES, ModeFlags
 from pycc.commands.attack_settings import (
     APAM,
     CLEAN,
+    SIZES,
     AttackSettings,
     methods,
     preset_flags,
@@ -103,6 +104,9 @@ class Attack(RunCommand[AttackSettings]):
         """Settings whose preset, if another than the earlier run's is given, sets what it does."""
         if any(given.get(name, earlier.get(name)) != earlier.get(name) for name in _CHOICES):
             changed = preset_flags()
+            sizes = self.presets(earlier).get("patch_size", list(SIZES))
+            if earlier.get("patch_size", sizes) != sizes:
+                changed -= {"patch_size"}  # the sizes are no preset's: they were given
             earlier = {name: value for name, value in earlier.items() if name not in changed}
         return super().completed(given, earlier, variants)
 

@@ -193,6 +193,8 @@ def _evaluation(preset: Preset) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if preset.max_images is not None:
         values["max_images"] = preset.max_images
+    if preset.patch_sizes is not None:
+        values["patch_size"] = list(preset.patch_sizes)
     default = PGD()
     for field in fields(PGD):
         if (value := getattr(preset.pgd, field.name)) != getattr(default, field.name):
@@ -218,5 +220,6 @@ def preset_text(settings: AttackSettings) -> str:
 
 def _arguments(values: Mapping[str, Any]) -> Iterator[str]:
     for name, value in values.items():
-        shown = f"{value:.4g}" if isinstance(value, float) else str(value)
-        yield f"--{name.replace('_', '-')} {shown}"
+        several = value if isinstance(value, (list, tuple)) else [value]
+        shown = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in several]
+        yield f"--{name.replace('_', '-')} {' '.join(shown)}"

@@ -89,7 +89,7 @@ def gone(run: Path) -> None:
         (unfinished, "expected a finished run, got one with 10 results and no summary.json; "
          "continue it with: pycc attack --resume"),
         (newer, "expected a run of schema 1, got one of schema 2, of another version of pycc"),
-        (foreign, "unknown kind of run 'survey'; known: attack, train, photo, backdoor, certify"),
+        (foreign, "unknown kind of run 'survey'; known: attack, train"),
         (damaged, "results.jsonl, line 1: expected a field 'image', got none"),
         (gone, "expected a run folder, got none"),
     ],

@@ -31,13 +31,15 @@ def flags_of_run(*argv: str, earlier: Mapping[str, Any] | None = None) -> dict[s
 
 
 def some(values: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("objective", "steps", "step_size", "decay", "smoothness", "transform")
-    return {name: values[name] for name in (*names, "pgd_steps", "max_images") if name in values}
+    names = ("objective", "steps", "step_size", "decay", "smoothness", "transform", "pgd_steps")
+    names += ("max_images", "patch_size")
+    return {name: values[name] for name in names if name in values}
 
 
 PAPER = {
     "objective": "density", "steps": 100, "step_size": 2 / 255, "decay": "none",
     "smoothness": 0.01, "transform": "published", "pgd_steps": 10, "max_images": None,
+    "patch_size": [0.02, 0.04, 0.08, 0.16],
 }  # fmt: skip
 STRONG = PAPER | {
     "objective": "target", "steps": 240, "step_size": 0.25, "decay": "cosine", "smoothness": 0.0,
@@ -45,7 +47,7 @@ STRONG = PAPER | {
 }  # fmt: skip
 QUICK = PAPER | {
     "objective": "over", "steps": 200, "step_size": 64 / 255, "decay": "cosine", "pgd_steps": 4,
-    "max_images": 4,
+    "max_images": 4, "patch_size": [0.02, 0.04, 0.08],
 }  # fmt: skip
 
 
@@ -63,7 +65,13 @@ QUICK = PAPER | {
         (["--unannotated", "--preset", "paper"], PAPER),
         (
             ["--attack", "query", "--preset", "quick"],
-            {"objective": "over", "steps": 1000, "pgd_steps": 4, "max_images": 4},
+            {
+                "objective": "over",
+                "steps": 1000,
+                "pgd_steps": 4,
+                "max_images": 4,
+                "patch_size": [0.02, 0.04, 0.08],
+            },
         ),
         (["--attack", "clean"], {"pgd_steps": 10, "max_images": None}),
     ],
@@ -118,7 +126,7 @@ def test_the_line_that_states_the_preset() -> None:
     )
     assert preset_text(settings_of("--preset", "quick", "--max-images", "2")) == (
         "preset quick: --objective over --steps 200 --step-size 0.251 --decay cosine "
-        "--pgd-steps 4; given otherwise: --max-images 2"
+        "--patch-size 0.02 0.04 0.08 --pgd-steps 4; given otherwise: --max-images 2"
     )
 
 
@@ -133,7 +141,11 @@ def test_another_preset_or_attack_than_the_earlier_runs_sets_what_it_does() -> N
     again = flags_of_run("--preset", "strong", earlier=earlier)
     assert again == earlier, "the same preset leaves what was given"
     paper = flags_of_run("--preset", "paper", earlier=earlier)
-    assert some(paper) == PAPER
+    assert some(paper) == PAPER | {"patch_size": [20]}, "sizes that were given stay"
+    usual = flags_of_run(*FOLDER, "--preset", "quick")
+    assert some(flags_of_run("--preset", "paper", earlier=usual))["patch_size"] == [
+        *(0.02, 0.04, 0.08, 0.16)
+    ]
     assert (paper["patch_size"], paper["seeds"], paper["data"]) == ([20], 3, "/tmp")
     query = flags_of_run("--attack", "query", earlier=earlier)
     assert query["steps"] == 1000, "those of apam are no queries"
