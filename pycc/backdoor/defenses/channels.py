@@ -13,7 +13,7 @@ from pycc.backdoor.hooks import removing
 from pycc.counters import count_of, device_of
 from pycc.models import CounterModel
 from pycc.runs import Run
-from pycc.types import Sample
+from pycc.types import Progress, Sample
 
 PRUNING_KEY = ("kind", "pruned")
 """The fields that identify a result of ``prune``."""
@@ -226,6 +226,7 @@ def prune(
     error: Callable[[], float],
     tolerance: float,
     log: Run,
+    progress: Progress | None,
 ) -> int:
     """Silence channels in order, as many as the clean error allows; returns the number.
 
@@ -237,6 +238,9 @@ def prune(
     before = {name: value.clone() for name, value in counter.net.state_dict().items()}
 
     def measure(number: int) -> float:
+        if progress is not None:
+            done = 0 if number == 0 else 1 + stops.index(number)
+            progress(done, 1 + len(stops), f"clean error with {number} channels pruned")
         if number not in known:
             log.append({"kind": "pruning", "pruned": number, "mae": error()})
             known[number] = log.records[-1]["mae"]

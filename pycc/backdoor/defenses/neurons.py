@@ -182,7 +182,7 @@ class AdversarialNeuronPruning(Defense):
             good = prune(
                 counter, order, stops, unweigh,
                 error=lambda: measured(counter, samples, indices, ranks).mae,
-                tolerance=self.tolerance, log=log,
+                tolerance=self.tolerance, log=log, progress=job.progress,
             )  # fmt: skip
             least = {
                 layer.name: float(mask.min()) for layer, mask in zip(layers, masks, strict=True)

@@ -104,7 +104,7 @@ class FinePruning(Retraining):
             good = prune(
                 counter, order, [*range(step, len(order), step), len(order)], silence,
                 error=lambda: measured(counter, samples, indices, ranks).mae,
-                tolerance=self.tolerance, log=log,
+                tolerance=self.tolerance, log=log, progress=job.progress,
             )  # fmt: skip
             with held_silent(layers, order[:good]):
                 self.retrain(counter, job, job.out / "training")

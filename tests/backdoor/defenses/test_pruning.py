@@ -127,15 +127,25 @@ def test_as_many_are_pruned_as_the_error_allows() -> None:
         log = Run(None, {}, ("kind", "pruned"))
         asked.clear()
         counter.load_state_dict(before)
-        good = prune(counter, order, [2, 4, 6], silence, error=error, tolerance=tolerance, log=log)
+        shown: list[tuple[int, int, str]] = []
+
+        def pruned(log: Run = log, tolerance: float = tolerance, shown: list = shown) -> int:
+            return prune(
+                counter, order, [2, 4, 6], silence, error=error, tolerance=tolerance, log=log,
+                progress=lambda *step: shown.append(step),
+            )  # fmt: skip
+
+        good = pruned()
+        assert shown == [
+            (done, 4, f"clean error with {2 * done} channels pruned") for done in range(4)
+        ]
         assert good == expected
         assert asked == [0, 2, 4, 6]
         zero = (layer.convolution.weight.flatten(1) == 0).all(1)
         assert zero.tolist() == [channel < good for channel in range(7)]
         assert torch.equal(layer.convolution.weight[good:], before["net.0.weight"][good:])
         counter.load_state_dict(before)
-        again = prune(counter, order, [2, 4, 6], silence, error=error, tolerance=tolerance, log=log)
-        assert again == good
+        assert pruned() == good
         assert len(asked) == 4  # what is known is not measured again
 
 
