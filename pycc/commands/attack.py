@@ -28,7 +28,7 @@ from pycc.commands.base import DONE, FAILED, Context, RunCommand
 from pycc.commands.pictures import drawn
 from pycc.registry import nearest
 from pycc.settings import Flag, flags_of
-from pycc.types import Counter
+from pycc.types import Counter, each
 
 _CHOICES = ("attack", "preset")
 
@@ -187,7 +187,7 @@ def _fill(settings: AttackSettings) -> tuple[float, float, float] | None:
     if ablation.ablation_fill is not None:
         return (ablation.ablation_fill,) * 3
     images = settings.samples(train=True)
-    return data.mean_colour(images[index].image for index in range(len(images)))
+    return data.mean_colour(sample.image for sample in each(images))
 
 
 def _ablated(

@@ -160,7 +160,7 @@ class _Training:
                 f"train: a batch of {self.recipe.batch} cannot be shared by {ranks.world} "
                 "processes; ask for a larger --batch"
             )
-        self.content = _fingerprint(samples)  # before all other use: it checks the samples
+        self.content = data_fingerprint(samples)  # before all other use: it checks the samples
         training, self.held = split(samples, config.validation_share, seed, held)
         self.ablation: Ablation | None = None
         if config.recipe == "ablation":
@@ -217,7 +217,7 @@ class _Training:
         fingerprints = {
             "weights": self.start,
             "data": self.content,
-            "test": None if tested is None else _fingerprint(tested),
+            "test": None if tested is None else data_fingerprint(tested),
         }
         self.made_with = {"settings": settings, "fingerprints": fingerprints}
         opened = partial(
@@ -426,7 +426,3 @@ class _Training:
             metadata=metadata,
             folder=self.folder,
         )
-
-
-def _fingerprint(samples: Sequence[Sample]) -> dict[str, int | str]:
-    return data_fingerprint(samples[index] for index in range(len(samples)))

@@ -214,7 +214,7 @@ class Defense(CropSettings, ABC):
                 },
                 fingerprints={
                     "weights": fingerprint(counter.net.state_dict().items()),
-                    "data": data_fingerprint(job.samples[n] for n in range(len(job.samples))),
+                    "data": data_fingerprint(job.samples),
                 },
                 key=key,
                 resume=resume,

@@ -187,7 +187,7 @@ def evaluate(
             settings={"strategy": strategy.settings(), "defense": defense, "seed": seed},
             fingerprints={
                 "weights": identity(counter), "clean_weights": clean,
-                "test": data_fingerprint(samples[index] for index in range(len(samples))),
+                "test": data_fingerprint(samples),
                 "trigger": trigger.settings(),
             },
         )  # fmt: skip

@@ -19,7 +19,7 @@ from pycc.data.target import targets
 from pycc.models import CounterModel
 from pycc.runs import fingerprint
 from pycc.train.items import Joined
-from pycc.types import Sample
+from pycc.types import Sample, each
 
 _SHOWN = 10
 """Largest number of names in a message."""
@@ -35,7 +35,7 @@ def content_of(
         return None
     if isinstance(content, CounterModel):
         return identity(content)
-    return data_fingerprint(content[index] for index in range(len(content)))
+    return data_fingerprint(content)
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def all_pixels(samples: Sequence[Sample], training: Dataset, known: Sequence[str
     if isinstance(samples, Joined):
         parts = (all_pixels(part, training, known) for part in samples.parts.values())
         return [fingerprint for part in parts for fingerprint in part]
-    return [pixels(samples[index]) for index in range(len(samples))]
+    return [pixels(sample) for sample in each(samples)]
 
 
 def check_unseen(tested: Mapping[str, str], trained: Iterable[str], *, refuse: bool = True) -> None:

@@ -23,7 +23,7 @@ from pycc.checks import check_type
 from pycc.data.dataset import Dataset
 from pycc.data.export import Written, export_samples
 from pycc.data.images import quantize
-from pycc.types import Progress, Sample, check_sequence
+from pycc.types import Progress, Sample, check_sequence, check_unique
 
 SUFFIX = "_poisoned"
 """Suffix of the names of poisoned duplicates; a number follows if a sample already has it."""
@@ -282,7 +282,5 @@ def _name(samples: Sequence[Sample]) -> str:
 def _names(samples: Sequence[Sample]) -> list[str]:
     """Names of the samples, in order; ValueError unless they are unique."""
     names = names_of(samples)
-    if len(set(names)) < len(names):
-        twice = max(names, key=names.count)
-        raise ValueError(f"poison: names of samples must be unique, got {twice!r} twice")
+    check_unique("poison", names)
     return names
