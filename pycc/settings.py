@@ -238,9 +238,10 @@ def _typed(value: Any, annotation: Any) -> Any:
 
 
 def check_fields(op: str, settings: object) -> None:
-    """Raise TypeError, naming ``op`` and the field, unless all flags are of their types.
+    """Raise TypeError, naming ``op`` and the field, unless all fields are of their types.
 
-    Numbers, texts and truth values are checked; a whole number is a number too.
+    Numbers, texts and truth values are checked; a whole number is a number too. Groups check
+    themselves.
 
     >>> @dataclass(frozen=True)
     ... class Size:
@@ -251,9 +252,9 @@ def check_fields(op: str, settings: object) -> None:
     TypeError: size: side must be a whole number or None, got '8'
     """
     for entry, annotation in _entries(type(settings), None):
-        value = getattr(settings, entry.name)
-        if "help" not in entry.metadata:
+        if "title" in entry.metadata:
             continue
+        value = getattr(settings, entry.name)
         words = [_word(kind, value) for kind in _kinds(annotation)]
         if None not in words:
             expected = " or ".join(

@@ -192,6 +192,7 @@ def run(
     check_type("certify", "calibration", calibration, Calibration, "the result of calibrate")
     if attack is not None:
         check_type("certify", "attack", attack, PatchAttack, "an attack (adaptive_attack) or None")
+    check_whole("certify", "seed", seed, 0)
     check(counter, samples, method=methods, patch_sizes=sizes, attack=attack)
     _check_calibration(counter, methods, sizes, calibration)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pycc import models, runs
 from pycc.attack import InnerAttack
-from pycc.checks import check_type, lacks_memory
+from pycc.checks import check_type, check_whole, lacks_memory
 from pycc.counters import count_of
 from pycc.data.dataset import data_fingerprint
 from pycc.models import CounterModel
@@ -123,6 +123,7 @@ def fit(
     check_type("train", "counter", counter, CounterModel, model)
     check_type("train", "config", config, TrainConfig, "a TrainConfig")
     check_sequence("train", samples)
+    check_whole("train", "seed", seed, 0)
     if resume and out is None:
         raise ValueError("train: resume needs the run folder as out")
     folder = None if out is None else Path(out)

@@ -22,7 +22,7 @@ from pycc.models.recipe import NoRecipeError
 from pycc.ranks import Ranks
 from pycc.registry import Registry
 from pycc.runs import Run, fingerprint, open_or_resume, replicated
-from pycc.settings import values_of
+from pycc.settings import check_fields, values_of
 from pycc.train import TrainConfig, fit
 from pycc.train.config import MACHINE, with_own_truths
 from pycc.train.loop import WEIGHTS
@@ -150,6 +150,10 @@ class Defense(CropSettings, ABC):
     """
 
     name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        check_fields(type(self).__name__, self)
+        super().__post_init__()
 
     def __call__(
         self,

@@ -21,7 +21,7 @@ from pycc.backdoor.poisoning.keys import drawn_indices
 from pycc.backdoor.poisoning.poison import Poisoned, Triggered
 from pycc.backdoor.poisoning.strategies import Strategy
 from pycc.backdoor.poisoning.triggers import Trigger
-from pycc.checks import check_type
+from pycc.checks import check_type, check_whole
 from pycc.counters import count_of, frozen, identity
 from pycc.data import quantize
 from pycc.data.dataset import data_fingerprint
@@ -172,6 +172,7 @@ def evaluate(
     (1, 1, None)
     """
     check_sequence("backdoor", samples)
+    check_whole("backdoor", "seed", seed, 0)
     check_type("backdoor", "trigger", trigger, Trigger, "a trigger, such as Noise()")
     check_type("backdoor", "strategy", strategy, Strategy, "a strategy, such as Add(20)")
     if not len(samples):

@@ -19,7 +19,7 @@ from pycc.attack.evaluation.checked import counted_points
 from pycc.backdoor.poisoning.keys import keyed, names_of, shuffled
 from pycc.backdoor.poisoning.strategies import Strategy
 from pycc.backdoor.poisoning.triggers import Trigger
-from pycc.checks import check_type
+from pycc.checks import check_type, check_whole
 from pycc.data.dataset import Dataset
 from pycc.data.export import Written, export_samples
 from pycc.data.images import quantize
@@ -196,6 +196,7 @@ def poison(
     (3, 20)
     """
     check_sequence("poison", samples)
+    check_whole("poison", "seed", seed, 0)
     check_type("poison", "trigger", trigger, Trigger, "a trigger, such as Noise()")
     check_type("poison", "strategy", strategy, Strategy, "a strategy, such as Add(20)")
     check_type("poison", "fraction", fraction, Real, "a number of (0,1]")
