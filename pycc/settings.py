@@ -26,6 +26,7 @@ __all__ = [
     "flag",
     "flags_of",
     "group",
+    "misfit",
     "no_names",
     "values_of",
 ]
@@ -255,12 +256,25 @@ def check_fields(op: str, settings: object) -> None:
         if "title" in entry.metadata:
             continue
         value = getattr(settings, entry.name)
-        words = [_word(kind, value) for kind in _kinds(annotation)]
-        if None not in words:
-            expected = " or ".join(
-                str(word) for word in words if word != "a whole number" or "a number" not in words
-            )
+        expected = misfit(annotation, value)
+        if expected is not None:
             raise TypeError(f"{op}: {entry.name} must be {expected}, got {value!r}")
+
+
+def misfit(annotation: Any, value: object) -> str | None:
+    """Return what a field of this type expects, for an error; None if a value is of the type.
+
+    Values of other types than numbers, texts, truth values and lists of texts always fit.
+
+    >>> misfit(int | None, 8.5), misfit(int | float, 8.5)
+    ('a whole number or None', None)
+    """
+    words = [_word(kind, value) for kind in _kinds(annotation)]
+    if None in words:
+        return None
+    return " or ".join(
+        str(word) for word in words if word != "a whole number" or "a number" not in words
+    )
 
 
 _KINDS: dict[Any, tuple[str, tuple[type, ...]]] = {
@@ -274,6 +288,9 @@ _KINDS: dict[Any, tuple[str, tuple[type, ...]]] = {
 
 def _word(kind: Any, value: object) -> str | None:
     """Return the name of a type that a value is not of; None if it is, or if none is checked."""
+    if kind == list[str]:
+        fits = isinstance(value, list | tuple) and all(isinstance(text, str) for text in value)
+        return None if fits else "a list of names"
     if kind not in _KINDS:
         return None
     word, kinds = _KINDS[kind]
