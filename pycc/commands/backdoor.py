@@ -173,7 +173,7 @@ class Evaluate(RunOnScenes[EvaluateSettings]):
             samples={"clean_weights": clean, "test": samples}, trigger=trigger,
             ranks=context.ranks,
         )  # fmt: skip
-        try:
+        with log:
             with context.progress("images") as progress:
                 if clean is not None:
                     counted(log, lambda: clean, tested, strategy=None, defense=None,
@@ -183,8 +183,6 @@ class Evaluate(RunOnScenes[EvaluateSettings]):
                         progress=progress)  # fmt: skip
             summary = summarise(log.records)
             log.finish({**summary.json(), "model": backdoored.name})
-        finally:
-            log.close()
         if context.ranks.first:
             print_tables({backdoored.name: summary})
             if settings.pictures:
@@ -244,14 +242,12 @@ class Defend(RunOnScenes[DefendSettings]):
             samples={"data": images}, poisoning=poisoning, ranks=context.ranks,
         )  # fmt: skip
         folder = context.run_folder / defense.name
-        try:
+        with log:
             with context.progress("steps") as progress:
                 defense(before, images, seed=seed, out=folder, resume=True, ranks=context.ranks,
                         progress=progress)  # fmt: skip
             unknown = poisoned is None and not shared.recorded
             log.finish({"defense": defense.name, "overlap": None if unknown else asdict(shared)})
-        finally:
-            log.close()
         if context.ranks.first:
             print(f"weights: {folder / WEIGHTS}", flush=True)
         return DONE

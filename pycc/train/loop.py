@@ -226,16 +226,13 @@ class _Training:
             settings={**stated, **settings}, fingerprints=fingerprints, key=KEY, machine=machine,
             resume=resume,
         )  # fmt: skip
-        log = runs.replicated(opened, self.ranks, KEY)
-        try:
+        with runs.replicated(opened, self.ranks, KEY) as log:
             if resume and self.folder is not None:
                 self._restore(self.folder)
             saved = self.clock = time.monotonic()
             while self.state.epoch < self.recipe.epochs and not self._stale():
                 saved = self._epoch(log, saved)
             return self._finish(log, measure)
-        finally:
-            log.close()
 
     def _made(self, rule: Optimiser) -> torch.optim.Optimizer:
         return schedule.made(rule, self.model.parameters(), self.model.backbone_parameters())

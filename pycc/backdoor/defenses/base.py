@@ -224,11 +224,8 @@ class Defense(CropSettings, ABC):
                 resume=resume,
             )
 
-        log = replicated(opened, job.ranks, key)
-        try:
+        with replicated(opened, job.ranks, key) as log:
             yield log
-        finally:
-            log.close()
 
 
 def finish(log: Run, counter: CounterModel, summary: DefenseSummary) -> None:

@@ -193,8 +193,7 @@ def evaluate(
             },
         )  # fmt: skip
 
-    log = replicated(opened, ranks, measures.KEY)
-    try:
+    with replicated(opened, ranks, measures.KEY) as log:
         if clean_counter is not None:
             with frozen(clean_counter):
                 counted(
@@ -208,8 +207,6 @@ def evaluate(
             )  # fmt: skip
         summary = summarise(log.records)
         log.finish(summary.json())
-    finally:
-        log.close()
     (backdoored,) = (row for row in summary.rows if row.model == BACKDOORED)
     return backdoored
 
@@ -321,7 +318,7 @@ def detected(
         ),
         ranks, _SCORE_KEY,
     )  # fmt: skip
-    try:
+    with raw:
         left = [job for job in jobs if not raw.has(images=job[0], index=job[1])]
         samples = (
             tested.sample(images, index) if images in SETS else clean[index]
@@ -338,8 +335,6 @@ def detected(
             raw.append(result)
             if progress is not None:
                 progress(number, len(left), f"{strategy.name}: blend-consistency")
-    finally:
-        raw.close()
     rows = {(row["images"], row["index"]): row for row in raw.records}
     for kind, name in SCORES.items():
         reference = [rows[_REFERENCES, index][kind] for index in drawn]
