@@ -16,10 +16,9 @@ from pycc.data.dataset import Dataset, PairedFiles, data_fingerprint
 from pycc.data.scaled import Scaled
 from pycc.data.subset import Subset
 from pycc.data.target import targets
-from pycc.models import CounterModel
 from pycc.runs import fingerprint
 from pycc.train.items import Joined
-from pycc.types import Sample, each
+from pycc.types import Counter, Sample, each
 
 _SHOWN = 10
 """Largest number of names in a message."""
@@ -28,12 +27,12 @@ _DEPTH = 3
 
 
 def content_of(
-    content: CounterModel | Sequence[Sample] | None,
+    content: Counter | Sequence[Sample] | None,
 ) -> str | dict[str, int | str] | None:
     """The identity of a counter, or a fingerprint of samples; None for None."""
     if content is None:
         return None
-    if isinstance(content, CounterModel):
+    if isinstance(content, Counter):
         return identity(content)
     return data_fingerprint(content)
 
