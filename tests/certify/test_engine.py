@@ -12,7 +12,7 @@ from support.scenes import counter as small_counter
 from support.scenes import scenes as small_scenes
 
 from pycc import certify, data, defense
-from pycc.certify import Additive, Calibration, Masked, Quantile
+from pycc.certify import Additive, Calibration, FixedAblations, Masked, Quantile, TwoMask
 from pycc.certify.engine import CALIBRATION
 from pycc.runs import read_records
 from pycc.types import Counter, Sample
@@ -175,3 +175,25 @@ def test_two_images_of_one_name_are_refused(
             out=tmp_path / "run",
         )  # fmt: skip
     assert not (tmp_path / "run").exists()
+
+
+def test_counts_are_exact_on_cuda(
+    scenes: list[Sample], others: list[Sample], counter: Counter
+) -> None:
+    seen = []
+
+    class Watching(torch.nn.Module):
+        stride, receptive_field = counter.stride, counter.receptive_field
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            flags = torch.backends.cudnn
+            seen.append((flags.deterministic, flags.benchmark, flags.allow_tf32))
+            density: torch.Tensor = counter(images)
+            return density
+
+    watching = Watching().eval()
+    methods = [*METHODS, TwoMask(masks=4), FixedAblations(k=900, ablation_samples=9)]
+    calibration = certify.calibrate(watching, others, method=methods, patch_sizes=[8])
+    certify.run(watching, scenes, method=methods, patch_sizes=[8], calibration=calibration)
+    assert len(seen) > 4
+    assert set(seen) == {(True, False, False)}
