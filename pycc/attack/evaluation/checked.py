@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from pycc.data.cache import LastUsed
 from pycc.data.dataset import Fingerprint
 from pycc.grid import heads_in
 from pycc.types import Sample, check_unique, each
@@ -136,13 +136,7 @@ class SampleCache:
 
     def __init__(self, samples: Sequence[Sample], budget: int = 1 << 28) -> None:
         self._samples = samples
-        self._budget = budget
-        self._kept: OrderedDict[int, Sample] = OrderedDict()
+        self._kept: LastUsed[int, Sample] = LastUsed(budget, lambda sample: sample.image.nbytes)
 
     def __getitem__(self, index: int) -> Sample:
-        sample = self._kept.pop(index, None) or self._samples[index]
-        self._kept[index] = sample
-        held = sum(s.image.nbytes for s in self._kept.values())
-        while held > self._budget and len(self._kept) > 1:
-            held -= self._kept.popitem(last=False)[1].image.nbytes
-        return sample
+        return self._kept.get(index, self._samples.__getitem__)
