@@ -148,6 +148,7 @@ def _fixed_count(counter: Counter) -> str:
             return "nothing"
 
 
+@exact()
 @torch.no_grad()
 def density_in_roi(counter: Counter, sample: Sample) -> Tensor:
     """Compute the density map [1,h,w] of a sample, zero outside its region of interest.
@@ -190,7 +191,7 @@ def heads_of(counter: Counter, sample: Sample) -> Tensor | None:
     locate: Callable[[Tensor], list[Tensor]] | None = getattr(counter, "heads", None)
     if locate is None:
         return None
-    with frozen(counter), naming(sample.name, sample.image.shape):
+    with frozen(counter), exact(), naming(sample.name, sample.image.shape):
         (heads,) = locate(sample.image[None].to(like_of(counter)))
     heads = heads.detach().cpu()
     return heads if sample.roi is None else heads[heads_in(heads, sample.roi)]
@@ -268,7 +269,8 @@ def counts(
     if max_pixels is not None:
         check_whole("count", "max_pixels", max_pixels, 1)
     for sample in _samples(images):
-        with frozen(counter), torch.no_grad(), naming(sample.name, sample.image.shape):
+        named = naming(sample.name, sample.image.shape)
+        with frozen(counter), exact(), torch.no_grad(), named:
             check_image("count", sample.image)
             began = time.perf_counter()
             image = sample.image[None].to(like_of(counter))

@@ -16,6 +16,7 @@ __all__ = [
     "field_margin",
     "heads_in",
     "in_region",
+    "minimum_side",
     "period_of",
     "reached_window",
     "window_field",
@@ -139,6 +140,18 @@ def period_of(counter: Counter) -> int:
     4
     """
     return int(getattr(counter, "period", counter.stride))
+
+
+def minimum_side(counter: Counter) -> int:
+    """Return the smallest side, in pixels, of an image that a counter takes.
+
+    ``counter.minimum_side`` if the counter has it, else its stride: a map needs a cell.
+
+    >>> from pycc import models
+    >>> minimum_side(models.load("mcnn-synthetic"))
+    4
+    """
+    return int(getattr(counter, "minimum_side", counter.stride))
 
 
 def window_field(counter: Counter) -> int | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -151,17 +151,19 @@ def own_device(device: torch.device) -> torch.device:
     return torch.device("cuda", number)
 
 
-def exact() -> AbstractContextManager[None]:
+@contextmanager
+def exact() -> Iterator[None]:
     """Make convolutions on CUDA deterministic, at the full precision of float32.
 
-    Other layers may still add in any order (the gradients of interpolation and of adaptive
-    pooling).
+    Counts are then those of a CPU but for rounding: TF32, which torch uses otherwise, rounds to 10
+    bits instead of 23. Other layers may still add in any order (the gradients of interpolation and
+    of adaptive pooling). Also a decorator: ``@exact()``.
 
     >>> with exact():
     ...     torch.backends.cudnn.deterministic
     True
     """
-    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(
+    with torch.backends.cudnn.flags(
         enabled=True, deterministic=True, benchmark=False, allow_tf32=False
-    )
-    return flags
+    ):
+        yield

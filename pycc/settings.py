@@ -26,6 +26,7 @@ __all__ = [
     "flag",
     "flags_of",
     "group",
+    "misfit",
     "no_names",
     "values_of",
 ]
@@ -238,9 +239,10 @@ def _typed(value: Any, annotation: Any) -> Any:
 
 
 def check_fields(op: str, settings: object) -> None:
-    """Raise TypeError, naming ``op`` and the field, unless all flags are of their types.
+    """Raise TypeError, naming ``op`` and the field, unless all fields are of their types.
 
-    Numbers, texts and truth values are checked; a whole number is a number too.
+    Numbers, texts and truth values are checked; a whole number is a number too. Groups check
+    themselves.
 
     >>> @dataclass(frozen=True)
     ... class Size:
@@ -251,15 +253,28 @@ def check_fields(op: str, settings: object) -> None:
     TypeError: size: side must be a whole number or None, got '8'
     """
     for entry, annotation in _entries(type(settings), None):
-        value = getattr(settings, entry.name)
-        if "help" not in entry.metadata:
+        if "title" in entry.metadata:
             continue
-        words = [_word(kind, value) for kind in _kinds(annotation)]
-        if None not in words:
-            expected = " or ".join(
-                str(word) for word in words if word != "a whole number" or "a number" not in words
-            )
+        value = getattr(settings, entry.name)
+        expected = misfit(annotation, value)
+        if expected is not None:
             raise TypeError(f"{op}: {entry.name} must be {expected}, got {value!r}")
+
+
+def misfit(annotation: Any, value: object) -> str | None:
+    """Return what a field of this type expects, for an error; None if a value is of the type.
+
+    Values of other types than numbers, texts, truth values and lists of texts always fit.
+
+    >>> misfit(int | None, 8.5), misfit(int | float, 8.5)
+    ('a whole number or None', None)
+    """
+    words = [_word(kind, value) for kind in _kinds(annotation)]
+    if None in words:
+        return None
+    return " or ".join(
+        str(word) for word in words if word != "a whole number" or "a number" not in words
+    )
 
 
 _KINDS: dict[Any, tuple[str, tuple[type, ...]]] = {
@@ -273,6 +288,9 @@ _KINDS: dict[Any, tuple[str, tuple[type, ...]]] = {
 
 def _word(kind: Any, value: object) -> str | None:
     """Return the name of a type that a value is not of; None if it is, or if none is checked."""
+    if kind == list[str]:
+        fits = isinstance(value, list | tuple) and all(isinstance(text, str) for text in value)
+        return None if fits else "a list of names"
     if kind not in _KINDS:
         return None
     word, kinds = _KINDS[kind]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -11,7 +11,16 @@ from torch import Tensor
 
 from pycc.checks import check_values
 
-__all__ = ["Counter", "Interval", "Progress", "Sample", "check_counter", "check_sequence"]
+__all__ = [
+    "Counter",
+    "Interval",
+    "Progress",
+    "Sample",
+    "check_counter",
+    "check_sequence",
+    "check_unique",
+    "each",
+]
 
 
 @runtime_checkable
@@ -163,6 +172,34 @@ pycc.types.Sample(name, image, points), got Tensor at index 0
             f"{op}: samples must be a data set (pycc.data.open) or a list of "
             f"pycc.types.Sample(name, image, points), got {got}"
         )
+
+
+def check_unique(op: str, names: Iterable[str]) -> None:
+    """Raise ValueError, naming ``op``, if two samples have one name: results are told apart by it.
+
+    >>> check_unique("attack", ["street", "square", "street"])
+    Traceback (most recent call last):
+    ...
+    ValueError: attack: names of samples must be unique, got 'street' twice
+    """
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"{op}: names of samples must be unique, got {name!r} twice")
+        seen.add(name)
+
+
+def each(samples: Sequence[Sample]) -> Iterator[Sample]:
+    """Iterate over samples by position, one at a time in memory.
+
+    A plain ``for`` needs an IndexError at the end, which data sets of other libraries may not
+    raise: they are only required to have a length and items.
+
+    >>> import torch
+    >>> [sample.name for sample in each([Sample("street", torch.zeros(3, 4, 6), None)])]
+    ['street']
+    """
+    return (samples[index] for index in range(len(samples)))
 
 
 @dataclass(frozen=True)

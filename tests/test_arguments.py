@@ -101,6 +101,8 @@ def test_other_arguments_are_named(counter: Counter) -> None:
     image, noise, minus = scenes[0].image, backdoor.Noise(), backdoor.Minus()
     run, calibrate = partial(attack.run, counter, scenes), partial(certify.calibrate, counter)
     certified = partial(certify.run, counter, scenes, patch_sizes=[20])
+    known = certify.Calibration()
+    additive = partial(certify.additive, counter, image, patch_size=8)
     evaluate, poison = partial(backdoor.evaluate, counter, scenes), backdoor.poison
     calls: list[tuple[str, Callable[[], object]]] = [
         ("count: max_pixels .* got 1.5", lambda: pycc.count(counter, image, max_pixels=1.5)),
@@ -120,6 +122,17 @@ def test_other_arguments_are_named(counter: Counter) -> None:
         ("poison: strategy .* got 'add'", lambda: poison(scenes, noise, "add")),
         ("poison: fraction .* got None", lambda: poison(scenes, noise, minus, fraction=None)),
         ("backdoor: strategy .* got None", lambda: evaluate(noise, None)),
+        ("certify: seed .* got 'x'", lambda: certified(seed='x', calibration=known)),
+        ("train: seed .* got 0.5", lambda: train.fit(counter, scenes, seed=0.5)),
+        ("poison: seed .* got 'x'", lambda: poison(scenes, noise, minus, seed="x")),
+        ("backdoor: seed .* got 'x'", lambda: evaluate(noise, minus, seed="x")),
+        ("PGD: epsilon .* got '8'", lambda: attack.PGD(epsilon="8")),
+        ("InnerAttack: steps .* got 2.5", lambda: attack.InnerAttack(81, 2.5)),
+        ("FinePruning: tolerance .* got 'x'", lambda: backdoor.FinePruning(tolerance="x")),
+        ("FineTuning: epochs .* got 'x'", lambda: backdoor.FineTuning(epochs="x")),
+        ("blend-consistency: blends .* got 2.5", lambda: backdoor.BlendConsistency(blends=2.5)),
+        ("caps: cap of a cell .* got '2'", lambda: additive(caps="2")),
+        ("certify: patches .* got 1.5", lambda: additive(caps=1.0, patches=1.5)),
     ]  # fmt: skip
     for message, call in calls:
         with pytest.raises(TypeError, match=f"^{message}$"):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import pycc
 from pycc import defense, models
 from pycc.backdoor.poisoning.overlap import content_of
-from pycc.counters import identity, tiled_density
+from pycc.counters import count_of, identity, tiled_density
 from pycc.models import CounterModel
 from pycc.types import Sample
 
@@ -159,3 +159,20 @@ def test_counters_of_equal_weights_and_other_options_differ() -> None:
     inside = [identity(defense.clipped(counter.eval(), 1.0)) for counter in (one, same, other)]
     assert inside[0] == inside[1] != inside[2], "a counter inside a defense too"
     assert content_of(one) != content_of(other), "the fingerprint of backdoor runs"
+
+
+def test_counts_are_exact_on_cuda() -> None:
+    seen = []
+
+    class Watching(nn.Conv2d):
+        stride, receptive_field = 1, 1
+
+        def forward(self, images: Tensor) -> Tensor:
+            flags = torch.backends.cudnn
+            seen.append((flags.deterministic, flags.benchmark, flags.allow_tf32))
+            return images.mean(1, keepdim=True)
+
+    sample = Sample("street", torch.rand(3, 8, 8), None)
+    assert pycc.count(Watching(3, 1, 1), [sample])[0].count > 0
+    assert count_of(Watching(3, 1, 1), sample) > 0
+    assert set(seen) == {(True, False, False)}

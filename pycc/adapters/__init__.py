@@ -14,7 +14,7 @@ three lines report every epoch and validation:
 >>> scenes = data.open("synthetic", split="train", limit=3, shape=(64, 96))
 >>> config = train.TrainConfig(epochs=1, crop="64x64", crops=1)
 >>> done = train.fit(models.load("mcnn-synthetic"), scenes, config)
->>> for record in done.records():
+>>> for record in done.records:
 ...     kind, epoch = record.pop("kind"), record.pop("epoch")
 ...     log({f"{kind}/{name}": v for name, v in record.items() if type(v) is float}, step=epoch)
 0 train/loss train/lr train/gradient_norm train/seconds train/images_per_second

@@ -10,7 +10,8 @@ from pycc.backdoor.defenses.distillation import AttentionDistillation
 from pycc.backdoor.defenses.finetuning import FineTuning, clean_images, clean_mixture
 from pycc.backdoor.defenses.neurons import AdversarialNeuronPruning
 from pycc.backdoor.defenses.pruning import FinePruning
-from pycc.backdoor.evaluation.counting import EvaluationSet, counted, detected, evaluate
+from pycc.backdoor.evaluation.counting import EvaluationSet, counted, detected
+from pycc.backdoor.evaluation.evaluate import evaluate
 from pycc.backdoor.evaluation.experiment import Experiment, Partitions
 from pycc.backdoor.evaluation.gradcam import GradCam, default_layers, gradcam
 from pycc.backdoor.evaluation.measures import KEY, record

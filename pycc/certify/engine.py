@@ -24,7 +24,15 @@ from pycc.defense.windows import check_patch
 from pycc.ranks import Ranks
 from pycc.runs import Run, open_or_resume, sharded, write_json
 from pycc.settings import values_of
-from pycc.types import Counter, Progress, Sample, check_counter, check_sequence
+from pycc.types import (
+    Counter,
+    Progress,
+    Sample,
+    check_counter,
+    check_sequence,
+    check_unique,
+    each,
+)
 
 KEY = ("image", "method", "patch_size")
 PATCH_SIZES = (20, 40, 81, 163)
@@ -97,7 +105,7 @@ def _calibrate(
     truths: list[float] = []
     shapes: list[tuple[int, int]] = []
     colours: list[Tensor] = []
-    for number, sample in enumerate(samples if needs_images else ()):
+    for number, sample in enumerate(each(samples if needs_images else ())):
         if progress is not None:
             progress(number, len(samples), f"calibrating on {sample.name}")
         check_sample(sample)
@@ -184,6 +192,7 @@ def run(
     check_type("certify", "calibration", calibration, Calibration, "the result of calibrate")
     if attack is not None:
         check_type("certify", "attack", attack, PatchAttack, "an attack (adaptive_attack) or None")
+    check_whole("certify", "seed", seed, 0)
     check(counter, samples, method=methods, patch_sizes=sizes, attack=attack)
     _check_calibration(counter, methods, sizes, calibration)
 
@@ -237,17 +246,19 @@ def check(
 ) -> None:
     """Check that a run can certify these samples, before the first one is certified.
 
-    TypeError for a counter or samples of another type. ValueError for no samples, a counter
-    without the bounded receptive field that a method needs, a patch or a number of kept pixels that
-    does not fit into an image, and an attack on images with a region of interest.
+    TypeError for a counter or samples of another type. ValueError for no samples, two of one name,
+    a counter without the bounded receptive field that a method needs, a patch or a number of kept
+    pixels that does not fit into an image, and an attack on images with a region of interest.
     """
     methods, largest = chosen(method), max(_sizes(patch_sizes))
     check_sequence("certify", samples)
     _check_counter(counter, methods)
     if not len(samples):
         raise ValueError("certify: samples must be at least one, got none")
-    for sample in samples:
+    names = []
+    for sample in each(samples):
         check_sample(sample)
+        names.append(sample.name)
         shape = sample.image.shape[1], sample.image.shape[2]
         if sample.roi is not None and attack is not None:
             raise ValueError(
@@ -257,6 +268,7 @@ def check(
         check_patch(sample.name, largest, shape)
         for certificate in methods:
             certificate.check_image(sample.name, shape)
+    check_unique("certify", names)
 
 
 def _check_counter(counter: Counter, methods: Sequence[Certificate]) -> None:

@@ -16,6 +16,7 @@ from pycc.data import quantize
 from pycc.defense.capping import Caps, additive_moves
 from pycc.defense.windows import check_maps, window_of, window_sums
 from pycc.grid import in_region
+from pycc.ranks import exact
 from pycc.types import Counter, Interval, Sample
 
 Objective = Literal["over", "under"]
@@ -33,7 +34,7 @@ def map_of(counter: Counter, image: Tensor) -> Tensor:
     """
     check_eval("certify", counter)
     check_image("certify", image)
-    with torch.no_grad():
+    with torch.no_grad(), exact():
         return check_maps("certify", counter(image[None]))
 
 

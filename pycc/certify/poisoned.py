@@ -50,7 +50,7 @@ from torch import Tensor
 from pycc.certify._check import counts_of
 from pycc.certify.fixed import fixed_ablations_bounds
 from pycc.checks import check_whole
-from pycc.types import Interval, Sample
+from pycc.types import Interval, Sample, each
 
 
 def partitions(samples: Sequence[Sample], parts: int, *, seed: int) -> list[list[int]]:
@@ -69,7 +69,7 @@ def partitions(samples: Sequence[Sample], parts: int, *, seed: int) -> list[list
     """
     number = check_whole("partitions", "parts", parts, 1)
     split: list[list[tuple[bytes, bytes, int]]] = [[] for _ in range(number)]
-    for index, sample in enumerate(samples):
+    for index, sample in enumerate(each(samples)):
         pixels = _digest(seed, sample.image)
         # The key only gives other partitions for other seeds; it need not be secret.
         part = int.from_bytes(pixels, "little") % number

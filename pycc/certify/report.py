@@ -109,9 +109,8 @@ def draw(
     patch_size = sizes[min(2, len(sizes) - 1)]
     key = method.name, patch_size
     records = [r for r in run.records if (r["method"], r["patch_size"]) == key]
-    by_name = {sample.name: sample for sample in samples}
     for record in widest(records, _IMAGES):
-        sample = by_name[record["image"]]
+        sample = samples[record["index"]]
         density = certified_map(counter, sample).cpu()
         window = window_of(counter, patch_size, shape_of(sample.image), shape_of(density))
         slack = method.slack_map(density, window, run.calibration)

@@ -1,4 +1,4 @@
-"""What unparsed arguments say about an earlier run, before it is known which flags exist."""
+"""Values in unparsed arguments, such as an earlier run, before it is known which flags exist."""
 
 from __future__ import annotations
 

@@ -26,10 +26,11 @@ from pycc.commands.attack_settings import (
     variants,
 )
 from pycc.commands.base import DONE, FAILED, Context, RunCommand
+from pycc.commands.checks import check_beside
 from pycc.commands.pictures import drawn
 from pycc.registry import nearest
 from pycc.settings import Flag, flags_of
-from pycc.types import Counter
+from pycc.types import Counter, each
 
 _CHOICES = ("attack", "preset")
 
@@ -118,12 +119,9 @@ class Attack(RunCommand[AttackSettings]):
             raise ValueError(f"--model {model}: expected --weights FILE beside it, got none")
         if counters.transfer and {"weights", "surrogates"} & given:
             raise ValueError("--transfer: expected neither --weights nor --surrogates beside it")
-        if settings.ablation.ablate is None:
-            for name in ("ablation_samples", "ablation_unit", "ablation_fill"):
-                if name in given:
-                    shown = name.replace("_", "-")
-                    raise ValueError(f"--{shown}: expected --ablate K beside it, got none")
-        elif counters.transfer:
+        of_ablation = ("ablation_samples", "ablation_unit", "ablation_fill")
+        check_beside(given, of_ablation, "--ablate K", settings.ablation.ablate is not None)
+        if settings.ablation.ablate is not None and counters.transfer:
             raise ValueError("--ablate: expected one counter, with --weights, got --transfer")
         settings.evaluation.pgd()
         settings.patches.attacks()
@@ -191,7 +189,7 @@ def _fill(settings: AttackSettings) -> tuple[float, float, float] | None:
     if ablation.ablation_fill is not None:
         return (ablation.ablation_fill,) * 3
     images = settings.samples(train=True)
-    return data.mean_colour(images[index].image for index in range(len(images)))
+    return data.mean_colour(sample.image for sample in each(images))
 
 
 def _ablated(

@@ -11,6 +11,7 @@ from pycc.attack.base import PatchAttack, attacks
 from pycc.attack.methods.pgd import PGD
 from pycc.attack.presets import Preset, presets
 from pycc.attack.problem import combinations
+from pycc.commands.checks import check_least
 from pycc.commands.flags import CounterFlags, DataFlags, MachineFlags
 from pycc.commands.scenes import ATTACK, on_scenes
 from pycc.settings import flag, group, values_of
@@ -124,10 +125,12 @@ class EvaluationFlags:
     train_max_images: int | None = flag(60, "images of that part", advanced=True)
     checks: bool = flag(True, "end with exit code 1 if a check fails; checks are stored anyway")
 
+    def __post_init__(self) -> None:
+        check_least("train_max_images", self.train_max_images, 1)
+
     def pgd(self) -> PGD | None:
         """The reference; ValueError for numbers out of range."""
-        if self.pgd_steps < 0:
-            raise ValueError(f"--pgd-steps must be at least 0, got {self.pgd_steps}")
+        check_least("pgd_steps", self.pgd_steps, 0)
         return PGD(self.pgd_epsilon, self.pgd_steps) if self.pgd_steps else None
 
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from pycc.backdoor.defenses.base import defenses
 from pycc.backdoor.evaluation import drawing, folders, page  # noqa: F401  (registers pages)
-from pycc.backdoor.evaluation.counting import EvaluationSet, counted
-from pycc.backdoor.evaluation.summary import summarise
+from pycc.backdoor.evaluation.evaluate import evaluate
 from pycc.backdoor.evaluation.training import PUBLISHED, PUBLISHED_DEFENSE, train
 from pycc.backdoor.poisoning.overlap import (
     check_unseen,
@@ -156,7 +155,6 @@ class Evaluate(RunOnScenes[EvaluateSettings]):
             clean = settings.start.loaded(settings.clean_weights, "clean-weights", device)
         strategy, trigger = settings.attack.made_strategy(), settings.attack.made_trigger()
         samples = settings.images.tested()
-        tested = EvaluationSet(samples, trigger, seed)
         poisoning = folders.poisoning_of(Path(str(settings.weights)))
         if poisoning is not None and not context.resume:
             changes = poisoning.changes(
@@ -165,31 +163,21 @@ class Evaluate(RunOnScenes[EvaluateSettings]):
             start = f"{settings.weights}: trained with another poisoning than is tested: "
             warn(context, [start + "; ".join(changes)] if changes else [])
         warn(context, recorded_warnings(test=samples))
-        for index in range(len(tested)):  # a trigger that does not fit, before all the work
-            tested.sample("triggered", index)
-        log = folders.open_run(
-            context.run_folder, resume=context.resume, settings=settings, name=self.command,
-            command=context.command, machine=self.machine, counter=backdoored,
-            samples={"clean_weights": clean, "test": samples}, trigger=trigger,
-            ranks=context.ranks,
-        )  # fmt: skip
-        try:
-            with context.progress("images") as progress:
-                if clean is not None:
-                    counted(log, lambda: clean, tested, strategy=None, defense=None,
-                            ranks=context.ranks, progress=progress)  # fmt: skip
-                counted(log, lambda: backdoored, tested, strategy=strategy,
-                        defense=settings.defended, ranks=context.ranks,
-                        progress=progress)  # fmt: skip
-            summary = summarise(log.records)
-            log.finish({**summary.json(), "model": backdoored.name})
-        finally:
-            log.close()
+        with context.progress("images") as progress:
+            evaluate(
+                backdoored, samples, trigger, strategy, clean_counter=clean,
+                defense=settings.defended, seed=seed, out=context.run_folder,
+                resume=context.resume, ranks=context.ranks, progress=progress, settings=settings,
+                command=context.command, machine=self.machine,
+            )  # fmt: skip
         if context.ranks.first:
-            print_tables({backdoored.name: summary})
+            done = folders.StoredRun.read(context.run_folder)
+            print_tables(folders.merged([done]))
             if settings.pictures:
                 applied = [] if settings.defended is None else [settings.defended]
-                drawing.draw_results(log.records, context.run_folder / "pictures", defenses=applied)
+                drawing.draw_results(
+                    done.records, context.run_folder / "pictures", defenses=applied
+                )
             print(f"run folder: {context.run_folder}", flush=True)
         return DONE
 
@@ -244,14 +232,12 @@ class Defend(RunOnScenes[DefendSettings]):
             samples={"data": images}, poisoning=poisoning, ranks=context.ranks,
         )  # fmt: skip
         folder = context.run_folder / defense.name
-        try:
+        with log:
             with context.progress("steps") as progress:
                 defense(before, images, seed=seed, out=folder, resume=True, ranks=context.ranks,
                         progress=progress)  # fmt: skip
             unknown = poisoned is None and not shared.recorded
             log.finish({"defense": defense.name, "overlap": None if unknown else asdict(shared)})
-        finally:
-            log.close()
         if context.ranks.first:
             print(f"weights: {folder / WEIGHTS}", flush=True)
         return DONE

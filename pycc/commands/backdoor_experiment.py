@@ -68,14 +68,12 @@ class RunExperiment(RunOnScenes[RunSettings]):
                          "clean": experiment.clean if extra else None},
                 trigger=experiment.trigger, ranks=context.ranks,
             )  # fmt: skip
-            try:
+            with log:
                 summary = experiment.run(log, context.run_folder)
                 record = {**summary.json(), "model": start.name}
                 if shared is not None:
                     record["overlap"] = asdict(shared)
                 log.finish(record)
-            finally:
-                log.close()
         shown, sentence = verdict(summary)
         if context.ranks.first:
             print_tables({start.name: summary})

@@ -13,7 +13,7 @@ from pycc.backdoor.defenses.detector import BlendConsistency
 from pycc.backdoor.evaluation.training import PUBLISHED_DEFENSE, PUBLISHED_OPTIONS
 from pycc.backdoor.poisoning.strategies import Strategy, strategies
 from pycc.backdoor.poisoning.triggers import Trigger, triggers
-from pycc.commands.backdoor_images import check_fraction, check_least, check_needed
+from pycc.commands.checks import check_beside, check_least, check_share
 from pycc.commands.flags import StartFlags
 from pycc.commands.options import with_options
 from pycc.models import CounterModel
@@ -69,7 +69,7 @@ class TriggerFlags:
         """ValueError for an amount that no strategy has."""
         with_amount = [name for name in strategies.names() if strategies[name].has_amount]
         needed = f"--strategy {' or '.join(with_amount)}"
-        check_needed(given, ("amount",), needed, bool({*with_amount} & {*names}))
+        check_beside(given, ("amount",), needed, bool({*with_amount} & {*names}))
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class TestedAttack(TriggerFlags):
         """ValueError for flags without effect."""
         names = [] if self.strategy is None else [self.strategy]
         self.check_amount(given, names)
-        check_needed(given, ("trigger", "trigger_option"), "--strategy", bool(names))
+        check_beside(given, ("trigger", "trigger_option"), "--strategy", bool(names))
 
     def made_strategy(self) -> Strategy:
         """The strategy; ValueError without one."""
@@ -105,7 +105,7 @@ class OneAttack(TestedAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_fraction("fraction", self.fraction)
+        check_share("fraction", self.fraction)
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class AttackFlags(TriggerFlags):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_fraction("fraction", self.fraction)
+        check_share("fraction", self.fraction)
 
 
 @dataclass(frozen=True)
@@ -155,22 +155,22 @@ class DefenseFlags:
 
     def __post_init__(self) -> None:
         for name, value, least in (
-            ("defense-epochs", self.defense_epochs, 1), ("partitions", self.partitions, 1),
+            ("defense_epochs", self.defense_epochs, 1), ("partitions", self.partitions, 1),
             ("assumed", self.assumed, 0), ("references", self.references, 3),
         ):  # fmt: skip
             check_least(name, value, least)
 
     def check(self, given: Collection[str]) -> None:
         """ValueError for flags without effect."""
-        check_needed(given, ("assumed",), "--partitions", self.partitions is not None)
+        check_beside(given, ("assumed",), "--partitions", self.partitions is not None)
         detects = DETECTOR in self.defense
-        check_needed(given, ("references",), f"--defense {DETECTOR}", detects)
+        check_beside(given, ("references",), f"--defense {DETECTOR}", detects)
         defends = not self.defend_clean or bool({*defenses.names()} & {*self.defense})
         known = f"--defense of {', '.join(defenses.names())}"
-        check_needed(given, ("defend_clean",), known, defends)
+        check_beside(given, ("defend_clean",), known, defends)
         training = [name for name in defenses.names() if issubclass(defenses[name], Retraining)]
         needed = f"--defense of {', '.join(training)}"
-        check_needed(given, ("defense_epochs",), needed, bool({*training} & {*self.defense}))
+        check_beside(given, ("defense_epochs",), needed, bool({*training} & {*self.defense}))
 
     def made(
         self, training: TrainingSettings, counter: CounterModel
@@ -232,4 +232,4 @@ class PictureFlags:
 
     def check(self, given: Collection[str], drawn: bool) -> None:
         """ValueError for flags without effect, unless pictures of a run are ``drawn``."""
-        check_needed(given, ("layer", "picture_image"), "--pictures of a run", drawn)
+        check_beside(given, ("layer", "picture_image"), "--pictures of a run", drawn)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pycc.backdoor.defenses.finetuning import clean_images
+from pycc.commands.checks import check_beside, check_least, check_share
 from pycc.commands.flags import FolderFlags
 from pycc.commands.scenes import SYNTHETIC
 from pycc.data.dataset import Dataset
@@ -14,25 +15,6 @@ from pycc.data.dataset import builtin as builtin_data
 from pycc.data.scaled import Scaled
 from pycc.settings import flag
 from pycc.types import Sample
-
-
-def check_least(name: str, value: int | None, least: int) -> None:
-    """ValueError for a number below ``least``."""
-    if value is not None and value < least:
-        raise ValueError(f"--{name} must be at least {least}, got {value}")
-
-
-def check_fraction(name: str, value: float) -> None:
-    """ValueError for a fraction outside (0,1]."""
-    if not 0 < value <= 1:
-        raise ValueError(f"--{name} must lie in (0,1], got {value:g}")
-
-
-def check_needed(given: Collection[str], names: Collection[str], needed: str, met: bool) -> None:
-    """ValueError for a flag that was given without the one it needs (``met`` is False)."""
-    for name in names:
-        if name in given and not met:
-            raise ValueError(f"--{name.replace('_', '-')} does nothing without {needed}")
 
 
 @dataclass(frozen=True)
@@ -78,7 +60,7 @@ class TrainingImages(ImageFlags):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_least("max-images", self.max_images, 1)
+        check_least("max_images", self.max_images, 1)
 
     def training(self) -> Dataset:
         """The images that are trained on, and poisoned."""
@@ -98,7 +80,7 @@ class AllImages(TrainingImages):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_least("max-test-images", self.max_test_images, 1)
+        check_least("max_test_images", self.max_test_images, 1)
 
     def tested(self) -> Dataset:
         """The images that are tested on."""
@@ -114,7 +96,7 @@ class TestImages(ImageFlags):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_least("max-images", self.max_images, 1)
+        check_least("max_images", self.max_images, 1)
 
     def tested(self) -> Dataset:
         """The images that are tested on."""
@@ -138,13 +120,13 @@ class ExtraFlags:
     )
 
     def __post_init__(self) -> None:
-        check_least("max-extra-images", self.max_extra_images, 1)
-        check_fraction("extra-fraction", self.extra_fraction)
+        check_least("max_extra_images", self.max_extra_images, 1)
+        check_share("extra_fraction", self.extra_fraction)
 
     def check(self, given: Collection[str]) -> None:
         """ValueError for flags without effect."""
         names = ("extra_fraction", "max_extra_images", "extra_split")
-        check_needed(given, names, "--extra-data", self.extra_data is not None)
+        check_beside(given, names, "--extra-data", self.extra_data is not None)
 
     def clean(self, images: TrainingImages, training: Dataset, seed: int) -> Sequence[Sample]:
         """The clean images that defenses learn from."""

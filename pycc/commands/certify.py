@@ -14,6 +14,7 @@ from pycc.certify.calibration import Calibration
 from pycc.certify.engine import CALIBRATION, PATCH_SIZES, check
 from pycc.certify.report import certificates_table, draw
 from pycc.commands.base import DONE, FAILED, Context, RunCommand
+from pycc.commands.checks import check_least, check_share
 from pycc.commands.flags import CounterFlags, DataFlags, MachineFlags
 from pycc.commands.pictures import drawn
 from pycc.commands.scenes import CERTIFY, OnScenes
@@ -38,6 +39,9 @@ class CalibrationFlags:
     force_calibration: bool = flag(
         False, "allow calibration on the certified part; the table reports it", advanced=True
     )
+
+    def __post_init__(self) -> None:
+        check_least("calibration_max_images", self.calibration_max_images, 1)
 
 
 @dataclass(frozen=True)
@@ -102,12 +106,9 @@ class CertifySettings:
     machine: MachineFlags = group(MachineFlags, "machine")
 
     def __post_init__(self) -> None:
-        if min(self.patch_size) < 1:
-            raise ValueError(f"--patch-size must be at least 1 pixel, got {min(self.patch_size)}")
-        if self.steps < 1:
-            raise ValueError(f"--steps must be at least 1, got {self.steps}")
-        if not 0 < self.step_size <= 1:
-            raise ValueError(f"--step-size must lie in (0,1], got {self.step_size}")
+        check_least("patch_size", min(self.patch_size), 1)
+        check_least("steps", self.steps, 1)
+        check_share("step_size", self.step_size)
 
     @property
     def certificates(self) -> tuple[Certificate, ...]:

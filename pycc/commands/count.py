@@ -16,6 +16,7 @@ import torch
 
 from pycc import counters, metrics
 from pycc.commands.base import DONE, Command, Context
+from pycc.commands.checks import check_least
 from pycc.commands.flags import CounterFlags, DeviceFlags, FolderFlags
 from pycc.commands.memory import pixels_within
 from pycc.commands.progress import say
@@ -110,8 +111,7 @@ class CountCommand(Command[CountSettings]):
             raise ValueError("--csv: expected no --json beside it")
         if settings.max_memory is not None and not settings.max_memory > 0:
             raise ValueError(f"--max-memory must be above 0 GB, got {settings.max_memory:g}")
-        if settings.images.max_images is not None and settings.images.max_images < 1:
-            raise ValueError(f"--max-images must be at least 1, got {settings.images.max_images}")
+        check_least("max_images", settings.images.max_images, 1)
         return settings
 
     def run(self, settings: CountSettings, context: Context) -> int:

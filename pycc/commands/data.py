@@ -68,7 +68,7 @@ class Inspect(Command[InspectSettings]):
                 Path(settings.path), split=settings.split, reading=settings.reading,
                 progress=progress, ranks=context.ranks,
             )  # fmt: skip
-        text = json.dumps(report.facts(), indent=1) if settings.json else table(report)
+        text = json.dumps(report.json(), indent=1) if settings.json else table(report)
         if context.ranks.first:
             print(text, flush=True)
         return DONE if report.intact else FAILED

@@ -22,7 +22,7 @@ DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
 """Exit codes: done; a check or certificate failed; bad usage or input, out of memory, or anything
 else that stopped the work; interrupted from the keyboard."""
 FAILURE = "a check or certificate failed"
-"""What the exit code 1 means, unless a command says more."""
+"""The meaning of the exit code 1, unless a command states another."""
 
 
 def exit_codes(failure: str = FAILURE) -> str:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NoReturn
 import torch
 
 from pycc import data, models
+from pycc.commands.checks import check_least
 from pycc.commands.entry import DEBUG, HELP, HELP_ALL, IMPORT
 from pycc.commands.options import naming_option
 from pycc.data.dataset import Dataset, OnError
@@ -53,6 +54,10 @@ class AnnotatedFlags(FolderFlags):
     outside_roi: Show = flag(
         "keep", "what images show outside their region of interest", choices=SHOW, advanced=True
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least("max_images", self.max_images, 1)
 
     def opened(self, folder: str, split: str, limit: int | None = None, **options: Any) -> Dataset:
         """Open images as ``FolderFlags`` does, with the outside of their regions as requested."""

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pycc.counters import frozen, like_of
+from pycc.grid import minimum_side
 from pycc.types import Counter, Sample
 
 _SIDE = 256
@@ -54,7 +55,7 @@ def bytes_per_pixel(counter: Counter) -> float:
     """
     if isinstance(counter, nn.Module) and counter in _known:
         return _known[counter]
-    side = max(_SIDE, int(getattr(counter, "minimum_side", 1)))
+    side = max(_SIDE, minimum_side(counter))
     image = torch.full((1, 3, side, side), 0.5).to(like_of(counter))
     with frozen(counter), torch.no_grad(), _Held() as held:
         counter(image)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import types
 import typing
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 from pycc.registry import nearest
+from pycc.settings import misfit
 
 T = TypeVar("T")
 
@@ -31,7 +31,13 @@ def with_options(
                 f"{flag}: {name} has fields {', '.join(known)}, got {field!r}"
                 f"{nearest(field, known)}"
             )
-        values[field] = _typed(flag, field, hints[field], value)
+        hint = hints[field]
+        if isinstance(value, str) and misfit(hint, value) and misfit(hint, [value]) is None:
+            value = [value]  # a single name stands for a list of one
+        expected = misfit(hint, value)
+        if expected is not None:
+            raise ValueError(f"{flag}: {field} must be {expected}, got {value!r}")
+        values[field] = value
     return kind(**values)
 
 
@@ -42,30 +48,3 @@ def naming_option() -> Iterator[None]:
         yield
     except TypeError as error:
         raise ValueError(f"--option: {error}") from None
-
-
-def _typed(flag: str, name: str, hint: Any, value: object) -> object:
-    """A value read from JSON as a field of that type; ValueError for another type."""
-    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    kinds = typing.get_args(hint) if union else (hint,)
-    for kind in kinds:
-        if kind is type(None) and value is None:
-            return None
-        if kind is int and isinstance(value, int) and not isinstance(value, bool):
-            return value
-        if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-        if kind in (bool, str) and isinstance(value, kind):
-            return value
-        if typing.get_origin(kind) is list:
-            names = [value] if isinstance(value, str) else value
-            if isinstance(names, list) and all(isinstance(text, str) for text in names):
-                return names
-    expected = " or ".join(_NAMES.get(kind, "a list of names") for kind in kinds if kind in _NAMES
-                           or typing.get_origin(kind) is list)  # fmt: skip
-    raise ValueError(f"{flag}: {name} must be {expected}, got {value!r}")
-
-
-_NAMES: Mapping[type, str] = {
-    int: "a whole number", float: "a number", bool: "true or false", str: "a text",
-}  # fmt: skip

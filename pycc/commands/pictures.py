@@ -10,7 +10,7 @@ def drawn(requested: bool | None, problem: str | None = None) -> bool:
     """Whether pictures are drawn: as ``requested``, by default if they can be.
 
     They cannot without the library, or because of a ``problem`` with the other flags. ValueError
-    if they are requested nevertheless; if nobody decided, the first process prints a note.
+    if they are requested nevertheless; if neither was requested, the first process prints a note.
     """
     problem = report.missing_library() or problem
     if requested and problem is not None:

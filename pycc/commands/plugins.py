@@ -86,7 +86,7 @@ def _import_file(path: Path) -> None:
 
 
 def _stored(argv: Sequence[str]) -> list[str]:
-    """What ``--import`` named for the earlier run that arguments name; empty if it is damaged."""
+    """The ``--import`` of the earlier run that arguments name; empty if its manifest is damaged."""
     command = earlier_manifest(argv).get("command")
     texts = command if isinstance(command, list) else []
     return list(dict.fromkeys(_split([text for text in texts if isinstance(text, str)])[0]))
@@ -101,7 +101,7 @@ def _absolute(name: str) -> str:
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What ``--import`` names in arguments, and the other arguments."""
+    """The values of ``--import`` in arguments, and the other arguments."""
     names, others = [], []
     rest = iter(argv)
     for text in rest:

@@ -9,6 +9,7 @@ from typing import Any
 from pycc import data, defense, train
 from pycc.commands import base
 from pycc.commands.base import DONE, Context, RunCommand
+from pycc.commands.checks import check_beside, check_least
 from pycc.commands.flags import AnnotatedFlags, MachineFlags, StartFlags
 from pycc.commands.pictures import drawn
 from pycc.commands.scenes import TRAIN, OnScenes
@@ -53,8 +54,7 @@ class MeasuredImages:
     ablation_samples: int = flag(20, "ablation: random ablations of each test image", advanced=True)
 
     def __post_init__(self) -> None:
-        if self.ablation_samples < 1:
-            raise ValueError(f"--ablation-samples: must be at least 1, got {self.ablation_samples}")
+        check_least("ablation_samples", self.ablation_samples, 1)
 
 
 @dataclass(frozen=True)
@@ -101,22 +101,13 @@ class Train(OnScenes[TrainSettings], RunCommand[TrainSettings]):
     def check(self, settings: TrainSettings, given: frozenset[str]) -> TrainSettings:
         """ValueError for a flag that was given and would do nothing, or lacks a library."""
         for name, recipes in _OF_RECIPES.items():
-            if name in given and settings.config.recipe not in recipes:
-                raise ValueError(
-                    f"--{name.replace('_', '-')}: needs --recipe {' or '.join(recipes)}, got "
-                    f"{settings.config.recipe}"
-                )
-        if settings.test.test_split is None:
-            for name in ("test_data", "ablation_samples"):
-                if name in given:
-                    raise ValueError(
-                        f"--{name.replace('_', '-')}: needs --test-split, the part that is "
-                        "measured on"
-                    )
-        if "validate_every" in given and settings.config.validation_share == 0:
-            raise ValueError(
-                "--validate-every: needs images that validate; --validation-share is 0"
-            )
+            needed = f"--recipe {' or '.join(recipes)}"
+            met = settings.config.recipe in recipes
+            check_beside(given, [name], needed, met, f"--recipe {settings.config.recipe}")
+        tests = settings.test.test_split is not None
+        check_beside(given, ["test_data", "ablation_samples"], "--test-split", tests)
+        validates = settings.config.validation_share > 0
+        check_beside(given, ["validate_every"], "--validation-share above 0", validates, "0")
         output = settings.output
         if output.tensorboard:
             curves.check_tensorboard()

@@ -6,7 +6,7 @@ import hashlib
 import re
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, overload
@@ -23,7 +23,7 @@ from pycc.data.reading import USUAL, Reading, memory_errors
 from pycc.grid import heads_in
 from pycc.registry import Registry, nearest
 from pycc.runs import fingerprint
-from pycc.types import Sample
+from pycc.types import Sample, each
 
 if TYPE_CHECKING:
     from pycc.data.missing import Places
@@ -156,7 +156,7 @@ class Fingerprint:
         }
 
 
-def data_fingerprint(samples: Iterable[Sample]) -> dict[str, int | str]:
+def data_fingerprint(samples: Sequence[Sample]) -> dict[str, int | str]:
     """Compute the record of the data in a run's manifest, so that a resumed run detects a change.
 
     It holds the number of ``images`` and SHA-256 digests, in hexadecimal, of their ``names``,
@@ -165,7 +165,7 @@ def data_fingerprint(samples: Iterable[Sample]) -> dict[str, int | str]:
     from.
     """
     fingerprint_of_all = Fingerprint()
-    for sample in samples:
+    for sample in each(samples):
         fingerprint_of_all.add(sample)
     return fingerprint_of_all.json()
 

@@ -20,7 +20,7 @@ class Frame:
     variable: str
     """Where its heads are in that file."""
     heads: object
-    """What is there: [N,2] or more columns, of which the first are x, y."""
+    """Its heads: [N,2] or more columns, of which the first are x, y."""
 
 
 def pairs_of(

@@ -45,7 +45,7 @@ class Split:
     not_annotated: str | None = None
     """Why the split cannot be read, if it was published without annotation."""
 
-    def facts(self) -> dict[str, object]:
+    def json(self) -> dict[str, object]:
         """Return the figures, ready for JSON; a figure without images is None."""
         heads = [item.heads for item in self.items]
         return {
@@ -89,12 +89,12 @@ class Report:
         """Whether nothing is broken and no image occurs more than once."""
         return not self.identical and not any(split.broken for split in self.splits)
 
-    def facts(self) -> dict[str, object]:
+    def json(self) -> dict[str, object]:
         """Return the report, ready for JSON."""
         return {
             "path": self.path,
             "layout": self.layout,
-            "splits": {split.name: split.facts() for split in self.splits},
+            "splits": {split.name: split.json() for split in self.splits},
             "identical": [
                 [{"split": split, "name": name} for split, name in group]
                 for group in self.identical

@@ -8,13 +8,14 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from PIL import Image, TiffImagePlugin
 
 from pycc.checks import lacks_memory
+from pycc.settings import check_fields, flag
 
 MAX_IMAGE_PIXELS = 178_956_970
 """Pixels of the largest image that is read by default; beyond it Pillow suspects a decompression
@@ -46,24 +47,19 @@ _REDUCED_OR_MASK = 1 | 4
 class Reading:
     """The options for reading the image files of a data set; also the commands' flags for it.
 
-    ValueError for a number out of range.
+    ValueError for a number out of range, TypeError for another type.
     """
 
-    bit_depth: int | None = field(
-        default=None,
-        metadata={
-            "help": "bits of the values in 16-bit image files, if fewer than 16: 2^BITS - 1 is "
-            "white; other files are read as usual",
-            "metavar": "BITS",
-            "advanced": True,
-        },
-    )
-    max_image_pixels: int = field(
-        default=MAX_IMAGE_PIXELS,
-        metadata={"help": "refuse images with more pixels", "metavar": "N", "advanced": True},
+    bit_depth: int | None = flag(
+        None, "bits of the values in 16-bit image files, if fewer than 16: 2^BITS - 1 is white; "
+        "other files are read as usual", metavar="BITS", advanced=True,
+    )  # fmt: skip
+    max_image_pixels: int = flag(
+        MAX_IMAGE_PIXELS, "refuse images with more pixels", metavar="N", advanced=True
     )
 
     def __post_init__(self) -> None:
+        check_fields("open", self)
         if self.bit_depth is not None and not 1 <= self.bit_depth <= 16:
             raise ValueError(
                 f"bit_depth (--bit-depth) must be within [1, 16], got {self.bit_depth}"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pycc.data.dataset import Dataset
 from pycc.runs import fingerprint
-from pycc.types import Sample
+from pycc.types import Sample, each
 
 
 class Subset(Dataset):
@@ -46,10 +46,9 @@ def apart(samples: Dataset, tested: Sequence[Sample], roles: tuple[str, str]) ->
     >>> apart(train, test, ("training", "test")).names
     ['train-0-0', 'train-0-1']
     """
-    names = {_pixels(tested[n]): tested[n].name for n in range(len(tested))}
+    names = {_pixels(sample): sample.name for sample in each(tested)}
     kept = []
-    for index in range(len(samples)):
-        sample = samples[index]
+    for index, sample in enumerate(each(samples)):
         same = names.get(_pixels(sample))
         if same is None:
             kept.append(index)

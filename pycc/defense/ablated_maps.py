@@ -31,6 +31,7 @@ from pycc.defense.retained import (
     corners,
 )
 from pycc.defense.structured import structured
+from pycc.ranks import exact
 from pycc.types import Counter, Progress
 
 __all__ = [
@@ -160,6 +161,7 @@ def ablated_maps(
     return evaluated()
 
 
+@exact()
 def ablated_counts(
     counter: Counter,
     image: Tensor,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pycc.checks import check_images
 from pycc.counters import check_eval
-from pycc.grid import period_of, window_field
+from pycc.grid import minimum_side, period_of, window_field
 from pycc.local import Box, LastDensityCache, TracedGraph, aligned, influence
 from pycc.types import Counter
 
@@ -215,11 +215,6 @@ def defended(counter: Counter, defense: Defense) -> Defended | DefendedModule:
     if isinstance(counter, nn.Module):
         return DefendedModule(counter, defense)
     return Defended(counter, defense)
-
-
-def minimum_side(counter: Counter) -> int:
-    """Return the smallest side, in pixels, that a counter takes: its ``minimum_side`` or stride."""
-    return int(getattr(counter, "minimum_side", counter.stride))
 
 
 def check_finite(op: str, images: Tensor) -> None:

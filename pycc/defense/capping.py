@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from hashlib import sha256
+from numbers import Real
 
 import torch
 from torch import Tensor
 
-from pycc.checks import check_whole
+from pycc.checks import check_type, check_whole
 from pycc.defense.masking import Bounds
 from pycc.defense.windows import window_sums
 
@@ -29,7 +30,7 @@ class Caps:
 
     Raises:
         ValueError: limits that are not above 0 and finite, or a side below 1.
-        TypeError: a side that is not a whole number.
+        TypeError: limits that are not numbers, a side that is not a whole number.
     """
 
     cell: float | Tensor | None = None
@@ -37,6 +38,9 @@ class Caps:
     side: int = BLOCK
 
     def __post_init__(self) -> None:
+        people = "a number of people above 0, or None"
+        check_type("caps", "cap of a cell", self.cell, Real | Tensor | None, people)
+        check_type("caps", "cap of a block", self.block, Real | None, people)
         if isinstance(self.cell, Tensor):
             if self.cell.ndim != 2 or not self.cell.is_floating_point():
                 raise ValueError(

@@ -19,6 +19,7 @@ from pycc.defense.retained import BUDGET, check_fill
 from pycc.defense.windows import check_patch
 from pycc.grid import field_margin, window_field
 from pycc.local import Box, influence
+from pycc.ranks import exact
 from pycc.types import Counter, Progress
 
 _OP = "two_mask"
@@ -82,6 +83,7 @@ def hidden(image: Tensor, boxes: Sequence[Box], colour: Tensor) -> Tensor:
     return torch.where(occlusion, colour.to(image)[:, None, None], image)
 
 
+@exact()
 def two_mask_table(
     counter: Counter,
     image: Tensor,

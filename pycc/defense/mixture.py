@@ -9,8 +9,8 @@ from typing import cast
 from torch import Tensor, nn
 
 from pycc.checks import check_images
-from pycc.defense.base import Around, minimum_side
-from pycc.grid import period_of
+from pycc.defense.base import Around
+from pycc.grid import minimum_side, period_of
 from pycc.local import Box, LastDensityCache, Local
 from pycc.types import Counter
 

@@ -14,6 +14,7 @@ from pycc import ops
 from pycc.defense.retained import Bands, Batch, Blocks
 from pycc.grid import window_field
 from pycc.local import Box, Local, TracedGraph, aligned, influence
+from pycc.local.box import reached
 from pycc.types import Counter
 
 
@@ -106,10 +107,8 @@ def _steady(changed: Box, shape: tuple[int, int], stride: int, field: int) -> Bo
     for start, stop, size in zip(
         (changed.top, changed.left), (changed.bottom, changed.right), shape, strict=True
     ):
-        reach = field - 1
-        length = -(-(stop - start + 2 * reach + stride - 1) // stride) * stride
-        last = max(0, (size - length) // stride * stride)
-        low = min(max(0, (start - reach) // stride * stride), last)
+        first, length = reached(start, stop, stride, field - 1)
+        low = min(max(0, first), max(0, (size - length) // stride * stride))
         ends.append((low, size if size - low - length < stride else low + length))
     return Box(ends[0][0], ends[1][0], ends[0][1], ends[1][1])
 

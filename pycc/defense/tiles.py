@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from pycc.checks import check_whole
-from pycc.defense.base import Defended, DefendedModule, Defense, defended, minimum_side
+from pycc.defense.base import Defended, DefendedModule, Defense, defended
+from pycc.grid import minimum_side
 from pycc.types import Counter
 
 

@@ -139,7 +139,15 @@ def influence(
 
 def _interval(start: int, stop: int, size: int, stride: int, reach: int) -> tuple[int, int]:
     """Return the first pixel and the one after the last, along one axis."""
-    low = (start - reach) // stride * stride
-    # The worst alignment of any start, so that the length does not depend on the start.
-    length = -(-(stop - start + 2 * reach + stride - 1) // stride) * stride
+    low, length = reached(start, stop, stride, reach)
     return max(0, low), min(size, low + length)
+
+
+def reached(start: int, stop: int, stride: int, reach: int) -> tuple[int, int]:
+    """Return the first pixel and the length of the unclipped window of ``influence`` along an axis.
+
+    ``start`` and ``stop`` bound the pixels that change, ``reach`` is the receptive field less 1.
+    The length is that of the worst alignment of any start, so that it does not depend on the start.
+    """
+    low = (start - reach) // stride * stride
+    return low, -(-(stop - start + 2 * reach + stride - 1) // stride) * stride

@@ -56,7 +56,7 @@ def _kernels_of(compiled: Compiled | None) -> dict[str, Kernel]:
 
 
 def reference_at_start(loaded: Loaded) -> bool:
-    """Whether the twins run where nothing else is said; warns if nobody has asked for them."""
+    """Whether the twins run by default; warns if they do so without having been requested."""
     choice = os.environ.get("PYCC_OPS", "")
     if choice not in ("", "compiled", "reference"):
         raise ValueError(f"PYCC_OPS must be compiled or reference, got {choice!r}")

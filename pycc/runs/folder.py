@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pycc.runs.files import write_all, write_json
 from pycc.runs.manifest import MANIFEST, SCHEMA, differences, environment, read_manifest
@@ -116,6 +116,13 @@ class Run:
                 f"{self.path}: expected a run that no process is writing, got one in use"
             ) from None
         self._lock = descriptor
+
+    def __enter__(self) -> Self:
+        """Return the run, which is closed at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Release the folder for other processes. A closed run can still be read."""

@@ -84,11 +84,8 @@ def sharded(
         [{'index': 0}]
     """
     if ranks.world == 1:
-        run = opened()
-        try:
+        with opened() as run:
             yield Shards(ranks, run, run, run.path)
-        finally:
-            run.close()
         return
     if path is None:
         raise ValueError(

@@ -1,9 +1,7 @@
-"""Samples with their ground truth, kept between epochs as far as memory allows."""
+"""Samples with their ground truth, as they are kept between epochs."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -36,27 +34,6 @@ class CachedSample:
         """Its size in bytes."""
         parts = (self.image, self.target, self.points, self.roi, self.boxes)
         return sum(part.numel() * part.element_size() for part in parts if part is not None)
-
-
-class SampleCache:
-    """The samples that were used last, ``limit`` bytes of them; at least the last one."""
-
-    def __init__(self, limit: float) -> None:
-        self.limit = limit
-        self._kept: OrderedDict[int, CachedSample] = OrderedDict()
-        self._bytes = 0
-
-    def get(self, index: int, make: Callable[[int], CachedSample]) -> CachedSample:
-        """Sample ``index``; ``make`` is called if it is not in the cache."""
-        if index in self._kept:
-            self._kept.move_to_end(index)
-            return self._kept[index]
-        sample = make(index)
-        self._kept[index] = sample
-        self._bytes += sample.size
-        while self._bytes > self.limit and len(self._kept) > 1:
-            self._bytes -= self._kept.popitem(last=False)[1].size
-        return sample
 
 
 def stored(image: Tensor) -> Tensor:

@@ -98,7 +98,7 @@ def write_tensorboard(run: TrainRun, folder: Path) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     writer = SummaryWriter(str(folder))
-    for record in run.records():
+    for record in run.records:
         for name, value in record.items():
             if name not in ("kind", "epoch") and isinstance(value, int | float):
                 writer.add_scalar(f"{record['kind']}/{name}", value, record["epoch"] + 1)

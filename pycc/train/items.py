@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from operator import attrgetter
 from typing import overload
 
 import torch
@@ -13,13 +14,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from pycc import ops
+from pycc.data.cache import LastUsed
 from pycc.data.scaled import resized_region
 from pycc.grid import cell_weight
 from pycc.models.heads import Heads
 from pycc.models.recipe import Crop, Recipe
 from pycc.random import Stream
 from pycc.train import truth
-from pycc.train.cache import CachedSample, SampleCache, as_float, stored
+from pycc.train.cache import CachedSample, as_float, stored
 from pycc.types import Sample
 
 
@@ -170,7 +172,7 @@ class Items(torch.utils.data.Dataset[Item]):
         self.samples, self.indices, self.recipe = samples, list(indices), recipe
         self.stride, self.seed, self.ablation = stride, seed, ablation
         self.step = math.lcm(stride, recipe.crop.multiple)
-        self._cache = SampleCache(cache * 2**30)
+        self._cache: LastUsed[int, CachedSample] = LastUsed(cache * 2**30, attrgetter("size"))
         size = recipe.crop.size
         if recipe.crop.kind == "fixed" and size is not None and any(n % self.step for n in size):
             raise ValueError(

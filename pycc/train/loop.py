@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pycc import models, runs
 from pycc.attack import InnerAttack
-from pycc.checks import check_type, lacks_memory
+from pycc.checks import check_type, check_whole, lacks_memory
 from pycc.counters import count_of
 from pycc.data.dataset import data_fingerprint
 from pycc.models import CounterModel
@@ -123,6 +123,7 @@ def fit(
     check_type("train", "counter", counter, CounterModel, model)
     check_type("train", "config", config, TrainConfig, "a TrainConfig")
     check_sequence("train", samples)
+    check_whole("train", "seed", seed, 0)
     if resume and out is None:
         raise ValueError("train: resume needs the run folder as out")
     folder = None if out is None else Path(out)
@@ -160,7 +161,7 @@ class _Training:
                 f"train: a batch of {self.recipe.batch} cannot be shared by {ranks.world} "
                 "processes; ask for a larger --batch"
             )
-        self.content = _fingerprint(samples)  # before all other use: it checks the samples
+        self.content = data_fingerprint(samples)  # before all other use: it checks the samples
         training, self.held = split(samples, config.validation_share, seed, held)
         self.ablation: Ablation | None = None
         if config.recipe == "ablation":
@@ -217,7 +218,7 @@ class _Training:
         fingerprints = {
             "weights": self.start,
             "data": self.content,
-            "test": None if tested is None else _fingerprint(tested),
+            "test": None if tested is None else data_fingerprint(tested),
         }
         self.made_with = {"settings": settings, "fingerprints": fingerprints}
         opened = partial(
@@ -225,16 +226,13 @@ class _Training:
             settings={**stated, **settings}, fingerprints=fingerprints, key=KEY, machine=machine,
             resume=resume,
         )  # fmt: skip
-        log = runs.replicated(opened, self.ranks, KEY)
-        try:
+        with runs.replicated(opened, self.ranks, KEY) as log:
             if resume and self.folder is not None:
                 self._restore(self.folder)
             saved = self.clock = time.monotonic()
             while self.state.epoch < self.recipe.epochs and not self._stale():
                 saved = self._epoch(log, saved)
             return self._finish(log, measure)
-        finally:
-            log.close()
 
     def _made(self, rule: Optimiser) -> torch.optim.Optimizer:
         return schedule.made(rule, self.model.parameters(), self.model.backbone_parameters())
@@ -426,7 +424,3 @@ class _Training:
             metadata=metadata,
             folder=self.folder,
         )
-
-
-def _fingerprint(samples: Sequence[Sample]) -> dict[str, int | str]:
-    return data_fingerprint(samples[index] for index in range(len(samples)))

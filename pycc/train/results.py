@@ -155,7 +155,7 @@ class TrainRun:
     >>> samples = data.open("synthetic", split="train", limit=2, shape=(64, 96))
     >>> config = train.TrainConfig(epochs=1, crop="64x64", crops=1)
     >>> run = train.fit(models.load("mcnn-synthetic"), samples, config)
-    >>> run.counter.training, [record["kind"] for record in run.records()]
+    >>> run.counter.training, [record["kind"] for record in run.records]
     (False, ['train', 'validation'])
     """
 
@@ -169,6 +169,7 @@ class TrainRun:
     folder: Path | None
     """The run folder; None in memory."""
 
+    @property
     def records(self) -> list[Record]:
         """The rows as ``results.jsonl`` holds them: each epoch, then its validation."""
         rows: list[EpochRow | ValidationRow] = [*self.epochs, *self.validations]

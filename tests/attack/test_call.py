@@ -97,7 +97,7 @@ def test_heads_are_needed_by_objectives_that_are_about_them(
         (torch.full((1, 3, 64, 64), 255.0), "divide by 255"),
         ([torch.zeros(1, 64, 64)], r"APAM: image must be \[3,H,W\]"),
         (torch.zeros(0, 3, 64, 64), "APAM: images must be"),
-        ([], "expected at least one sample"),
+        ([], "APAM: images must be at least one, got none"),
     ],
 )
 def test_bad_images(images: Any, message: str, tiny: Callable[..., nn.Module]) -> None:

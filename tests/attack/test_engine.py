@@ -347,7 +347,7 @@ def test_progress_counts_checks(samples, tiny) -> None:
 def test_bad_input_leaves_nothing_behind(tmp_path: Path, samples, sample, tiny) -> None:
     image, points = samples[0].image, samples[0].points
     bad = {
-        "at least one sample": [],
+        "samples must be at least one": [],
         "unique, got 'scene 0' twice": [samples[0], samples[0]],
         "scene 7: APAM: patch_size 70 must give": [samples[0], sample(7)],
         r"x: image must be \[3,H,W\]": [Sample("x", image[:1], points)],

@@ -12,7 +12,7 @@ from support.scenes import counter as small_counter
 from support.scenes import scenes as small_scenes
 
 from pycc import certify, data, defense
-from pycc.certify import Additive, Calibration, Masked, Quantile
+from pycc.certify import Additive, Calibration, FixedAblations, Masked, Quantile, TwoMask
 from pycc.certify.engine import CALIBRATION
 from pycc.runs import read_records
 from pycc.types import Counter, Sample
@@ -136,3 +136,64 @@ def test_a_calibration_of_other_methods_is_refused(
         certify.run(
             counter, scenes, method=method, patch_sizes=SIZES, calibration=Calibration(numbers)
         )
+
+
+class Endless:
+    """Samples as data sets of other libraries have them: a length, items, and no IndexError."""
+
+    def __init__(self, samples: list[Sample]) -> None:
+        self._samples = samples
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._samples[index % len(self)]
+
+
+def test_samples_without_an_end_of_their_own_are_certified(
+    result: certify.CertifyRun, counter: Counter, scenes: list[Sample], others: list[Sample],
+    calibration: Calibration,
+) -> None:  # fmt: skip
+    again = certify.calibrate(
+        counter, Endless(others), method=METHODS, patch_sizes=SIZES, source="others"
+    )
+    assert again == calibration
+    run = certify.run(
+        counter, Endless(scenes), method=METHODS, patch_sizes=SIZES, calibration=again, seed=3
+    )
+    assert untimed(run.records) == untimed(result.records)
+
+
+def test_two_images_of_one_name_are_refused(
+    counter: Counter, scenes: list[Sample], calibration: Calibration, tmp_path: Path
+) -> None:
+    same = [scenes[0], replace(scenes[1], name=scenes[0].name)]
+    with pytest.raises(ValueError, match=r"certify: names of samples must be unique, got .* twice"):
+        certify.run(
+            counter, same, method=METHODS, patch_sizes=SIZES, calibration=calibration,
+            out=tmp_path / "run",
+        )  # fmt: skip
+    assert not (tmp_path / "run").exists()
+
+
+def test_counts_are_exact_on_cuda(
+    scenes: list[Sample], others: list[Sample], counter: Counter
+) -> None:
+    seen = []
+
+    class Watching(torch.nn.Module):
+        stride, receptive_field = counter.stride, counter.receptive_field
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            flags = torch.backends.cudnn
+            seen.append((flags.deterministic, flags.benchmark, flags.allow_tf32))
+            density: torch.Tensor = counter(images)
+            return density
+
+    watching = Watching().eval()
+    methods = [*METHODS, TwoMask(masks=4), FixedAblations(k=900, ablation_samples=9)]
+    calibration = certify.calibrate(watching, others, method=methods, patch_sizes=[8])
+    certify.run(watching, scenes, method=methods, patch_sizes=[8], calibration=calibration)
+    assert len(seen) > 4
+    assert set(seen) == {(True, False, False)}

@@ -162,7 +162,7 @@ def test_pictures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert (out / "pictures/maps-minus.png").read_bytes() != drawn["maps-minus.png"]
     for more in (["--no-pictures", "--layer", layer], ["--no-pictures", "--picture-image", third]):
         code, _, err = run(capsys, "report", str(out), *more)
-        assert (code, f"{more[1]} does nothing without --pictures of a run" in err) == (2, True)
+        assert (code, f"{more[1]}: expected --pictures of a run beside it" in err) == (2, True)
     # Nothing is trained for a picture.
     shutil.rmtree(out / "minus/fine-tuning")
     shutil.rmtree(out / "pictures")

@@ -255,7 +255,7 @@ BUILT_IN = ["--max-images", "2", "--calibration-max-images", "2", "--no-pictures
         (["--weights", "none.pth"], "no such file"),
         (["--option", "resize=4"], "count isolated tiles (pycc.defense.tiled, --tile)"),
         (["--resume", "nowhere"], "nowhere"),
-        (["--patch-size", "0"], "--patch-size must be at least 1 pixel, got 0"),
+        (["--patch-size", "0"], "--patch-size must be at least 1, got 0"),
         (["--masks", "5"], "masks"),
         (
             ["--allowance", "nan"],
@@ -268,7 +268,7 @@ BUILT_IN = ["--max-images", "2", "--calibration-max-images", "2", "--no-pictures
         (["--step-size", "nan"], "--step-size must lie in (0,1], got nan"),
         (["--threads", "0"], "--threads must be within [1, "),
         (["--calibration-data", "/nowhere"], "/nowhere"),
-        (["--calibration-max-images", "0"], "limit must be at least 1, got 0"),
+        (["--calibration-max-images", "0"], "--calibration-max-images must be at least 1, got 0"),
         (["--method", "fixed-ablations", "--calibration-split", "test"], "--force-calibration"),
     ],
 )

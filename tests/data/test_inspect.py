@@ -49,7 +49,7 @@ def test_the_figures(crowd: Path) -> None:
     report = inspected(crowd)
     assert report.intact
     assert report.layout == "folder"
-    assert report.facts() == {
+    assert report.json() == {
         "path": str(crowd),
         "layout": "folder",
         "splits": {
@@ -150,7 +150,7 @@ def test_nothing_whole_has_no_figures(crowd: Path) -> None:
     for path in (crowd / "test").glob("*.json"):
         path.write_text("?")
     report = inspected(crowd, split="test")
-    assert report.splits[0].facts()["heads"] == {
+    assert report.splits[0].json()["heads"] == {
         "total": 0,
         "median": None,
         "min": None,
@@ -190,7 +190,7 @@ def test_a_split_without_annotation_is_not_broken(tmp_path: Path) -> None:
     assert report.intact
     assert report.layout == "nwpu"
     assert "not annotated: test: " in table(report)
-    assert "test.txt: none of its images" in str(report.splits[1].facts()["not_annotated"])
+    assert "test.txt: none of its images" in str(report.splits[1].json()["not_annotated"])
     with pytest.raises(ValueError, match="none of its images has an annotation"):
         inspected(tmp_path, split="test")
 
@@ -244,5 +244,5 @@ def test_the_known_leak_and_the_published_figures(shared: Path) -> None:
     assert sum(item.heads for item in (*train.items, *test.items)) == 162_413 + 78_862
     fifty = inspected(shared / "data" / "ucf_cc_50")
     assert fifty.intact
-    assert fifty.splits[0].facts()["points_outside"] == 5
-    assert fifty.splits[0].facts()["grey"] == 50
+    assert fifty.splits[0].json()["points_outside"] == 5
+    assert fifty.splits[0].json()["grey"] == 50

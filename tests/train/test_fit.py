@@ -76,8 +76,8 @@ def test_stopped_anywhere_and_resumed_it_has_the_same_bits(
     log = fit(again, scenes(), every, out=out, resume=True)
     assert same(state(again), state(uninterrupted))
     assert log.summary == fit_whole.summary
-    strip = [{k: v for k, v in r.items() if "second" not in k} for r in log.records()]
-    expected = fit_whole.records()
+    strip = [{k: v for k, v in r.items() if "second" not in k} for r in log.records]
+    expected = fit_whole.records
     assert strip == [{k: v for k, v in r.items() if "second" not in k} for r in expected]
 
 
@@ -98,7 +98,7 @@ def test_in_memory_it_is_the_same_training(
     assert [row.loss for row in in_memory.epochs] == [row.loss for row in on_disk.epochs]
     assert in_memory.validations == on_disk.validations
     assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
-    assert on_disk.records() == read_records(tmp_path / "run")
+    assert on_disk.records == read_records(tmp_path / "run")
     with pytest.raises(ValueError, match="resume needs the run folder as out"):
         fit(free, scenes(), plan, resume=True)
 

@@ -17,6 +17,7 @@ from pycc.attack.problem import AttackedRegion, Problem
 from pycc.checks import naming
 from pycc.counters import like_of
 from pycc.data import quantize
+from pycc.data.cache import LastUsed
 from pycc.grid import cell_weight, check_cells, window_field
 from pycc.local import Box, Local, TracedGraph, aligned, influence
 from pycc.types import Counter
@@ -102,7 +103,7 @@ class ProblemBuilder:
     ) -> None:
         self.members, self.samples, self.combine = tuple(members), samples, combine
         self._clean = clean
-        self._densities: dict[tuple[int, int], Tensor] = {}
+        self._densities: LastUsed[tuple[int, int], Tensor] = LastUsed(_KEPT, lambda _: 1)
 
     def kind(self, attack: PatchAttack, item: CheckedImage, place: Place) -> tuple[object, ...]:
         """Return the properties that images of one problem must share."""
@@ -207,11 +208,6 @@ class ProblemBuilder:
 
     def _density(self, item: CheckedImage, cells: tuple[int, int], stride: int) -> Tensor:
         """The true density of a full image, kept because several attacks and steps need it."""
-        key = item.index, stride
-        density = self._densities.pop(key, None)
-        if density is None:
-            density = cell_density(self.samples[item.index], cells, stride)
-        self._densities[key] = density
-        if len(self._densities) > _KEPT:
-            del self._densities[next(iter(self._densities))]
-        return density
+        return self._densities.get(
+            (item.index, stride), lambda _: cell_density(self.samples[item.index], cells, stride)
+        )

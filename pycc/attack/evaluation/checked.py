@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from pycc.data.cache import LastUsed
 from pycc.data.dataset import Fingerprint
 from pycc.grid import heads_in
-from pycc.types import Sample
+from pycc.types import Sample, check_unique, each
 
 if TYPE_CHECKING:
     from pycc.attack.base import PatchAttack
@@ -60,14 +60,10 @@ def check_samples(
     """
     groups = getattr(samples, "groups", None)
     items: list[CheckedImage] = []
-    seen: set[str] = set()
     fine: set[tuple[int, int]] = set()
     content = Fingerprint()
     for index, sample in enumerate(each(samples)):
         pixels = content.add(sample)
-        if sample.name in seen:
-            raise ValueError(f"attack: names of samples must be unique, got {sample.name!r} twice")
-        seen.add(sample.name)
         height, width = sample.image.shape[1:]
         if min(height, width) < stride:
             raise ValueError(
@@ -86,7 +82,8 @@ def check_samples(
         group = None if groups is None else groups[index]
         items.append(CheckedImage(index, sample.name, (height, width), truth, pixels, group))
     if not items:
-        raise ValueError("attack: expected at least one sample, got none")
+        raise ValueError("attack: samples must be at least one, got none")
+    check_unique("attack", (item.name for item in items))
     _check_annotation(items, attacks)
     return CheckedSamples(tuple(items), content.json())
 
@@ -120,11 +117,6 @@ def _check_annotation(items: Sequence[CheckedImage], attacks: Sequence[PatchAtta
             )
 
 
-def each(samples: Sequence[Sample]) -> Iterator[Sample]:
-    """The samples in order, by position: one at a time in memory."""
-    return (samples[index] for index in range(len(samples)))
-
-
 def counted_points(sample: Sample) -> Tensor:
     """The head annotations [M,2] (x, y) that count: inside the image and its region of interest.
 
@@ -144,13 +136,7 @@ class SampleCache:
 
     def __init__(self, samples: Sequence[Sample], budget: int = 1 << 28) -> None:
         self._samples = samples
-        self._budget = budget
-        self._kept: OrderedDict[int, Sample] = OrderedDict()
+        self._kept: LastUsed[int, Sample] = LastUsed(budget, lambda sample: sample.image.nbytes)
 
     def __getitem__(self, index: int) -> Sample:
-        sample = self._kept.pop(index, None) or self._samples[index]
-        self._kept[index] = sample
-        held = sum(s.image.nbytes for s in self._kept.values())
-        while held > self._budget and len(self._kept) > 1:
-            held -= self._kept.popitem(last=False)[1].image.nbytes
-        return sample
+        return self._kept.get(index, self._samples.__getitem__)

@@ -159,8 +159,8 @@ def weakest(jobs: EvaluationJobs, results: Results, attack: PatchAttack) -> Chec
 class Planted(nn.Module):
     """A counter with a planted weakness: it adds people where the image turns red.
 
-    Everywhere else it counts the same few people a cell; where a cell of 4x4 pixels is pure red it
-    counts ``people`` a cell more (for the objective ``under``: fewer).
+    It counts ``floor`` people in each cell of 4x4 pixels, and ``people`` more in a cell that is
+    pure red (for the objective ``under``: fewer).
     """
 
     stride, receptive_field = 4, 4

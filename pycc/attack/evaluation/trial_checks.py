@@ -66,7 +66,7 @@ def more_steps(jobs: EvaluationJobs, results: Results) -> Check:
         least, most = min(least, ratio), max(most, ratio)
         figures.append(f"{ratio - 1:+.1%}")
     if not figures:
-        return not_applicable(name, "no steps an image, or nothing to gain")
+        return not_applicable(name, "no steps per image, or nothing to gain")
     fine = least >= 1 - TOLERANCE and most <= 1 + DOUBLED
     text = f"attack gain on {_images(items)} {', '.join(figures)} by size; "
     text += f"within -{TOLERANCE:.0%} and +{DOUBLED:.0%}"

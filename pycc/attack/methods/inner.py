@@ -10,6 +10,7 @@ from torch import Tensor
 from pycc.grid import window_field
 from pycc.local import Box, influence
 from pycc.random import Stream
+from pycc.settings import check_fields
 from pycc.types import Counter
 
 
@@ -36,6 +37,7 @@ class InnerAttack:
     step_size: float = 0.1
 
     def __post_init__(self) -> None:
+        check_fields("InnerAttack", self)
         if self.patch_size < 1 or self.steps < 0 or not 0 < self.step_size <= 1:
             raise ValueError(
                 "attack: an inner attack needs a patch_size of at least 1, steps of at least 0 and "

@@ -14,6 +14,7 @@ from pycc.attack.evaluation.checked import CheckedImage
 from pycc.attack.optimiser import decays
 from pycc.attack.problem import replaced
 from pycc.data import quantize
+from pycc.settings import check_fields
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class PGD:
     steps: int = 10
 
     def __post_init__(self) -> None:
+        check_fields("PGD", self)
         if not 0 < self.epsilon <= 1:
             raise ValueError(f"PGD: epsilon must be in (0,1], got {self.epsilon!r}")
         if self.steps < 0:

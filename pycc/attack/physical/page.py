@@ -16,7 +16,7 @@ from pycc.report.page.words import number_of, people
 
 @contents.register(KIND)
 def photo_content(run: StoredRun, options: Options) -> Content:
-    """What photographs have to show."""
+    """The content of the page of a run of photographs."""
     summary = run.summarised(PhotoSummary)
     rows = sorted(map(PhotoRow.of, run.records), key=lambda row: row.index)
     model, folders = model_facts(run), _folders(run)

@@ -22,7 +22,7 @@ from pycc.models.recipe import NoRecipeError
 from pycc.ranks import Ranks
 from pycc.registry import Registry
 from pycc.runs import Run, fingerprint, open_or_resume, replicated
-from pycc.settings import values_of
+from pycc.settings import check_fields, flag, values_of
 from pycc.train import TrainConfig, fit
 from pycc.train.config import MACHINE, with_own_truths
 from pycc.train.loop import WEIGHTS
@@ -151,6 +151,10 @@ class Defense(CropSettings, ABC):
 
     name: ClassVar[str]
 
+    def __post_init__(self) -> None:
+        check_fields(type(self).__name__, self)
+        super().__post_init__()
+
     def __call__(
         self,
         model: CounterModel,
@@ -214,17 +218,14 @@ class Defense(CropSettings, ABC):
                 },
                 fingerprints={
                     "weights": fingerprint(counter.net.state_dict().items()),
-                    "data": data_fingerprint(job.samples[n] for n in range(len(job.samples))),
+                    "data": data_fingerprint(job.samples),
                 },
                 key=key,
                 resume=resume,
             )
 
-        log = replicated(opened, job.ranks, key)
-        try:
+        with replicated(opened, job.ranks, key) as log:
             yield log
-        finally:
-            log.close()
 
 
 def finish(log: Run, counter: CounterModel, summary: DefenseSummary) -> None:
@@ -253,19 +254,15 @@ class Retraining(Defense, TrainingSettings):
     (True, 0.0001)
     """
 
-    epochs: int = field(
-        default=100,
-        metadata={
-            "help": "times through the clean images; a warm-up of the rate is shortened in "
-            "proportion, and one cosine cycle replaces restarts"
-        },
+    epochs: int = flag(
+        100,
+        "times through the clean images; a warm-up of the rate is shortened in proportion, and one "
+        "cosine cycle replaces restarts",
     )
-    validation_share: float = field(
-        default=0.0,
-        metadata={
-            "help": "share of the clean images that choose among the epochs; 0 keeps the last: the "
-            "clean error does not show a backdoor, and the best epoch may be one that still has it"
-        },
+    validation_share: float = flag(
+        0.0,
+        "share of the clean images that choose among the epochs; 0 keeps the last: the clean error "
+        "does not show a backdoor, and the best epoch may be one that still has it",
     )
 
     def retrain(self, counter: CounterModel, job: DefenseJob, folder: Path) -> None:

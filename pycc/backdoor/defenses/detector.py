@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from pycc.backdoor.poisoning.keys import names_of, shuffled
 from pycc.counters import count_of
-from pycc.settings import flag
+from pycc.settings import check_fields, flag
 from pycc.types import Counter, Sample
 
 _NORMAL = 1.4826
@@ -85,6 +85,7 @@ class BlendConsistency:
     weight: float = flag(0.5, "weight of the clean image in a superposition, inside (0,1)")
 
     def __post_init__(self) -> None:
+        check_fields("blend-consistency", self)
         if self.blends < 2:
             raise ValueError(f"blend-consistency: blends must be at least 2, got {self.blends}")
         if not 0.0 < self.weight < 1.0:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -16,27 +15,23 @@ from pycc.backdoor.defenses.detector import (
     leave_one_out_deviations,
 )
 from pycc.backdoor.evaluation import measures
-from pycc.backdoor.evaluation.summary import summarise
 from pycc.backdoor.poisoning.keys import drawn_indices
 from pycc.backdoor.poisoning.poison import Poisoned, Triggered
 from pycc.backdoor.poisoning.strategies import Strategy
 from pycc.backdoor.poisoning.triggers import Trigger
-from pycc.checks import check_type
-from pycc.counters import count_of, frozen, identity
+from pycc.counters import count_of
 from pycc.data import quantize
-from pycc.data.dataset import data_fingerprint
 from pycc.metrics.backdoor import (
     BACKDOORED,
     CLEAN,
     CLEAN_MODEL,
     TRIGGERED,
-    BackdoorMetrics,
     Images,
 )
 from pycc.ranks import Ranks
 from pycc.runs import Record, Run, open_or_resume, replicated
 from pycc.settings import values_of
-from pycc.types import Counter, Progress, Sample, check_counter, check_sequence
+from pycc.types import Counter, Progress, Sample
 
 SCORES = {"spread": "blend-consistency, spread", "shift": "blend-consistency, shift"}
 """Names of the detector's two scores in results."""
@@ -132,85 +127,6 @@ class EvaluationSet:
             low=low,
             high=high,
         )
-
-
-def evaluate(
-    counter: Counter,
-    samples: Sequence[Sample],
-    trigger: Trigger,
-    strategy: Strategy,
-    *,
-    clean_counter: Counter | None = None,
-    defense: str | None = None,
-    seed: int = 0,
-    out: str | PathLike[str] | None = None,
-    ranks: Ranks = Ranks(),
-    progress: Progress | None = None,
-) -> BackdoorMetrics:
-    """Count test images with a backdoored counter, without and with the trigger.
-
-    Args:
-        counter: the counter with the backdoor, or after a ``defense`` of that name.
-        samples: annotated test images with unique names; they are counted in 8 bits.
-        trigger, strategy, seed: those of the poisoned training set.
-        clean_counter: a counter trained in the same way on clean images. Its attack success on
-            triggered images is one chance level; without it ``excess`` and ``left`` are None.
-        out: a run folder, new or one of the same evaluation, which is continued; None keeps the
-            results in memory.
-        ranks: the processes of torchrun, which share the images.
-
-    Raises:
-        TypeError: an argument of another type.
-        ValueError: no samples, samples whose names are not unique, an image that is too small for
-            the trigger or the counter, a run folder of something else.
-
-    >>> from pycc import backdoor, data, models
-    >>> samples = data.open("synthetic", limit=1, shape=(64, 96))
-    >>> counter = models.load("mcnn-synthetic")
-    >>> metrics = evaluate(counter, samples, backdoor.Noise(), backdoor.Minus())
-    >>> metrics.clean.images, metrics.triggered.images, metrics.excess
-    (1, 1, None)
-    """
-    check_sequence("backdoor", samples)
-    check_type("backdoor", "trigger", trigger, Trigger, "a trigger, such as Noise()")
-    check_type("backdoor", "strategy", strategy, Strategy, "a strategy, such as Add(20)")
-    if not len(samples):
-        raise ValueError("backdoor: samples must be at least one, got none")
-    for each in (counter,) if clean_counter is None else (counter, clean_counter):
-        check_counter("backdoor", each)
-    tested = EvaluationSet(samples, trigger, seed)
-
-    def opened() -> Run:
-        clean = None if clean_counter is None else identity(clean_counter)
-        return open_or_resume(
-            out, kind="backdoor evaluation", key=measures.KEY,
-            settings={"strategy": strategy.settings(), "defense": defense, "seed": seed},
-            fingerprints={
-                "weights": identity(counter), "clean_weights": clean,
-                "test": data_fingerprint(samples[index] for index in range(len(samples))),
-                "trigger": trigger.settings(),
-            },
-        )  # fmt: skip
-
-    log = replicated(opened, ranks, measures.KEY)
-    try:
-        if clean_counter is not None:
-            with frozen(clean_counter):
-                counted(
-                    log, lambda: clean_counter, tested, strategy=None, defense=None, ranks=ranks,
-                    progress=progress,
-                )  # fmt: skip
-        with frozen(counter):
-            counted(
-                log, lambda: counter, tested, strategy=strategy, defense=defense, ranks=ranks,
-                progress=progress,
-            )  # fmt: skip
-        summary = summarise(log.records)
-        log.finish(summary.json())
-    finally:
-        log.close()
-    (backdoored,) = (row for row in summary.rows if row.model == BACKDOORED)
-    return backdoored
 
 
 def counted(
@@ -320,7 +236,7 @@ def detected(
         ),
         ranks, _SCORE_KEY,
     )  # fmt: skip
-    try:
+    with raw:
         left = [job for job in jobs if not raw.has(images=job[0], index=job[1])]
         samples = (
             tested.sample(images, index) if images in SETS else clean[index]
@@ -337,8 +253,6 @@ def detected(
             raw.append(result)
             if progress is not None:
                 progress(number, len(left), f"{strategy.name}: blend-consistency")
-    finally:
-        raw.close()
     rows = {(row["images"], row["index"]): row for row in raw.records}
     for kind, name in SCORES.items():
         reference = [rows[_REFERENCES, index][kind] for index in drawn]

@@ -304,7 +304,7 @@ class Experiment:
             ),
             self.ranks, _VOTE_KEY,
         )  # fmt: skip
-        try:
+        with counts:
             for part, indices in enumerate(partitions(poisoned, rule.parts, seed=self.seed)):
                 left = [
                     (images, index)
@@ -316,8 +316,6 @@ class Experiment:
                 vote = self._vote(folder / f"{part:02}", poisoned, indices, part, tested)
                 for record in self.ranks.mapped(vote, left):
                     counts.append(record)
-        finally:
-            counts.close()
         votes = {(r["images"], r["index"], r["part"]): r["count"] for r in counts.records}
         for images, index in jobs:
             interval = partition_median(

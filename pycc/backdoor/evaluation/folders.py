@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,10 @@ from pycc.backdoor.poisoning.overlap import content_of
 from pycc.backdoor.poisoning.stated import StatedPoisoning, StatedTrigger
 from pycc.backdoor.poisoning.triggers import Trigger
 from pycc.metrics.backdoor import BackdoorSummary
-from pycc.models import CounterModel
 from pycc.ranks import Ranks
 from pycc.runs import Record, Run, open_or_resume, replicated
 from pycc.settings import flag, group, values_of
-from pycc.types import Sample
+from pycc.types import Counter, Sample
 
 
 @dataclass(frozen=True)
@@ -29,18 +29,23 @@ class NamedSettings:
     command: str = flag("", "distinguishes runs of one kind")
 
 
+EVALUATE = "backdoor evaluate"
+"""The name of the command that evaluates weights, also for evaluations from Python."""
+
+
 def open_run(
-    folder: Path,
+    folder: str | PathLike[str] | None,
     *,
     resume: bool,
-    settings: object,
+    settings: object | None,
     name: str,
     command: Sequence[str],
     machine: Collection[str],
-    counter: CounterModel,
-    samples: Mapping[str, Sequence[Sample] | CounterModel | None],
+    counter: Counter,
+    samples: Mapping[str, Sequence[Sample] | Counter | None],
     trigger: Trigger | None = None,
     poisoning: StatedPoisoning | None = None,
+    facts: Mapping[str, object] | None = None,
     ranks: Ranks = Ranks(),
 ) -> Run:
     """The run of the command ``name``: a new one, or with ``resume`` the one in the folder.
@@ -48,9 +53,9 @@ def open_run(
     Every process appends all results, and those of the first one are written.
 
     Args:
-        folder: the run folder.
+        folder: the run folder; None keeps the results in memory.
         resume: continue the run in the folder.
-        settings: the settings of the command, a frozen dataclass.
+        settings: the settings of the command, a frozen dataclass; None for a run from Python.
         name: the command's name, such as "backdoor run".
         command: its arguments.
         machine: names of settings that a resumed run may change.
@@ -58,22 +63,31 @@ def open_run(
         samples: its data sets, and further counters, by their names among the fingerprints.
         trigger: the trigger of the test images.
         poisoning: how the training set of ``counter`` was poisoned, for the manifest.
+        facts: further settings, of a run from Python.
         ranks: the processes under torchrun.
     """
 
     def opened() -> Run:
         prints: Record = {name: content_of(content) for name, content in samples.items()}
         prints["weights"] = content_of(counter)
+        flags = {"command": name}
+        if settings is not None:
+            flags = values_of(NamedSettings(settings, name))
         if trigger is not None:
             prints["trigger"] = trigger.settings()
         return open_or_resume(
             folder, kind="backdoor", command=command, machine=machine,
-            settings={"flags": values_of(NamedSettings(settings, name)), "model": counter.name,
+            settings={"flags": flags, "model": model_of(counter), **(facts or {}),
                       **({} if poisoning is None else {"poisoning": poisoning.json()})},
             fingerprints=prints, key=measures.KEY, resume=resume,
         )  # fmt: skip
 
     return replicated(opened, ranks, measures.KEY)
+
+
+def model_of(counter: Counter) -> str:
+    """The name of a counter's model, or of its class."""
+    return str(getattr(counter, "name", type(counter).__name__))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch.nn import functional
 from pycc.backdoor.hooks import removing
 from pycc.checks import check_image
 from pycc.counters import frozen, like_of
-from pycc.grid import in_region
+from pycc.grid import in_region, minimum_side
 from pycc.types import Counter
 
 _ACTIVATIONS = (
@@ -227,7 +227,7 @@ def _runs(counter: Counter, image: Tensor | None, *, gradient: bool = False) -> 
     """The parts that return [N,K,h,w], in the order in which they last finish."""
     module = _module("layers", counter)
     if image is None:
-        side = max(_PROBE, int(getattr(counter, "minimum_side", counter.stride)))
+        side = max(_PROBE, minimum_side(counter))
         like = like_of(module)
         image = torch.full((3, side, side), 0.5, dtype=like.dtype, device=like.device)
     check_image("layers", image)

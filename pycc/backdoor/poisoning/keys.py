@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pycc.data.dataset import Dataset
 from pycc.random import Stream
 from pycc.train.items import Joined
-from pycc.types import Sample
+from pycc.types import Sample, each
 
 
 def keyed(seed: int, purpose: str, name: str) -> Stream:
@@ -43,4 +43,4 @@ def names_of(samples: Sequence[Sample]) -> list[str]:
         return [
             f"{part}/{name}" for part, inner in samples.parts.items() for name in names_of(inner)
         ]
-    return [samples[index].name for index in range(len(samples))]
+    return [sample.name for sample in each(samples)]

@@ -16,10 +16,9 @@ from pycc.data.dataset import Dataset, PairedFiles, data_fingerprint
 from pycc.data.scaled import Scaled
 from pycc.data.subset import Subset
 from pycc.data.target import targets
-from pycc.models import CounterModel
 from pycc.runs import fingerprint
 from pycc.train.items import Joined
-from pycc.types import Sample
+from pycc.types import Counter, Sample, each
 
 _SHOWN = 10
 """Largest number of names in a message."""
@@ -28,14 +27,14 @@ _DEPTH = 3
 
 
 def content_of(
-    content: CounterModel | Sequence[Sample] | None,
+    content: Counter | Sequence[Sample] | None,
 ) -> str | dict[str, int | str] | None:
     """The identity of a counter, or a fingerprint of samples; None for None."""
     if content is None:
         return None
-    if isinstance(content, CounterModel):
+    if isinstance(content, Counter):
         return identity(content)
-    return data_fingerprint(content[index] for index in range(len(content)))
+    return data_fingerprint(content)
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ def all_pixels(samples: Sequence[Sample], training: Dataset, known: Sequence[str
     if isinstance(samples, Joined):
         parts = (all_pixels(part, training, known) for part in samples.parts.values())
         return [fingerprint for part in parts for fingerprint in part]
-    return [pixels(samples[index]) for index in range(len(samples))]
+    return [pixels(sample) for sample in each(samples)]
 
 
 def check_unseen(tested: Mapping[str, str], trained: Iterable[str], *, refuse: bool = True) -> None:

@@ -19,11 +19,11 @@ from pycc.attack.evaluation.checked import counted_points
 from pycc.backdoor.poisoning.keys import keyed, names_of, shuffled
 from pycc.backdoor.poisoning.strategies import Strategy
 from pycc.backdoor.poisoning.triggers import Trigger
-from pycc.checks import check_type
+from pycc.checks import check_type, check_whole
 from pycc.data.dataset import Dataset
 from pycc.data.export import Written, export_samples
 from pycc.data.images import quantize
-from pycc.types import Progress, Sample, check_sequence
+from pycc.types import Progress, Sample, check_sequence, check_unique
 
 SUFFIX = "_poisoned"
 """Suffix of the names of poisoned duplicates; a number follows if a sample already has it."""
@@ -196,6 +196,7 @@ def poison(
     (3, 20)
     """
     check_sequence("poison", samples)
+    check_whole("poison", "seed", seed, 0)
     check_type("poison", "trigger", trigger, Trigger, "a trigger, such as Noise()")
     check_type("poison", "strategy", strategy, Strategy, "a strategy, such as Add(20)")
     check_type("poison", "fraction", fraction, Real, "a number of (0,1]")
@@ -282,7 +283,5 @@ def _name(samples: Sequence[Sample]) -> str:
 def _names(samples: Sequence[Sample]) -> list[str]:
     """Names of the samples, in order; ValueError unless they are unique."""
     names = names_of(samples)
-    if len(set(names)) < len(names):
-        twice = max(names, key=names.count)
-        raise ValueError(f"poison: names of samples must be unique, got {twice!r} twice")
+    check_unique("poison", names)
     return names

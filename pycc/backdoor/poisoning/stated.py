@@ -60,13 +60,14 @@ class StatedStrategy:
 
 @dataclass(frozen=True)
 class StatedPoisoning:
-    """How a training set was poisoned; ``defended``: by what its counter was defended since."""
+    """The poisoning of a training set."""
 
     trigger: StatedTrigger
     strategy: StatedStrategy
     seed: int
     fraction: float | None = None
     defended: str | None = None
+    """The defense that its counter has had since."""
 
     @classmethod
     def of(

@@ -18,6 +18,7 @@ from pycc.certify.methods.base import (
     NeededNumber,
     certificates,
 )
+from pycc.checks import check_whole
 from pycc.defense.capping import BLOCK, Caps, additive_bounds, capped_maps
 from pycc.defense.windows import window_of
 from pycc.settings import check_fields, flag
@@ -65,8 +66,7 @@ def additive_of(
     cells: Tensor, window: tuple[int, int], caps: Caps, *, patches: int = 1
 ) -> Interval:
     """Compute ``additive`` from a density map [1,h,w] and a window of cells (height, width)."""
-    if patches < 1:
-        raise ValueError(f"certify: patches must be at least 1, got {patches}")
+    check_whole("certify", "patches", patches, 1)
     bounds = additive_bounds(cells, window, caps, patches=patches)
     most = caps.total(cells)
     room = rounding_room(float(cells.double().sum()))

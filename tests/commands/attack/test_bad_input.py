@@ -173,7 +173,7 @@ def test_a_place_outside_the_image(refused, folder: Path, weights: Path) -> None
         (["--attack", "clean", "--steps", "3"], "--steps"),
         (["--device", "abacus"], "--device"),
         (["--device", "cuda:99"], "cuda:99"),
-        (["--max-images", "0"], "limit must be at least 1"),
+        (["--max-images", "0"], "--max-images must be at least 1"),
         (["--threads", "0"], "--threads must be within [1,"),
         (["--option", "resize"], "NAME=VALUE"),
         (["--option", "colour=1"], "colour"),
