@@ -77,6 +77,14 @@ def _common(card: Card) -> tuple[Cell, ...]:
 _COMMON = ("run", "model", "weights", "data", "images")
 
 
+_SIZES = "Patch sizes in per cent are of the image's width."
+
+
+def _size(size: float) -> str:
+    """The size of a patch as the head of a narrow column."""
+    return size_text(size).removesuffix(" of the width")
+
+
 def _reliability(card: Card) -> Cell:
     if not card.unreliable:
         return Cell("no check failed")
@@ -88,8 +96,8 @@ def _attacks(cards: Sequence[Card]) -> Table:
     noise = sorted({row.patch_size or 0.0 for card in cards for row in card.noise})
     attacked = sorted({row.patch_size or 0.0 for card in cards for row in card.attacked})
     head = (*_COMMON, "threat", "checks", "clean",
-            *(f"noise, {size_text(size)}" for size in noise),
-            *(f"attacked, {size_text(size)}" for size in attacked))  # fmt: skip
+            *(f"noise, {_size(size)}" for size in noise),
+            *(f"attacked, {_size(size)}" for size in attacked))  # fmt: skip
     rows = tuple(
         (*_common(card), Cell(_threat(card)), _reliability(card),
          number(card.clean.mae if card.clean else None),
@@ -98,7 +106,7 @@ def _attacks(cards: Sequence[Card]) -> Table:
         for card in cards
     )  # fmt: skip
     return Table("Patch attacks: mean absolute errors, people", head, rows,
-                 ("Of several attacks of one size, the worst.",), sortable=True)  # fmt: skip
+                 ("Of several attacks of one size, the worst.", _SIZES), sortable=True)  # fmt: skip
 
 
 def _worst(rows: Sequence[Errors], size: float) -> Cell:
@@ -116,7 +124,7 @@ def _threat(card: Card) -> str:
 def _certificates(cards: Sequence[Card]) -> Table:
     sizes = sorted({row.patch_size for card in cards for row in card.certified})
     head = (*_COMMON, "methods", "checks", "clean",
-            *(f"certified, {size_text(size)}" for size in sizes))  # fmt: skip
+            *(f"certified, {_size(size)}" for size in sizes))  # fmt: skip
     rows = tuple(
         (*_common(card), Cell(", ".join(card.threat.methods)), _reliability(card),
          number(card.clean.mae if card.clean else None),
@@ -124,7 +132,7 @@ def _certificates(cards: Sequence[Card]) -> Table:
         for card in cards
     )  # fmt: skip
     return Table("Certificates: certified mean absolute errors, people", head, rows,
-                 ("Of several methods, the least.",), sortable=True)  # fmt: skip
+                 ("Of several methods, the least.", _SIZES), sortable=True)  # fmt: skip
 
 
 def _best(rows: Sequence[CertifiedErrors], size: float) -> Cell:
