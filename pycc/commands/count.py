@@ -106,12 +106,20 @@ class CountCommand(Command[CountSettings]):
     shared = True
 
     def check(self, settings: CountSettings, given: frozenset[str]) -> CountSettings:
-        """Refuse two formats at once, and a limit that holds nothing."""
+        """Refuse two formats at once, and a limit that holds nothing; warn of photographs that
+        the built-in counter of drawn scenes counts because no other was named."""
         if settings.csv and settings.json:
             raise ValueError("--csv: expected no --json beside it")
         if settings.max_memory is not None and not settings.max_memory > 0:
             raise ValueError(f"--max-memory must be above 0 GB, got {settings.max_memory:g}")
         check_least("max_images", settings.images.max_images, 1)
+        photographs = [path for path in settings.path if path not in builtin_data.names()]
+        if photographs and not {"weights", "model"} & given:
+            warnings.warn(
+                f"--weights: none given; the built-in {settings.counter.weights} counts drawn "
+                f"people, not those of {photographs[0]}",
+                stacklevel=2,
+            )
         return settings
 
     def run(self, settings: CountSettings, context: Context) -> int:

@@ -227,11 +227,19 @@ class Parser(argparse.ArgumentParser):
                 close = nearest(name.removeprefix("--"), known, prefix="--")
                 raise ValueError(self._elsewhere.get(name, f"unknown flag {name}{close}"))
         if rest:
-            raise ValueError(f"unexpected argument {rest[0]!r}; {HELP} shows what is expected")
+            raise ValueError(f"unexpected argument {rest[0]!r}{self._after_flag(rest[0], argv)}")
         values = vars(space)
         for name in (HELP, HELP_ALL, DEBUG, IMPORT):
             values.pop(name[2:].replace("-", "_"), None)
         return {name: self._value(self.flags[name], value) for name, value in values.items()}
+
+    def _after_flag(self, text: str, argv: Sequence[str]) -> str:
+        """The end of an error: the flag of one value that an argument was given to as another."""
+        at = list(argv).index(text)
+        action = self._option_string_actions.get(argv[at - 2]) if at >= 2 else None
+        if action is not None and action.nargs is None:
+            return f": {argv[at - 2]} takes one value, {argv[at - 1]!r}"
+        return f"; {HELP} shows what is expected"
 
     def _value(self, entry: Flag, value: Any) -> Any:
         if typing.get_origin(entry.annotation) is dict:

@@ -166,24 +166,56 @@ def _check(counter: CounterModel, given: Options) -> int:
     for name, value in counter.metadata.items():
         if name in ("source", "data", "mae", "rmse", "recipe"):
             print(f"{name:16} {value}")
+    field = _wrong_field(counter)
     if counter.caution is not None:
         print(f"caution          {counter.caution}")
     other = models.diagnose(counter)
-    if other is not None:
+    if field is not None:
+        verdict = f"wrong receptive field: {field}"
+    elif other is not None:
         verdict = f"wrong convention: {other}"
     elif counter.metadata:
         verdict = "agrees with its metadata"
     elif result.plausible:
         verdict = "plausible"
     else:
-        verdict = "under no known convention does it see the heads: untrained, or not for heads"
+        verdict = (
+            "no known convention makes it see the drawn heads: untrained, or trained on "
+            "photographs alone; count images whose heads are known"
+        )
     print(f"verdict          {verdict}", flush=True)
-    return DONE if other is None else FAILED
+    return DONE if other is None and field is None else FAILED
+
+
+def _wrong_field(counter: CounterModel) -> str | None:
+    """Measure the receptive field of a family from outside; what is wrong with the declared one.
+
+    Those of pycc are measured by its tests.
+    """
+    if not _from_outside(counter):
+        return None
+    measured = models.measure_receptive_field(counter)
+    side, declared = None if measured is None else measured.side, counter.receptive_field
+    print(f"measured field   {_side(side)}")
+    if declared is None or (side is not None and side <= declared):
+        return None
+    return (
+        f"declared are {declared} pixels, measured {_side(side)}; its certificates would not hold"
+    )
+
+
+def _from_outside(counter: CounterModel) -> bool:
+    return not type(counter).__module__.startswith("pycc.")
 
 
 def _geometry(counter: CounterModel) -> None:
-    print(f"options          {' '.join(f'{k}={v!r}' for k, v in counter.options().items())}")
-    print(f"input            {counter.convention.kind}, output scale {counter.scale:g}")
+    options = " ".join(f"{k}={v!r}" for k, v in counter.options().items())
+    print(f"options          {options or 'none'}")
+    own = _from_outside(counter) and type(counter).preprocess is not CounterModel.preprocess
+    print(
+        f"input            {'its own preprocess' if own else counter.convention.kind}, "
+        f"output scale {counter.scale:g}"
+    )
     print(f"stride           {counter.stride} pixels")
     if counter.period != counter.stride:
         print(f"grid             {counter.period} pixels, of which {counter.stride} make a cell")
@@ -221,7 +253,10 @@ def _meta(name: str, options: Options) -> CounterModel:
 
 
 def _field(counter: CounterModel) -> str:
-    field = counter.receptive_field
+    return _side(counter.receptive_field)
+
+
+def _side(field: int | None) -> str:
     return "the whole image" if field is None else f"{field} pixels"
 
 

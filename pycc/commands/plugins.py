@@ -71,17 +71,24 @@ def import_named(name: str) -> None:
 
 
 def _import_file(path: Path) -> None:
-    """Import a file once per process, as the module that its path names."""
+    """Import a file once per process, as the module that its path names.
+
+    It may import the files beside it, as a script does.
+    """
     if str(path) in sys.modules:
         return
     spec = spec_from_file_location(str(path), path)
     if spec is None or spec.loader is None:
         raise ImportError("expected the name of a module or a Python file")
+    before = [*sys.path]
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
     module = sys.modules[str(path)] = module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[str(path)]
+        sys.path[:] = before
         raise
 
 

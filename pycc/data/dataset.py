@@ -56,6 +56,8 @@ class Dataset(Sequence[Sample], ABC):
     ('synthetic/test', ['test-0-0', 'test-0-1', 'test-0-2'])
     >>> scenes[1]
     Sample('test-0-1', image [3, 96, 128], 20 heads)
+    >>> scenes
+    Scenes('synthetic/test', 3 images)
     """
 
     name: str
@@ -70,6 +72,9 @@ class Dataset(Sequence[Sample], ABC):
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {len(self)} images)"
 
     @overload
     def __getitem__(self, index: int) -> Sample: ...

@@ -112,7 +112,7 @@ def _parts(program: Program, target: Any, x: Field, *args: Any, **kwargs: Any) -
 
 
 @rule(aten.select, aten.unsqueeze, aten.squeeze, aten.sum, aten.mean, aten.amax, aten.amin)
-@rule(aten._softmax, aten._log_softmax)
+@rule(aten._softmax, aten._log_softmax, aten.flip, aten.index_select)
 def _one_channel_axis(program: Program, target: Any, x: Field, *args: Any, **kwargs: Any) -> Field:
     dims = args[0] if args else None
     dims = dims if isinstance(dims, (list, tuple)) else [dims]
@@ -122,6 +122,17 @@ def _one_channel_axis(program: Program, target: Any, x: Field, *args: Any, **kwa
         _check_channel(target, x, dim, room=target.overloadpacket is aten.unsqueeze)
     clean = target(x.clean, *args, **kwargs)
     return program.add(clean, x.box, lambda values: target(values, *args, **kwargs), x)
+
+
+@rule(aten.index)
+def _reordered(program: Program, target: Any, x: Field, indices: Sequence[Any]) -> Field:
+    """Channels in another order, as of ``rgb[:, [2, 1, 0]]``."""
+    axes = [axis for axis, index in enumerate(indices) if index is not None]
+    if len(axes) != 1 or not isinstance(indices[axes[0]], Tensor) or indices[axes[0]].ndim != 1:
+        raise UnsupportedError(f"{target}: expected one list of channels")
+    _check_channel(target, x, axes[0])
+    clean = target(x.clean, indices)
+    return program.add(clean, x.box, lambda values: target(values, indices), x)
 
 
 @rule(aten.linalg_vector_norm)

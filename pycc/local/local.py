@@ -285,7 +285,7 @@ def _step(program: Program, node: fx.Node, known: dict[fx.Node, Any]) -> tuple[A
         except (UnsupportedError, TypeError):  # options or a signature that the rule does not know
             pass
     if not program.steps:
-        raise UnsupportedError("nothing is computed before the first layer without a rule")
+        raise UnsupportedError(f"its first layer, {target}, has no rule")
     return WholeLayer(target, args, kwargs).add_to(program), False
 
 

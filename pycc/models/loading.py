@@ -183,7 +183,13 @@ class _WeightsFile:
     ) -> tuple[type[CounterModel], dict[str, object], str]:
         """The model, the options that the keys show, and how the model is known."""
         if "model" in self.metadata:
-            requested = MODELS[str(self.metadata["model"])]
+            name = str(self.metadata["model"])
+            if name not in MODELS.names():
+                raise ValueError(
+                    f"weights: {self.source} is of model {name!r}, which no imported code "
+                    "registers; name its module or file with --import, or import it in Python"
+                )
+            requested = MODELS[name]
         if requested is None:
             model, shown_options = recognise(self.stored, self.source)
             return model, shown_options, self.how if self.metadata else "its keys"

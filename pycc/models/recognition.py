@@ -59,5 +59,6 @@ def _unknown(state: Mapping[str, Tensor], shares: bool) -> str:
     seems = f", which seem to be those of {network}" if network else ""
     return (
         f"{what} of counters ({', '.join(MODELS.names())}); its keys are "
-        f"{shortened(state)}{seems}; pycc.models.wrap makes a counter of any other network"
+        f"{shortened(state)}{seems}; a family of your own needs --import FILE or its import in "
+        "Python, and pycc.models.wrap makes a counter of any network"
     )

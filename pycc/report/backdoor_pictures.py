@@ -143,11 +143,12 @@ def draw_gradcam(rows: Mapping[str, Sequence[Panel]], file: Path, *, title: str 
                 f"…{panel.cells.max():g} for {panel.title!r}"
             )
     from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
+    from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
 
     height, width = next(iter(rows.values()))[0].image.shape[:2]
     size = (_COLUMN * columns + 1.2, len(rows) * (_COLUMN * height / width + 0.45) + 0.5)
+    norm = PowerNorm(0.5, 0.0, 1.0)  # few pixels are near the maximum
     figure = Figure(figsize=size, dpi=110, layout="constrained")
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for line, (name, panels) in zip(axes, rows.items(), strict=True):
@@ -156,14 +157,14 @@ def draw_gradcam(rows: Mapping[str, Sequence[Panel]], file: Path, *, title: str 
             # A grey image, so that all colour is the map's.
             axis.imshow(panel.image.mean(2), cmap="gray", vmin=0, vmax=1)
             axis.imshow(
-                panel.cells, cmap="inferno", vmin=0, vmax=1, alpha=0.55, extent=(0, wide, tall, 0)
+                panel.cells, cmap="inferno", norm=norm, alpha=0.55, extent=(0, wide, tall, 0)
             )
             _finish(axis, panel)
         line[0].set_ylabel(name, fontsize=12)
     bar = figure.colorbar(
-        ScalarMappable(Normalize(0, 1), "inferno"), ax=axes.ravel().tolist(), shrink=0.8, pad=0.01
+        ScalarMappable(norm, "inferno"), ax=axes.ravel().tolist(), shrink=0.8, pad=0.01
     )
-    bar.set_label("contribution to the count, of the map's maximum", fontsize=11)
+    bar.set_label("contribution to the count, of the map's maximum (root scale)", fontsize=11)
     if title:
         figure.suptitle(title, fontsize=13)
     save_figure(figure, file)

@@ -149,6 +149,7 @@ def test_bad_usage_is_raised(argv: list[str]) -> None:
         (["--quux"], "unknown flag --quux"),
         (["--who"], "unknown flag --who; did you mean '--whole'?"),
         (["--kind", "c"], "--kind: expected one of a, b, got 'c'"),
+        (["--kind", "a", "b"], "unexpected argument 'b': --kind takes one value, 'a'"),
         (["--width", "3"], "--width: expected --kind b"),
         (["--weights", "bild-in"], "--weights: bild-in does not exist; did you mean 'built-in'?"),
     ],

@@ -20,7 +20,11 @@ RNG = np.random.default_rng(3)
 
 
 def run(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, str]:
-    code = main("count", [str(word) for word in argv])
+    """``argv`` with the built-in weights, given by name unless ``argv`` names others."""
+    words = [str(word) for word in argv]
+    if not {"--weights", "--model"} & {*words}:
+        words += ["--weights", "mcnn-synthetic"]
+    code = main("count", words)
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 
@@ -58,6 +62,17 @@ def test_the_rows_are_the_counts_of_the_counter(capsys, crowd: Path) -> None:
             wanted = float(counter(sample.image[None]).double().sum())
         assert float(row["count"]) == pytest.approx(wanted, rel=1e-6)
         assert float(row["people_per_megapixel"]) == pytest.approx(1e6 * wanted / (40 * 52))
+
+
+def test_photographs_need_weights_of_their_own(capsys, crowd: Path) -> None:
+    """The built-in counter counts drawn people: its counts of others come with a warning."""
+    assert main("count", [str(crowd)]) == 0
+    assert capsys.readouterr().err == (
+        "warning: --weights: none given; the built-in mcnn-synthetic counts drawn people, not "
+        f"those of {crowd}\n"
+    )
+    assert main("count", ["synthetic", "--max-images", "1"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_totals(capsys, crowd: Path) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
 from support import narrow
+from torch import Tensor, nn
 
 from pycc import models
 from pycc.commands import main
+from pycc.models import MODELS, CounterModel
 from pycc.models.probe import probe_count
 
 
@@ -73,7 +76,39 @@ def test_check_finds_a_wrong_convention(capsys: pytest.CaptureFixture[str], tmp_
     torch.save(models.create("mcnn").net.state_dict(), tmp_path / "w.pth")
     code, out, _ = run(capsys, "check", str(tmp_path / "w.pth"))
     assert code == 0
-    assert "under no known convention does it see the heads" in out
+    assert "no known convention makes it see the drawn heads" in out
+
+
+def test_check_measures_the_field_of_a_family_from_outside(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with MODELS.restored():
+
+        @MODELS.register("tiny")
+        class Tiny(CounterModel):
+            """One convolution: 9 pixels around a cell of 4 need 12."""
+
+            name = "tiny"
+
+            def __init__(self, *, field: int = 12) -> None:
+                net = nn.Sequential(nn.Conv2d(3, 1, 9, padding=4), nn.AvgPool2d(4))
+                super().__init__(net, stride=4, receptive_field=field)
+
+            def preprocess(self, images: Tensor) -> Tensor:
+                return images.flip(1)
+
+            @classmethod
+            def recognise(cls, state: Mapping[str, Tensor]) -> dict[str, object] | None:
+                return {} if set(state) == {"0.weight", "0.bias"} else None
+
+        torch.save(models.create("tiny").net.state_dict(), tmp_path / "w.pth")
+        code, out, _ = run(capsys, "check", str(tmp_path / "w.pth"))
+        assert code == 0
+        assert "options          none\ninput            its own preprocess, output scale 1\n" in out
+        assert "measured field   12 pixels\n" in out
+        code, out, _ = run(capsys, "check", str(tmp_path / "w.pth"), "--option", "field=8")
+    assert code == 1
+    assert "wrong receptive field: declared are 8 pixels, measured 12 pixels; its cert" in out
 
 
 def test_check_states_what_keys_do_not_show(

@@ -99,6 +99,7 @@ def test_a_module_by_its_name(
         )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
     with MODELS.restored():
         code = main("models", ["--import", "mine_a", "show", "--import=mine_b.py", "mine_b"])
         assert {"mine_a", "mine_b"} <= {*MODELS.names()}
@@ -106,6 +107,16 @@ def test_a_module_by_its_name(
         assert str(tmp_path / "mine_b.py") in sys.modules
     for name in ("mine_a", str(tmp_path / "mine_b.py")):
         del sys.modules[name]
+    (tmp_path / "beside").mkdir()
+    (tmp_path / "beside/mine_net.py").write_text("NAME = 'mine_c'\n")
+    (tmp_path / "beside/mine_c.py").write_text(
+        "from mine_net import NAME\nfrom pycc.models.base import MODELS\n"
+        "from pycc.models.mcnn import MCNN\nMODELS.register(NAME)(MCNN)\n"
+    )
+    with MODELS.restored():
+        assert main("models", ["--import", "beside/mine_c.py", "show", "mine_c"]) == 0
+    del sys.modules["mine_net"]
+    capsys.readouterr()
     assert main("count", ["--help-all", "--import", "os"]) == 0
     assert "--import MODULE_OR_FILE" in capsys.readouterr().out
 

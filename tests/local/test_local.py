@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pycc import models
 from pycc.local import Box, Local, TracedGraph, aligned, influence
 from pycc.types import Counter
 
@@ -113,6 +114,27 @@ def test_rows_and_draws(box: Box, counter: Counter) -> None:
     for row in range(6):
         alone = Local(counter, images[row // 2 : row // 2 + 1], box)
         close(together[row : row + 1], alone(pixels[row : row + 1]))
+
+
+@pytest.mark.parametrize(
+    "bgr",
+    [
+        lambda x: x.flip(1),
+        lambda x: x[:, [2, 1, 0]],
+        lambda x: x.index_select(1, torch.tensor([2, 1, 0])),
+    ],
+)
+def test_channels_in_another_order(bgr: Callable[[Tensor], Tensor]) -> None:
+    """As OpenCV's networks want them: the image itself goes through the layer."""
+    torch.manual_seed(5)
+    net = nn.Conv2d(3, 1, 3, padding=1).double()
+    counter = models.wrap(net.eval(), preprocess=lambda x: bgr(x) * 255, stride=1)
+    images, box = image((18, 21), rows=2), Box(4, 6, 9, 13)
+    local = Local(counter, images, box)
+    pixels = image(box.shape, rows=2)
+    assert local.follows_layers
+    assert local.cells == Box(3, 5, 10, 14)
+    close(local(pixels), counter(attacked(images, box, pixels))[..., *local.cells.slices])
 
 
 # Counters of which a part is computed whole

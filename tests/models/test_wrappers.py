@@ -446,7 +446,8 @@ def test_no_key_of_any_family(tmp_path: Path, refused) -> None:
     refused(
         tmp_path / "w.pth",
         rf"shares no key with any family of counters \({', '.join(models.names())}\); its keys are "
-        r"stem\.weight, a\.b; pycc\.models\.wrap makes a counter of any other network$",
+        r"stem\.weight, a\.b; a family of your own needs --import FILE or its import in "
+        r"Python, and pycc\.models\.wrap makes a counter of any network$",
     )
 
 

@@ -106,8 +106,8 @@ def backdoor_content(run: StoredRun, options: Options) -> Content:
         main=_tables(head, summary),
         curves=_curves(run, summary, options),
         gallery=_pictures(run, summary, options),
-        shift=_shifts(rows),
-        alarm=_alarms(rows, options),
+        shift=_shifts(_counts(rows, summary)),
+        alarm=_alarms(_counts(rows, summary), options),
         settings=provenance(run),
     )
 
@@ -122,8 +122,8 @@ def _verdict(head: SummaryHead, summary: BackdoorSummary) -> Verdict:
     attacked = [row for row in summary.rows if row.model == BACKDOORED and row.excess is not None]
     shown, _ = verdict(summary)
     checks = (
-        "A backdoor that works and its removal are " + ("" if shown else "not both ") + "shown; "
-        "the first lines of the main figures say by which measures."
+        f"{'Shown' if shown else 'Not shown'}: a backdoor that works, and its removal; the lines "
+        "below the main table state the measures."
     )
     before = max(
         (row for row in attacked if row.defense is None),
@@ -132,9 +132,11 @@ def _verdict(head: SummaryHead, summary: BackdoorSummary) -> Verdict:
     if before is None or before.triggered is None or before.excess is None:
         return Verdict("No backdoored counter was measured beside a clean one.", checks=checks)
     chance = max(_value(before.chance_clean_model), _value(before.chance_no_trigger))
+    beyond = before.excess.low > 0.0  # the 95 % interval excludes chance
     text = (
-        f"With the trigger in the image, the counter poisoned by {before.strategy} is off by a "
-        f"tenth or more, as the attacker wants, on {_percent(before.triggered.success)} of "
+        f"{'With' if beyond else 'No backdoor shows beyond chance: with'} the trigger in the "
+        f"image, the counter poisoned by the strategy {before.strategy} is off by a tenth or more, "
+        f"as the attacker wants, on {_percent(before.triggered.success)} of "
         f"{number_of(before.triggered.images, 'image')}; chance alone gives {100 * chance:.0f} %"
     )
     after = min(
@@ -207,8 +209,10 @@ def _tables(head: SummaryHead, summary: BackdoorSummary) -> tuple[Block, ...]:
         "left: rho_Asr above the larger and the smaller chance level. In brackets the 95 % "
         "interval; MAE and RMSE in people, without trigger.",
     )
-    blocks: list[Block] = [Text((f"{sentence[0].upper()}{sentence[1:]}.",))]
-    blocks += [Table("Counters with and without the trigger", columns, rows, notes)]
+    blocks: list[Block] = [
+        Table("Counters with and without the trigger", columns, rows, notes),
+        Text((f"{sentence[0].upper()}{sentence[1:]}.",)),
+    ]
     if summary.detections:
         lines = tuple(
             (Cell(row.strategy or "clean"), Cell(row.defense or UNKNOWN), number(row.auc, 3),
@@ -232,14 +236,14 @@ def _paper_tables(head: SummaryHead, summary: BackdoorSummary) -> str:
 def _share(share: Share | None) -> Cell:
     if share is None or share.value is None:
         return Cell(UNKNOWN)
-    return Cell(f"{share.value:.3f} [{share.low:.2f}, {share.high:.2f}]", share.value)
+    return Cell(f"{share.value:.3f}\n[{share.low:.2f},\u00a0{share.high:.2f}]", share.value)
 
 
 def _difference(difference: Difference | None) -> Cell:
     if difference is None:
         return Cell(UNKNOWN)
-    ends = f"[{difference.low:+.2f}, {difference.high:+.2f}]"
-    return Cell(f"{difference.value:+.3f} {ends}", difference.value)
+    ends = f"[{difference.low:+.2f},\u00a0{difference.high:+.2f}]"
+    return Cell(f"{difference.value:+.3f}\n{ends}", difference.value)
 
 
 def _curves(run: StoredRun, summary: BackdoorSummary, options: Options) -> tuple[Block, ...]:
@@ -316,19 +320,23 @@ def _pictures(run: StoredRun, summary: BackdoorSummary, options: Options) -> tup
     return tuple(blocks) or (Text((why,)),)
 
 
-def _counts(rows: Sequence[BackdoorCount]) -> dict[str, dict[str, dict[int, BackdoorCount]]]:
-    """Counts by counter, images and index."""
-    counts: dict[str, dict[str, dict[int, BackdoorCount]]] = {}
+_Counts = dict[str, dict[str, dict[int, BackdoorCount]]]
+"""Counts by counter, images and index."""
+
+
+def _counts(rows: Sequence[BackdoorCount], summary: BackdoorSummary) -> _Counts:
+    """Counts in the order of the main table."""
+    counts: _Counts = {_label(row): {} for row in summary.rows}
     for row in rows:
         if row.count is not None:
             counts.setdefault(row.label, {}).setdefault(row.images, {})[row.index] = row
     return counts
 
 
-def _shifts(rows: Sequence[BackdoorCount]) -> tuple[Block, ...]:
+def _shifts(counts: _Counts) -> tuple[Block, ...]:
     """Build the changes of counts by the trigger, with sign."""
     lines = []
-    for label, images in _counts(rows).items():
+    for label, images in counts.items():
         clean, triggered = (images.get(name, {}) for name in (CLEAN, TRIGGERED))
         both = [index for index in clean if index in triggered]
         pairs = [(clean[k].count or 0.0, triggered[k].count or 0.0) for k in both]
@@ -349,16 +357,16 @@ def _shifts(rows: Sequence[BackdoorCount]) -> tuple[Block, ...]:
     return (Table("Shift of the count by the trigger", head, tuple(lines), notes),)
 
 
-def _alarms(rows: Sequence[BackdoorCount], options: Options) -> tuple[Block, ...]:
+def _alarms(counts: _Counts, options: Options) -> tuple[Block, ...]:
     conditions = [
         Readings(
             f"{label}, {name} images",
             tuple(
                 Reading(row.truth or 0.0, row.count or 0.0, row.count or 0.0)
-                for row in counts.values()
+                for row in named.values()
             ),
         )
-        for label, images in _counts(rows).items()
-        for name, counts in images.items()
+        for label, images in counts.items()
+        for name, named in images.items()
     ]
     return alarm_blocks(conditions, options.alarm, annotated=True)

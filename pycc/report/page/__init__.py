@@ -123,11 +123,13 @@ def _compared(stored: Sequence[StoredRun], made: Sequence[Content]) -> tuple[Tab
     tables = [Table("Runs", head, tuple(rows),
                     ("MAE in people, the worst of all patch sizes.",))]  # fmt: skip
     for name, run in zip(names[1:], stored[1:], strict=True):
-        found = runs.differences(_comparable(stored[0]), _comparable(run))
+        found, alone = _differences(stored[0], run)
         if found and run.kind == stored[0].kind:
             notes: tuple[str, ...] = ()
             if len(found) > _DIFFERENCES:
                 notes = (f"{len(found) - _DIFFERENCES} more in the settings below.",)
+            if alone:
+                notes += (f"Settings that only one of the two states, below: {alone}.",)
             tables.append(Table(
                 f"What differs between {names[0]} and {name}", ("difference",),
                 tuple((Cell(text),) for text in found[:_DIFFERENCES]), notes,
@@ -135,6 +137,14 @@ def _compared(stored: Sequence[StoredRun], made: Sequence[Content]) -> tuple[Tab
     return tuple(tables)
 
 
-def _comparable(run: StoredRun) -> dict[str, object]:
-    return {"settings": run.flags or run.manifest.settings,
-            "fingerprints": run.manifest.fingerprints}  # fmt: skip
+def _differences(one: StoredRun, other: StoredRun) -> tuple[list[str], int]:
+    """What differs, of the settings that both state; the number of those that one states alone."""
+    settings = [run.flags or run.manifest.settings for run in (one, other)]
+    shared = settings[0].keys() & settings[1].keys()
+    before, now = (
+        {"settings": {name: values[name] for name in shared},
+         "fingerprints": run.manifest.fingerprints}
+        for run, values in zip((one, other), settings, strict=True)
+    )  # fmt: skip
+    alone = len(settings[0].keys() ^ settings[1].keys())
+    return runs.differences(before, now), alone

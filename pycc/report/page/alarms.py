@@ -64,6 +64,7 @@ def alarm_blocks(
         return ()
     truths = [reading.truth for reading in conditions[0].readings]
     level = usual_alarm(truths) if alarm is None else alarm
+    several = any(condition.possible for condition in conditions)
     rows = []
     for condition in conditions:
         crowded = sum(reading.truth >= level for reading in condition.readings)
@@ -71,10 +72,11 @@ def alarm_blocks(
         false = sum(reading.false(level) for reading in condition.readings)
         kind = "possible" if condition.possible else "counted"
         calm = len(condition.readings) - crowded
-        rows.append((Cell(condition.label), Cell(kind), _of(missed, crowded), _of(false, calm)))
+        kinds = (Cell(kind),) if several else ()
+        rows.append((Cell(condition.label), *kinds, _of(missed, crowded), _of(false, calm)))
     table = Table(
         f"Alarm from {level:,.0f} people on",
-        ("counts", "alarms", "missed alarms", "false alarms"),
+        ("counts", *(("alarms",) if several else ()), "missed alarms", "false alarms"),
         tuple(rows),
     )
     source = "annotated" if annotated else "counted in the clean image: images are not annotated"

@@ -14,7 +14,7 @@ Tone = Literal["good", "bad", "plain"]
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table."""
+    """One cell of a table; its text may have several lines."""
 
     text: str
     value: float | None = None

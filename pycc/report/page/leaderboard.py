@@ -77,6 +77,14 @@ def _common(card: Card) -> tuple[Cell, ...]:
 _COMMON = ("run", "model", "weights", "data", "images")
 
 
+_SIZES = "Patch sizes in per cent are of the image's width."
+
+
+def _size(size: float) -> str:
+    """The size of a patch as the head of a narrow column."""
+    return size_text(size).removesuffix(" of the width")
+
+
 def _reliability(card: Card) -> Cell:
     if not card.unreliable:
         return Cell("no check failed")
@@ -87,16 +95,18 @@ def _reliability(card: Card) -> Cell:
 def _attacks(cards: Sequence[Card]) -> Table:
     noise = sorted({row.patch_size or 0.0 for card in cards for row in card.noise})
     attacked = sorted({row.patch_size or 0.0 for card in cards for row in card.attacked})
-    head = (*_COMMON, "threat", "clean", *(f"noise, {size_text(size)}" for size in noise),
-            *(f"attacked, {size_text(size)}" for size in attacked), "checks")  # fmt: skip
+    head = (*_COMMON, "threat", "checks", "clean",
+            *(f"noise, {_size(size)}" for size in noise),
+            *(f"attacked, {_size(size)}" for size in attacked))  # fmt: skip
     rows = tuple(
-        (*_common(card), Cell(_threat(card)), number(card.clean.mae if card.clean else None),
+        (*_common(card), Cell(_threat(card)), _reliability(card),
+         number(card.clean.mae if card.clean else None),
          *(_worst(card.noise, size) for size in noise),
-         *(_worst(card.attacked, size) for size in attacked), _reliability(card))
+         *(_worst(card.attacked, size) for size in attacked))
         for card in cards
     )  # fmt: skip
     return Table("Patch attacks: mean absolute errors, people", head, rows,
-                 ("Of several attacks of one size, the worst.",), sortable=True)  # fmt: skip
+                 ("Of several attacks of one size, the worst.", _SIZES), sortable=True)  # fmt: skip
 
 
 def _worst(rows: Sequence[Errors], size: float) -> Cell:
@@ -113,16 +123,16 @@ def _threat(card: Card) -> str:
 
 def _certificates(cards: Sequence[Card]) -> Table:
     sizes = sorted({row.patch_size for card in cards for row in card.certified})
-    head = (*_COMMON, "methods", "clean", *(f"certified, {size_text(size)}" for size in sizes),
-            "checks")  # fmt: skip
+    head = (*_COMMON, "methods", "checks", "clean",
+            *(f"certified, {_size(size)}" for size in sizes))  # fmt: skip
     rows = tuple(
-        (*_common(card), Cell(", ".join(card.threat.methods)),
+        (*_common(card), Cell(", ".join(card.threat.methods)), _reliability(card),
          number(card.clean.mae if card.clean else None),
-         *(_best(card.certified, size) for size in sizes), _reliability(card))
+         *(_best(card.certified, size) for size in sizes))
         for card in cards
     )  # fmt: skip
     return Table("Certificates: certified mean absolute errors, people", head, rows,
-                 ("Of several methods, the least.",), sortable=True)  # fmt: skip
+                 ("Of several methods, the least.", _SIZES), sortable=True)  # fmt: skip
 
 
 def _best(rows: Sequence[CertifiedErrors], size: float) -> Cell:
@@ -135,13 +145,12 @@ def _best(rows: Sequence[CertifiedErrors], size: float) -> Cell:
 
 def _backdoors(cards: Sequence[Card]) -> Table:
     rows = tuple(
-        (*_common(card), Cell(row.strategy), Cell(row.defense or "none"),
-         number(row.accuracy, 3), number(row.success, 3), number(row.excess, 3, signed=True),
-         _reliability(card))
+        (*_common(card), Cell(row.strategy), Cell(row.defense or "none"), _reliability(card),
+         number(row.accuracy, 3), number(row.success, 3), number(row.excess, 3, signed=True))
         for card in cards
         for row in card.backdoor
     )  # fmt: skip
-    head = (*_COMMON, "strategy", "defense", "rho_Acc", "rho_Asr", "excess", "checks")
+    head = (*_COMMON, "strategy", "defense", "checks", "rho_Acc", "rho_Asr", "excess")
     return Table("Backdoors: shares of images", head, rows, sortable=True)
 
 

@@ -33,10 +33,13 @@ def counts(strategy: str | None, defense: str | None, images: str, factor: float
     ]  # fmt: skip
 
 
-def write(folder: Path) -> Path:
-    """A backdoor that triples counts, and a defense that removes it."""
+def write(folder: Path, *, clean: float = 1.05) -> Path:
+    """A backdoor that triples counts, and a defense that removes it.
+
+    ``clean`` is the factor by which the clean counter counts triggered images.
+    """
     records = [
-        *counts(None, None, "clean", 1.0), *counts(None, None, "triggered", 1.05),
+        *counts(None, None, "clean", 1.0), *counts(None, None, "triggered", clean),
         *counts("add", None, "clean", 1.0), *counts("add", None, "triggered", 3.0),
         *counts("add", "fine-tuning", "clean", 0.95),
         *counts("add", "fine-tuning", "triggered", 1.0),
@@ -68,13 +71,13 @@ def test_what_a_backdoor_does(tmp_path: Path) -> None:
     made = content(write(tmp_path / "run"), pictures=False, alarm=95)
     assert made.title == "Backdoor run of mcnn: add"
     assert made.verdict.sentence == (
-        "With the trigger in the image, the counter poisoned by add is off by a tenth or more, as "
-        "the attacker wants, on 100 % of 10 images; chance alone gives 0 %; after fine-tuning it "
-        "is 0 %, where 100 % of the clean images are counted right."
+        "With the trigger in the image, the counter poisoned by the strategy add is off by a "
+        "tenth or more, as the attacker wants, on 100 % of 10 images; chance alone gives 0 %; "
+        "after fine-tuning it is 0 %, where 100 % of the clean images are counted right."
     )
     assert made.verdict.tone == "good"
-    assert made.verdict.checks.startswith("A backdoor that works and its removal are shown")
-    says, counters, detectors, paper = made.main
+    assert made.verdict.checks.startswith("Shown: a backdoor that works, and its removal")
+    counters, says, detectors, paper = made.main
     assert isinstance(says, Text)
     assert says.paragraphs[0].startswith("Shown: a backdoor that works")
     (add,) = (row for row in rows(counters) if row[0] == "add")
@@ -89,12 +92,23 @@ def test_what_a_backdoor_does(tmp_path: Path) -> None:
         ["add", "+110.0", "+200.0 %", "+200.0", "+20.0", "10"],
         ["add, fine-tuning", "+2.8", "+5.3 %", "+5.0", "+0.5", "10"],
     ]
-    alarms = {row[0]: row[2:] for row in rows(made.alarm[1])}
+    alarms = {row[0]: row[1:] for row in rows(made.alarm[1])}
     assert alarms["clean model, clean images"] == ["0 of 1", "0 of 9"]
     assert alarms["add, triggered images"] == ["0 of 1", "6 of 9"]
     rates = {row.defense: (row.accuracy, row.success, row.excess) for row in made.card.backdoor}
     assert rates[None] == (1.0, 1.0, 1.0)
     assert rates["fine-tuning"][:2] == (1.0, 0.0)
+
+
+def test_a_counter_that_any_trigger_upsets_has_no_backdoor(tmp_path: Path) -> None:
+    made = content(write(tmp_path / "run", clean=3.0), pictures=False)
+    assert made.verdict.sentence.startswith(
+        "No backdoor shows beyond chance: with the trigger in the image, the counter poisoned by "
+        "the strategy add is off by a tenth or more, as the attacker wants, on 100 % of 10 images; "
+        "chance alone gives 100 %"
+    )
+    assert made.verdict.tone == "plain"
+    assert made.verdict.checks.startswith("Not shown: a backdoor that works")
 
 
 def test_the_papers_figures(tmp_path: Path) -> None:
