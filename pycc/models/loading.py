@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from torch import Tensor
 
 from pycc.models.base import MODELS, CounterModel
 from pycc.models.exchange import BlackBox, black_box, network_file
-from pycc.models.known import metadata_of
+from pycc.models.known import metadata_of, source_of_features
 from pycc.models.metadata import (
     COUNTS,
     TOLERANCE,
@@ -163,7 +162,7 @@ class _WeightsFile:
         other = self.metadata.get("model", model.name) != model.name
         if not other and (self.metadata or read_as(model, self.stored) is not None):
             return None
-        counter = _adopted(model, self.stored.state, options, self.source)
+        counter = _adopted(model, self.stored, options, self.source)
         if not other:
             return counter
         if counter is None:
@@ -344,18 +343,22 @@ def _black_box(source: str, options: Mapping[str, object]) -> CounterModel:
 
 def _adopted(
     model: type[CounterModel],
-    state: Mapping[str, Tensor],
+    stored: Stored,
     options: Mapping[str, object],
     source: str,
 ) -> CounterModel | None:
     """Return a counter whose backbone alone is trained, or None if these weights hold none."""
     counter = create(model.name, **options)
     try:
-        taken = counter.adopt(state)
+        taken = counter.adopt(stored.state)
     except ValueError as error:
         raise ValueError(f"weights: {source}: {error}") from None
     if taken is None:
         return None
+    if stored.convention is not None:
+        _check_options(model, stored.convention.options(), options, source)
+        counter.convention = stored.convention
+        taken += f", {source_of_features(stored.state)}"
     warnings.warn(
         f"weights: {source} gives {model.name} {taken}; the rest is untrained",
         UserWarning,

@@ -146,7 +146,7 @@ def test_things_that_are_no_weights(tmp_path: Path, refused) -> None:
         refused(tmp_path / name, message)
     (tmp_path / "w.jpg").write_bytes(b"")
     refused(tmp_path / "w.jpg", r"unknown format '\.jpg'; known: \.h5")
-    refused(tmp_path, "is not a file")
+    refused(tmp_path, "is a folder without model.safetensors: give the file")
 
 
 @pytest.mark.parametrize("name", ["w.h5", "w.pth", "old.pth", "w.npz"])
