@@ -36,8 +36,7 @@ _DOWNLOAD = "download the file itself"
 _CUT_OFF = "it seems truncated: download or copy it again"
 _INCOMPLETE = re.compile(
     r"unexpected EOF|bytes in a \w+, but only|not enough data in stream|exhausted before|"
-    r"Ran out of input|truncated|"
-    r"IncompleteBuffer"
+    r"Ran out of input|truncated|IncompleteBuffer|incomplete metadata"
 )
 """Messages of readers at the end of an incomplete file."""
 _VGG = {8: "VGG-11", 10: "VGG-13", 13: "VGG-16", 16: "VGG-19", 5: "AlexNet"}

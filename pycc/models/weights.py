@@ -220,7 +220,7 @@ def _read_h5(path: Path) -> dict[str, object]:
             lambda key, item: datasets.append(key) if isinstance(item, h5py.Dataset) else None
         )
         for key in datasets:
-            state[key] = wrappers.tensor_of(np.asarray(file[key][()]))
+            state[str(key)] = wrappers.tensor_of(np.asarray(file[key][()]))
     return state
 
 
