@@ -127,7 +127,7 @@ class DANet(CounterModel):
         std: Sequence[float] | None = None,
         scale: float = 1.0,
     ) -> None:
-        colour = input in CHANNELS and CHANNELS[input] == 3
+        colour = isinstance(input, str) and input.startswith("rgb")
         default = Convention("rgb_standard" if colour else "gray255")
         input_convention = convention("danet", input, default, mean=mean, std=std)
         super().__init__(

