@@ -59,7 +59,8 @@ def flag(
         metavar: the placeholder of the value in the help.
         advanced: shown by ``--help-all`` only.
         names: for a path: returns built-in names that are accepted in place of a path, often none.
-            A path is made absolute, so that a run can be resumed from another folder.
+            A path is made absolute, so that a run can be resumed from another folder; a name with
+            ``://`` is none.
         positional: given without the flag's name.
 
     >>> @dataclass(frozen=True)

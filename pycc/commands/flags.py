@@ -250,7 +250,7 @@ class Parser(argparse.ArgumentParser):
         known = entry.names()
 
         def full_path(path: str) -> str:
-            if path in known:
+            if path in known or "://" in path:  # such as weights on a hub
                 return path
             close = nearest(path, known)
             if close and not Path(path).exists():

@@ -53,5 +53,5 @@ def take(
                 f"{family}: {key} must be floats {list(tensor.shape)}, got {got}; {trunk}"
             )
         taken[own] = given
-    part.load_state_dict(taken, strict=False)
+    part.load_state_dict({**wanted, **taken})
     return len(taken)

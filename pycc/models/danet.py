@@ -7,13 +7,14 @@ convolution makes a map, and the maps are summed with learned weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from pycc.models import initial
+from pycc.models.backbone import take
 from pycc.models.base import MODELS, CounterModel
 from pycc.models.convention import CHANNELS, Convention, Kind, convention
 from pycc.models.recipe import Crop, Optimiser, Recipe
@@ -31,6 +32,8 @@ BLOCKS: dict[int, tuple[int, ...]] = {
     8: (4, 2, 1),
 }
 _POOLED = (1, 2, 3, 4)
+_VGG16 = (1, 2, 3, 4, 5)
+"""Blocks with VGG-16's convolutions."""
 _SIDES = (4, 5, 6, 7)
 """Blocks with a side output (in block 4, after the pooling)."""
 _STRIDE = 2 ** len(_POOLED)
@@ -59,7 +62,10 @@ class Deformable(nn.Module):
 
 
 class DANetNet(nn.Module):
-    """The published network: x [N,1,H,W] -> [N,1,h,w], h = ceil(H / 16), w = ceil(W / 16)."""
+    """The published network: x [N,1,H,W] -> [N,1,h,w], h = ceil(H / 16), w = ceil(W / 16).
+
+    With three ``channels`` instead of one its first five blocks are VGG-16's.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -81,7 +87,7 @@ class DANetNet(nn.Module):
         return side
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute the map of x [N,1,H,W] in the weights' convention; values may be negative."""
+        """Compute the map of x [N,1 or 3,H,W] in the weights' convention; may be negative."""
         total = x.new_zeros(())
         for block, widths in BLOCKS.items():
             for index in range(1, len(widths) + 1):
@@ -97,8 +103,9 @@ class DANetNet(nn.Module):
 class DANet(CounterModel):
     """DA-Net as a counter of stride 16; 16,474,398 parameters.
 
-    * ``input``: the input convention, see ``pycc.models.convention.Convention``, with one channel;
-      by default ``"gray255"``.
+    * ``input``, ``mean``, ``std``: the input convention, see ``pycc.models.convention.Convention``;
+      by default the published one, ``"gray255"``. With three channels (``"rgb_standard"``, 1,152
+      parameters more) the trunk can start from VGG-16, whose first layer reads colours.
     * ``scale``: people per cell for an output of 1; by default 1.
 
     The map of an [H,W] image has ceil(H / 16) x ceil(W / 16) cells. ``receptive_field`` is None:
@@ -112,8 +119,17 @@ class DANet(CounterModel):
     name = "danet"
     minimum_side = 1  # the poolings keep a last, incomplete cell
 
-    def __init__(self, *, input: Kind | None = None, scale: float = 1.0) -> None:
-        input_convention = convention("danet", input, Convention("gray255"))
+    def __init__(
+        self,
+        *,
+        input: Kind | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        scale: float = 1.0,
+    ) -> None:
+        colour = isinstance(input, str) and input.startswith("rgb")
+        default = Convention("rgb_standard" if colour else "gray255")
+        input_convention = convention("danet", input, default, mean=mean, std=std)
         super().__init__(
             DANetNet(CHANNELS[input_convention.kind]),
             stride=_STRIDE,
@@ -154,4 +170,23 @@ class DANet(CounterModel):
     @classmethod
     def recognise(cls, state: Mapping[str, Tensor]) -> dict[str, object] | None:
         """Recognise the published keys; only this network has a deformable kernel."""
-        return {} if any(f"conv{n}.conv_kernel.weight" in state for n in (4, 5, 6, 7)) else None
+        if not any(f"conv{n}.conv_kernel.weight" in state for n in _SIDES):
+            return None
+        first = state.get("conv1_1.weight")
+        colour = first is not None and first.ndim == 4 and first.shape[1] == 3
+        return {"input": "rgb_standard"} if colour else {}
+
+    def adopt(self, state: Mapping[str, Tensor]) -> str | None:
+        """Take the first five blocks from torchvision's VGG-16, if the trunk reads colours."""
+        if "features.0.weight" not in state:
+            return None
+        keys, index = {}, 0
+        for block in _VGG16:
+            for place in range(1, len(BLOCKS[block]) + 1):
+                for value in ("weight", "bias"):
+                    keys[f"conv{block}_{place}.{value}"] = f"features.{index}.{value}"
+                index += 2  # with its ReLU
+            index += 1  # a pooling
+        trunk = "the first blocks are those of VGG-16 if input is 'rgb_standard'"
+        read = take("danet", self.net, state, keys, trunk=trunk)
+        return f"the 13 convolutions of VGG-16 ({read} of its tensors read)"

@@ -19,9 +19,8 @@ from pycc.checks import lacks_memory, one_line
 from pycc.counters import like_of
 from pycc.models.base import CounterModel
 from pycc.models.convention import Convention, Kind, convention
-from pycc.models.foreign import content_of
+from pycc.models.foreign import content_of, third_party
 from pycc.models.probe import probe_image
-from pycc.models.weights import third_party
 from pycc.runs import write_atomic
 
 _TOLERANCE = 1e-4

@@ -1,16 +1,19 @@
-"""Identify files that are not weights, and well-known networks that are not counters."""
+"""Identify files that are not weights, and networks that are not counters; report bad files."""
 
 from __future__ import annotations
 
 import re
 import tarfile
+import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor
 
+from pycc.checks import lacks_memory, one_line
 from pycc.models.options import shown
 from pycc.models.python2 import MAGIC
 
@@ -30,7 +33,12 @@ _PACKED = {
 _IMAGES = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG"}
 _WEIGHTS = re.compile(r"\.(pth|pt|ckpt|param|model|h5|hdf5|npz|tar|onnx|safetensors)$", re.I)
 _DOWNLOAD = "download the file itself"
-CUT_OFF = "it seems truncated: download or copy it again"
+_CUT_OFF = "it seems truncated: download or copy it again"
+_INCOMPLETE = re.compile(
+    r"unexpected EOF|bytes in a \w+, but only|not enough data in stream|exhausted before|"
+    r"Ran out of input|truncated|IncompleteBuffer|incomplete metadata"
+)
+"""Messages of readers at the end of an incomplete file."""
 _VGG = {8: "VGG-11", 10: "VGG-13", 13: "VGG-16", 16: "VGG-19", 5: "AlexNet"}
 """Convolutions of torchvision's networks whose layers are numbered under ``features``."""
 _NETWORKS = (
@@ -47,9 +55,28 @@ class Content(NamedTuple):
     """The kind of a file: its format, a description and a remedy."""
 
     format: str | None
-    """Format of weights: "torch", "npz" or "h5"; None for files without weights."""
+    """Format of weights: "torch", "npz", "h5" or "safetensors"; None for files without weights."""
     words: str
     remedy: str
+
+
+@contextmanager
+def third_party(path: Path | str, problem: str) -> Iterator[None]:
+    """Turn any exception of a reader into one ValueError that names the file; drop its warnings.
+
+    If memory runs out, the exception is raised unchanged, since the file is not at fault.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    # For a damaged file zipfile, the unpickler or HDF5 fail at any depth and with any type
+    # (AssertionError, struct.error, NotImplementedError, KeyError, ...), none of them documented.
+    except Exception as error:
+        if lacks_memory(error):
+            raise
+        truncated = f"; {_CUT_OFF}" if _INCOMPLETE.search(str(error)) else ""
+        raise ValueError(f"weights: {path} {problem}: {one_line(error)}{truncated}") from None
 
 
 def content_of(path: Path) -> Content | None:
@@ -70,6 +97,8 @@ def content_of(path: Path) -> Content | None:
         return Content("h5", "an HDF5 file", "rename it to end in .h5")
     if head.startswith(MAGIC):
         return Content("torch", "a torch file", "rename it to end in .pth")
+    if _is_tensors(head, path.stat().st_size):
+        return Content("safetensors", "a .safetensors file", "rename it to end in .safetensors")
     for magic, kind in _IMAGES.items():
         if head.startswith(magic):
             return Content(None, f"a {kind} image", "give the file of the weights")
@@ -77,12 +106,17 @@ def content_of(path: Path) -> Content | None:
         if head.startswith(magic):
             return Content(None, f"a {kind} archive", "unpack it and give the weights in it")
     if head.startswith(b"PK\x03\x04") and not _has_directory(path):
-        return Content(None, "an incomplete zip file", CUT_OFF)
+        return Content(None, "an incomplete zip file", _CUT_OFF)
     if head.startswith(b"PK"):
         return _zip(path)
     if head[257:262] == b"ustar":
         return _tar(path)
     return _text(head)
+
+
+def _is_tensors(head: bytes, size: int) -> bool:
+    """Return whether a file begins as .safetensors: the length of a JSON object, and the object."""
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8
 
 
 def _text(head: bytes) -> Content | None:

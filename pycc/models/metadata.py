@@ -1,6 +1,7 @@
 """Weights metadata: the known facts about weights, and the check that they hold.
 
-The metadata is JSON, inside this package's own files or beside a foreign one as ``FILE.json``:
+The metadata is JSON, inside this package's own files or beside a foreign one as ``FILE.json`` (or
+in its ``config.json``, ``pycc.models.hub``):
 ``model`` and its ``options`` (input convention, output scale, variant), ``stride``,
 ``probe_count``, ``probe_checksum`` and ``blank_count`` (``pycc.models.probe``), and any other known
 facts, such as ``data``, ``mae``, ``rmse``, ``recipe``.
@@ -14,6 +15,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 
+from pycc.models import hub
 from pycc.models.base import CounterModel
 from pycc.models.options import shown
 from pycc.models.probe import probe_result
@@ -68,10 +70,23 @@ def beside(path: Path) -> Path:
 
 
 def read_beside(path: Path) -> dict[str, object]:
-    """Read the metadata beside a weights file, or {}; ValueError if it is not a JSON object."""
-    file = beside(path)
-    if not file.is_file():
+    """Read the metadata beside a weights file, or {}; ValueError if it is not a JSON object.
+
+    It is in ``FILE.json``, or for ``model.safetensors`` in the entry ``pycc`` of ``config.json``
+    (``pycc.models.hub``).
+    """
+    if (file := beside(path)).is_file():
+        return _object(file)
+    config = path.with_name(hub.CONFIG)
+    if path.name != hub.TENSORS or not config.is_file():
         return {}
+    entry = _object(config).get(hub.ENTRY, {})
+    if not isinstance(entry, dict):
+        raise ValueError(f"weights: {config}: {hub.ENTRY} must be a JSON object")
+    return entry
+
+
+def _object(file: Path) -> dict[str, object]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

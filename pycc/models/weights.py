@@ -13,7 +13,6 @@ import json
 import os
 import pickle
 import re
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,13 +23,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pycc.checks import lacks_memory, one_line
+from pycc.checks import lacks_memory
+from pycc.models import hub, keras_vgg, tensors_file, wrappers
 from pycc.models import metadata as described
-from pycc.models import wrappers
 from pycc.models.archive import is_script, read_script
 from pycc.models.base import MODELS, CounterModel
+from pycc.models.convention import Convention
 from pycc.models.families import unfit, unprefixed
-from pycc.models.foreign import CUT_OFF, content_of
+from pycc.models.foreign import content_of, third_party
 from pycc.models.python2 import translated
 from pycc.models.wrappers import Leaf
 from pycc.registry import nearest
@@ -39,7 +39,12 @@ from pycc.runs import write_atomic
 _FORMATS = {
     **dict.fromkeys((".h5", ".hdf5"), "h5"),
     ".npz": "npz",
+    ".safetensors": "safetensors",
     **dict.fromkeys((".pth", ".pt", ".tar", ".param", ".ckpt", ".model"), "torch"),
+}
+_WANTED = {
+    **{"h5": "an HDF5 file", "npz": "a readable npz", "torch": "a torch file"},
+    "safetensors": "a readable .safetensors file",
 }
 _METADATA = "metadata"
 _BATCHES = "num_batches_tracked"
@@ -55,11 +60,6 @@ _HARMLESS: list[Any] = [
     codecs.encode,
     argparse.Namespace,
 ]
-_CUT_OFF = re.compile(
-    r"unexpected EOF|bytes in a \w+, but only|not enough data in stream|exhausted before|"
-    r"Ran out of input|truncated"
-)
-"""Messages of the readers of pickles, torch and HDF5 at the end of an incomplete file."""
 _PACKAGED = Path(__file__).parent / "pretrained"
 
 
@@ -73,10 +73,16 @@ def builtin() -> list[str]:
 
 
 def locate(weights: str | os.PathLike[str]) -> Path:
-    """Return the file of built-in weights or, for any other name, the path itself."""
+    """Return the file of built-in weights or, for any other name, the path itself.
+
+    Weights whose name begins with ``hf://`` are downloaded (``pycc.models.hub``); ValueError if
+    that fails. Of a folder, its ``model.safetensors`` is returned; ValueError if it has none.
+    """
     if isinstance(weights, str) and weights in builtin():
         return _PACKAGED / f"{weights}.npz"
-    return Path(weights)
+    on_hub = isinstance(weights, str) and weights.startswith(hub.PREFIX)
+    path = hub.downloaded(str(weights)) if on_hub else Path(weights)
+    return hub.weights_in(path) if path.is_dir() else path
 
 
 class Stored(NamedTuple):
@@ -92,18 +98,21 @@ class Stored(NamedTuple):
     """The names under which a checkpoint stores them, joined by dots; "" if it holds only them."""
     left_out: list[str]
     """Keys beside them, of no family, that are more than a count of steps."""
+    convention: Convention | None = None
+    """The input that the tensors expect, if the layout of the file shows it."""
 
 
 def read_weights(path: Path, *, name: str | None = None) -> Stored:
     """Read the tensors of a weights file under their published keys, and its metadata.
 
-    The format is known by the suffix: HDF5 (.h5, .hdf5; needs h5py), torch (.pth, .pt, .pth.tar,
-    .param, .ckpt, .model; also of Python 2; or a TorchScript archive, whose code is not run), npz
-    (this package's own). The state dict may be nested in a checkpoint to any depth and its keys may
-    have prefixes: ``pycc.models.wrappers`` finds it, and ``pycc.models.families`` removes the
-    prefixes that hide the keys of a family (of ``name`` first, if given). If only the keys under
-    one prefix belong to a family, only these are taken. The weights metadata may also lie beside
-    the file (``pycc.models.metadata.beside``).
+    The format is known by the suffix: HDF5 (.h5, .hdf5; needs h5py), .safetensors (needs
+    safetensors), torch (.pth, .pt, .pth.tar, .param, .ckpt, .model; also of Python 2; or a
+    TorchScript archive, whose code is not run), npz (this package's own). The state dict may be
+    nested in a checkpoint to any depth and its keys may have prefixes: ``pycc.models.wrappers``
+    finds it, and ``pycc.models.families`` removes the prefixes that hide the keys of a family (of
+    ``name`` first, if given). If only the keys under one prefix belong to a family, only these are
+    taken. The weights metadata may also lie beside the file
+    (``pycc.models.metadata.read_beside``).
 
     FileNotFoundError for a missing file. ValueError, naming the file, for one that cannot be read,
     is something else (a Git LFS pointer, a page, an archive of files), requires code, holds several
@@ -117,6 +126,23 @@ def read_weights(path: Path, *, name: str | None = None) -> Stored:
         )
     if not path.is_file():
         raise ValueError(f"weights: {path} is not a file")
+    content = _content(path)
+    candidate = wrappers.find(content.leaves, path, name)
+    state, prefixes = unprefixed(_clean(candidate.state, path), name)
+    metadata = content.metadata or described.read_beside(path)
+    return Stored(state, metadata, prefixes, candidate.path, candidate.left_out, content.convention)
+
+
+class _Content(NamedTuple):
+    """What a file holds: everything in it with its place, and what it says of itself."""
+
+    leaves: list[Leaf]
+    metadata: dict[str, object]
+    convention: Convention | None
+
+
+def _content(path: Path) -> _Content:
+    """Read a file in the format that its suffix names."""
     suffix = path.suffix.lower()
     content = content_of(path)
     if suffix not in _FORMATS:
@@ -124,43 +150,27 @@ def read_weights(path: Path, *, name: str | None = None) -> Stored:
         what = f"; the file is {content.words}: {content.remedy}" if content else ""
         raise ValueError(f"weights: {path}: unknown format {suffix!r}; known: {known}{what}")
     if content is not None and content.format != _FORMATS[suffix]:
-        wanted = {"h5": "an HDF5 file", "npz": "a readable npz", "torch": "a torch file"}
         raise ValueError(
-            f"weights: {path} is not {wanted[_FORMATS[suffix]]} but {content.words}: "
+            f"weights: {path} is not {_WANTED[_FORMATS[suffix]]} but {content.words}: "
             f"{content.remedy}"
         )
-    metadata: dict[str, object] = {}
-    leaves: list[Leaf]
+    if _FORMATS[suffix] == "torch":
+        return _Content(wrappers.leaves(_read_torch(path), path), {}, None)
     if _FORMATS[suffix] == "h5":
-        leaves = [(tuple(str(key).split("/")), value) for key, value in _read_h5(path).items()]
-    elif _FORMATS[suffix] == "npz":
-        entries, metadata = _read_npz(path)
-        leaves = [((key,), value) for key, value in entries.items()]
-    else:
-        leaves = wrappers.leaves(_read_torch(path), path)
-    candidate = wrappers.find(leaves, path, name)
-    state, prefixes = unprefixed(_clean(candidate.state, path), name)
-    beside = metadata or described.read_beside(path)
-    return Stored(state, beside, prefixes, candidate.path, candidate.left_out)
+        entries = _read_h5(path)
+        if (features := keras_vgg.features(entries)) is not None:
+            return _Content(_flat(features.state), {}, features.convention)
+        leaves: list[Leaf] = [(tuple(key.split("/")), value) for key, value in entries.items()]
+        return _Content(leaves, {}, None)
+    read = _read_npz if _FORMATS[suffix] == "npz" else tensors_file.read
+    tensors, metadata = read(path)
+    if not isinstance(metadata, dict):
+        raise ValueError(f"weights: {path}: the metadata must be a JSON object")
+    return _Content(_flat(tensors), metadata, None)
 
 
-@contextmanager
-def third_party(path: Path, problem: str) -> Iterator[None]:
-    """Turn any exception of a reader into one ValueError that names the file; drop its warnings.
-
-    If memory runs out, the exception is raised unchanged, since the file is not at fault.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    # For a damaged file zipfile, the unpickler or HDF5 fail at any depth and with any type
-    # (AssertionError, struct.error, NotImplementedError, KeyError, ...), none of them documented.
-    except Exception as error:
-        if lacks_memory(error):
-            raise
-        truncated = f"; {CUT_OFF}" if _CUT_OFF.search(str(error)) else ""
-        raise ValueError(f"weights: {path} {problem}: {one_line(error)}{truncated}") from None
+def _flat(entries: Mapping[str, object]) -> list[Leaf]:
+    return [((key,), value) for key, value in entries.items()]
 
 
 @contextmanager
@@ -210,13 +220,13 @@ def _read_h5(path: Path) -> dict[str, object]:
             lambda key, item: datasets.append(key) if isinstance(item, h5py.Dataset) else None
         )
         for key in datasets:
-            state[key] = wrappers.tensor_of(np.asarray(file[key][()]))
+            state[str(key)] = wrappers.tensor_of(np.asarray(file[key][()]))
     return state
 
 
-def _read_npz(path: Path) -> tuple[dict[str, object], dict[str, object]]:
+def _read_npz(path: Path) -> tuple[Mapping[str, object], object]:
     state: dict[str, object] = {}
-    metadata: dict[str, object] = {}
+    metadata: object = {}
     with (
         third_party(path, "is not a readable npz"),
         path.open("rb") as file,
@@ -227,8 +237,6 @@ def _read_npz(path: Path) -> tuple[dict[str, object], dict[str, object]]:
                 metadata = json.loads(str(arrays[key]))
             else:
                 state[key] = wrappers.tensor_of(arrays[key])
-    if not isinstance(metadata, dict):
-        raise ValueError(f"weights: {path}: the metadata must be a JSON object")
     return state, metadata
 
 
@@ -302,7 +310,11 @@ def misfit(counter: CounterModel, state: Mapping[str, Tensor]) -> tuple[int, str
 
 
 def save(counter: CounterModel, path: str | Path, *, metadata: Mapping[str, object]) -> None:
-    """Write a counter's weights and metadata as npz; the file appears complete or not at all.
+    """Write a counter's weights and metadata; a file appears complete or not at all.
+
+    ``path`` is an .npz file, a .safetensors file (needs safetensors), whose header holds the
+    metadata, or a folder (a name without suffix), into which ``model.safetensors`` and
+    ``config.json`` are written: the layout of Hugging Face.
 
     Only registered counters in float32; keep a wrapped network with torch.save. ``metadata``
     (recipe, training time, data, errors on test scenes, …) is extended by the counter's own facts
@@ -319,25 +331,39 @@ def save(counter: CounterModel, path: str | Path, *, metadata: Mapping[str, obje
     ('synthetic', 4)
     """
     target = Path(path)
-    if target.suffix != ".npz":
-        raise ValueError(f"weights: save writes .npz files, got {target}")
+    if target.suffix not in ("", ".npz", ".safetensors"):
+        raise ValueError(
+            f"weights: save writes .npz or .safetensors files, or a folder (a name without "
+            f"suffix), got {target}"
+        )
     if counter.name not in MODELS.names():
         raise ValueError(
             f"weights: {counter.name!r} is made of a user's network, which load could not build "
             "again; keep its state dict with torch.save"
         )
-    other = {t.dtype for t in counter.net.state_dict().values() if t.is_floating_point()}
+    state = counter.net.state_dict()
+    other = {t.dtype for t in state.values() if t.is_floating_point()}
     if other != {torch.float32}:
         raise ValueError(f"weights: save writes float32 counters, got {sorted(map(str, other))}")
     full = described.weights_metadata(counter, metadata)
+    if target.suffix == ".npz":
+        write_atomic(target, _npz(state, described.written(full)))
+        return
+    content = tensors_file.encoded(state, described.written(full), target)
+    if target.suffix == ".safetensors":
+        write_atomic(target, content)
+    else:
+        hub.write_folder(target, content, full)
+
+
+def _npz(state: Mapping[str, Tensor], metadata: str) -> bytes:
     arrays: dict[str, NDArray[np.generic]] = {
-        key: np.asarray(tensor.detach().cpu().numpy(), order="C")
-        for key, tensor in counter.net.state_dict().items()
+        key: np.asarray(tensor.detach().cpu().numpy(), order="C") for key, tensor in state.items()
     }
-    arrays[_METADATA] = np.array(described.written(full))
+    arrays[_METADATA] = np.array(metadata)
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
-    write_atomic(target, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _settings(counter: CounterModel) -> str:

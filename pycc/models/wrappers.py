@@ -234,7 +234,8 @@ def _saving(chosen: Candidate, source: Path) -> str:
     if suffix in (".h5", ".hdf5") or is_script(source):
         return ""
     index = "".join(f"[{shown(key)}]" for key in chosen.place)
-    opened = f"{'np' if suffix == '.npz' else 'torch'}.load({source.name!r}){index}"
+    reader = {".npz": "np.load", ".safetensors": "safetensors.torch.load_file"}
+    opened = f"{reader.get(suffix, 'torch.load')}({source.name!r}){index}"
     if chosen.prefix:
         test = f"k.startswith({shown(chosen.prefix)})"
         opened = f"{{k: v for k, v in {opened}.items() if {test}}}"

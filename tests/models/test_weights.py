@@ -189,7 +189,7 @@ def test_a_failed_save_keeps_the_old_file(
     assert [entry.name for entry in tmp_path.iterdir()] == ["own.npz"]
     with pytest.raises(ValueError, match="metadata must be JSON"):
         models.save(counter, path, metadata={"tensor": torch.zeros(1)})
-    with pytest.raises(ValueError, match=r"writes \.npz files, got .*own\.pth"):
+    with pytest.raises(ValueError, match=r"writes \.npz or \.safetensors files, .*own\.pth"):
         models.save(counter, tmp_path / "own.pth", metadata={})
 
 
