@@ -53,5 +53,7 @@ def take(
                 f"{family}: {key} must be floats {list(tensor.shape)}, got {got}; {trunk}"
             )
         taken[own] = given
-    part.load_state_dict(taken, strict=False)
+    # Not load_state_dict, which adds numbers of batches of its own to what a file lacks.
+    for own, tensor in taken.items():
+        wanted[own].copy_(tensor)
     return len(taken)

@@ -90,8 +90,8 @@ def load(
 
     With a ``name``, weights of a backbone alone are accepted too (torchvision's VGG-16 for
     "csrnet", "can", "sfanet" and "mask_aware", with batch norms for "p2pnet", VGG-19 for "vgg19",
-    HRNet-W48 for "fidtm", timm's MobileNetV4 for "zip", OpenAI's CLIP archives or VGG-19 for
-    "clip_ebc", by its backbone); a warning says that the rest is untrained.
+    HRNet-W48 for "fidtm" and "steerer", timm's MobileNetV4 for "zip", OpenAI's CLIP archives or
+    VGG-19 for "clip_ebc", by its backbone); a warning says that the rest is untrained.
 
     FileNotFoundError or ValueError, in one line that names the file: missing, unreadable, of an
     unknown format, requiring code, or not fitting the model (listing missing and unexpected keys,
