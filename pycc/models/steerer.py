@@ -35,7 +35,7 @@ class STEERER(CounterModel):
     reduces images whose long side exceeds 2048 pixels (ShanghaiTech), 3072 (UCF-QNRF) or 4096
     (NWPU) to it; pycc counts them as they are.
 
-    ``net`` returns four maps, finest first; the finest is counted. A pixel depends on up to 1486
+    ``net`` returns four maps, finest first; the finest is counted. A pixel depends on up to 1534
     pixels beyond it, more than most images have, so ``receptive_field`` is None. A fresh network
     has PyTorch's initialisation; ``pycc.models.load`` accepts HRNet-W48 trained on ImageNet for its
     trunk. Published files hold a second copy of the head, the loss's kernel and layers that no

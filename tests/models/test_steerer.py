@@ -117,7 +117,7 @@ def test_the_field_is_larger_than_most_images(monkeypatch: pytest.MonkeyPatch) -
     assert counter.receptive_field is None
     measured = models.measure_receptive_field(counter, probe_side=6144)
     assert measured is not None
-    assert (measured.before, measured.after) == (1486, 1486)
+    assert (measured.before, measured.after) == (1534, 1503)
 
 
 # --- loss
@@ -148,12 +148,13 @@ def published_loss(maps: list[Tensor], dots: Tensor, factor: float, patch: int) 
             best = int(torch.stack(scores).argmin())
             for level in range(best + 1, len(maps)):
                 weights[level][places[level]] = 0.0
-    return sum(
+    losses = [
         functional.mse_loss(prediction * weight, target * weight) / 2**level
         for level, (prediction, target, weight) in enumerate(
             zip(maps, targets, weights, strict=True)
         )
-    )
+    ]
+    return torch.stack(losses).sum()
 
 
 def test_loss_is_the_published_procedure(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,23 +230,19 @@ def test_loaded_weights_are_tuned(counter: STEERER, tmp_path: Path) -> None:
     """A few steps of the published loss bring the counts of two scenes to their heads."""
     torch.save(published_file(counter), tmp_path / "w.pth")
     tuned = models.load(tmp_path / "w.pth").train()
-    for module in tuned.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.eval()
-    shown = images(64, 64, number=2)
     target = torch.zeros(2, 1, 64, 64)
     target[0, 0, 8::16, 8::16], target[1, 0, 8::16, 40] = 1.0, 1.0
+    shown = 0.1 + 0.8 * functional.max_pool2d(target, 7, 1, 3).expand(-1, 3, -1, -1)
     optimiser = torch.optim.Adam(tuned.parameters(), 0.01)
     losses = []
-    for _ in range(40):
+    for _ in range(30):
         optimiser.zero_grad()
         loss = tuned.loss(shown, target)
         loss.backward()
         optimiser.step()
         losses.append(float(loss.detach()))
-    counts = tuned(shown).sum((1, 2, 3)).tolist()
-    assert losses[-1] < 0.2 * losses[0]
-    assert counts == pytest.approx([16, 4], rel=0.5)
+    assert losses[-1] < 0.1 * losses[0]
+    assert tuned(shown).sum((1, 2, 3)).tolist() == pytest.approx([16, 4], rel=0.3)
 
 
 # --- weights
@@ -258,8 +255,7 @@ def test_published_files_are_read_without_what_acts_on_nothing(
     assert len(state) == len(counter.net.state_dict()) + 46
     for name, content in {
         "final_state.pth": state,
-        "module.pth": {f"module.{key}": value for key, value in state.items()},
-        "nested.pth": {"state_dict": state, "epoch": 3},
+        "nested.pth": {"net": {f"module.{key}": value for key, value in state.items()}},
     }.items():
         torch.save(content, tmp_path / name)
         loaded = models.load(tmp_path / name)
