@@ -53,6 +53,7 @@ FAMILIES: tuple[tuple[str, dict[str, object]], ...] = (
     ("clip_ebc", {"backbone": "vit_b_16"}),
     ("p2pnet", {}),
     ("fidtm", {}),
+    ("steerer", {}),
     ("zip", {}),
     ("zip", {"variant": "n"}),
     ("zip", {"variant": "t"}),

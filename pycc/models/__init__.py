@@ -16,6 +16,7 @@ from pycc.models import mcnn as _mcnn  # noqa: F401
 from pycc.models import narrow as _narrow  # noqa: F401
 from pycc.models import p2pnet as _p2pnet  # noqa: F401
 from pycc.models import sfanet as _sfanet  # noqa: F401
+from pycc.models import steerer as _steerer  # noqa: F401
 from pycc.models import vgg19 as _vgg19  # noqa: F401
 from pycc.models import zip as _zip  # noqa: F401
 from pycc.models.base import MODELS, CounterModel

@@ -49,6 +49,9 @@ class CounterModel(nn.Module):
     not_in_keys: ClassVar[Mapping[str, tuple[object, ...]]] = {}
     """Options that leave no trace in the keys of weights, with the values that the probe image may
     distinguish (empty: none)."""
+    unused: ClassVar[tuple[str, ...]] = ()
+    """Starts of keys in published files whose tensors no output depends on; loading leaves these
+    out."""
     most_per_cell: float | None = None
     """People that no cell exceeds, whatever the image shows; None: the network sets no limit."""
     caution: ClassVar[str | None] = None

@@ -25,7 +25,7 @@ class Optimiser:
     1.0
     """
 
-    kind: Literal["adam", "sgd"]
+    kind: Literal["adam", "adamw", "sgd"]
     lr: float
     momentum: float = 0.0
     weight_decay: float = 0.0

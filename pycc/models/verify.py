@@ -48,13 +48,14 @@ def measure_receptive_field(
     Why the result is neither too small nor too large: with trained weights a ReLU or a maximum may
     hide an influence, and so may a weight that happens to be 0. So a copy is measured whose weights
     are all positive (1 / fan-in; biases made non-negative, batch norms reset; an ``nn.Sigmoid``,
-    which would saturate, replaced by the identity), on a positive image, with a large positive
-    change. Then every ReLU is the identity and every layer increases strictly with its input; the
-    change is large enough to win every maximum. So exactly those cells change that the architecture
-    connects to the row, whatever the weights. Changing a whole row keeps the smallest effect (a
-    path through the outermost tap of every layer) far above the rounding of float64. This is exact
-    for convolutions, pooling, PReLU and batch norm; for a network that is not monotone (products of
-    features, gates) it is a lower bound.
+    which would saturate, and an ``nn.Softmax``, in which equal channels cancel, replaced by the
+    identity), on a positive image, with a large positive change. Then every ReLU is the identity
+    and every layer increases strictly with its input; the change is large enough to win every
+    maximum. So exactly those cells change that the architecture connects to the row, whatever the
+    weights. Changing a whole row keeps the smallest effect (a path through the outermost tap of
+    every layer) far above the rounding of float64. This is exact for convolutions, pooling, PReLU
+    and batch norm; for a network that is not monotone (products of features, gates) it is a lower
+    bound.
 
     >>> from pycc import models
     >>> measure_receptive_field(models.create("mcnn"))
@@ -98,8 +99,9 @@ def _increasing(counter: CounterModel, images: Tensor) -> Tensor:
 def _make_monotone(counter: CounterModel) -> None:
     for module in list(counter.modules()):
         for key, child in module.named_children():
-            if isinstance(child, nn.Sigmoid):
-                # Increasing, but flat in float64 above 37, where it would hide every change.
+            if isinstance(child, (nn.Sigmoid, nn.Softmax)):
+                # One is flat in float64 above 37, the other constant where all channels are equal:
+                # both would hide every change.
                 setattr(module, key, nn.Identity())
     for module in counter.modules():
         if isinstance(module, _BatchNorm):

@@ -278,11 +278,16 @@ def fit(counter: CounterModel, state: Mapping[str, Tensor], source: str) -> None
     # Older torch stored no counts of batches, which only training uses.
     counts = {k: v for k, v in counter.net.state_dict().items() if k.endswith(_BATCHES)}
     try:
-        counter.net.load_state_dict({**counts, **state})
+        used = {k: v for k, v in state.items() if not _is_unused(counter, k)}
+        counter.net.load_state_dict({**counts, **used})
     except ValueError as error:  # values that a network refuses
         raise ValueError(
             f"weights: {source} does not fit {counter.name} {_settings(counter)}: {error}"
         ) from None
+
+
+def _is_unused(counter: CounterModel, key: str) -> bool:
+    return key.startswith(counter.unused)
 
 
 def misfit(counter: CounterModel, state: Mapping[str, Tensor]) -> tuple[int, str]:
@@ -290,7 +295,7 @@ def misfit(counter: CounterModel, state: Mapping[str, Tensor]) -> tuple[int, str
     expected = counter.net.state_dict()
     problems = []
     missing = [key for key in expected if key not in state and not key.endswith(_BATCHES)]
-    unexpected = [key for key in state if key not in expected]
+    unexpected = [key for key in state if key not in expected and not _is_unused(counter, key)]
     wrong = [
         f"{key} {list(state[key].shape)} instead of {list(tensor.shape)}"
         for key, tensor in expected.items()

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from pycc.models.augmentation import Augmentation, ColourJitter, GaussianBlur, PepperAndSalt
 from pycc.models.base import MODELS, CounterModel
+from pycc.models.beyond import folded
 from pycc.models.convention import Convention, Kind, convention
 from pycc.models.dace import single
 from pycc.models.mobilenet_v4 import Size, adopt_mobilenet
@@ -123,7 +123,7 @@ class ZIP(CounterModel):
 
     def _completed(self, density: Tensor, height: int, width: int) -> Tensor:
         """Add the people of cells that lie beyond the image to its last row and column."""
-        return _folded(_folded(density, -(-height // self.stride), 2), -(-width // self.stride), 3)
+        return folded(density, height, width, self.stride)
 
     def loss(
         self,
@@ -211,14 +211,3 @@ class ZIP(CounterModel):
     def adopt(self, state: Mapping[str, Tensor]) -> str | None:
         """Take the encoder from timm's MobileNetV4 (``conv_stem.*``, ``blocks.*``)."""
         return adopt_mobilenet(self.net.backbone.encoder, state)
-
-
-def _folded(density: Tensor, cells: int, axis: int) -> Tensor:
-    """Add what lies behind ``cells`` rows (axis 2) or columns (axis 3) to the last of them."""
-    surplus = density.shape[axis] - cells
-    if surplus <= 0:
-        return density
-    kept, beyond = density.narrow(axis, 0, cells), density.narrow(axis, cells, surplus)
-    before = [0, 0] * (3 - axis) + [cells - 1, 0]
-    folded: Tensor = kept + functional.pad(beyond.sum(axis, keepdim=True), before)
-    return folded

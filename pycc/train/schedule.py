@@ -34,6 +34,8 @@ def made(
             {"params": [p for p in learning if id(p) not in slow]},
             {"params": [p for p in learning if id(p) in slow], "factor": optimiser.backbone},
         ]
+    if optimiser.kind == "adamw":
+        return torch.optim.AdamW(groups, optimiser.lr, weight_decay=optimiser.weight_decay)
     if optimiser.kind == "adam":
         return torch.optim.Adam(groups, optimiser.lr, weight_decay=optimiser.weight_decay)
     return torch.optim.SGD(

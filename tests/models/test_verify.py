@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -88,17 +89,19 @@ def test_the_counter_is_left_as_it_was() -> None:
 
 
 class Gated(nn.Module):
-    """A convolution times a gate that sees further."""
+    """Two convolutions times gates that see further."""
 
-    def __init__(self) -> None:
+    def __init__(self, gate: nn.Module) -> None:
         super().__init__()
-        self.near, self.far = nn.Conv2d(3, 1, 3, padding=1), nn.Conv2d(3, 1, 7, padding=3)
-        self.gate = nn.Sigmoid()
+        self.near, self.far = nn.Conv2d(3, 2, 3, padding=1), nn.Conv2d(3, 2, 7, padding=3)
+        self.gate = gate
 
     def forward(self, x: Tensor) -> Tensor:
-        density: Tensor = self.near(x) * self.gate(self.far(255.0 * x))
-        return density
+        gated: Tensor = self.near(x) * self.gate(self.far(255.0 * x))
+        return gated.sum(1, keepdim=True)
 
 
-def test_a_saturated_gate_does_not_hide_what_it_sees() -> None:
-    assert field(Gated(), 1) == ReceptiveField(3, 3, 7)
+@pytest.mark.parametrize("gate", [nn.Sigmoid(), nn.Softmax(1)])
+def test_a_gate_does_not_hide_what_it_sees(gate: nn.Module) -> None:
+    """Saturated, or of two shares that are equal."""
+    assert field(Gated(gate), 1) == ReceptiveField(3, 3, 7)

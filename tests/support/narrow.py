@@ -20,6 +20,7 @@ from pycc.models import (
     mobilenet_v4,
     p2pnet_net,
     sfanet_net,
+    steerer_net,
     vgg,
     vgg19,
     zip_net,
@@ -58,6 +59,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hrnet, "BLOCKS", 1)
     monkeypatch.setattr(hrnet, "MODULES", (1, 2, 1))
     monkeypatch.setattr(fidtm_net, "HIDDEN", 4)
+    monkeypatch.setattr(steerer_net, "HEAD", (5, 4, 3))
     plans = {
         size: tuple(
             tuple(replace(b, channels=max(2, b.channels // 32), hidden=b.hidden // 24) for b in row)

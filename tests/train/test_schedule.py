@@ -58,7 +58,10 @@ def test_optimisers_change_where_a_recipe_says() -> None:
     sgd = made(Optimiser("sgd", 0.1, momentum=0.9, weight_decay=1e-3), [parameter, frozen])
     assert len(sgd.param_groups[0]["params"]) == 1
     assert sgd.param_groups[0]["momentum"] == 0.9
-    assert isinstance(made(Optimiser("adam", 0.1), [parameter]), torch.optim.Adam)
+    for kind, theirs in (("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)):
+        optimiser = made(Optimiser(kind, 0.1, weight_decay=0.5), [parameter])  # type: ignore[arg-type]
+        assert type(optimiser) is theirs
+        assert optimiser.param_groups[0]["weight_decay"] == 0.5
     backbone = torch.nn.Parameter(torch.zeros(1))
     slower = made(Optimiser("adam", 0.1, backbone=0.25), [backbone, parameter], [backbone])
     set_rate(slower, 0.4)

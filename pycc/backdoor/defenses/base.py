@@ -86,7 +86,7 @@ class CropSettings:
 
 def _adam(counter: CounterModel) -> bool:
     try:
-        return counter.recipe().optimisers[0].kind == "adam"
+        return counter.recipe().optimisers[0].kind != "sgd"
     except NoRecipeError:
         return True  # trained as MCNN is
 
