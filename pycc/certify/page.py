@@ -76,7 +76,7 @@ def certify_content(run: StoredRun, options: Options) -> Content:
     model, data = model_facts(run), data_facts(run, summary.images)
     methods = listed(_methods(summary)) if summary.rows else "no method"
     return Content(
-        title=f"Certificates for {model.name}: {methods} on {data.name}, {data.split}",
+        title=f"Certificates for {model.title}: {methods} on {data.title}",
         verdict=verdict(run, summary, rows),
         card=card(run, summary),
         main=(_table(summary), _calibration(summary)) if summary.calibration

@@ -279,7 +279,7 @@ class RunCommand(Command[S]):
     def _flags_of_run(self, path: str, name: str) -> dict[str, Any]:
         flags = runs.read_flags(path, self.kind, flag=name)
         if not self.matches(flags):
-            raise ValueError(f"{name} {path}: expected a run of this command, got another")
+            raise ValueError(f"{name} {path}: {runs.another_command(runs.read_manifest(path))}")
         return flags
 
     def _main(self, argv: list[str], prog: str) -> int:

@@ -160,10 +160,14 @@ class MachineFlags(DeviceFlags):
 
 def number(text: str) -> int | float:
     """An int if it is written as one, else a float: 20 is pixels, 0.02 a share."""
-    try:
-        return int(text)
-    except ValueError:
-        return float(text)
+    for read in (int, float):
+        try:
+            return read(text)
+        except ValueError:
+            pass
+    raise argparse.ArgumentTypeError(
+        f"expected pixels, such as 20, or a share, such as 0.02, got {text!r}"
+    )
 
 
 def pair(text: str) -> tuple[str, Any]:

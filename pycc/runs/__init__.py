@@ -15,6 +15,7 @@ from pycc.runs.folder import (
 from pycc.runs.manifest import (
     MANIFEST,
     SCHEMA,
+    another_command,
     check_flags,
     differences,
     environment,
@@ -32,6 +33,7 @@ __all__ = [
     "Record",
     "Run",
     "Shards",
+    "another_command",
     "check_flags",
     "check_new",
     "check_resumed",

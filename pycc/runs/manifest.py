@@ -83,9 +83,24 @@ def read_flags(path: str | os.PathLike[str], kind: str, *, flag: str = "") -> di
     settings = manifest.get("settings")
     flags = settings.get("flags") if isinstance(settings, dict) else None
     if manifest.get("kind") != kind or not isinstance(flags, dict):
-        named = f"{flag} {path}".strip()
-        raise ValueError(f"{named}: expected a run of this command, got another")
+        raise ValueError(f"{flag} {path}: {another_command(manifest)}".strip())
     return flags
+
+
+def another_command(manifest: Mapping[str, Any]) -> str:
+    """The end of an error about a run that the present command did not make.
+
+    >>> another_command({"kind": "train", "settings": {"flags": {"command": "backdoor train"}}})
+    "expected a run of this command, got one of 'backdoor train'"
+    >>> another_command({"kind": "train", "settings": {}})
+    "expected a run of this command, got one from Python, of kind 'train'"
+    """
+    settings = manifest.get("settings")
+    flags = settings.get("flags") if isinstance(settings, Mapping) else None
+    kind = manifest.get("kind")
+    if not isinstance(flags, Mapping):
+        return f"expected a run of this command, got one from Python, of kind {kind!r}"
+    return f"expected a run of this command, got one of {flags.get('command', kind)!r}"
 
 
 def fingerprint(items: Iterable[tuple[str, Tensor | str]]) -> str:

@@ -300,9 +300,9 @@ def test_another_environment_is_a_warning(tmp_path: Path) -> None:
 def test_the_flags_of_a_command_are_read_again(tmp_path: Path) -> None:
     runs.open_or_resume(tmp_path / "run", **MADE).close()
     assert runs.read_flags(tmp_path / "run", "certify") == {"seed": 1, "threads": 2}
-    with pytest.raises(ValueError, match="expected a run of this command, got another"):
+    with pytest.raises(ValueError, match="expected a run of this command, got one of 'certify'"):
         runs.read_flags(tmp_path / "run", "attack")
     plain = {**MADE, "settings": {"patch": 8}}
     runs.open_or_resume(tmp_path / "python", **plain).close()
-    with pytest.raises(ValueError, match="expected a run of this command, got another"):
+    with pytest.raises(ValueError, match="got one from Python, of kind 'certify'"):
         runs.read_flags(tmp_path / "python", "certify")

@@ -112,8 +112,8 @@ def _compared(stored: Sequence[StoredRun], made: Sequence[Content]) -> tuple[Tab
         certified = [row.mae for row in card.certified if row.mae is not None]
         noise = [row.mae for row in card.noise if row.mae is not None]
         rows.append((
-            Cell(name), Cell(card.kind), Cell(card.model.name),
-            Cell(f"{card.data.name}, {card.data.split}"), number(card.data.images, 0),
+            Cell(name), Cell(card.kind), Cell(card.model.title),
+            Cell(card.data.title), number(card.data.images, 0),
             number(card.clean.mae if card.clean else None), number(max(noise, default=None)),
             number(max(attacked, default=None)), number(max(certified, default=None)),
             Cell("unreliable", tone="bad") if card.unreliable else Cell("no check failed"),

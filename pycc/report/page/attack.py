@@ -40,7 +40,7 @@ def attack_content(run: StoredRun, options: Options) -> Content:
     model, data = model_facts(run), data_facts(run, facts.summary.images)
     names = listed(facts.names) if facts.names else "no patch"
     return Content(
-        title=f"Attack on {model.name}: {names} on {data.name}, {data.split}",
+        title=f"Attack on {model.title}: {names} on {data.title}",
         verdict=verdict(facts),
         card=card(facts),
         main=(main_table(facts), *checks_table(facts)),

@@ -15,6 +15,8 @@ from pycc.runs import write_json
 CARD = "card.json"
 SCHEMA = 1
 """Version of the format; cards of other versions are refused."""
+UNKNOWN = "unknown"
+"""A name that a run did not store."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,11 @@ class ModelFacts:
     fingerprint: str | None
     """SHA-256 of weights, options and geometry, or of several counters' joined by +."""
 
+    @property
+    def title(self) -> str:
+        """The counter in a title; a run from Python knows no name of it."""
+        return "a counter" if self.name == UNKNOWN else self.name
+
 
 @dataclass(frozen=True)
 class DataFacts:
@@ -37,6 +44,16 @@ class DataFacts:
     images: int
     fingerprint: str | None
     """SHA-256 of the pixels."""
+
+    @property
+    def title(self) -> str:
+        """The images in a title; a run from Python knows no name of them.
+
+        >>> DataFacts("street", "test", 4, None).title, DataFacts(UNKNOWN, UNKNOWN, 4, None).title
+        ('street, test', 'images of a Python program')
+        """
+        known = [name for name in (self.name, self.split) if name != UNKNOWN]
+        return ", ".join(known) or "images of a Python program"
 
 
 @dataclass(frozen=True)
@@ -152,7 +169,7 @@ class Card:
 def model_facts(run: StoredRun, *weights: str) -> ModelFacts:
     """The counter of a run, from its flags (``weights``, the first that is given) and manifest."""
     named = [name for flag in weights or ("weights",) if (name := run.text(flag))]
-    file = Path(named[0]).name if named else "unknown"
+    file = Path(named[0]).name if named else UNKNOWN
     stored = run.manifest.settings.get("model")
     name = run.text("model") or (stored if isinstance(stored, str) else file.partition(".")[0])
     prints = run.manifest.fingerprints.get("weights")
@@ -169,8 +186,8 @@ def data_facts(
     prints = run.manifest.fingerprints.get(part)
     pixels = prints.get("pixels") if isinstance(prints, Mapping) else None
     return DataFacts(
-        "unknown" if path is None else Path(path).name,
-        run.text(split) or "unknown",
+        UNKNOWN if path is None else Path(path).name,
+        run.text(split) or UNKNOWN,
         images,
         pixels if isinstance(pixels, str) else None,
     )

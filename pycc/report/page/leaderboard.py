@@ -69,8 +69,8 @@ def write_leaderboard(path: str | os.PathLike[str], out: str | os.PathLike[str])
 
 def _common(card: Card) -> tuple[Cell, ...]:
     return (
-        Cell(card.run), Cell(card.model.name), Cell(card.model.weights),
-        Cell(f"{card.data.name}, {card.data.split}"), number(card.data.images, 0),
+        Cell(card.run), Cell(card.model.title), Cell(card.model.weights),
+        Cell(card.data.title), number(card.data.images, 0),
     )  # fmt: skip
 
 

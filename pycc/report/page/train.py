@@ -77,7 +77,7 @@ def train_content(run: StoredRun, options: Options) -> Content:
         threat=Threat("none"), clean=None if errors is None else Errors(errors.mae),
     )  # fmt: skip
     return Content(
-        title=f"Training of {model.name} on {data.name}, {data.split}",
+        title=f"Training of {model.title} on {data.title}",
         verdict=_verdict(model.name, summary),
         card=card,
         main=_tables(summary, rows),

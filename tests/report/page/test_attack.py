@@ -56,8 +56,8 @@ def test_verdict_tables_and_card(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert rows(by_image)[0] == ["two", "20", "21.0", "341.0", "+320.0", "+1,523.8 %"]
     _, alarms = made.alarm
-    assert rows(alarms)[0] == ["clean", "counted", "0 of 1", "0 of 1"]
-    assert rows(alarms)[-1] == ["apam, 16 px", "counted", "0 of 1", "1 of 1"]
+    assert rows(alarms)[0] == ["clean", "0 of 1", "0 of 1"]
+    assert rows(alarms)[-1] == ["apam, 16 px", "0 of 1", "1 of 1"]
     card = made.card
     assert [(e.patch_size, e.mae) for e in card.attacked] == [(8.0, 121.0), (16.0, 241.0)]
     assert (card.clean and card.clean.mae, card.noise[0].mae, card.unreliable) == (1.0, 2.0, False)
