@@ -48,10 +48,15 @@ class CalibrationFlags:
 class MethodFlags:
     """The settings of the certificate methods: the fields of their dataclasses."""
 
-    def certificates(self) -> dict[str, Certificate]:
-        """The methods by name."""
-        methods = (method for method in vars(self).values() if isinstance(method, Certificate))
-        return {method.name: method for method in methods}
+    def of(self, name: str) -> Certificate:
+        """The method that is registered under a name."""
+        method = vars(self)[_field_of(name)]
+        assert isinstance(method, Certificate)
+        return method
+
+
+def _field_of(name: str) -> str:
+    return name.replace("-", "_")
 
 
 def all_method_flags() -> type[MethodFlags]:
@@ -60,7 +65,7 @@ def all_method_flags() -> type[MethodFlags]:
         "AllMethodFlags",
         [
             (
-                name.replace("-", "_"),
+                _field_of(name),
                 certificates[name],
                 group(certificates[name], f"method {name}"),
             )
@@ -113,8 +118,7 @@ class CertifySettings:
     @property
     def certificates(self) -> tuple[Certificate, ...]:
         """The methods, with their settings."""
-        known = self.methods.certificates()
-        return tuple(known[name] for name in dict.fromkeys(self.method))
+        return tuple(self.methods.of(name) for name in dict.fromkeys(self.method))
 
     @property
     def calibration_images(self) -> DataFlags:
