@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from pycc.local.box import Box, influence
 from pycc.random import Stream
 from pycc.ranks import exact
 from pycc.runs import fingerprint
-from pycc.types import Counter, Sample, check_counter
+from pycc.types import Counter, Sample, check_counter, each
 
 __all__ = [
     "Count",
@@ -286,16 +287,18 @@ def counts(
 
 def _samples(images: Tensor | Iterable[Tensor | Sample]) -> Iterator[Sample]:
     expected = "a tensor [N,3,H,W] or [3,H,W], or a list of tensors [3,H,W] or of samples"
+    sized = hasattr(images, "__len__") and hasattr(images, "__getitem__")  # as data sets of torch
     if isinstance(images, Tensor):
         if images.ndim not in (3, 4):
             raise ValueError(f"count: images must be {expected}, got {list(images.shape)}")
         images = images[None] if images.ndim == 3 else images
-    elif not isinstance(images, Iterable) or isinstance(images, str | bytes | Mapping):
+    elif isinstance(images, str | bytes | Mapping) or not (sized or isinstance(images, Iterable)):
         raise TypeError(
             f"count: images must be {expected}, got {type(images).__name__}; pycc.data.open reads "
             "a folder of images"
         )
-    for number, image in enumerate(images):
+    items = each(cast("Sequence[Tensor | Sample]", images)) if sized else images
+    for number, image in enumerate(items):
         if not isinstance(image, Tensor | Sample):
             raise TypeError(
                 f"count: images must be {expected}, got {type(image).__name__} at index {number}"

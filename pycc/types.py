@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from torch import Tensor
@@ -21,6 +21,9 @@ __all__ = [
     "check_unique",
     "each",
 ]
+
+
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -189,8 +192,8 @@ def check_unique(op: str, names: Iterable[str]) -> None:
         seen.add(name)
 
 
-def each(samples: Sequence[Sample]) -> Iterator[Sample]:
-    """Iterate over samples by position, one at a time in memory.
+def each(samples: Sequence[T]) -> Iterator[T]:
+    """Iterate over samples, or images, by position, one at a time in memory.
 
     A plain ``for`` needs an IndexError at the end, which data sets of other libraries may not
     raise: they are only required to have a length and items.

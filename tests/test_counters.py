@@ -176,3 +176,15 @@ def test_counts_are_exact_on_cuda() -> None:
     assert pycc.count(Watching(3, 1, 1), [sample])[0].count > 0
     assert count_of(Watching(3, 1, 1), sample) > 0
     assert set(seen) == {(True, False, False)}
+
+
+def test_a_data_set_without_an_iterator_is_counted_by_its_length() -> None:
+    class Street:
+        def __len__(self) -> int:
+            return 2
+
+        def __getitem__(self, index: int) -> Sample:
+            return Sample(f"street {index}", torch.rand(3, 8, 8), None)
+
+    names = [counted.name for counted in pycc.count(Layers(), Street())]  # type: ignore[arg-type]
+    assert names == ["street 0", "street 1"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pycc import attack, backdoor, certify, train
-from pycc.settings import Options, build, flag, flags_of, group, values_of
+from pycc.settings import Options, build, flag, flags_of, group, misfit, values_of
 
 known = ["a", "b"]
 
@@ -116,3 +116,10 @@ def test_fields_of_another_type_are_named(make: Callable[[], object], message: s
 def test_numbers_of_numpy_are_numbers() -> None:
     made = attack.APAM(patch_size=np.int64(16), steps=np.int32(2), momentum=np.float32(0.5))
     assert (made.patch_size, made.steps, made.momentum) == (16, 2, 0.5)
+
+
+def test_a_list_of_names_is_a_type_of_its_own() -> None:
+    assert misfit(list[str] | None, ["a", "b"]) is None
+    assert misfit(list[str] | None, ("a",)) is None
+    assert misfit(list[str] | None, "a") == "a list of names or None"
+    assert misfit(list[str], [1]) == "a list of names"

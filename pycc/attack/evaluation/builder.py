@@ -20,7 +20,7 @@ from pycc.data import quantize
 from pycc.data.cache import LastUsed
 from pycc.grid import cell_weight, check_cells, window_field
 from pycc.local import Box, Local, TracedGraph, aligned, influence
-from pycc.types import Counter
+from pycc.types import Counter, Sample
 
 if TYPE_CHECKING:
     from pycc.attack.base import PatchAttack
@@ -48,6 +48,11 @@ class Member:
             raise ValueError(f"{name}: the counter's map must be finite, got NaN or infinity")
         check_cells(name, cells.shape[2:], image.shape[1:], self.counter.stride)
         return cells
+
+    def count(self, cells: Tensor, sample: Sample) -> float:
+        """The people of a map [1,1,h,w] that lie in a sample's region of interest."""
+        weight = cell_weight(sample.roi, cells.shape[-2:], self.counter.stride)
+        return float((cells.double().cpu() * weight.double()).sum())
 
     def boxes(self, extent: Box, shape: tuple[int, int]) -> tuple[Box, Box]:
         """The window of an image that an extent needs, and the box inside it that may change."""
@@ -84,8 +89,7 @@ class CleanCounts:
         if key not in self._known:
             sample = samples[item.index]
             cells = member.map(quantize(sample.image), item.name)
-            weight = cell_weight(sample.roi, cells.shape[-2:], member.counter.stride)
-            count = float((cells.double().cpu() * weight.double()).sum())
+            count = member.count(cells, sample)
             self.remember(member.label, item.name, count, (cells.shape[-2], cells.shape[-1]))
         return self._known[key]
 

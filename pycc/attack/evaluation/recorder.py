@@ -18,7 +18,6 @@ from pycc.attack.evaluation.builder import Member
 from pycc.attack.evaluation.checked import CheckedImage, SampleCache
 from pycc.attack.patch import Place
 from pycc.data import load_image, quantize, save_image
-from pycc.grid import cell_weight
 from pycc.runs import Record, Run, write_atomic
 
 KEY = ("index", "condition", "patch_size", "surrogates", "victim", "seed")
@@ -122,8 +121,7 @@ class ResultRecorder:
             if kept:
                 self._keep_patch(case.file, patch.patch, patch_mask)
         cells = victim.map(self._eight_bits(image, case.file if kept else None), item.name)
-        weight = cell_weight(sample.roi, cells.shape[-2:], victim.counter.stride)
-        record["count"] = float((cells.double().cpu() * weight.double()).sum())
+        record["count"] = victim.count(cells, sample)
         record["cells"] = list(cells.shape[-2:])
         if kept and self._run.manifest["settings"]["save_maps"]:
             name = case.file if victim.label is None else f"{case.file}-by-{_safe(victim.label)}"

@@ -12,9 +12,10 @@ from pycc.backdoor.poisoning.strategies import Strategy
 from pycc.backdoor.poisoning.triggers import Trigger
 from pycc.checks import check_type, check_whole
 from pycc.counters import frozen
-from pycc.metrics.backdoor import BACKDOORED, TRIGGERED, BackdoorMetrics
+from pycc.data.dataset import check_sample
+from pycc.metrics.backdoor import BACKDOORED, BackdoorMetrics
 from pycc.ranks import Ranks
-from pycc.types import Counter, Progress, Sample, check_counter, check_sequence
+from pycc.types import Counter, Progress, Sample, check_counter, check_sequence, each
 
 
 def evaluate(
@@ -72,8 +73,9 @@ def evaluate(
     for part in (counter,) if clean_counter is None else (counter, clean_counter):
         check_counter("backdoor", part)
     tested = EvaluationSet(samples, trigger, seed)
-    for index in range(len(tested)):  # a trigger that does not fit, before all the work
-        tested.sample(TRIGGERED, index)
+    for index, sample in enumerate(each(samples)):  # before all the work
+        check_sample(sample)
+        tested.triggered.marked(index, sample)
     facts = {"strategy": strategy.settings(), "defense": defense, "seed": seed}
     log = open_run(
         out, resume=resume, settings=settings, name=EVALUATE, command=command, machine=machine,
