@@ -81,6 +81,9 @@ class DataFlags(AnnotatedFlags):
         return super().opened(folder, split, limit, annotated=not self.unannotated, **options)
 
 
+_WEIGHTS = "file with weights, the name of built-in ones, or hf://OWNER/NAME on a hub"
+
+
 @dataclass(frozen=True)
 class WeightsFlags:
     """A counter's family, weights and options."""
@@ -89,9 +92,7 @@ class WeightsFlags:
         None, "the counter's family (default: recognised from the weights)",
         choices=lambda: [*models.names(), BlackBox.name], metavar="NAME",
     )  # fmt: skip
-    weights: str | None = flag(
-        None, "file with weights, or the name of built-in ones", names=models.builtin
-    )
+    weights: str | None = flag(None, _WEIGHTS, names=models.builtin)
     option: Options = flag(
         help="an option of the counter, such as resize=4; may be repeated", factory=dict
     )
@@ -110,9 +111,7 @@ class WeightsFlags:
 class CounterFlags(WeightsFlags):
     """The counter of a command."""
 
-    weights: str = flag(
-        "mcnn-synthetic", "file with weights, or the name of built-in ones", names=models.builtin
-    )
+    weights: str = flag("mcnn-synthetic", _WEIGHTS, names=models.builtin)
 
 
 @dataclass(frozen=True)
