@@ -47,6 +47,8 @@ _WANTED = {
     "safetensors": "a readable .safetensors file",
 }
 _METADATA = "metadata"
+_OURS = "pycc"
+"""The key of weights metadata in torch files, which may have others of their own."""
 _BATCHES = "num_batches_tracked"
 # What training scripts store beside weights: numpy scores, argparse settings. None runs code.
 _HARMLESS: list[Any] = [
@@ -155,7 +157,8 @@ def _content(path: Path) -> _Content:
             f"{content.remedy}"
         )
     if _FORMATS[suffix] == "torch":
-        return _Content(wrappers.leaves(_read_torch(path), path), {}, None)
+        stored, stated = _without_metadata(_read_torch(path), path)
+        return _Content(wrappers.leaves(stored, path), stated, None)
     if _FORMATS[suffix] == "h5":
         entries = _read_h5(path)
         if (features := keras_vgg.features(entries)) is not None:
@@ -164,9 +167,23 @@ def _content(path: Path) -> _Content:
         return _Content(leaves, {}, None)
     read = _read_npz if _FORMATS[suffix] == "npz" else tensors_file.read
     tensors, metadata = read(path)
+    return _Content(_flat(tensors), _checked_metadata(metadata, path), None)
+
+
+def _without_metadata(content: object, path: Path) -> tuple[object, dict[str, object]]:
+    """Part what ``save`` wrote into a torch file into the weights and their metadata."""
+    if not isinstance(content, dict) or not isinstance(content.get(_OURS), str):
+        return content, {}
+    with third_party(path, "has damaged metadata"):
+        metadata: object = json.loads(content[_OURS])
+    rest = {key: value for key, value in content.items() if key != _OURS}
+    return rest, _checked_metadata(metadata, path)
+
+
+def _checked_metadata(metadata: object, path: Path) -> dict[str, object]:
     if not isinstance(metadata, dict):
         raise ValueError(f"weights: {path}: the metadata must be a JSON object")
-    return _Content(_flat(tensors), metadata, None)
+    return metadata
 
 
 def _flat(entries: Mapping[str, object]) -> list[Leaf]:
@@ -314,11 +331,14 @@ def misfit(counter: CounterModel, state: Mapping[str, Tensor]) -> tuple[int, str
     return len(missing) + len(unexpected), "; ".join(problems)
 
 
-def save(counter: CounterModel, path: str | Path, *, metadata: Mapping[str, object]) -> None:
+def save(
+    counter: CounterModel, path: str | Path, *, metadata: Mapping[str, object] | None = None
+) -> None:
     """Write a counter's weights and metadata; a file appears complete or not at all.
 
-    ``path`` is an .npz file, a .safetensors file (needs safetensors), whose header holds the
-    metadata, or a folder (a name without suffix), into which ``model.safetensors`` and
+    ``path`` is a .pth file, which ``torch.load`` reads with its keys ``state_dict`` and ``pycc``
+    (the metadata as JSON), an .npz file, a .safetensors file (needs safetensors), whose header
+    holds the metadata, or a folder (a name without suffix), into which ``model.safetensors`` and
     ``config.json`` are written: the layout of Hugging Face.
 
     Only registered counters in float32; keep a wrapped network with torch.save. ``metadata``
@@ -336,9 +356,9 @@ def save(counter: CounterModel, path: str | Path, *, metadata: Mapping[str, obje
     ('synthetic', 4)
     """
     target = Path(path)
-    if target.suffix not in ("", ".npz", ".safetensors"):
+    if target.suffix not in ("", ".npz", ".pth", ".safetensors"):
         raise ValueError(
-            f"weights: save writes .npz or .safetensors files, or a folder (a name without "
+            f"weights: save writes .pth, .npz or .safetensors files, or a folder (a name without "
             f"suffix), got {target}"
         )
     if counter.name not in MODELS.names():
@@ -350,9 +370,15 @@ def save(counter: CounterModel, path: str | Path, *, metadata: Mapping[str, obje
     other = {t.dtype for t in state.values() if t.is_floating_point()}
     if other != {torch.float32}:
         raise ValueError(f"weights: save writes float32 counters, got {sorted(map(str, other))}")
-    full = described.weights_metadata(counter, metadata)
+    full = described.weights_metadata(counter, metadata or {})
     if target.suffix == ".npz":
         write_atomic(target, _npz(state, described.written(full)))
+        return
+    if target.suffix == ".pth":
+        buffer = io.BytesIO()
+        on_cpu = {key: tensor.detach().cpu() for key, tensor in state.items()}
+        torch.save({"state_dict": on_cpu, _OURS: described.written(full)}, buffer)
+        write_atomic(target, buffer.getvalue())
         return
     content = tensors_file.encoded(state, described.written(full), target)
     if target.suffix == ".safetensors":

@@ -150,8 +150,9 @@ def test_changed_public_weights_are_not_recognised(shared: Path) -> None:
 # --- this package's own format
 
 
-def test_round_trip_is_bit_equal(counter: CounterModel, tmp_path: Path) -> None:
-    path = tmp_path / "own.npz"
+@pytest.mark.parametrize("suffix", ["npz", "pth"])
+def test_round_trip_is_bit_equal(counter: CounterModel, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"own.{suffix}"
     models.save(counter, path, metadata={"recipe": {"minutes": 3}, "data": "scenes"})
     loaded = models.load(path)
     assert same(loaded, counter)
@@ -166,10 +167,22 @@ def test_round_trip_is_bit_equal(counter: CounterModel, tmp_path: Path) -> None:
 def test_saving_is_deterministic_and_leaves_nothing_else(
     counter: CounterModel, tmp_path: Path
 ) -> None:
-    for name in ("a.npz", "b.npz"):
-        models.save(counter, tmp_path / name, metadata={})
-    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "b.npz"]
+    for name in ("a.npz", "b.npz", "a.pth", "b.pth"):
+        models.save(counter, tmp_path / name)
+    for suffix in ("npz", "pth"):
+        both = [(tmp_path / f"{name}.{suffix}").read_bytes() for name in "ab"]
+        assert both[0] == both[1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "a.pth", "b.npz", "b.pth"]
+
+
+def test_a_torch_file_with_damaged_metadata_is_refused(
+    counter: CounterModel, tmp_path: Path
+) -> None:
+    path, state = tmp_path / "own.pth", counter.net.state_dict()
+    for text, message in (("{", "has damaged metadata"), ("[1]", "must be a JSON object")):
+        torch.save({"state_dict": state, "pycc": text}, path)
+        with pytest.raises(ValueError, match=message):
+            models.load(path)
 
 
 def test_a_failed_save_keeps_the_old_file(
@@ -189,8 +202,8 @@ def test_a_failed_save_keeps_the_old_file(
     assert [entry.name for entry in tmp_path.iterdir()] == ["own.npz"]
     with pytest.raises(ValueError, match="metadata must be JSON"):
         models.save(counter, path, metadata={"tensor": torch.zeros(1)})
-    with pytest.raises(ValueError, match=r"writes \.npz or \.safetensors files, .*own\.pth"):
-        models.save(counter, tmp_path / "own.pth", metadata={})
+    with pytest.raises(ValueError, match=r"writes \.pth, \.npz or .* files, .*own\.bin"):
+        models.save(counter, tmp_path / "own.bin", metadata={})
 
 
 def test_contradicting_the_metadata(counter: CounterModel, tmp_path: Path, refused) -> None:
