@@ -144,6 +144,7 @@ def test_without_defenses_and_with_the_check(
     assert text.splitlines()[-1].startswith("not shown: ")
 
 
+@pytest.mark.long
 def test_pictures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     out = tmp_path / "run"

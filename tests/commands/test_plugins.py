@@ -42,7 +42,7 @@ def crowd(tmp_path: Path) -> list[str]:
     return [str(root), "--model", "dots", "--weights", str(tmp_path / "dots.npz")]
 
 
-@pytest.mark.command
+@pytest.mark.long
 def test_a_file_is_imported_and_again_by_a_resumed_run(tmp_path: Path, crowd: list[str]) -> None:
     run = tmp_path / "run"
     flags = ["--data", *crowd, "--split", "all", "--attack", "sign", "--patch-size", "8", "--steps",

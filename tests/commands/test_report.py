@@ -159,6 +159,7 @@ def test_a_page_that_fails_is_a_warning(call, tmp_path: Path, monkeypatch) -> No
     assert call(out)[0] == 0
 
 
+@pytest.mark.long
 def test_a_certificate_leaves_a_page_in_a_process_of_its_own(tmp_path: Path) -> None:
     """Nothing but the command has registered the page of its kind."""
     out = tmp_path / "run"
