@@ -140,9 +140,10 @@ def test_every_size_keeps_map_image_and_count(block: int) -> None:
         counter(images(block - 1, 40))
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("block", [8, 16, 32])
-@pytest.mark.parametrize("variant", ["p", "n", pytest.param("t", marks=pytest.mark.long)])
+@pytest.mark.parametrize("variant", ["p", "n", "t"])
 def test_the_field_covers_all_kinds_of_cells(variant: str, block: int) -> None:
     """Perturbed at all 32 residues, along both axes."""
     counter = made(variant=variant, block=block)

@@ -73,7 +73,7 @@ def test_every_loss_has_a_gradient_in_mixed_precision(counter: CounterModel) -> 
     assert grad.abs().max() > 0
 
 
-@pytest.mark.command
+@pytest.mark.long
 @pytest.mark.parametrize("shapes", [[(64, 64)] * 4, [(64, 64), (96, 64), (64, 64), (64, 96)]])
 def test_a_batch_has_one_gradient_however_it_is_computed(
     counter: CounterModel, shapes: list[tuple[int, int]]
