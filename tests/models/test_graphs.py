@@ -25,6 +25,8 @@ FAMILIES: list[tuple[str, dict[str, object]]] = [
     ("sfanet", {"variant": "m_sfanet"}),
     ("sfanet", {"variant": "m_sfanet_qnrf"}),
 ]
+NATIVE = [family for family in FAMILIES if not family[1] and family[0] != "steerer"]
+"""One network of each kind of layers: native code takes minutes. STEERER has FIDTM's trunk."""
 SHAPE = (48, 64)
 
 
@@ -81,6 +83,7 @@ def test_compile_without_breaks(counter: CounterModel) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("counter", NATIVE, ids=_name, indirect=True)
 def test_compile_to_native_code(counter: CounterModel) -> None:
     torch._dynamo.reset()
     with warnings.catch_warnings():
