@@ -178,7 +178,7 @@ pycc.types.Sample(name, image, points), got Tensor at index 0
 
 
 def check_unique(op: str, names: Iterable[str]) -> None:
-    """Raise ValueError, naming ``op``, if two samples have one name: results are told apart by it.
+    """Raise ValueError, naming ``op``, if two samples have one name, which identifies results.
 
     >>> check_unique("attack", ["street", "square", "street"])
     Traceback (most recent call last):

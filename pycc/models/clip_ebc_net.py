@@ -7,6 +7,7 @@ or classified by a convolution (VGG-19).
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -18,7 +19,7 @@ from pycc.models.clip import Bottleneck, ImageEncoder, TextEncoder
 from pycc.models.clip_vit import PATCH, VisionTransformer
 
 
-class BlockClassifier(nn.Module):
+class BlockClassifier(nn.Module, ABC):
     """A network that classifies blocks: x [N,3,H,W] -> map [N,1,h,w]; in train mode (logits, map).
 
     A subclass computes ``logits`` [N,bins,h,w]; the map is the mean of the bins' counts,
@@ -29,9 +30,9 @@ class BlockClassifier(nn.Module):
         super().__init__()
         self.anchors = [float(anchor) for anchor in anchors]
 
+    @abstractmethod
     def logits(self, x: Tensor) -> Tensor:
         """Compute logits [N,bins,h,w] of x [N,3,H,W]."""
-        raise NotImplementedError
 
     def scores(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Compute logits [N,bins,h,w] and map [N,1,h,w], people per cell, in either mode."""
