@@ -195,6 +195,7 @@ def test_prompts_reach_their_block_alone() -> None:
     assert widths == [1 + 3 + 2 * 3] * 4
 
 
+@pytest.mark.command
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("options", [VGG, {**VIT, "window": 48}])
 def test_a_patch_can_be_attacked(options: dict[str, object]) -> None:
