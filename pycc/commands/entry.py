@@ -5,22 +5,27 @@ It imports no torch, so that ``pycc --help`` and a mistyped name are answered at
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TextIO
 
 from pycc.commands.progress import say
 from pycc.registry import nearest
 
 HELP, HELP_ALL, DEBUG, IMPORT = "--help", "--help-all", "--debug", "--import"
-DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
+DONE, FAILED, BAD_INPUT, STOPPED, TERMINATED = 0, 1, 2, 130, 143
 """Exit codes: done; a check or certificate failed; bad usage or input, out of memory, or anything
-else that stopped the work; interrupted from the keyboard."""
+else that stopped the work; interrupted from the keyboard; terminated by a signal (SIGTERM)."""
 FAILURE = "a check or certificate failed"
 """The meaning of the exit code 1, unless a command states another."""
 
@@ -29,7 +34,8 @@ def exit_codes(failure: str = FAILURE) -> str:
     """The sentence of the help about exit codes; 1 is for a ``failure``."""
     return (
         f"Exit codes: {DONE} done, {FAILED} {failure}, {BAD_INPUT} bad usage or input, out of "
-        f"memory, or anything else that stopped the work, {STOPPED} interrupted."
+        f"memory, or anything else that stopped the work, {STOPPED} interrupted, "
+        f"{TERMINATED} terminated."
     )
 
 
@@ -83,16 +89,17 @@ def ended(work: Callable[[], int], *, debug: bool = False, stopped: Callable[[],
 
     Bad input (ValueError, OSError, a missing library), a lack of memory and every other exception
     are one line on stderr and exit code 2, with a traceback before it if ``debug``. An interrupt
-    from the keyboard is 130, with what ``stopped`` returns. A warning is one line, printed once.
+    from the keyboard is 130 and a termination 143, with what ``stopped`` returns. A warning is one
+    line, printed once.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _heeding_termination():
         warnings.simplefilter("always")
         warnings.showwarning = _Warnings().show
         try:
             return work()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             say(f"stopped{stopped()}")
-            return STOPPED
+            return TERMINATED if isinstance(stop, _Terminated) else STOPPED
         except BrokenPipeError:  # the reader of the output has closed it, as head does
             sys.stdout = None  # nothing is left to flush at exit
             return BAD_INPUT
@@ -101,6 +108,35 @@ def ended(work: Callable[[], int], *, debug: bool = False, stopped: Callable[[],
                 traceback.print_exc()
             say(f"error: {reason(error)}")
             return BAD_INPUT
+
+
+class _Terminated(KeyboardInterrupt):
+    """A SIGTERM, which stops the work as an interrupt from the keyboard does."""
+
+
+@contextmanager
+def _heeding_termination() -> Iterator[None]:
+    """Raise ``_Terminated`` on SIGTERM inside the block, unless somebody handles the signal.
+
+    Not under torchrun, whose agent terminates processes that may wait for each other.
+    """
+    heeds = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        and "TORCHELASTIC_RUN_ID" not in os.environ
+    )
+    if not heeds:
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def reason(error: Exception) -> str:

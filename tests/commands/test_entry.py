@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +36,28 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "error: /x: Permission denied\n"
     assert ended(lambda: fail(KeyboardInterrupt()), stopped=lambda: "; go on") == 130
     assert capsys.readouterr().err == "stopped; go on\n"
+
+
+def test_a_termination_says_how_to_go_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+
+    def terminated() -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+        return 0
+
+    assert ended(terminated, stopped=lambda: "; go on") == 143
+    assert capsys.readouterr().err == "stopped; go on\n"
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    handled: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: handled.append(number))
+    try:  # of a program that calls a command
+        assert ended(lambda: os.kill(os.getpid(), signal.SIGTERM) or 0) == 0
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    assert handled == [signal.SIGTERM]
 
 
 def too_much() -> int:
