@@ -188,11 +188,12 @@ def _optimise(
             progress(epoch, _EPOCHS, "epochs of the completion network")
         visible = train.visible(seed, epoch)
         order = Stream(seed, "completion epoch", step=epoch).permutation(count)
-        for maps in torch.from_numpy(order).split(size):
+        for begin in range(0, count, size):
+            maps = torch.from_numpy(order[begin : begin + size])
             errors = _errors(parameters, train, maps, visible, scale)
             loss = (errors.abs().pow(_POWER).mean(1) + 1e-12).pow(1.0 / _POWER).mean()
             optimiser.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimiser.step()
             schedule.step()
         width = _width(parameters, held, looks, scale)

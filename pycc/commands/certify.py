@@ -80,7 +80,7 @@ def all_method_flags() -> type[MethodFlags]:
 class CertifySettings:
     """The settings of ``pycc certify``."""
 
-    method: tuple[str, ...] = flag(("masked",), "certificates", choices=certificates.names)
+    method: tuple[str, ...] = flag(("completion",), "certificates", choices=certificates.names)
     patch_size: tuple[int, ...] = flag(
         PATCH_SIZES, "sides of square patches, pixels", metavar="PIXELS"
     )

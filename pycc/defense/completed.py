@@ -12,7 +12,7 @@ from pycc.checks import check_type, check_whole
 from pycc.defense.base import Defended, DefendedModule, defended
 from pycc.defense.cells import OnMap
 from pycc.defense.completion_net import CompletionNetwork
-from pycc.defense.min_max import MinMax, Place, WindowGrid, guess, min_max, plan_of
+from pycc.defense.min_max import MinMax, WindowGrid, guess, min_max, plan_of
 from pycc.defense.surroundings import UNIT, whole_units
 from pycc.defense.windows import check_maps, check_patch
 from pycc.grid import reached_window
@@ -43,8 +43,7 @@ class CompletionModel:
         if counter.receptive_field is None:
             raise ValueError(
                 f"{op}: the counter must have a bounded receptive field, got none: a patch can "
-                "change every cell; count isolated tiles (pycc.defense.tiled, --tile), or take a "
-                "method for any counter (two-mask, fixed-ablations, quantile)"
+                "change every cell; count isolated tiles (pycc.defense.tiled)"
             )
         reach = reached_window(patch_size, counter.stride, counter.receptive_field)
         if reach != self.grid.reach:
@@ -79,10 +78,10 @@ class Completed(OnMap):
         """Compute the map with the cells of both windows replaced."""
         check_patch(self.op, self.patch_size, shape)
         maps = check_maps(self.op, density)
-        completed = torch.stack([self._completed(cells) for cells in maps])[:, None]
         if self.straight_through:
-            return density + (completed - density).detach()
-        return completed
+            completed = torch.stack([self._completed(cells) for cells in maps.detach()])
+            return density + (completed[:, None] - density).detach()
+        return torch.stack([self._completed(cells) for cells in maps])[:, None]
 
     def _completed(self, cells: Tensor) -> Tensor:
         """Spread the prediction for each window over its cells: first W, then W' without W."""

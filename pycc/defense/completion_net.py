@@ -75,10 +75,7 @@ class CompletionNetwork:
     @property
     def digest(self) -> str:
         """The first 16 digits of a SHA-256 of the weights."""
-        hashed = sha256()
-        for tensor in self.tensors():
-            hashed.update(_bytes(tensor))
-        return hashed.hexdigest()[:16]
+        return sha256(b"".join(map(_bytes, self.tensors()))).hexdigest()[:16]
 
     @property
     def slope(self) -> float:
@@ -91,8 +88,10 @@ class CompletionNetwork:
         roots = self.first[:, : FEATURES // 2].double().flatten(0, 1)  # [144,a]
         second, third = self.second.double(), self.third.double()
         absolute = (roots.abs() @ second.abs().T @ third.abs()).max()
-        spectral = roots.norm(dim=1).max() * torch.linalg.matrix_norm(second, 2) * third.norm()
-        return STEEPEST * float(torch.minimum(absolute, spectral))
+        norms = [torch.linalg.vector_norm(roots, dim=1).max(), torch.linalg.vector_norm(third)]
+        spectral = norms[0] * torch.linalg.matrix_norm(second, 2) * norms[1]
+        steepest: float = STEEPEST * min(float(absolute), float(spectral))
+        return steepest
 
     def people(self, hidden: Tensor) -> Tensor:
         """Compute the predictions [n], people, from the sums [n,a] of the first layer."""

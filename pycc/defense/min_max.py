@@ -93,7 +93,7 @@ class _Axis:
     spans: tuple[tuple[int, int], ...]
     """The pairs of blocks that second windows hide, each once."""
     span_of: Tensor
-    """[n,n] int64: the number of the span that window j hides from window i; -1 if it hides none."""
+    """[n,n] int64: the number of the span that window j hides from window i; -1 without one."""
     near: Tensor
     """[n,2] int64: windows [first, end) that hide blocks of each."""
     first_shared: Tensor
