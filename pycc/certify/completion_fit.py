@@ -18,11 +18,12 @@ from pycc.types import Progress
 
 HIDDEN = (128, 64)
 """Units of the hidden layers."""
-_EPOCHS = 40
+_EPOCHS, _STEPS = 40, 400
+"""Epochs, and the least number of steps in all: few maps have more epochs."""
 _WINDOWS = 256
-"""Most windows of a map in an epoch, at random."""
-_BATCH = 8
-"""Maps per step."""
+"""Most windows of a map, at random."""
+_BATCH = 8, 64
+"""Maps per step, and windows of each."""
 _RATE = 2e-3
 _POWER = 4.0
 """The loss of a map is the mean of |error|^4 over its windows, to the power 1/4: an interval's
@@ -156,14 +157,19 @@ def _initial(seed: int) -> list[Tensor]:
 
 
 def _errors(
-    weights: Sequence[Tensor], examples: _Examples, maps: Tensor, visible: Tensor, scale: float
+    weights: Sequence[Tensor],
+    examples: _Examples,
+    maps: Tensor,
+    windows: slice,
+    visible: Tensor,
+    scale: float,
 ) -> Tensor:
-    """Compute the errors [m,n], in units of ``scale`` people, of the windows of some maps."""
+    """Compute the errors [m,n], in units of ``scale`` people, of some windows of some maps."""
     first, first_bias, second, second_bias, third, third_bias = weights
-    shown = examples.features[maps] * visible[maps, :, :, None]
+    shown = examples.features[maps, windows] * visible[maps, windows, :, None]
     hidden = nn.functional.relu(shown.flatten(2) @ first + first_bias)
     hidden = nn.functional.relu(hidden @ second.T + second_bias)
-    return hidden @ third + third_bias - examples.people[maps] / scale
+    return hidden @ third + third_bias - examples.people[maps, windows] / scale
 
 
 def _optimise(
@@ -177,25 +183,28 @@ def _optimise(
     """Change the weights to those of the best epoch."""
     parameters = [weight.requires_grad_() for weight in weights]
     optimiser = torch.optim.Adam(parameters, _RATE)
-    count = len(train.people)
-    size = min(_BATCH, count)
-    steps = _EPOCHS * -(-count // size)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    count, number = train.people.shape
+    size, part = min(_BATCH[0], count), min(_BATCH[1], number)
+    steps = -(-count // size) * -(-number // part)
+    epochs = max(_EPOCHS, -(-_STEPS // steps))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * steps)
     best, kept = math.inf, [weight.detach().clone() for weight in weights]
     looks = [held.visible(seed + 1, look) for look in range(_LOOKS)]
-    for epoch in range(_EPOCHS):
+    for epoch in range(epochs):
         if progress is not None:
-            progress(epoch, _EPOCHS, "epochs of the completion network")
+            progress(epoch, epochs, "epochs of the completion network")
         visible = train.visible(seed, epoch)
         order = Stream(seed, "completion epoch", step=epoch).permutation(count)
         for begin in range(0, count, size):
             maps = torch.from_numpy(order[begin : begin + size])
-            errors = _errors(parameters, train, maps, visible, scale)
-            loss = (errors.abs().pow(_POWER).mean(1) + 1e-12).pow(1.0 / _POWER).mean()
-            optimiser.zero_grad()
-            torch.autograd.backward(loss)
-            optimiser.step()
-            schedule.step()
+            for first in range(0, number, part):
+                windows = slice(first, first + part)
+                errors = _errors(parameters, train, maps, windows, visible, scale)
+                loss = (errors.abs().pow(_POWER).mean(1) + 1e-12).pow(1.0 / _POWER).mean()
+                optimiser.zero_grad()
+                torch.autograd.backward(loss)
+                optimiser.step()
+                schedule.step()
         width = _width(parameters, held, looks, scale)
         if width < best:
             best, kept = width, [weight.detach().clone() for weight in weights]
@@ -208,5 +217,6 @@ def _width(
 ) -> float:
     """Compute the mean over maps of the distance between the largest and the least error."""
     maps = torch.arange(len(held.people))
-    errors = torch.stack([_errors(weights, held, maps, visible, scale) for visible in looks])
+    every = slice(None)
+    errors = torch.stack([_errors(weights, held, maps, every, visible, scale) for visible in looks])
     return float((errors.amax((0, 2)) - errors.amin((0, 2))).mean())
