@@ -55,6 +55,27 @@ class CalibratedNumber:
 
 
 @dataclass(frozen=True)
+class CompletionFacts:
+    """What a completion network was fitted for and on, with a hash of its weights."""
+
+    patch_size: int
+    """Side of the patch in pixels."""
+    counter: int
+    """Index of the counter in an ensemble."""
+    identity: str
+    """Of the counter (``pycc.counters.identity``), options and geometry included."""
+    source: str
+    """The data that it was fitted on."""
+    images: int
+    """Number of images that it was fitted on."""
+    reach: int
+    """Cells per axis that the patch reaches."""
+    step: int
+    """Cells between windows."""
+    weights: str
+
+
+@dataclass(frozen=True)
 class CalibratedCompletion:
     """A completion network, fitted on images other than the certified ones.
 
@@ -80,22 +101,17 @@ class CalibratedCompletion:
     images: int
     """Number of images that it was fitted on."""
 
-    def described(self) -> dict[str, str | int]:
-        """Return everything but the weights, of which a hash, as a JSON object."""
-        return {
-            "patch_size": self.patch_size,
-            "counter": self.counter,
-            "identity": self.identity,
-            "source": self.source,
-            "images": self.images,
-            "reach": self.model.grid.reach,
-            "step": self.model.grid.step,
-            "weights": self.model.network.digest,
-        }
+    @property
+    def facts(self) -> CompletionFacts:
+        """Everything but the weights."""
+        return CompletionFacts(
+            self.patch_size, self.counter, self.identity, self.source, self.images,
+            self.model.grid.reach, self.model.grid.step, self.model.network.digest,
+        )  # fmt: skip
 
     def json(self) -> dict[str, object]:
         """Return it as a JSON object, a part of ``calibration.json``."""
-        return {**self.described(), "weights": self.model.network.json()}
+        return {**asdict(self.facts), "weights": self.model.network.json()}
 
     @classmethod
     def of_json(cls, stored: Mapping[str, Any]) -> CalibratedCompletion:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from torch import Tensor
@@ -220,7 +221,7 @@ def run(
                 "attack": None if attack is None else {"name": attack.name, **attack.settings()},
                 "calibration": [number.json() for number in calibration.numbers],
                 "fill": calibration.fill,
-                "completions": [entry.described() for entry in calibration.completions],
+                "completions": [asdict(entry.facts) for entry in calibration.completions],
             },
         )  # fmt: skip
 

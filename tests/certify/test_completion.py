@@ -146,9 +146,7 @@ def test_refusals(counter, calibration: Calibration) -> None:
         )  # fmt: skip
 
     def image(other) -> None:
-        certify.completion(
-            other, samples[0].image, patch_size=PATCH, calibration=calibration
-        )
+        certify.completion(other, samples[0].image, patch_size=PATCH, calibration=calibration)
 
     for call, message in (
         (lambda: run(counter_of(2, side=3, stride=2)), "fitted for another counter"),

@@ -47,9 +47,7 @@ def test_gradients_pass_through_visible_cells_and_the_network_or_straight_throug
     assert float(ends[0] - ends[1]) == pytest.approx(float((gradient * moved).sum()), rel=0.1)
     plain = IMAGES[:1].clone().requires_grad_()
     (expected,) = torch.autograd.grad(counter(plain).sum(), plain)
-    straight = defense.completed(
-        counter, patch_size=PATCH, completion=model, straight_through=True
-    )
+    straight = defense.completed(counter, patch_size=PATCH, completion=model, straight_through=True)
     density = straight(plain)
     (through,) = torch.autograd.grad(density.sum(), plain)
     torch.testing.assert_close(through, expected)

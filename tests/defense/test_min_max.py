@@ -114,7 +114,9 @@ def test_entries_and_extremes_are_those_of_the_definition(
     assert result.prediction == int(full.max(1).values.min())
     assert result.low == int(full[:, :-1].min())
     assert result.high == int(full[1:].max())
-    assert result.high == max(int(table.row(result.high_at).max()), int(table.alone[result.high_at]))
+    assert result.high == max(
+        int(table.row(result.high_at).max()), int(table.alone[result.high_at])
+    )
     column = [table.row(place)[result.low_at] for place in places]
     assert result.low == min(int(table.alone[result.low_at]), *map(int, column))
     assert entry(table, result) == result.prediction
