@@ -100,6 +100,8 @@ class _Axis:
     """[n,n]: the first cell of both windows i and j."""
     end_shared: Tensor
     """[n,n]: the cell after the last of both; no smaller."""
+    needed_spans: tuple[tuple[int, ...], ...]
+    """For each window the numbers of the spans that are hidden from it."""
 
     @classmethod
     def of(cls, grid: WindowGrid, cells: int) -> _Axis:
@@ -119,7 +121,14 @@ class _Axis:
         return cls(
             first, length, BlockLimits.of(starts, grid.side, cells), tuple(spans), span_of,
             torch.stack((begin, begin + met.sum(1)), 1), shared, end,
+            tuple(tuple(sorted({n for n in row if n >= 0})) for row in numbers),
         )  # fmt: skip
+
+    def needed(self) -> tuple[Tensor, Tensor]:
+        """Return each window with each span that is hidden from it: two [k] int64."""
+        pairs = [(i, span) for i, spans in enumerate(self.needed_spans) for span in spans]
+        window, span = torch.tensor(pairs).unbind(1)
+        return window, span
 
 
 @dataclass(frozen=True, eq=False)
@@ -286,10 +295,10 @@ class Table:
         layer = FirstLayer.of(self._network, self._plan.surroundings(self._table, *places))
         shape = (len(rows.spans), len(columns.starts), len(columns.spans))
         blanked = torch.zeros(shape, dtype=torch.int64, device=device)
-        window, span = _needed(columns)
+        window, span = columns.needed()
         limits = torch.tensor(columns.spans)[span]
         window, begin, end = (t.to(device) for t in (window, limits[:, 0], limits[:, 1]))
-        for number in sorted({int(n) for n in rows.span_of[row] if n >= 0}):
+        for number in rows.needed_spans[row]:
             whole, left, right = layer.beside(rows.spans[number])
             hidden = whole[window] + left[begin, window] + right[end, window]
             blanked[number, window, span.to(device)] = self._network.units(hidden)
@@ -365,18 +374,6 @@ class Table:
         near = self._near(row, begin, end)[:, column, left:right]
         entries[begin:end, left:right] = near
         return entries
-
-
-def _needed(axis: _Axis) -> tuple[Tensor, Tensor]:
-    """Return each window with each span that is hidden from it: two [k] int64."""
-    pairs = {
-        (window, span)
-        for window, spans in enumerate(axis.span_of.tolist())
-        for span in spans
-        if span >= 0
-    }
-    window, span = torch.tensor(sorted(pairs)).unbind(1)
-    return window, span
 
 
 def _elsewhere(values: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
