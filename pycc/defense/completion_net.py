@@ -17,6 +17,7 @@ from pycc.defense.surroundings import FEATURES, SPANS, STEEPEST, UNIT
 
 MOST_GUESSED = 2.0**20
 """The most people that a network may predict in a window."""
+_KINDS = {"float16": "<f2", "float32": "<f4"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,14 +112,23 @@ class CompletionNetwork:
         return (people.double() / UNIT).round().to(torch.int64)
 
     def json(self) -> dict[str, object]:
-        """Return the weights as JSON: shapes, and little-endian float32 in base64."""
+        """Return the weights as JSON: shapes, and little-endian numbers in base64.
+
+        The numbers are float16 if the weights are all of that precision, else float32.
+        """
+        halved = all(torch.equal(tensor.half().float(), tensor) for tensor in self.tensors())
+        kind = "float16" if halved else "float32"
         return {
             field.name: {
                 "shape": list(tensor.shape),
-                "float32": base64.b64encode(_bytes(tensor)).decode(),
+                kind: base64.b64encode(_bytes(tensor, _KINDS[kind])).decode(),
             }
             for field, tensor in zip(fields(self), self.tensors(), strict=True)
         }
+
+    def halved(self) -> CompletionNetwork:
+        """Return the network with its weights rounded to float16, which take half the space."""
+        return CompletionNetwork(*(tensor.half().float() for tensor in self.tensors()))
 
     @classmethod
     def of_json(cls, stored: Mapping[str, Mapping[str, object]]) -> CompletionNetwork:
@@ -127,16 +137,17 @@ class CompletionNetwork:
         for field in fields(cls):
             entry = stored[field.name]
             shape = [int(size) for size in entry["shape"]]  # type: ignore[attr-defined]
-            data = base64.b64decode(str(entry["float32"]), validate=True)
-            if len(data) != 4 * math.prod(shape):
+            kind = next((name for name in _KINDS if name in entry), "float32")
+            data = base64.b64decode(str(entry[kind]), validate=True)
+            if len(data) != np.dtype(_KINDS[kind]).itemsize * math.prod(shape):
                 raise ValueError(f"{field.name} of {shape} numbers, got {len(data)} bytes")
-            values = np.frombuffer(data, "<f4").astype(np.float32)
+            values = np.frombuffer(data, _KINDS[kind]).astype(np.float32)
             tensors.append(torch.from_numpy(values).reshape(shape))
         return cls(*tensors)
 
 
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().numpy().astype("<f4").tobytes()
+def _bytes(tensor: Tensor, kind: str = "<f4") -> bytes:
+    return tensor.detach().cpu().contiguous().numpy().astype(kind).tobytes()
 
 
 @dataclass(frozen=True, eq=False)

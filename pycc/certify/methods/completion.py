@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 
 from torch import Tensor
 
@@ -20,6 +23,9 @@ from pycc.defense.windows import check_patch
 from pycc.grid import reached_window
 from pycc.settings import check_fields, flag
 from pycc.types import Counter, Interval, Progress
+
+PACKAGED = Path(__file__).parents[1] / "pretrained" / "mcnn-synthetic.json"
+"""Networks for the built-in counter (tools/fit_builtin_completions.py)."""
 
 
 def completion(
@@ -91,6 +97,30 @@ def _check(counter: Counter, stored: CalibratedCompletion, grid_step: int | None
         )
 
 
+def packaged_completion(
+    known: str, patch_size: int, grid: WindowGrid
+) -> CalibratedCompletion | None:
+    """Return the package's completion for a counter of this identity, or None.
+
+    >>> packaged_completion("another counter", 40, WindowGrid.of(28)) is None
+    True
+    """
+    identities, completions = _packaged()
+    if known not in identities:
+        return None
+    wanted = patch_size, grid
+    fitting = (entry for entry in completions if (entry.patch_size, entry.model.grid) == wanted)
+    return next(fitting, None)
+
+
+@cache
+def _packaged() -> tuple[frozenset[str], tuple[CalibratedCompletion, ...]]:
+    """Read the identities of the built-in counter, plain and clipped, and its completions."""
+    stored = json.loads(PACKAGED.read_text())
+    completions = map(CalibratedCompletion.of_json, stored["completions"])
+    return frozenset(stored["identities"]), tuple(completions)
+
+
 @certificates.register("completion")
 @dataclass(frozen=True)
 class Completion(Certificate):
@@ -98,7 +128,7 @@ class Completion(Certificate):
 
     >>> from pycc.certify import Completion
     >>> Completion(grid_step=2).settings()
-    {'name': 'completion', 'grid_step': 2, 'fit_seed': 0}
+    {'name': 'completion', 'grid_step': 2, 'fit_seed': 0, 'refit': False}
     """
 
     name = "completion"
@@ -108,6 +138,9 @@ class Completion(Certificate):
         advanced=True,
     )  # fmt: skip
     fit_seed: int = flag(0, "key of the randomness of the network's fit", advanced=True)
+    refit: bool = flag(
+        False, "fit networks to the calibration images for the built-in counter too", advanced=True
+    )
 
     def __post_init__(self) -> None:
         check_fields(type(self).__name__, self)
@@ -122,9 +155,17 @@ class Completion(Certificate):
     def complete(
         self, images: CalibrationMaps, patch_sizes: Sequence[int], progress: Progress | None
     ) -> Iterator[CalibratedCompletion]:
-        """Fit a network for each patch size and counter, on images that the patch fits into."""
+        """Fit a network for each patch size and counter, on images that the patch fits into.
+
+        The package has networks for the built-in counter, which are taken unless ``refit``.
+        """
         for patch_size in patch_sizes:
             for number, counter in enumerate(images.counters):
+                known, grid = identity(counter), self._grid(counter, patch_size)
+                packaged = None if self.refit else packaged_completion(known, patch_size, grid)
+                if packaged is not None:
+                    yield replace(packaged, counter=number, identity=known)
+                    continue
                 usable = [
                     cells
                     for cells, shape in zip(images.maps[number], images.shapes, strict=True)
@@ -136,10 +177,9 @@ class Completion(Certificate):
                         "fitted on images at least as large, got none among "
                         f"{len(images.shapes)}; give larger calibration images"
                     )
-                grid = self._grid(counter, patch_size)
                 network = fit_completion(usable, grid, seed=self.fit_seed, progress=progress)
                 yield CalibratedCompletion(
-                    CompletionModel(grid, network), patch_size, number, identity(counter),
+                    CompletionModel(grid, network), patch_size, number, known,
                     images.source, len(usable),
                 )  # fmt: skip
 
