@@ -201,7 +201,7 @@ def run(
     if attack is not None:
         check_type("certify", "attack", attack, PatchAttack, "an attack (adaptive_attack) or None")
     check_whole("certify", "seed", seed, 0)
-    check(counter, samples, method=methods, patch_sizes=sizes, attack=attack)
+    check(counter, samples, method=methods, patch_sizes=sizes)
     _check_calibration(counter, methods, sizes, calibration)
 
     def opened() -> Run:
@@ -251,13 +251,12 @@ def check(
     *,
     method: Methods,
     patch_sizes: Sequence[int],
-    attack: PatchAttack | None = None,
 ) -> None:
     """Check that a run can certify these samples, before the first one is certified.
 
     TypeError for a counter or samples of another type. ValueError for no samples, two of one name,
-    a counter without the bounded receptive field that a method needs, a patch or a number of kept
-    pixels that does not fit into an image, and an attack on images with a region of interest.
+    a counter without the bounded receptive field that a method needs, and a patch or a number of
+    kept pixels that does not fit into an image.
     """
     methods, largest = chosen(method), max(_sizes(patch_sizes))
     check_sequence("certify", samples)
@@ -269,11 +268,6 @@ def check(
         check_sample(sample)
         names.append(sample.name)
         shape = sample.image.shape[1], sample.image.shape[2]
-        if sample.roi is not None and attack is not None:
-            raise ValueError(
-                f"{sample.name}: an attack needs images without a region of interest, got one with "
-                "a region: the defended counter would differ from image to image"
-            )
         check_patch(sample.name, largest, shape)
         for certificate in methods:
             certificate.check_image(sample.name, shape)

@@ -184,7 +184,7 @@ class Certify(OnScenes[CertifySettings], RunCommand[CertifySettings]):
         attack = None
         if settings.attack:
             attack = certify.adaptive_attack(steps=settings.steps, step_size=settings.step_size)
-        check(counter, samples, method=methods, patch_sizes=sizes, attack=attack)
+        check(counter, samples, method=methods, patch_sizes=sizes)
         with context.progress("images") as progress:
             result = certify.run(
                 counter, samples, method=methods, patch_sizes=sizes, attack=attack,

@@ -92,6 +92,7 @@ def test_no_patch_leaves_the_interval(counter, calibration: Calibration) -> None
     assert interval.low <= float(counts.min()) < float(counts.max()) <= interval.high
 
 
+@pytest.mark.command
 def test_a_run_is_attacked_at_the_weakest_windows(counter, calibration: Calibration) -> None:
     samples = scenes(1, seed=5)
     result = certify.run(
