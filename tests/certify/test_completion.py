@@ -12,9 +12,10 @@ from support.patched import counter_of, patched
 from support.toys import Whole, pictures
 from torch import Tensor
 
-from pycc import certify, defense
+from pycc import certify, data, defense, models
 from pycc.certify import Calibration, Completion
 from pycc.certify.completion_fit import fit_completion
+from pycc.certify.engine import PATCH_SIZES
 from pycc.certify.weakest import WeakestPlaces
 from pycc.defense.min_max import Table, WindowGrid, plan_of
 from pycc.defense.surroundings import UNIT, summed, whole_units
@@ -173,3 +174,22 @@ def test_a_window_that_is_the_full_map_is_vacuous(counter) -> None:
     interval = certify.completion(counter, image, patch_size=30, calibration=calibration)
     assert interval.vacuous
     assert interval.reason == "one window that a patch can touch is the full map"
+
+
+def test_the_built_in_counter_has_its_networks() -> None:
+    """They are taken without a fit, for the command's counter too, unless refused."""
+    counter = models.load("mcnn-synthetic")
+    small = data.open("synthetic", split="train", shape=(192, 256), limit=2)
+    for part in (counter, defense.clipped(counter)):
+        calibration = certify.calibrate(part, small, patch_sizes=PATCH_SIZES)
+        assert [entry.patch_size for entry in calibration.completions] == list(PATCH_SIZES)
+        assert {entry.source for entry in calibration.completions} == {"synthetic, train"}
+        assert all(entry.images > 100 for entry in calibration.completions)
+    own = certify.calibrate(counter, small, method=Completion(refit=True), patch_sizes=[81])
+    assert own.completions[0].images == 2
+    image = data.open("synthetic", shape=(480, 640))[0].image
+    intervals = [
+        certify.completion(counter, image, patch_size=81, calibration=calibration)
+        for calibration in (certify.calibrate(counter, small, patch_sizes=[81]), own)
+    ]
+    assert intervals[0].width < intervals[1].width  # many scenes are better than two
