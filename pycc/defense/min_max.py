@@ -31,11 +31,10 @@ from pycc.defense.surroundings import (
     summed,
     surroundings,
 )
+from pycc.ops import WindowPairs, pair_extremes
 
 _FAR = 1 << 62
 """More than any entry, and small enough to be added to one."""
-_AT_ONCE = 1 << 21
-"""Pairs of windows evaluated at once: about 200 MB of temporary tensors."""
 _STEPS_PER_WINDOW = 12
 """By default windows begin every twelfth of the cells that a patch reaches."""
 
@@ -96,10 +95,6 @@ class _Axis:
     """[n,n] int64: the number of the span that window j hides from window i; -1 without one."""
     near: Tensor
     """[n,2] int64: windows [first, end) that hide blocks of each."""
-    first_shared: Tensor
-    """[n,n]: the first cell of both windows i and j."""
-    end_shared: Tensor
-    """[n,n]: the cell after the last of both; no smaller."""
     needed_spans: tuple[tuple[int, ...], ...]
     """For each window the numbers of the spans that are hidden from it."""
 
@@ -116,11 +111,9 @@ class _Axis:
         # Offsets grow along a row, so the windows that hide something are consecutive.
         met = span_of >= 0
         begin = met.int().argmax(1)
-        shared = torch.maximum(first[:, None], first)
-        end = (torch.minimum(first[:, None], first) + length).clamp(min=shared)
         return cls(
             first, length, BlockLimits.of(starts, grid.side, cells), tuple(spans), span_of,
-            torch.stack((begin, begin + met.sum(1)), 1), shared, end,
+            torch.stack((begin, begin + met.sum(1)), 1),
             tuple(tuple(sorted({n for n in row if n >= 0})) for row in numbers),
         )  # fmt: skip
 
@@ -275,13 +268,19 @@ class Table:
         self._table = summed(units)
         self.total = int(self._table[-1, -1])
         """A of no windows: the sum of the map."""
-        self._sums = plan.sums(self._table)
+        sums = plan.sums(self._table)
         guesses = [self._guesses(row) for row in range(len(plan.rows.starts))]
         free = self._free = torch.stack([row[0] for row in guesses])
         self._guess = torch.stack([row[1] for row in guesses])
-        self.alone = self.total - self._sums + free
+        device = units.device
+        self._pairs = WindowPairs(
+            self._table, self._guess, plan.rows.starts.to(device), plan.columns.starts.to(device),
+            plan.rows.span_of.to(device), plan.columns.span_of.to(device),
+            (plan.rows.length, plan.columns.length),
+        )  # fmt: skip
+        self.alone = self.total - sums + free
         """[n,m] int64: A of each window and the empty one, and of the empty one and each window."""
-        self._added = free - self._sums
+        self._added = free - sums
         """By how much a far window changes an entry."""
 
     def _guesses(self, row: int) -> tuple[Tensor, Tensor]:
@@ -319,51 +318,9 @@ class Table:
         The largest is over all second windows and none of them, the least over all second windows.
         """
         far_most, far_least = _elsewhere(self._added, self._plan)
-        near = [self._near_extremes(row) for row in range(len(self.alone))]
-        most = torch.stack([row[0] for row in near])
-        least = torch.stack([row[1] for row in near])
+        most, least = pair_extremes(self._pairs)
         far = self.alone + far_most, self.alone + far_least
         return torch.maximum(most, far[0]).maximum(self.alone), torch.minimum(least, far[1])
-
-    def _near_extremes(self, row: int) -> tuple[Tensor, Tensor]:
-        """Return the largest and least entry [m] of the windows of a row, of near ones alone."""
-        columns = self._plan.columns
-        count = len(columns.starts)
-        begin, end = self._plan.rows.near[row].tolist()
-        most = self.alone.new_full((count,), -_FAR)
-        least = self.alone.new_full((count,), _FAR)
-        near = (columns.span_of >= 0).to(self.alone.device)
-        chunk = max(1, _AT_ONCE // count**2)
-        for first in range(begin, end, chunk):
-            entries = self._near(row, first, min(first + chunk, end))
-            most = torch.where(near, entries, -_FAR).amax((0, 2)).maximum(most)
-            least = torch.where(near, entries, _FAR).amin((0, 2)).minimum(least)
-        return most, least
-
-    def _near(self, row: int, begin: int, end: int) -> Tensor:
-        """Compute the entries [end-begin,m,m] of the windows of a row and of rows near it.
-
-        By second row, column and second column. Entries of far columns are wrong.
-        """
-        rows, columns = self._plan.rows, self._plan.columns
-        device = self.alone.device
-        others = slice(begin, end)
-        count = len(columns.starts)
-        spans = columns.span_of.clamp(min=0).to(device)
-        mine = self._guess[row, rows.span_of[row, others].to(device)]  # [r,m,t]
-        mine = mine.gather(2, spans.expand(end - begin, count, count))
-        hidden = rows.span_of[others, row].to(device)
-        theirs = self._guess[torch.arange(begin, end, device=device), hidden]
-        theirs = theirs.gather(2, spans.expand(end - begin, count, count)).transpose(1, 2)
-        top, bottom = rows.first_shared[row, others], rows.end_shared[row, others]
-        left, right = columns.first_shared, columns.end_shared
-        strips = self._table[bottom.to(device)] - self._table[top.to(device)]
-        shared = strips[:, right.to(device)] - strips[:, left.to(device)]
-        area = ((bottom - top)[:, None, None] * (right - left)).to(device)
-        own = 1.0 - area.double() / (rows.length * columns.length)
-        theirs = (theirs.double() * own).round().to(torch.int64)
-        hidden_sums = self._sums[row, None, :, None] + self._sums[others, None] - shared
-        return self.total - hidden_sums + mine + theirs
 
     def row(self, place: Place) -> Tensor:
         """Compute the entries [n,m] of one window and every second window."""
@@ -371,7 +328,7 @@ class Table:
         entries = self.alone[place] + self._added
         begin, end = self._plan.rows.near[row].tolist()
         left, right = self._plan.columns.near[column].tolist()
-        near = self._near(row, begin, end)[:, column, left:right]
+        near = self._pairs.entries(row, begin, end)[:, column, left:right]
         entries[begin:end, left:right] = near
         return entries
 
