@@ -2,7 +2,7 @@
 
     python bench/certify.py [--no-store]
 
-Masked and capped counts and the check of the image's range against one forward pass; pairs of
+Masked, completed and capped counts and the check of the image's range against one forward pass; pairs of
 masks against 666 passes over the whole image (some are timed, and the time is scaled); the ablation
 of 1,000 draws of 45 pixels against the counter that evaluates them. Each is first checked against
 the direct computation.
@@ -19,9 +19,12 @@ from torch import Tensor
 
 from pycc import data, models, ops
 from pycc.certify.methods.additive import additive_of
+from pycc.certify.methods.completion import completion_of, packaged_completion
 from pycc.certify.methods.masked import masked_of
 from pycc.checks import check_image
+from pycc.counters import identity
 from pycc.defense.capping import Caps
+from pycc.defense.min_max import WindowGrid
 from pycc.defense.mask_pairs import hidden, mask_boxes, two_mask_table
 from pycc.defense.windows import window_of, window_sums
 
@@ -38,10 +41,13 @@ def rows() -> list[Row]:
     forward = seconds(lambda: counter(image[None]), budget=3.0)
     subject = f"certificates, MCNN {SHAPE[0]}x{SHAPE[1]}, patch {PATCH}"
     window = window_of(counter, PATCH, SHAPE, (cells.shape[1], cells.shape[2]))
+    completed = packaged_completion(identity(counter), PATCH, WindowGrid.of(window[0]))
+    assert completed is not None
     measured = [
         Row(subject, name, seconds(call), "one forward pass", forward, least)
         for name, call, least in (
             ("masked interval", lambda: masked_of(cells, window, 20.0), 50),
+            ("completed interval", lambda: completion_of(cells, completed.model), 1),
             ("capped interval", lambda: additive_of(cells, window, Caps(1.0, 20.0)), 50),
             ("check of the image's range", lambda: check_image("bench", image), 200),
         )

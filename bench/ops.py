@@ -24,6 +24,7 @@ import log_probability
 import mask_hits
 import max_pair_sum
 import max_window_sum
+import pair_extremes
 import paste_patch
 import topk_overlap
 from timer import Row, compare, store, table
@@ -40,6 +41,7 @@ SUBJECTS = {
     "topk_overlap": topk_overlap.rows,
     "max_window_sum": max_window_sum.rows,
     "max_pair_sum": max_pair_sum.rows,
+    "pair_extremes": pair_extremes.rows,
     "deform_conv": deform_conv.rows,
 }
 

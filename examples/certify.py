@@ -14,7 +14,7 @@ run = certify.run(counter, test, patch_sizes=[40], calibration=calibration)
 for row in run.rows:
     print(row)
 
-bounded = [record for record in run.records if record["method"] == "masked"]
+bounded = [record for record in run.records if record["method"] == "completion"]
 figure = Figure(figsize=(6, 2.4), layout="constrained")
 axes = figure.subplots()
 for line, record in enumerate(bounded):

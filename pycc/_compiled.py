@@ -59,6 +59,7 @@ class Compiled(Protocol):
     Ablation: Callable[..., Ablation]
     DeformSizes: Callable[..., object]
     HitSizes: Callable[..., HitSizes]
+    PairSizes: Callable[..., object]
     PasteSizes: Callable[..., object]
     Steps: Callable[..., object]
     SumSizes: Callable[..., object]

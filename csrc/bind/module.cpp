@@ -9,6 +9,7 @@
 #include "../ops/mask_hits.h"
 #include "../ops/max_pair_sum.h"
 #include "../ops/max_window_sum.h"
+#include "../ops/pair_extremes.h"
 #include "../ops/paste_patch.h"
 #include "../ops/topk_overlap.h"
 #include "bind.h"
@@ -62,6 +63,8 @@ PYBIND11_MODULE(_pycc, m) {
     PYCC_STRUCT(m, log_probability::Steps, "Steps", population, given, drawn, count);
     PYCC_STRUCT(m, mask_hits::Sizes, "HitSizes", sets, height, width, patch_height, patch_width)
         .def_property_readonly("scratch_words", &mask_hits::scratch_words);
+    PYCC_STRUCT(m, pair_extremes::Sizes, "PairSizes", height, width, rows, columns, row_spans,
+                column_spans, window_height, window_width);
     PYCC_STRUCT(m, paste_patch::Sizes, "PasteSizes", images, channels, height, width, patch_height,
                 patch_width, patches);
     PYCC_STRUCT(m, window_sums::Sizes, "SumSizes", maps, height, width, window_height,
@@ -85,6 +88,7 @@ PYBIND11_MODULE(_pycc, m) {
     PYCC_KERNEL("mask_hits_dense", mask_hits::dense_cpu, mask_hits::dense_cuda);
     PYCC_KERNEL("max_pair_sum", max_pair_sum::cpu, max_pair_sum::cuda);
     PYCC_KERNEL("max_window_sum", max_window_sum::cpu, max_window_sum::cuda);
+    PYCC_KERNEL("pair_extremes", pair_extremes::cpu, pair_extremes::cuda);
     PYCC_KERNEL("paste_patch", paste_patch::cpu, paste_patch::cuda);
     PYCC_KERNEL("paste_patch_backward", paste_patch::backward_cpu, paste_patch::backward_cuda);
     PYCC_KERNEL("topk_overlap", topk_overlap::cpu, topk_overlap::cuda);

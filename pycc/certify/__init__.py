@@ -1,17 +1,23 @@
 """Certified counts: intervals that no patch can push a count out of.
 
 A certificate bounds the prediction of a defended counter, whatever a patch of the stated size shows
-and wherever it lies. ``masked`` (the default), ``additive``, ``two_mask`` and ``fixed_ablations``
-are deterministic; ``quantile`` holds with a stated probability over its draws; ``conformal``
-converts an interval on the prediction into one on the number of people. ``partition_median``
-certifies against poisoned training images instead of patches.
+and wherever it lies. ``completion`` (the default), ``masked``, ``additive``, ``two_mask`` and
+``fixed_ablations`` are deterministic; ``quantile`` holds with a stated probability over its draws;
+``conformal`` converts an interval on the prediction into one on the number of people.
+``partition_median`` certifies against poisoned training images instead of patches.
 
 These functions certify one image. ``calibrate`` and ``run`` certify a data set, with any of the
 ``certificates``; the command ``pycc certify`` does the same.
 """
 
 from pycc.certify.attacked import adaptive_attack
-from pycc.certify.calibration import CalibratedNumber, Calibration, allowance_of, cap_of
+from pycc.certify.calibration import (
+    CalibratedCompletion,
+    CalibratedNumber,
+    Calibration,
+    allowance_of,
+    cap_of,
+)
 from pycc.certify.conformal import conformal, conformal_margin
 from pycc.certify.engine import calibrate, run
 from pycc.certify.fixed import fixed_ablations_bounds
@@ -21,12 +27,14 @@ from pycc.certify.mean import mean_bounds
 from pycc.certify.methods import (
     Additive,
     Certificate,
+    Completion,
     FixedAblations,
     Masked,
     Quantile,
     TwoMask,
     additive,
     certificates,
+    completion,
     fixed_ablations,
     masked,
     quantile,
@@ -41,12 +49,14 @@ from pycc.types import Interval
 __all__ = [
     "Additive",
     "AttackedRow",
+    "CalibratedCompletion",
     "CalibratedNumber",
     "Calibration",
     "Certificate",
     "CertifyRow",
     "CertifyRun",
     "CertifySummary",
+    "Completion",
     "FixedAblations",
     "Interval",
     "Masked",
@@ -59,6 +69,7 @@ __all__ = [
     "cap_of",
     "certificates",
     "check_field",
+    "completion",
     "conformal",
     "conformal_margin",
     "counterexample",

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import product
 
 from pycc import attack
 from pycc.attack import APAM, PatchAttack
 from pycc.certify.calibration import Calibration
-from pycc.certify.maps import Objective
+from pycc.certify.maps import Objective, certified_map, shape_of
 from pycc.certify.methods.base import Certificate
 from pycc.certify.results import AttackedRow
 from pycc.certify.weakest import WeakestPlaces
+from pycc.defense.mixture import parts_of
+from pycc.defense.region import regional
+from pycc.grid import heads_in
 from pycc.ranks import Ranks
 from pycc.runs import MANIFEST, Run
-from pycc.types import Counter, Progress, Sample
+from pycc.types import Counter, Progress, Sample, each
 
 OBJECTIVES: tuple[Objective, ...] = ("over", "under")
 
@@ -55,24 +59,27 @@ def attacked_rows(
     counts up. Each attack is a separate run, in a folder inside that of ``log`` if there is one, so
     that an interrupted run can be resumed.
     """
-    weakest = WeakestPlaces(counter, calibration)
     intervals = {(r["image"], r["method"], r["patch_size"]): r for r in log.records}
+    groups = [
+        (suffix, counted, WeakestPlaces(counted, calibration), group)
+        for suffix, counted, group in _groups(counter, samples)
+    ]
     rows = []
     for method in methods:
         for patch_size in patch_sizes:
-            victim = method.defended(counter, patch_size, calibration, seed=seed)
-            if victim is None:
-                continue
             errors: dict[str, float | None] = {}
             violations = 0
-            for objective in OBJECTIVES:
-                name = f"{method.name}-{patch_size}-{objective}"
+            for (suffix, counted, weakest, group), objective in product(groups, OBJECTIVES):
+                victim = method.defended(counted, patch_size, calibration, seed=seed)
+                if victim is None:
+                    continue
+                name = f"{method.name}-{patch_size}-{objective}{suffix}"
                 out = log.file("attacks", name)
                 attacked = attack.run(
-                    victim, samples, replace(template, patch_size=patch_size, objective=objective),
+                    victim, group, replace(template, patch_size=patch_size, objective=objective),
                     seed=seed, pgd=None, checks=False, compare=objective == "over",
                     candidates=weakest.candidates(method, objective), save_images=False,
-                    progress=_share(progress, len(samples), f"attacking {name}"), out=out,
+                    progress=_share(progress, len(group), f"attacking {name}"), out=out,
                     ranks=ranks, resume=out is not None and (out / MANIFEST).exists(),
                 )  # fmt: skip
                 for record in attacked.run.ordered():
@@ -83,10 +90,36 @@ def attacked_rows(
                     high = float("inf") if bound["high"] is None else bound["high"]
                     violations += not bound["low"] <= count <= high
                     errors[image] = _larger(errors.get(image), bound["truth"], count)
-            rows.append(
-                AttackedRow(method.name, patch_size, _mean(errors), violations, len(errors))
-            )
+            if errors:
+                rows.append(
+                    AttackedRow(method.name, patch_size, _mean(errors), violations, len(errors))
+                )
     return tuple(rows)
+
+
+def _groups(
+    counter: Counter, samples: Sequence[Sample]
+) -> Iterator[tuple[str, Counter, Sequence[Sample]]]:
+    """Iterate over samples that one counter counts, with a suffix of the names of their attacks.
+
+    Samples without a region of interest are one group. Every other sample has a counter of its
+    region, which replaces the region of the sample.
+    """
+    inside = [number for number, sample in enumerate(each(samples)) if sample.roi is not None]
+    if not inside:
+        yield "", counter, samples
+        return
+    plain = [samples[number] for number in range(len(samples)) if number not in set(inside)]
+    if plain:
+        yield "", counter, plain
+    for number in inside:
+        sample = samples[number]
+        points = None
+        if sample.annotated:
+            points = sample.points[heads_in(sample.points, sample.roi)]
+        cells = shape_of(certified_map(parts_of(counter)[0][0], sample))
+        only = Sample(sample.name, sample.image, points)
+        yield f"-{number:04d}", regional(counter, sample, cells), [only]
 
 
 def _larger(error: float | None, truth: float | None, count: float) -> float | None:

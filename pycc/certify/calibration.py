@@ -1,4 +1,4 @@
-"""Allowances and caps from calibration images, with the data they come from."""
+"""Allowances, caps and networks from calibration images, with the data they come from."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pycc.defense.capping import block_sums
+from pycc.defense.completed import CompletionModel
+from pycc.defense.completion_net import CompletionNetwork
 from pycc.defense.masking import masked_bounds
+from pycc.defense.min_max import WindowGrid
 from pycc.defense.windows import window_sums
 
 _STEPS = 60
@@ -51,8 +55,78 @@ class CalibratedNumber:
 
 
 @dataclass(frozen=True)
+class CompletionFacts:
+    """What a completion network was fitted for and on, with a hash of its weights."""
+
+    patch_size: int
+    """Side of the patch in pixels."""
+    counter: int
+    """Index of the counter in an ensemble."""
+    identity: str
+    """Of the counter (``pycc.counters.identity``), options and geometry included."""
+    source: str
+    """The data that it was fitted on."""
+    images: int
+    """Number of images that it was fitted on."""
+    reach: int
+    """Cells per axis that the patch reaches."""
+    step: int
+    """Cells between windows."""
+    weights: str
+
+
+@dataclass(frozen=True)
+class CalibratedCompletion:
+    """A completion network, fitted on images other than the certified ones.
+
+    >>> import torch
+    >>> from pycc.certify.completion_fit import fit_completion
+    >>> from pycc.defense.min_max import WindowGrid
+    >>> grid = WindowGrid(reach=4, step=1)
+    >>> model = CompletionModel(grid, fit_completion([torch.full((8, 8), 0.1)], grid))
+    >>> fitted = CalibratedCompletion(model, 8, 0, "0f3a", "street, train", 1)
+    >>> CalibratedCompletion.of_json(fitted.json()) == fitted
+    True
+    """
+
+    model: CompletionModel
+    patch_size: int
+    """Side of the patch in pixels."""
+    counter: int
+    """Index of the counter in an ensemble."""
+    identity: str
+    """Of the counter (``pycc.counters.identity``), options and geometry included."""
+    source: str
+    """The data that it was fitted on."""
+    images: int
+    """Number of images that it was fitted on."""
+
+    @property
+    def facts(self) -> CompletionFacts:
+        """Everything but the weights."""
+        return CompletionFacts(
+            self.patch_size, self.counter, self.identity, self.source, self.images,
+            self.model.grid.reach, self.model.grid.step, self.model.network.digest,
+        )  # fmt: skip
+
+    def json(self) -> dict[str, object]:
+        """Return it as a JSON object, a part of ``calibration.json``."""
+        return {**asdict(self.facts), "weights": self.model.network.json()}
+
+    @classmethod
+    def of_json(cls, stored: Mapping[str, Any]) -> CalibratedCompletion:
+        """Return what ``json`` describes; KeyError, TypeError or ValueError for anything else."""
+        grid = WindowGrid(int(stored["reach"]), int(stored["step"]))
+        return cls(
+            CompletionModel(grid, CompletionNetwork.of_json(stored["weights"])),
+            int(stored["patch_size"]), int(stored["counter"]), str(stored["identity"]),
+            str(stored["source"]), int(stored["images"]),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Calibration:
-    """The numbers that the certificates of a run take from images other than the certified ones.
+    """What the certificates of a run take from other images than the certified ones.
 
     Returned by ``certify.calibrate``; a run folder stores it as ``calibration.json``. ValueError
     for numbers that are negative or not finite.
@@ -66,6 +140,7 @@ class Calibration:
     """The colour of hidden pixels, RGB in [0,1], if a method hides any."""
     data: Mapping[str, int | str] | None = None
     """Fingerprint of the images (``pycc.data.dataset.data_fingerprint``), if any were needed."""
+    completions: tuple[CalibratedCompletion, ...] = ()
 
     def __post_init__(self) -> None:
         values = [*(number.value for number in self.numbers), *(self.fill or ())]
@@ -81,6 +156,22 @@ class Calibration:
         which = "" if counter is None else f" and counter {counter + 1}"
         raise ValueError(f"calibration: the {kind}{size}{which} is missing; calibrate again")
 
+    def completed(self, patch_size: int, counter: int = 0) -> CalibratedCompletion:
+        """Return the completion for a patch size and counter; ValueError if it is missing."""
+        for entry in self.completions:
+            if (entry.patch_size, entry.counter) == (patch_size, counter):
+                return entry
+        sizes = sorted({entry.patch_size for entry in self.completions})
+        others = f" (there are those for {', '.join(map(str, sizes))})" if sizes else ""
+        raise ValueError(
+            f"calibration: the completion network for {patch_size} pixels and counter "
+            f"{counter + 1} is missing{others}; calibrate again"
+        )
+
+    def completion(self, *, patch_size: int, counter: int = 0) -> CompletionModel:
+        """Return the completion of ``pycc.defense.completed``; ValueError if it is missing."""
+        return self.completed(patch_size, counter).model
+
     @property
     def colour(self) -> tuple[float, float, float]:
         """``fill``; ValueError if it is missing."""
@@ -94,6 +185,7 @@ class Calibration:
             "numbers": [number.json() for number in self.numbers],
             "fill": self.fill,
             "data": self.data,
+            "completions": [entry.json() for entry in self.completions],
         }
 
     @classmethod
@@ -106,8 +198,9 @@ class Calibration:
                 red, green, blue = map(float, fill)
                 fill = red, green, blue
             numbers = tuple(CalibratedNumber(**number) for number in stored["numbers"])
-            return cls(numbers, fill, stored["data"])
-        except (KeyError, TypeError, ValueError) as error:
+            completions = map(CalibratedCompletion.of_json, stored.get("completions", ()))
+            return cls(numbers, fill, stored["data"], tuple(completions))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{file}: expected the calibration of a run, got {error}") from None
 
 

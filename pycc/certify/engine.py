@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from torch import Tensor
@@ -47,13 +48,13 @@ def calibrate(
     counter: Counter,
     samples: Sequence[Sample],
     *,
-    method: Methods = "masked",
+    method: Methods = "completion",
     patch_sizes: Sequence[int] = PATCH_SIZES,
     source: str | None = None,
     progress: Progress | None = None,
     ranks: Ranks = Ranks(),
 ) -> Calibration:
-    """Fix the numbers that certificate methods need, on images other than the certified ones.
+    """Fix the numbers and networks that methods need, on images other than the certified ones.
 
     Args:
         counter: in eval mode, with cells that are not negative (``pycc.defense.clipped``).
@@ -74,8 +75,8 @@ def calibrate(
     >>> counter = models.load("mcnn-synthetic")
     >>> scenes = data.open("synthetic", split="train", shape=(96, 128), limit=2)
     >>> calibration = calibrate(counter, scenes, patch_sizes=[20])
-    >>> calibration.value("allowance", patch_size=20, counter=0) >= 0
-    True
+    >>> calibration.completion(patch_size=20).grid.reach
+    23
     """
     methods, sizes = chosen(method), _sizes(patch_sizes)
     check_sequence("certify", samples)
@@ -99,7 +100,7 @@ def _calibrate(
     needs_images = any(method.needs_images for method in methods)
     if needs_images and not len(samples):
         raise ValueError(f"{source}: no image is left to calibrate on; {_remedy(methods)}")
-    needs_maps = any(method.uncalibrated for method in methods)
+    needs_maps = any(method.needs_maps for method in methods)
     needs_heads = any(method.needs_heads for method in methods)
     maps: list[list[Tensor]] = [[] for _ in counters]
     truths: list[float] = []
@@ -123,15 +124,21 @@ def _calibrate(
         tuple(number for method in methods for number in method.calibrate(images, patch_sizes)),
         mean_colour(colours) if any(method.needs_fill for method in methods) else None,
         data_fingerprint(samples) if needs_images else None,
+        tuple(
+            completion
+            for method in methods
+            for completion in method.complete(images, patch_sizes, progress)
+        ),
     )
 
 
 def _remedy(methods: Sequence[Certificate]) -> str:
     """Name what is missing without images: other images, or the numbers that they would fix."""
     others = "give other images than the certified ones"
-    if any(method.needs_fill for method in methods):  # the colour of hidden pixels is no setting
-        return others
     numbers = " and ".join(name for method in methods for name in method.uncalibrated)
+    # Neither the colour of hidden pixels nor a network is a setting.
+    if any(method.needs_images and not method.uncalibrated for method in methods):
+        return others
     return f"{others}, or the numbers that they fix: {numbers}"
 
 
@@ -140,7 +147,7 @@ def run(
     samples: Sequence[Sample],
     *,
     calibration: Calibration,
-    method: Methods = "masked",
+    method: Methods = "completion",
     patch_sizes: Sequence[int] = PATCH_SIZES,
     attack: PatchAttack | None = None,
     seed: int = 0,
@@ -183,8 +190,9 @@ def run(
     >>> counter = models.load("mcnn-synthetic")
     >>> scenes = data.open("synthetic", shape=(96, 128), limit=1)
     >>> from pycc.certify import Masked
-    >>> calibration = calibrate(counter, [], method=Masked(allowance=2.0), patch_sizes=[20])
-    >>> result = run(counter, scenes, patch_sizes=[20], calibration=calibration)
+    >>> options = {"method": Masked(allowance=2.0), "patch_sizes": [20]}
+    >>> calibration = calibrate(counter, [], **options)
+    >>> result = run(counter, scenes, calibration=calibration, **options)
     >>> [row.patch_size for row in result.rows]
     [20]
     """
@@ -193,7 +201,7 @@ def run(
     if attack is not None:
         check_type("certify", "attack", attack, PatchAttack, "an attack (adaptive_attack) or None")
     check_whole("certify", "seed", seed, 0)
-    check(counter, samples, method=methods, patch_sizes=sizes, attack=attack)
+    check(counter, samples, method=methods, patch_sizes=sizes)
     _check_calibration(counter, methods, sizes, calibration)
 
     def opened() -> Run:
@@ -213,6 +221,7 @@ def run(
                 "attack": None if attack is None else {"name": attack.name, **attack.settings()},
                 "calibration": [number.json() for number in calibration.numbers],
                 "fill": calibration.fill,
+                "completions": [asdict(entry.facts) for entry in calibration.completions],
             },
         )  # fmt: skip
 
@@ -242,13 +251,12 @@ def check(
     *,
     method: Methods,
     patch_sizes: Sequence[int],
-    attack: PatchAttack | None = None,
 ) -> None:
     """Check that a run can certify these samples, before the first one is certified.
 
     TypeError for a counter or samples of another type. ValueError for no samples, two of one name,
-    a counter without the bounded receptive field that a method needs, a patch or a number of kept
-    pixels that does not fit into an image, and an attack on images with a region of interest.
+    a counter without the bounded receptive field that a method needs, and a patch or a number of
+    kept pixels that does not fit into an image.
     """
     methods, largest = chosen(method), max(_sizes(patch_sizes))
     check_sequence("certify", samples)
@@ -260,11 +268,6 @@ def check(
         check_sample(sample)
         names.append(sample.name)
         shape = sample.image.shape[1], sample.image.shape[2]
-        if sample.roi is not None and attack is not None:
-            raise ValueError(
-                f"{sample.name}: an attack needs images without a region of interest, got one with "
-                "a region: the defended counter would differ from image to image"
-            )
         check_patch(sample.name, largest, shape)
         for certificate in methods:
             certificate.check_image(sample.name, shape)
@@ -278,7 +281,8 @@ def _check_counter(counter: Counter, methods: Sequence[Certificate]) -> None:
         if method.from_map and not bounded:
             raise ValueError(
                 f"{method.name}: the counter must have a bounded receptive field, got none: a "
-                "patch can change every cell; count isolated tiles (pycc.defense.tiled, --tile)"
+                "patch can change every cell; count isolated tiles (pycc.defense.tiled, --tile), "
+                "or take a method for any counter: two-mask, fixed-ablations or quantile"
             )
 
 
@@ -288,10 +292,11 @@ def _check_calibration(
     patch_sizes: Sequence[int],
     calibration: Calibration,
 ) -> None:
-    """Raise ValueError unless the calibration has all needed numbers, with the given values."""
+    """Raise ValueError unless the calibration has all that the methods need, as they state it."""
     for method in methods:
         if method.needs_fill:
             _ = calibration.colour
+        method.check_calibration(parts_of(counter)[0], patch_sizes, calibration)
         for needed in method.needed_numbers(patch_sizes, len(parts_of(counter)[0])):
             value = calibration.value(needed.kind, needed.patch_size, needed.counter)
             if needed.given is not None and value != needed.given:

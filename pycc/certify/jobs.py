@@ -15,8 +15,7 @@ from pycc.checks import naming
 from pycc.counters import like_of
 from pycc.data import quantize
 from pycc.defense.mixture import parts_of
-from pycc.defense.region import Regional
-from pycc.grid import cell_weight
+from pycc.defense.region import regional
 from pycc.runs import Record, Run
 from pycc.types import Counter, Interval, Progress, Sample
 
@@ -81,13 +80,10 @@ class CertifyJobs:
             quantize(sample.image).to(like_of(self._counter)), density, parts, index,
             self._intervals, self._seed, self._inner_progress(index, sample.name),
         )  # fmt: skip
-        regional = self._counter
-        if sample.roi is not None:  # for methods that count changed images
-            weight = cell_weight(sample.roi, density.shape[-2:], self._counter.stride)
-            regional = Regional(self._counter, weight)
+        changed = regional(self._counter, sample, image.cells)  # for methods that change images
         for method, patch_size in jobs:
             start = time.perf_counter()
-            victim = self._counter if method.from_map else regional
+            victim = self._counter if method.from_map else changed
             with naming(sample.name, sample.image.shape):
                 interval = method.interval(victim, image, patch_size, self._calibration)
             spent = time.perf_counter() - start + (forward if method.from_map else 0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pycc.certify.calibration import CalibratedNumber
+from pycc.certify.calibration import CalibratedNumber, CompletionFacts
 from pycc.certify.results import CLEAN, AttackedRow, CertifyRow
 from pycc.report.page.alarms import Reading, Readings, alarm_blocks
 from pycc.report.page.blocks import (
@@ -66,6 +66,7 @@ class StoredSummary:
     undefended_mae: float | None
     rows: tuple[CertifyRow, ...]
     calibration: tuple[CalibratedNumber, ...] = ()
+    completions: tuple[CompletionFacts, ...] = ()
     attacks: tuple[AttackedRow, ...] = ()
 
 
@@ -79,7 +80,8 @@ def certify_content(run: StoredRun, options: Options) -> Content:
         title=f"Certificates for {model.title}: {methods} on {data.title}",
         verdict=verdict(run, summary, rows),
         card=card(run, summary),
-        main=(_table(summary), _calibration(summary)) if summary.calibration
+        main=(_table(summary), _calibration(summary))
+        if summary.calibration or summary.completions
         else (_table(summary),),
         curves=(*_curves(summary, options), *_bars(summary, rows)),
         places=_places(run, options),
@@ -213,9 +215,13 @@ def _calibration(summary: StoredSummary) -> Table:
                                 else size_text(entry.patch_size)),
          number(entry.value, 3), Cell(entry.source), number(entry.images, 0))
         for entry in summary.calibration
+    ) + tuple(
+        (Cell("completion network"), Cell(size_text(network.patch_size)), Cell("-"),
+         Cell(network.source), number(network.images, 0))
+        for network in summary.completions
     )  # fmt: skip
-    return Table("Numbers fixed on other images before", ("number", "patch", "people", "images of",
-                                                          "images"), rows)  # fmt: skip
+    columns = "number", "patch", "people", "images of", "images"
+    return Table("Numbers and networks fixed on other images before", columns, rows)
 
 
 def _curves(summary: StoredSummary, options: Options) -> tuple[Block, ...]:

@@ -62,6 +62,12 @@ def _notes(summary: CertifySummary) -> Iterator[str]:
     if summary.undefended_mae is None:
         yield "images without annotation: errors against their heads are unknown"
     yield from map(_origin, summary.calibration.numbers)
+    for completion in summary.calibration.completions:
+        facts = completion.facts
+        yield (
+            f"completion network for {facts.patch_size} pixels: {facts.images} images of "
+            f"{facts.source}, windows of {completion.model.grid.side} cells"
+        )
     for attack in summary.attacks:
         if attack.violations:
             yield (

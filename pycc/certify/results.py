@@ -87,6 +87,7 @@ class CertifySummary:
             "undefended_mae": self.undefended_mae,
             "rows": [asdict(row) for row in self.rows],
             "calibration": [number.json() for number in self.calibration.numbers],
+            "completions": [asdict(entry.facts) for entry in self.calibration.completions],
             "attacks": [asdict(row) for row in self.attacks],
         }
 

@@ -80,7 +80,7 @@ def all_method_flags() -> type[MethodFlags]:
 class CertifySettings:
     """The settings of ``pycc certify``."""
 
-    method: tuple[str, ...] = flag(("masked",), "certificates", choices=certificates.names)
+    method: tuple[str, ...] = flag(("completion",), "certificates", choices=certificates.names)
     patch_size: tuple[int, ...] = flag(
         PATCH_SIZES, "sides of square patches, pixels", metavar="PIXELS"
     )
@@ -184,7 +184,7 @@ class Certify(OnScenes[CertifySettings], RunCommand[CertifySettings]):
         attack = None
         if settings.attack:
             attack = certify.adaptive_attack(steps=settings.steps, step_size=settings.step_size)
-        check(counter, samples, method=methods, patch_sizes=sizes, attack=attack)
+        check(counter, samples, method=methods, patch_sizes=sizes)
         with context.progress("images") as progress:
             result = certify.run(
                 counter, samples, method=methods, patch_sizes=sizes, attack=attack,

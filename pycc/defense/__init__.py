@@ -7,11 +7,13 @@ nest: ``masked(clipped(counter), patch_size=81, allowance=12.0)``.
 from pycc.defense.ablation import ablated, banded, blocked
 from pycc.defense.base import Defended, DefendedModule, Defense
 from pycc.defense.cells import clipped, masked
+from pycc.defense.completed import CompletionModel, completed
 from pycc.defense.mixture import mixed
 from pycc.defense.tiles import tiled
 from pycc.defense.two_mask import two_mask
 
 __all__ = [
+    "CompletionModel",
     "Defended",
     "DefendedModule",
     "Defense",
@@ -19,6 +21,7 @@ __all__ = [
     "banded",
     "blocked",
     "clipped",
+    "completed",
     "masked",
     "mixed",
     "tiled",

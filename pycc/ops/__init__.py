@@ -27,10 +27,12 @@ from pycc.ops.log_probability import (
 from pycc.ops.mask_hits import mask_hits, mask_hits_reference
 from pycc.ops.max_pair_sum import max_pair_sum, max_pair_sum_reference
 from pycc.ops.max_window_sum import max_window_sum, max_window_sum_reference
+from pycc.ops.pair_extremes import WindowPairs, pair_extremes, pair_extremes_reference
 from pycc.ops.paste_patch import paste_patch, paste_patch_reference
 from pycc.ops.topk_overlap import topk_overlap, topk_overlap_reference
 
 __all__ = [
+    "WindowPairs",
     "ablate",
     "ablate_reference",
     "ablation_indices",
@@ -56,6 +58,8 @@ __all__ = [
     "max_pair_sum_reference",
     "max_window_sum",
     "max_window_sum_reference",
+    "pair_extremes",
+    "pair_extremes_reference",
     "paste_patch",
     "paste_patch_reference",
     "reference",

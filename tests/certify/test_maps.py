@@ -334,8 +334,8 @@ def test_bad_input(call, message: str) -> None:
         call(counter_of(14), torch.rand(3, 18, 22))
 
 
-def test_a_run_has_the_published_sizes_and_the_masked_count() -> None:
+def test_a_run_has_the_published_sizes_and_the_completed_count() -> None:
     for function in (certify.run, certify.calibrate):
         defaults = inspect.signature(function).parameters
         assert defaults["patch_sizes"].default == (20, 40, 81, 163)
-        assert defaults["method"].default == "masked"
+        assert defaults["method"].default == "completion"

@@ -53,8 +53,9 @@ def stored(folder: Path, samples: Sequence[Sample]) -> None:
 
 @pytest.fixture
 def flags(crowd: Path) -> list[str]:
-    """The flags of a run on the data set, and the counter's weights."""
-    return ["--data", str(crowd), "--weights", str(crowd.with_name("small.npz")), "--no-pictures"]
+    """The flags of a run on the data set, the counter's weights, and a quick method."""
+    return ["--data", str(crowd), "--weights", str(crowd.with_name("small.npz")), "--no-pictures",
+            "--method", "masked"]  # fmt: skip
 
 
 def run(capsys: Capture, *argv: str) -> tuple[int, str, str]:
@@ -100,6 +101,28 @@ def test_the_masked_count_and_a_resumed_run(
         code, _, err = run(capsys, "--resume", str(out))
         assert code == 2
         assert message in err
+
+
+def test_completion_is_the_default_and_keeps_its_network(
+    flags: list[str], capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    code, text, err = run(capsys, *flags[:-2], "--patch-size", "12", "--out", str(out))
+    assert code == 0, err
+    assert "12     completion" in text
+    assert "completion network for 12 pixels: 2 images of crowd, train, windows of " in text
+    before = (out / "summary.json").read_bytes()
+    stopped_before_its_last_result(out)
+    monkeypatch.setattr(certify, "calibrate", lambda *_, **__: pytest.fail("calibrated again"))
+    assert run(capsys, "--resume", str(out))[0] == 0
+    assert (out / "summary.json").read_bytes() == before
+    calibration = json.loads((out / CALIBRATION).read_text())
+    calibration["completions"][0]["patch_size"] = 13
+    (out / CALIBRATION).write_text(json.dumps(calibration))
+    stopped_before_its_last_result(out)
+    code, _, err = run(capsys, "--resume", str(out))
+    assert code == 2
+    assert "the completion network for 12 pixels and counter 1 is missing" in err
 
 
 def test_python_gives_the_same(
@@ -229,6 +252,7 @@ def test_pictures_of_the_built_in_scenes(capsys: Capture, tmp_path: Path) -> Non
     pytest.importorskip("matplotlib")
     run(
         capsys, "--max-images", "1", "--patch-size", "40", "--allowance", "10",
+        "--method", "masked",
         "--out", str(tmp_path / "run"),
     )  # fmt: skip
     names = sorted(path.name for path in (tmp_path / "run/pictures").iterdir())
@@ -306,11 +330,10 @@ def test_a_region_of_interest(
 
     monkeypatch.setattr(data, "open", in_region)
     flags = [*flags, "--patch-size", "12"]
-    code, _, err = run(capsys, *flags, "--attack", "--out", str(tmp_path / "attacked"))
-    assert code == 2
-    assert "an attack needs images without a region of interest" in err
-    assert not (tmp_path / "attacked").exists()
-    assert run(capsys, *flags, "--out", str(tmp_path / "region"))[0] == 0
+    attack = ["--attack", "--steps", "1"]
+    assert run(capsys, *flags, *attack, "--out", str(tmp_path / "region"))[0] == 0
+    (attacked,) = summary_of(tmp_path / "region")["attacks"]
+    assert (attacked["violations"], attacked["images"]) == (0, 2)
     monkeypatch.setattr(data, "open", opened)
     assert run(capsys, *flags, "--out", str(tmp_path / "image"))[0] == 0
     region, image = (summary_of(tmp_path / name)["rows"][0] for name in ("region", "image"))

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.completions import model_of
 from support.marks import long
 
 from pycc import data, defense, models
+from pycc.grid import reached_window
 from pycc.local import Box, Local
 
 
 @pytest.mark.parametrize("box", [Box(0, 0, 8, 12), Box(40, 52, 61, 70), Box(83, 110, 95, 125)])
 @pytest.mark.parametrize("draws", [*long(1), 2])
-@pytest.mark.parametrize("kind", ["masked", "cells", "blocks"])
+@pytest.mark.parametrize("kind", ["masked", "completed", "cells", "blocks"])
 def test_it_is_the_full_image(kind: str, box: Box, draws: int) -> None:
     counter = models.load("mcnn-synthetic")
     if kind == "masked":
         counter = defense.masked(defense.clipped(counter), patch_size=12, allowance=1.5)
+    elif kind == "completed":
+        counter = defense.clipped(counter)
+        reach = reached_window(12, counter.stride, counter.receptive_field)
+        counter = defense.completed(counter, patch_size=12, completion=model_of(0, reach, step=2))
     elif kind == "cells":
         caps = torch.rand(23, 31, generator=torch.Generator().manual_seed(2)) * 0.1 + 1e-3
         counter = defense.clipped(counter, caps)

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from support.completions import model_of
 from support.toys import Plain, Tiny, pictures, scene
 from torch import nn
 
 from pycc import attack, defense, ops
 from pycc.counters import frozen, identity
+from pycc.grid import reached_window
 from pycc.types import Counter
 
 DEFENSES: dict[str, Callable[[Any], Any]] = {
@@ -26,6 +28,9 @@ DEFENSES: dict[str, Callable[[Any], Any]] = {
     "tiled": lambda c: defense.tiled(c, 8),
     "masked": lambda c: defense.masked(c, patch_size=6, allowance=40.0),
     "masked clipped": lambda c: defense.masked(defense.clipped(c), patch_size=6, allowance=40.0),
+    "completed": lambda c: defense.completed(
+        c, patch_size=6, completion=model_of(0, reached_window(6, c.stride, c.receptive_field))
+    ),
     "two_mask": lambda c: defense.two_mask(c, patch_size=4, masks=4, fill=0.5),
     "tiled, ablated": lambda c: defense.ablated(defense.tiled(c, 8), 500, draws=3, fill=0.5),
 }

@@ -65,6 +65,11 @@ def call_everything(device: torch.device) -> None:
     op("max_window_sum", "max_window_sum")(maps, (2, 3))
     op("max_window_sum", "max_window_sum")(ones(1, 1, 3000), (1, 3))
     op("max_pair_sum", "max_pair_sum")(maps, (2, 3), 0.5)
+    none = ones(1, 1).long() - 1
+    pairs = pycc.ops.WindowPairs(
+        none.expand(2, 2), none[None, None], none[0], none[0], none, none, (1, 1)
+    )
+    op("pair_extremes", "pair_extremes")(pairs)
     op("mask_hits", "mask_hits")(places, (8, 6), 2)
     op("mask_hits", "mask_hits")(maps.bool(), (8, 6), 2)
 

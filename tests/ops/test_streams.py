@@ -15,6 +15,7 @@ from support.tensors import noise, same_bits
 from torch import Tensor
 
 from pycc.ops import (
+    WindowPairs,
     ablate,
     ablation_indices,
     adaptive_sigma,
@@ -27,6 +28,7 @@ from pycc.ops import (
     mask_hits,
     max_pair_sum,
     max_window_sum,
+    pair_extremes,
     paste_patch,
     reference,
     topk_overlap,
@@ -58,6 +60,14 @@ def with_gradients(op: Callable[..., Tensor], *names: str) -> Callable[..., Resu
 
 def pixels(count: int, size: int) -> Tensor:
     return (noise(count, size, seed=3) * 40 * 70).long()
+
+
+def pairs_of(cells: Tensor, guesses: Tensor) -> WindowPairs:
+    """Windows of 9x20 cells that are all near."""
+    table = torch.nn.functional.pad(cells.cumsum(0).cumsum(1), (1, 0, 1, 0))
+    rows, columns = (7 * torch.arange(count, device=cells.device) for count in (4, 5))
+    near = (starts.new_zeros(len(starts), len(starts)) for starts in (rows, columns))
+    return WindowPairs(table, guesses, rows, columns, *near, (9, 20))
 
 
 IMAGES, WINDOWS = noise(2, 3, 40, 70), (noise(5, 2, seed=1) * 99).long()
@@ -113,6 +123,12 @@ CASES += [
         "max_pair_sum",
         {"maps": MAPS},
         lambda maps: max_pair_sum(maps, (9, 20), 3.0),
+        waits=True,
+    ),
+    Case(
+        "pair_extremes",
+        {"cells": (MAPS[0] * 2**30).long(), "guesses": (noise(4, 1, 5, 1) * 2**30).long()},
+        lambda cells, guesses: pair_extremes(pairs_of(cells, guesses)),
         waits=True,
     ),
     *(

@@ -2,6 +2,7 @@
 
 from pycc.certify.methods.additive import Additive, additive
 from pycc.certify.methods.base import Certificate, certificates
+from pycc.certify.methods.completion import Completion, completion
 from pycc.certify.methods.fixed_ablations import FixedAblations, fixed_ablations
 from pycc.certify.methods.masked import Masked, masked
 from pycc.certify.methods.quantile import Quantile, quantile
@@ -10,12 +11,14 @@ from pycc.certify.methods.two_mask import TwoMask, two_mask
 __all__ = [
     "Additive",
     "Certificate",
+    "Completion",
     "FixedAblations",
     "Masked",
     "Quantile",
     "TwoMask",
     "additive",
     "certificates",
+    "completion",
     "fixed_ablations",
     "masked",
     "quantile",

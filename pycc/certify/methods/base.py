@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from pycc.certify.calibration import CalibratedNumber, Calibration
+from pycc.certify.calibration import CalibratedCompletion, CalibratedNumber, Calibration
 from pycc.certify.maps import Objective, slack_map, weakest_window
 from pycc.checks import check_type
 from pycc.defense.ablated_maps import Pixels, ablated_counts
@@ -122,9 +122,14 @@ class Certificate(ABC):
         return False
 
     @property
+    def needs_maps(self) -> bool:
+        """Whether calibration needs the density maps of images."""
+        return bool(self.uncalibrated)
+
+    @property
     def needs_images(self) -> bool:
         """Whether calibration needs images; if not, all numbers are given."""
-        return self.needs_fill or bool(self.uncalibrated)
+        return self.needs_fill or self.needs_maps
 
     @property
     def uncalibrated(self) -> tuple[str, ...]:
@@ -140,6 +145,17 @@ class Certificate(ABC):
     ) -> Iterator[CalibratedNumber]:
         """Iterate over the needed numbers, given or computed from calibration images."""
         return iter(())
+
+    def complete(
+        self, images: CalibrationMaps, patch_sizes: Sequence[int], progress: Progress | None
+    ) -> Iterator[CalibratedCompletion]:
+        """Iterate over the needed completion networks, fitted to the maps of calibration images."""
+        return iter(())
+
+    def check_calibration(  # noqa: B027
+        self, counters: Sequence[Counter], patch_sizes: Sequence[int], calibration: Calibration
+    ) -> None:
+        """Raise ValueError unless a calibration has what this method alone needs of it."""
 
     def check_image(self, name: str, shape: tuple[int, int]) -> None:  # noqa: B027
         """Raise ValueError that names the image if its ``shape`` (H, W) cannot be certified."""
