@@ -17,14 +17,14 @@ from pycc.commands.progress import TerminalProgress
 from pycc.counters import identity
 from pycc.runs import write_json
 
-SHAPES = ((480, 640), (384, 512), (768, 1024))
+SHAPES = ((480, 640), (384, 512))
 """Sizes of the scenes."""
 
 
 def main() -> None:
     """Count, fit, write."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--scenes", type=int, default=50, help="training scenes of each size")
+    parser.add_argument("--scenes", type=int, default=60, help="training scenes of each size")
     given = parser.parse_args()
     counter = models.load("mcnn-synthetic")
     samples = [

@@ -79,14 +79,12 @@ class CompletionFacts:
 class CalibratedCompletion:
     """A completion network, fitted on images other than the certified ones.
 
-    >>> import torch
-    >>> from pycc.certify.completion_fit import fit_completion
-    >>> from pycc.defense.min_max import WindowGrid
-    >>> grid = WindowGrid(reach=4, step=1)
-    >>> model = CompletionModel(grid, fit_completion([torch.full((8, 8), 0.1)], grid))
-    >>> fitted = CalibratedCompletion(model, 8, 0, "0f3a", "street, train", 1)
-    >>> CalibratedCompletion.of_json(fitted.json()) == fitted
-    True
+    >>> from pycc import certify, data, models
+    >>> scenes = data.open("synthetic", split="train", shape=(96, 128), limit=2)
+    >>> counter = models.load("mcnn-synthetic")
+    >>> (fitted,) = certify.calibrate(counter, scenes, patch_sizes=[40]).completions
+    >>> fitted.patch_size, fitted.model.grid.reach
+    (40, 28)
     """
 
     model: CompletionModel

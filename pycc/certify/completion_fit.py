@@ -18,7 +18,7 @@ from pycc.types import Progress
 
 HIDDEN = (128, 64)
 """Units of the hidden layers."""
-_EPOCHS, _STEPS = 40, 400
+_EPOCHS, _STEPS = 16, 400
 """Epochs, and the least number of steps in all: few maps have more epochs."""
 _WINDOWS = 256
 """Most windows of a map, at random."""
@@ -42,7 +42,7 @@ def fit_completion(
     """Fit a network that predicts the people in the windows of maps [h,w], people per cell.
 
     Targets are the maps' own sums, so that no annotation is needed. The features are those of
-    ``pycc.defense.surroundings``, with the blocks of a random second window blanked. Adam, 40
+    ``pycc.defense.surroundings``, with the blocks of a random second window blanked. Adam, 16
     epochs of maps and their mirror images; of the epochs that with the least mean width of errors
     on every fifth map, which takes no part in the fit. The same maps, seed and number of threads
     give the same network. ValueError without maps.

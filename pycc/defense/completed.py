@@ -26,6 +26,12 @@ class CompletionModel:
     """A completion network with the windows that it was fitted for.
 
     ``pycc.certify.calibrate`` fits one for each counter and patch size.
+
+    >>> from pycc import certify, data, models
+    >>> scenes = data.open("synthetic", split="train", shape=(96, 128), limit=2)
+    >>> calibration = certify.calibrate(models.load("mcnn-synthetic"), scenes, patch_sizes=[40])
+    >>> calibration.completion(patch_size=40).grid.side  # cells per axis of a window
+    29
     """
 
     grid: WindowGrid
