@@ -11,7 +11,7 @@ These functions certify one image. ``calibrate`` and ``run`` certify a data set,
 """
 
 from pycc.certify.attacked import adaptive_attack
-from pycc.certify.calibration import CalibratedNumber, Calibration, allowance_of, cap_of
+from pycc.certify.calibration import CalibratedNumber, Calibration, cap_of
 from pycc.certify.conformal import conformal, conformal_margin
 from pycc.certify.engine import calibrate, run
 from pycc.certify.fixed import fixed_ablations_bounds
@@ -36,6 +36,7 @@ from pycc.certify.paper import counterexample, probability_inside, probability_u
 from pycc.certify.poisoned import most_poisoned, partition_median, partitions
 from pycc.certify.quantile import estimate_interval, quantile_bounds
 from pycc.certify.results import AttackedRow, CertifyRow, CertifyRun, CertifySummary
+from pycc.defense.masking import allowance_of
 from pycc.types import Interval
 
 __all__ = [

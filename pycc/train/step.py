@@ -19,6 +19,7 @@ from pycc.models.heads import Heads
 from pycc.random import Stream
 from pycc.ranks import Ranks
 from pycc.train import schedule
+from pycc.train.certified import CertifiedRule, certified_loss
 from pycc.train.config import TrainConfig
 from pycc.train.items import Item
 
@@ -57,26 +58,35 @@ class NotFiniteError(Exception):
 
 
 class Objective(nn.Module):
-    """The model's own loss of clean and of attacked images together.
+    """The model's own loss of clean and of attacked images together, or their certified error.
 
     A module, so that torch's DistributedDataParallel can average its gradients over processes.
     """
 
-    def __init__(self, model: CounterModel) -> None:
+    def __init__(self, model: CounterModel, patch_size: int) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.patch_size = model, patch_size
 
-    def forward(self, parts: Sequence[Part]) -> Tensor:
-        """Sum of weight x loss over the parts."""
+    def forward(self, parts: Sequence[Part], rule: CertifiedRule | None) -> Tensor:
+        """Sum of weight x loss over the parts; with a rule, of weight x certified error."""
         total = None
         for part in parts:
-            more = {"region": part.region, "heads": part.heads}
-            given = {name: value for name, value in more.items() if value is not None}
-            loss_of = cast("Callable[..., Tensor]", self.model.loss)
-            loss = loss_of(part.images, part.target, points=part.points, **given)
+            if rule is None:
+                loss = self._own_loss(part)
+            else:
+                heads = [len(points) for points in part.points]
+                loss = certified_loss(
+                    self.model, part.images, heads, rule, self.patch_size, region=part.region
+                )
             total = part.weight * loss if total is None else total + part.weight * loss
         assert total is not None
         return total
+
+    def _own_loss(self, part: Part) -> Tensor:
+        more = {"region": part.region, "heads": part.heads}
+        given = {name: value for name, value in more.items() if value is not None}
+        loss_of = cast("Callable[..., Tensor]", self.model.loss)
+        return loss_of(part.images, part.target, points=part.points, **given)
 
 
 class Stepper:
@@ -95,7 +105,9 @@ class Stepper:
         self.device = device_of(model)
         self.norm = 0.0
         """Norm of the last gradient, over all parameters, before clipping."""
-        self.objective: nn.Module = Objective(model)
+        self.rule: CertifiedRule | None = None
+        """The defended count whose certified error is the loss; None: the model's own loss."""
+        self.objective: nn.Module = Objective(model, config.patch_size)
         if ranks.world > 1:
             numbers = [self.device.index] if self.device.type == "cuda" else None
             self.objective = nn.parallel.DistributedDataParallel(
@@ -125,7 +137,7 @@ class Stepper:
             with named, alone:
                 parts = self._parts(epoch, size, chunk)
                 with self._precision():
-                    loss = self.objective(parts)
+                    loss = self.objective(parts, self.rule)
                 if not torch.isfinite(loss.detach()):
                     raise NotFiniteError(_where("loss", epoch, batch, items))
                 loss.backward()
