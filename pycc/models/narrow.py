@@ -83,19 +83,19 @@ class NarrowVGGNet(nn.Module):
         self.head = nn.Sequential(
             nn.Conv2d(vgg.channels(self.frontend), 128, 1), nn.ReLU(),
             nn.Conv2d(128, 64, 1), nn.ReLU(),
-            nn.Conv2d(64, 1, 1), nn.ReLU(),
+            nn.Conv2d(64, 1, 1),
         )  # fmt: skip
-        nn.init.constant_(self.head[4].bias, 0.5)  # type: ignore[arg-type]  # its ReLU is open
+        nn.init.constant_(self.head[4].bias, -1.0)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute cells [N,1,h,w], none negative."""
-        cells: Tensor = self.head(self.frontend(x))
+        """Compute positive cells [N,1,h,w]."""
+        cells: Tensor = functional.softplus(self.head(self.frontend(x)))
         return cells
 
 
 @MODELS.register("narrow")
 class Narrow(CounterModel):
-    """A counter of stride 4 and receptive field 32, in two variants; no cell is negative.
+    """A counter of stride 4 and receptive field 32, in two variants; cells are positive.
 
     * ``variant``: ``"mcnn"`` has MCNN's columns up to their second pooling and a head that sees 3x3
       cells, for grey input of 0…255; ``"vgg"`` VGG-16's layers to conv3_2 and a head of 1x1

@@ -77,53 +77,59 @@ class MaskedRule:
         return cls(allowance_of(maps, truths, windows))
 
 
-def certified_loss(
-    counter: Counter,
-    images: Tensor,
-    heads: Sequence[int],
-    rule: CertifiedRule,
-    patch_size: int,
-    *,
-    region: Tensor | None = None,
-) -> Tensor:
-    """Compute the mean over images of |count - heads| + (high - low) / 2, a scalar, in people.
+@dataclass(frozen=True)
+class CertifiedError:
+    """The certified error of counters under a patch, as a loss and as a count.
 
-    Args:
-        counter: a counter with a bounded receptive field.
-        images: [N,3,H,W], RGB in [0,1].
-        heads: the number of heads in each image.
-        rule: the defended count and its bounds.
-        patch_size: side of the patch, in pixels.
-        region: [N,1,h,w], the share of each cell in the region of interest; None: all of it.
-
-    Raises:
-        ValueError: a counter without a bounded field, a patch that does not fit into the images, or
-            cells that are negative or not finite.
-
-    >>> pool = torch.nn.AvgPool2d(8)  # one person per white cell, which the patch can reach
     >>> from pycc import models
+    >>> pool = torch.nn.AvgPool2d(8)  # one person per white cell; a patch reaches four cells
     >>> counter = models.wrap(pool, preprocess=lambda x: x[:, :1], stride=8, receptive_field=8)
-    >>> images = torch.ones(1, 3, 32, 32)
-    >>> round(float(certified_loss(counter, images, [14], MaskedRule(3.0), 8)), 6)
-    4.0
+    >>> error = CertifiedError(MaskedRule(3.0), patch_size=8)
+    >>> loss = error.loss(counter, torch.ones(1, 3, 32, 32), [14])
+    >>> round(loss.item(), 6)  # 15 people, within 11 and 15
+    3.0
     """
-    density = counter(images)
-    density = density if region is None else density * region
-    maps = check_maps("train", density.float())
-    counts = rule(maps, _window(counter, patch_size, images, maps))
-    truths = counts.count.new_tensor(heads)
-    return torch.mean((counts.count - truths).abs() + (counts.high - counts.low) / 2)
 
+    rule: CertifiedRule
+    patch_size: int
+    """Side in pixels."""
 
-def worst_count(counter: Counter, sample: Sample, rule: CertifiedRule, patch_size: int) -> float:
-    """Return the end of a sample's certified interval that is further from its number of heads.
+    def loss(
+        self,
+        counter: Counter,
+        images: Tensor,
+        heads: Sequence[int],
+        *,
+        region: Tensor | None = None,
+    ) -> Tensor:
+        """Compute the mean over images of |count - heads| + (high - low) / 2, a scalar, in people.
 
-    The error of this count is the certified error.
-    """
-    maps = _map(counter, sample)
-    counts = rule(maps, _window(counter, patch_size, sample.image, maps))
-    ends = float(counts.low), float(counts.high)
-    return max(ends, key=lambda end: abs(end - sample.count))
+        Args:
+            counter: a counter with a bounded receptive field.
+            images: [N,3,H,W], RGB in [0,1].
+            heads: the number of heads in each image.
+            region: [N,1,h,w], the share of each cell in the region of interest; None: all of it.
+
+        Raises:
+            ValueError: a counter without a bounded field, a patch that does not fit into the
+                images, or cells that are negative or not finite.
+        """
+        density = counter(images)
+        density = density if region is None else density * region
+        maps = check_maps("train", density.float())
+        counts = self.rule(maps, _window(counter, self.patch_size, images, maps))
+        errors = (counts.count - counts.count.new_tensor(heads)).abs()
+        return torch.mean(errors + (counts.high - counts.low) / 2)
+
+    def worst_count(self, counter: Counter, sample: Sample) -> float:
+        """Return the end of a sample's interval that is further from its number of heads.
+
+        The error of this count is the certified error.
+        """
+        maps = _map(counter, sample)
+        counts = self.rule(maps, _window(counter, self.patch_size, sample.image, maps))
+        ends = float(counts.low), float(counts.high)
+        return max(ends, key=lambda end: abs(end - sample.count))
 
 
 def _map(counter: Counter, sample: Sample) -> Tensor:

@@ -26,7 +26,7 @@ from pycc.runs import Record, Run, fingerprint
 from pycc.settings import values_of
 from pycc.train import checkpoint, schedule
 from pycc.train.average import KeptCounter
-from pycc.train.certified import MaskedRule
+from pycc.train.certified import CertifiedError, MaskedRule
 from pycc.train.checkpoint import Checkpoint, TrainState
 from pycc.train.config import MACHINE, TrainConfig, origin_of, resolved
 from pycc.train.held import fill_of, split
@@ -312,13 +312,18 @@ class _Training:
 
     def _certify(self) -> None:
         """Make the certified error of the masked count the loss and the score of validations."""
-        if self.stepper.rule is None:
-            if self.state.allowance is None:
-                fitted = MaskedRule.fitted(
-                    self.kept.counter, self.samples, self.items.indices, self.config.patch_size
-                )
-                self.state.allowance = self.ranks.gathered([fitted.allowance])[0]
-            self.stepper.rule = self.validator.rule = MaskedRule(self.state.allowance)
+        if self.stepper.certified is not None:
+            return
+        patch_size = self.config.patch_size
+        if self.state.allowance is None:
+            rule = MaskedRule.fitted(
+                self.kept.counter, self.samples, self.items.indices, patch_size
+            )
+            self.state.allowance = self.ranks.gathered([rule.allowance])[0]
+            # The gradients that Adam has seen are of another size.
+            self.optimiser = self._made(self.recipe.optimisers[self.number])
+        error = CertifiedError(MaskedRule(self.state.allowance), patch_size)
+        self.stepper.certified = self.validator.certified = error
 
     def _tick(self) -> None:
         now = time.monotonic()

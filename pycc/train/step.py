@@ -19,7 +19,7 @@ from pycc.models.heads import Heads
 from pycc.random import Stream
 from pycc.ranks import Ranks
 from pycc.train import schedule
-from pycc.train.certified import CertifiedRule, certified_loss
+from pycc.train.certified import CertifiedError
 from pycc.train.config import TrainConfig
 from pycc.train.items import Item
 
@@ -63,21 +63,19 @@ class Objective(nn.Module):
     A module, so that torch's DistributedDataParallel can average its gradients over processes.
     """
 
-    def __init__(self, model: CounterModel, patch_size: int) -> None:
+    def __init__(self, model: CounterModel) -> None:
         super().__init__()
-        self.model, self.patch_size = model, patch_size
+        self.model = model
 
-    def forward(self, parts: Sequence[Part], rule: CertifiedRule | None) -> Tensor:
-        """Sum of weight x loss over the parts; with a rule, of weight x certified error."""
+    def forward(self, parts: Sequence[Part], certified: CertifiedError | None = None) -> Tensor:
+        """Sum of weight x loss over the parts; the loss is the certified error if one is given."""
         total = None
         for part in parts:
-            if rule is None:
+            if certified is None:
                 loss = self._own_loss(part)
             else:
                 heads = [len(points) for points in part.points]
-                loss = certified_loss(
-                    self.model, part.images, heads, rule, self.patch_size, region=part.region
-                )
+                loss = certified.loss(self.model, part.images, heads, region=part.region)
             total = part.weight * loss if total is None else total + part.weight * loss
         assert total is not None
         return total
@@ -105,9 +103,9 @@ class Stepper:
         self.device = device_of(model)
         self.norm = 0.0
         """Norm of the last gradient, over all parameters, before clipping."""
-        self.rule: CertifiedRule | None = None
-        """The defended count whose certified error is the loss; None: the model's own loss."""
-        self.objective: nn.Module = Objective(model, config.patch_size)
+        self.certified: CertifiedError | None = None
+        """The loss in place of the model's own."""
+        self.objective: nn.Module = Objective(model)
         if ranks.world > 1:
             numbers = [self.device.index] if self.device.type == "cuda" else None
             self.objective = nn.parallel.DistributedDataParallel(
@@ -137,7 +135,7 @@ class Stepper:
             with named, alone:
                 parts = self._parts(epoch, size, chunk)
                 with self._precision():
-                    loss = self.objective(parts, self.rule)
+                    loss = self.objective(parts, self.certified)
                 if not torch.isfinite(loss.detach()):
                     raise NotFiniteError(_where("loss", epoch, batch, items))
                 loss.backward()

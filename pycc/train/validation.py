@@ -15,7 +15,7 @@ from pycc.models.recipe import Crop
 from pycc.random import Stream
 from pycc.ranks import Ranks
 from pycc.train import schedule
-from pycc.train.certified import CertifiedRule, worst_count
+from pycc.train.certified import CertifiedError
 from pycc.train.config import TrainConfig
 from pycc.train.held import measured
 from pycc.train.items import Ablation, Items
@@ -54,8 +54,8 @@ class Validator:
         uncropped = Crop("whole", multiple=items.recipe.crop.multiple)
         recipe = replace(items.recipe, crop=uncropped, flip=0.0, augmentations=())
         self._uncropped = Items(items.samples, held, recipe, items.stride, seed=items.seed)
-        self.rule: CertifiedRule | None = None
-        """The defended count whose certified error is measured (recipe ``certified``)."""
+        self.certified: CertifiedError | None = None
+        """The error under the recipe ``certified``."""
         self.first_epoch = sum(config.phases)
         """The first epoch that can be the best."""
 
@@ -93,8 +93,8 @@ class Validator:
         return float(in_region(density, sample.roi, counter.stride).sum())
 
     def _worst(self, counter: Counter, sample: Sample, index: int) -> float:
-        assert self.rule is not None
-        return worst_count(counter, sample, self.rule, self.config.patch_size)
+        assert self.certified is not None
+        return self.certified.worst_count(counter, sample)
 
     def _patched(self, counter: Counter, sample: Sample, index: int) -> float:
         assert self.inner_attack is not None

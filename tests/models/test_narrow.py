@@ -99,7 +99,7 @@ def csrnet_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_on_vgg_a_cell_sees_32_pixels() -> None:
-    """The declared field is the measured one; no cell is negative, and the grid has stride 4."""
+    """The declared field is the measured one; cells are positive, and the grid has stride 4."""
     torch.manual_seed(0)
     counter = models.create("narrow", variant="vgg").eval()
     assert (counter.stride, counter.receptive_field) == (4, 32)
@@ -109,8 +109,7 @@ def test_on_vgg_a_cell_sees_32_pixels() -> None:
     with torch.no_grad():
         density = counter(torch.rand(2, 3, 42, 57, generator=torch.Generator().manual_seed(1)))
     assert list(density.shape) == [2, 1, 10, 14]
-    assert float(density.min()) >= 0
-    assert float(density.sum()) > 0  # its last ReLU is open
+    assert float(density.min()) > 0
 
 
 @pytest.mark.filterwarnings("ignore:weights. .* gives narrow the layers of CSRNet")
