@@ -182,11 +182,11 @@ class Narrow(CounterModel):
             return Recipe(
                 source="pycc",
                 optimisers=(Optimiser("adam", 1e-3, backbone=0.1),),
-                epochs=24,
+                epochs=10,
                 batch=8,
                 density={"": "dots"},
                 down_sampling="sum",
-                schedule=Schedule("cosine_restarts", period=24, floor=1e-5),
+                schedule=Schedule("cosine_restarts", period=10, floor=1e-5),
                 crop=Crop("scaled", number=4, size=(256, 256), scale=(0.7, 1.4)),
                 flip=0.5,
                 validation_share=0.1,
