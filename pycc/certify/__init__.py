@@ -15,7 +15,6 @@ from pycc.certify.calibration import (
     CalibratedCompletion,
     CalibratedNumber,
     Calibration,
-    allowance_of,
     cap_of,
 )
 from pycc.certify.conformal import conformal, conformal_margin
@@ -44,6 +43,7 @@ from pycc.certify.paper import counterexample, probability_inside, probability_u
 from pycc.certify.poisoned import most_poisoned, partition_median, partitions
 from pycc.certify.quantile import estimate_interval, quantile_bounds
 from pycc.certify.results import AttackedRow, CertifyRow, CertifyRun, CertifySummary
+from pycc.defense.masking import allowance_of
 from pycc.types import Interval
 
 __all__ = [

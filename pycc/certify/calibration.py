@@ -16,14 +16,7 @@ from torch import Tensor
 from pycc.defense.capping import block_sums
 from pycc.defense.completed import CompletionModel
 from pycc.defense.completion_net import CompletionNetwork
-from pycc.defense.masking import masked_bounds
 from pycc.defense.min_max import WindowGrid
-from pycc.defense.windows import window_sums
-
-_STEPS = 60
-"""Number of allowances that are tried."""
-_FLAT = 1.002
-"""Largest ratio of an allowance's error to the least error."""
 
 
 @dataclass(frozen=True)
@@ -200,40 +193,6 @@ class Calibration:
             return cls(numbers, fill, stored["data"], tuple(completions))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{file}: expected the calibration of a run, got {error}") from None
-
-
-def allowance_of(
-    maps: Sequence[Tensor], truths: Sequence[float], windows: Sequence[tuple[int, int]]
-) -> float:
-    """Choose the allowance with the least mean certified error over training images.
-
-    ``maps`` are [h,w] in people per cell, ``truths`` the annotated counts, and ``windows`` the
-    sides (height, width) in cells of the window that a patch can touch in each map. The candidates
-    are 0 and values on a geometric scale from 1 person to the sum of the fullest window. The error
-    is flat around its minimum: of the candidates within 0.2 % of it, the largest is returned, which
-    changes clean counts least. ValueError for no images or lists of different lengths.
-
-    >>> import torch
-    >>> from pycc.certify import allowance_of
-    >>> maps = [torch.ones(4, 4), 2 * torch.ones(4, 4)]
-    >>> allowance_of(maps, truths=[16.0, 32.0], windows=[(2, 2), (2, 2)])
-    8.0
-    """
-    if not maps or not len(maps) == len(truths) == len(windows):
-        raise ValueError(
-            f"certify: an allowance needs as many maps as counts and windows, got {len(maps)}, "
-            f"{len(truths)} and {len(windows)}"
-        )
-    fullest = [float(window_sums(m[None], w).max()) for m, w in zip(maps, windows, strict=True)]
-    tried = np.unique([0.0, *np.geomspace(1.0, max(2.0, *fullest), _STEPS - 1)])
-    errors = np.zeros((len(maps), len(tried)))
-    for row, (cells, truth, window) in enumerate(zip(maps, truths, windows, strict=True)):
-        for column, value in enumerate(tried):
-            bounds = masked_bounds(cells[None], window, float(value))
-            low, high = max(0.0, float(bounds.low[0])), float(bounds.high[0])
-            errors[row, column] = max(abs(high - truth), abs(low - truth))
-    mean = errors.mean(0)
-    return float(tried[mean <= _FLAT * mean.min()].max())
 
 
 def cap_of(maps: Sequence[Tensor], *, block: int = 1, share: float = 0.9999) -> float:

@@ -26,8 +26,9 @@ MACHINE = frozenset({*train_config.MACHINE, *base.MACHINE, "tensorboard"})
 """Flags that a resumed run may change."""
 _OF_RECIPES = {
     "k": ["ablation"], "unit": ["ablation"], "fill": ["ablation"],
-    "ablation_samples": ["ablation"], "warmup": ["ablation", "adversarial"],
-    "decline": ["adversarial"], "patch_size": ["adversarial"], "patch_steps": ["adversarial"],
+    "ablation_samples": ["ablation"], "warmup": ["ablation", "adversarial", "certified"],
+    "decline": ["adversarial"], "patch_size": ["adversarial", "certified"],
+    "patch_steps": ["adversarial"],
     "patch_step_size": ["adversarial"],
 }  # fmt: skip
 """Flags that only some recipes read."""
@@ -86,8 +87,8 @@ class Train(OnScenes[TrainSettings], RunCommand[TrainSettings]):
     kind = "train"
     machine = MACHINE
     summary = (
-        "Train a counter on annotated images by its published recipe, on ablated images, or "
-        "against patches."
+        "Train a counter on annotated images by its published recipe, on ablated images, against "
+        "patches, or on the certified error."
     )
     settings = TrainSettings
     scenes = TRAIN

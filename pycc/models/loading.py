@@ -173,12 +173,12 @@ class _WeightsFile:
             raise ValueError(
                 f"weights: {self.source} is of model {self.metadata['model']!r}, not {model.name!r}"
             )
-        stated_input = self.options.get("input")
-        if stated_input not in (None, counter.convention.kind):
-            raise ValueError(
-                f"weights: {self.source} reads input={stated_input!r}, "
-                f"{model.name} {counter.convention.kind!r}"
-            )
+        for key, value in counter.convention.options().items():
+            if self.options.get(key, value) != value:
+                raise ValueError(
+                    f"weights: {self.source} reads {key}={self.options[key]!r}, "
+                    f"{model.name} {value!r}"
+                )
         return counter
 
     def recognised(

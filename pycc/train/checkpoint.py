@@ -40,6 +40,8 @@ class TrainState:
     """Errors of that validation, by the names of ``results.BestErrors``."""
     stale: int = 0
     """Validations since then."""
+    allowance: float | None = None
+    """That of the masked count whose certified error is the loss (recipe ``certified``)."""
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,13 @@ from pycc.types import Sample
 _NAMED_CROPS: tuple[Literal["whole", "quarter_sides", "quadrant"], ...] = (
     "whole", "quarter_sides", "quadrant",
 )  # fmt: skip
-RecipeKind = Literal["plain", "adversarial", "ablation"]
+RecipeKind = Literal["plain", "adversarial", "ablation", "certified"]
 RECIPES: tuple[RecipeKind, ...] = get_args(RecipeKind)
 PHASES: Mapping[str, tuple[int, int]] = {
-    "plain": (0, 0), "ablation": (20, 0), "adversarial": (50, 350),
+    "plain": (0, 0), "ablation": (20, 0), "adversarial": (50, 350), "certified": (20, 0),
 }  # fmt: skip
-"""Epochs of warm-up, and epochs in which the recipe's share then grows: those of the code of arXiv
-2104.10868; the paper leaves them open."""
+"""Epochs of warm-up, and epochs in which the recipe's share then grows. Those of ``ablation`` and
+``adversarial`` are of the code of arXiv 2104.10868; the paper leaves them open."""
 MACHINE = ("workers", "cache", "every_minutes")
 """Fields that no result depends on: a resumed training may have others."""
 
@@ -53,7 +53,8 @@ class TrainConfig:
     recipe: RecipeKind = flag(
         "plain",
         "plain: the model's own recipe; ablation: on randomly ablated images (arXiv 2104.10868, "
-        "section 5); adversarial: half of the loss on patched images (eq. 18)",
+        "section 5); adversarial: half of the loss on patched images (eq. 18); certified: the "
+        "error of the masked count and the width of its certified interval",
         choices=RECIPES,
     )
     epochs: int | None = flag(
@@ -115,14 +116,16 @@ class TrainConfig:
         advanced=True,
     )  # fmt: skip
     warmup: int | None = flag(
-        None, "ablation: epochs before it begins (default: 20); adversarial: epochs of clean loss "
-        "alone (default: 50)",
+        None, "ablation, certified: epochs before it begins (default: 20); adversarial: epochs of "
+        "clean loss alone (default: 50)",
     )  # fmt: skip
     decline: int | None = flag(
         None, "adversarial: epochs in which the share of patched images grows to a half (default: "
         "350)",
     )  # fmt: skip
-    patch_size: int = flag(81, "adversarial: side of the patch in pixels; crops must hold it")
+    patch_size: int = flag(
+        81, "adversarial, certified: side of the patch in pixels; crops must hold it"
+    )
     patch_steps: int = flag(5, "adversarial: steps of the attack in a training step", advanced=True)
     patch_step_size: float = flag(
         0.1, "adversarial: change of a pixel in a step of the attack, of [0,1]", advanced=True
@@ -236,13 +239,19 @@ def resolved(config: TrainConfig, model: CounterModel, origin: str) -> Recipe:
 
 
 def _published(config: TrainConfig, model: CounterModel) -> Recipe:
-    """The model's recipe, or MCNN's; with the published optimiser of the config's kind."""
+    """The model's recipe, or MCNN's; with the published optimiser of the config's kind.
+
+    A certificate is one of the whole image.
+    """
     try:
         recipe = model.recipe()
     except NoRecipeError as error:
         recipe = _AS_MCNN
         if model.name in models.names():
             warnings.warn(f"train: {error} of this variant; it is trained as MCNN", stacklevel=3)
+    if config.recipe == "certified":
+        whole = Crop("whole", multiple=recipe.crop.multiple)
+        return replace(recipe, crop=whole, crops={}, sizes={})
     if config.recipe != "plain" and model.name in TABLE_6:
         optimiser, epochs = TABLE_6[model.name]
         recipe = replace(recipe, optimisers=(optimiser,), epochs=epochs, batch=1)

@@ -26,6 +26,7 @@ from pycc.runs import Record, Run, fingerprint
 from pycc.settings import values_of
 from pycc.train import checkpoint, schedule
 from pycc.train.average import KeptCounter
+from pycc.train.certified import CertifiedError, MaskedRule
 from pycc.train.checkpoint import Checkpoint, TrainState
 from pycc.train.config import MACHINE, TrainConfig, origin_of, resolved
 from pycc.train.held import fill_of, split
@@ -49,7 +50,7 @@ from pycc.types import Progress, Sample, check_sequence
 KEY = ("kind", "epoch")
 WEIGHTS = "weights.npz"
 STATE = "weights.pt"
-_ERRORS = ("mae", "ablated_mae", "patched_mae")
+_ERRORS = ("mae", "ablated_mae", "patched_mae", "certified_mae")
 Measure = Callable[[CounterModel, TrainSummary], Mapping[str, CountErrors]]
 """(the best counter, in eval mode; the summary so far) -> its errors on test images."""
 
@@ -161,6 +162,11 @@ class _Training:
                 f"train: a batch of {self.recipe.batch} cannot be shared by {ranks.world} "
                 "processes; ask for a larger --batch"
             )
+        if config.recipe == "certified" and model.receptive_field is None:
+            raise ValueError(
+                f"train: recipe certified needs a counter with a bounded receptive field, got none "
+                f"({model.name})"
+            )
         self.content = data_fingerprint(samples)  # before all other use: it checks the samples
         training, self.held = split(samples, config.validation_share, seed, held)
         self.ablation: Ablation | None = None
@@ -247,6 +253,8 @@ class _Training:
         number, rule = schedule.optimiser_at(self.recipe, epoch)
         if number != self.number:
             self.number, self.optimiser = number, self._made(rule)
+        if self.config.recipe == "certified" and epoch >= self.validator.first_epoch:
+            self._certify()
         rate = schedule.rate_at(rule.lr, self.recipe.schedule, epoch)
         schedule.set_rate(self.optimiser, rate)
         order = self.items.order(epoch)
@@ -301,6 +309,21 @@ class _Training:
         self.optimiser.step()
         self.kept.update()
         state.batch += 1
+
+    def _certify(self) -> None:
+        """Make the certified error of the masked count the loss and the score of validations."""
+        if self.stepper.certified is not None:
+            return
+        patch_size = self.config.patch_size
+        if self.state.allowance is None:
+            rule = MaskedRule.fitted(
+                self.kept.counter, self.samples, self.items.indices, patch_size
+            )
+            self.state.allowance = self.ranks.gathered([rule.allowance])[0]
+            # The gradients that Adam has seen are of another size.
+            self.optimiser = self._made(self.recipe.optimisers[self.number])
+        error = CertifiedError(MaskedRule(self.state.allowance), patch_size)
+        self.stepper.certified = self.validator.certified = error
 
     def _tick(self) -> None:
         now = time.monotonic()

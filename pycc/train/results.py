@@ -88,6 +88,8 @@ class ValidationRow:
     """MAE on ablated images (recipe ``ablation``)."""
     patched_mae: float | None = None
     """MAE on images with a patch (recipe ``adversarial``)."""
+    certified_mae: float | None = None
+    """Mean of the largest errors that a patch can cause (recipe ``certified``)."""
 
     def json(self) -> Record:
         """Return it as a JSON object, a line of ``results.jsonl``."""
@@ -101,7 +103,7 @@ class BestErrors:
     """Validation errors of the best weights; None if the recipe has no such error.
 
     >>> BestErrors(images=10, mae=2.5)
-    BestErrors(images=10, mae=2.5, ablated_mae=None, patched_mae=None)
+    BestErrors(images=10, mae=2.5, ablated_mae=None, patched_mae=None, certified_mae=None)
     """
 
     images: int
@@ -109,6 +111,7 @@ class BestErrors:
     mae: float | None = None
     ablated_mae: float | None = None
     patched_mae: float | None = None
+    certified_mae: float | None = None
 
 
 @dataclass(frozen=True)
@@ -187,7 +190,7 @@ def epoch_rows(records: Sequence[Record]) -> list[EpochRow]:
 
 def validation_rows(records: Sequence[Record]) -> list[ValidationRow]:
     """The validations among the records of a run."""
-    scores = ("epoch", "score", "ablated_mae", "patched_mae")
+    scores = ("epoch", "score", "ablated_mae", "patched_mae", "certified_mae")
     rows = []
     for record in records:
         if record["kind"] == "validation":

@@ -19,6 +19,7 @@ from pycc.models.heads import Heads
 from pycc.random import Stream
 from pycc.ranks import Ranks
 from pycc.train import schedule
+from pycc.train.certified import CertifiedError
 from pycc.train.config import TrainConfig
 from pycc.train.items import Item
 
@@ -57,7 +58,7 @@ class NotFiniteError(Exception):
 
 
 class Objective(nn.Module):
-    """The model's own loss of clean and of attacked images together.
+    """The model's own loss of clean and of attacked images together, or their certified error.
 
     A module, so that torch's DistributedDataParallel can average its gradients over processes.
     """
@@ -66,17 +67,24 @@ class Objective(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, parts: Sequence[Part]) -> Tensor:
-        """Sum of weight x loss over the parts."""
+    def forward(self, parts: Sequence[Part], certified: CertifiedError | None = None) -> Tensor:
+        """Sum of weight x loss over the parts; the loss is the certified error if one is given."""
         total = None
         for part in parts:
-            more = {"region": part.region, "heads": part.heads}
-            given = {name: value for name, value in more.items() if value is not None}
-            loss_of = cast("Callable[..., Tensor]", self.model.loss)
-            loss = loss_of(part.images, part.target, points=part.points, **given)
+            if certified is None:
+                loss = self._own_loss(part)
+            else:
+                heads = [len(points) for points in part.points]
+                loss = certified.loss(self.model, part.images, heads, region=part.region)
             total = part.weight * loss if total is None else total + part.weight * loss
         assert total is not None
         return total
+
+    def _own_loss(self, part: Part) -> Tensor:
+        more = {"region": part.region, "heads": part.heads}
+        given = {name: value for name, value in more.items() if value is not None}
+        loss_of = cast("Callable[..., Tensor]", self.model.loss)
+        return loss_of(part.images, part.target, points=part.points, **given)
 
 
 class Stepper:
@@ -95,6 +103,8 @@ class Stepper:
         self.device = device_of(model)
         self.norm = 0.0
         """Norm of the last gradient, over all parameters, before clipping."""
+        self.certified: CertifiedError | None = None
+        """The loss in place of the model's own."""
         self.objective: nn.Module = Objective(model)
         if ranks.world > 1:
             numbers = [self.device.index] if self.device.type == "cuda" else None
@@ -125,7 +135,7 @@ class Stepper:
             with named, alone:
                 parts = self._parts(epoch, size, chunk)
                 with self._precision():
-                    loss = self.objective(parts)
+                    loss = self.objective(parts, self.certified)
                 if not torch.isfinite(loss.detach()):
                     raise NotFiniteError(_where("loss", epoch, batch, items))
                 loss.backward()

@@ -15,6 +15,7 @@ from pycc.models.recipe import Crop
 from pycc.random import Stream
 from pycc.ranks import Ranks
 from pycc.train import schedule
+from pycc.train.certified import CertifiedError
 from pycc.train.config import TrainConfig
 from pycc.train.held import measured
 from pycc.train.items import Ablation, Items
@@ -34,6 +35,8 @@ class Validator:
     * plain: that MAE, from the first epoch on;
     * ablation, after its warm-up: the MAE of the mean of ``DRAWS`` ablated draws of each image, of
       which k pixels of the whole are kept, the same in every epoch;
+    * certified, after its warm-up: the mean over images of the largest error of the masked count
+      that a patch can cause;
     * adversarial, after warm-up and decline: lambda x the MAE + (1 - lambda) x that of the same
       images with a patch, made anew each time, from the same start at the same place.
     """
@@ -51,6 +54,8 @@ class Validator:
         uncropped = Crop("whole", multiple=items.recipe.crop.multiple)
         recipe = replace(items.recipe, crop=uncropped, flip=0.0, augmentations=())
         self._uncropped = Items(items.samples, held, recipe, items.stride, seed=items.seed)
+        self.certified: CertifiedError | None = None
+        """The error under the recipe ``certified``."""
         self.first_epoch = sum(config.phases)
         """The first epoch that can be the best."""
 
@@ -64,8 +69,13 @@ class Validator:
             return ValidationRow(epoch, errors)
         if self.config.recipe == "plain":
             return ValidationRow(epoch, errors, score=errors.mae)
-        count = self._ablated if self.config.recipe == "ablation" else self._patched
+        counts = {
+            "ablation": self._ablated, "certified": self._worst, "adversarial": self._patched,
+        }  # fmt: skip
+        count = counts[self.config.recipe]
         mae = measured(counter, self.samples, self.held, ranks, count=count).mae
+        if self.config.recipe == "certified":
+            return ValidationRow(epoch, errors, score=mae, certified_mae=mae)
         if self.config.recipe == "ablation":
             return ValidationRow(epoch, errors, score=mae, ablated_mae=mae)
         clean = schedule.clean_share(epoch, *self.config.phases)
@@ -81,6 +91,10 @@ class Validator:
         )  # fmt: skip
         density = torch.cat([maps for _, maps in draws]).double().mean(0, keepdim=True)
         return float(in_region(density, sample.roi, counter.stride).sum())
+
+    def _worst(self, counter: Counter, sample: Sample, index: int) -> float:
+        assert self.certified is not None
+        return self.certified.worst_count(counter, sample)
 
     def _patched(self, counter: Counter, sample: Sample, index: int) -> float:
         assert self.inner_attack is not None

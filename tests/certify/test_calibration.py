@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pycc.certify.calibration import CalibratedNumber, allowance_of, cap_of
-from pycc.defense.masking import masked_bounds
+from pycc.certify.calibration import CalibratedNumber, cap_of
+from pycc.defense.masking import allowance_of, masked_bounds
 
 
 def error(maps, truths, windows, allowance: float) -> float:

@@ -375,7 +375,7 @@ def test_a_process_that_dies_fails_the_run_with_its_message(
     [
         (
             ["--recipe", "magic"],
-            "expected one of plain, adversarial, ablation, got 'magic'",
+            "expected one of plain, adversarial, ablation, certified, got 'magic'",
         ),
         (["--data", "/nowhere"], "/nowhere: no such file or folder"),
         (["--weights", "none.pth"], "no such file"),
@@ -402,7 +402,7 @@ def test_a_process_that_dies_fails_the_run_with_its_message(
         (["--density", "dots", "--down-sampling", "linear4"], "linear4 is for density maps, and"),
         (["--test-data", "few"], "--test-data: expected --test-split beside"),
         (["--k", "45"], "--k: expected --recipe ablation beside it, got --recipe plain"),
-        (["--warmup", "0"], "expected --recipe ablation or adversarial beside it"),
+        (["--warmup", "0"], "expected --recipe ablation or adversarial or certified beside it"),
         (["--recipe", "ablation", "--patch-steps", "3"], "expected --recipe adversarial"),
         (["--patience", "2", "--validation-share", "0"], "no image validates"),
         (["--threads", "0"], "--threads must be within [1, "),

@@ -170,7 +170,30 @@ def test_bounds_of_masking_refuse_what_they_do_not_hold_for() -> None:
         masked_bounds(torch.full((1, 4, 5), -0.1), (2, 2), 0.0)
     with pytest.raises(ValueError, match="allowance must be within"):
         masked_bounds(torch.ones(1, 4, 5), (2, 2), -1.0)
-    assert not masked_bounds(torch.ones(1, 4, 5).requires_grad_(), (2, 2), 1.0).low.requires_grad
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("share", [0.3, 0.9, 8.0])
+def test_gradients_of_bounds_are_those_of_the_windows_that_attain_them(window, share) -> None:
+    """The values are the same bits as without gradients; a lower bound of 0 has none."""
+    maps = torch.stack([base(0), base(2)]).requires_grad_()
+    allowance = allowance_of(maps.detach(), window, share)
+    bounds = masked_bounds(maps, window, allowance)
+    plain = masked_bounds(maps.detach(), window, allowance)
+    assert torch.equal(bounds.low, plain.low)
+    assert torch.equal(bounds.high, plain.high)
+    assert not plain.low.requires_grad
+    (low,) = torch.autograd.grad(bounds.low.sum(), maps)
+    (high,) = torch.autograd.grad(bounds.high.sum(), maps)
+    # Both are sums of the cells that are kept, up to a constant.
+    assert {*low.unique().tolist(), *high.unique().tolist()} <= {0.0, 1.0}
+    kept = (low * maps.detach()).double().sum((1, 2))
+    excess = kept - plain.low  # what the allowance leaves of the second window
+    alone = (excess.abs() < 1e-4) | (plain.low == 0)
+    assert (alone | ((excess + allowance).abs() < 1e-4)).all()
+    expected = (high * maps.detach()).double().sum((1, 2)) + allowance
+    torch.testing.assert_close(expected, plain.high, rtol=1e-6, atol=1e-6)
+    assert low[plain.low == 0].abs().sum() == 0
 
 
 @pytest.mark.parametrize("window", WINDOWS)

@@ -47,8 +47,9 @@ def test_it_learns(tmp_path: Path) -> None:
         QUICK,
         changed(QUICK, ema=0.9, accumulate=2),
         changed(QUICK, recipe="ablation", k=200, warmup=1),
+        changed(QUICK, recipe="certified", patch_size=8, warmup=1),
     ],
-    ids=["plain", "ema", "ablation"],
+    ids=["plain", "ema", "ablation", "certified"],
 )
 @pytest.mark.parametrize("where", [2, 4, 5])
 def test_stopped_anywhere_and_resumed_it_has_the_same_bits(

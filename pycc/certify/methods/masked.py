@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pycc import defense, ops
-from pycc.certify.calibration import CalibratedNumber, Calibration, allowance_of
+from pycc.certify.calibration import CalibratedNumber, Calibration
 from pycc.certify.maps import Objective, map_of, mixed, rounding_room, shape_of, weakest_window
 from pycc.certify.methods.base import (
     CalibrationMaps,
@@ -18,7 +18,7 @@ from pycc.certify.methods.base import (
     NeededNumber,
     certificates,
 )
-from pycc.defense.masking import masked_bounds, masked_maps
+from pycc.defense.masking import allowance_of, masked_bounds, masked_maps
 from pycc.defense.mixture import parts_of
 from pycc.defense.windows import window_of
 from pycc.settings import check_fields, flag

@@ -39,6 +39,7 @@ class BestErrors:
     mae: float | None = None
     ablated_mae: float | None = None
     patched_mae: float | None = None
+    certified_mae: float | None = None
 
 
 @dataclass(frozen=True)
