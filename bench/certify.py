@@ -2,10 +2,10 @@
 
     python bench/certify.py [--no-store]
 
-Masked, completed and capped counts and the check of the image's range against one forward pass; pairs of
-masks against 666 passes over the whole image (some are timed, and the time is scaled); the ablation
-of 1,000 draws of 45 pixels against the counter that evaluates them. Each is first checked against
-the direct computation.
+Masked, completed and capped counts and the check of the image's range against one forward pass;
+pairs of masks against 666 passes over the whole image (some are timed, and the time is scaled); the
+ablation of 1,000 draws of 45 pixels against the counter that evaluates them. Each is first checked
+against the direct computation.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from pycc.certify.methods.masked import masked_of
 from pycc.checks import check_image
 from pycc.counters import identity
 from pycc.defense.capping import Caps
-from pycc.defense.min_max import WindowGrid
 from pycc.defense.mask_pairs import hidden, mask_boxes, two_mask_table
+from pycc.defense.min_max import WindowGrid
 from pycc.defense.windows import window_of, window_sums
 
 SHAPE = (768, 1024)

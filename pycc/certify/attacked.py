@@ -115,7 +115,7 @@ def _groups(
     for number in inside:
         sample = samples[number]
         points = None
-        if sample.annotated:
+        if sample.annotated and sample.roi is not None:
             points = sample.points[heads_in(sample.points, sample.roi)]
         cells = shape_of(certified_map(parts_of(counter)[0][0], sample))
         only = Sample(sample.name, sample.image, points)

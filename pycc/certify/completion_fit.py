@@ -44,9 +44,9 @@ def fit_completion(
 
     Targets are the maps' own sums, so that no annotation is needed. The features are those of
     ``pycc.defense.surroundings``, with the blocks of a random second window blanked. AdamW runs
-    six epochs over maps and their mirror images; of the epochs that with the least mean width of errors
-    on every fifth map, which takes no part in the fit. The same maps, seed and number of threads
-    give the same network. ValueError without maps.
+    six epochs over maps and their mirror images; of the epochs, that with the least mean width of
+    errors on every fifth map, which takes no part in the fit, is kept. The same maps, seed and
+    number of threads give the same network. ValueError without maps.
 
     >>> import torch
     >>> maps = [torch.full((12, 16), 0.1)] * 2
