@@ -185,6 +185,12 @@ def test_the_built_in_counter_has_its_networks() -> None:
         assert [entry.patch_size for entry in calibration.completions] == list(PATCH_SIZES)
         assert {entry.source for entry in calibration.completions} == {"synthetic, train"}
         assert all(entry.images > 100 for entry in calibration.completions)
+
+
+@pytest.mark.long
+def test_many_scenes_fit_better_than_two() -> None:
+    counter = models.load("mcnn-synthetic")
+    small = data.open("synthetic", split="train", shape=(192, 256), limit=2)
     own = certify.calibrate(counter, small, method=Completion(refit=True), patch_sizes=[81])
     assert own.completions[0].images == 2
     image = data.open("synthetic", shape=(480, 640))[0].image
@@ -192,4 +198,4 @@ def test_the_built_in_counter_has_its_networks() -> None:
         certify.completion(counter, image, patch_size=81, calibration=calibration)
         for calibration in (certify.calibrate(counter, small, patch_sizes=[81]), own)
     ]
-    assert intervals[0].width < intervals[1].width  # many scenes are better than two
+    assert intervals[0].width < intervals[1].width

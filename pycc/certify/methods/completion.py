@@ -159,9 +159,10 @@ class Completion(Certificate):
 
         The package has networks for the built-in counter, which are taken unless ``refit``.
         """
+        identities = [identity(counter) for counter in images.counters]
         for patch_size in patch_sizes:
             for number, counter in enumerate(images.counters):
-                known, grid = identity(counter), self._grid(counter, patch_size)
+                known, grid = identities[number], self._grid(counter, patch_size)
                 packaged = None if self.refit else packaged_completion(known, patch_size, grid)
                 if packaged is not None:
                     yield replace(packaged, counter=number, identity=known)
