@@ -14,13 +14,13 @@ from pycc.certify.calibration import Calibration
 from pycc.certify.engine import CALIBRATION, PATCH_SIZES, check
 from pycc.certify.report import certificates_table, draw
 from pycc.commands.base import DONE, FAILED, Context, RunCommand
-from pycc.commands.checks import check_least, check_share
+from pycc.commands.checks import check_beside, check_least, check_share
 from pycc.commands.flags import CounterFlags, DataFlags, MachineFlags
 from pycc.commands.pictures import drawn
 from pycc.commands.scenes import CERTIFY, OnScenes
 from pycc.data.dataset import builtin as builtin_data
 from pycc.data.dataset import data_fingerprint
-from pycc.settings import flag, group
+from pycc.settings import flag, flags_of, group
 from pycc.types import Counter, Progress, Sample
 
 
@@ -57,6 +57,15 @@ class MethodFlags:
 
 def _field_of(name: str) -> str:
     return name.replace("-", "_")
+
+
+def _takers(flag_name: str) -> list[str]:
+    """The methods that have a setting of this name."""
+    return [
+        name
+        for name in certificates.names()
+        if any(entry.name == flag_name for entry in flags_of(certificates[name]))
+    ]
 
 
 def all_method_flags() -> type[MethodFlags]:
@@ -162,7 +171,14 @@ class Certify(OnScenes[CertifySettings], RunCommand[CertifySettings]):
         return {"methods": all_method_flags()}
 
     def check(self, settings: CertifySettings, given: frozenset[str]) -> CertifySettings:
-        """Refuse to calibrate on the certified images; decide whether pictures are drawn."""
+        """Refuse flags of methods that were not asked for, and calibration on certified images."""
+        for name in certificates.names():
+            for entry in flags_of(certificates[name]):
+                takers = _takers(entry.name)
+                check_beside(
+                    given, (entry.name,), f"--method {' or '.join(takers)}",
+                    bool({*takers} & {*settings.method}), " ".join(settings.method),
+                )  # fmt: skip
         if settings.needs_calibration_images and settings.calibrates_on_certified:
             if not settings.calibration.force_calibration:
                 raise ValueError(

@@ -168,7 +168,7 @@ METHODS = {
     "masked": [],
     "additive": [],
     "two-mask": ["--masks", "4"],
-    "fixed-ablations": ["--k", "1200"],
+    "fixed-ablations": ["--k", "1200", "--ablation-samples", "5"],
 }
 
 
@@ -180,7 +180,7 @@ def test_attacked_counts_are_compared_with_their_intervals(
     method: str, flags: list[str], capsys: Capture, tmp_path: Path
 ) -> None:
     flags = [*flags, "--patch-size", "12", "--max-images", "1", "--method", method, "--attack",
-             "--steps", "2", "--ablation-samples", "5", *METHODS[method]]  # fmt: skip
+             "--steps", "2", *METHODS[method]]  # fmt: skip
     code, _, err = run(capsys, *flags, "--out", str(tmp_path / "run"))
     assert code == 0, err
     (row,) = summary_of(tmp_path / "run")["attacks"]
@@ -226,12 +226,13 @@ def test_a_given_allowance_needs_no_calibration_images(
     assert code == 2
     others = "no image is left to calibrate on; give other images than the certified ones"
     assert f"{others}, or the numbers that they fix: allowance\n" in err
+    given = ["--allowance", "2"]
     for method, numbers in (
-        (["masked", "additive"], ", or the numbers that they fix: cap and block_cap"),
+        (["masked", "additive", *given], ", or the numbers that they fix: cap and block_cap"),
         (["two-mask"], ""),
     ):
-        out = ["--out", str(tmp_path / method[-1])]
-        code, text, err = run(capsys, *flags, "--allowance", "2", "--method", *method, *out)
+        out = ["--out", str(tmp_path / method[0])]
+        code, text, err = run(capsys, *flags, "--method", *method, *out)
         assert (code, text) == (2, "")
         assert f"{others}{numbers}\n" in err
 
@@ -281,6 +282,11 @@ BUILT_IN = ["--max-images", "2", "--calibration-max-images", "2", "--no-pictures
         (["--resume", "nowhere"], "nowhere"),
         (["--patch-size", "0"], "--patch-size must be at least 1, got 0"),
         (["--masks", "5"], "masks"),
+        (["--allowance", "5"], "--allowance: expected --method masked beside it, got completion"),
+        (
+            ["--method", "masked", "--ablation-samples", "9"],
+            "expected --method fixed-ablations or quantile beside it, got masked",
+        ),
         (
             ["--allowance", "nan"],
             "masked: allowance must be a finite number of people at least 0, got nan",

@@ -163,8 +163,8 @@ def test_a_page_that_fails_is_a_warning(call, tmp_path: Path, monkeypatch) -> No
 def test_a_certificate_leaves_a_page_in_a_process_of_its_own(tmp_path: Path) -> None:
     """Nothing but the command has registered the page of its kind."""
     out = tmp_path / "run"
-    argv = ["certify", "--max-images", "1", "--patch-size", "40", "--allowance", "5",
-            "--no-pictures", "--threads", "1", "--out", str(out)]  # fmt: skip
+    argv = ["certify", "--max-images", "1", "--patch-size", "40", "--method", "masked",
+            "--allowance", "5", "--no-pictures", "--threads", "1", "--out", str(out)]  # fmt: skip
     subprocess.run([sys.executable, "-m", "pycc", *argv], check=True, capture_output=True)
     assert "No patch of 40 x 40 pixels" in (out / "report.html").read_text()
     assert page.Card.read(out / "card.json").kind == "certify"

@@ -27,7 +27,9 @@ COMMANDS = {
         "--attack", "universal", "--data", "own", "--patch-size", "8", "--steps", "1",
         "--pgd-steps", "0", "--no-checks",
     ],
-    "certify": ["--data", "own", "--patch-size", "8", "--allowance", "5"],
+    "certify": [
+        "--data", "own", "--patch-size", "8", "--method", "masked", "--allowance", "5",
+    ],
     "certify, calibrated": ["--data", "own", "--calibration-data", "other", "--patch-size", "8"],
     "train": ["--data", "own", *QUICK, "--crops", "1", "--validation-share", "0.34",
               "--test-data", "other", "--test-split", "test"],
