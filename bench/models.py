@@ -78,8 +78,8 @@ FACTORS = {
 }
 """Factors that limit DA-Net's offsets to about one cell, as in the fixtures, and ZIP's logits, of
 which a softmax would have no slope."""
-LIVE = ("density_layer.0.bias",)
-"""Biases of 1, without which the last layer of a random network is below 0 everywhere."""
+LIVE = ("density_layer.0.weight",)
+"""Weights without their sign, with which a last ReLU of a random network is 0 everywhere."""
 
 
 @dataclass(frozen=True)
@@ -115,12 +115,11 @@ def draw(counter: CounterModel) -> None:
             continue
         if tensor.ndim >= 2:
             value = normal * np.sqrt(2 / np.prod(tensor.shape[1:])) * FACTORS.get(name[:8], 1.0)
+            value = np.abs(value) if name in LIVE else value
         elif name.endswith("running_mean"):
             value = 0.1 * normal
         elif name.endswith("running_var"):
             value = 1 + 0.1 * np.abs(normal)
-        elif name in LIVE:
-            value = np.ones(tuple(tensor.shape))
         elif name.endswith("bias"):
             value = 0.01 * normal
         elif tensor.shape == (1,) and counter.name == "cmtl":
