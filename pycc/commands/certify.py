@@ -60,7 +60,9 @@ def _field_of(name: str) -> str:
 
 
 def _takers(flag_name: str) -> list[str]:
-    """The methods that have a setting of this name."""
+    """The methods that have a setting of this name; none if it is a flag of the command."""
+    if any(entry.name == flag_name for entry in flags_of(CertifySettings)):
+        return []
     return [
         name
         for name in certificates.names()
@@ -172,13 +174,12 @@ class Certify(OnScenes[CertifySettings], RunCommand[CertifySettings]):
 
     def check(self, settings: CertifySettings, given: frozenset[str]) -> CertifySettings:
         """Refuse flags of methods that were not asked for, and calibration on certified images."""
-        for name in certificates.names():
-            for entry in flags_of(certificates[name]):
-                takers = _takers(entry.name)
-                check_beside(
-                    given, (entry.name,), f"--method {' or '.join(takers)}",
-                    bool({*takers} & {*settings.method}), " ".join(settings.method),
-                )  # fmt: skip
+        for name in sorted(given):
+            takers = _takers(name)
+            check_beside(
+                given, (name,), f"--method {' or '.join(takers)}",
+                not takers or bool({*takers} & {*settings.method}), " ".join(settings.method),
+            )  # fmt: skip
         if settings.needs_calibration_images and settings.calibrates_on_certified:
             if not settings.calibration.force_calibration:
                 raise ValueError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from torch import Tensor, nn
@@ -150,3 +150,13 @@ def mixed(counters: Sequence[Counter], shares: Sequence[float] | None = None) ->
         12.0
     """
     return Mixture(counters, shares)
+
+
+def with_parts(counter: Counter, replace: Callable[[int, Counter], Counter]) -> Counter:
+    """Replace a counter, or each counter of an ensemble, whose shares are kept.
+
+    ``replace`` is called with the number of each counter and the counter.
+    """
+    counters, shares = parts_of(counter)
+    replaced = [replace(number, part) for number, part in enumerate(counters)]
+    return replaced[0] if shares == (1.0,) else mixed(replaced, shares)

@@ -6,7 +6,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from pycc.defense.mixture import mixed, parts_of
+from pycc.defense.mixture import with_parts
 from pycc.grid import cell_weight, period_of
 from pycc.types import Counter, Sample
 
@@ -59,7 +59,4 @@ def regional(counter: Counter, sample: Sample, cells: tuple[int, int]) -> Counte
     if sample.roi is None:
         return counter
     weight = cell_weight(sample.roi, cells, counter.stride)
-    counters, shares = parts_of(counter)
-    if len(counters) == 1:
-        return Regional(counter, weight)
-    return mixed([Regional(part, weight) for part in counters], shares)
+    return with_parts(counter, lambda _, part: Regional(part, weight))

@@ -72,8 +72,10 @@ def by_hand(pairs: WindowPairs) -> tuple[list[list[int]], list[list[int]]]:
                     entries.append(total - hidden + guesses[i][rows[i][k]][j][columns[j][m]] + own)
             most.append(max(entries, default=-FAR))
             least.append(min(entries, default=FAR))
-    width = len(lefts)
-    return tuple([row[n : n + width] for n in range(0, len(row), width)] for row in (most, least))  # type: ignore[return-value]
+    high_rows, low_rows = (
+        [row[n : n + len(lefts)] for n in range(0, len(row), len(lefts))] for row in (most, least)
+    )
+    return high_rows, low_rows
 
 
 @every_device

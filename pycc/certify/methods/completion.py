@@ -18,7 +18,7 @@ from pycc.certify.methods.base import CalibrationMaps, Certificate, CertifiedIma
 from pycc.counters import identity
 from pycc.defense.completed import CompletionModel
 from pycc.defense.min_max import WindowGrid, plan_of
-from pycc.defense.mixture import parts_of
+from pycc.defense.mixture import parts_of, with_parts
 from pycc.defense.windows import check_patch
 from pycc.grid import reached_window
 from pycc.settings import check_fields, flag
@@ -213,17 +213,14 @@ class Completion(Certificate):
         self, counter: Counter, patch_size: int, calibration: Calibration, *, seed: int
     ) -> Counter:
         """Return ``pycc.defense.completed``, with the gradient of the counter without it."""
-        counters, shares = parts_of(counter)
-        victims = [
-            defense.completed(
-                part, patch_size=patch_size, straight_through=True,
-                completion=calibration.completion(patch_size=patch_size, counter=number),
+
+        def completed(number: int, part: Counter) -> Counter:
+            model = calibration.completion(patch_size=patch_size, counter=number)
+            return defense.completed(
+                part, patch_size=patch_size, completion=model, straight_through=True
             )
-            for number, part in enumerate(counters)
-        ]  # fmt: skip
-        if len(victims) == 1 and shares == (1.0,):
-            return victims[0]
-        return defense.mixed(victims, shares)
+
+        return with_parts(counter, completed)
 
     def weakest_windows(
         self,

@@ -19,7 +19,7 @@ from pycc.certify.methods.base import (
     certificates,
 )
 from pycc.defense.masking import allowance_of, masked_bounds, masked_maps
-from pycc.defense.mixture import parts_of
+from pycc.defense.mixture import parts_of, with_parts
 from pycc.defense.windows import window_of
 from pycc.settings import check_fields, flag
 from pycc.types import Counter, Interval
@@ -160,17 +160,14 @@ class Masked(Certificate):
         self, counter: Counter, patch_size: int, calibration: Calibration, *, seed: int
     ) -> Counter:
         """Return ``pycc.defense.masked``, with the gradient of the counter without the mask."""
-        counters, shares = parts_of(counter)
-        victims = [
-            defense.masked(
-                part, patch_size=patch_size,
-                allowance=calibration.value(_KIND, patch_size, number), straight_through=True,
+
+        def masked(number: int, part: Counter) -> Counter:
+            allowance = calibration.value(_KIND, patch_size, number)
+            return defense.masked(
+                part, patch_size=patch_size, allowance=allowance, straight_through=True
             )
-            for number, part in enumerate(counters)
-        ]  # fmt: skip
-        if len(victims) == 1 and shares == (1.0,):
-            return victims[0]
-        return defense.mixed(victims, shares)
+
+        return with_parts(counter, masked)
 
     def weakest_windows(
         self,
