@@ -14,6 +14,7 @@ from support.scenes import scenes as small_scenes
 from pycc import certify, data, defense
 from pycc.certify import Additive, Calibration, FixedAblations, Masked, Quantile, TwoMask
 from pycc.certify.engine import CALIBRATION
+from pycc.data import quantize
 from pycc.runs import read_records
 from pycc.types import Counter, Sample
 
@@ -197,3 +198,33 @@ def test_counts_are_exact_on_cuda(
     certify.run(watching, scenes, method=methods, patch_sizes=[8], calibration=calibration)
     assert len(seen) > 4
     assert set(seen) == {(True, False, False)}
+
+
+@pytest.mark.parametrize(
+    "methods",
+    [
+        [Additive(cap=0.5, block_cap=30.0, patches=n) for n in (1, 2)],
+        [FixedAblations(k=90, ablation_samples=41, patches=n) for n in (1, 2)],
+        [Quantile(k=90, ablation_samples=400, alpha=0.4, patches=n) for n in (1, 2)],
+    ],
+    ids=lambda methods: methods[0].name,
+)
+def test_two_patches_widen_the_intervals_of_a_run(
+    methods: list[certify.Certificate], counter: Counter, scenes: list[Sample]
+) -> None:
+    ends = []
+    for method in methods:
+        calibration = certify.calibrate(counter, scenes[1:], method=[method], patch_sizes=[2])
+        done = certify.run(
+            counter, scenes[:1], method=[method], patch_sizes=[2], calibration=calibration
+        )
+        record = next(r for r in done.records if r["method"] == method.name)
+        ends.append((record["low"], record["high"]))
+        if isinstance(method, Additive):
+            interval = certify.additive(
+                counter, quantize(scenes[0].image), patch_size=2, caps=0.5, block_cap=30.0,
+                patches=method.patches,
+            )  # fmt: skip
+            assert ends[-1] == (interval.low, interval.high)
+    (low, high), (lower, higher) = ends
+    assert lower < low < high < higher

@@ -288,6 +288,11 @@ BUILT_IN = ["--max-images", "2", "--calibration-max-images", "2", "--no-pictures
             "expected --method fixed-ablations or quantile beside it, got masked",
         ),
         (
+            ["--patches", "2"],
+            "expected --method additive or fixed-ablations or quantile beside it, got completion",
+        ),
+        (["--method", "additive", "--patches", "0"], "additive: patches must be at least 1, got 0"),
+        (
             ["--allowance", "nan"],
             "masked: allowance must be a finite number of people at least 0, got nan",
         ),

@@ -102,11 +102,13 @@ class Additive(Certificate):
     slack_label = "people that a patch around a cell adds or removes"
     cap: float | None = flag(None, "people that a cell may hold (default: calibrated)")
     block_cap: float | None = flag(None, "people that 8 x 8 cells may hold (default: calibrated)")
+    patches: int = flag(1, "patches in the image at once", advanced=True)
 
     def __post_init__(self) -> None:
         check_fields(type(self).__name__, self)
         self.check_people("cap", positive=True)
         self.check_people("block_cap", positive=True)
+        self.check_positive("patches")
 
     @property
     def uncalibrated(self) -> tuple[str, ...]:
@@ -139,7 +141,7 @@ class Additive(Certificate):
     ) -> Interval:
         """Return the interval of the density map."""
         window = window_of(counter, patch_size, image.shape, image.cells)
-        return additive_of(image.density, window, _caps(calibration))
+        return additive_of(image.density, window, _caps(calibration), patches=self.patches)
 
     def defended(
         self, counter: Counter, patch_size: int, calibration: Calibration, *, seed: int

@@ -90,17 +90,18 @@ class FixedAblations(Certificate):
 
     >>> from pycc.certify import FixedAblations
     >>> FixedAblations(k=100).settings()
-    {'name': 'fixed-ablations', 'k': 100, 'ablation_samples': 1000}
+    {'name': 'fixed-ablations', 'k': 100, 'ablation_samples': 1000, 'patches': 1}
     """
 
     name = "fixed-ablations"
     needs_fill = True
     k: int = flag(45, "pixels that an ablation keeps")
     ablation_samples: int = flag(1000, "random ablations per image")
+    patches: int = flag(1, "patches in the image at once", advanced=True)
 
     def __post_init__(self) -> None:
         check_fields(type(self).__name__, self)
-        self.check_positive("k", "ablation_samples")
+        self.check_positive("k", "ablation_samples", "patches")
 
     def check_image(self, name: str, shape: tuple[int, int]) -> None:
         """Raise ValueError for an image of fewer than k pixels."""
@@ -115,7 +116,7 @@ class FixedAblations(Certificate):
         )
         return fixed_of(
             counts, image.shape, patch_size, Pixels(self.k), draws=self.ablation_samples,
-            seed=image.seed,
+            patches=self.patches, seed=image.seed,
         )  # fmt: skip
 
     def defended(

@@ -108,7 +108,7 @@ class Quantile(Certificate):
 
     >>> from pycc.certify import Quantile
     >>> Quantile(alpha=0.01).settings()
-    {'name': 'quantile', 'k': 45, 'ablation_samples': 1000, 'alpha': 0.01}
+    {'name': 'quantile', 'k': 45, 'ablation_samples': 1000, 'alpha': 0.01, 'patches': 1}
     """
 
     name = "quantile"
@@ -116,10 +116,11 @@ class Quantile(Certificate):
     k: int = flag(45, "pixels that an ablation keeps")
     ablation_samples: int = flag(1000, "random ablations per image")
     alpha: float = flag(0.001, "error probability of all intervals of the run together")
+    patches: int = flag(1, "patches in the image at once", advanced=True)
 
     def __post_init__(self) -> None:
         check_fields(type(self).__name__, self)
-        self.check_positive("k", "ablation_samples")
+        self.check_positive("k", "ablation_samples", "patches")
         inside(self.name, "alpha", self.alpha)
 
     def check_image(self, name: str, shape: tuple[int, int]) -> None:
@@ -136,5 +137,5 @@ class Quantile(Certificate):
         )  # fmt: skip
         return quantile_of(
             counts, image.shape, patch_size, Pixels(self.k), alpha=self.alpha,
-            images=image.intervals,
+            images=image.intervals, patches=self.patches,
         )  # fmt: skip
