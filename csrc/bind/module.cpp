@@ -42,6 +42,11 @@ PYBIND11_MODULE(_pycc, m) {
     m.attr("best_window_bytes") = sizeof(window_sums::BestWindow);
     m.attr("window_pair_bytes") = sizeof(max_pair_sum::WindowPair);
     m.attr("kernels") = py::dict();
+#if defined(PYCC_CUDA_HOST)
+    m.def("emulate", [](std::uint64_t seed, std::int64_t most_blocks) {
+        host::emulation = {seed, most_blocks};
+    });
+#endif
 
     enumeration<Boundary>(m, "Boundary",
                           {{"clip", Boundary::clip},

@@ -2,12 +2,30 @@
 // Blocks have one or two dimensions; in blocks of two, the first dimension is a warp.
 #pragma once
 
-#include <cuda_runtime.h>
-
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
+
+#include "cuda_api.h"
+
+// PYCC_SHARED(name, T[n]) declares shared memory of a block, without initial value;
+// PYCC_DYNAMIC_SHARED(T, name) that of the size given at the launch.
+#if defined(PYCC_CUDA_HOST)
+#define PYCC_SHARED(name, ...)       \
+    using name##_type = __VA_ARGS__; \
+    static char name##_site;         \
+    name##_type& name = pycc::host::shared_variable<name##_type>(&name##_site)
+#define PYCC_DYNAMIC_SHARED(T, name) \
+    T* const name = static_cast<T*>(pycc::host::dynamic_shared_memory())
+#else
+#define PYCC_SHARED(name, ...)       \
+    using name##_type = __VA_ARGS__; \
+    __shared__ name##_type name
+#define PYCC_DYNAMIC_SHARED(T, name) extern __shared__ T name[]
+#endif
 
 namespace pycc {
 
@@ -106,7 +124,7 @@ __device__ T fold_warp(T own, const Fold& fold) {
 // threads of the block must call it and get the result; it is a barrier for their earlier writes.
 template <int kThreads, class T, class Fold>
 __device__ T fold_block(T own, const Fold& fold) {
-    __shared__ T warps[kThreads / kWarp];
+    PYCC_SHARED(warps, T[kThreads / kWarp]);
     own = fold_warp(own, fold);
     __syncthreads();  // the results of an earlier call have been read
     if (lane_of_warp() == 0) warps[warp_of_block()] = own;
@@ -120,7 +138,7 @@ __device__ T fold_block(T own, const Fold& fold) {
 // must call it; the first warp gets the results.
 template <int kWarps, class T, class Fold>
 __device__ T fold_across_warps(T own, const Fold& fold) {
-    __shared__ T rows[kWarps][kWarp];
+    PYCC_SHARED(rows, T[kWarps][kWarp]);
     const int warp = warp_of_block(), lane = lane_of_warp();
     __syncthreads();  // the results of an earlier call have been read
     rows[warp][lane] = own;
@@ -137,9 +155,28 @@ inline void check_cuda(const char* what, cudaError_t error) {
     }
 }
 
-// Throws if a launch was refused (bad configuration, no code for this device). No synchronisation.
-inline void check_launch(const char* kernel) {
-    check_cuda(kernel, cudaGetLastError());
+// Starts a kernel. Throws, with this name, if the launch is refused (bad configuration, no code for
+// this device). No synchronisation.
+template <class... Parameters>
+void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+            std::size_t shared, [[maybe_unused]] cudaStream_t stream,
+            std::common_type_t<Parameters>... arguments) {
+#if defined(PYCC_CUDA_HOST)
+    host::run(name, grid, block, shared, [&] { kernel(arguments...); });
+#else
+    // clang-format off
+    kernel<<<grid, block, shared, stream>>>(arguments...);
+    // clang-format on
+    check_cuda(name, cudaGetLastError());
+#endif
+}
+
+// The most blocks along an axis, at most `limit`: fewer in tests of strided loops.
+inline std::int64_t most_blocks(std::int64_t limit) {
+#if defined(PYCC_CUDA_HOST)
+    if (host::emulation.most_blocks > 0) return host::emulation.most_blocks;
+#endif
+    return limit;
 }
 
 inline unsigned int blocks_for(std::int64_t count, std::int64_t per_block) {
@@ -148,16 +185,16 @@ inline unsigned int blocks_for(std::int64_t count, std::int64_t per_block) {
 
 // Number of blocks for a kernel with a strided loop, which handles counts beyond the limit.
 inline unsigned int strided_blocks(std::int64_t count, std::int64_t per_block) {
-    constexpr std::int64_t kMost = std::int64_t{1} << 20;
+    const std::int64_t most = most_blocks(std::int64_t{1} << 20);
     const std::int64_t blocks = (count + per_block - 1) / per_block;
-    return static_cast<unsigned int>(blocks < kMost ? blocks : kMost);
+    return static_cast<unsigned int>(blocks < most ? blocks : most);
 }
 
 // The same for several planes, indexed by blockIdx.y.
 inline dim3 strided_planes(std::int64_t plane, std::int64_t per_block, std::int64_t planes) {
-    constexpr std::int64_t kMost = 65535;  // CUDA's limit along y
+    const std::int64_t most = most_blocks(65535);  // CUDA's limit along y
     return {strided_blocks(plane, per_block),
-            static_cast<unsigned int>(planes < kMost ? planes : kMost)};
+            static_cast<unsigned int>(planes < most ? planes : most)};
 }
 
 }  // namespace pycc

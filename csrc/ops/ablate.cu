@@ -86,7 +86,7 @@ __global__ void sum_kernel(float* __restrict__ grad_images,
 __global__ void __launch_bounds__(kMarkThreads)
     list_kernel(std::int64_t* __restrict__ indices, const std::uint32_t* __restrict__ bits,
                 Ablation ablation) {
-    __shared__ std::int64_t before[kMarkThreads];
+    PYCC_SHARED(before, std::int64_t[kMarkThreads]);
     const std::int64_t words = ablation.words(), size = ablation.size();
     const std::int64_t stretch = (words + kMarkThreads - 1) / kMarkThreads;
     const std::int64_t begin = threadIdx.x * stretch < words ? threadIdx.x * stretch : words;
@@ -117,8 +117,8 @@ __global__ void __launch_bounds__(kMarkThreads)
 
 void mark_rows(std::uint32_t* bits /* [rows,words] */, const Ablation& ablation,
                cudaStream_t stream) {
-    mark_kernel<<<strided_blocks(ablation.rows(), 1), kMarkThreads, 0, stream>>>(bits, ablation);
-    check_launch("ablate: mark");
+    launch("ablate: mark", mark_kernel, strided_blocks(ablation.rows(), 1), kMarkThreads, 0, stream,
+           bits, ablation);
 }
 
 }  // namespace
@@ -129,9 +129,8 @@ void cuda(float* out /* [N*draws,C,plane] */, std::uint32_t* bits /* [N*draws,wo
     const std::int64_t planes = ablation.rows() * ablation.channels;
     if (planes * ablation.plane == 0) return;
     mark_rows(bits, ablation, stream);
-    blend_kernel<<<strided_planes(ablation.plane, kThreads, planes), kThreads, 0, stream>>>(
-        out, bits, images, fill, ablation);
-    check_launch("ablate");
+    launch("ablate", blend_kernel, strided_planes(ablation.plane, kThreads, planes), kThreads, 0,
+           stream, out, bits, images, fill, ablation);
 }
 
 void backward_cuda(float* grad_images /* [N,C,plane] */, std::uint32_t* bits /* [N*draws,words] */,
@@ -140,17 +139,15 @@ void backward_cuda(float* grad_images /* [N,C,plane] */, std::uint32_t* bits /* 
     const std::int64_t planes = ablation.images * ablation.channels;
     if (planes * ablation.plane == 0) return;
     mark_rows(bits, ablation, stream);
-    sum_kernel<<<strided_planes(ablation.plane, kThreads, planes), kThreads, 0, stream>>>(
-        grad_images, bits, grad_out, ablation);
-    check_launch("ablate backward");
+    launch("ablate backward", sum_kernel, strided_planes(ablation.plane, kThreads, planes),
+           kThreads, 0, stream, grad_images, bits, grad_out, ablation);
 }
 
 void indices_cuda(std::int64_t* indices /* [kept] */, std::uint32_t* bits /* [words] */,
                   const Ablation& ablation, cudaStream_t stream) {
     if (ablation.kept == 0) return;
     mark_rows(bits, ablation, stream);
-    list_kernel<<<1, kMarkThreads, 0, stream>>>(indices, bits, ablation);
-    check_launch("ablation_indices");
+    launch("ablation_indices", list_kernel, 1, kMarkThreads, 0, stream, indices, bits, ablation);
 }
 
 }  // namespace pycc::ablate

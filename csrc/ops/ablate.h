@@ -15,7 +15,7 @@
 #include "../core/philox.h"
 
 #if defined(PYCC_CUDA)
-#include <cuda_runtime.h>
+#include "../core/cuda_api.h"
 #endif
 
 namespace pycc::ablate {

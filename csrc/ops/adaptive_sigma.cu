@@ -10,7 +10,7 @@ constexpr int kThreads = 256;
 __global__ void __launch_bounds__(kThreads)
     sigma_kernel(float* __restrict__ sigma, const double* __restrict__ points, std::int64_t count,
                  int wanted, double beta) {
-    __shared__ double2 tile[kThreads];
+    PYCC_SHARED(tile, double2[kThreads]);
     // All threads of a block run these loops together, since they share the tile.
     for (const std::int64_t block : blocks_of_grid((count + kThreads - 1) / kThreads)) {
         const std::int64_t n = block * kThreads + threadIdx.x;
@@ -37,9 +37,8 @@ __global__ void __launch_bounds__(kThreads)
 void cuda(float* sigma /* [count] */, const double* points /* [count,2] (x, y) */,
           std::int64_t count, int neighbours, double beta, cudaStream_t stream) {
     const int wanted = static_cast<int>(neighbours < count - 1 ? neighbours : count - 1);
-    sigma_kernel<<<strided_blocks(count, kThreads), kThreads, 0, stream>>>(sigma, points, count,
-                                                                           wanted, beta);
-    check_launch("adaptive_sigma");
+    launch("adaptive_sigma", sigma_kernel, strided_blocks(count, kThreads), kThreads, 0, stream,
+           sigma, points, count, wanted, beta);
 }
 
 }  // namespace pycc::adaptive_sigma

@@ -177,9 +177,8 @@ void cuda(float* out /* [N,H,W,O] */, const float* x /* [N,H,W,C] */,
           const Sizes& sizes, cudaStream_t stream) {
     const std::int64_t work = sizes.images * sizes.cells() * sizes.outputs;
     if (work == 0) return;
-    convolve_kernel<<<strided_blocks(work, kWarps), block_of_warps(), 0, stream>>>(out, x, offset,
-                                                                                   weight, sizes);
-    check_launch("deform_conv");
+    launch("deform_conv", convolve_kernel, strided_blocks(work, kWarps), block_of_warps(), 0,
+           stream, out, x, offset, weight, sizes);
 }
 
 void grad_x_cuda(float* grad_x /* [N,H,W,C] */, const float* grad_out /* [N,H,W,O] */,
@@ -188,9 +187,8 @@ void grad_x_cuda(float* grad_x /* [N,H,W,C] */, const float* grad_out /* [N,H,W,
     const std::int64_t blocks = (sizes.channels + kGathered - 1) / kGathered;
     const std::int64_t work = sizes.images * sizes.cells() * blocks;
     if (work == 0) return;
-    gather_kernel<<<strided_blocks(work, kWarps), block_of_warps(), 0, stream>>>(
-        grad_x, grad_out, offset, weight, sizes);
-    check_launch("deform_conv grad_x");
+    launch("deform_conv grad_x", gather_kernel, strided_blocks(work, kWarps), block_of_warps(), 0,
+           stream, grad_x, grad_out, offset, weight, sizes);
 }
 
 void grad_offset_cuda(float* grad_offset /* [N,H,W,9,2] */, const float* grad_out /* [N,H,W,O] */,
@@ -199,9 +197,8 @@ void grad_offset_cuda(float* grad_offset /* [N,H,W,9,2] */, const float* grad_ou
                       const float* weight /* [O,9,C] */, const Sizes& sizes, cudaStream_t stream) {
     const std::int64_t work = sizes.images * sizes.cells() * kTaps;
     if (work == 0) return;
-    differentiate_kernel<<<strided_blocks(work, kWarps), block_of_warps(), 0, stream>>>(
-        grad_offset, grad_out, x, offset, weight, sizes);
-    check_launch("deform_conv grad_offset");
+    launch("deform_conv grad_offset", differentiate_kernel, strided_blocks(work, kWarps),
+           block_of_warps(), 0, stream, grad_offset, grad_out, x, offset, weight, sizes);
 }
 
 void grad_weight_cuda(float* grad_weight /* [O,9,C] */, const float* grad_out /* [N,H,W,O] */,
@@ -211,9 +208,8 @@ void grad_weight_cuda(float* grad_weight /* [O,9,C] */, const float* grad_out /*
     const std::int64_t blocks = (sizes.channels + kWarp - 1) / kWarp;
     const std::int64_t work = sizes.outputs * kTaps * blocks;
     if (work == 0) return;
-    correlate_kernel<<<strided_blocks(work, 1), block_of_warps(), 0, stream>>>(
-        grad_weight, grad_out, x, offset, sizes);
-    check_launch("deform_conv grad_weight");
+    launch("deform_conv grad_weight", correlate_kernel, strided_blocks(work, 1), block_of_warps(),
+           0, stream, grad_weight, grad_out, x, offset, sizes);
 }
 
 }  // namespace pycc::deform_conv

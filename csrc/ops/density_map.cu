@@ -32,9 +32,9 @@ __global__ void __launch_bounds__(kThreads)
     density_kernel(float* __restrict__ map, const HeadAxes* __restrict__ axes,
                    const double* __restrict__ sigma, std::int64_t count, std::int64_t rows,
                    std::int64_t cols, std::int64_t stride, Boundary boundary) {
-    __shared__ std::int64_t hits[kThreads];
-    __shared__ int warp_hits[kThreads / kWarp + 1];
-    __shared__ float weights[kBatch][2][kTile];
+    PYCC_SHARED(hits, std::int64_t[kThreads]);
+    PYCC_SHARED(warp_hits, int[kThreads / kWarp + 1]);
+    PYCC_SHARED(weights, float[kBatch][2][kTile]);
     const int thread = thread_of_block();
     const int lane = lane_of_warp(), warp = warp_of_block();
     const std::int64_t left = std::int64_t{blockIdx.x} * kTile;
@@ -106,14 +106,12 @@ void cuda(float* map /* [height/stride,width/stride] */, HeadAxes* axes /* [coun
                                     std::to_string(rows));
     }
     if (count > 0) {
-        axes_kernel<<<strided_blocks(count, 128), 128, 0, stream>>>(
-            axes, pixels, sigma, count, height, width, truncate, boundary);
-        check_launch("density_map axes");
+        launch("density_map axes", axes_kernel, strided_blocks(count, 128), 128, 0, stream, axes,
+               pixels, sigma, count, height, width, truncate, boundary);
     }
     const dim3 grid(blocks_for(cols, kTile), blocks_for(rows, kTile));
-    density_kernel<<<grid, dim3(kTile, kRows), 0, stream>>>(map, axes, sigma, count, rows, cols,
-                                                            stride, boundary);
-    check_launch("density_map");
+    launch("density_map", density_kernel, grid, dim3(kTile, kRows), 0, stream, map, axes, sigma,
+           count, rows, cols, stride, boundary);
 }
 
 }  // namespace pycc::density_map

@@ -10,7 +10,7 @@
 #include "../core/device.h"
 
 #if defined(PYCC_CUDA)
-#include <cuda_runtime.h>
+#include "../core/cuda_api.h"
 #endif
 
 namespace pycc::density_map {

@@ -48,7 +48,8 @@ __global__ void __launch_bounds__(kThreads)
     keep_backward_kernel(float* __restrict__ grad_images, const float* __restrict__ grad_out,
                          const std::int64_t* __restrict__ top_left, Sizes sizes) {
     constexpr int kSums = 4;
-    __shared__ std::int64_t tops[kThreads], lefts[kThreads];
+    PYCC_SHARED(tops, std::int64_t[kThreads]);
+    PYCC_SHARED(lefts, std::int64_t[kThreads]);
     const int thread = thread_of_block();
     const std::int64_t width = sizes.width;
     const std::int64_t image_size = sizes.channels * sizes.height * width;
@@ -99,13 +100,12 @@ void cuda(float* out /* [N*M,C,H,W] */, const float* images /* [N,C,H,W] */,
     if (rows * sizes.width == 0) return;
     const dim3 block(kWarp, kRows);
     if (sizes.width % 4 == 0 && reinterpret_cast<std::uintptr_t>(out) % sizeof(float4) == 0) {
-        keep_kernel<4>
-            <<<strided_blocks(rows, kRows), block, 0, stream>>>(out, images, top_left, fill, sizes);
+        launch("keep_windows", keep_kernel<4>, strided_blocks(rows, kRows), block, 0, stream, out,
+               images, top_left, fill, sizes);
     } else {
-        keep_kernel<1>
-            <<<strided_blocks(rows, kRows), block, 0, stream>>>(out, images, top_left, fill, sizes);
+        launch("keep_windows", keep_kernel<1>, strided_blocks(rows, kRows), block, 0, stream, out,
+               images, top_left, fill, sizes);
     }
-    check_launch("keep_windows");
 }
 
 void backward_cuda(float* grad_images /* [N,C,H,W] */, const float* grad_out /* [N*M,C,H,W] */,
@@ -113,9 +113,8 @@ void backward_cuda(float* grad_images /* [N,C,H,W] */, const float* grad_out /* 
                    cudaStream_t stream) {
     const std::int64_t rows = sizes.images * sizes.channels * sizes.height;
     if (rows * sizes.width == 0) return;
-    keep_backward_kernel<<<strided_blocks(rows, kRows), dim3(kWarp, kRows), 0, stream>>>(
-        grad_images, grad_out, top_left, sizes);
-    check_launch("keep_windows backward");
+    launch("keep_windows backward", keep_backward_kernel, strided_blocks(rows, kRows),
+           dim3(kWarp, kRows), 0, stream, grad_images, grad_out, top_left, sizes);
 }
 
 }  // namespace pycc::keep_windows

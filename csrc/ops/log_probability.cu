@@ -24,9 +24,8 @@ void cuda(double* out /* [count] */, const std::int64_t* population /* [1 or cou
           const std::int64_t* drawn /* [1 or count], k */, const Steps& steps, Event event,
           Rounding rounding, cudaStream_t stream) {
     if (steps.count == 0) return;
-    log_probability_kernel<<<strided_blocks(steps.count, kThreads), kThreads, 0, stream>>>(
-        out, population, given, drawn, steps, event, rounding);
-    check_launch("log_probability");
+    launch("log_probability", log_probability_kernel, strided_blocks(steps.count, kThreads),
+           kThreads, 0, stream, out, population, given, drawn, steps, event, rounding);
 }
 
 }  // namespace pycc::log_probability

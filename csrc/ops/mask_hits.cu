@@ -112,8 +112,8 @@ void count_bitmaps(std::int32_t* hits /* [rows,cols] */, std::uint64_t* flat /* 
     const std::int64_t slot = scratch_words(sizes);
     const unsigned int grid =
         strided_blocks(sets * sizes.height * words_for(sizes.width), kThreads);
-    rows_kernel<<<grid, kThreads, 0, stream>>>(spare, flat, sets, slot, sizes);
-    check_launch("mask_hits rows");
+    launch("mask_hits rows", rows_kernel, grid, kThreads, 0, stream, spare, flat, sets, slot,
+           sizes);
     std::uint64_t *bits = spare, *next = flat;
     const auto swap = [&] {
         std::uint64_t* const written = next;
@@ -122,21 +122,20 @@ void count_bitmaps(std::int32_t* hits /* [rows,cols] */, std::uint64_t* flat /* 
     };
     for (std::int64_t reach = 1; reach < sizes.patch_width;) {
         const std::int64_t shift = next_shift(reach, sizes.patch_width);
-        dilate_rows_kernel<<<grid, kThreads, 0, stream>>>(next, bits, shift, sets, slot, sizes);
-        check_launch("mask_hits along rows");
+        launch("mask_hits along rows", dilate_rows_kernel, grid, kThreads, 0, stream, next, bits,
+               shift, sets, slot, sizes);
         swap();
         reach += shift;
     }
     for (std::int64_t reach = 1; reach < sizes.patch_height;) {
         const std::int64_t shift = next_shift(reach, sizes.patch_height);
-        dilate_columns_kernel<<<grid, kThreads, 0, stream>>>(next, bits, shift, sets, slot, sizes);
-        check_launch("mask_hits down columns");
+        launch("mask_hits down columns", dilate_columns_kernel, grid, kThreads, 0, stream, next,
+               bits, shift, sets, slot, sizes);
         swap();
         reach += shift;
     }
-    count_kernel<<<strided_blocks(sizes.rows() * sizes.cols(), kThreads), kThreads, 0, stream>>>(
-        hits, bits, sets, slot, sizes);
-    check_launch("mask_hits count");
+    launch("mask_hits count", count_kernel, strided_blocks(sizes.rows() * sizes.cols(), kThreads),
+           kThreads, 0, stream, hits, bits, sets, slot, sizes);
 }
 
 }  // namespace
@@ -150,9 +149,8 @@ void cuda(std::int32_t* hits /* [H-ph+1,W-pw+1] */,
     if (sets == 0 || begin == end) return;
     const std::size_t bytes = static_cast<std::size_t>(sets * slot) * sizeof(std::uint64_t);
     check_cuda("mask_hits", cudaMemsetAsync(scratch, 0, bytes, stream));
-    scatter_kernel<<<strided_blocks(end - begin, kThreads), kThreads, 0, stream>>>(
-        scratch, indices, offsets, first, last, begin, end, slot, sizes);
-    check_launch("mask_hits scatter");
+    launch("mask_hits scatter", scatter_kernel, strided_blocks(end - begin, kThreads), kThreads, 0,
+           stream, scratch, indices, offsets, first, last, begin, end, slot, sizes);
     count_bitmaps(hits, scratch, scratch + sets * slot, sets, sizes, stream);
 }
 
@@ -162,9 +160,9 @@ void dense_cuda(std::int32_t* hits /* [H-ph+1,W-pw+1] */,
                 const Sizes& sizes, cudaStream_t stream) {
     const std::int64_t sets = last - first, slot = scratch_words(sizes);
     if (sets == 0) return;
-    pack_kernel<<<strided_blocks(sets * flat_words(sizes) * kWarp, kThreads), kThreads, 0,
-                  stream>>>(scratch, masks + first * sizes.height * sizes.width, sets, slot, sizes);
-    check_launch("mask_hits pack");
+    launch("mask_hits pack", pack_kernel,
+           strided_blocks(sets * flat_words(sizes) * kWarp, kThreads), kThreads, 0, stream, scratch,
+           masks + first * sizes.height * sizes.width, sets, slot, sizes);
     count_bitmaps(hits, scratch, scratch + sets * slot, sets, sizes, stream);
 }
 

@@ -138,21 +138,19 @@ void cuda(double* value /* [N] */, std::int64_t* places /* [N,2,2] (y, x) */,
           const double* allowance /* [N] */, const Sizes& sizes, cudaStream_t stream) {
     if (sizes.maps == 0) return;
     const std::int64_t rows = sizes.maps * sizes.height, columns = sizes.maps * (sizes.width + 1);
-    table_rows_kernel<<<strided_blocks(rows, kThreads), kThreads, 0, stream>>>(tables, maps, sizes);
-    check_launch("max_pair_sum rows");
+    launch("max_pair_sum rows", table_rows_kernel, strided_blocks(rows, kThreads), kThreads, 0,
+           stream, tables, maps, sizes);
     // The zero row above the map is written here, the zero column beside it by the rows.
-    table_columns_kernel<<<strided_blocks(columns, kThreads), kThreads, 0, stream>>>(tables, sizes);
-    check_launch("max_pair_sum columns");
+    launch("max_pair_sum columns", table_columns_kernel, strided_blocks(columns, kThreads),
+           kThreads, 0, stream, tables, sizes);
     const unsigned int each_map = strided_blocks(sizes.maps, 1);
-    windows_kernel<<<each_map, kThreads, 0, stream>>>(sums, fullest, least, tables, sizes);
-    check_launch("max_pair_sum windows");
+    launch("max_pair_sum windows", windows_kernel, each_map, kThreads, 0, stream, sums, fullest,
+           least, tables, sizes);
     const std::int64_t windows = sizes.maps * sizes.rows() * sizes.cols();
-    pairs_kernel<<<strided_blocks(windows, 1), kThreads, 0, stream>>>(found, tables, sums, fullest,
-                                                                      least, sizes);
-    check_launch("max_pair_sum pairs");
-    settle_kernel<<<each_map, kThreads, 0, stream>>>(value, places, found, fullest, allowance,
-                                                     sizes);
-    check_launch("max_pair_sum");
+    launch("max_pair_sum pairs", pairs_kernel, strided_blocks(windows, 1), kThreads, 0, stream,
+           found, tables, sums, fullest, least, sizes);
+    launch("max_pair_sum", settle_kernel, each_map, kThreads, 0, stream, value, places, found,
+           fullest, allowance, sizes);
 }
 
 }  // namespace pycc::max_pair_sum

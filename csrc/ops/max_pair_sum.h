@@ -25,7 +25,7 @@
 #include "../core/window_sums.h"
 
 #if defined(PYCC_CUDA)
-#include <cuda_runtime.h>
+#include "../core/cuda_api.h"
 #endif
 
 namespace pycc::max_pair_sum {

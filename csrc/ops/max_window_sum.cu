@@ -38,7 +38,7 @@ __global__ void columns_kernel(double* __restrict__ columns, const float* __rest
 __global__ void __launch_bounds__(kThreads)
     rows_kernel(BestWindow* __restrict__ row_best, double* columns, double* all_tails,
                 Sizes sizes) {
-    extern __shared__ double buffer[];
+    PYCC_DYNAMIC_SHARED(double, buffer);
     const std::int64_t width = sizes.width, window = sizes.window_width;
     const bool power = (window & (window - 1)) == 0;
     for (const std::int64_t row : blocks_of_grid(sizes.maps * sizes.rows())) {
@@ -104,17 +104,14 @@ void cuda(double* sum /* [N] */, std::int64_t* place /* [N,2] (y, x) */,
     if (sizes.maps == 0) return;
     const std::int64_t blocks = (sizes.rows() + sizes.window_height - 1) / sizes.window_height;
     const std::int64_t work = sizes.maps * blocks * sizes.width;
-    columns_kernel<<<strided_blocks(work, kThreads), kThreads, 0, stream>>>(columns, maps, sizes,
-                                                                            blocks);
-    check_launch("max_window_sum columns");
+    launch("max_window_sum columns", columns_kernel, strided_blocks(work, kThreads), kThreads, 0,
+           stream, columns, maps, sizes, blocks);
     const auto bytes = tails == nullptr ? static_cast<std::size_t>(2 * sizes.width) * sizeof(double)
                                         : std::size_t{0};
-    rows_kernel<<<strided_blocks(sizes.maps * sizes.rows(), 1), kThreads, bytes, stream>>>(
-        row_best, columns, tails, sizes);
-    check_launch("max_window_sum rows");
-    maps_kernel<<<strided_blocks(sizes.maps, 1), kThreads, 0, stream>>>(sum, place, row_best,
-                                                                        sizes);
-    check_launch("max_window_sum");
+    launch("max_window_sum rows", rows_kernel, strided_blocks(sizes.maps * sizes.rows(), 1),
+           kThreads, bytes, stream, row_best, columns, tails, sizes);
+    launch("max_window_sum", maps_kernel, strided_blocks(sizes.maps, 1), kThreads, 0, stream, sum,
+           place, row_best, sizes);
 }
 
 }  // namespace pycc::max_window_sum

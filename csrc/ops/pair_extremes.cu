@@ -80,9 +80,9 @@ void cuda(std::int64_t* most /* [rows,columns] */, std::int64_t* least /* [rows,
           const std::int64_t* column_span_of /* [columns,columns] */, const Sizes& sizes,
           cudaStream_t stream) {
     if (sizes.rows * sizes.columns == 0) return;
-    extremes_kernel<<<strided_blocks(sizes.rows * sizes.columns, 1), kThreads, 0, stream>>>(
-        most, least, table, guesses, row_starts, column_starts, row_span_of, column_span_of, sizes);
-    check_launch("pair_extremes");
+    launch("pair_extremes", extremes_kernel, strided_blocks(sizes.rows * sizes.columns, 1),
+           kThreads, 0, stream, most, least, table, guesses, row_starts, column_starts, row_span_of,
+           column_span_of, sizes);
 }
 
 }  // namespace pycc::pair_extremes

@@ -99,9 +99,8 @@ void cuda(float* out /* [N,C,H,W] */, const float* images /* [N,C,H,W] */,
     // A grid for the area of the patch; the strided loop covers what zoom and rotation add.
     const std::int64_t area = sizes.patch_height * sizes.patch_width;
     const dim3 grid = strided_planes(area, kThreads, sizes.images);
-    paste_kernel<<<grid, kThreads, 0, stream>>>(out, patch, mask, top_left, transform, sizes,
-                                                sampling);
-    check_launch("paste_patch");
+    launch("paste_patch", paste_kernel, grid, kThreads, 0, stream, out, patch, mask, top_left,
+           transform, sizes, sampling);
 }
 
 void backward_cuda(float* grad_patch /* [N or 1,C,p,q] */, const float* grad_out /* [N,C,H,W] */,
@@ -113,9 +112,8 @@ void backward_cuda(float* grad_patch /* [N or 1,C,p,q] */, const float* grad_out
     const std::int64_t work =
         sizes.patches * sizes.channels * sizes.patch_height * sizes.patch_width;
     if (work == 0) return;
-    paste_backward_kernel<<<strided_blocks(work, kThreads), kThreads, 0, stream>>>(
-        grad_patch, grad_out, patch, mask, top_left, transform, sizes, sampling);
-    check_launch("paste_patch backward");
+    launch("paste_patch backward", paste_backward_kernel, strided_blocks(work, kThreads), kThreads,
+           0, stream, grad_patch, grad_out, patch, mask, top_left, transform, sizes, sampling);
 }
 
 }  // namespace pycc::paste_patch

@@ -11,7 +11,7 @@
 #include "../core/nullable.h"
 
 #if defined(PYCC_CUDA)
-#include <cuda_runtime.h>
+#include "../core/cuda_api.h"
 #endif
 
 namespace pycc::paste_patch {

@@ -81,7 +81,7 @@ __global__ void __launch_bounds__(kThreads)
     overlap_kernel(std::int64_t* __restrict__ overlap, const float* __restrict__ a,
                    const float* __restrict__ b, std::int64_t rows, std::int64_t cells,
                    std::int64_t k) {
-    __shared__ Search search;
+    PYCC_SHARED(search, Search);
     for (const std::int64_t n : blocks_of_grid(rows)) {
         const float *row_a = a + n * cells, *row_b = b + n * cells;
         if (k == 0 || k == cells) {
@@ -106,8 +106,8 @@ void cuda(std::int64_t* overlap /* [rows] */, const float* a /* [rows,cells] */,
           const float* b /* [rows,cells] */, std::int64_t rows, std::int64_t cells, std::int64_t k,
           cudaStream_t stream) {
     if (rows == 0) return;
-    overlap_kernel<<<strided_blocks(rows, 1), kThreads, 0, stream>>>(overlap, a, b, rows, cells, k);
-    check_launch("topk_overlap");
+    launch("topk_overlap", overlap_kernel, strided_blocks(rows, 1), kThreads, 0, stream, overlap, a,
+           b, rows, cells, k);
 }
 
 }  // namespace pycc::topk_overlap

@@ -14,7 +14,16 @@ from torch import Tensor
 
 from pycc._compiled import Ablation, Compiled, HitSizes, Loaded, load
 
-__all__ = ["Ablation", "HitSizes", "info", "module", "reference", "run", "use_reference"]
+__all__ = [
+    "Ablation",
+    "HitSizes",
+    "info",
+    "kind_of",
+    "module",
+    "reference",
+    "run",
+    "use_reference",
+]
 
 
 class Parameter(NamedTuple):
@@ -58,8 +67,10 @@ def _kernels_of(compiled: Compiled | None) -> dict[str, Kernel]:
 def reference_at_start(loaded: Loaded) -> bool:
     """Whether the twins run by default; warns if they do so without having been requested."""
     choice = os.environ.get("PYCC_OPS", "")
-    if choice not in ("", "compiled", "reference"):
-        raise ValueError(f"PYCC_OPS must be compiled or reference, got {choice!r}")
+    if choice not in ("", "compiled", "reference", "emulated"):
+        raise ValueError(f"PYCC_OPS must be compiled, reference or emulated, got {choice!r}")
+    if choice == "emulated" and not hasattr(loaded.module, "emulate"):
+        raise ValueError("PYCC_OPS=emulated needs a build of pycc with PYCC_CUDA=HOST")
     if choice == "" and not loaded.built:
         warnings.warn(f"{loaded.missing}", stacklevel=2)
         return True
@@ -69,6 +80,7 @@ def reference_at_start(loaded: Loaded) -> bool:
 _loaded = load()
 kernels = _kernels_of(_loaded.module)
 _at_start: bool = reference_at_start(_loaded)
+_emulated: bool = os.environ.get("PYCC_OPS") == "emulated"
 
 
 class _Choice(threading.local):
@@ -120,6 +132,14 @@ def module() -> Compiled:
     return _loaded.module
 
 
+def kind_of(device: torch.device) -> str:
+    """Return the kind of the kernels that run on a device, ``cpu`` or ``cuda``.
+
+    With PYCC_OPS=emulated, the CUDA kernels of a build with PYCC_CUDA=HOST run on the CPU.
+    """
+    return "cuda" if _emulated and device.type == "cpu" else device.type
+
+
 def run(op: str, device: torch.device, *arguments: object) -> None:
     """Run the compiled ``op`` on ``device``, with tensors, numbers and sizes in the kernel's order.
 
@@ -132,10 +152,11 @@ def run(op: str, device: torch.device, *arguments: object) -> None:
     """
     compiled = module()
     if device.type == "cpu":
-        call(op, device, (*arguments, torch.get_num_threads()))
+        last = 0 if _emulated else torch.get_num_threads()  # the only stream, or the threads
+        call(op, device, (*arguments, last))
     elif device.type != "cuda":
         raise ValueError(f"{op}: tensors must be on cpu or cuda, got {device.type}")
-    elif compiled.cuda is None:
+    elif compiled.cuda is None or hasattr(compiled, "emulate"):
         raise ValueError(
             f"{op}: a tensor is on {device}, but pycc was built without CUDA; rebuild where nvcc "
             "is found (PYCC_CUDA=ON), or use the twins with `with pycc.ops.reference():`"
@@ -148,7 +169,7 @@ def run(op: str, device: torch.device, *arguments: object) -> None:
 
 def call(op: str, device: torch.device, arguments: tuple[object, ...]) -> None:
     """Check the arguments against the kernel's parameters and pass tensors as addresses."""
-    kernel, parameters = kernels[f"{op}_{device.type}"]
+    kernel, parameters = kernels[f"{op}_{kind_of(device)}"]
     if len(arguments) != len(parameters):
         wanted, got = len(parameters) - 1, len(arguments) - 1
         raise TypeError(

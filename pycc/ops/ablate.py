@@ -181,7 +181,7 @@ def _run(op: str, result: Tensor, rows: int, native_key: _native.Ablation, *inpu
     """Run the kernel, on CUDA with bitmaps [rows,words] as scratch memory."""
     device = result.device
     scratch: tuple[Tensor, ...] = ()
-    if device.type == "cuda":
+    if _native.kind_of(device) == "cuda":
         scratch = (torch.empty((rows, native_key.words), dtype=torch.uint32, device=device),)
     _native.run(op, device, result, *scratch, *inputs, native_key)
 

@@ -234,7 +234,7 @@ def _fill(
         out = torch.empty((height // stride, width // stride), dtype=torch.float32, device=device)
     module = _native.module()
     scratch: tuple[Tensor, ...] = ()
-    if device.type == "cuda":
+    if _native.kind_of(device) == "cuda":
         size = count * module.head_axes_bytes
         scratch = (torch.empty(size, dtype=torch.uint8, device=device),)
     sizes = (count, height, width, stride, truncate, module.Boundary[BOUNDARIES[boundary]])

@@ -129,7 +129,7 @@ def mask_hits(
     if _native.use_reference():
         return mask_hits_reference(kept, shape, patch)
     sets = _checked(kept, shape, patch)
-    if sets.device.type == "cuda":
+    if _native.kind_of(sets.device) == "cuda":
         return _worst(_hits_on_cuda(sets))
     sizes = _sizes(sets)
     worst = torch.empty(3, dtype=torch.int64)

@@ -85,7 +85,7 @@ def max_pair_sum(
     values = torch.empty(count, dtype=torch.float64, device=plain.device)
     places = torch.empty((count, 2, 2), dtype=torch.int64, device=plain.device)
     scratch: list[Tensor] = []
-    if plain.device.type == "cuda":
+    if _native.kind_of(plain.device) == "cuda":
         scratch = _scratch(plain, height - high + 1, width - wide + 1)
     sizes = _native.module().SumSizes(
         maps=count, height=height, width=width, window_height=high, window_width=wide

@@ -43,7 +43,7 @@ def max_window_sum(maps: Tensor, window: tuple[int, int]) -> tuple[Tensor, Tenso
     sums = torch.empty(count, dtype=torch.float64, device=plain.device)
     places = torch.empty((count, 2), dtype=torch.int64, device=plain.device)
     scratch: list[Tensor | None] = []
-    if plain.device.type == "cuda":
+    if _native.kind_of(plain.device) == "cuda":
         scratch = _scratch(plain, height - high + 1)
     sizes = _native.module().SumSizes(
         maps=count, height=height, width=width, window_height=high, window_width=wide

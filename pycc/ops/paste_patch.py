@@ -275,7 +275,7 @@ def _paste_patch_backward(
     grad = _check.raw(_OP, "grad", grad, torch.float32, (None,) * 4, device)
     reads = _memory(grad.shape, patch, mask, top_left, transform, device, nested)
     # On the CPU, images that share a patch write to separate rows, which are summed into the first.
-    rows = len(patch) if device.type == "cuda" else max(len(grad), len(patch))
+    rows = len(patch) if _native.kind_of(device) == "cuda" else max(len(grad), len(patch))
     grad_patch = torch.empty((rows, *patch.shape[1:]), dtype=torch.float32, device=device)
     _native.run(f"{_OP}_backward", device, grad_patch, grad, *reads)
     return grad_patch[: len(patch)]

@@ -134,5 +134,6 @@ def test_the_environment_asks_for_the_twins(value: str, expected: str) -> None:
 
 def test_a_misspelt_environment_is_refused(monkeypatch) -> None:
     monkeypatch.setenv("PYCC_OPS", "refrence")
-    with pytest.raises(ValueError, match="PYCC_OPS must be compiled or reference, got 'refrence'"):
+    expected = "PYCC_OPS must be compiled, reference or emulated, got 'refrence'"
+    with pytest.raises(ValueError, match=expected):
         _native.reference_at_start(_compiled.load())
