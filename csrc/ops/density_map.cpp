@@ -5,59 +5,13 @@
 
 #include "../core/parallel.h"
 #include "../core/simd.h"
+#include "density_pass.h"
+#include "density_taps.h"
 
 namespace pycc::density_map {
 namespace {
 
-// One half of a kernel's taps, reused while consecutive heads have the same sigma.
-class Taps {
-  public:
-    void prepare(double sigma, double truncate) {
-        if (sigma == sigma_) return;
-        sigma_ = sigma;
-        const auto radius = kernel_radius(sigma, truncate);
-        taps_.resize(static_cast<std::size_t>(radius + 1));
-        for (std::int64_t i = 0; i <= radius; ++i) {
-            taps_[static_cast<std::size_t>(i)] = gaussian_tap(i, sigma);
-        }
-        scale_ = make_axis(0, radius, 1, Boundary::clip, *this).scale;
-    }
-    double operator()(std::int64_t offset) const { return taps_[static_cast<std::size_t>(offset)]; }
-
-    Axis axis(std::int64_t centre, std::int64_t size, Boundary boundary) const {
-        const auto radius = static_cast<std::int64_t>(taps_.size()) - 1;
-        if (boundary == Boundary::renormalize) {
-            return make_axis(centre, radius, size, boundary, *this);
-        }
-        return {centre, radius, size, scale_};  // the same for every head of this sigma
-    }
-
-  private:
-    double sigma_ = -1.0;
-    double scale_ = 1.0;
-    std::vector<double> taps_;
-};
-
 constexpr std::int64_t kBlock = 16;  // floats per iteration of a SIMD loop
-
-void fill_weights(std::vector<float>& weights, const Cells& cells, std::int64_t stride,
-                  const Axis& axis, Boundary boundary, const Taps& taps) {
-    weights.resize(static_cast<std::size_t>(cells.last - cells.first));
-    float* weight = weights.data();
-    if (stride == 1 && boundary != Boundary::reflect) {  // a cell is a pixel, its weight a tap
-        const std::int64_t middle = std::clamp(axis.centre, cells.first, cells.last);
-        for (std::int64_t i = cells.first; i < middle; ++i) {
-            *weight++ = static_cast<float>(taps(axis.centre - i) * axis.scale);
-        }
-        for (std::int64_t i = middle; i < cells.last; ++i) {
-            *weight++ = static_cast<float>(taps(i - axis.centre) * axis.scale);
-        }
-        return;
-    }
-    for (std::int64_t cell = cells.first; cell < cells.last; ++cell) {
-        *weight++ = cell_weight(cell, stride, axis, boundary, taps);
-    }
-}
 
 // Pads a row of weights with zeros so that it starts and ends at full blocks of the map's row.
 Cells widen_to_blocks(std::vector<float>& weights, const Cells& cells, std::int64_t cols) {
@@ -80,21 +34,6 @@ PYCC_SIMD void add_outer(float* __restrict__ map /* [rows, pitch] */, std::int64
         }
         for (std::int64_t j = whole; j < cols; ++j) target[j] += factor * row[j];
     }
-}
-
-// Returns the heads sorted by the row of their pixel, stably. Consecutive heads are then near in
-// the map, so that the cells that they are added to stay in the cache.
-std::vector<std::int64_t> by_row(const std::int64_t* pixels /* [count,2] */, std::int64_t count,
-                                 std::int64_t height) {
-    std::vector<std::int64_t> place(static_cast<std::size_t>(height + 1), 0);
-    for (std::int64_t n = 0; n < count; ++n) ++place[static_cast<std::size_t>(pixels[2 * n] + 1)];
-    for (std::size_t y = 1; y < place.size(); ++y) place[y] += place[y - 1];
-    std::vector<std::int64_t> order(static_cast<std::size_t>(count));
-    for (std::int64_t n = 0; n < count; ++n) {
-        std::int64_t& next = place[static_cast<std::size_t>(pixels[2 * n])];
-        order[static_cast<std::size_t>(next++)] = n;
-    }
-    return order;
 }
 
 // Cuts the map's rows into bands of about equal work; bands[b] is the first row of band b.
@@ -122,6 +61,11 @@ void cpu(float* map /* [height/stride,width/stride] */,
          double truncate, Boundary boundary, int threads) {
     const std::int64_t rows = height / stride, cols = width / stride;
     if (rows == 0 || cols == 0) return;
+    if (pass_is_faster(sigma, count, height, width, stride, truncate)) {
+        sum_by_pass(map, pixels, sigma[0], count, height, width, stride, truncate, boundary,
+                    threads);
+        return;
+    }
 
     // The work of each row, in cells, by a difference array over the rows that each head reaches.
     std::vector<std::int64_t> work(static_cast<std::size_t>(rows + 1), 0);
@@ -131,7 +75,6 @@ void cpu(float* map /* [height/stride,width/stride] */,
         const Cells y = reached_cells({pixels[2 * n], radius, height, 1.0}, stride);
         const Cells x = reached_cells({pixels[2 * n + 1], radius, width, 1.0}, stride);
         if (y.first >= y.last || x.first >= x.last) continue;
-        constexpr std::int64_t kRowCost = 32;  // starting a row costs about as much as 32 cells
         const std::int64_t row_work = x.last - x.first + kRowCost;
         work[static_cast<std::size_t>(y.first)] += row_work;
         work[static_cast<std::size_t>(y.last)] -= row_work;
@@ -146,7 +89,9 @@ void cpu(float* map /* [height/stride,width/stride] */,
         total / kWorkPerThread, 1, std::min<std::int64_t>(std::max(threads, 1), rows));
     const auto first_row = balanced_bands(work, bands);
 
-    const auto order = by_row(pixels, count, height);
+    // Consecutive heads are near in the map, so that the cells that they are added to stay in the
+    // cache.
+    const ByRow order(pixels, count, height);
 
     parallel_for(bands, 1, threads, [&](std::int64_t band_begin, std::int64_t band_end) {
         const std::int64_t top = first_row[static_cast<std::size_t>(band_begin)];
@@ -154,7 +99,7 @@ void cpu(float* map /* [height/stride,width/stride] */,
         std::fill(map + top * cols, map + bottom * cols, 0.0F);
         Taps taps;
         std::vector<float> column, row;
-        for (const std::int64_t n : order) {
+        for (const std::int64_t n : order.heads) {
             const auto radius = kernel_radius(sigma[n], truncate);
             Cells y = reached_cells({pixels[2 * n], radius, height, 1.0}, stride);
             y = {std::max(y.first, top), std::min(y.last, bottom)};

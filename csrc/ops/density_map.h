@@ -1,7 +1,7 @@
 // Density maps: the sum of one truncated Gaussian per head.
 //
 // Complexity: O(sum over heads of the cells that the kernel reaches), about (2 radius / stride)^2
-// per head.
+// per head; on the CPU, many heads of one sigma take two passes over the map (density_pass.h).
 #pragma once
 
 #include <cmath>

@@ -330,3 +330,33 @@ def test_the_registered_op_checks_before_it_hands_out_pointers(change, message) 
     torch.ops.pycc.density_map(**arguments)
     with pytest.raises(ValueError, match=f"density_map: .*{message}"):
         torch.ops.pycc.density_map(**{**arguments, **change})
+
+
+@given(
+    shape=st.tuples(st.integers(1, 70), st.integers(1, 90)),
+    sigma=st.sampled_from([0.0, 0.4, 2.0, 7.3, 40.0]),
+    boundary=st.sampled_from(BOUNDARIES),
+    stride=st.integers(1, 5),
+    count=st.sampled_from([2, 40, 700]),
+    seed=st.integers(0, 2**32),
+)
+def test_many_heads_of_one_width(shape, sigma, boundary, stride, count, seed) -> None:
+    """Heads so many that rows and columns are summed in two passes, and too few for that."""
+    points = crowd(count, *shape, seed=seed)
+    options = {"boundary": boundary, "stride": stride}
+    expected = density_map_reference(points, sigma, shape, **options)
+    # Sums are float32, here of up to 700 heads in one pixel.
+    assert_close_maps(density_map(points, sigma, shape, **options), expected, 1e-7 * max(count, 10))
+
+
+def test_two_passes_give_the_same_bits_on_any_number_of_threads(with_threads) -> None:
+    points = crowd(9000, 300, 420)
+    points[:100] = points[0]  # many in one pixel
+    results = []
+    for threads in (1, 2, 7):
+        with_threads(threads)
+        results.append(density_map(points, 6.0, (300, 420)))
+    assert all(torch.equal(result, results[0]) for result in results)
+    assert abs(float(results[0].double().sum()) / 9000 - 1) < 0.05
+    windows = density_map(points, torch.full((9000,), 6.0) + torch.arange(9000) * 1e-12, (300, 420))
+    assert_close_maps(results[0], windows, 2e-6)
