@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 from support.tensors import every_device, views
@@ -332,6 +332,7 @@ def test_the_registered_op_checks_before_it_hands_out_pointers(change, message) 
         torch.ops.pycc.density_map(**{**arguments, **change})
 
 
+@settings(max_examples=40)
 @given(
     shape=st.tuples(st.integers(1, 70), st.integers(1, 90)),
     sigma=st.sampled_from([0.0, 0.4, 2.0, 7.3, 40.0]),
