@@ -129,7 +129,7 @@ class Alarm(NetworkCertificate):
 
     name = _NAME
     false_alarms: float = flag(
-        0.05, "probability of an alarm for a clean image that is exchangeable with those calibrated"
+        0.05, "probability of an alarm for a clean image like those that are calibrated on"
     )
 
     def __post_init__(self) -> None:
