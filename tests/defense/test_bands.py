@@ -45,8 +45,8 @@ def test_a_patch_raises_an_alarm_or_leaves_the_sum_inside(
     shape: tuple[int, int], model: CompletionModel
 ) -> None:
     silent, loud = 0, 0
-    for seed, share in itertools.product(range(2), (0.97, 1.3)):
-        cells = map_of(shape, seed)
+    cells = map_of(shape, 0)
+    for share in (0.97, 1.3):
         margin = share * score(cells, model)
         bands = Bands.of(cells, model, margin)
         assert bands.alarm == (share < 1.0)
