@@ -102,7 +102,7 @@ def alarmed(
 
     A small network predicts the people g(W) of each window W from what surrounds it, and an image
     raises an alarm if the sum of some window differs from g(W) by more than
-    margin sqrt(g(W) + 1) people (``pycc.defense.bands``). The map is the counter's own if no
+    margin sqrt(g(W) + 10) people (``pycc.defense.bands``). The map is the counter's own if no
     alarm is raised; ``pycc.certify.alarm`` certifies these counts. After an alarm the window that
     leaves its band the most is scaled to g(W). The method ``alarms`` takes images [N,3,H,W] and
     returns [N] bool. The receptive field is None.
@@ -112,7 +112,7 @@ def alarmed(
         patch_size: side of the patch, in pixels.
         completion: fitted on other images, for this counter and patch size
             (``pycc.certify.calibrate``, ``Calibration.completion``).
-        margin: half the width of a band, in units of sqrt(g(W) + 1), at least 0; fixed on images
+        margin: half the width of a band, in units of sqrt(g(W) + 10), at least 0; fixed on images
             that took no part in the fit (``pycc.certify.Alarm``).
         straight_through: for attacks: after an alarm the gradient is that of the counter without
             the defense, but inside the window it leads a descent of any loss back into the band.

@@ -1,6 +1,6 @@
 """Bands for the people in the windows of a map, which depend on what surrounds each window alone.
 
-The band of a window W is g(W) -+ margin sqrt(g(W) + 1), where a completion network predicts g(W)
+The band of a window W is g(W) -+ margin sqrt(g(W) + 10), where a completion network predicts g(W)
 without the content of W. If one window contains all that a patch changes, its band is that of the
 clean map, whatever the patch shows. A patch after which every window lies in its band therefore
 leaves the sum of the map in [min_W S - S_W + low(W), max_W S - S_W + high(W)] of the clean map
@@ -17,6 +17,10 @@ from torch import Tensor
 from pycc.defense.completed import CompletionModel
 from pycc.defense.min_max import Place, plan_of, single_windows
 from pycc.defense.surroundings import MOST_PEOPLE, UNIT, whole_units
+
+BASE = 10.0
+"""People, added to predictions in the scale of a band. With less, windows in which almost nobody is
+predicted decide the margin, and bands of full windows are wider than they need be."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +93,7 @@ class Bands:
 def score(cells: Tensor, completion: CompletionModel) -> float:
     """Return the least margin for which a map [h,w], people per cell, raises no alarm.
 
-    It is max_W |S_W - g(W)| / sqrt(g(W) + 1).
+    It is max_W |S_W - g(W)| / sqrt(g(W) + 10).
     """
     sums, guesses = single_windows(whole_units(cells), completion.grid, completion.network)
     return float(((sums - guesses).double() * UNIT / _scale(guesses)).abs().max())
@@ -103,8 +107,8 @@ def inside_of(cells: Tensor, completion: CompletionModel, place: Place) -> Tenso
 
 
 def _scale(guesses: Tensor) -> Tensor:
-    """Return sqrt(g + 1), g in people: counts vary by about the root of what is expected."""
-    return (guesses.double() * UNIT + 1.0).sqrt()
+    """Return sqrt(g + 10), g in people: errors grow with the root of what is predicted."""
+    return (guesses.double() * UNIT + BASE).sqrt()
 
 
 def _place(values: Tensor, *, largest: bool) -> Place:

@@ -83,7 +83,7 @@ def test_bands_are_those_of_the_definition_and_the_score_is_the_least_margin(
     assert torch.equal(bands.total - bands.sums + bands.guesses, table.alone)
     assert int(bands.sums[0, 0]) == int(units[inside_of(cells, model, (0, 0))].sum())
     guesses = bands.guesses.double() * UNIT
-    half = 1.5 * (guesses + 1.0).sqrt()
+    half = 1.5 * (guesses + 10.0).sqrt()
     torch.testing.assert_close(bands.high.double() * UNIT, guesses + half)
     torch.testing.assert_close(bands.low.double() * UNIT, (guesses - half).clamp(min=0.0))
     least = score(cells, model)

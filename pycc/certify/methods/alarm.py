@@ -28,7 +28,7 @@ from pycc.certify.methods.base import (
     certificates,
 )
 from pycc.certify.methods.networks import NetworkCertificate, check_fitted, patch_cell
-from pycc.defense.bands import Bands, score
+from pycc.defense.bands import BASE, Bands, score
 from pycc.defense.completed import CompletionModel
 from pycc.defense.min_max import WindowGrid, plan_of
 from pycc.defense.mixture import parts_of, with_parts
@@ -51,7 +51,7 @@ def alarm(
     the same counter and patch size. The defended counter is ``pycc.defense.alarmed``.
 
     A network predicts the people g(W) of a window W without its content, and an image raises an
-    alarm if some sum S_W leaves the band g(W) -+ margin sqrt(g(W) + 1). The band of the window W*
+    alarm if some sum S_W leaves the band g(W) -+ margin sqrt(g(W) + 10). The band of the window W*
     around a patch does not depend on the patch. Without an alarm S_W* lies in it, so the count lies
     in S - S_W* plus the band; the interval's ends are the extremes over W*. They are exact
     (``pycc.defense.bands``), and moved outward by what the rounding of cells outside the patch's
@@ -82,8 +82,8 @@ def alarm_of(cells: Tensor, model: CompletionModel, margin: float) -> Interval:
     """Compute ``alarm`` from a density map [1,h,w]."""
     bands = Bands.of(cells[0], model, margin)
     # The rounding of cells moves the visible sum by this much, a prediction by slope times, and
-    # half a band, margin sqrt(g + 1), by at most margin / 2 times the prediction.
-    moved = 1.0 + model.network.slope * (1.0 + margin / 2.0)
+    # half a band, margin sqrt(g + BASE), by at most margin / (2 sqrt(BASE)) times the prediction.
+    moved = 1.0 + model.network.slope * (1.0 + margin / (2.0 * math.sqrt(BASE)))
     room = rounding_room(float(cells.double().sum())) * moved
     everywhere = plan_of(model.grid, shape_of(cells)).everywhere
     low, high = bands.ends
@@ -117,10 +117,10 @@ def _same(first: str, second: str) -> bool:
 class Alarm(NetworkCertificate):
     """The count, or an alarm; an ensemble raises one if a counter of it does.
 
-    The margin is a conformal quantile (``conformal_margin``) of max_W |S_W - g(W)| / sqrt(g(W) + 1)
-    on calibration images that took no part in the network's fit: every third of them, or all if the
-    package's network was fitted on other data. They need no annotation. Counters of an ensemble
-    share the rate of false alarms equally.
+    The margin is a conformal quantile (``conformal_margin``) of
+    max_W |S_W - g(W)| / sqrt(g(W) + 10) on calibration images outside the network's fit: every
+    third of them, or all if the package's network was fitted on other data. They need no
+    annotation. Counters of an ensemble share the rate of false alarms equally.
 
     >>> from pycc.certify import Alarm
     >>> Alarm(false_alarms=0.1).settings()["false_alarms"]
