@@ -19,8 +19,9 @@ from torch import Tensor
 
 from pycc import data, models, ops
 from pycc.certify.methods.additive import additive_of
-from pycc.certify.methods.completion import completion_of, packaged_completion
+from pycc.certify.methods.completion import completion_of
 from pycc.certify.methods.masked import masked_of
+from pycc.certify.methods.networks import packaged_completion
 from pycc.checks import check_image
 from pycc.counters import identity
 from pycc.defense.capping import Caps

@@ -232,6 +232,9 @@ class Interval:
     """Whether the interval excludes nothing that a patch could cause."""
     reason: str | None = None
     """Why the interval is vacuous or the method abstains."""
+    alarm: bool | None = None
+    """Whether the image itself raises an alarm; None for methods without alarms. Where it is not
+    None, the interval holds for attacked images that raise no alarm."""
 
     @property
     def width(self) -> float:

@@ -12,7 +12,7 @@ import argparse
 from pycc import certify, data, defense, models
 from pycc.certify import Completion
 from pycc.certify.engine import PATCH_SIZES
-from pycc.certify.methods.completion import PACKAGED
+from pycc.certify.methods.networks import PACKAGED
 from pycc.commands.progress import TerminalProgress
 from pycc.counters import identity
 from pycc.runs import write_json

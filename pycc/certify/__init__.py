@@ -2,7 +2,8 @@
 
 A certificate bounds the prediction of a defended counter, whatever a patch of the stated size shows
 and wherever it lies. ``completion`` (the default), ``masked``, ``additive``, ``two_mask`` and
-``fixed_ablations`` are deterministic; ``quantile`` holds with a stated probability over its draws;
+``fixed_ablations`` are deterministic; ``alarm`` bounds the counts of attacked images that raise
+no alarm; ``quantile`` holds with a stated probability over its draws;
 ``conformal`` converts an interval on the prediction into one on the number of people.
 ``partition_median`` certifies against poisoned training images instead of patches.
 
@@ -25,6 +26,7 @@ from pycc.certify.maps import check_field, mixed, slack_map
 from pycc.certify.mean import mean_bounds
 from pycc.certify.methods import (
     Additive,
+    Alarm,
     Certificate,
     Completion,
     FixedAblations,
@@ -32,6 +34,7 @@ from pycc.certify.methods import (
     Quantile,
     TwoMask,
     additive,
+    alarm,
     certificates,
     completion,
     fixed_ablations,
@@ -48,6 +51,7 @@ from pycc.types import Interval
 
 __all__ = [
     "Additive",
+    "Alarm",
     "AttackedRow",
     "CalibratedCompletion",
     "CalibratedNumber",
@@ -64,6 +68,7 @@ __all__ = [
     "TwoMask",
     "adaptive_attack",
     "additive",
+    "alarm",
     "allowance_of",
     "calibrate",
     "cap_of",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 
 from pycc import attack
@@ -17,7 +17,7 @@ from pycc.defense.mixture import parts_of
 from pycc.defense.region import regional
 from pycc.grid import heads_in
 from pycc.ranks import Ranks
-from pycc.runs import MANIFEST, Run
+from pycc.runs import MANIFEST, Record, Run
 from pycc.types import Counter, Progress, Sample, each
 
 OBJECTIVES: tuple[Objective, ...] = ("over", "under")
@@ -67,8 +67,7 @@ def attacked_rows(
     rows = []
     for method in methods:
         for patch_size in patch_sizes:
-            errors: dict[str, float | None] = {}
-            violations = 0
+            tally = _Tally()
             for (suffix, counted, weakest, group), objective in product(groups, OBJECTIVES):
                 victim = method.defended(counted, patch_size, calibration, seed=seed)
                 if victim is None:
@@ -85,15 +84,9 @@ def attacked_rows(
                 for record in attacked.run.ordered():
                     if record["condition"] == "clean":
                         continue  # every patch, optimised or not, must leave the count inside
-                    image, count = record["image"], record["count"]
-                    bound = intervals[image, method.name, patch_size]
-                    high = float("inf") if bound["high"] is None else bound["high"]
-                    violations += not bound["low"] <= count <= high
-                    errors[image] = _larger(errors.get(image), bound["truth"], count)
-            if errors:
-                rows.append(
-                    AttackedRow(method.name, patch_size, _mean(errors), violations, len(errors))
-                )
+                    tally.add(record, intervals[record["image"], method.name, patch_size])
+            if tally.images:
+                rows.append(tally.row(method.name, patch_size))
     return tuple(rows)
 
 
@@ -122,14 +115,38 @@ def _groups(
         yield f"-{number:04d}", regional(counter, sample, cells), [only]
 
 
-def _larger(error: float | None, truth: float | None, count: float) -> float | None:
-    """Return the larger of an error and that of this count; None without annotation."""
-    return None if truth is None else max(error or 0.0, abs(count - truth))
+@dataclass
+class _Tally:
+    """The attacked counts of one method and patch size, compared with their intervals."""
 
+    images: set[str] = field(default_factory=set)
+    errors: dict[str, float | None] = field(default_factory=dict)
+    """The largest error of an image's counts without an alarm; None without annotation."""
+    alarms: list[bool] = field(default_factory=list)
+    violations: int = 0
 
-def _mean(errors: dict[str, float | None]) -> float | None:
-    known = [error for error in errors.values() if error is not None]
-    return sum(known) / len(errors) if known and len(known) == len(errors) else None
+    def add(self, record: Record, bound: Record) -> None:
+        """Add the record of an attacked image; ``bound`` is that of its interval."""
+        image, count, truth = record["image"], record["count"], bound["truth"]
+        self.images.add(image)
+        if "alarm" in record:
+            self.alarms.append(record["alarm"])
+            if record["alarm"]:
+                return  # the certificate and the count are those of images without an alarm
+        high = float("inf") if bound["high"] is None else bound["high"]
+        self.violations += not bound["low"] <= count <= high
+        error = self.errors.get(image) or 0.0
+        self.errors[image] = None if truth is None else max(error, abs(count - truth))
+
+    def row(self, method: str, patch_size: int) -> AttackedRow:
+        """Return the row of the summary."""
+        known = [error for error in self.errors.values() if error is not None]
+        return AttackedRow(
+            method, patch_size,
+            sum(known) / len(known) if known and len(known) == len(self.errors) else None,
+            self.violations, len(self.images),
+            sum(self.alarms) / len(self.alarms) if self.alarms else None,
+        )  # fmt: skip
 
 
 def _share(progress: Progress | None, images: int, text: str) -> Progress | None:

@@ -18,6 +18,19 @@ from pycc.defense.completed import CompletionModel
 from pycc.defense.completion_net import CompletionNetwork
 from pycc.defense.min_max import WindowGrid
 
+MARGIN, FALSE_ALARMS = "margin", "rate of false alarms"
+"""Kinds of numbers that are not people."""
+
+
+def with_unit(kind: str, value: str) -> str:
+    """Return a value of a calibrated number as text, with its unit.
+
+    >>> with_unit("allowance", "4.5"), with_unit("margin", "2.1")
+    ('4.5 people', '2.1 scales of a window')
+    """
+    unit = {MARGIN: "scales of a window", FALSE_ALARMS: ""}.get(kind, "people")
+    return f"{value} {unit}".rstrip()
+
 
 @dataclass(frozen=True)
 class CalibratedNumber:
@@ -30,9 +43,10 @@ class CalibratedNumber:
     """
 
     kind: str
-    """``allowance``, ``cap`` or ``block cap``."""
+    """``allowance``, ``cap``, ``block cap``, ``margin`` or ``rate of false alarms``."""
     value: float
-    """Number of people in a window, a cell or a block of cells."""
+    """Number of people in a window, a cell or a block of cells; a margin is one of scales of a
+    window (``pycc.defense.alarmed``)."""
     source: str
     """The data that it was computed from, or ``given``."""
     images: int
@@ -66,6 +80,8 @@ class CompletionFacts:
     step: int
     """Cells between windows."""
     weights: str
+    method: str = "completion"
+    """The certificate method that it serves."""
 
 
 @dataclass(frozen=True)
@@ -91,13 +107,15 @@ class CalibratedCompletion:
     """The data that it was fitted on."""
     images: int
     """Number of images that it was fitted on."""
+    method: str = "completion"
+    """The certificate method that it serves."""
 
     @property
     def facts(self) -> CompletionFacts:
         """Everything but the weights."""
         return CompletionFacts(
             self.patch_size, self.counter, self.identity, self.source, self.images,
-            self.model.grid.reach, self.model.grid.step, self.model.network.digest,
+            self.model.grid.reach, self.model.grid.step, self.model.network.digest, self.method,
         )  # fmt: skip
 
     def json(self) -> dict[str, object]:
@@ -112,6 +130,7 @@ class CalibratedCompletion:
             CompletionModel(grid, CompletionNetwork.of_json(stored["weights"])),
             int(stored["patch_size"]), int(stored["counter"]), str(stored["identity"]),
             str(stored["source"]), int(stored["images"]),
+            str(stored.get("method", cls.method)),
         )  # fmt: skip
 
 
@@ -147,21 +166,29 @@ class Calibration:
         which = "" if counter is None else f" and counter {counter + 1}"
         raise ValueError(f"calibration: the {kind}{size}{which} is missing; calibrate again")
 
-    def completed(self, patch_size: int, counter: int = 0) -> CalibratedCompletion:
-        """Return the completion for a patch size and counter; ValueError if it is missing."""
-        for entry in self.completions:
+    def completed(
+        self, patch_size: int, counter: int = 0, *, method: str = "completion"
+    ) -> CalibratedCompletion:
+        """Return the completion of a method, patch size and counter; ValueError if missing."""
+        fitted = [entry for entry in self.completions if entry.method == method]
+        for entry in fitted:
             if (entry.patch_size, entry.counter) == (patch_size, counter):
                 return entry
-        sizes = sorted({entry.patch_size for entry in self.completions})
+        sizes = sorted({entry.patch_size for entry in fitted})
         others = f" (there are those for {', '.join(map(str, sizes))})" if sizes else ""
         raise ValueError(
-            f"calibration: the completion network for {patch_size} pixels and counter "
+            f"calibration: the {method} network for {patch_size} pixels and counter "
             f"{counter + 1} is missing{others}; calibrate again"
         )
 
-    def completion(self, *, patch_size: int, counter: int = 0) -> CompletionModel:
-        """Return the completion of ``pycc.defense.completed``; ValueError if it is missing."""
-        return self.completed(patch_size, counter).model
+    def completion(
+        self, *, patch_size: int, counter: int = 0, method: str = "completion"
+    ) -> CompletionModel:
+        """Return the completion of ``pycc.defense.completed``; ValueError if it is missing.
+
+        That of ``pycc.defense.alarmed`` belongs to the method ``alarm``.
+        """
+        return self.completed(patch_size, counter, method=method).model
 
     @property
     def colour(self) -> tuple[float, float, float]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from torch import Tensor
 
 from pycc.attack import PatchAttack
 from pycc.certify.attacked import attacked_rows
-from pycc.certify.calibration import Calibration
+from pycc.certify.calibration import Calibration, with_unit
 from pycc.certify.jobs import CertifyJobs
 from pycc.certify.maps import certified_map
 from pycc.certify.methods.base import CalibrationMaps, Certificate, chosen
@@ -120,15 +120,17 @@ def _calibrate(
     images = CalibrationMaps(
         source, counters, shares, tuple(map(tuple, maps)), tuple(truths), tuple(shapes)
     )
+    completions = tuple(
+        completion
+        for method in methods
+        for completion in method.complete(images, patch_sizes, progress)
+    )
+    images = replace(images, completions=completions)
     return Calibration(
         tuple(number for method in methods for number in method.calibrate(images, patch_sizes)),
         mean_colour(colours) if any(method.needs_fill for method in methods) else None,
         data_fingerprint(samples) if needs_images else None,
-        tuple(
-            completion
-            for method in methods
-            for completion in method.complete(images, patch_sizes, progress)
-        ),
+        completions,
     )
 
 
@@ -300,9 +302,10 @@ def _check_calibration(
         for needed in method.needed_numbers(patch_sizes, len(parts_of(counter)[0])):
             value = calibration.value(needed.kind, needed.patch_size, needed.counter)
             if needed.given is not None and value != needed.given:
+                given = with_unit(needed.kind, str(needed.given))
                 raise ValueError(
-                    f"{method.name}: the {needed.kind} is given as {needed.given} people and "
-                    f"calibrated as {value}; calibrate with the same methods"
+                    f"{method.name}: the {needed.kind} is given as {given} and calibrated as "
+                    f"{value}; calibrate with the same methods"
                 )
 
 

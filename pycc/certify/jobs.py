@@ -114,4 +114,5 @@ def _record(interval: Interval) -> Record:
         "confidence": interval.confidence,
         "vacuous": interval.vacuous,
         "reason": interval.reason,
+        **({} if interval.alarm is None else {"alarm": interval.alarm}),
     }

@@ -89,7 +89,8 @@ def mixed(intervals: Sequence[Interval], shares: Sequence[float]) -> Interval:
     """Combine intervals on counts into one on the sum of the counts times their shares.
 
     It holds if all intervals hold, also if one patch affects all counters. It is deterministic if
-    all intervals are; otherwise their error probabilities add up. A single interval of share 1 is
+    all intervals are; otherwise their error probabilities add up. It has an alarm if one of them
+    has. A single interval of share 1 is
     returned unchanged. ValueError for no interval, or unless there is one share above 0 for each.
 
     >>> from pycc.certify import Interval, mixed
@@ -107,6 +108,7 @@ def mixed(intervals: Sequence[Interval], shares: Sequence[float]) -> Interval:
     if len(intervals) == 1 and shares[0] == 1.0:
         return intervals[0]
     counts = [interval.count for interval in intervals if interval.count is not None]
+    alarms = [interval.alarm for interval in intervals if interval.alarm is not None]
     reasons = [interval.reason for interval in intervals if interval.reason is not None]
 
     def weighted(values: Iterable[float]) -> float:
@@ -121,6 +123,7 @@ def mixed(intervals: Sequence[Interval], shares: Sequence[float]) -> Interval:
         count=weighted(counts) if len(counts) == len(intervals) else None,
         vacuous=all(interval.vacuous for interval in intervals),
         reason="; ".join(dict.fromkeys(reasons)) or None,
+        alarm=any(alarms) if alarms else None,
     )
 
 

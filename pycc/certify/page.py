@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pycc.certify.calibration import CalibratedNumber, CompletionFacts
+from pycc.certify.calibration import CalibratedNumber, CompletionFacts, with_unit
 from pycc.certify.results import CLEAN, AttackedRow, CertifyRow
 from pycc.report.page.alarms import Reading, Readings, alarm_blocks
 from pycc.report.page.blocks import (
@@ -39,6 +39,10 @@ from pycc.report.page.words import listed, number_of, people, size_text
 
 MOST_BARS = 200
 """Images of one chart of bars, at most, and of all charts that are open from the start."""
+_ALARMS = (
+    "Of the method alarm, intervals and attacked errors are those of images that raise no alarm. "
+    "A patch can provoke an alarm. False alarms: share of the clean images that raise one."
+)
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,7 @@ def verdict(run: StoredRun, summary: StoredSummary, rows: Sequence[Certified]) -
     own = [r for r in rows if (r.method, r.patch_size) == (best.method, best.patch_size)]
     images, patch = number_of(best.images, "image"), f"{largest} x {largest} pixels"
     chance = min((row.confidence for row in own if not row.deterministic), default=1.0)
+    alarm = "" if best.false_alarms is None else " without an alarm"
     sure = "" if chance == 1.0 else f", with {100 * chance:g} % confidence"
     if best.width is None:
         sentence = (
@@ -117,7 +122,7 @@ def verdict(run: StoredRun, summary: StoredSummary, rows: Sequence[Certified]) -
         return Verdict(sentence, "bad", _checks(summary))
     sentence = (
         f"No patch of {patch}, of any content at any place, moves a count of "
-        f"{model_facts(run).name} defended by {best.method} out of its interval{sure}: "
+        f"{model_facts(run).name} defended by {best.method} out of its interval{alarm}{sure}: "
         f"{people(best.width)} people wide on average of {images}"
     )
     if best.unbounded:
@@ -181,6 +186,7 @@ def card(run: StoredRun, summary: StoredSummary) -> Card:
 
 def _table(summary: StoredSummary) -> Table:
     attacked = {(row.method, row.patch_size): row for row in summary.attacks}
+    alarming = any(row.false_alarms is not None for row in summary.rows)
     rows = []
     for row in summary.rows:
         attack = attacked.get((row.method, row.patch_size))
@@ -192,9 +198,12 @@ def _table(summary: StoredSummary) -> Table:
             number(row.clean_mae),
             *([number(None if attack is None else attack.attacked_mae)] if attacked else []),
             certified, number(row.width), number(100 * row.vacuous, 0, unit=" %"),
+            *([_share(row.false_alarms)] if alarming else []),
+            *([_share(None if attack is None else attack.alarms)] if alarming and attacked else []),
         ))  # fmt: skip
     head = ("patch", "method", "clean MAE", *(["attacked MAE"] if attacked else []),
-            "certified MAE", "mean width", "vacuous")  # fmt: skip
+            "certified MAE", "mean width", "vacuous", *(["false alarms"] if alarming else []),
+            *(["alarms, attacked"] if alarming and attacked else []))  # fmt: skip
     clean = "unknown" if summary.undefended_mae is None else f"{summary.undefended_mae:,.1f}"
     return Table(
         "Certified errors", head, tuple(rows),
@@ -205,22 +214,28 @@ def _table(summary: StoredSummary) -> Table:
             "A certificate bounds what the defended counter predicts under one square patch of "
             "this size. It does not say that the count is right, and nothing about larger or "
             "further patches.",
+            *([_ALARMS] if alarming else []),
         ),
     )  # fmt: skip
+
+
+def _share(share: float | None) -> Cell:
+    return number(None if share is None else 100 * share, 0, unit=" %")
 
 
 def _calibration(summary: StoredSummary) -> Table:
     rows = tuple(
         (Cell(entry.kind), Cell("all sizes" if entry.patch_size is None
                                 else size_text(entry.patch_size)),
-         number(entry.value, 3), Cell(entry.source), number(entry.images, 0))
+         Cell(with_unit(entry.kind, f"{entry.value:,.3f}"), entry.value), Cell(entry.source),
+         number(entry.images, 0))
         for entry in summary.calibration
     ) + tuple(
-        (Cell("completion network"), Cell(size_text(network.patch_size)), Cell("-"),
+        (Cell(f"network of {network.method}"), Cell(size_text(network.patch_size)), Cell("-"),
          Cell(network.source), number(network.images, 0))
         for network in summary.completions
     )  # fmt: skip
-    columns = "number", "patch", "people", "images of", "images"
+    columns = "number", "patch", "value", "images of", "images"
     return Table("Numbers and networks fixed on other images before", columns, rows)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pycc.certify.calibration import CalibratedNumber
+from pycc.certify.calibration import CalibratedNumber, with_unit
 from pycc.certify.maps import certified_map, shape_of
 from pycc.certify.methods.base import Certificate
 from pycc.certify.results import CLEAN, CertifyRow, CertifyRun, CertifySummary
@@ -64,16 +64,31 @@ def _notes(summary: CertifySummary) -> Iterator[str]:
     yield from map(_origin, summary.calibration.numbers)
     for completion in summary.calibration.completions:
         facts = completion.facts
+        serves = "" if facts.method == "completion" else f" of {facts.method}"
         yield (
-            f"completion network for {facts.patch_size} pixels: {facts.images} images of "
+            f"completion network{serves} for {facts.patch_size} pixels: {facts.images} images of "
             f"{facts.source}, windows of {completion.model.grid.side} cells"
         )
+    yield from _alarms(summary)
     for attack in summary.attacks:
         if attack.violations:
             yield (
                 f"VIOLATED: {attack.method}, {attack.patch_size} pixels: "
                 f"{attack.violations} attacked counts outside their intervals"
             )
+
+
+def _alarms(summary: CertifySummary) -> Iterator[str]:
+    """Iterate over the shares of images that raise an alarm, clean and attacked."""
+    attacked = {(row.method, row.patch_size): row.alarms for row in summary.attacks}
+    for row in summary.rows:
+        if row.false_alarms is None:
+            continue
+        text = f"{row.method}, {row.patch_size} pixels: {100 * row.false_alarms:.0f} % false alarms"
+        share = attacked.get((row.method, row.patch_size))
+        if share is not None:
+            text += f", alarms on {100 * share:.0f} % of the attacked images"
+        yield f"{text}; intervals and attacked errors are those without an alarm"
 
 
 def _reasons(row: CertifyRow) -> Iterator[str]:
@@ -92,7 +107,7 @@ def _origin(number: CalibratedNumber) -> str:
     if number.counter:
         patch += f", counter {number.counter + 1}"
     where = f"{number.images} images of {number.source}" if number.images else number.source
-    return f"{number.kind}{patch}: {number.value:.4g} people, {where}"
+    return f"{number.kind}{patch}: {with_unit(number.kind, f'{number.value:.4g}')}, {where}"
 
 
 def draw(

@@ -42,6 +42,8 @@ class CertifyRow:
     """Share of the images whose interval contains every count that a patch could cause."""
     reasons: dict[str, int]
     """Images by the reason why their interval is unbounded or vacuous, most common first."""
+    false_alarms: float | None = None
+    """Share of the clean images that raise an alarm; None for methods without alarms."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,13 @@ class AttackedRow:
     method: str
     patch_size: int
     attacked_mae: float | None
-    """Mean over the images of the largest error of an attacked count; None without annotation."""
+    """Mean over the images of the largest error of an attacked count without an alarm; images whose
+    attacks all raise one are left out. None without annotation, or if no image is left."""
     violations: int
-    """Attacked counts outside their intervals."""
+    """Attacked counts outside their intervals, without an alarm."""
     images: int
+    alarms: float | None = None
+    """Share of the attacked images that raise an alarm; None for methods without alarms."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +158,7 @@ def summarise(
 
 def _row(group: Sequence[Record]) -> CertifyRow:
     bounded = [record for record in group if record["high"] is not None]
+    alarms = [record["alarm"] for record in group if record.get("alarm") is not None]
     reasons = Tally(record["reason"] for record in group if record["reason"])
     return CertifyRow(
         method=group[0]["method"],
@@ -164,6 +170,7 @@ def _row(group: Sequence[Record]) -> CertifyRow:
         unbounded=len(group) - len(bounded),
         vacuous=sum(bool(record["vacuous"]) for record in group) / len(group),
         reasons=dict(reasons.most_common()),
+        false_alarms=_mean(map(float, alarms)) if alarms else None,
     )
 
 

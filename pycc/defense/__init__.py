@@ -5,6 +5,7 @@ nest: ``masked(clipped(counter), patch_size=81, allowance=12.0)``.
 """
 
 from pycc.defense.ablation import ablated, banded, blocked
+from pycc.defense.alarmed import alarmed
 from pycc.defense.base import Defended, DefendedModule, Defense
 from pycc.defense.cells import clipped, masked
 from pycc.defense.completed import CompletionModel, completed
@@ -18,6 +19,7 @@ __all__ = [
     "DefendedModule",
     "Defense",
     "ablated",
+    "alarmed",
     "banded",
     "blocked",
     "clipped",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -91,6 +91,10 @@ class Defense(ABC):
     def density(self, counter: Counter, images: Tensor) -> Tensor:
         """Compute the defended map [N,1,h,w] of images [N,3,H,W], people per cell."""
 
+    def alarms(self, counter: Counter, images: Tensor) -> Tensor | None:
+        """Return which images raise an alarm: [N] bool; None for a defense without alarms."""
+        return None
+
     def around(self, counter: Counter, change: Change) -> Around | None:
         """Return the defended map as a function of the changed pixels, and the cells it covers.
 
@@ -98,6 +102,19 @@ class Defense(ABC):
         evaluate the defended counter on the full window.
         """
         return None
+
+
+@runtime_checkable
+class Alarming(Protocol):
+    """A counter that may refuse to count an image."""
+
+    def alarms(self, images: Tensor, /) -> Tensor | None:
+        """Return which images [N,3,H,W] raise an alarm: [N] bool; None if none ever does."""
+
+
+def alarms_of(counter: Counter, images: Tensor) -> Tensor | None:
+    """Return which images [N,3,H,W] raise an alarm: [N] bool; None for counters without alarms."""
+    return counter.alarms(images) if isinstance(counter, Alarming) else None
 
 
 class _DefendedCounter:
@@ -138,6 +155,14 @@ class _DefendedCounter:
             self._known = TracedGraph(self.counter), LastDensityCache(self.counter)
         return self.defense.around(self.counter, Change(windows, box, *self._known))
 
+    def alarms(self, images: Tensor, /) -> Tensor | None:
+        """Return which images raise an alarm: [N] bool; None for a defense without alarms.
+
+        Images are checked as those of ``forward``.
+        """
+        self._check(images)
+        return self.defense.alarms(self.counter, images)
+
     def forward(self, images: Tensor) -> Tensor:
         """Compute the density map [N,1,h,w], people per cell, of images [N,3,H,W] (RGB in [0,1]).
 
@@ -145,10 +170,12 @@ class _DefendedCounter:
             ValueError: images of another shape or with values outside [0,1], a counter in train
                 mode, and whatever the defense or the counter refuses.
         """
-        op = self.defense.op
-        check_images(op, images)
-        check_eval(op, self.counter)
+        self._check(images)
         return self.defense.density(self.counter, images)
+
+    def _check(self, images: Tensor) -> None:
+        check_images(self.defense.op, images)
+        check_eval(self.defense.op, self.counter)
 
 
 class Defended(_DefendedCounter):

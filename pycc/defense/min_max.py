@@ -231,6 +231,23 @@ def guess(
     return network.people(whole + left[first] + right[end])[0]
 
 
+def single_windows(
+    units: Tensor, grid: WindowGrid, network: CompletionNetwork
+) -> tuple[Tensor, Tensor]:
+    """Return the sums of all windows and their predictions without a second window: [n,m] int64.
+
+    ``units`` [h,w] int64 is the map (``whole_units``).
+    """
+    plan, table = plan_of(grid, (units.shape[0], units.shape[1])), summed(units)
+    network = network.to(units.device)
+    columns = torch.arange(len(plan.columns.starts))
+    guesses = []
+    for row in range(len(plan.rows.starts)):  # one row at a time, to bound the memory
+        features = plan.surroundings(table, torch.full_like(columns, row), columns)
+        guesses.append(network.units(FirstLayer.of(network, features).full()))
+    return plan.sums(table), torch.stack(guesses)
+
+
 def _attained(table: Table) -> MinMax:
     """Reduce a table of pairs to its prediction and interval."""
     most, least = table.extremes()

@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from pycc.checks import check_images
-from pycc.defense.base import Around
+from pycc.defense.base import Around, alarms_of
 from pycc.grid import minimum_side, period_of
 from pycc.local import Box, LastDensityCache, Local
 from pycc.types import Counter
@@ -84,6 +85,12 @@ class Mixture(nn.Module):
         """
         check_images("mixed", images)
         return self._sum([counter(images) for counter in self.counters])
+
+    def alarms(self, images: Tensor, /) -> Tensor | None:
+        """Return for which images a counter raises an alarm: [N] bool; None without alarms."""
+        parts = (alarms_of(counter, images) for counter in self.counters)
+        raised = [part for part in parts if part is not None]
+        return torch.stack(raised).any(0) if raised else None
 
     def _sum(self, maps: Sequence[Tensor]) -> Tensor:
         if len({density.shape for density in maps}) > 1:

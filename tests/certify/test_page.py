@@ -35,7 +35,7 @@ def test_what_is_certified(tmp_path: Path) -> None:
     table, calibration = made.main
     assert rows(table)[0] == ["8 px", "masked", "1.0", "15.0", "25.0", "0 %"]
     assert "does not say that the count is right" in table.notes[1]  # type: ignore[union-attr]
-    assert rows(calibration) == [["allowance", "8 px", "2.500", "crowd, train", "4"]]
+    assert rows(calibration) == [["allowance", "8 px", "2.500 people", "crowd, train", "4"]]
     # Counts 11 and 21 without a patch, ends 5 and 30.
     assert rows(made.shift[0])[0] == ["8 px", "masked", "-11.0", "-68.8 %", "+14.0", "+87.5 %"]
     assert rows(made.alarm[1]) == [

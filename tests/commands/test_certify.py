@@ -155,13 +155,45 @@ def test_every_method(flags: list[str], capsys: Capture, tmp_path: Path) -> None
     methods = certificates.names()
     code, text, _ = run(
         capsys, *flags, "--max-images", "1", "--patch-size", "20", "--masks", "4",
-        "--ablation-samples", "12", "--alpha", "0.2", "--method", *methods,
+        "--ablation-samples", "12", "--alpha", "0.2", "--false-alarms", "0.5", "--method", *methods,
         "--out", str(tmp_path / "run"),
     )  # fmt: skip
     assert code == 0
     assert {row["method"] for row in summary_of(tmp_path / "run")["rows"]} == {*methods}
     assert "\ncap: " in text
     assert "\nblock cap: " in text
+
+
+def test_alarms_are_counted_beside_the_errors(
+    flags: list[str], capsys: Capture, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    flags = [*flags[:-1], "alarm", "--patch-size", "12", "--max-images", "1", "--attack",
+             "--steps", "1", "--out", str(out)]  # fmt: skip
+    code, _, err = run(capsys, *flags)
+    assert code == 2
+    assert "crowd, train: a margin for 12 pixels and a rate of 0.05 false alarms needs 55" in err
+    code, text, err = run(capsys, *flags, "--false-alarms", "0.5")
+    assert code == 0, err
+    assert "\nrate of false alarms: 0.5, given\nmargin for 12 pixels: " in text
+    assert " scales of a window, 1 images of crowd, train\n" in text
+    assert "\ncompletion network of alarm for 12 pixels: 1 images of crowd, train, windows" in text
+    summary = summary_of(out)
+    (row,), (attacked,) = summary["rows"], summary["attacks"]
+    assert row["false_alarms"] in (0.0, 1.0)
+    assert attacked["violations"] == 0
+    attacks = [r for o in ("over", "under") for r in read_records(out / f"attacks/alarm-12-{o}")]
+    raised = [r["alarm"] for r in attacks if r["condition"] != "clean"]
+    assert attacked["alarms"] == sum(raised) / len(raised)
+    assert (
+        f"alarm, 12 pixels: {100 * row['false_alarms']:.0f} % false alarms, "
+        f"alarms on {100 * attacked['alarms']:.0f} % of the attacked images; "
+    ) in text
+    code = main("report", [str(out), "--out", str(tmp_path / "page.html")])
+    assert (code, capsys.readouterr().err) == (0, "")
+    page = (tmp_path / "page.html").read_text()
+    assert "false alarms" in page
+    assert "out of its interval without an alarm" in page
 
 
 METHODS = {

@@ -14,7 +14,7 @@ from pycc.local import Box, Local
 
 @pytest.mark.parametrize("box", [Box(0, 0, 8, 12), Box(40, 52, 61, 70), Box(83, 110, 95, 125)])
 @pytest.mark.parametrize("draws", [*long(1), 2])
-@pytest.mark.parametrize("kind", ["masked", "completed", "cells", "blocks"])
+@pytest.mark.parametrize("kind", ["masked", "completed", "alarmed", "cells", "blocks"])
 def test_it_is_the_full_image(kind: str, box: Box, draws: int) -> None:
     counter = models.load("mcnn-synthetic")
     if kind == "masked":
@@ -23,6 +23,10 @@ def test_it_is_the_full_image(kind: str, box: Box, draws: int) -> None:
         counter = defense.clipped(counter)
         reach = reached_window(12, counter.stride, counter.receptive_field)
         counter = defense.completed(counter, patch_size=12, completion=model_of(0, reach, step=2))
+    elif kind == "alarmed":
+        counter = defense.clipped(counter)
+        model = model_of(0, reached_window(12, counter.stride, counter.receptive_field), step=2)
+        counter = defense.alarmed(counter, patch_size=12, completion=model, margin=0.5)
     elif kind == "cells":
         caps = torch.rand(23, 31, generator=torch.Generator().manual_seed(2)) * 0.1 + 1e-3
         counter = defense.clipped(counter, caps)

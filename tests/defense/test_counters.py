@@ -31,6 +31,12 @@ DEFENSES: dict[str, Callable[[Any], Any]] = {
     "completed": lambda c: defense.completed(
         c, patch_size=6, completion=model_of(0, reached_window(6, c.stride, c.receptive_field))
     ),
+    "alarmed": lambda c: defense.alarmed(
+        c,
+        patch_size=6,
+        margin=0.5,
+        completion=model_of(0, reached_window(6, c.stride, c.receptive_field)),
+    ),
     "two_mask": lambda c: defense.two_mask(c, patch_size=4, masks=4, fill=0.5),
     "tiled, ablated": lambda c: defense.ablated(defense.tiled(c, 8), 500, draws=3, fill=0.5),
 }

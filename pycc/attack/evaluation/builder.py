@@ -18,6 +18,7 @@ from pycc.checks import naming
 from pycc.counters import like_of
 from pycc.data import quantize
 from pycc.data.cache import LastUsed
+from pycc.defense.base import alarms_of
 from pycc.grid import cell_weight, check_cells, window_field
 from pycc.local import Box, Local, TracedGraph, aligned, influence
 from pycc.types import Counter, Sample
@@ -48,6 +49,12 @@ class Member:
             raise ValueError(f"{name}: the counter's map must be finite, got NaN or infinity")
         check_cells(name, cells.shape[2:], image.shape[1:], self.counter.stride)
         return cells
+
+    def alarm(self, image: Tensor) -> bool | None:
+        """Whether an image [3,H,W] raises an alarm of a defense; None for counters without one."""
+        with torch.no_grad():
+            raised = alarms_of(self.counter, image.to(self.like)[None])
+        return None if raised is None else bool(raised[0])
 
     def count(self, cells: Tensor, sample: Sample) -> float:
         """The people of a map [1,1,h,w] that lie in a sample's region of interest."""

@@ -120,9 +120,13 @@ class ResultRecorder:
             record["area"] = float(patch_mask.sum()) / (item.shape[0] * item.shape[1])
             if kept:
                 self._keep_patch(case.file, patch.patch, patch_mask)
-        cells = victim.map(self._eight_bits(image, case.file if kept else None), item.name)
+        shown = self._eight_bits(image, case.file if kept else None)
+        cells = victim.map(shown, item.name)
         record["count"] = victim.count(cells, sample)
         record["cells"] = list(cells.shape[-2:])
+        alarm = victim.alarm(shown)
+        if alarm is not None:
+            record["alarm"] = alarm
         if kept and self._run.manifest["settings"]["save_maps"]:
             name = case.file if victim.label is None else f"{case.file}-by-{_safe(victim.label)}"
             self._save_map(f"{name}.npz", cells)

@@ -1,6 +1,7 @@
 """The certificate methods; importing one registers it."""
 
 from pycc.certify.methods.additive import Additive, additive
+from pycc.certify.methods.alarm import Alarm, alarm
 from pycc.certify.methods.base import Certificate, certificates
 from pycc.certify.methods.completion import Completion, completion
 from pycc.certify.methods.fixed_ablations import FixedAblations, fixed_ablations
@@ -10,6 +11,7 @@ from pycc.certify.methods.two_mask import TwoMask, two_mask
 
 __all__ = [
     "Additive",
+    "Alarm",
     "Certificate",
     "Completion",
     "FixedAblations",
@@ -17,6 +19,7 @@ __all__ = [
     "Quantile",
     "TwoMask",
     "additive",
+    "alarm",
     "certificates",
     "completion",
     "fixed_ablations",

@@ -76,6 +76,13 @@ class CalibrationMaps:
     """Annotated counts, if a method needs them."""
     shapes: tuple[tuple[int, int], ...] = ()
     """(H, W) of the images."""
+    completions: tuple[CalibratedCompletion, ...] = ()
+    """The networks of all methods (``Certificate.complete``), when numbers are computed."""
+
+    def usable(self, number: int, patch_size: int) -> list[Tensor]:
+        """Return the maps of a counter of the images that a patch fits into."""
+        shaped = zip(self.maps[number], self.shapes, strict=True)
+        return [cells for cells, shape in shaped if patch_size <= min(shape)]
 
 
 @dataclass(frozen=True)
@@ -143,7 +150,10 @@ class Certificate(ABC):
     def calibrate(
         self, images: CalibrationMaps, patch_sizes: Sequence[int]
     ) -> Iterator[CalibratedNumber]:
-        """Iterate over the needed numbers, given or computed from calibration images."""
+        """Iterate over the needed numbers, given or computed from calibration images.
+
+        Networks are fitted before (``complete``), and part of ``images``.
+        """
         return iter(())
 
     def complete(
