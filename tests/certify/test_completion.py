@@ -176,9 +176,10 @@ def test_a_window_that_is_the_full_map_is_vacuous(counter) -> None:
     assert interval.reason == "one window that a patch can touch is the full map"
 
 
-def test_the_built_in_counter_has_its_networks() -> None:
-    """They are taken without a fit, for the command's counter too, unless refused."""
+def test_the_built_in_counter_has_its_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are taken without a fit or a map, for the command's counter too, unless refused."""
     counter = models.load("mcnn-synthetic")
+    monkeypatch.setattr(certify.engine, "certified_map", None)
     small = data.open("synthetic", split="train", shape=(192, 256), limit=2)
     for part in (counter, defense.clipped(counter)):
         calibration = certify.calibrate(part, small, patch_sizes=PATCH_SIZES)

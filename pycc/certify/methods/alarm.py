@@ -136,6 +136,12 @@ class Alarm(NetworkCertificate):
         super().__post_init__()
         inside(self.name, "false_alarms", self.false_alarms)
 
+    def needs_maps_of(
+        self, counters: Sequence[Counter], patch_sizes: Sequence[int], source: str
+    ) -> bool:
+        """Whether maps are needed: always, for the margins."""
+        return True
+
     def packaged(
         self, known: str, patch_size: int, grid: WindowGrid, source: str
     ) -> CalibratedCompletion | None:

@@ -80,8 +80,8 @@ class CalibrationMaps:
     """The networks of all methods (``Certificate.complete``), when numbers are computed."""
 
     def usable(self, number: int, patch_size: int) -> list[Tensor]:
-        """Return the maps of a counter of the images that a patch fits into."""
-        shaped = zip(self.maps[number], self.shapes, strict=True)
+        """Return the maps of a counter of the images that a patch fits into; none if not needed."""
+        shaped = zip(self.maps[number], self.shapes, strict=bool(self.maps[number]))
         return [cells for cells, shape in shaped if patch_size <= min(shape)]
 
 
@@ -132,6 +132,12 @@ class Certificate(ABC):
     def needs_maps(self) -> bool:
         """Whether calibration needs the density maps of images."""
         return bool(self.uncalibrated)
+
+    def needs_maps_of(
+        self, counters: Sequence[Counter], patch_sizes: Sequence[int], source: str
+    ) -> bool:
+        """Whether calibration for these counters needs the density maps of images."""
+        return self.needs_maps
 
     @property
     def needs_images(self) -> bool:

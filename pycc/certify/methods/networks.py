@@ -97,6 +97,16 @@ class NetworkCertificate(Certificate):
         """Whether calibration needs density maps: a network is fitted to them."""
         return True
 
+    def needs_maps_of(
+        self, counters: Sequence[Counter], patch_sizes: Sequence[int], source: str
+    ) -> bool:
+        """Whether a network is fitted: the package does not have all of them."""
+        return any(
+            self.packaged(identity(part), patch_size, self._grid(part, patch_size), source) is None
+            for part in counters
+            for patch_size in patch_sizes
+        )
+
     def packaged(
         self, known: str, patch_size: int, grid: WindowGrid, source: str
     ) -> CalibratedCompletion | None:
