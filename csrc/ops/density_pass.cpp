@@ -137,39 +137,40 @@ void sum_by_pass(float* map /* [height/stride,width/stride] */,
     const std::int64_t pitch = (cols + kAcross - 1) / kAcross * kAcross;
     Taps taps;
     taps.prepare(sigma, truncate);
-    const ByRow order(pixels, count, height);
-
-    AlignedScratch<float> across;  // [height, pitch]: the kernels along rows, and zeros
-    across.reserve(height * pitch);
-    const auto begin_of = [&](std::int64_t y) { return order.first[static_cast<std::size_t>(y)]; };
-    parallel_for(
-        height, 1 + kWorkPerThread / pitch, threads, [&](std::int64_t begin, std::int64_t end) {
-            Rows kernels(taps, width, stride, boundary);
-            for (std::int64_t y = begin; y < end; ++y) {
-                if (begin_of(y) == begin_of(y + 1)) continue;
-                const auto scale = static_cast<float>(taps.axis(y, height, boundary).scale);
-                for (std::int64_t i = begin_of(y); i < begin_of(y + 1); ++i) {
-                    const std::int64_t n = order.heads[static_cast<std::size_t>(i)];
-                    kernels.add(across.data() + y * pitch, pixels[2 * n + 1], scale);
-                }
-            }
-        });
-
     const std::int64_t radius = taps.radius();
+    const ByRow order(pixels, count, height);
+    const auto begin_of = [&](std::int64_t y) { return order.first[static_cast<std::size_t>(y)]; };
     const std::vector<float> weights = column_weights(taps, stride);
     const std::int64_t reach = 2 * radius + stride + (kDown - 1) * stride;
+    const std::int64_t kept = std::min(reach, height);
+
     const std::int64_t groups = (rows + kDown - 1) / kDown;
     const std::int64_t grain = 1 + kWorkPerThread / (kDown * pitch * (2 * radius + stride));
     parallel_for(groups, grain, threads, [&](std::int64_t begin, std::int64_t end) {
-        std::vector<const float*> source(static_cast<std::size_t>(reach));
-        AlignedScratch<float> sums;
+        // The rows of pixels that the present rows of the map reach, each with the kernels of its
+        // heads along it. A row stays in the cache until it has been used.
+        AlignedScratch<float> across, sums;
+        across.reserve(kept * pitch);
         sums.reserve(kDown * pitch);
+        const auto row_of = [&](std::int64_t y) { return across.data() + y % kept * pitch; };
+        Rows kernels(taps, width, stride, boundary);
+        std::vector<const float*> source(static_cast<std::size_t>(reach));
+        std::int64_t next = std::max<std::int64_t>(begin * kDown * stride - radius, 0);
         for (std::int64_t group = begin; group < end; ++group) {
-            const std::int64_t top = group * kDown;
+            const std::int64_t top = group * kDown, first = top * stride - radius;
+            for (; next < std::min(first + reach, height); ++next) {
+                float* row = row_of(next);
+                std::fill(row, row + pitch, 0.0F);
+                const auto scale = static_cast<float>(taps.axis(next, height, boundary).scale);
+                for (std::int64_t i = begin_of(next); i < begin_of(next + 1); ++i) {
+                    const std::int64_t n = order.heads[static_cast<std::size_t>(i)];
+                    kernels.add(row, pixels[2 * n + 1], scale);
+                }
+            }
             for (std::int64_t i = 0; i < reach; ++i) {
-                const std::int64_t y = shown_row(top * stride - radius + i, height, boundary);
+                const std::int64_t y = shown_row(first + i, height, boundary);
                 const bool empty = y < 0 || begin_of(y) == begin_of(y + 1);
-                source[static_cast<std::size_t>(i)] = empty ? nullptr : across.data() + y * pitch;
+                source[static_cast<std::size_t>(i)] = empty ? nullptr : row_of(y);
             }
             for (std::int64_t column = 0; column < pitch; column += kAcross) {
                 sum_down(sums.data(), pitch, source.data(), reach,
