@@ -272,7 +272,7 @@ def test_straight_through_an_attack_beats_every_flat_patch(objective: str) -> No
 def test_alpha_is_shared_by_images_and_patch_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     requested = []
 
-    def spied(counts, shape, patch_size, kind, *, alpha, images):
+    def spied(counts, shape, patch_size, kind, *, alpha, images, patches):
         requested.append((alpha, images))
         return Interval(0.0, 1.0, "quantile", False)
 
