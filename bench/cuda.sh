@@ -18,11 +18,17 @@ timeout 180 pytest -q -m cuda tests | tee "$results/cuda-tests.txt" | tail -3
 
 step "compute-sanitizer: memory, shared memory, barriers"
 if command -v compute-sanitizer >/dev/null; then
+    failed=()
     for tool in memcheck racecheck synccheck; do
         timeout 60 compute-sanitizer --tool "$tool" --error-exitcode 9 \
-            pytest -q -x -m cuda tests/ops -k 'real_size or definition' 2>&1 |
-            tee "$results/cuda-$tool.txt" | tail -2
+            pytest -q -x -m cuda tests/ops -k 'real_size or definition' \
+            >"$results/cuda-$tool.txt" 2>&1 || failed+=("$tool ($?)")
+        tail -2 "$results/cuda-$tool.txt"
     done
+    if ((${#failed[@]})); then
+        echo "failed, or not ended after 60 s (124): ${failed[*]}" >&2
+        exit 1
+    fi
 else
     echo "compute-sanitizer is not on the PATH: skipped"
 fi

@@ -13,6 +13,7 @@ differs.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import shutil
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -79,7 +81,10 @@ def start(arguments: Sequence[str], log: Path, processes: int) -> int:
     code = 2
     try:
         code = ROOT.main(list(arguments), "pycc")
+    except BaseException:
+        traceback.print_exc()
     finally:
+        sys.stderr.flush()
         sys.stdout.flush()
         os._exit(code)
 
@@ -93,6 +98,37 @@ def ended(group: int, seconds: float | None) -> int | None:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.005)
     return None
+
+
+def family(process: int) -> list[int]:
+    """Return a process and all that it has started, by /proc; torchrun's are in other groups."""
+    try:
+        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    except OSError:
+        return [process]
+    return [process, *(each for child in children for each in family(int(child)))]
+
+
+def kill(process: int) -> bool:
+    """Kill a process and all that it has started; return whether it was killed in time."""
+    os.kill(process, signal.SIGSTOP)  # it starts no more
+    killed = family(process)
+    for each in killed:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(each, signal.SIGKILL)
+    _, status = os.waitpid(process, 0)
+    while any(alive(each) for each in killed[1:]):
+        time.sleep(0.005)
+    return os.WIFSIGNALED(status)
+
+
+def alive(process: int) -> bool:
+    """Whether a process runs; one that only waits to be reaped does not."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
 
 
 def disturbed(
@@ -115,9 +151,7 @@ def disturbed(
         group = start(asked, log, processes)
         code = ended(group, draw.uniform(0.0, took) if kills < most else None)
         if code is None:
-            os.killpg(group, signal.SIGKILL)
-            os.waitpid(group, 0)
-            kills += 1
+            kills += kill(group)
             if not resumes and not (folder / "manifest.json").exists():
                 shutil.rmtree(folder, ignore_errors=True)  # nothing had begun: a user starts anew
             continue

@@ -18,7 +18,13 @@
 #include <utility>
 #include <vector>
 
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define __SANITIZE_ADDRESS__ 1
+#endif
+#endif
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -27,7 +33,7 @@ namespace {
 
 constexpr int kWarp = 32;
 constexpr std::size_t kSharedBytes = 48 * 1024;  // what every device has
-constexpr std::size_t kStackBytes = 256 * 1024;
+constexpr std::size_t kStackBytes = 256 * 1024, kGuardBytes = 64 * 1024;
 constexpr unsigned int kMostThreads = 1024;
 
 #if defined(__x86_64__)
@@ -84,18 +90,20 @@ void arrive([[maybe_unused]] Side& here, [[maybe_unused]] Side* from) {
 #endif
 }
 
-void leave(Side& here, Side& there) {
+// Continues there, until something continues here; `from` becomes the stack that it comes from.
+void leave(Side& here, Side& there, Side* from) {
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_start_switch_fiber(&here.shadow, there.stack, there.bytes);
 #endif
     swap_contexts(&here.context, there.context);
-    arrive(here, nullptr);
+    arrive(here, from);
 }
 
 enum class State { ready, at_barrier, in_exchange, done };
 
 struct Fiber {
     Side side;
+    void* memory = MAP_FAILED;  // the stack and its guard
     Place place;
     unsigned int number = 0;  // in its block
     State state = State::done;
@@ -105,6 +113,17 @@ struct Fiber {
     bool counts = false;
     int counted = 0;
     std::uint64_t exchanged = 0;
+
+    Fiber() = default;
+    Fiber(const Fiber&) = delete;
+    Fiber& operator=(const Fiber&) = delete;
+    ~Fiber() {
+        if (memory == MAP_FAILED) return;
+#if defined(__SANITIZE_ADDRESS__)
+        __asan_unpoison_memory_region(memory, kGuardBytes + kStackBytes);  // of abandoned frames
+#endif
+        munmap(memory, kGuardBytes + kStackBytes);
+    }
 
     unsigned int lane() const { return number % kWarp; }
     unsigned int warp() const { return number / kWarp; }
@@ -176,14 +195,18 @@ void Scheduler::enter() {
     Scheduler* const own = scheduler;
     arrive(own->current_->side, &own->main_);
     for (;;) {
-        (*scheduler->thread_)();
+        try {
+            (*scheduler->thread_)();
+        } catch (const std::exception& error) {  // no frame above could catch it
+            scheduler->fail(error.what());
+        }
         scheduler->wait(State::done);
     }
 }
 
 void Scheduler::wait(State state) {
     current_->state = state;
-    leave(current_->side, main_);
+    leave(current_->side, main_, &main_);  // launches may come from several threads
 }
 
 void Scheduler::fail(const std::string& why) {
@@ -195,10 +218,12 @@ void Scheduler::prepare(unsigned int threads) {
     while (fibers_.size() < threads) {
         auto fiber = std::make_unique<Fiber>();
         fiber->number = static_cast<unsigned int>(fibers_.size());
-        void* stack = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE,
-                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (stack == MAP_FAILED) throw std::bad_alloc();
-        fiber->side.stack = stack, fiber->side.bytes = kStackBytes;
+        fiber->side.bytes = kStackBytes;
+        fiber->memory = mmap(nullptr, kGuardBytes + kStackBytes, PROT_READ | PROT_WRITE,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (fiber->memory == MAP_FAILED) throw std::bad_alloc();
+        mprotect(fiber->memory, kGuardBytes, PROT_NONE);  // an overflow of the stack ends here
+        fiber->side.stack = static_cast<char*>(fiber->memory) + kGuardBytes;
         fibers_.push_back(std::move(fiber));
     }
     for (unsigned int i = 0; i < threads; ++i) {
@@ -209,13 +234,12 @@ void Scheduler::prepare(unsigned int threads) {
     }
 }
 
-// Numbers from 0 to count - 1, in the order of this time.
+// Numbers from 0 to count - 1, in the order of this time: a function of the seed and what was
+// drawn.
 const std::vector<std::int64_t>& Scheduler::order(std::vector<std::int64_t>& numbers,
                                                   std::int64_t count) {
-    if (emulation.seed == 0 || static_cast<std::int64_t>(numbers.size()) != count) {
-        numbers.resize(static_cast<std::size_t>(count));
-        std::iota(numbers.begin(), numbers.end(), std::int64_t{0});
-    }
+    numbers.resize(static_cast<std::size_t>(count));
+    std::iota(numbers.begin(), numbers.end(), std::int64_t{0});
     if (emulation.seed != 0) std::shuffle(numbers.begin(), numbers.end(), random_);
     return numbers;
 }
@@ -247,8 +271,7 @@ void Scheduler::run(const char* kernel, dim3 grid, dim3 block, std::size_t share
                          static_cast<unsigned int>(number / plane));
         run_block(index, grid, block, shared);
         if (!failure_.empty()) {
-            // Their stacks hold threads that will not go on.
-            for (const auto& fiber : fibers_) fiber->started = false;
+            fibers_.clear();  // their stacks hold threads that will not go on
             throw std::runtime_error(std::string(kernel) + ": " + failure_);
         }
     }
@@ -306,7 +329,7 @@ bool Scheduler::resume_warp(unsigned int first, unsigned int threads) {
         if (number >= threads || fibers_[number]->state != State::ready) continue;
         any = true;
         current_ = fibers_[number].get();
-        leave(main_, current_->side);
+        leave(main_, current_->side, nullptr);
         if (!failure_.empty()) break;
     }
     return any;

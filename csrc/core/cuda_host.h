@@ -5,7 +5,9 @@
 // stop at barriers and at the exchanges of a warp; those that can run are resumed in any order.
 // What hardware may leave undefined is an error or shows: shared memory holds junk at first and is
 // allocated to the byte, for AddressSanitizer; a lane that an exchange reads but that is not in its
-// mask gives junk; threads that wait for others that can no longer come end the launch.
+// mask gives junk; threads that wait for others that can no longer come end the launch. Exchanges
+// meet by their kind and mask: two of one kind at different places of the source are not told
+// apart.
 #pragma once
 
 #include <cstddef>

@@ -145,7 +145,10 @@ void sum_by_pass(float* map /* [height/stride,width/stride] */,
     const std::int64_t kept = std::min(reach, height);
 
     const std::int64_t groups = (rows + kDown - 1) / kDown;
-    const std::int64_t grain = 1 + kWorkPerThread / (kDown * pitch * (2 * radius + stride));
+    // A thread also sums the rows around its own, so that it takes at least as many of its own.
+    const std::int64_t around = (reach + kDown * stride - 1) / (kDown * stride);
+    const std::int64_t grain =
+        std::max(around, 1 + kWorkPerThread / (kDown * pitch * (2 * radius + stride)));
     parallel_for(groups, grain, threads, [&](std::int64_t begin, std::int64_t end) {
         // The rows of pixels that the present rows of the map reach, each with the kernels of its
         // heads along it. A row stays in the cache until it has been used.

@@ -17,7 +17,8 @@ constexpr std::int64_t kRowCost = 32;  // starting a row of a window takes about
 bool pass_is_faster(const double* sigma /* [count] */, std::int64_t count, std::int64_t height,
                     std::int64_t width, std::int64_t stride, double truncate);
 
-// Computes what density_map::cpu computes, to 1e-6 of the largest cell.
+// Computes what density_map::cpu computes, but for the rounding of float32 sums: 1e-6 of the
+// largest cell, more where many heads share a cell.
 void sum_by_pass(float* map /* [height/stride,width/stride], overwritten */,
                  const std::int64_t* pixels /* [count,2] (y, x) */, double sigma,
                  std::int64_t count, std::int64_t height, std::int64_t width, std::int64_t stride,

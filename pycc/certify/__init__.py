@@ -2,10 +2,10 @@
 
 A certificate bounds the prediction of a defended counter, whatever a patch of the stated size shows
 and wherever it lies. ``completion`` (the default), ``masked``, ``additive``, ``two_mask`` and
-``fixed_ablations`` are deterministic; ``alarm`` bounds the counts of attacked images that raise
-no alarm; ``quantile`` holds with a stated probability over its draws;
-``conformal`` converts an interval on the prediction into one on the number of people.
-``partition_median`` certifies against poisoned training images instead of patches.
+``fixed_ablations`` are deterministic; ``alarm`` bounds the counts of attacked images that raise no
+alarm; ``quantile`` holds with a stated probability over its draws; ``conformal`` converts an
+interval on the prediction into one on the number of people. ``partition_median`` certifies against
+poisoned training images instead of patches.
 
 These functions certify one image. ``calibrate`` and ``run`` certify a data set, with any of the
 ``certificates``; the command ``pycc certify`` does the same.

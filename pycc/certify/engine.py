@@ -100,7 +100,7 @@ def _calibrate(
     needs_images = any(method.needs_images for method in methods)
     if needs_images and not len(samples):
         raise ValueError(f"{source}: no image is left to calibrate on; {_remedy(methods)}")
-    needs_maps = any(method.needs_maps_of(counters, patch_sizes, source) for method in methods)
+    needs_maps = any(method.needs_maps_of(counters, patch_sizes) for method in methods)
     needs_heads = any(method.needs_heads for method in methods)
     maps: list[list[Tensor]] = [[] for _ in counters]
     truths: list[float] = []

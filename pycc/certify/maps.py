@@ -90,8 +90,8 @@ def mixed(intervals: Sequence[Interval], shares: Sequence[float]) -> Interval:
 
     It holds if all intervals hold, also if one patch affects all counters. It is deterministic if
     all intervals are; otherwise their error probabilities add up. It has an alarm if one of them
-    has. A single interval of share 1 is
-    returned unchanged. ValueError for no interval, or unless there is one share above 0 for each.
+    has. A single interval of share 1 is returned unchanged. ValueError for no interval, or unless
+    there is one share above 0 for each.
 
     >>> from pycc.certify import Interval, mixed
     >>> first = Interval(low=10.0, high=20.0, method="masked", deterministic=True, count=15.0)

@@ -112,7 +112,9 @@ def verdict(run: StoredRun, summary: StoredSummary, rows: Sequence[Certified]) -
     own = [r for r in rows if (r.method, r.patch_size) == (best.method, best.patch_size)]
     images, patch = number_of(best.images, "image"), f"{largest} x {largest} pixels"
     chance = min((row.confidence for row in own if not row.deterministic), default=1.0)
-    alarm = "" if best.false_alarms is None else " without an alarm"
+    alarm, silent = "", ""
+    if best.false_alarms is not None:
+        alarm, silent = " without an alarm", " that raises no alarm"
     sure = "" if chance == 1.0 else f", with {100 * chance:g} % confidence"
     if best.width is None:
         sentence = (
@@ -130,7 +132,7 @@ def verdict(run: StoredRun, summary: StoredSummary, rows: Sequence[Certified]) -
     if best.clean_mae is not None and best.certified_mae is not None:
         sentence += (
             f". The mean absolute error is {people(best.clean_mae)} people without a patch and at "
-            f"most {people(best.certified_mae)} with one"
+            f"most {people(best.certified_mae)} with one{silent}"
         )
     if failed:
         sentence = "An attacked count left its certified interval: the certificate does not hold"

@@ -64,7 +64,7 @@ class AttackedRow:
     """Attacked counts outside their intervals, without an alarm."""
     images: int
     alarms: float | None = None
-    """Share of the attacked images that raise an alarm; None for methods without alarms."""
+    """Share of the attacked pictures, baselines included, that raise an alarm, if any can."""
 
 
 @dataclass(frozen=True)

@@ -65,9 +65,10 @@ class Alarmed(OnMap):
             return counted
         place = bands.outlier
         inside = inside_of(cells, self.completion, place)
-        people, guess = int(bands.sums[place]) * UNIT, int(bands.guesses[place]) * UNIT
+        people = float(counted.detach()[inside].double().sum())
+        guess = int(bands.guesses[place]) * UNIT
         if people > 0:
-            replaced = counted * (guess / people)
+            replaced = counted.detach() * (guess / people)
         else:
             replaced = torch.full_like(counted, guess / int(inside.sum()))
         silenced = torch.where(inside, replaced, counted)
@@ -116,7 +117,7 @@ def alarmed(
             that took no part in the fit (``pycc.certify.Alarm``).
         straight_through: for attacks: after an alarm the gradient is that of the counter without
             the defense, but inside the window it leads a descent of any loss back into the band.
-            Otherwise the prediction is a constant, and the window gets no gradient in sum.
+            Otherwise the window gets no gradient: its count is a constant.
 
     Raises:
         TypeError: a completion of another type.

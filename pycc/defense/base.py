@@ -92,8 +92,8 @@ class Defense(ABC):
         """Compute the defended map [N,1,h,w] of images [N,3,H,W], people per cell."""
 
     def alarms(self, counter: Counter, images: Tensor) -> Tensor | None:
-        """Return which images raise an alarm: [N] bool; None for a defense without alarms."""
-        return None
+        """Return which images raise an alarm: [N] bool; by default those of the counter inside."""
+        return alarms_of(counter, images)
 
     def around(self, counter: Counter, change: Change) -> Around | None:
         """Return the defended map as a function of the changed pixels, and the cells it covers.

@@ -1,5 +1,6 @@
 // Kernels with one fault each, which the emulator of csrc/core/cuda_host.h must find, and the same
-// kernels without. The argument names the kernel; prints "right", "wrong" or the error.
+// kernels without. The argument names the kernel; prints "right", "wrong" or the error, and what the
+// kernel without a fault gives after it.
 #include <cstdio>
 #include <cstring>
 #include <exception>
@@ -66,6 +67,6 @@ int main(int, char** arguments) {
     if (name == "mask_without_itself") result = run<Fault::mask_without_itself>();
     if (name == "mask_of_gone") result = run<Fault::mask_of_gone>();
     if (name == "divergent") result = run<Fault::divergent>();
-    std::puts(result.c_str());
+    std::printf("%s, then %s\n", result.c_str(), run<Fault::none>().c_str());
     return 0;
 }

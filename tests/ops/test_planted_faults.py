@@ -52,3 +52,4 @@ def test_the_emulator_finds_planted_faults(program: Path, fault: str, finding: s
     )
     assert finding in done.stdout + done.stderr
     assert (done.returncode == 0) == (fault != "overflow")
+    assert done.stdout.endswith(", then right\n") == (fault != "overflow")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,7 +14,6 @@ from pycc.certify._check import inside
 from pycc.certify.calibration import (
     FALSE_ALARMS,
     MARGIN,
-    CalibratedCompletion,
     CalibratedNumber,
     Calibration,
 )
@@ -30,7 +28,7 @@ from pycc.certify.methods.base import (
 from pycc.certify.methods.networks import NetworkCertificate, check_fitted, patch_cell
 from pycc.defense.bands import BASE, Bands, score
 from pycc.defense.completed import CompletionModel
-from pycc.defense.min_max import WindowGrid, plan_of
+from pycc.defense.min_max import plan_of
 from pycc.defense.mixture import parts_of, with_parts
 from pycc.defense.windows import check_patch
 from pycc.settings import flag
@@ -107,20 +105,16 @@ def _band_of(
     return model, calibration.value(MARGIN, patch_size, number)
 
 
-def _same(first: str, second: str) -> bool:
-    """Whether two sources name one part of one data set, such as a/train and a, train."""
-    return re.findall(r"\w+", first) == re.findall(r"\w+", second)
-
-
 @certificates.register(_NAME)
 @dataclass(frozen=True)
 class Alarm(NetworkCertificate):
     """The count, or an alarm; an ensemble raises one if a counter of it does.
 
     The margin is a conformal quantile (``conformal_margin``) of
-    max_W |S_W - g(W)| / sqrt(g(W) + 10) on calibration images outside the network's fit: every
-    third of them, or all if the package's network was fitted on other data. They need no
-    annotation. Counters of an ensemble share the rate of false alarms equally.
+    max_W |S_W - g(W)| / sqrt(g(W) + 10) on every third calibration image; the network is fitted to
+    the others. They need no annotation. The rate of false alarms holds for images that are
+    exchangeable with these thirds: the counter, too, must not have been trained on them. Counters
+    of an ensemble share the rate equally.
 
     >>> from pycc.certify import Alarm
     >>> Alarm(false_alarms=0.1).settings()["false_alarms"]
@@ -136,19 +130,6 @@ class Alarm(NetworkCertificate):
         super().__post_init__()
         inside(self.name, "false_alarms", self.false_alarms)
 
-    def needs_maps_of(
-        self, counters: Sequence[Counter], patch_sizes: Sequence[int], source: str
-    ) -> bool:
-        """Whether maps are needed: always, for the margins."""
-        return True
-
-    def packaged(
-        self, known: str, patch_size: int, grid: WindowGrid, source: str
-    ) -> CalibratedCompletion | None:
-        """Return the package's completion unless it was fitted on the calibration data."""
-        found = super().packaged(known, patch_size, grid, source)
-        return None if found is not None and _same(found.source, source) else found
-
     def maps_to_fit(self, maps: Sequence[Tensor]) -> Sequence[Tensor]:
         """Return two thirds of the maps."""
         return [cells for number, cells in enumerate(maps) if number % _PARTS]
@@ -158,8 +139,7 @@ class Alarm(NetworkCertificate):
     ) -> None:
         """Raise ValueError if the margin would be infinite, or the network have no map."""
         least = math.ceil(1 / Fraction(repr(self._rate(len(images.counters)))) - 1)
-        if fitted:
-            least = max(2, _PARTS * (least - 1) + 1)
+        least = max(2, _PARTS * (least - 1) + 1)  # every third image gives a score
         if usable < least:
             raise ValueError(
                 f"{images.source}: a margin for {patch_size} pixels and a rate of "
@@ -186,9 +166,7 @@ class Alarm(NetworkCertificate):
         for entry in images.completions:
             if entry.method != self.name:
                 continue
-            maps = images.usable(entry.counter, entry.patch_size)
-            if entry.source == images.source:
-                maps = maps[::_PARTS]
+            maps = images.usable(entry.counter, entry.patch_size)[::_PARTS]
             scores = [score(cells, entry.model) for cells in maps]
             margin = conformal_margin(scores, self._rate(len(images.counters)))
             yield CalibratedNumber(

@@ -133,9 +133,7 @@ class Certificate(ABC):
         """Whether calibration needs the density maps of images."""
         return bool(self.uncalibrated)
 
-    def needs_maps_of(
-        self, counters: Sequence[Counter], patch_sizes: Sequence[int], source: str
-    ) -> bool:
+    def needs_maps_of(self, counters: Sequence[Counter], patch_sizes: Sequence[int]) -> bool:
         """Whether calibration for these counters needs the density maps of images."""
         return self.needs_maps
 

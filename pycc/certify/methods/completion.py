@@ -7,14 +7,20 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pycc import defense
-from pycc.certify.calibration import Calibration
+from pycc.certify.calibration import CalibratedCompletion, Calibration
 from pycc.certify.maps import Objective, map_of, mixed, rounding_room, shape_of
 from pycc.certify.methods.base import CertifiedImage, certificates
-from pycc.certify.methods.networks import NetworkCertificate, check_fitted, patch_cell
+from pycc.certify.methods.networks import (
+    NetworkCertificate,
+    check_fitted,
+    packaged_completion,
+    patch_cell,
+)
 from pycc.defense.completed import CompletionModel
-from pycc.defense.min_max import plan_of
+from pycc.defense.min_max import WindowGrid, plan_of
 from pycc.defense.mixture import parts_of, with_parts
 from pycc.defense.windows import check_patch
+from pycc.settings import flag
 from pycc.types import Counter, Interval
 
 
@@ -82,6 +88,15 @@ class Completion(NetworkCertificate):
     """
 
     name = "completion"
+    refit: bool = flag(
+        False, "fit networks to the calibration images for the built-in counter too", advanced=True
+    )
+
+    def packaged(
+        self, known: str, patch_size: int, grid: WindowGrid
+    ) -> CalibratedCompletion | None:
+        """Return the package's network for the built-in counter, unless ``refit``."""
+        return None if self.refit else packaged_completion(known, patch_size, grid)
 
     def interval(
         self, counter: Counter, image: CertifiedImage, patch_size: int, calibration: Calibration

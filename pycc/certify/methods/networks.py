@@ -83,9 +83,6 @@ class NetworkCertificate(Certificate):
         advanced=True,
     )  # fmt: skip
     fit_seed: int = flag(0, "key of the randomness of the network's fit", advanced=True)
-    refit: bool = flag(
-        False, "fit networks to the calibration images for the built-in counter too", advanced=True
-    )
 
     def __post_init__(self) -> None:
         check_fields(type(self).__name__, self)
@@ -97,21 +94,19 @@ class NetworkCertificate(Certificate):
         """Whether calibration needs density maps: a network is fitted to them."""
         return True
 
-    def needs_maps_of(
-        self, counters: Sequence[Counter], patch_sizes: Sequence[int], source: str
-    ) -> bool:
+    def needs_maps_of(self, counters: Sequence[Counter], patch_sizes: Sequence[int]) -> bool:
         """Whether a network is fitted: the package does not have all of them."""
         return any(
-            self.packaged(identity(part), patch_size, self._grid(part, patch_size), source) is None
+            self.packaged(identity(part), patch_size, self._grid(part, patch_size)) is None
             for part in counters
             for patch_size in patch_sizes
         )
 
     def packaged(
-        self, known: str, patch_size: int, grid: WindowGrid, source: str
+        self, known: str, patch_size: int, grid: WindowGrid
     ) -> CalibratedCompletion | None:
-        """Return the package's completion that replaces a fit to images of ``source``, or None."""
-        return None if self.refit else packaged_completion(known, patch_size, grid)
+        """Return the package's completion that replaces a fit; by default none does."""
+        return None
 
     def maps_to_fit(self, maps: Sequence[Tensor]) -> Sequence[Tensor]:
         """Return the maps that a network is fitted to; by default all calibration maps."""
@@ -122,7 +117,7 @@ class NetworkCertificate(Certificate):
     ) -> Iterator[CalibratedCompletion]:
         """Fit a network for each patch size and counter, on images that the patch fits into.
 
-        The package has networks for the built-in counter, which are taken unless ``refit``.
+        Networks that the package has are taken as they are.
         """
         jobs = list(self._fits(images, patch_sizes))  # refuse bad images before the first fit
         for patch_size, number, known, grid, packaged, maps in jobs:
@@ -141,7 +136,7 @@ class NetworkCertificate(Certificate):
         for patch_size in patch_sizes:
             for number, counter in enumerate(images.counters):
                 known, grid = identities[number], self._grid(counter, patch_size)
-                packaged = self.packaged(known, patch_size, grid, images.source)
+                packaged = self.packaged(known, patch_size, grid)
                 usable = images.usable(number, patch_size)
                 self.check_images(images, patch_size, len(usable), fitted=packaged is None)
                 yield patch_size, number, known, grid, packaged, self.maps_to_fit(usable)
