@@ -16,7 +16,7 @@ SCRIPT = Path(__file__).parents[2] / "tools" / "kill_runs.py"
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("names", "kills", "processes"),
-    [(["attack", "certify", "train", "backdoor"], 16, 1), (["attack", "certify"], 4, 2)],
+    [(["attack", "certify", "train", "backdoor"], 8, 1), (["certify"], 2, 2)],
 )
 def test_killed_at_random_moments(names: list[str], kills: int, processes: int) -> None:
     done = python(SCRIPT, "--only", *names, "--kills", kills, "--processes", processes, "--seed", 5)
