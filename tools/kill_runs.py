@@ -24,6 +24,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 SMALL = ["--no-pictures", "--threads", "1"]
@@ -170,13 +171,11 @@ def main() -> int:
     settings = parser.parse_args()
     import torch
 
-    import pycc.commands.attack
-    import pycc.commands.backdoor
-    import pycc.commands.certify
-    import pycc.commands.train  # noqa: F401
     from pycc import data
     from pycc.data.export import export_samples
 
+    for name in RUNS:  # once, before the first fork
+        import_module(f"pycc.commands.{name}")
     torch.set_num_threads(1)
     draw = random.Random(settings.seed)
     differ = 0

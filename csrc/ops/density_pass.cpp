@@ -157,6 +157,11 @@ void sum_by_pass(float* map /* [height/stride,width/stride] */,
         sums.reserve(kDown * pitch);
         const auto row_of = [&](std::int64_t y) { return across.data() + y % kept * pitch; };
         Rows kernels(taps, width, stride, boundary);
+        std::vector<float> heads(static_cast<std::size_t>(width), 0.0F);  // of each pixel of a row
+        const auto column_of = [&](std::int64_t i) {
+            return static_cast<std::size_t>(
+                pixels[2 * order.heads[static_cast<std::size_t>(i)] + 1]);
+        };
         std::vector<const float*> source(static_cast<std::size_t>(reach));
         std::int64_t next = std::max<std::int64_t>(begin * kDown * stride - radius, 0);
         for (std::int64_t group = begin; group < end; ++group) {
@@ -166,8 +171,14 @@ void sum_by_pass(float* map /* [height/stride,width/stride] */,
                 std::fill(row, row + pitch, 0.0F);
                 const auto scale = static_cast<float>(taps.axis(next, height, boundary).scale);
                 for (std::int64_t i = begin_of(next); i < begin_of(next + 1); ++i) {
-                    const std::int64_t n = order.heads[static_cast<std::size_t>(i)];
-                    kernels.add(row, pixels[2 * n + 1], scale);
+                    ++heads[column_of(i)];
+                }
+                for (std::int64_t i = begin_of(next); i < begin_of(next + 1); ++i) {
+                    float& here = heads[column_of(i)];  // 0 after the first of several heads
+                    if (here > 0.0F) {
+                        kernels.add(row, static_cast<std::int64_t>(column_of(i)), here * scale);
+                    }
+                    here = 0.0F;
                 }
             }
             for (std::int64_t i = 0; i < reach; ++i) {

@@ -100,15 +100,21 @@ def _methods(summary: StoredSummary) -> list[str]:
 
 
 def verdict(run: StoredRun, summary: StoredSummary, rows: Sequence[Certified]) -> Verdict:
-    """Sum up the certificate for the largest patch, by the method of the least error or width."""
+    """Sum up the certificate for the largest patch, by the method of the least error or width.
+
+    Methods that promise something for every image come before ``alarm``.
+    """
     failed = _violations(summary)
     if not summary.rows:
         return Verdict("Nothing was certified.")
     largest = max(row.patch_size for row in summary.rows)
     best = min(
         (row for row in summary.rows if row.patch_size == largest),
-        key=lambda row: (row.unbounded, row.width is None, row.certified_mae or row.width or 0.0),
-    )
+        key=lambda row: (
+            row.false_alarms is not None, row.unbounded, row.width is None,
+            row.certified_mae or row.width or 0.0,
+        ),
+    )  # fmt: skip
     own = [r for r in rows if (r.method, r.patch_size) == (best.method, best.patch_size)]
     images, patch = number_of(best.images, "image"), f"{largest} x {largest} pixels"
     chance = min((row.confidence for row in own if not row.deterministic), default=1.0)

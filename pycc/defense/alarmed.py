@@ -9,38 +9,26 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pycc.checks import check_type, check_whole
 from pycc.defense.bands import Bands, inside_of
 from pycc.defense.base import Defended, DefendedModule, defended
-from pycc.defense.cells import OnMap
-from pycc.defense.completed import CompletionModel
+from pycc.defense.completed import CompletionModel, OnCompletion
 from pycc.defense.surroundings import MOST_PEOPLE, UNIT
 from pycc.defense.windows import check_maps, check_patch
 from pycc.types import Counter
 
 
 @dataclass(frozen=True)
-class Alarmed(OnMap):
+class Alarmed(OnCompletion):
     """The counter's own map unless a window leaves its band, which then holds its prediction."""
 
-    patch_size: int
-    completion: CompletionModel
     margin: float
     straight_through: bool = False
     op: ClassVar[str] = "alarmed"
 
     def __post_init__(self) -> None:
-        check_whole(self.op, "patch_size", self.patch_size, 1)
-        check_type(
-            self.op, "completion", self.completion, CompletionModel,
-            "a completion of a calibration (pycc.certify.calibrate)",
-        )  # fmt: skip
+        super().__post_init__()
         if not (math.isfinite(self.margin) and self.margin >= 0):
             raise ValueError(f"alarmed: margin must be finite and at least 0, got {self.margin}")
-
-    def check_counter(self, counter: Counter) -> None:
-        """Raise ValueError for a counter that the completion was not fitted for."""
-        self.completion.check(self.op, counter, self.patch_size)
 
     def after(self, counter: Counter, density: Tensor, shape: tuple[int, int]) -> Tensor:
         """Compute the map, with the outlier of a map that raises an alarm replaced."""

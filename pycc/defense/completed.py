@@ -61,13 +61,11 @@ class CompletionModel:
 
 
 @dataclass(frozen=True)
-class Completed(OnMap):
-    """Completion of the map under the two windows that attain the minimum of maxima."""
+class OnCompletion(OnMap):
+    """A defense that compares or replaces windows with what a completion network predicts."""
 
     patch_size: int
     completion: CompletionModel
-    straight_through: bool = False
-    op: ClassVar[str] = _OP
 
     def __post_init__(self) -> None:
         check_whole(self.op, "patch_size", self.patch_size, 1)
@@ -79,6 +77,14 @@ class Completed(OnMap):
     def check_counter(self, counter: Counter) -> None:
         """Raise ValueError for a counter that the completion was not fitted for."""
         self.completion.check(self.op, counter, self.patch_size)
+
+
+@dataclass(frozen=True)
+class Completed(OnCompletion):
+    """Completion of the map under the two windows that attain the minimum of maxima."""
+
+    straight_through: bool = False
+    op: ClassVar[str] = _OP
 
     def after(self, counter: Counter, density: Tensor, shape: tuple[int, int]) -> Tensor:
         """Compute the map with the cells of both windows replaced."""

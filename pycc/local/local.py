@@ -92,9 +92,21 @@ def _watched(counter: Counter, window: Tensor) -> fx.GraphModule:
             raise UnsupportedError(f"tracing: {one_line(error)}") from None
     graph.graph.eliminate_dead_code()
     for node in graph.graph.nodes:
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+        if _is_random(node):
             raise UnsupportedError(f"{node.target} is random")
     return graph
+
+
+def _is_random(node: fx.Node) -> bool:
+    """Whether a node draws random numbers; attention without dropout does not."""
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return False
+    schema: Any = getattr(node.target, "_schema", None)
+    for position, argument in enumerate(schema.arguments if schema else ()):
+        if argument.name == "dropout_p":
+            given = node.args[position : position + 1] or (node.kwargs.get("dropout_p"),)
+            return (argument.default_value if given[0] is None else given[0]) != 0.0
+    return True
 
 
 def _same(graph: fx.GraphModule, counter: Counter, window: Tensor) -> bool:
