@@ -105,7 +105,7 @@ def _is_random(node: fx.Node) -> bool:
     for position, argument in enumerate(schema.arguments if schema else ()):
         if argument.name == "dropout_p":
             given = node.args[position : position + 1] or (node.kwargs.get("dropout_p"),)
-            return (argument.default_value if given[0] is None else given[0]) != 0.0
+            return bool((argument.default_value if given[0] is None else given[0]) != 0.0)
     return True
 
 

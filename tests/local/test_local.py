@@ -291,6 +291,24 @@ def test_noise_stays_noise() -> None:
     assert not torch.equal(local(pixels), local(pixels))
 
 
+@pytest.mark.parametrize(("dropout", "follows"), [(0.0, True), (0.5, False)])
+def test_attention_is_random_only_with_dropout(dropout: float, follows: bool) -> None:
+    """torch tags all attention as random; that of a text does not depend on the image."""
+    tokens = torch.rand(1, 2, 5, 4, generator=torch.Generator().manual_seed(1)).double()
+
+    def weighted(x: Tensor) -> Tensor:
+        seen = functional.scaled_dot_product_attention(tokens, tokens, tokens, dropout_p=dropout)
+        return x[:, :1].sigmoid() * seen.mean()
+
+    counter = Ground(weighted)
+    images, box = image((18, 21)), Box(4, 6, 9, 13)
+    local = Local(counter, images, box)
+    assert local.follows_layers == follows
+    if follows:
+        pixels = image(box.shape)
+        close(local(pixels), counter(attacked(images, box, pixels))[..., *local.cells.slices])
+
+
 def test_a_constant_gradient_stays() -> None:
     """``detach`` is a layer like others."""
     counter = Ground(lambda x: x.detach().sigmoid() * x)
