@@ -346,8 +346,7 @@ def test_many_heads_of_one_width(shape, sigma, boundary, stride, count, seed) ->
     points = crowd(count, *shape, seed=seed)
     options = {"boundary": boundary, "stride": stride}
     expected = density_map_reference(points, sigma, shape, **options)
-    # Sums are float32, here of up to 700 heads in one pixel.
-    assert_close_maps(density_map(points, sigma, shape, **options), expected, 1e-7 * max(count, 10))
+    assert_close_maps(density_map(points, sigma, shape, **options), expected, 2e-6)
 
 
 def test_two_passes_give_the_same_bits_on_any_number_of_threads(with_threads) -> None:
